@@ -1,0 +1,227 @@
+from fwdllm.v1 import ledger_pb2 as _ledger_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class EnrollRequest(_message.Message):
+    __slots__ = ("token_secret", "certificate_request")
+    TOKEN_SECRET_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    token_secret: str
+    certificate_request: bytes
+    def __init__(self, token_secret: _Optional[str] = ..., certificate_request: _Optional[bytes] = ...) -> None: ...
+
+class EnrollResponse(_message.Message):
+    __slots__ = ("device_id", "certificate", "ca_certificate", "expires_unix_s", "device_address")
+    DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    CA_CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    device_id: str
+    certificate: bytes
+    ca_certificate: bytes
+    expires_unix_s: int
+    device_address: str
+    def __init__(self, device_id: _Optional[str] = ..., certificate: _Optional[bytes] = ..., ca_certificate: _Optional[bytes] = ..., expires_unix_s: _Optional[int] = ..., device_address: _Optional[str] = ...) -> None: ...
+
+class ProtocolVersion(_message.Message):
+    __slots__ = ("major", "minor")
+    MAJOR_FIELD_NUMBER: _ClassVar[int]
+    MINOR_FIELD_NUMBER: _ClassVar[int]
+    major: int
+    minor: int
+    def __init__(self, major: _Optional[int] = ..., minor: _Optional[int] = ...) -> None: ...
+
+class CheckInWindow(_message.Message):
+    __slots__ = ("min_ms", "max_ms")
+    MIN_MS_FIELD_NUMBER: _ClassVar[int]
+    MAX_MS_FIELD_NUMBER: _ClassVar[int]
+    min_ms: int
+    max_ms: int
+    def __init__(self, min_ms: _Optional[int] = ..., max_ms: _Optional[int] = ...) -> None: ...
+
+class CheckInRequest(_message.Message):
+    __slots__ = ("protocol", "generator_version", "capabilities", "labels", "training_examples", "validation_examples", "memory_bytes", "software")
+    PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+    GENERATOR_VERSION_FIELD_NUMBER: _ClassVar[int]
+    CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    TRAINING_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    VALIDATION_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    protocol: ProtocolVersion
+    generator_version: int
+    capabilities: _containers.RepeatedScalarFieldContainer[str]
+    labels: _containers.RepeatedScalarFieldContainer[str]
+    training_examples: int
+    validation_examples: int
+    memory_bytes: int
+    software: str
+    def __init__(self, protocol: _Optional[_Union[ProtocolVersion, _Mapping]] = ..., generator_version: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., training_examples: _Optional[int] = ..., validation_examples: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., software: _Optional[str] = ...) -> None: ...
+
+class CheckInResponse(_message.Message):
+    __slots__ = ("next", "assignment", "message", "open_assignments")
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    OPEN_ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
+    next: CheckInWindow
+    assignment: Assignment
+    message: str
+    open_assignments: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, next: _Optional[_Union[CheckInWindow, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., message: _Optional[str] = ..., open_assignments: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Assignment(_message.Message):
+    __slots__ = ("assignment_id", "job_id", "job_name", "round", "header", "manifest_sha256", "version", "theta_digest", "deadline_ms", "directions", "evaluate")
+    ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    JOB_NAME_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    MANIFEST_SHA256_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    THETA_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
+    DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
+    EVALUATE_FIELD_NUMBER: _ClassVar[int]
+    assignment_id: str
+    job_id: str
+    job_name: str
+    round: int
+    header: _ledger_pb2.RunHeader
+    manifest_sha256: bytes
+    version: int
+    theta_digest: bytes
+    deadline_ms: int
+    directions: _containers.RepeatedCompositeFieldContainer[DirectionTask]
+    evaluate: bool
+    def __init__(self, assignment_id: _Optional[str] = ..., job_id: _Optional[str] = ..., job_name: _Optional[str] = ..., round: _Optional[int] = ..., header: _Optional[_Union[_ledger_pb2.RunHeader, _Mapping]] = ..., manifest_sha256: _Optional[bytes] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[DirectionTask, _Mapping]]] = ..., evaluate: _Optional[bool] = ...) -> None: ...
+
+class DirectionTask(_message.Message):
+    __slots__ = ("block", "seeds", "epsilon", "batch_size")
+    BLOCK_FIELD_NUMBER: _ClassVar[int]
+    SEEDS_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    block: str
+    seeds: _containers.RepeatedCompositeFieldContainer[SeedRange]
+    epsilon: float
+    batch_size: int
+    def __init__(self, block: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedRange, _Mapping]]] = ..., epsilon: _Optional[float] = ..., batch_size: _Optional[int] = ...) -> None: ...
+
+class SeedRange(_message.Message):
+    __slots__ = ("first", "count")
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    first: int
+    count: int
+    def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+
+class GetArtifactRequest(_message.Message):
+    __slots__ = ("sha256", "offset")
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    sha256: bytes
+    offset: int
+    def __init__(self, sha256: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class ArtifactChunk(_message.Message):
+    __slots__ = ("data", "total_bytes")
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    data: bytes
+    total_bytes: int
+    def __init__(self, data: _Optional[bytes] = ..., total_bytes: _Optional[int] = ...) -> None: ...
+
+class GetWeightsRequest(_message.Message):
+    __slots__ = ("job_id", "version", "has_version", "held_version")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    HAS_VERSION_FIELD_NUMBER: _ClassVar[int]
+    HELD_VERSION_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    version: int
+    has_version: bool
+    held_version: int
+    def __init__(self, job_id: _Optional[str] = ..., version: _Optional[int] = ..., has_version: _Optional[bool] = ..., held_version: _Optional[int] = ...) -> None: ...
+
+class WeightsChunk(_message.Message):
+    __slots__ = ("kind", "data")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_UNSPECIFIED: _ClassVar[WeightsChunk.Kind]
+        KIND_LEDGER: _ClassVar[WeightsChunk.Kind]
+        KIND_SNAPSHOT: _ClassVar[WeightsChunk.Kind]
+    KIND_UNSPECIFIED: WeightsChunk.Kind
+    KIND_LEDGER: WeightsChunk.Kind
+    KIND_SNAPSHOT: WeightsChunk.Kind
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    kind: WeightsChunk.Kind
+    data: bytes
+    def __init__(self, kind: _Optional[_Union[WeightsChunk.Kind, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class ReportRequest(_message.Message):
+    __slots__ = ("assignment_id", "first_index", "derivatives", "evaluation", "effort")
+    ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    DERIVATIVES_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    EFFORT_FIELD_NUMBER: _ClassVar[int]
+    assignment_id: str
+    first_index: int
+    derivatives: _containers.RepeatedScalarFieldContainer[float]
+    evaluation: EvaluationCounts
+    effort: Effort
+    def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., derivatives: _Optional[_Iterable[float]] = ..., evaluation: _Optional[_Union[EvaluationCounts, _Mapping]] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ...) -> None: ...
+
+class EvaluationCounts(_message.Message):
+    __slots__ = ("correct", "total")
+    CORRECT_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    correct: int
+    total: int
+    def __init__(self, correct: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
+
+class Effort(_message.Message):
+    __slots__ = ("seconds", "example_passes", "peak_rss_bytes", "bytes_sent", "bytes_received", "artifact_bytes")
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    EXAMPLE_PASSES_FIELD_NUMBER: _ClassVar[int]
+    PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
+    BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
+    ARTIFACT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    seconds: float
+    example_passes: float
+    peak_rss_bytes: int
+    bytes_sent: int
+    bytes_received: int
+    artifact_bytes: int
+    def __init__(self, seconds: _Optional[float] = ..., example_passes: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., artifact_bytes: _Optional[int] = ...) -> None: ...
+
+class ReportResponse(_message.Message):
+    __slots__ = ("assignment_id", "first_index", "accepted", "repeated", "late", "unusable", "stop", "next")
+    ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    REPEATED_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIELD_NUMBER: _ClassVar[int]
+    UNUSABLE_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    assignment_id: str
+    first_index: int
+    accepted: int
+    repeated: int
+    late: int
+    unusable: int
+    stop: bool
+    next: CheckInWindow
+    def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., accepted: _Optional[int] = ..., repeated: _Optional[int] = ..., late: _Optional[int] = ..., unusable: _Optional[int] = ..., stop: _Optional[bool] = ..., next: _Optional[_Union[CheckInWindow, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,74 @@
+"""Every error that fwdllm raises on purpose.
+
+* FwdllmError
+  - BadInputError          a file, option or message of the user's is wrong         exit code 2
+  - UnreachableError       the other side does not answer                            exit code 3
+  - WaitTimeoutError       it answered, but what was waited for did not happen       exit code 4
+  - StoppedError           the job was stopped before it was done                    exit code 5
+  - RefusedError           identity, token or certificate is not accepted            exit code 6
+  - IntegrityError         a hash does not match what was announced                  exit code 7
+  - BusyError              a port or directory is in use by another process          exit code 8
+  - StorageError           the disk or the database cannot be written                exit code 9
+  - JobFailedError         the job ended without a model                             exit code 1
+
+Exit code 0 is success, 1 a failure, 130 an interrupt (Ctrl-C).
+A message is one line: what is wrong, where, and what to do next.
+"""
+
+
+class FwdllmError(Exception):
+    """Base of all errors raised on purpose; ``exit_code`` is what a command line program ends with."""
+
+    exit_code = 1
+
+
+class JobFailedError(FwdllmError):
+    """The job ended without a model."""
+
+
+class BadInputError(FwdllmError):
+    """A file, an option or a message that the user controls is wrong."""
+
+    exit_code = 2
+
+
+class UnreachableError(FwdllmError):
+    """The coordinator or the device does not answer."""
+
+    exit_code = 3
+
+
+class WaitTimeoutError(FwdllmError):
+    """What was waited for did not happen in time."""
+
+    exit_code = 4
+
+
+class StoppedError(FwdllmError):
+    """The job was stopped before it was done."""
+
+    exit_code = 5
+
+
+class RefusedError(FwdllmError):
+    """An identity, a join token or a certificate is not accepted."""
+
+    exit_code = 6
+
+
+class IntegrityError(FwdllmError):
+    """Bytes whose hash differs from the announced one; they are never used."""
+
+    exit_code = 7
+
+
+class BusyError(FwdllmError):
+    """A port or a directory that another process holds."""
+
+    exit_code = 8
+
+
+class StorageError(FwdllmError):
+    """The disk or the database cannot be written; nothing that was acknowledged is lost."""
+
+    exit_code = 9

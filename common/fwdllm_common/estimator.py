@@ -1,0 +1,49 @@
+"""From scalars and seeds to a forward gradient: ĝ = (1/K) Σ_k δ_k v_k (FwdLLM §3; unbiased as ε → 0)."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwdllm_common.directions import weighted_sum
+from fwdllm_common.fixed_point import MAX_WEIGHT, SCALE
+from fwdllm_common.layout import Block, Float32Vector
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """One directional derivative: its seed, the fixed-point value, who measured it, on how many local examples."""
+
+    seed: int
+    value: int
+    device: str
+    examples: int
+
+
+def coefficients(scalars: Sequence[Scalar]) -> NDArray[np.int64]:
+    """The fixed-point coefficient of each scalar, int64 ``[K]``, so that ĝ = (1/K) Σ c_k v_k.
+
+    A device counts by its number of examples, as in FedSGD (McMahan et al. 2017), however many directions it measured:
+    the weight n_i K / (K_i Σn) is 1 where all are alike, and is bounded by 2⁶.
+    """
+    measured = Counter(scalar.device for scalar in scalars)
+    examples = {scalar.device: max(1, scalar.examples) for scalar in scalars}
+    everything = sum(examples.values())
+    weights = {
+        device: min(float(MAX_WEIGHT), examples[device] * len(scalars) / (count * everything))
+        for device, count in measured.items()
+    }
+    return np.array([round(scalar.value * weights[scalar.device]) for scalar in scalars], dtype=np.int64)
+
+
+def forward_gradient(
+    run_key: int, seeds: NDArray[np.uint64], coefficients: NDArray[np.int64], block: Block
+) -> Float32Vector:
+    """ĝ over one block, float32 ``[block size]``; the same bits whatever the order or batching of the directions."""
+    total = weighted_sum(run_key, seeds, coefficients, block.start, block.stop)
+    # Division by K·2²⁴ in float64 and one rounding to float32: each an exact IEEE operation.
+    return (total.astype(np.float64) / np.float64(len(seeds) * SCALE)).astype(np.float32)

@@ -1,0 +1,50 @@
+"""The one line that brings a device into a federation: where to enrol, whom to trust, and a one-time secret."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import asdict, dataclass
+
+from fwdllm_common.errors import BadInputError
+
+_PREFIX = "fwdllm1-"
+
+
+@dataclass(frozen=True)
+class JoinToken:
+    """What ``fwdllm-server enroll`` prints.
+
+    ``address`` is host:port of EnrolmentService, ``ca_sha256`` the hex SHA-256 of the CA certificate's DER bytes,
+    ``secret`` what the coordinator accepts once.
+    """
+
+    address: str
+    ca_sha256: str
+    secret: str
+
+    def encode(self) -> str:
+        """The token as printed: printable ASCII without spaces."""
+        return _PREFIX + base64.urlsafe_b64encode(json.dumps(asdict(self)).encode()).decode().rstrip("=")
+
+    @classmethod
+    def decode(cls, text: str) -> JoinToken:
+        """The inverse of :meth:`encode`.
+
+        :raises BadInputError: the text is not a join token, or not all of it.
+        """
+        wrong = BadInputError(
+            "this is not a whole join token; copy the whole line that 'fwdllm-server enroll' printed"
+        )
+        if not text.startswith(_PREFIX):
+            raise wrong
+        body = text.removeprefix(_PREFIX)
+        try:
+            value = json.loads(base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True))
+            token = cls(**value)
+        except (binascii.Error, ValueError, TypeError) as error:
+            raise wrong from error
+        if not all(isinstance(part, str) and part for part in (token.address, token.ca_sha256, token.secret)):
+            raise wrong
+        return token

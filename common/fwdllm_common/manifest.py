@@ -1,0 +1,140 @@
+"""The model bundle as a device sees it: the graph cut into stages, the tokenizer, the layout of θ.
+
+A forward pass is the stages in order. The first, without a block, is the frozen prefix; every later stage reads the
+activation of the one before and its own block of θ; the last returns the per-example loss and the logits. A direction
+in a block costs the stages from that block on, everything before comes from a cache.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import PurePosixPath
+
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.layout import Layout
+
+MANIFEST_FORMAT = 1
+STAGE_INPUTS = ("input_ids", "attention_mask", "activation", "theta", "labels")
+
+
+@dataclass(frozen=True)
+class BundleFile:
+    """One file of the bundle: its plain name, SHA-256 (hex) and size in bytes."""
+
+    name: str
+    sha256: str
+    bytes: int
+
+    def __post_init__(self) -> None:
+        if PurePosixPath(self.name).name != self.name or self.name in ("", ".", ".."):
+            raise BadInputError(f"manifest: {self.name!r} is not a plain file name")
+        if len(self.sha256) != 64 or self.bytes < 0:
+            raise BadInputError(f"manifest: file {self.name!r} has no SHA-256 or a negative size")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One ONNX graph of the chain.
+
+    ``inputs`` are the graph's inputs, a subset of :data:`STAGE_INPUTS`: ``input_ids``, ``attention_mask`` int64
+    ``[N, T]``; ``activation`` float32, the previous stage's output; ``theta`` float32 ``[P, block size]``, with N a
+    multiple of P and row n using copy n // (N / P); ``labels`` int64 ``[N]``.
+    The output is ``activation``, float32 ``[N, T, width]`` when ``per_token`` else ``[N, width]``; the last stage
+    returns ``loss`` float32 ``[N]`` and ``logits`` float32 ``[N, labels]`` instead (width is then the label count).
+    ``weights`` is the graph's external data file, if it has one.
+    """
+
+    block: str | None
+    graph: BundleFile
+    weights: BundleFile | None
+    inputs: tuple[str, ...]
+    per_token: bool
+    width: int
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.inputs) - set(STAGE_INPUTS):
+            raise BadInputError(f"manifest: unknown stage input {sorted(unknown)[0]!r}")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Everything a device needs to compute a loss, by hash.
+
+    ``max_tokens`` is the truncation length, ``pad_token_id`` fills up a batch, ``labels`` gives class i its name.
+    """
+
+    labels: tuple[str, ...]
+    max_tokens: int
+    pad_token_id: int
+    tokenizer: BundleFile
+    layout: Layout
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.stages) < 2 or self.stages[0].block is not None:
+            raise BadInputError("manifest: the first stage must be the frozen prefix and a block must follow")
+        if [stage.block for stage in self.stages[1:]] != list(self.layout.blocks):
+            raise BadInputError("manifest: the stages do not follow the blocks of the layout")
+        if len(self.labels) < 2 or self.max_tokens < 1:
+            raise BadInputError("manifest: at least two labels and one token are needed")
+
+    @cached_property
+    def files(self) -> tuple[BundleFile, ...]:
+        """Every file that a device must hold, without repetition."""
+        return tuple(dict.fromkeys(self._files()))
+
+    def _files(self) -> Iterator[BundleFile]:
+        yield self.tokenizer
+        for stage in self.stages:
+            yield stage.graph
+            if stage.weights is not None:
+                yield stage.weights
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON, UTF-8; its SHA-256 names the bundle."""
+        value = {
+            "format": MANIFEST_FORMAT,
+            "labels": list(self.labels),
+            "max_tokens": self.max_tokens,
+            "pad_token_id": self.pad_token_id,
+            "tokenizer": asdict(self.tokenizer),
+            "layout": self.layout.to_json(),
+            "stages": [asdict(stage) for stage in self.stages],
+        }
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Manifest:
+        """The inverse of :meth:`to_bytes`.
+
+        :raises BadInputError: the bytes are not such a manifest, or of another format.
+        """
+        try:
+            value = json.loads(data)
+            if value["format"] != MANIFEST_FORMAT:
+                raise BadInputError(f"manifest: format {value['format']} is not {MANIFEST_FORMAT}; update fwdllm")
+            return cls(
+                labels=tuple(str(label) for label in value["labels"]),
+                max_tokens=int(value["max_tokens"]),
+                pad_token_id=int(value["pad_token_id"]),
+                tokenizer=BundleFile(**value["tokenizer"]),
+                layout=Layout.from_json(value["layout"]),
+                stages=tuple(_stage(item) for item in value["stages"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise BadInputError(f"manifest: not a model bundle ({error})") from error
+
+
+def _stage(item: dict[str, object]) -> Stage:
+    weights = item["weights"]
+    return Stage(
+        block=None if item["block"] is None else str(item["block"]),
+        graph=BundleFile(**item["graph"]),  # type: ignore[arg-type]
+        weights=None if weights is None else BundleFile(**weights),  # type: ignore[arg-type]
+        inputs=tuple(str(name) for name in item["inputs"]),  # type: ignore[attr-defined]
+        per_token=bool(item["per_token"]),
+        width=int(item["width"]),  # type: ignore[call-overload]
+    )

@@ -1,0 +1,96 @@
+"""The coordinator's optimiser steps, bit for bit the same on every machine.
+
+Every step is a sequence of separate float32 element-wise operations (+ − × ÷ √), which IEEE 754 defines exactly.
+No power function, no fused kernel, no BLAS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from fwdllm_common.layout import Float32Vector
+
+OptimizerKind: TypeAlias = Literal["sgd", "momentum", "adam"]
+
+_ONE = np.float32(1)
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """What the whole run uses; the learning rate comes with each step.
+
+    ``beta1`` is the momentum (or Adam's first) decay, ``beta2`` Adam's second, ``epsilon`` Adam's denominator offset;
+    all are rounded to float32.
+    """
+
+    kind: OptimizerKind
+    beta1: float = 0.9
+    beta2: float = 0.99
+    epsilon: float = 1e-8
+
+
+@dataclass
+class OptimizerState:
+    """What one block of θ carries from step to step.
+
+    ``first`` and ``second`` are the moments, float32 ``[block size]``, empty where the optimiser has none;
+    ``decay1`` and ``decay2`` are the running products β₁ᵗ and β₂ᵗ, float32.
+    """
+
+    first: Float32Vector
+    second: Float32Vector
+    decay1: np.float32 = field(default=_ONE)
+    decay2: np.float32 = field(default=_ONE)
+
+    @classmethod
+    def zeros(cls, settings: OptimizerSettings, size: int) -> OptimizerState:
+        """The state before the first step."""
+        moments = {"sgd": 0, "momentum": 1, "adam": 2}[settings.kind]
+        return cls(
+            np.zeros(size if moments > 0 else 0, dtype=np.float32),
+            np.zeros(size if moments > 1 else 0, dtype=np.float32),
+        )
+
+
+def step(
+    settings: OptimizerSettings,
+    state: OptimizerState,
+    theta: Float32Vector,
+    gradient: Float32Vector,
+    learning_rate: np.float32,
+) -> None:
+    """Step ``theta`` (one block, changed in place together with ``state``) against ``gradient``.
+
+    SGD: θ ← θ − ηg. Momentum (heavy ball): m ← β₁m + g, θ ← θ − ηm. Adam (Kingma & Ba 2015, algorithm 1) with bias
+    correction, its powers of β kept as running products.
+    """
+    if settings.kind == "sgd":
+        theta -= learning_rate * gradient
+    elif settings.kind == "momentum":
+        state.first *= np.float32(settings.beta1)
+        state.first += gradient
+        theta -= learning_rate * state.first
+    else:
+        _adam(settings, state, theta, gradient, learning_rate)
+
+
+def _adam(
+    settings: OptimizerSettings,
+    state: OptimizerState,
+    theta: Float32Vector,
+    gradient: Float32Vector,
+    learning_rate: np.float32,
+) -> None:
+    beta1, beta2 = np.float32(settings.beta1), np.float32(settings.beta2)
+    state.first *= beta1
+    state.first += (_ONE - beta1) * gradient
+    state.second *= beta2
+    state.second += (_ONE - beta2) * (gradient * gradient)
+    state.decay1 = np.float32(state.decay1 * beta1)
+    state.decay2 = np.float32(state.decay2 * beta2)
+    mean = state.first / (_ONE - state.decay1)
+    spread = np.sqrt(state.second / (_ONE - state.decay2))
+    theta -= learning_rate * (mean / (spread + np.float32(settings.epsilon)))

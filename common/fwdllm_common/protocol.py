@@ -1,0 +1,36 @@
+"""Versions, limits and machine-readable reasons of the wire contract (protos/fwdllm/v1)."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+PROTOCOL_MAJOR = 1
+PROTOCOL_MINOR = 0
+
+MAX_MESSAGE_BYTES = 4 << 20
+CHUNK_BYTES = 1 << 20
+MAX_SCALARS_PER_REPORT = 4096
+
+REASON_KEY = "fwdllm-reason"
+"""Trailing metadata that carries the :class:`Reason` of a refusal."""
+
+CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+)
+
+
+class Reason(StrEnum):
+    """Why a call was refused, for programs; the status details say the same to people."""
+
+    BAD_FIELD = "bad-field"
+    BAD_TOKEN = "bad-token"  # noqa: S105 - a reason, not a secret
+    NOT_ENROLLED = "not-enrolled"
+    REVOKED = "revoked"
+    PROTOCOL_VERSION = "protocol-version"
+    GENERATOR_VERSION = "generator-version"
+    UNKNOWN_LABEL = "unknown-label"
+    NOT_FOUND = "not-found"
+    NOT_YOURS = "not-yours"
+    WRONG_STATE = "wrong-state"
+    STORAGE = "storage"
