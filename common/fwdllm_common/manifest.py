@@ -42,7 +42,7 @@ class Stage:
     ``inputs`` are the graph's inputs, a subset of :data:`STAGE_INPUTS`: ``input_ids``, ``attention_mask`` int64
     ``[N, T]``; ``activation`` float32, the previous stage's output; ``theta`` float32 ``[P, block size]``, with N a
     multiple of P and row n using copy n // (N / P); ``labels`` int64 ``[N]``.
-    The output is ``activation``, float32 ``[N, T, width]`` when ``per_token`` else ``[N, width]``; the last stage
+    The output is ``next_activation``, float32 ``[N, T, width]`` when ``per_token`` else ``[N, width]``; the last stage
     returns ``loss`` float32 ``[N]`` and ``logits`` float32 ``[N, labels]`` instead (width is then the label count).
     ``weights`` is the graph's external data file, if it has one.
     """

@@ -47,6 +47,11 @@ class ModelState:
         optimizer = {name: OptimizerState.zeros(header.optimizer, block.size) for name, block in layout.blocks.items()}
         return cls(header, layout, 0, theta.copy(), optimizer)
 
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of θ."""
+        return theta_digest(self.theta)
+
     def advance(self, entry: LedgerEntry) -> LedgerEntry:
         """Apply one entry and return it with the hash of the new θ.
 
@@ -66,7 +71,7 @@ class ModelState:
                 update.learning_rate,
             )
         self.version = entry.version
-        digest = theta_digest(self.theta)
+        digest = self.digest
         if entry.theta_digest and entry.theta_digest != digest:
             raise IntegrityError(f"version {entry.version} of the weights differs from the coordinator's; sync again")
         return entry.with_digest(digest)

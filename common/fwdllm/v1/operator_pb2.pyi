@@ -53,7 +53,7 @@ class GetJobRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "name", "state", "message", "round", "rounds_committed", "rounds_abandoned", "rounds_wanted", "directions", "example_passes", "device_seconds", "scalars_repeated", "scalars_late", "scalars_unusable", "initial_evaluation", "latest_evaluation", "best_evaluation", "probe_accuracy", "head_init", "seconds_running", "seconds_left", "version", "theta_digest", "devices", "trainable_parameters")
+    __slots__ = ("job_id", "name", "state", "message", "round", "rounds_committed", "rounds_abandoned", "rounds_wanted", "directions", "example_passes", "device_seconds", "scalars_repeated", "scalars_late", "scalars_unusable", "initial_evaluation", "latest_evaluation", "best_evaluation", "head_init", "seconds_running", "seconds_left", "version", "theta_digest", "devices", "trainable_parameters")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -71,7 +71,6 @@ class Job(_message.Message):
     INITIAL_EVALUATION_FIELD_NUMBER: _ClassVar[int]
     LATEST_EVALUATION_FIELD_NUMBER: _ClassVar[int]
     BEST_EVALUATION_FIELD_NUMBER: _ClassVar[int]
-    PROBE_ACCURACY_FIELD_NUMBER: _ClassVar[int]
     HEAD_INIT_FIELD_NUMBER: _ClassVar[int]
     SECONDS_RUNNING_FIELD_NUMBER: _ClassVar[int]
     SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
@@ -96,7 +95,6 @@ class Job(_message.Message):
     initial_evaluation: Evaluation
     latest_evaluation: Evaluation
     best_evaluation: Evaluation
-    probe_accuracy: float
     head_init: str
     seconds_running: float
     seconds_left: float
@@ -104,7 +102,7 @@ class Job(_message.Message):
     theta_digest: bytes
     devices: _containers.RepeatedCompositeFieldContainer[DeviceEffort]
     trainable_parameters: int
-    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., message: _Optional[str] = ..., round: _Optional[_Union[Round, _Mapping]] = ..., rounds_committed: _Optional[int] = ..., rounds_abandoned: _Optional[int] = ..., rounds_wanted: _Optional[int] = ..., directions: _Optional[int] = ..., example_passes: _Optional[float] = ..., device_seconds: _Optional[float] = ..., scalars_repeated: _Optional[int] = ..., scalars_late: _Optional[int] = ..., scalars_unusable: _Optional[int] = ..., initial_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., latest_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., best_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., probe_accuracy: _Optional[float] = ..., head_init: _Optional[str] = ..., seconds_running: _Optional[float] = ..., seconds_left: _Optional[float] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., devices: _Optional[_Iterable[_Union[DeviceEffort, _Mapping]]] = ..., trainable_parameters: _Optional[int] = ...) -> None: ...
+    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., message: _Optional[str] = ..., round: _Optional[_Union[Round, _Mapping]] = ..., rounds_committed: _Optional[int] = ..., rounds_abandoned: _Optional[int] = ..., rounds_wanted: _Optional[int] = ..., directions: _Optional[int] = ..., example_passes: _Optional[float] = ..., device_seconds: _Optional[float] = ..., scalars_repeated: _Optional[int] = ..., scalars_late: _Optional[int] = ..., scalars_unusable: _Optional[int] = ..., initial_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., latest_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., best_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., head_init: _Optional[str] = ..., seconds_running: _Optional[float] = ..., seconds_left: _Optional[float] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., devices: _Optional[_Iterable[_Union[DeviceEffort, _Mapping]]] = ..., trainable_parameters: _Optional[int] = ...) -> None: ...
 
 class Round(_message.Message):
     __slots__ = ("number", "phase", "directions_wanted", "directions_collected", "variance", "variance_threshold", "reason", "devices")

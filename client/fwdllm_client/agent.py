@@ -1,0 +1,132 @@
+"""The agent put together: home, data and coordinator, and the engine once there is work for it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
+
+from fwdllm.v1 import device_pb2
+from fwdllm_client.effort import physical_memory_bytes
+from fwdllm_client.home import ClientHome
+from fwdllm_client.journal import Journal
+from fwdllm_client.reporter import Reporter
+from fwdllm_client.retry import Retry, Stop
+from fwdllm_client.session import Session, Work
+from fwdllm_client.transport import Coordinator, GrpcCoordinator
+from fwdllm_common.directions import GENERATOR_VERSION
+from fwdllm_common.protocol import PROTOCOL_MAJOR, PROTOCOL_MINOR
+
+if TYPE_CHECKING:
+    from fwdllm_client.data import DataSource
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """The rows of ``source``, of which ``validation_fraction`` is kept back for evaluation."""
+
+    source: DataSource
+    validation_fraction: float
+
+
+def run_agent(home: ClientHome, data: LocalData, stop: Stop, *, threads: int = 0, once: bool = False) -> None:
+    """Serve the coordinator that ``home`` has joined, with ``data``, until ``stop`` (or ``once``).
+
+    The data is checked before anybody is contacted. ``threads`` of 0 means one per core.
+
+    :raises BadInputError: not joined, the data is wrong, or the coordinator refuses what the device says of itself.
+    :raises BusyError: another agent runs in ``home``.
+    :raises RefusedError: the device is revoked or unknown.
+    :raises StorageError: the disk is full.
+    """
+    identity = home.load_identity()
+    with home.lock():
+        profile = profile_of(data)
+        with GrpcCoordinator(identity) as coordinator, closing(Journal(home.journal)) as journal:
+
+            def new_reporter() -> Reporter:
+                return Reporter(coordinator, journal, Retry(coordinator.address, stop))
+
+            _log.info(
+                "agent started",
+                device=identity.device_id,
+                coordinator=identity.device_address,
+                training_rows=profile.training_examples,
+                validation_rows=profile.validation_examples,
+                labels=len(profile.labels),
+            )
+            work = _when_needed(lambda: _work(home, data, coordinator, journal, new_reporter, stop, threads))
+            retry = Retry(coordinator.address, stop)
+            Session(coordinator, retry, journal, profile, work, new_reporter, stop).run(once=once)
+
+
+def profile_of(data: LocalData) -> device_pb2.CheckInRequest:
+    """What the device says at every check-in.
+
+    :raises BadInputError: the data cannot be read.
+    """
+    from fwdllm_client.data import labels_in, split
+
+    labels, rows = labels_in(data.source)
+    training, validation = split(rows, data.validation_fraction)
+    return device_pb2.CheckInRequest(
+        protocol=device_pb2.ProtocolVersion(major=PROTOCOL_MAJOR, minor=PROTOCOL_MINOR),
+        generator_version=GENERATOR_VERSION,
+        labels=labels,
+        training_examples=len(training),
+        validation_examples=len(validation),
+        memory_bytes=physical_memory_bytes(),
+        software=" ".join(f"{name}/{version}" for name in ("fwdllm", "onnxruntime") if (version := _installed(name))),
+    )
+
+
+def _work(
+    home: ClientHome,
+    data: LocalData,
+    coordinator: Coordinator,
+    journal: Journal,
+    new_reporter: Callable[[], Reporter],
+    stop: Stop,
+    threads: int,
+) -> Work:
+    # An idle device has loaded neither numpy's users nor onnxruntime.
+    from fwdllm_client.artifacts import ArtifactCache
+    from fwdllm_client.assignment import AssignmentWork
+    from fwdllm_client.weights import Weights
+    from fwdllm_client.worker import LocalCompute
+
+    retry = Retry(coordinator.address, stop)
+    return AssignmentWork(
+        ArtifactCache(home.cache, coordinator, retry),
+        Weights(home.cache / "weights", coordinator, retry),
+        journal,
+        lambda bundle: LocalCompute(bundle, data.source, data.validation_fraction, home.cache / "activations", threads),
+        new_reporter,
+        stop,
+    )
+
+
+def _when_needed(make: Callable[[], Work]) -> Work:
+    made: list[Work] = []
+
+    def work(assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
+        if not made:
+            made.append(make())
+        return made[0](assignment)
+
+    return work
+
+
+def _installed(name: str) -> str:
+    """The version of a distribution by the name of its folder: importlib.metadata would cost an idle device 7 MB."""
+    for folder in sys.path:
+        for info in Path(folder).glob(f"{name}-*.dist-info"):
+            return info.name.split("-")[1].removesuffix(".dist")
+    return ""

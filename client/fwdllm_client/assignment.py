@@ -1,0 +1,197 @@
+"""One assignment from its first byte to its last acknowledged scalar."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Protocol
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from fwdllm.v1 import device_pb2
+from fwdllm_client.artifacts import ArtifactCache, Bundle
+from fwdllm_client.effort import Meter
+from fwdllm_client.engine import DirectionTask
+from fwdllm_client.journal import Entry, Journal
+from fwdllm_client.reporter import Reporter
+from fwdllm_client.retry import Stop, StopRequested
+from fwdllm_client.weights import Weights
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.fixed_point import MAX_DIRECTIONS
+from fwdllm_common.layout import Float32Vector
+from fwdllm_common.ledger import RunHeader
+from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
+
+GROUP_S = 0.5
+"""Scalars wait about this long, seconds, for others to share a message with."""
+
+_log = structlog.get_logger()
+
+
+class Compute(Protocol):
+    """What an engine does for an assignment."""
+
+    @property
+    def example_passes(self) -> float:
+        """Passes of one example through the whole model so far; a part of the model counts as its share."""
+
+    def derivatives(
+        self, theta: Float32Vector, run_key: int, task: DirectionTask
+    ) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """The directional derivatives of the task's seeds in order, in chunks with the index of their first."""
+
+    def evaluate(self, theta: Float32Vector) -> tuple[int, int]:
+        """How many of the local validation rows the model gets right, and how many there are."""
+
+
+class AssignmentWork:
+    """Does assignments one after another and keeps what the next one can use.
+
+    :param open_engine: makes the engine for a bundle; called again only when the bundle changes.
+    :param new_reporter: makes a reporter for one assignment.
+    :param stop: ends the work after the scalars that are being computed.
+    :param clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        artifacts: ArtifactCache,
+        weights: Weights,
+        journal: Journal,
+        open_engine: Callable[[Bundle], Compute],
+        new_reporter: Callable[[], Reporter],
+        stop: Stop,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._artifacts = artifacts
+        self._weights = weights
+        self._journal = journal
+        self._open_engine = open_engine
+        self._new_reporter = new_reporter
+        self._stop = stop
+        self._clock = clock
+        self._bundle = ""
+        self._engine: Compute | None = None
+
+    def __call__(self, assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
+        """Do ``assignment``, going on where the journal ends; returns when to check in again, if the answers said so.
+
+        :raises IntegrityError: model or weights are not what was announced; nothing was run.
+        :raises StorageError: the disk is full; what was acknowledged stays acknowledged.
+        :raises WorkGoneError: the coordinator does not know the assignment any more.
+        :raises StopRequested: the agent is to stop; what it computed is in the journal.
+        """
+        deadline = self._clock() + assignment.deadline_ms / 1000
+        header = RunHeader.from_bytes(assignment.header.SerializeToString())
+        bundle = self._artifacts.bundle(assignment.manifest_sha256)
+        theta = self._weights.at(assignment, header, bundle.manifest.layout).theta
+        engine = self._engine_for(bundle)
+        started = self._clock()
+        with self._new_reporter() as reporter:
+            for entry in self._entries(assignment, header, theta, engine, deadline, reporter):
+                reporter.submit(entry)
+            if self._stop.is_set():
+                raise StopRequested
+            reporter.finish()
+        _log.info(
+            "assignment done",
+            job=assignment.job_name,
+            round=assignment.round,
+            scalars=self._journal.progress(assignment.assignment_id) or 0,
+            seconds=round(self._clock() - started, 3),
+            stopped=reporter.is_stopped(assignment.assignment_id),
+        )
+        return reporter.window
+
+    def _engine_for(self, bundle: Bundle) -> Compute:
+        if self._engine is None or self._bundle != bundle.sha256:
+            self._engine = None  # let go of the old model before the new one is loaded
+            self._engine = self._open_engine(bundle)
+            self._bundle = bundle.sha256
+        return self._engine
+
+    def _entries(
+        self,
+        assignment: device_pb2.Assignment,
+        header: RunHeader,
+        theta: Float32Vector,
+        engine: Compute,
+        deadline: float,
+        reporter: Reporter,
+    ) -> Iterator[Entry]:
+        """The rest of the assignment as it is computed, in groups of about :data:`GROUP_S` seconds."""
+        done = self._journal.progress(assignment.assignment_id)
+        scalars = _Scalars(self._clock, assignment.assignment_id, done or 0, engine)
+        # Evaluated first and sent with the first scalars: a round that closes early has the counts all the same.
+        if assignment.evaluate and done is None:
+            scalars.evaluation = engine.evaluate(theta)
+        for task in _rest(_tasks(assignment), done or 0):
+            for _, values in engine.derivatives(theta, header.run_key, task):
+                scalars.add(values)
+                yield from scalars.full_groups()
+                if self._stop.is_set() or reporter.is_stopped(assignment.assignment_id) or self._clock() >= deadline:
+                    yield from scalars.last_group()
+                    return
+        yield from scalars.last_group()
+
+
+class _Scalars:
+    """Scalars that wait for others to share a message with."""
+
+    def __init__(self, clock: Callable[[], float], assignment_id: str, first_index: int, engine: Compute) -> None:
+        self.evaluation: tuple[int, int] | None = None
+        self._clock = clock
+        self._assignment_id = assignment_id
+        self._first_index = first_index
+        self._waiting: array[float] = array("f")
+        self._opened = clock()
+        self._meter = Meter(clock, lambda: engine.example_passes)
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):  # the coordinator counts what is not finite as unusable
+            self._waiting.frombytes(values.astype(np.float32).tobytes())
+
+    def full_groups(self) -> Iterator[Entry]:
+        """What fills a message, or has waited long enough."""
+        while len(self._waiting) >= MAX_SCALARS_PER_REPORT:
+            yield self._group(MAX_SCALARS_PER_REPORT)
+        if self._waiting and self._clock() - self._opened >= GROUP_S:
+            yield self._group(len(self._waiting))
+
+    def last_group(self) -> Iterator[Entry]:
+        """Whatever is left."""
+        if self._waiting or self.evaluation is not None:
+            yield self._group(len(self._waiting))
+
+    def _group(self, size: int) -> Entry:
+        derivatives, self._waiting = self._waiting[:size], self._waiting[size:]
+        evaluation, self.evaluation = self.evaluation, None
+        entry = Entry(self._assignment_id, self._first_index, derivatives, evaluation, *self._meter.take())
+        self._first_index += size
+        self._opened = self._clock()
+        return entry
+
+
+def _tasks(assignment: device_pb2.Assignment) -> Iterator[DirectionTask]:
+    for message in assignment.directions:
+        if sum(seeds.count for seeds in message.seeds) > MAX_DIRECTIONS or message.batch_size < 1:
+            raise BadInputError(
+                f"job {assignment.job_name!r}: the coordinator asks for more than {MAX_DIRECTIONS} directions at once "
+                "or for an empty batch; update fwdllm"
+            )
+        ranges = [np.arange(seeds.count, dtype=np.uint64) + np.uint64(seeds.first) for seeds in message.seeds]
+        if ranges:
+            yield DirectionTask(message.block, np.concatenate(ranges), message.epsilon, message.batch_size)
+
+
+def _rest(tasks: Iterator[DirectionTask], done: int) -> Iterator[DirectionTask]:
+    """The tasks without their first ``done`` directions."""
+    for task in tasks:
+        skipped = min(done, len(task.seeds))
+        done -= skipped
+        if skipped < len(task.seeds):
+            yield replace(task, seeds=task.seeds[skipped:])

@@ -1,0 +1,34 @@
+"""Which local rows are trained on and which are kept back: the same answer on every start."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwdllm_common.errors import BadInputError
+
+RowIndices = NDArray[np.int64]
+
+
+def split(row_count: int, validation_fraction: float = 0.1) -> tuple[RowIndices, RowIndices]:
+    """Training and validation rows, int64, each ascending, together all of ``0 … row_count - 1``.
+
+    The validation rows are those with the smallest hash of their index: the fraction, rounded, but at least one row
+    when the fraction is above 0 and at most all but one.
+
+    :raises BadInputError: the fraction is not in [0, 1).
+    """
+    if not 0 <= validation_fraction < 1:
+        raise BadInputError(f"validation fraction {validation_fraction} is not in [0, 1); 0.1 is usual")
+    wanted = max(1, round(row_count * validation_fraction)) if validation_fraction > 0 else 0
+    count = min(wanted, max(row_count - 1, 0))
+    order = np.argsort(_hash(np.arange(row_count, dtype=np.uint64)), kind="stable")
+    return np.sort(order[count:]), np.sort(order[:count])
+
+
+def _hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele et al., 2014) on each value."""
+    mixed = values + np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

@@ -1,0 +1,78 @@
+"""Which rows a task works on, and how they are put together for a run of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwdllm_client.data import Dataset
+from fwdllm_common.errors import BadInputError
+
+RowIndices = NDArray[np.int64]
+
+_BUCKET_TOKENS = 8
+_MIN_TOKENS = 2
+# Directions use the counters 1, 2, 3, … of the same key; the batch begins where no direction ever gets.
+_BATCH_COUNTER = np.array([0, 0, 0, 1], dtype=np.uint64)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that go through the model together, padded to ``tokens``."""
+
+    rows: RowIndices
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Text:
+    """A group's tokens: ``input_ids`` and ``attention_mask``, int64 ``[N, T]``."""
+
+    input_ids: NDArray[np.int64]
+    attention_mask: NDArray[np.int64]
+
+
+def sample_rows(run_key: int, first_seed: int, rows: RowIndices, batch_size: int) -> RowIndices:
+    """The batch of a task: ``batch_size`` of ``rows`` without repetition, ascending; all of them if there are fewer.
+
+    The choice depends only on the run, the task's first seed and the number of rows, on every machine.
+
+    :raises BadInputError: there are no rows.
+    """
+    if len(rows) == 0:
+        raise BadInputError("no rows to train on; add data or lower the validation fraction")
+    if batch_size >= len(rows):
+        return np.sort(rows)
+    generator = np.random.Philox(key=np.array([run_key, first_seed], dtype=np.uint64), counter=_BATCH_COUNTER)
+    order = np.argsort(generator.random_raw(len(rows)), kind="stable")
+    return np.sort(rows[order[:batch_size]])
+
+
+def padded_lengths(lengths: NDArray[np.int64], max_tokens: int) -> NDArray[np.int64]:
+    """The length to which each row is padded, int64: the next multiple of 8, but never beyond ``max_tokens``."""
+    buckets = -(-lengths // _BUCKET_TOKENS) * _BUCKET_TOKENS
+    return np.maximum(np.minimum(buckets, max_tokens), _MIN_TOKENS)
+
+
+def group_by_length(rows: RowIndices, padded: NDArray[np.int64], token_budget: int) -> Iterator[Group]:
+    """Groups of rows of one padded length, shortest first, of at most ``token_budget`` tokens (or a single row).
+
+    ``padded`` is the padded length of each of ``rows``.
+    """
+    for tokens in np.unique(padded):
+        same = rows[padded == tokens]
+        size = max(1, token_budget // int(tokens))
+        for start in range(0, len(same), size):
+            yield Group(same[start : start + size], int(tokens))
+
+
+def text_of(dataset: Dataset, group: Group, pad_token_id: int) -> Text:
+    """The tokens of a group, padded on the right."""
+    positions = np.arange(group.tokens)
+    is_text = positions < dataset.lengths[group.rows, None]
+    ids = np.full(is_text.shape, pad_token_id, dtype=np.int64)
+    ids[is_text] = dataset.token_ids[(dataset.offsets[group.rows, None] + positions)[is_text]]
+    return Text(ids, is_text.astype(np.int64))

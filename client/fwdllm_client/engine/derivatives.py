@@ -1,0 +1,79 @@
+"""The method: directional derivatives of the loss by inference alone (DESIGN §4).
+
+For directions v_1 … v_K and one batch of local rows, the device returns (L(θ + εv_k) − L(θ)) / ε. The base loss L(θ) is
+computed once and shared: K directions cost K + 1 passes. Everything below the perturbed block is the same for all of
+them and comes from the cache. Several perturbed copies go through the frozen weights together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwdllm_client.engine.base_pass import BasePass, Rows
+from fwdllm_client.engine.batches import RowIndices, sample_rows
+from fwdllm_client.engine.runs import RunInputs, TiledBatch, copies_per_run, run_groups
+from fwdllm_client.engine.stages import Float32
+from fwdllm_common.directions import perturb
+from fwdllm_common.errors import BadInputError
+
+Derivatives = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DirectionTask:
+    """Directions in one block, all measured on the same batch.
+
+    ``seeds`` uint64 ``[K]``; ``epsilon`` is the length of the step along each direction.
+
+    :raises BadInputError: no seeds, ε not finite and above 0, or an empty batch.
+    """
+
+    block: str
+    seeds: NDArray[np.uint64]
+    epsilon: float
+    batch_size: int
+
+    def __post_init__(self) -> None:
+        if len(self.seeds) == 0 or self.batch_size < 1:
+            raise BadInputError("a task needs at least one seed and one row")
+        if not (math.isfinite(self.epsilon) and np.float32(self.epsilon) > 0):
+            raise BadInputError(f"epsilon is {self.epsilon}; it must be above 0")
+
+
+def directional_derivatives(
+    shared: Rows, theta: Float32, run_key: int, task: DirectionTask, rows: RowIndices
+) -> Iterator[tuple[int, Derivatives]]:
+    """The derivatives of ``task`` at ``theta`` as they come: index of the first, float64 values.
+
+    The batch is drawn from ``rows``; see :func:`fwdllm_client.engine.batches.sample_rows`.
+
+    :raises BadInputError: there are no rows, or the model has no such block.
+    """
+    chain = shared.chain
+    block, stage = chain.manifest.layout.block(task.block), chain.index_of(task.block)
+    batch = sample_rows(run_key, int(task.seeds[0]), rows, task.batch_size)
+    epsilon = np.float32(task.epsilon)
+    later = [chain.theta_of(index, theta) for index in range(stage + 1, chain.last + 1)]
+    base_pass, groups = BasePass(shared, theta), run_groups(shared, stage, batch)
+    tiled = TiledBatch([RunInputs(shared, base_pass, stage, group) for group in groups])
+
+    def mean_loss(copies: Float32) -> Derivatives:
+        """L of each copy of the block: per-example float32 losses, summed in float64."""
+        shared.cost.add(shared.padded[batch], stage, chain.last + 1, times=len(copies))
+        total = np.zeros(len(copies))
+        for inputs in tiled.inputs(len(copies)):
+            (losses,) = chain.loss(stage, *inputs, [copies, *later])
+            total += losses.reshape(len(copies), -1).sum(axis=1, dtype=np.float64)
+        return total / len(batch)
+
+    base_loss = mean_loss(chain.theta_of(stage, theta))
+    together = copies_per_run(shared, stage, groups)
+    for first in range(0, len(task.seeds), together):
+        seeds = task.seeds[first : first + together]
+        copies = perturb(theta[block.slice], run_key, seeds, block.start, float(epsilon))
+        yield first, (mean_loss(copies) - base_loss) / np.float64(epsilon)

@@ -1,0 +1,91 @@
+"""One model bundle on one set of local rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from fwdllm_client.data import Dataset
+from fwdllm_client.engine.activations import ActivationCache
+from fwdllm_client.engine.base_pass import Rows
+from fwdllm_client.engine.batches import RowIndices, padded_lengths
+from fwdllm_client.engine.cache_folder import open_caches
+from fwdllm_client.engine.cost import PassCost
+from fwdllm_client.engine.derivatives import Derivatives, DirectionTask, directional_derivatives
+from fwdllm_client.engine.evaluate import Evaluation, evaluate
+from fwdllm_client.engine.stages import Float32, StageChain
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.manifest import Manifest
+
+
+class Engine:
+    """Computes for a bundle in ``bundle_folder``, whose files the caller has verified, on the rows of ``dataset``.
+
+    Activations are kept in ``cache_folder``, at most ``cache_limit_bytes`` of them and across restarts; a limit of 0
+    keeps none. ``threads`` of 0 means one per core. A context manager; not for several threads at once.
+
+    :raises BadInputError: a graph is unreadable.
+    :raises StorageError: the cache folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        bundle_folder: Path,
+        manifest: Manifest,
+        dataset: Dataset,
+        cache_folder: Path,
+        threads: int = 0,
+        cache_limit_bytes: int = 1 << 30,
+    ) -> None:
+        self._cost = PassCost(bundle_folder, manifest)
+        chain = StageChain(bundle_folder, manifest, threads)
+        padded = padded_lengths(dataset.lengths, manifest.max_tokens)
+        self._caches: list[ActivationCache] = open_caches(cache_folder, manifest, dataset, cache_limit_bytes)
+        self._shared = Rows(chain, dataset, padded, self._caches, self._cost)
+
+    @property
+    def example_passes(self) -> float:
+        """Rows × forward passes so far, a part of the model counted as its share."""
+        return self._cost.example_passes
+
+    def derivatives(
+        self, theta: Float32, run_key: int, task: DirectionTask, rows: RowIndices
+    ) -> Iterator[tuple[int, Derivatives]]:
+        """(L(θ + εv) − L(θ)) / ε for the task's directions, in chunks: index of the first, float64 values.
+
+        ``theta`` float32 ``[d]``; the batch is drawn from ``rows``. Nothing is computed ahead of what is asked for, so
+        the caller may stop between chunks. A model that has diverged gives values that are not finite.
+
+        :raises BadInputError: θ has another length, there are no rows, or the model has no such block.
+        """
+        return directional_derivatives(self._shared, self._checked(theta), run_key, task, rows)
+
+    def evaluate(self, theta: Float32, rows: RowIndices) -> Evaluation:
+        """Correct predictions and mean loss over ``rows`` at ``theta``, float32 ``[d]``.
+
+        :raises BadInputError: θ has another length.
+        """
+        return evaluate(self._shared, self._checked(theta), rows)
+
+    def close(self) -> None:
+        """Close the cache files."""
+        for cache in self._caches:
+            cache.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _checked(self, theta: Float32) -> Float32:
+        size = self._shared.chain.manifest.layout.size
+        if theta.shape != (size,):
+            raise BadInputError(f"theta has shape {theta.shape}, expected ({size},)")
+        return np.ascontiguousarray(theta, dtype=np.float32)

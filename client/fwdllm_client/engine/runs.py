@@ -1,0 +1,77 @@
+"""How much goes through the model at once: groups of rows, and copies of θ per run, under a memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwdllm_client.engine.base_pass import BasePass, Rows
+from fwdllm_client.engine.batches import Group, RowIndices, Text, group_by_length, text_of
+from fwdllm_client.engine.stages import Float32
+
+TOKENS_PER_RUN = 256
+"""Most tokens (copies × rows × length) of a run that works on tokens: above it nothing gets faster, only larger."""
+FLOATS_PER_RUN = 1 << 20
+"""Most floats (copies × rows × width) of a run on pooled activations, and of the perturbed copies of a block."""
+
+
+def run_groups(shared: Rows, stage: int, rows: RowIndices) -> list[Group]:
+    """``rows`` as the groups that run together from ``stage`` on: by length only if the length still matters."""
+    if shared.chain.reads_tokens(stage):
+        return list(group_by_length(rows, shared.padded[rows], TOKENS_PER_RUN))
+    size = max(1, FLOATS_PER_RUN // _width_before(shared, stage))
+    return [Group(rows[start : start + size], 0) for start in range(0, len(rows), size)]
+
+
+def copies_per_run(shared: Rows, stage: int, groups: list[Group]) -> int:
+    """How many perturbed copies go through the model together, at least 1."""
+    theta = FLOATS_PER_RUN // shared.chain.block_size(stage)
+    if shared.chain.reads_tokens(stage):
+        activations = TOKENS_PER_RUN // max(len(group.rows) * group.tokens for group in groups)
+    else:
+        activations = FLOATS_PER_RUN // (max(len(group.rows) for group in groups) * _width_before(shared, stage))
+    return max(1, min(theta, activations))
+
+
+Inputs = tuple[Text | None, Float32, NDArray[np.int64]]
+"""Text, activation and labels."""
+
+
+class RunInputs:
+    """What a group feeds to ``stage`` and later ones, but θ; its base activation is computed on construction."""
+
+    def __init__(self, shared: Rows, base: BasePass, stage: int, group: Group) -> None:
+        self._activation = base.before(stage, group)
+        self._labels = shared.dataset.labels[group.rows].astype(np.int64)
+        reads_tokens = shared.chain.reads_tokens(stage)
+        self._text = text_of(shared.dataset, group, shared.chain.manifest.pad_token_id) if reads_tokens else None
+
+    def tiled(self, copies: int) -> Inputs:
+        """The group's rows, repeated for each copy of θ."""
+        activation = self._activation.astype(np.float32)
+        text = self._text and Text(
+            np.tile(self._text.input_ids, (copies, 1)), np.tile(self._text.attention_mask, (copies, 1))
+        )
+        return text, np.tile(activation, (copies, *(1,) * (activation.ndim - 1))), np.tile(self._labels, copies)
+
+
+class TiledBatch:
+    """The groups of a batch, ready to run with several copies of θ; a lone group is tiled once, not for every run."""
+
+    def __init__(self, groups: list[RunInputs]) -> None:
+        self._groups = groups
+        self._kept: tuple[int, list[Inputs]] = (0, [])
+
+    def inputs(self, copies: int) -> Iterable[Inputs]:
+        """What each group feeds to the model."""
+        if len(self._groups) > 1:
+            return (group.tiled(copies) for group in self._groups)
+        if self._kept[0] != copies:
+            self._kept = (copies, [group.tiled(copies) for group in self._groups])
+        return self._kept[1]
+
+
+def _width_before(shared: Rows, stage: int) -> int:
+    return shared.chain.manifest.stages[stage - 1].width

@@ -1,0 +1,124 @@
+"""The model: a chain of ONNX graphs run by ONNX Runtime, each loaded when it is first needed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from fwdllm_client.engine.batches import Text
+from fwdllm_common.errors import BadInputError, IntegrityError
+from fwdllm_common.manifest import BundleFile, Manifest
+
+Float32 = NDArray[np.float32]
+_TEXT_INPUTS = {"input_ids", "attention_mask"}
+_ERRORS_ONLY = 3
+
+
+class StageChain:
+    """The stages of a bundle in ``folder``; stage 0 is the frozen prefix, the last one returns the loss.
+
+    ``threads`` of 0 means one per core.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
+        self.manifest = manifest
+        self._folder = folder
+        self._sessions: dict[int, Any] = {}
+        self._options = onnxruntime.SessionOptions()
+        self._options.intra_op_num_threads = threads
+        self._options.inter_op_num_threads = 1
+        self._options.log_severity_level = _ERRORS_ONLY
+        # Batches come in many shapes and a memory plan is kept for each; plans save no time here.
+        self._options.enable_mem_pattern = False
+        # A thread that waits for work must not burn a phone's battery.
+        self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+
+    @property
+    def last(self) -> int:
+        """Index of the stage that returns the loss."""
+        return len(self.manifest.stages) - 1
+
+    def index_of(self, block: str) -> int:
+        """The stage that reads this block of θ.
+
+        :raises BadInputError: there is none.
+        """
+        return 1 + list(self.manifest.layout.blocks).index(self.manifest.layout.block(block).name)
+
+    def reads_tokens(self, stage: int) -> bool:
+        """Whether the length of the texts matters from this stage on."""
+        stages = self.manifest.stages
+        return stage == 0 or stages[stage - 1].per_token or any(_TEXT_INPUTS & set(s.inputs) for s in stages[stage:])
+
+    def block_size(self, stage: int) -> int:
+        """Coordinates of θ that a stage after the prefix reads."""
+        return list(self.manifest.layout.blocks.values())[stage - 1].size
+
+    def theta_of(self, stage: int, theta: Float32) -> Float32:
+        """The block of θ that a stage after the prefix reads, as a single copy: float32 ``[1, block size]``."""
+        block = list(self.manifest.layout.blocks.values())[stage - 1]
+        return theta[None, block.slice]
+
+    def activation(self, stage: int, text: Text | None, activation: Float32 | None, copies: Float32 | None) -> Float32:
+        """What one stage before the last returns: float32 ``[N, T, width]`` or ``[N, width]``."""
+        feeds = _feeds(text, activation=activation, theta=copies)
+        output: Float32 = self._run(stage, ["next_activation"], feeds)[0].numpy()
+        return output
+
+    def loss(
+        self,
+        first: int,
+        text: Text | None,
+        activation: Float32,
+        labels: NDArray[np.int64],
+        copies: Sequence[Float32],
+        outputs: Sequence[str] = ("loss",),
+    ) -> list[Float32]:
+        """The per-example loss float32 ``[N]``, and logits if asked for, from the activation before stage ``first``.
+
+        ``copies`` holds, for each stage from ``first`` on, float32 ``[P, block size]``: row n uses copy n // (N / P).
+        """
+        feeds = _feeds(text, activation=activation, labels=labels)
+        for stage, theta in enumerate(copies, start=first):
+            feeds["theta"] = _value(theta)
+            if stage < self.last:
+                feeds["activation"] = self._run(stage, ["next_activation"], feeds)[0]
+        return [value.numpy() for value in self._run(self.last, outputs, feeds)]
+
+    def _run(self, stage: int, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+        if stage not in self._sessions:
+            self._sessions[stage] = self._load(stage)
+        inputs = {name: feeds[name] for name in self.manifest.stages[stage].inputs}
+        values: list[Any] = self._sessions[stage].run_with_ort_values(outputs, inputs)
+        return values
+
+    def _load(self, stage: int) -> Any:
+        entry = self.manifest.stages[stage]
+        for file in (entry.graph, *([entry.weights] if entry.weights else [])):
+            self._check(file)
+        path = self._folder / entry.graph.name
+        try:
+            return onnxruntime.InferenceSession(str(path), self._options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime's errors have no base class of their own
+            raise BadInputError(f"{path}: ONNX Runtime cannot load it ({error}); update onnxruntime") from error
+
+    def _check(self, file: BundleFile) -> None:
+        path = self._folder / file.name
+        if not path.is_file() or path.stat().st_size != file.bytes:
+            raise IntegrityError(f"{path}: missing or not {file.bytes} bytes long; download the model again")
+
+
+def _feeds(text: Text | None, **arrays: NDArray[Any] | None) -> dict[str, Any]:
+    named = {name: _value(array) for name, array in arrays.items() if array is not None}
+    if text is not None:
+        named |= {"input_ids": _value(text.input_ids), "attention_mask": _value(text.attention_mask)}
+    return named
+
+
+def _value(array: NDArray[Any]) -> Any:
+    return onnxruntime.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array))

@@ -1,0 +1,139 @@
+"""The agent's folder: who the device is, what it has downloaded, what it has not yet delivered."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fwdllm_common.errors import BadInputError, BusyError
+from fwdllm_common.files import storage_error, write_atomically
+
+DEFAULT_HOME = Path("~/.fwdllm")
+HOME_VARIABLE = "FWDLLM_HOME"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who the device is and whom it trusts.
+
+    ``key``, ``certificate`` and ``ca`` are PEM; addresses are host:port; ``expires_unix_s`` is the end of the
+    certificate, seconds since 1970 UTC.
+    """
+
+    device_id: str
+    device_address: str
+    enrolment_address: str
+    expires_unix_s: int
+    key: bytes
+    certificate: bytes
+    ca: bytes
+
+
+class ClientHome:
+    """The files of one agent below ``folder``, which is made if it does not exist.
+
+    :raises StorageError: the folder cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.cache = folder / "cache"
+        self.journal = folder / "journal.sqlite"
+        self._identity = folder / "identity.json"
+        self._key = folder / "key.pem"
+        self._new_key = folder / "new-key.pem"
+        self._certificate = folder / "certificate.pem"
+        self._ca = folder / "ca.pem"
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise storage_error(folder, error) from error
+
+    @classmethod
+    def choose(cls, folder: Path | None) -> ClientHome:
+        """``folder``, or what FWDLLM_HOME names, or ~/.fwdllm."""
+        return cls((folder or Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME)).expanduser())
+
+    @property
+    def joined(self) -> bool:
+        """Whether the device has an identity."""
+        return self._identity.exists()
+
+    def load_identity(self) -> Identity:
+        """The identity that ``join`` saved.
+
+        :raises BadInputError: there is none, or a file of it is missing or damaged.
+        """
+        if not self.joined:
+            raise BadInputError(f"{self.folder} has not joined a coordinator; run: fwdllm-client join TOKEN")
+        try:
+            value = json.loads(self._identity.read_bytes())
+            return Identity(
+                device_id=str(value["device_id"]),
+                device_address=str(value["device_address"]),
+                enrolment_address=str(value["enrolment_address"]),
+                expires_unix_s=int(value["expires_unix_s"]),
+                key=self._key.read_bytes(),
+                certificate=self._certificate.read_bytes(),
+                ca=self._ca.read_bytes(),
+            )
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInputError(
+                f"the identity in {self.folder} is damaged ({error}); ask for a new token and run: "
+                "fwdllm-client join TOKEN --force"
+            ) from error
+
+    def pending_key(self) -> bytes | None:
+        """The key of a join that has not been answered yet, PEM."""
+        return self._new_key.read_bytes() if self._new_key.exists() else None
+
+    def save_pending_key(self, key: bytes) -> None:
+        """Keep the key of a join before the coordinator hears of it, readable by the owner alone."""
+        write_atomically(self._new_key, key, mode=0o600)
+
+    def save_identity(self, identity: Identity) -> None:
+        """Become ``identity``.
+
+        A crash half-way leaves a folder that has not joined and still holds the new key: the same token works again.
+        """
+        self._identity.unlink(missing_ok=True)
+        write_atomically(self._key, identity.key, mode=0o600)
+        write_atomically(self._certificate, identity.certificate)
+        write_atomically(self._ca, identity.ca)
+        value = {
+            "device_id": identity.device_id,
+            "device_address": identity.device_address,
+            "enrolment_address": identity.enrolment_address,
+            "expires_unix_s": identity.expires_unix_s,
+        }
+        write_atomically(self._identity, json.dumps(value, indent=2).encode())
+        self._new_key.unlink(missing_ok=True)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process; the system lets go of it however the process ends.
+
+        :raises BusyError: another agent holds it.
+        """
+        with (self.folder / "lock").open("a") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise BusyError(
+                    f"another agent is running in {self.folder}; stop it, or give this one its own folder with --home"
+                ) from error
+            yield
+
+    @property
+    def running(self) -> bool:
+        """Whether an agent holds the folder now."""
+        try:
+            with self.lock():
+                return False
+        except BusyError:
+            return True

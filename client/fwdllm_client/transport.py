@@ -1,0 +1,188 @@
+"""The way to the coordinator: one narrow interface, and gRPC over mutual TLS behind it.
+
+Everything above this file speaks in the messages of protos/fwdllm/v1 and in :class:`CallFailedError`; nothing above it
+knows about channels. Methods are addressed by name instead of through the generated stubs, because those refuse to
+load on a device whose grpcio is older than the generator's, and because the bytes are counted where they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from fwdllm.v1 import device_pb2
+from fwdllm_client.home import Identity
+from fwdllm_common.protocol import CHANNEL_OPTIONS, REASON_KEY
+
+RETRY_MS_KEY = "fwdllm-retry-ms"
+"""Trailing metadata: how many milliseconds the coordinator asks for before the next attempt."""
+
+CALL_TIMEOUT_S = 30.0
+"""Longest wait for a unary answer, seconds."""
+
+AGENT_OPTIONS: tuple[tuple[str, int], ...] = (
+    *CHANNEL_OPTIONS,
+    # Pings only while a call is open: they find a dead connection, and an idle device stays silent.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 0),
+    ("grpc.initial_reconnect_backoff_ms", 500),
+    ("grpc.max_reconnect_backoff_ms", 20_000),
+    ("grpc.enable_http_proxy", 0),
+)
+
+_SERVICE = "/fwdllm.v1.DeviceService/"
+_Request = TypeVar("_Request", bound=Message)
+_Response = TypeVar("_Response", bound=Message)
+_Item = TypeVar("_Item", covariant=True)
+
+
+class CallFailedError(Exception):
+    """A call that ended without its answer: gRPC status ``code``, the coordinator's machine-readable ``reason`` (or
+    ""), its one line for people, and the wait that it asks for, seconds (or None).
+    """
+
+    def __init__(self, code: grpc.StatusCode, reason: str, details: str, retry_after_s: float | None = None) -> None:
+        super().__init__(f"{code.name}: {details}")
+        self.code = code
+        self.reason = reason
+        self.details = details
+        self.retry_after_s = retry_after_s
+
+
+@dataclass
+class Traffic:
+    """Message bytes of this process so far; those of artifacts are counted apart."""
+
+    sent: int = 0
+    received: int = 0
+    artifacts: int = 0
+
+
+class Stream(Iterator[_Item], Protocol[_Item]):
+    """Messages as they arrive; ``cancel`` ends them from any thread."""
+
+    def cancel(self) -> object:
+        """End the stream; whoever waits for the next message gets :class:`CallFailedError`."""
+
+
+class Coordinator(Protocol):
+    """What a device can ask of its coordinator; every method raises :class:`CallFailedError`, streams on ``next``."""
+
+    address: str
+    traffic: Traffic
+
+    def check_in(self, request: device_pb2.CheckInRequest) -> device_pb2.CheckInResponse:
+        """Say what this device has; get an assignment or a window to come back in."""
+
+    def get_artifact(self, request: device_pb2.GetArtifactRequest) -> Stream[device_pb2.ArtifactChunk]:
+        """A file by its hash, from an offset."""
+
+    def get_weights(self, request: device_pb2.GetWeightsRequest) -> Stream[device_pb2.WeightsChunk]:
+        """The ledger since the held version, or a snapshot."""
+
+    def report(self, requests: Iterator[device_pb2.ReportRequest]) -> Stream[device_pb2.ReportResponse]:
+        """Send scalars; each message is answered once it is durable. ``requests`` is read by another thread."""
+
+
+class GrpcCoordinator:
+    """:class:`Coordinator` over one gRPC channel with mutual TLS; connects at the first call, and again when lost."""
+
+    def __init__(self, identity: Identity) -> None:
+        self.address = identity.device_address
+        self.traffic = Traffic()
+        credentials = grpc.ssl_channel_credentials(identity.ca, identity.key, identity.certificate)
+        self._channel = grpc.secure_channel(self.address, credentials, AGENT_OPTIONS)
+        self._check_in = self._channel.unary_unary(
+            _SERVICE + "CheckIn", self._sends, self._receives(device_pb2.CheckInResponse)
+        )
+        self._get_artifact = self._channel.unary_stream(_SERVICE + "GetArtifact", self._sends, self._receives_artifact)
+        self._get_weights = self._channel.unary_stream(
+            _SERVICE + "GetWeights", self._sends, self._receives(device_pb2.WeightsChunk)
+        )
+        self._report = self._channel.stream_stream(
+            _SERVICE + "Report", self._sends, self._receives(device_pb2.ReportResponse)
+        )
+
+    def check_in(self, request: device_pb2.CheckInRequest) -> device_pb2.CheckInResponse:
+        """See :class:`Coordinator`."""
+        with calling():
+            return self._check_in(request, timeout=CALL_TIMEOUT_S)
+
+    def get_artifact(self, request: device_pb2.GetArtifactRequest) -> Stream[device_pb2.ArtifactChunk]:
+        """See :class:`Coordinator`."""
+        return _GrpcStream(self._get_artifact(request))
+
+    def get_weights(self, request: device_pb2.GetWeightsRequest) -> Stream[device_pb2.WeightsChunk]:
+        """See :class:`Coordinator`."""
+        return _GrpcStream(self._get_weights(request))
+
+    def report(self, requests: Iterator[device_pb2.ReportRequest]) -> Stream[device_pb2.ReportResponse]:
+        """See :class:`Coordinator`."""
+        return _GrpcStream(self._report(requests))
+
+    def close(self) -> None:
+        """End every call and the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _sends(self, message: Message) -> bytes:
+        data = message.SerializeToString()
+        self.traffic.sent += len(data)
+        return data
+
+    def _receives(self, kind: type[_Response]) -> Callable[[bytes], _Response]:
+        def parse(data: bytes) -> _Response:
+            self.traffic.received += len(data)
+            return kind.FromString(data)
+
+        return parse
+
+    def _receives_artifact(self, data: bytes) -> device_pb2.ArtifactChunk:
+        self.traffic.artifacts += len(data)
+        return device_pb2.ArtifactChunk.FromString(data)
+
+
+class _GrpcStream(Iterator[_Item]):
+    def __init__(self, call: Stream[_Item]) -> None:
+        self._call = call
+
+    def __next__(self) -> _Item:
+        with calling():
+            return next(self._call)
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+@contextmanager
+def calling() -> Iterator[None]:
+    """Turn what gRPC raises inside into :class:`CallFailedError`."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise _call_failed(error) from error
+
+
+def _call_failed(error: grpc.RpcError) -> CallFailedError:
+    trailing = {item.key: item.value for item in error.trailing_metadata() or ()}
+    retry_ms = str(trailing.get(RETRY_MS_KEY, ""))
+    return CallFailedError(
+        error.code(),
+        str(trailing.get(REASON_KEY, "")),
+        " ".join((error.details() or "").split()),
+        int(retry_ms) / 1000 if retry_ms.isdecimal() else None,
+    )

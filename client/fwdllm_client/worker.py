@@ -1,0 +1,55 @@
+"""The real engine on the real data, behind what an assignment asks for. Imported only when there is work."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from fwdllm_client.artifacts import Bundle
+from fwdllm_client.data import Dataset, DataSource, split
+from fwdllm_client.engine import DirectionTask, Engine
+from fwdllm_common.layout import Float32Vector
+
+MAX_CACHE_BYTES = 1 << 30
+"""Upper bound of the activation cache, bytes; it also takes at most half of the disk's free space."""
+
+_log = structlog.get_logger()
+
+
+class LocalCompute:
+    """The engine for one bundle on the rows of ``source``, of which a fraction is kept back for evaluation.
+
+    :raises BadInputError: a row's label is not one of the model's, or a graph is unreadable.
+    :raises StorageError: the activation cache cannot be written.
+    """
+
+    def __init__(
+        self, bundle: Bundle, source: DataSource, validation_fraction: float, cache_folder: Path, threads: int
+    ) -> None:
+        dataset = Dataset.load(source, bundle.folder / bundle.manifest.tokenizer.name, bundle.manifest)
+        self._training, self._validation = split(len(dataset), validation_fraction)
+        cache_folder.mkdir(parents=True, exist_ok=True)
+        limit = min(MAX_CACHE_BYTES, shutil.disk_usage(cache_folder).free // 2)
+        self._engine = Engine(bundle.folder, bundle.manifest, dataset, cache_folder, threads, limit)
+        _log.info("model loaded", training_rows=len(self._training), validation_rows=len(self._validation))
+
+    @property
+    def example_passes(self) -> float:
+        """See :class:`fwdllm_client.assignment.Compute`."""
+        return self._engine.example_passes
+
+    def derivatives(
+        self, theta: Float32Vector, run_key: int, task: DirectionTask
+    ) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """See :class:`fwdllm_client.assignment.Compute`."""
+        return self._engine.derivatives(theta, run_key, task, self._training)
+
+    def evaluate(self, theta: Float32Vector) -> tuple[int, int]:
+        """See :class:`fwdllm_client.assignment.Compute`."""
+        result = self._engine.evaluate(theta, self._validation)
+        return result.correct, result.total

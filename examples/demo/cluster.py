@@ -1,0 +1,122 @@
+"""A federation on one machine: the server and its agents as processes of their own, over mTLS on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fwdllm_server.cli.calls import operator_service
+from fwdllm.v1.operator_pb2 import ListJobsRequest
+
+_PROGRAMS = Path(sys.executable).parent
+_READY_S = 120
+_STOP_S = 20
+
+
+class Cluster:
+    """Server and agents in ``folder``; a context manager that ends every process it started.
+
+    What a former cluster left in ``folder`` is used again: a job goes on where it was.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.server_folder = folder / "server"
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._environment = os.environ | self._addresses() | {
+            # Four agents and a server share one machine, and nobody's data plan: come back at once.
+            "FWDLLM_CHECK_IN__BUSY_MIN_MS": "20",
+            "FWDLLM_CHECK_IN__BUSY_MAX_MS": "100",
+            "FWDLLM_CHECK_IN__IDLE_MIN_MS": "200",
+            "FWDLLM_CHECK_IN__IDLE_MAX_MS": "500",
+            "HF_HUB_OFFLINE": "1",
+        }
+
+    def __enter__(self) -> Cluster:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            process.send_signal(signal.SIGTERM)
+        for process in self._processes:
+            try:
+                process.wait(_STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+    def start_server(self) -> None:
+        """``fwdllm-server init`` if need be, and ``serve``; returns when it answers."""
+        if not self.server_folder.exists():
+            self.run("fwdllm-server", "init", str(self.server_folder), "--host", "localhost")
+        self._start("server", "fwdllm-server", "serve", str(self.server_folder))
+        with operator_service(self.server_folder) as service:
+            service.ListJobs(ListJobsRequest(), timeout=_READY_S, wait_for_ready=True)
+
+    def start_agent(self, name: str, data: Path, threads: int) -> None:
+        """``fwdllm-server enroll`` and ``fwdllm-client join`` if need be, and ``run``."""
+        home = self._folder / name
+        if not home.exists():
+            enrolled = self.run("fwdllm-server", "enroll", "--name", name, "--dir", str(self.server_folder), "--json")
+            self.run("fwdllm-client", "join", json.loads(enrolled)["join_token"], "--home", str(home))
+        arguments = ("run", "--data", str(data), "--home", str(home), "--threads", str(threads))
+        self._start(name, "fwdllm-client", *arguments)
+
+    def run(self, program: str, *arguments: str) -> str:
+        """Run a command to its end and return what it prints.
+
+        :raises SystemExit: it fails.
+        """
+        done = subprocess.run(
+            [_PROGRAMS / program, *arguments], env=self._environment, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise SystemExit(f"{program} {arguments[0]}: {done.stderr.strip()}")
+        return done.stdout
+
+    def check(self) -> None:
+        """See that every process still runs.
+
+        :raises SystemExit: one has ended.
+        """
+        for process in self._processes:
+            if process.poll() is not None:
+                raise SystemExit(f"a process ended with code {process.returncode}; see {self._folder}/*.log")
+
+    def _start(self, name: str, program: str, *arguments: str) -> None:
+        with (self._folder / f"{name}.log").open("ab") as log:
+            self._processes.append(
+                subprocess.Popen(
+                    [_PROGRAMS / program, *arguments],
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    # Ctrl-C is for us; we then end the others in order.
+                    start_new_session=True,
+                )
+            )
+
+    def _addresses(self) -> dict[str, str]:
+        """Three free ports, the same again when the cluster is started again."""
+        file = self._folder / "ports.json"
+        if not file.exists():
+            file.write_text(json.dumps(_free_ports(3)))
+        names = ("DEVICE", "ENROLMENT", "OPERATOR")
+        return {
+            f"FWDLLM_LISTEN__{name}": f"127.0.0.1:{port}"
+            for name, port in zip(names, json.loads(file.read_text()), strict=True)
+        }
+
+
+def _free_ports(count: int) -> Sequence[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listening.getsockname()[1] for listening in sockets]
+    for listening in sockets:
+        listening.close()
+    return ports

@@ -1,0 +1,1 @@
+"""fwdllm_server"""

@@ -1,0 +1,7 @@
+"""The method: what to ask devices in a round, when the answers suffice, and the update they make (FwdLLM §3)."""
+
+from fwdllm_server.algorithm.forward_gradient import ForwardGradient
+from fwdllm_server.algorithm.pacing import Verdict
+from fwdllm_server.algorithm.plan import BlockPlan
+
+__all__ = ["BlockPlan", "ForwardGradient", "Verdict"]

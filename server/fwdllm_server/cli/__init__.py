@@ -1,0 +1,39 @@
+"""``fwdllm-server``: the operator's command line. Exit codes are those of :mod:`fwdllm_common.errors`."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from fwdllm_common.errors import FwdllmError
+from fwdllm_server.cli.app import app
+
+_INTERRUPTED = 130
+
+
+def main() -> None:
+    """Run the command in ``sys.argv``; errors are one line on standard error."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    try:
+        code = app(arguments, prog_name="fwdllm-server", standalone_mode=False)
+    except FwdllmError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has had enough; Python would complain once more when it flushes at exit.
+        sys.stdout = None
+        return 1
+    except typer.TyperException as error:  # an unknown command, option or value
+        return _fail(f"{error.format_message()} ('--help' lists what there is)", error.exit_code)
+    return int(code or 0)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"fwdllm-server: {' '.join(message.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,27 @@
+"""Every command in its place."""
+
+from __future__ import annotations
+
+import typer
+
+from fwdllm_server.cli import devices, export, init, job, serve
+
+app = typer.Typer(
+    help="Fine-tune a language model on devices that keep their data.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def _commands() -> None:
+    """Fine-tune a language model on devices that keep their data."""
+
+
+app.command("init")(init.init)
+app.command("serve")(serve.serve)
+app.command("enroll")(devices.enroll)
+app.command("export")(export.export)
+app.add_typer(job.app, name="job")
+app.add_typer(devices.app, name="devices")

@@ -1,0 +1,86 @@
+"""Calls of the running server, over mutual TLS with the operator's certificate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+import grpc
+
+from fwdllm.v1.operator_pb2_grpc import OperatorServiceStub
+from fwdllm_common.errors import (
+    BadInputError,
+    FwdllmError,
+    RefusedError,
+    StorageError,
+    UnreachableError,
+    WaitTimeoutError,
+)
+from fwdllm_common.protocol import CHANNEL_OPTIONS, REASON_KEY, Reason
+from fwdllm_server.home import ServerHome
+
+ANSWER_S = 60.0
+"""Seconds that a single answer may take."""
+
+_OPTIONS = (
+    *CHANNEL_OPTIONS,
+    # Our own authority signs only our own server, under whatever address it is reached; "localhost" is always in it.
+    ("grpc.ssl_target_name_override", "localhost"),
+    ("grpc.enable_http_proxy", 0),
+)
+_ANY_HOST = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - where to call what listens everywhere
+
+
+@contextmanager
+def operator_service(folder: Path) -> Iterator[OperatorServiceStub]:
+    """The server of ``folder``; failed calls inside become errors for people.
+
+    :raises BadInputError: ``folder`` is no server's directory, or the server found the request wrong.
+    :raises UnreachableError: the server does not answer.
+    :raises FwdllmError: the other answers, by their status.
+    """
+    home = ServerHome.open(folder)
+    address = home.operator_address(home.config())
+    host, _, port = address.rpartition(":")
+    with grpc.secure_channel(f"{_ANY_HOST.get(host, host)}:{port}", _credentials(home), _OPTIONS) as channel:
+        try:
+            yield OperatorServiceStub(channel)
+        except grpc.RpcError as error:
+            raise _explained(error, address, folder) from error
+
+
+def _credentials(home: ServerHome) -> grpc.ChannelCredentials:
+    try:
+        return grpc.ssl_channel_credentials(
+            home.ca_certificate.read_bytes(), home.operator_key.read_bytes(), home.operator_certificate.read_bytes()
+        )
+    except OSError as error:
+        raise BadInputError(
+            f"cannot read the operator's certificate in {home.folder} ({error.strerror}); "
+            f"run as the user that owns the directory"
+        ) from error
+
+
+def _explained(error: grpc.RpcError, address: str, folder: Path) -> FwdllmError:
+    call = cast(grpc.Call, error)  # the error of a call is also the call
+    details = call.details() or "no details"
+    match call.code():
+        case grpc.StatusCode.INVALID_ARGUMENT | grpc.StatusCode.NOT_FOUND | grpc.StatusCode.FAILED_PRECONDITION:
+            return BadInputError(details)
+        case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
+            return RefusedError(details)
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return WaitTimeoutError(f"the server at {address} did not answer in time")
+        case grpc.StatusCode.UNAVAILABLE if (REASON_KEY, Reason.STORAGE) in (call.trailing_metadata() or ()):
+            return StorageError(details)
+        case grpc.StatusCode.UNAVAILABLE if "CERTIFICATE_VERIFY_FAILED" in details:
+            return RefusedError(
+                f"what answers at {address} is not the server of {folder} (its certificate is another authority's); "
+                f"check [listen] operator in server.toml"
+            )
+        case grpc.StatusCode.UNAVAILABLE:
+            return UnreachableError(f"no server answers at {address}; start it with 'fwdllm-server serve {folder}'")
+        case code:
+            return FwdllmError(f"the server at {address} failed ({code.name}): {details}")

@@ -1,0 +1,71 @@
+"""``fwdllm-server enroll`` and ``fwdllm-server devices …``: who takes part."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fwdllm.v1.operator_pb2 import CreateJoinTokenRequest, ListDevicesRequest, RevokeDeviceRequest
+from fwdllm_server.cli.calls import ANSWER_S, operator_service
+from fwdllm_server.cli.facts import as_dict, print_json
+from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
+from fwdllm_server.cli.words import columns, moment, printable
+
+app = typer.Typer(help="Who takes part.", rich_markup_mode=None)
+
+
+def enroll(
+    name: Annotated[str, typer.Option(help="What to call the device: 1 to 64 of a-z A-Z 0-9 . _ -")],
+    lifetime: Annotated[int, typer.Option(min=1, max=2_592_000, help="Seconds until the join token expires.")] = 86_400,
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: JsonOption = False,
+) -> None:
+    """Make a one-time join token for one device."""
+    with operator_service(folder) as service:
+        request = CreateJoinTokenRequest(name=name, lifetime_s=lifetime)
+        answer = service.CreateJoinToken(request, timeout=ANSWER_S)
+    if json:
+        print_json({"name": name, **as_dict(answer)})
+    else:
+        print(f"On {name}, until {moment(answer.expires_unix_s)}, once:\n\nfwdllm-client join {answer.join_token}")
+
+
+@app.command("list")
+def list_devices(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
+    """Every device, the newest first."""
+    with operator_service(folder) as service:
+        devices = service.ListDevices(ListDevicesRequest(), timeout=ANSWER_S).devices
+    if json:
+        print_json([as_dict(device) for device in devices])
+    elif not devices:
+        print("no devices yet; let one in with 'fwdllm-server enroll --name NAME'")
+    else:
+        rows = [
+            (
+                device.device_id,
+                device.name,
+                "revoked" if device.revoked else "enrolled",
+                moment(device.enrolled_unix_s),
+                moment(device.last_seen_unix_s),
+                str(device.training_examples),
+                device.software,
+            )
+            for device in devices
+        ]
+        print(columns(("DEVICE", "NAME", "STATE", "ENROLLED", "LAST SEEN", "EXAMPLES", "SOFTWARE"), rows))
+
+
+@app.command()
+def revoke(
+    device: Annotated[str, typer.Argument(metavar="DEVICE", help="A device's id or name.")],
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: JsonOption = False,
+) -> None:
+    """Refuse every further call of a device."""
+    with operator_service(folder) as service:
+        revoked = service.RevokeDevice(RevokeDeviceRequest(device=device), timeout=ANSWER_S)
+    if json:
+        print_json(as_dict(revoked))
+    else:
+        print(f"{printable(revoked.name)} ({revoked.device_id}) is revoked")

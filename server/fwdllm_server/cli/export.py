@@ -1,0 +1,57 @@
+"""``fwdllm-server export``: the trained adapter into a folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import typer
+
+from fwdllm.v1.operator_pb2 import AdapterChunk, GetJobRequest
+from fwdllm_common.errors import BadInputError, IntegrityError
+from fwdllm_common.files import storage_error
+from fwdllm_server.cli.calls import operator_service
+from fwdllm_server.cli.facts import print_json
+from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument, JsonOption
+
+
+def export(
+    job: JobArgument,
+    out: Annotated[Path, typer.Option(help="The folder to make; it must not exist, or be empty.")],
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: JsonOption = False,
+) -> None:
+    """Write the trained adapter in PEFT's format into a new folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInputError(f"{out} exists and is not an empty folder; choose another with --out")
+    # The folder appears whole or not at all.
+    partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
+    try:
+        partial.mkdir(parents=True)
+        with operator_service(folder) as service:
+            files = _write(partial, service.ExportAdapter(GetJobRequest(job=job)))
+        partial.replace(out)
+    except OSError as error:
+        raise storage_error(out, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    if json:
+        print_json({"folder": str(out.absolute()), "files": files})
+    else:
+        print(f"{out.absolute()}: {', '.join(files)}")
+
+
+def _write(folder: Path, chunks: Iterable[AdapterChunk]) -> list[str]:
+    names: list[str] = []
+    for chunk in chunks:
+        name = chunk.file_name
+        if PurePosixPath(name).name != name or name in ("", ".", ".."):
+            raise IntegrityError(f"the server sent {name!r}, which is no plain file name; nothing was exported")
+        if name not in names:
+            names.append(name)
+        with (folder / name).open("ab") as file:
+            file.write(chunk.data)
+    return names

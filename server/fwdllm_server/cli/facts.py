@@ -1,0 +1,51 @@
+"""Messages as JSON for programs: names as in the contract, bytes in hex, enum values as words."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from google.protobuf.message import Message
+
+Field = Any  # of a descriptor; its class depends on protobuf's implementation
+
+
+def print_json(facts: object) -> None:
+    """Print one JSON document on one line, at once even into a pipe."""
+    print(json.dumps(facts, allow_nan=False), flush=True)
+
+
+def as_dict(message: Message) -> dict[str, Any]:
+    """Every field of ``message``; null for an absent message, infinity or NaN. Numbers stay numbers, also 64-bit."""
+    return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
+
+
+def enum_word(field: Field, value: int) -> str:
+    """``running`` for JOB_STATE_RUNNING: the value's name without the type's."""
+    values = field.enum_type.values_by_number
+    if value not in values:
+        return str(value)  # a newer coordinator's
+    prefix = values[0].name.removesuffix("UNSPECIFIED")
+    return str(values[value].name).removeprefix(prefix).lower()
+
+
+def _field(message: Message, field: Field) -> Any:
+    value = getattr(message, field.name)
+    if field.is_repeated:
+        return [_plain(field, item) for item in value]
+    if field.message_type is not None and not message.HasField(field.name):
+        return None
+    return _plain(field, value)
+
+
+def _plain(field: Field, value: Any) -> Any:
+    if isinstance(value, Message):
+        return as_dict(value)
+    if isinstance(value, bytes):
+        return value.hex()
+    if field.enum_type is not None:
+        return enum_word(field, value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,92 @@
+"""``fwdllm-server init``: make a server's directory."""
+
+from __future__ import annotations
+
+import json as json_format
+import socket
+import time
+from typing import Annotated
+
+import typer
+
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.files import storage_error, write_atomically
+from fwdllm_server.cli.facts import print_json
+from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderArgument, JsonOption
+from fwdllm_server.config import PublicSection
+from fwdllm_server.home import ServerHome
+from fwdllm_server.security.ca import CertificateAuthority
+from fwdllm_server.toml_model import validate
+
+_CONFIG = """\
+# The coordinator's configuration. An environment variable FWDLLM_SECTION__KEY overrides a key.
+
+[listen] # host:port; port 0 takes any free one
+device = "0.0.0.0:7443"     # mutual TLS, for devices that have joined
+enrolment = "0.0.0.0:7444"  # TLS, for devices that join
+operator = "127.0.0.1:7445" # mutual TLS, for this command line
+
+[public]
+host = {host} # what devices are told to connect to
+names = {names} # more names or addresses that devices may reach the server by
+
+[store]
+url = "" # empty for SQLite in this directory, or postgresql+psycopg://user:password@host/database
+
+[check_in] # milliseconds until a device comes back
+idle_min_ms = 60000 # no job to work on
+idle_max_ms = 180000
+busy_min_ms = 2000  # a job is running
+busy_max_ms = 5000
+
+[certificates]
+device_days = 90 # until a device's certificate ends
+"""
+
+
+def init(
+    folder: FolderArgument = DEFAULT_FOLDER,
+    host: Annotated[
+        list[str] | None,
+        typer.Option(help="Name or address that devices reach this machine by; again for more, the first is told."),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Make a server's directory: configuration, certificate authority, operator's certificate."""
+    home = ServerHome(folder.absolute())
+    if home.config_file.exists():
+        raise BadInputError(f"{folder} is a server's directory already; serve it with 'fwdllm-server serve {folder}'")
+    hosts = host or [socket.gethostname()]
+    validate({"host": hosts[0], "names": hosts[1:]}, PublicSection, "--host")
+    authority = _make(home, hosts)
+    if json:
+        print_json({"folder": str(home.folder), "host": hosts[0], "ca_sha256": authority.fingerprint})
+        return
+    print(
+        f"made {folder}; devices will be told to connect to {hosts[0]} ([public] host in {folder}/server.toml)\n"
+        f"start it with 'fwdllm-server serve {folder}'"
+    )
+
+
+def _make(home: ServerHome, hosts: list[str]) -> CertificateAuthority:
+    try:
+        home.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        home.artifacts.mkdir(exist_ok=True)
+        home.jobs.mkdir(exist_ok=True)
+    except OSError as error:
+        raise storage_error(home.folder, error) from error
+    now = time.time()
+    authority = CertificateAuthority.create(now)
+    authority.save(home.ca_certificate, home.ca_key)
+    operator = authority.issue_operator(now)
+    write_atomically(home.operator_key, operator.key, mode=0o600)
+    write_atomically(home.operator_certificate, operator.certificate)
+    # Last, since this file makes it a server's directory: an init that was interrupted can be repeated.
+    write_atomically(home.config_file, config_text(hosts).encode())
+    return authority
+
+
+def config_text(hosts: list[str]) -> str:
+    """``server.toml`` as ``init`` writes it, every key with its default."""
+    # JSON strings and lists are TOML too.
+    return _CONFIG.format(host=json_format.dumps(hosts[0]), names=json_format.dumps(hosts[1:]))

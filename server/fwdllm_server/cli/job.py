@@ -1,0 +1,161 @@
+"""``fwdllm-server job …``: submit jobs and follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fwdllm.v1.operator_pb2 import (
+    JOB_STATE_DONE,
+    JOB_STATE_FAILED,
+    JOB_STATE_STOPPED,
+    GetJobRequest,
+    Job,
+    ListJobsRequest,
+    SubmitJobRequest,
+)
+from fwdllm_common.errors import BadInputError, JobFailedError, StoppedError, UnreachableError, WaitTimeoutError
+from fwdllm_server.cli.calls import ANSWER_S, operator_service
+from fwdllm_server.cli.facts import as_dict, print_json
+from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument, JsonOption
+from fwdllm_server.cli.progress import JobProgress, render, state_word
+from fwdllm_server.cli.words import columns, printable
+
+app = typer.Typer(help="Submit jobs and follow them.", rich_markup_mode=None)
+
+_ENDED = (JOB_STATE_DONE, JOB_STATE_FAILED, JOB_STATE_STOPPED)
+
+
+@app.command()
+def submit(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The job file, TOML.")],
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: JsonOption = False,
+) -> None:
+    """Check a job file and put the job in the queue."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{file}: cannot be read ({error})") from error
+    request = SubmitJobRequest(spec_toml=text, base_folder=str(file.absolute().parent))
+    with operator_service(folder) as service:
+        job_id = service.SubmitJob(request, timeout=ANSWER_S).job_id
+    if json:
+        print_json({"job_id": job_id})
+    else:
+        print(f"{job_id}\nfollow it with 'fwdllm-server job watch {job_id}'")
+
+
+@app.command("list")
+def list_jobs(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
+    """Every job, the newest first."""
+    with operator_service(folder) as service:
+        jobs = service.ListJobs(ListJobsRequest(), timeout=ANSWER_S).jobs
+    if json:
+        print_json([as_dict(job) for job in jobs])
+    elif not jobs:
+        print("no jobs yet; submit one with 'fwdllm-server job submit FILE'")
+    else:
+        rows = [
+            (
+                job.job_id,
+                job.name,
+                state_word(job),
+                f"{job.rounds_committed}/{job.rounds_wanted}",
+                f"{job.latest_evaluation.accuracy:.1%}" if job.HasField("latest_evaluation") else "-",
+                job.message,
+            )
+            for job in jobs
+        ]
+        print(columns(("JOB", "NAME", "STATE", "ROUNDS", "ACCURACY", "MESSAGE"), rows))
+
+
+@app.command()
+def show(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
+    """One job as it is now."""
+    with operator_service(folder) as service:
+        found = service.GetJob(GetJobRequest(job=job), timeout=ANSWER_S)
+    _print_job(found, json)
+
+
+@app.command()
+def watch(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
+    """Follow a job until it ends; with --json one document a line. Ends with the exit codes of 'wait'."""
+    last = None
+    with JobProgress(Console(quiet=json)) as progress:
+        for change in _changes(folder, job, None):
+            last = change
+            if json:
+                print_json(as_dict(change))
+            else:
+                progress.show(change)
+    _raise_unless_done(job, last)
+
+
+@app.command()
+def wait(
+    job: JobArgument,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most.")] = None,
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: JsonOption = False,
+) -> None:
+    """Wait until a job ends: 0 done, 1 failed, 3 server unreachable, 4 timed out, 5 stopped, 130 interrupted."""
+    last = None
+    try:
+        for change in _changes(folder, job, timeout):
+            last = change
+    except WaitTimeoutError:
+        so_far = f" (round {last.rounds_committed} of {last.rounds_wanted})" if last else ""
+        raise WaitTimeoutError(
+            f"job {job} has not ended within {timeout:g} s{so_far}; it goes on, follow it with "
+            f"'fwdllm-server job watch {job}'"
+        ) from None
+    if last and last.state in _ENDED:
+        _print_job(last, json)
+    _raise_unless_done(job, last)
+
+
+@app.command()
+def stop(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
+    """Stop a job where it is; what is committed stays, and it can be resumed."""
+    with operator_service(folder) as service:
+        _print_job(service.StopJob(GetJobRequest(job=job), timeout=ANSWER_S), json)
+
+
+@app.command()
+def resume(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
+    """Go on with a job that was stopped or failed."""
+    with operator_service(folder) as service:
+        _print_job(service.ResumeJob(GetJobRequest(job=job), timeout=ANSWER_S), json)
+
+
+def _changes(folder: Path, job: str, timeout: float | None) -> Iterator[Job]:
+    with operator_service(folder) as service:
+        stream = service.WatchJob(GetJobRequest(job=job), timeout=timeout)
+        try:
+            yield from stream
+        finally:
+            stream.cancel()
+
+
+def _print_job(job: Job, json: bool) -> None:
+    if json:
+        print_json(as_dict(job))
+    else:
+        Console().print(render(job))
+
+
+def _raise_unless_done(asked: str, job: Job | None) -> None:
+    if job is None or job.state not in _ENDED:
+        raise UnreachableError(
+            f"the server went away before job {asked} ended; start it again with 'fwdllm-server serve', the job goes on"
+        )
+    name = printable(job.name)
+    if job.state == JOB_STATE_FAILED:
+        raise JobFailedError(f"job {name} failed: {printable(job.message)}")
+    if job.state == JOB_STATE_STOPPED:
+        raise StoppedError(f"job {name} was stopped; go on with 'fwdllm-server job resume {job.job_id}'")

@@ -1,0 +1,133 @@
+"""A job's progress: a live display on a terminal, a line at every step elsewhere."""
+
+from __future__ import annotations
+
+import math
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fwdllm.v1.operator_pb2 import Job
+from fwdllm_server.cli.facts import enum_word
+from fwdllm_server.cli.words import duration, printable, size
+
+
+class JobProgress:
+    """Shows each :class:`Job` that it is given, as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
+        self._last_step: tuple[object, ...] = ()
+
+    def __enter__(self) -> JobProgress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, job: Job) -> None:
+        """Show the job as it is now; elsewhere than on a terminal only what is a step from the last one."""
+        if self._live:
+            self._live.update(render(job), refresh=True)
+            return
+        step = (job.state, job.round.number, job.round.phase, job.latest_evaluation.version, job.message)
+        if step != self._last_step:
+            self._last_step = step
+            self._console.out(line(job), highlight=False)
+
+
+def state_word(job: Job) -> str:
+    """``running``, ``done``…"""
+    return enum_word(Job.DESCRIPTOR.fields_by_name["state"], job.state)
+
+
+def render(job: Job) -> RenderableType:
+    """The job in a few lines, with a bar of the round's directions."""
+    title = Text.assemble((printable(job.name), "bold"), f"  {state_word(job)}  ", (job.job_id, "dim"))
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column()
+    table.add_row("round", Text(_round(job)))
+    if job.HasField("round"):
+        table.add_row("directions", _bar(job))
+        table.add_row("variance", Text(_variance(job)))
+    if job.HasField("latest_evaluation"):
+        table.add_row("held out", Text(_evaluation(job)))
+    table.add_row("traffic", Text(_traffic(job)))
+    table.add_row("time", Text(_time(job)))
+    if job.message:
+        table.add_row("message", Text(printable(job.message)))
+    return Group(title, table)
+
+
+def line(job: Job) -> str:
+    """The job in one line."""
+    parts = [f"{printable(job.name)} {state_word(job)}: round {_round(job)}"]
+    if job.HasField("round"):
+        parts += [f"{_directions(job)} directions", f"variance {_variance(job)}"]
+    if job.HasField("latest_evaluation"):
+        parts.append(_evaluation(job))
+    parts += [_traffic(job), _time(job)]
+    if job.message:
+        parts.append(printable(job.message))
+    return ", ".join(parts)
+
+
+def _round(job: Job) -> str:
+    if not job.HasField("round"):
+        return f"0 of {job.rounds_wanted}"
+    abandoned = f" ({job.rounds_abandoned} abandoned)" if job.rounds_abandoned else ""
+    devices = f" on {job.round.devices} device{'s' * (job.round.devices != 1)}"
+    # Abandoned rounds have numbers of their own, so the numbers may pass the wanted count.
+    return (
+        f"{job.round.number} {job.round.phase}{devices}, {job.rounds_committed} of {job.rounds_wanted} done{abandoned}"
+    )
+
+
+def _directions(job: Job) -> str:
+    return f"{job.round.directions_collected}/{job.round.directions_wanted}"
+
+
+def _bar(job: Job) -> RenderableType:
+    row = Table.grid(padding=(0, 1))
+    wanted, collected = job.round.directions_wanted, job.round.directions_collected
+    row.add_row(ProgressBar(total=max(wanted, 1), completed=min(collected, wanted), width=40), _directions(job))
+    return row
+
+
+def _variance(job: Job) -> str:
+    threshold = job.round.variance_threshold
+    bounded = math.isfinite(threshold) and threshold > 0
+    return f"{job.round.variance:.3g}" + (f" (wanted at most {threshold:.3g})" if bounded else "")
+
+
+def _evaluation(job: Job) -> str:
+    latest = job.latest_evaluation
+    text = f"accuracy {latest.accuracy:.1%}, loss {latest.loss:.4f}"
+    if job.HasField("initial_evaluation"):
+        text += f" (began at {job.initial_evaluation.accuracy:.1%}, best {job.best_evaluation.accuracy:.1%})"
+    if latest.federated_rows:
+        text += f", on devices {latest.federated_accuracy:.1%}"
+    return text
+
+
+def _traffic(job: Job) -> str:
+    up = sum(device.bytes_sent for device in job.devices)
+    down = sum(device.bytes_received for device in job.devices)
+    model = sum(device.artifact_bytes for device in job.devices)
+    return f"up {size(up)}, down {size(down)}" + (f", model files {size(model)}" if model else "")
+
+
+def _time(job: Job) -> str:
+    left = f", about {duration(job.seconds_left)} left" if job.seconds_left > 0 else ""
+    return f"{duration(job.seconds_running)} so far{left}"

@@ -1,0 +1,50 @@
+"""``fwdllm-server serve``: run the coordinator until a signal."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Annotated
+
+import typer
+
+from fwdllm_common.logging import configure_logging
+from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderArgument
+from fwdllm_server.config import ServerConfig
+from fwdllm_server.home import ServerHome
+
+_INTERRUPTED = 130
+
+
+def serve(
+    folder: FolderArgument = DEFAULT_FOLDER,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
+) -> None:
+    """Run the coordinator in the foreground: SIGTERM ends it with exit code 0, Ctrl-C with 130."""
+    configure_logging(verbose=verbose)
+    home = ServerHome.open(folder)
+    config = home.config()
+    with home.lock():
+        received = asyncio.run(_serve(home, config))
+    if received is signal.SIGINT:
+        raise typer.Exit(_INTERRUPTED)
+
+
+async def _serve(home: ServerHome, config: ServerConfig) -> signal.Signals | None:
+    """Serve until a signal asks to stop; which one it was."""
+    # Only this command needs torch and the rest of the coordinator; the others start at once.
+    from fwdllm_server import coordinator
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    received: list[signal.Signals] = []
+
+    def ask_to_stop(which: signal.Signals) -> None:
+        received.append(which)
+        stop.set()
+        loop.remove_signal_handler(which)  # the second one is not asked to wait
+
+    for which in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(which, ask_to_stop, which)
+    await coordinator.serve(home, config, stop)
+    return received[0] if received else None

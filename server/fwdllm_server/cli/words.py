@@ -1,0 +1,48 @@
+"""Numbers and texts as people read them."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+
+
+def size(count: float) -> str:
+    """Bytes: ``950 B``, ``12.3 kB``, ``1.2 GB``."""
+    if count < 1000:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 999.95:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1000:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds: ``42s``, ``3m20s``, ``5h07m``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}s"
+    if whole < 3600:
+        return f"{whole // 60}m{whole % 60:02d}s"
+    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+
+
+def moment(unix_s: int) -> str:
+    """Seconds since 1970 UTC as local date and time; ``never`` for 0."""
+    if unix_s == 0:
+        return "never"
+    return datetime.datetime.fromtimestamp(unix_s, tz=datetime.UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def printable(text: str) -> str:
+    """``text`` without control characters: what a device calls itself must not steer a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def columns(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Lines with aligned columns."""
+    table = [list(heading), *([printable(cell) for cell in row] for row in rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
+    )

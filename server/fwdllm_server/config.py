@@ -1,0 +1,121 @@
+"""The coordinator's configuration: ``server.toml``, and environment variables that override it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from fwdllm_common.errors import BadInputError
+from fwdllm_server.toml_model import KeyPath, near, read_toml, validate
+
+CONFIG_FILE = "server.toml"
+_PREFIX = "FWDLLM_"
+_DAY_MS = 86_400_000
+
+
+def _check_address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+        raise ValueError('not an address like "0.0.0.0:7443"')
+    return text
+
+
+Address = Annotated[str, AfterValidator(_check_address)]
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,253}$")]
+WindowMs = Annotated[int, Field(ge=1, le=_DAY_MS)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ListenSection(_Section):
+    """Addresses to listen on, host:port each; port 0 takes any free one."""
+
+    device: Address = "0.0.0.0:7443"
+    enrolment: Address = "0.0.0.0:7444"
+    operator: Address = "127.0.0.1:7445"
+
+
+class PublicSection(_Section):
+    """``host`` is what devices are told to connect to; ``names`` are further ones that the certificate is good for."""
+
+    host: Host = "localhost"
+    names: list[Host] = []
+
+
+class StoreSection(_Section):
+    """``url`` is SQLAlchemy's; empty for SQLite in the server's directory."""
+
+    url: str = ""
+
+
+class CheckInSection(_Section):
+    """When devices come back, milliseconds: ``idle`` with no job to work on, ``busy`` while one runs."""
+
+    idle_min_ms: WindowMs = 60_000
+    idle_max_ms: WindowMs = 180_000
+    busy_min_ms: WindowMs = 2_000
+    busy_max_ms: WindowMs = 5_000
+
+    @model_validator(mode="after")
+    def _in_order(self) -> CheckInSection:
+        if self.idle_max_ms < self.idle_min_ms:
+            raise ValueError("idle_max_ms is below idle_min_ms")
+        if self.busy_max_ms < self.busy_min_ms:
+            raise ValueError("busy_max_ms is below busy_min_ms")
+        return self
+
+
+class CertificatesSection(_Section):
+    """``device_days`` is how long a device's certificate is good for."""
+
+    device_days: int = Field(default=90, ge=1, le=3650)
+
+
+class ServerConfig(_Section):
+    """Everything that ``server.toml`` can say."""
+
+    listen: ListenSection = ListenSection()
+    public: PublicSection = PublicSection()
+    store: StoreSection = StoreSection()
+    check_in: CheckInSection = CheckInSection()
+    certificates: CertificatesSection = CertificatesSection()
+
+
+def load_config(path: Path, environment: Mapping[str, str] | None = None) -> ServerConfig:
+    """The configuration in ``path``, overridden by ``FWDLLM_SECTION__KEY`` variables.
+
+    :raises BadInputError: the file cannot be read, or it or a variable is wrong.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path}: cannot be read ({error})") from error
+    data = read_toml(text, str(path))
+    sources = _override(data, os.environ if environment is None else environment)
+    return validate(data, ServerConfig, str(path), sources)
+
+
+def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[KeyPath, str]:
+    """Put the variables' values into ``data``; where each came from."""
+    sources: dict[KeyPath, str] = {}
+    sections = list(ServerConfig.model_fields)
+    for name, value in sorted(environment.items()):
+        section, separator, key = name.removeprefix(_PREFIX).lower().partition("__")
+        if not name.startswith(_PREFIX) or not separator:
+            continue
+        if section not in sections:
+            # Agents on the same machine have sections of their own; only what looks like a slip is an error.
+            if guess := near(section, sections):
+                raise BadInputError(f"environment variable {name}: [{section}] is no known section{guess}")
+            continue
+        table = data.setdefault(section, {})
+        if isinstance(table, dict):
+            table[key] = value.split(",") if (section, key) == ("public", "names") else value
+            sources[(section, key)] = f"environment variable {name}"
+    return sources

@@ -1,0 +1,174 @@
+"""The coordinator's jobs: submitted, prepared, each driven by its own loop, stopped and resumed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from uuid import uuid4
+
+import structlog
+
+from fwdllm_common.errors import BadInputError, FwdllmError
+from fwdllm_server.evaluation import check_held_out
+from fwdllm_server.job import JobSpec
+from fwdllm_server.job_loop import JobLoop
+from fwdllm_server.prepare import JobFolder, PreparedModel, adopt, export_model
+from fwdllm_server.rounds.training import TrainingJob
+from fwdllm_server.runtime import Runtime
+from fwdllm_server.store import jobs, ledger
+from fwdllm_server.store.jobs import JobRecord, JobState
+from fwdllm_server.toml_model import parse_toml
+
+log = structlog.get_logger()
+
+
+class Coordinator:
+    """Every job of one server; ``training`` holds those whose rounds are being driven."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.training: dict[str, TrainingJob] = {}
+        self._loops: dict[str, JobLoop] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    async def start(self) -> None:
+        """Go on with every job that was not finished."""
+        for record in await self.runtime.in_store(self._unfinished):
+            self._drive(record.id)
+
+    async def close(self) -> None:
+        """Stop the loops; what is on disk is where the next start goes on."""
+        for job_id in list(self._tasks):
+            await self._cancel(job_id)
+
+    async def submit(self, spec_toml: str, base_folder: Path) -> str:
+        """Check a job file and begin to prepare its model; returns the job's id.
+
+        :raises BadInputError: the job file or the held-out file is wrong.
+        """
+        spec = parse_toml(spec_toml, JobSpec, "job file")
+        await asyncio.to_thread(check_held_out, spec, base_folder)
+        job_id = uuid4().hex[:12]
+        await self.runtime.in_store(self._add_job, job_id, spec, spec_toml, base_folder)
+        self._drive(job_id)
+        return job_id
+
+    async def stop(self, record: JobRecord) -> None:
+        """Stop a job where it is; what it has collected stays.
+
+        :raises BadInputError: it has ended.
+        """
+        if record.state not in (JobState.PREPARING, JobState.RUNNING):
+            raise BadInputError(f"job {record.name} is {record.state}; only a running job can be stopped")
+        await self._cancel(record.id)
+        await self.runtime.in_store(self._set_state, record.id, JobState.STOPPED, "stopped by an operator")
+        await self.runtime.notify()
+
+    async def resume(self, record: JobRecord) -> None:
+        """Go on with a job where it was stopped or failed.
+
+        :raises BadInputError: it runs or is done.
+        """
+        if record.state not in (JobState.STOPPED, JobState.FAILED):
+            raise BadInputError(f"job {record.name} is {record.state}; only a stopped or failed job can be resumed")
+        state = JobState.PREPARING if record.header is None else JobState.RUNNING
+        await self.runtime.in_store(self._set_state, record.id, state, "")
+        self._drive(record.id)
+        await self.runtime.notify()
+
+    def wake(self, job_id: str | None = None) -> None:
+        """Something happened that a round (of any job, if none is named) may wait for."""
+        for known, loop in self._loops.items():
+            if job_id in (None, known):
+                loop.wake()
+
+    def folder(self, job_id: str) -> JobFolder:
+        """Where a job keeps its model."""
+        return JobFolder(self.runtime.home.jobs / job_id)
+
+    def _drive(self, job_id: str) -> None:
+        self._tasks[job_id] = asyncio.create_task(self._run(job_id), name=f"job {job_id}")
+
+    async def _cancel(self, job_id: str) -> None:
+        task = self._tasks.pop(job_id, None)
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    async def _run(self, job_id: str) -> None:
+        """A job from wherever it is to its end."""
+        try:
+            record = await self.runtime.in_store(self._job, job_id)
+            if record.header is None:
+                await self._prepare(record)
+            job = await self.runtime.in_store(self._load, job_id)
+            loop = JobLoop(self.runtime, job, self.folder(job_id), Path(record.base_folder))
+            self.training[job_id], self._loops[job_id] = job, loop
+            await loop.run()
+        except FwdllmError as error:
+            log.warning("job failed", job=job_id, reason=str(error))
+            await self.runtime.in_store(self._set_state, job_id, JobState.FAILED, str(error))
+        except Exception:
+            log.exception("job failed", job=job_id)
+            message = "an internal error, see the coordinator's log; resume the job to try again"
+            await self.runtime.in_store(self._set_state, job_id, JobState.FAILED, message)
+        finally:
+            self.training.pop(job_id, None)
+            self._loops.pop(job_id, None)
+            await self.runtime.notify()
+
+    async def _prepare(self, record: JobRecord) -> None:
+        spec = parse_toml(record.spec_toml, JobSpec, record.name)
+        folder = self.folder(record.id)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        # A path in the job file starts from the job file's folder; anything else is a hub id.
+        local = Path(record.base_folder) / spec.model.source
+        source = str(local) if local.is_dir() else spec.model.source
+        log.info("preparing the model", job=record.name, source=source)
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            await asyncio.get_running_loop().run_in_executor(pool, export_model, spec, source, folder)
+        prepared = await asyncio.to_thread(adopt, spec, folder, self.runtime.artifacts)
+        await self.runtime.in_store(self._save_prepared, record.id, prepared)
+        log.info("model ready", job=record.name, trainable_parameters=prepared.state.layout.size)
+
+    def _unfinished(self) -> list[JobRecord]:
+        with self.runtime.database.transaction() as connection:
+            return list(jobs.in_state(connection, JobState.PREPARING, JobState.RUNNING))
+
+    def _job(self, job_id: str) -> JobRecord:
+        with self.runtime.database.transaction() as connection:
+            record = jobs.get(connection, job_id)
+        assert record is not None
+        return record
+
+    def _add_job(self, job_id: str, spec: JobSpec, spec_toml: str, base_folder: Path) -> None:
+        now = self.runtime.clock()
+        with self.runtime.database.transaction() as connection:
+            jobs.add(connection, job_id, spec.job.name, spec_toml, str(base_folder), spec.rounds.count, now)
+
+    def _set_state(self, job_id: str, state: JobState, message: str) -> None:
+        with self.runtime.database.transaction() as connection:
+            jobs.set_state(connection, job_id, state, message, self.runtime.clock())
+
+    def _save_prepared(self, job_id: str, prepared: PreparedModel) -> None:
+        snapshot = self.runtime.artifacts.put(prepared.state.to_bytes())
+        with self.runtime.database.transaction() as connection:
+            ledger.add_snapshot(connection, job_id, 0, snapshot)
+            jobs.prepared(
+                connection,
+                job_id,
+                prepared.header.to_bytes(),
+                prepared.manifest_sha256,
+                prepared.head_init,
+                prepared.state.layout.size,
+            )
+
+    def _load(self, job_id: str) -> TrainingJob:
+        with self.runtime.database.transaction() as connection:
+            record = jobs.get(connection, job_id)
+            assert record is not None
+            return TrainingJob.load(connection, self.runtime.artifacts, record)

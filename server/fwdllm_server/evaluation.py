@@ -1,0 +1,44 @@
+"""The coordinator's own held-out rows, run through the device's engine: same code, same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fwdllm_client.data import Dataset, DataSource, labels_in
+from fwdllm_client.engine import Engine
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.layout import Float32Vector
+from fwdllm_common.manifest import Manifest
+from fwdllm_server.job import HeldOutSection, JobSpec
+from fwdllm_server.store.ledger import EvaluationRecord
+
+
+def check_held_out(spec: JobSpec, base_folder: Path) -> None:
+    """Read the held-out file once, before any work is done.
+
+    :raises BadInputError: it is missing, wrong, or has a label that the job does not name.
+    """
+    source = _source(spec.held_out, base_folder)
+    labels, _ = labels_in(source)
+    if unknown := set(labels) - set(spec.model.labels):
+        raise BadInputError(
+            f"{source.path}: label {sorted(unknown)[0]!r} is not in [model] labels; add it there or mend the file"
+        )
+
+
+class HeldOutEvaluator:
+    """Accuracy and loss of a version of θ; the frozen prefix is computed once and kept in ``cache_folder``."""
+
+    def __init__(self, spec: JobSpec, base_folder: Path, bundle: Path, manifest: Manifest, cache_folder: Path) -> None:
+        dataset = Dataset.load(_source(spec.held_out, base_folder), bundle / manifest.tokenizer.name, manifest)
+        self._rows = len(dataset)
+        self._engine = Engine(bundle, manifest, dataset, cache_folder)
+
+    def evaluate(self, version: int, theta: Float32Vector) -> EvaluationRecord:
+        """Evaluate θ, float32 ``[d]``, on every held-out row."""
+        result = self._engine.evaluate(theta, range(self._rows))
+        return EvaluationRecord(version, result.correct / result.total, result.loss, result.total)
+
+
+def _source(section: HeldOutSection, base_folder: Path) -> DataSource:
+    return DataSource(base_folder / section.file, section.text_column, section.label_column)

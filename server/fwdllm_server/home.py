@@ -1,0 +1,132 @@
+"""The server's directory: where its files are, and that only one server serves it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fwdllm_common.errors import BadInputError, BusyError
+from fwdllm_common.files import storage_error, write_atomically
+from fwdllm_server.config import CONFIG_FILE, ServerConfig, load_config
+
+
+@dataclass(frozen=True)
+class ServerHome:
+    """The paths of a server's directory; files that hold a key are readable by their owner only."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path) -> ServerHome:
+        """The directory that ``fwdllm-server init`` made.
+
+        :raises BadInputError: it is not one.
+        """
+        home = cls(folder.absolute())
+        if not home.config_file.is_file():
+            raise BadInputError(
+                f"{folder} is not a server's directory (no {CONFIG_FILE}); "
+                f"make one with 'fwdllm-server init {folder}' or name another with --dir"
+            )
+        return home
+
+    @property
+    def config_file(self) -> Path:
+        """``server.toml``."""
+        return self.folder / CONFIG_FILE
+
+    @property
+    def ca_certificate(self) -> Path:
+        """PEM, the authority that signs coordinator, operator and devices."""
+        return self.folder / "ca.pem"
+
+    @property
+    def ca_key(self) -> Path:
+        """PEM, the authority's key."""
+        return self.folder / "ca.key"
+
+    @property
+    def operator_certificate(self) -> Path:
+        """PEM, what the command line shows to the operator port."""
+        return self.folder / "operator.pem"
+
+    @property
+    def operator_key(self) -> Path:
+        """PEM, the key of :attr:`operator_certificate`."""
+        return self.folder / "operator.key"
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file, unless the configuration names another database."""
+        return self.folder / "fwdllm.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """Content-addressed files: model bundles and snapshots."""
+        return self.folder / "artifacts"
+
+    @property
+    def jobs(self) -> Path:
+        """One folder for each job."""
+        return self.folder / "jobs"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked while a server serves the directory; holds its process id."""
+        return self.folder / "lock"
+
+    @property
+    def operator_address_file(self) -> Path:
+        """Where the operator port was last bound, host:port."""
+        return self.folder / "operator.address"
+
+    def config(self) -> ServerConfig:
+        """``server.toml`` with the environment's overrides.
+
+        :raises BadInputError: a key or a value is wrong.
+        """
+        return load_config(self.config_file)
+
+    def database_url(self, config: ServerConfig) -> str:
+        """The configured database, SQLite in this directory by default."""
+        return config.store.url or f"sqlite:///{self.database}"
+
+    def operator_address(self, config: ServerConfig) -> str:
+        """Where the command line finds the server: as configured, or as last bound when the port is any free one."""
+        address = config.listen.operator
+        if address.endswith(":0") and self.operator_address_file.exists():
+            address = self.operator_address_file.read_text(encoding="utf-8")
+        return address
+
+    def record_operator_address(self, address: str) -> None:
+        """Keep the bound operator port for :meth:`operator_address`.
+
+        :raises StorageError: the directory cannot be written.
+        """
+        write_atomically(self.operator_address_file, address.encode())
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory; the kernel lets go of it however the process ends.
+
+        :raises BusyError: another process holds it.
+        :raises StorageError: the directory cannot be written.
+        """
+        try:
+            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise storage_error(self.lock_file, error) from error
+        with os.fdopen(descriptor, "r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = file.read().strip() or "unknown"
+                raise BusyError(f"another fwdllm-server serves {self.folder} (pid {holder}); stop it first") from error
+            file.truncate()
+            file.write(str(os.getpid()))
+            file.flush()
+            yield

@@ -1,0 +1,112 @@
+"""One job's loop: drives its round machine and evaluates its versions beside it."""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from pathlib import Path
+
+import structlog
+
+from fwdllm_common.layout import Float32Vector
+from fwdllm_server.evaluation import HeldOutEvaluator
+from fwdllm_server.prepare import JobFolder
+from fwdllm_server.rounds.machine import RoundMachine
+from fwdllm_server.rounds.training import TrainingJob
+from fwdllm_server.runtime import Runtime
+from fwdllm_server.store import ledger
+from fwdllm_server.store.ledger import EvaluationRecord
+
+log = structlog.get_logger()
+
+
+class JobLoop:
+    """Asks the round machine to go on whenever something happened or a time is up."""
+
+    def __init__(self, runtime: Runtime, job: TrainingJob, folder: JobFolder, base_folder: Path) -> None:
+        self._runtime = runtime
+        self._job = job
+        self._folder = folder
+        self._base_folder = base_folder
+        self._machine = RoundMachine(runtime.database, runtime.artifacts, runtime.presence, job)
+        self._woken = asyncio.Event()
+        self._due: dict[int, Float32Vector] = {}
+        self._evaluation_due = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something happened that the round may wait for."""
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Drive the job until it has ended.
+
+        :raises FwdllmError: it cannot go on.
+        """
+        rounds = asyncio.create_task(self._drive_rounds())
+        evaluations = asyncio.create_task(self._evaluate_versions())
+        try:
+            done, _ = await asyncio.wait((rounds, evaluations), return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            rounds.cancel()
+            evaluations.cancel()
+            await asyncio.gather(rounds, evaluations, return_exceptions=True)
+
+    async def _drive_rounds(self) -> None:
+        await self._request_evaluation()
+        while True:
+            self._woken.clear()
+            step = await self._runtime.in_store(self._machine.advance, self._runtime.clock())
+            if step.state is not None:
+                log.info("round committed", job=self._job.name, version=step.state.version)
+                await self._request_evaluation()
+            await self._runtime.notify()
+            if step.job_ended:
+                return
+            if not step.moved:
+                await self._wait(step.look_again_s)
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._woken.wait(), None if seconds == inf else seconds)
+        except TimeoutError:
+            return
+
+    async def _request_evaluation(self) -> None:
+        version, rounds = self._job.state.version, self._job.spec.rounds
+        scheduled = rounds.evaluate_every > 0 and version % rounds.evaluate_every == 0
+        if (scheduled or version in (0, rounds.count)) and version not in await self._runtime.in_store(self._evaluated):
+            # Versions that found no time are left out, but never the first: "accuracy before" is its.
+            self._due = {due: theta for due, theta in self._due.items() if due == 0}
+            self._due[version] = self._job.state.theta
+            self._evaluation_due.set()
+
+    async def _evaluate_versions(self) -> None:
+        evaluator: HeldOutEvaluator | None = None
+        while True:
+            await self._evaluation_due.wait()
+            version = min(self._due)
+            theta = self._due.pop(version)
+            if not self._due:
+                self._evaluation_due.clear()
+            if evaluator is None:
+                evaluator = await asyncio.to_thread(self._make_evaluator)
+            record = await asyncio.to_thread(evaluator.evaluate, version, theta)
+            await self._runtime.in_store(self._save, record)
+            log.info("evaluated", job=self._job.name, version=version, accuracy=record.accuracy, loss=record.loss)
+            self.wake()
+            await self._runtime.notify()
+
+    def _make_evaluator(self) -> HeldOutEvaluator:
+        return HeldOutEvaluator(
+            self._job.spec, self._base_folder, self._folder.bundle, self._job.manifest, self._folder.path / "cache"
+        )
+
+    def _evaluated(self) -> frozenset[int]:
+        with self._runtime.database.transaction() as connection:
+            return frozenset(record.version for record in ledger.evaluations_of(connection, self._job.id))
+
+    def _save(self, record: EvaluationRecord) -> None:
+        with self._runtime.database.transaction() as connection:
+            ledger.add_evaluation(connection, self._job.id, record)

@@ -1,0 +1,107 @@
+"""A job in the words of the operator's contract."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sqlalchemy import Connection
+
+from fwdllm.v1 import operator_pb2
+from fwdllm_server.store import assignments, efforts, ledger, rounds, scalars
+from fwdllm_server.store.jobs import JobRecord, JobState
+from fwdllm_server.store.ledger import EvaluationRecord
+from fwdllm_server.store.rounds import Phase, RoundRecord
+
+_STATES = {
+    JobState.PREPARING: operator_pb2.JOB_STATE_PREPARING,
+    JobState.RUNNING: operator_pb2.JOB_STATE_RUNNING,
+    JobState.DONE: operator_pb2.JOB_STATE_DONE,
+    JobState.STOPPED: operator_pb2.JOB_STATE_STOPPED,
+    JobState.FAILED: operator_pb2.JOB_STATE_FAILED,
+}
+
+
+def job_message(connection: Connection, record: JobRecord, now: float) -> operator_pb2.Job:
+    """Everything there is to say about a job."""
+    committed, directions = ledger.totals(connection, record.id)
+    devices = list(_devices(connection, record.id))
+    message = operator_pb2.Job(
+        job_id=record.id,
+        name=record.name,
+        state=_STATES[record.state],
+        message=record.message,
+        rounds_committed=committed,
+        rounds_abandoned=rounds.count_in(connection, record.id, Phase.ABANDONED),
+        rounds_wanted=record.rounds_wanted,
+        directions=directions,
+        example_passes=sum(device.example_passes for device in devices),
+        device_seconds=sum(device.seconds for device in devices),
+        scalars_repeated=record.scalars_repeated,
+        scalars_late=record.scalars_late,
+        scalars_unusable=record.scalars_unusable,
+        head_init=record.head_init,
+        version=committed,
+        theta_digest=ledger.newest_digest(connection, record.id) or b"",
+        devices=devices,
+        trainable_parameters=record.trainable_parameters,
+    )
+    _add_times(message, record, now)
+    _add_evaluations(connection, message)
+    current = rounds.latest(connection, record.id)
+    if current is not None:
+        message.round.CopyFrom(_round(connection, current))
+    return message
+
+
+def _add_times(message: operator_pb2.Job, record: JobRecord, now: float) -> None:
+    if record.started_at is None:
+        return
+    message.seconds_running = (record.ended_at or now) - record.started_at
+    if record.state == JobState.RUNNING and message.rounds_committed:
+        left = message.rounds_wanted - message.rounds_committed
+        message.seconds_left = message.seconds_running / message.rounds_committed * left
+
+
+def _add_evaluations(connection: Connection, message: operator_pb2.Job) -> None:
+    found = ledger.evaluations_of(connection, message.job_id)
+    if not found:
+        return
+    if found[0].version == 0:
+        message.initial_evaluation.CopyFrom(_evaluation(found[0]))
+    message.latest_evaluation.CopyFrom(_evaluation(found[-1]))
+    message.best_evaluation.CopyFrom(_evaluation(max(found, key=lambda record: record.accuracy)))
+    correct, total = assignments.federated_counts(connection, message.job_id)
+    if total:
+        message.latest_evaluation.federated_accuracy = correct / total
+        message.latest_evaluation.federated_rows = total
+
+
+def _evaluation(record: EvaluationRecord) -> operator_pb2.Evaluation:
+    return operator_pb2.Evaluation(version=record.version, accuracy=record.accuracy, loss=record.loss, rows=record.rows)
+
+
+def _round(connection: Connection, record: RoundRecord) -> operator_pb2.Round:
+    return operator_pb2.Round(
+        number=record.number,
+        phase=record.phase,
+        directions_wanted=sum(plan.wanted for plan in record.plan),
+        directions_collected=scalars.count(connection, record.job_id, record.number),
+        variance=record.variance,
+        variance_threshold=record.variance_threshold,
+        reason=record.reason,
+        devices=len({work.device_id for work in assignments.of_round(connection, record.job_id, record.number)}),
+    )
+
+
+def _devices(connection: Connection, job_id: str) -> Iterator[operator_pb2.DeviceEffort]:
+    for row in efforts.of_job(connection, job_id):
+        yield operator_pb2.DeviceEffort(
+            device_id=row.device_id,
+            scalars=row.scalars,
+            seconds=row.seconds,
+            example_passes=row.example_passes,
+            peak_rss_bytes=row.peak_rss_bytes,
+            bytes_sent=row.bytes_sent,
+            bytes_received=row.bytes_received,
+            artifact_bytes=row.artifact_bytes,
+        )

@@ -1,0 +1,56 @@
+"""Where a transformer keeps its head, its stack of layers and its linear modules."""
+
+from __future__ import annotations
+
+from torch import nn
+from transformers.pytorch_utils import Conv1D
+
+from fwdllm_common.errors import BadInputError
+
+HEAD_NAMES = ("classifier", "score")
+
+
+def head_name(model: nn.Module) -> str:
+    """The attribute of the classification head: ``classifier`` in encoders, ``score`` in decoders.
+
+    :raises BadInputError: the model has neither.
+    """
+    children = dict(model.named_children())
+    for name in HEAD_NAMES:
+        if name in children:
+            return name
+    raise BadInputError(f"{type(model).__name__} has no head called {' or '.join(HEAD_NAMES)}; try pooling 'mean'")
+
+
+def last_linear(head: nn.Module) -> tuple[str, nn.Linear]:
+    """The linear module that makes the logits: its path in ``head`` ("" when it is the head) and itself.
+
+    :raises BadInputError: the head has none.
+    """
+    linears = [(name, module) for name, module in head.named_modules() if isinstance(module, nn.Linear)]
+    if not linears:
+        raise BadInputError(f"the head {type(head).__name__} has no linear layer to train")
+    return linears[-1]
+
+
+def linear_modules(model: nn.Module) -> list[str]:
+    """Paths of the modules that multiply by a weight matrix, the head's excepted, in the model's order."""
+    head = head_name(model)
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear | Conv1D) and name.split(".")[0] != head
+    ]
+
+
+def layer_stack(model: nn.Module) -> str:
+    """The path of the list of transformer layers: the outermost list of modules, the largest if there are several.
+
+    :raises BadInputError: the model has no such list.
+    """
+    lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    outermost = [(n, m) for n, m in lists if not any(n.startswith(f"{other}.") for other, _ in lists)]
+    if not outermost:
+        raise BadInputError(f"{type(model).__name__} has no list of transformer layers")
+    name, _ = max(outermost, key=lambda pair: sum(parameter.numel() for parameter in pair[1].parameters()))
+    return str(name)

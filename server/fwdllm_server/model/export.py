@@ -1,0 +1,164 @@
+"""A PEFT model becomes the bundle of files that a device runs."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from peft import PeftModel
+from torch import Tensor
+from torch.export import Dim
+
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.files import sha256_of, write_atomically
+from fwdllm_common.layout import Layout
+from fwdllm_common.manifest import BundleFile, Manifest, Stage
+from fwdllm_server.model.split import cut_stage, save_stage
+from fwdllm_server.model.staged import StagedLoss
+from fwdllm_server.model.trainable import trainable_layout
+from fwdllm_server.model.twins import make_twin_model
+
+OPSET = 23
+MANIFEST_FILE = "manifest.json"
+TOKENIZER_FILE = "tokenizer.json"
+
+# Sizes of the example that is traced; pairwise different, so that no two of them look like one dimension.
+_COPIES, _BATCH, _TOKENS = 2, 3, 7
+
+
+def export_bundle(
+    peft_model: PeftModel,
+    tokenizer_json: bytes,
+    pad_token_id: int,
+    labels: Sequence[str],
+    max_tokens: int,
+    folder: Path,
+) -> Manifest:
+    """Write tokenizer, stage graphs and ``manifest.json`` into ``folder`` (made if need be); returns the manifest.
+
+    The stages are the frozen prefix and one per block of the layout. Number of copies P, batch and text length stay
+    dynamic, the length up to ``max_tokens``.
+
+    :raises BadInputError: the model pads with another id, cannot read ``max_tokens`` tokens, or has a trainable
+        module that cannot be perturbed.
+    """
+    layout = trainable_layout(peft_model)
+    _check_padding(peft_model, pad_token_id)
+    _check_length(peft_model, max_tokens)
+    model = _export(peft_model, layout, max_tokens)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / TOKENIZER_FILE, tokenizer_json)
+    manifest = Manifest(
+        labels=tuple(labels),
+        max_tokens=max_tokens,
+        pad_token_id=pad_token_id,
+        tokenizer=_bundle_file(folder / TOKENIZER_FILE),
+        layout=layout,
+        stages=tuple(_write_stages(model, list(layout.blocks), folder)),
+    )
+    write_atomically(folder / MANIFEST_FILE, manifest.to_bytes())
+    return manifest
+
+
+def _export(peft_model: PeftModel, layout: Layout, max_tokens: int) -> ir.Model:
+    """One graph: ``input_ids, attention_mask, theta.<block>…, labels`` → ``loss, logits, cut.<block>…``."""
+    blocks = list(layout.blocks)
+    rows = _COPIES * _BATCH
+    ids = torch.ones(rows, _TOKENS, dtype=torch.int64)
+    thetas = [torch.zeros(_COPIES, layout.block(block).size) for block in blocks]
+    example: tuple[Tensor | list[Tensor], ...] = (ids, ids.clone(), thetas, torch.zeros(rows, dtype=torch.int64))
+    row_dim, token_dim = Dim("rows", min=1), Dim("tokens", min=2, max=max_tokens)
+    text = {0: row_dim, 1: token_dim}
+    # A block may have its own number of copies: where only one block is perturbed, the others need a single copy.
+    copies = [{0: Dim(f"copies_{block}", min=1)} for block in blocks]
+    with _quiet_exporter(), torch.no_grad():
+        program = torch.onnx.export(
+            StagedLoss(make_twin_model(peft_model, layout), blocks).eval(),
+            example,
+            dynamo=True,
+            opset_version=OPSET,
+            verbose=False,
+            input_names=["input_ids", "attention_mask", *(f"theta.{block}" for block in blocks), "labels"],
+            output_names=["loss", "logits", *(f"cut.{block}" for block in blocks)],
+            dynamic_shapes=(text, text, copies, {0: row_dim}),
+        )
+    if program is None:
+        raise RuntimeError("torch.onnx.export gave no program")
+    return program.model
+
+
+def _write_stages(model: ir.Model, blocks: Sequence[str], folder: Path) -> Iterator[Stage]:
+    text = {"input_ids": "input_ids", "attention_mask": "attention_mask"}
+    values = ir.convenience.create_value_mapping(model.graph)
+    for block, following in zip((None, *blocks), (*blocks, None), strict=True):
+        inputs = dict(text)
+        if block is not None:
+            inputs |= {f"cut.{block}": "activation", f"theta.{block}": "theta"}
+        if following is None:
+            inputs |= {"labels": "labels"}
+            outputs = {"loss": "loss", "logits": "logits"}
+            shape = values["logits"].shape
+        else:
+            # A graph may not call an input and an output the same, so the activation leaves under another name.
+            outputs = {f"cut.{following}": "next_activation"}
+            shape = values[f"cut.{following}"].shape
+        stage = cut_stage(model, inputs, outputs)
+        graph_file = folder / f"{block or 'prefix'}.onnx"
+        weights = save_stage(stage, graph_file)
+        if shape is None or not isinstance(shape[-1], int):
+            raise BadInputError(f"the activation before {following!r} has no fixed width")
+        yield Stage(
+            block=block,
+            graph=_bundle_file(graph_file),
+            weights=None if weights is None else _bundle_file(weights),
+            inputs=tuple(str(value.name) for value in stage.graph.inputs),
+            per_token=len(shape) == 3,
+            width=shape[-1],
+        )
+
+
+def _bundle_file(path: Path) -> BundleFile:
+    return BundleFile(path.name, sha256_of(path), path.stat().st_size)
+
+
+def _check_padding(peft_model: PeftModel, pad_token_id: int) -> None:
+    """Decoders and RoBERTa find the text by the padding id of their config; the device must pad with the same."""
+    config: Any = peft_model.config
+    own = config.get_text_config().pad_token_id
+    if own is not None and own != pad_token_id:
+        raise BadInputError(f"the model pads with token {own}, not {pad_token_id}; pass the pad_token_id of its source")
+
+
+def _check_length(peft_model: PeftModel, max_tokens: int) -> None:
+    """Models with learned positions end somewhere; a trial shows where better than their configs, which differ."""
+    if max_tokens < 2:
+        raise BadInputError(f"max_tokens is {max_tokens}; at least 2 are needed")
+    model: Any = peft_model
+    pad_token_id = model.config.get_text_config().pad_token_id
+    ids = torch.full((1, max_tokens), 1 if pad_token_id == 0 else 0)
+    try:
+        with torch.no_grad():
+            model(input_ids=ids, attention_mask=torch.ones_like(ids))
+    except (IndexError, RuntimeError) as error:
+        raise BadInputError(f"the model cannot read {max_tokens} tokens; lower max_tokens") from error
+
+
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """The exporter logs at warning level what it does, and trips over deprecations in its own dependencies."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "`isinstance\\(treespec, LeafSpec\\)` is deprecated", FutureWarning)
+            warnings.filterwarnings("ignore", "# The axis name: .* will not be used", UserWarning)
+            yield
+    finally:
+        logger.setLevel(level)

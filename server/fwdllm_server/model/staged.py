@@ -1,0 +1,92 @@
+"""The forward pass to be exported: per-example loss from θ inputs, with the activations at which it may be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fwdllm_server.model.architecture import head_name, layer_stack
+from fwdllm_server.model.trainable import HEAD_BLOCK
+from fwdllm_server.model.twins import TwinModel
+
+Outputs = tuple[Tensor, Tensor, *tuple[Tensor, ...]]
+
+
+class StagedLoss(nn.Module):
+    """Loss, logits and, for every block, the activation that is the first thing its weights touch."""
+
+    def __init__(self, twin: TwinModel, blocks: Sequence[str]) -> None:
+        super().__init__()
+        # The classifier itself: PEFT's wrapper adds nothing to the pass.
+        self.classifier: Any = twin.model.base_model.model
+        self._blocks = tuple(blocks)
+        self._theta = twin.inputs
+        self._cuts: list[dict[str, Tensor]] = []
+        for path, block in twin.twins.items():
+            entry = twin.model.get_submodule(_entry(twin, path, block))
+            entry.register_forward_pre_hook(self._remember_input(block), with_kwargs=True)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, thetas: list[Tensor], labels: Tensor) -> Outputs:
+        """``loss [N]``, ``logits [N, labels]`` and one activation per block.
+
+        ``input_ids``, ``attention_mask`` int64 ``[N, T]``, ``thetas`` per block float32 ``[P, block size]``, ``labels``
+        int64 ``[N]``; row n uses copy n // (N / P) of each block.
+        """
+        cuts: dict[str, Tensor] = {}
+        self._cuts.append(cuts)
+        self._theta.by_block.update(zip(self._blocks, thetas, strict=True))
+        try:
+            logits = self._logits(input_ids, attention_mask)
+        finally:
+            self._cuts.clear()
+            self._theta.by_block.clear()
+        # Not functional.cross_entropy: its operator is exported with a wrong output shape.
+        loss = -functional.log_softmax(logits, dim=-1).gather(1, labels[:, None]).squeeze(1)
+        return (loss, logits, *(cuts[block] for block in self._blocks))
+
+    def _logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        if head_name(self.classifier) == "score":
+            return self._decoder_logits(input_ids, attention_mask)
+        logits: Tensor = self.classifier(input_ids=input_ids, attention_mask=attention_mask).logits
+        return logits
+
+    def _decoder_logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The decoder's own rule, with the last token taken before the head, so that features are ``[N, H]``."""
+        rows, tokens = input_ids.shape
+        # One row of positions per example: with a shared row the exporter fuses the rotary embedding into an
+        # operator whose cosines ONNX Runtime wants per example.
+        positions = torch.arange(tokens).expand(rows, tokens)
+        hidden = self.classifier.base_model(
+            input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
+        ).last_hidden_state
+        is_text = input_ids != self.classifier.config.get_text_config().pad_token_id
+        last = (torch.arange(tokens) * is_text).argmax(dim=-1)
+        index = last[:, None, None].expand(-1, 1, hidden.shape[-1])
+        logits: Tensor = self.classifier.score(hidden.gather(1, index).squeeze(1))
+        return logits
+
+    def _remember_input(self, block: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._cuts[-1].setdefault(block, args[0] if args else kwargs["hidden_states"])
+
+        return hook
+
+
+def _entry(twin: TwinModel, path: str, block: str) -> str:
+    """The module around a twin whose input is the activation to cut at.
+
+    In the head the twin itself; else the transformer layer around it, or outside the layers the adapted module.
+    """
+    if block == HEAD_BLOCK:
+        return path
+    stack = "base_model.model." + layer_stack(twin.model.base_model.model)
+    if path.startswith(f"{stack}."):
+        return f"{stack}.{path.removeprefix(f'{stack}.').split('.')[0]}"
+    parts = path.split(".")
+    parents = [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
+    return next(parent for parent in parents if isinstance(twin.model.get_submodule(parent), BaseTunerLayer))

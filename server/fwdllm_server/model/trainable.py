@@ -1,0 +1,69 @@
+"""The trainable parameters of a PEFT model as the vector θ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict
+from peft.utils.other import ModulesToSaveWrapper
+from torch import nn
+
+from fwdllm_common.layout import Float32Vector, Layout, TensorSpec
+
+PEFT_BLOCK = "peft"
+HEAD_BLOCK = "head"
+
+
+def trainable_layout(model: PeftModel) -> Layout:
+    """The layout of θ: the trainable tensors by their key in the saved adapter, block "peft", then block "head".
+
+    :raises BadInputError: nothing is trainable.
+    """
+    parameters = saved_parameters(model)
+    head = _head_parameters(model)
+    specs = [
+        TensorSpec(key, tuple(parameter.shape), HEAD_BLOCK if id(parameter) in head else PEFT_BLOCK)
+        for key, parameter in parameters.items()
+        if parameter.requires_grad
+    ]
+    return Layout(tuple(sorted(specs, key=lambda spec: spec.block == HEAD_BLOCK)))
+
+
+def initial_theta(model: PeftModel, layout: Layout) -> Float32Vector:
+    """θ as the model holds it now, float32 ``[d]``, a copy."""
+    parameters = saved_parameters(model)
+    return layout.pack({spec.name: parameters[spec.name].detach().float().cpu().numpy() for spec in layout.tensors})
+
+
+def load_theta(model: PeftModel, layout: Layout, theta: Float32Vector) -> None:
+    """Write θ, float32 ``[d]``, into the live parameters of ``model``.
+
+    :raises BadInputError: θ has another length.
+    """
+    parameters = saved_parameters(model)
+    with torch.no_grad():
+        for name, value in layout.unpack(theta).items():
+            parameters[name].copy_(torch.from_numpy(value.copy()))
+
+
+def saved_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
+    """The live parameters by their key in PEFT's adapter file, in the model's order.
+
+    PEFT's saved tensors share their storage with the parameters, which pairs the two without its naming rules.
+    """
+    saved: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    keys = {tensor.data_ptr(): key for key, tensor in saved.items()}
+    module: Any = model
+    return {keys[parameter.data_ptr()]: parameter for parameter in module.parameters() if parameter.data_ptr() in keys}
+
+
+def _head_parameters(model: PeftModel) -> set[int]:
+    """Identities of the parameters that PEFT trains and saves as whole modules."""
+    module: Any = model
+    return {
+        id(parameter)
+        for wrapper in module.modules()
+        if isinstance(wrapper, ModulesToSaveWrapper)
+        for parameter in wrapper.parameters()
+    }

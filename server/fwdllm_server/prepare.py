@@ -1,0 +1,107 @@
+"""Preparing a job: its model exported, θ₀ and the run's header fixed.
+
+The export needs torch and seconds of computing, so it runs in a process of its own (:func:`export_model`); what it
+leaves in the job's folder is then taken into the store (:func:`adopt`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fwdllm_common.files import write_atomically
+from fwdllm_common.layout import Float32Vector
+from fwdllm_common.ledger import RunHeader
+from fwdllm_common.manifest import Manifest
+from fwdllm_common.optimizers import OptimizerSettings
+from fwdllm_common.replay import ModelState, theta_digest
+from fwdllm_server.artifacts import ArtifactStore
+from fwdllm_server.job import JobSpec
+
+_THETA_FILE = "initial_theta.npy"
+_HEAD_INIT_FILE = "head_init"
+
+
+@dataclass(frozen=True)
+class JobFolder:
+    """Where a job keeps its model: the bundle for devices and the adapter template."""
+
+    path: Path
+
+    @property
+    def bundle(self) -> Path:
+        """The files that the manifest names, and the manifest."""
+        return self.path / "bundle"
+
+    @property
+    def adapter(self) -> Path:
+        """The adapter as it was at version 0."""
+        return self.path / "adapter"
+
+
+@dataclass(frozen=True)
+class PreparedModel:
+    """What a run begins with."""
+
+    header: RunHeader
+    manifest_sha256: str
+    state: ModelState
+    head_init: str
+
+
+def export_model(spec: JobSpec, source: str, folder: JobFolder) -> None:
+    """Load the model from ``source``, put the PEFT method on it, and write bundle, adapter template and θ₀.
+
+    :raises BadInputError: no such model, or it has no such layer or target.
+    """
+    # Here and not above: the coordinator itself never loads torch.
+    from fwdllm_server.model.adapter import BaseDescription, save_adapter_template
+    from fwdllm_server.model.export import export_bundle
+    from fwdllm_server.model.load import load_base, load_tokenizer_file
+    from fwdllm_server.model.peft_methods import apply_peft
+    from fwdllm_server.model.trainable import HEAD_BLOCK, initial_theta
+
+    tokenizer = load_tokenizer_file(source)
+    base = load_base(source, spec.model.labels, spec.model.pooling)
+    model = apply_peft(base, spec.peft, spec.job.seed)
+    manifest = export_bundle(
+        model, tokenizer.json, tokenizer.pad_token_id, spec.model.labels, spec.model.max_tokens, folder.bundle
+    )
+    description = BaseDescription(source=source, labels=spec.model.labels, pooling=spec.model.pooling)
+    save_adapter_template(model, description, folder.adapter)
+    theta = initial_theta(model, manifest.layout)
+    head_is_zero = not theta[manifest.layout.block(HEAD_BLOCK).slice].any()
+    write_atomically(folder.path / _HEAD_INIT_FILE, b"zeros" if head_is_zero else b"checkpoint")
+    np.save(folder.path / _THETA_FILE, theta)
+
+
+def adopt(spec: JobSpec, folder: JobFolder, artifacts: ArtifactStore) -> PreparedModel:
+    """Take what :func:`export_model` wrote into the artifacts and fix the run's header."""
+    data = (folder.bundle / "manifest.json").read_bytes()
+    manifest = Manifest.from_bytes(data)
+    for file in manifest.files:
+        artifacts.put_file(folder.bundle / file.name)
+    theta: Float32Vector = np.load(folder.path / _THETA_FILE)
+    header = RunHeader(
+        run_key=run_key(spec.job.seed),
+        layout_digest=manifest.layout.digest,
+        initial_theta_digest=theta_digest(theta),
+        optimizer=OptimizerSettings(
+            spec.optimizer.kind, spec.optimizer.beta1, spec.optimizer.beta2, spec.optimizer.epsilon
+        ),
+    )
+    return PreparedModel(
+        header=header,
+        manifest_sha256=artifacts.put(data),
+        state=ModelState.initial(header, manifest.layout, theta),
+        head_init=(folder.path / _HEAD_INIT_FILE).read_text(),
+    )
+
+
+def run_key(seed: int) -> int:
+    """The 64-bit key that all directions of a run with this seed share."""
+    digest = hashlib.sha256(b"fwdllm run key 1\0" + seed.to_bytes(8, "little")).digest()
+    return int.from_bytes(digest[:8], "little")

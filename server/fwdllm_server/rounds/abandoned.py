@@ -1,0 +1,28 @@
+"""Abandoned: the round leaves the model as it was and says why."""
+
+from __future__ import annotations
+
+from fwdllm_server.rounds.training import MOVED, RoundContext, Step
+from fwdllm_server.store import assignments, jobs, rounds, scalars
+from fwdllm_server.store.jobs import JobState
+from fwdllm_server.store.rounds import Phase
+
+
+def abandon(context: RoundContext, reason: str) -> Step:
+    """Any phase → abandoned; too many in a row fail the job."""
+    connection, job = context.connection, context.job
+    rounds.enter(connection, context.round, Phase.ABANDONED, context.now, reason)
+    assignments.expire_open(connection, job.id, context.round.number)
+    scalars.forget(connection, job.id, context.round.number)
+    in_a_row = rounds.abandoned_in_a_row(connection, job.id)
+    if in_a_row > job.spec.rounds.max_abandoned:
+        message = f"{in_a_row} rounds in a row were abandoned, the last because {reason}; mend that and resume the job"
+        jobs.set_state(connection, job.id, JobState.FAILED, message, context.now)
+        return Step(moved=True, job_ended=True)
+    return MOVED
+
+
+def advance(context: RoundContext) -> Step:
+    """Abandoned → the next round, at the same version."""
+    rounds.begin(context.connection, context.job.id, context.round.number + 1, context.round.version, context.now)
+    return MOVED

@@ -1,0 +1,47 @@
+"""The round machine: asks the current phase to go on, one transaction at a time.
+
+selecting → assigned → collecting → committing → committed, or abandoned. The coordinator may die between any two
+statements: what was committed is where the next start goes on.
+"""
+
+from __future__ import annotations
+
+from fwdllm_server.artifacts import ArtifactStore
+from fwdllm_server.rounds import abandoned, assigned, collecting, committed, committing, selecting
+from fwdllm_server.rounds.presence import Presence
+from fwdllm_server.rounds.training import MOVED, RoundContext, Step, TrainingJob
+from fwdllm_server.store import rounds
+from fwdllm_server.store.database import Database
+from fwdllm_server.store.rounds import Phase
+
+_PHASES = {
+    Phase.SELECTING: selecting.advance,
+    Phase.ASSIGNED: assigned.advance,
+    Phase.COLLECTING: collecting.advance,
+    Phase.COMMITTING: committing.advance,
+    Phase.COMMITTED: committed.advance,
+    Phase.ABANDONED: abandoned.advance,
+}
+
+
+class RoundMachine:
+    """Drives the rounds of one job."""
+
+    def __init__(self, database: Database, artifacts: ArtifactStore, presence: Presence, job: TrainingJob) -> None:
+        self._database = database
+        self._artifacts = artifacts
+        self._presence = presence
+        self._job = job
+
+    def advance(self, now: float) -> Step:
+        """One step of the current phase, durable when this returns; ``now`` is seconds since 1970."""
+        with self._database.transaction() as connection:
+            record = rounds.latest(connection, self._job.id)
+            if record is None:
+                rounds.begin(connection, self._job.id, 1, self._job.state.version, now)
+                return MOVED
+            context = RoundContext(connection, self._job, record, self._presence, self._artifacts, now)
+            step = _PHASES[record.phase](context)
+        if step.state is not None:
+            self._job.state = step.state
+        return step

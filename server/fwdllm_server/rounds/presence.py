@@ -1,0 +1,40 @@
+"""Which devices are here: the memory of recent check-ins, rebuilt within seconds of a restart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Present:
+    """A device that checked in at ``at``, with the labels that its data has."""
+
+    device_id: str
+    at: float
+    labels: frozenset[str]
+
+
+class Presence:
+    """The last check-in of each device; a device counts as present for ``window_s`` seconds after it."""
+
+    def __init__(self, window_s: float) -> None:
+        self._window_s = window_s
+        self._present: dict[str, Present] = {}
+
+    def seen(self, device: Present) -> None:
+        """A device checked in."""
+        self._present[device.device_id] = device
+
+    def leave(self, device_id: str) -> None:
+        """A device is known to be gone, or busy."""
+        self._present.pop(device_id, None)
+
+    def eligible(self, labels: Sequence[str], now: float) -> list[str]:
+        """The present devices whose data has no other labels than ``labels``, in a fixed order."""
+        known = frozenset(labels)
+        return sorted(
+            device.device_id
+            for device in self._present.values()
+            if device.at >= now - self._window_s and device.labels <= known
+        )

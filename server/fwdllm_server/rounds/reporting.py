@@ -1,0 +1,101 @@
+"""The way of a scalar into the store: checked, turned into fixed point, counted once (DESIGN §2, invariant 4)."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from sqlalchemy import Connection
+
+from fwdllm.v1 import device_pb2
+from fwdllm_common.fixed_point import UnusableScalarError, to_fixed_point
+from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
+from fwdllm_server.store import assignments, efforts, jobs, rounds, scalars
+from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
+from fwdllm_server.store.rounds import Phase
+
+_ACCEPTING = (Phase.ASSIGNED, Phase.COLLECTING)
+
+
+def record(
+    connection: Connection,
+    assignment: AssignmentRecord,
+    request: device_pb2.ReportRequest,
+    assignment_s: float,
+    now: float,
+) -> device_pb2.ReportResponse:
+    """Store one message of a report; everything in the answer holds once the transaction is on disk.
+
+    News of an open assignment prolongs it by ``assignment_s`` seconds.
+    """
+    response = device_pb2.ReportResponse(assignment_id=assignment.id, first_index=request.first_index)
+    if request.HasField("evaluation"):
+        _record_evaluation(connection, assignment, request.evaluation)
+    if _accepts(connection, assignment):
+        _record_scalars(connection, assignment, request, response)
+        _move_on(connection, assignment, response, now + assignment_s)
+    else:
+        response.late = len(request.derivatives)
+        response.stop = True
+    jobs.count_unused(connection, assignment.job_id, response.repeated, response.late, response.unusable)
+    if request.HasField("effort") and _plausible(request.effort):
+        efforts.add(connection, assignment.job_id, assignment.device_id, response.accepted, request.effort)
+    return response
+
+
+def _accepts(connection: Connection, assignment: AssignmentRecord) -> bool:
+    current = rounds.latest(connection, assignment.job_id)
+    return (
+        assignment.state != AssignmentState.EXPIRED
+        and current is not None
+        and current.number == assignment.round
+        and current.phase in _ACCEPTING
+    )
+
+
+def _record_scalars(
+    connection: Connection,
+    assignment: AssignmentRecord,
+    request: device_pb2.ReportRequest,
+    response: device_pb2.ReportResponse,
+) -> None:
+    seeds = assignment.seeds[request.first_index :]
+    values: dict[int, int] = {}
+    for seed, derivative in zip(seeds, request.derivatives[:MAX_SCALARS_PER_REPORT], strict=False):
+        try:
+            values[seed] = to_fixed_point(derivative)
+        except UnusableScalarError:
+            continue
+    response.unusable = len(request.derivatives) - len(values)
+    response.accepted = scalars.record(
+        connection, assignment.job_id, assignment.round, assignment.id, assignment.device_id, values
+    )
+    response.repeated = len(values) - response.accepted
+
+
+def _move_on(
+    connection: Connection, assignment: AssignmentRecord, response: device_pb2.ReportResponse, expires_at: float
+) -> None:
+    if response.unusable:
+        # The device's numbers are no good: others measure what it has not.
+        assignments.set_state(connection, assignment.id, AssignmentState.EXPIRED)
+        response.stop = True
+        return
+    stored = scalars.seeds_of_round(connection, assignment.job_id, assignment.round)
+    if stored.issuperset(assignment.seeds):
+        assignments.set_state(connection, assignment.id, AssignmentState.DONE)
+    else:
+        assignments.prolong(connection, assignment.id, expires_at)
+
+
+def _record_evaluation(
+    connection: Connection, assignment: AssignmentRecord, counts: device_pb2.EvaluationCounts
+) -> None:
+    if assignment.evaluate and counts.correct <= counts.total:
+        assignments.evaluated(connection, assignment.id, counts.correct, counts.total)
+
+
+def _plausible(effort: device_pb2.Effort) -> bool:
+    numbers = (effort.seconds, effort.example_passes)
+    return all(isfinite(number) and number >= 0 for number in numbers) and max(
+        effort.peak_rss_bytes, effort.bytes_sent, effort.bytes_received, effort.artifact_bytes
+    ) < (1 << 62)

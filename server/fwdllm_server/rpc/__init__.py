@@ -1,0 +1,1 @@
+"""The coordinator's three gRPC ports: devices, enrolment, operators."""

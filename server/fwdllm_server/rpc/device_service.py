@@ -1,0 +1,217 @@
+"""DeviceService: what devices ask and report. Checks at the edge, the store's transactions behind."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import grpc.aio
+from sqlalchemy import Connection
+
+from fwdllm.v1 import device_pb2, ledger_pb2
+from fwdllm.v1.device_pb2_grpc import DeviceServiceServicer
+from fwdllm_common.directions import GENERATOR_VERSION
+from fwdllm_common.protocol import CHUNK_BYTES, MAX_SCALARS_PER_REPORT, PROTOCOL_MAJOR, Reason
+from fwdllm_server.coordinator import Coordinator
+from fwdllm_server.rounds import reporting
+from fwdllm_server.rounds.presence import Present
+from fwdllm_server.rounds.training import TrainingJob
+from fwdllm_server.rpc.errors import CallRefusedError
+from fwdllm_server.rpc.identity import device_id_of, enrolled
+from fwdllm_server.rpc.limits import bounded, in_range
+from fwdllm_server.store import assignments, devices, ledger
+from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
+
+_MAX_LABELS, _MAX_LABEL = 1024, 256
+_MAX_EXAMPLES = 10**9
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class DeviceService(DeviceServiceServicer):
+    """Answers devices on behalf of the coordinator's jobs."""
+
+    def __init__(self, coordinator: Coordinator) -> None:
+        self._coordinator = coordinator
+        self._runtime = coordinator.runtime
+
+    async def CheckIn(self, request: device_pb2.CheckInRequest, context: Context) -> device_pb2.CheckInResponse:
+        """An assignment, or when to ask again."""
+        _check_check_in(request)
+        device_id = device_id_of(context)
+        response = await self._runtime.in_store(self._check_in, device_id, request)
+        # Fetching an assignment moves its round on; an idle device is one more to select.
+        self._coordinator.wake()
+        return response
+
+    async def GetArtifact(
+        self, request: device_pb2.GetArtifactRequest, context: Context
+    ) -> AsyncIterator[device_pb2.ArtifactChunk]:
+        """A file that a running job's bundle names."""
+        await self._runtime.in_store(self._identify, device_id_of(context))
+        sha256 = request.sha256.hex()
+        if not any(sha256 in _bundle_hashes(job) for job in self._coordinator.training.values()):
+            raise _refusal(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, f"no running job has the file {sha256}")
+        path = self._runtime.artifacts.path(sha256)
+        total = path.stat().st_size
+        with path.open("rb") as file:
+            file.seek(min(request.offset, total))
+            while data := file.read(CHUNK_BYTES):
+                yield device_pb2.ArtifactChunk(data=data, total_bytes=total)
+
+    async def GetWeights(
+        self, request: device_pb2.GetWeightsRequest, context: Context
+    ) -> AsyncIterator[device_pb2.WeightsChunk]:
+        """The weights of the version that the job is at."""
+        await self._runtime.in_store(self._identify, device_id_of(context))
+        job = self._running(request.job_id)
+        if request.version != job.state.version:
+            message = f"job {job.name} is at version {job.state.version}; check in again"
+            raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.WRONG_STATE, message)
+        kind, data = await self._runtime.in_store(self._weights, job, request)
+        for start in range(0, len(data), CHUNK_BYTES):
+            yield device_pb2.WeightsChunk(kind=kind, data=data[start : start + CHUNK_BYTES])
+
+    async def Report(
+        self, request_iterator: AsyncIterator[device_pb2.ReportRequest], context: Context
+    ) -> AsyncIterator[device_pb2.ReportResponse]:
+        """Stores each message's scalars and answers when they are durable."""
+        device_id = device_id_of(context)
+        async for request in request_iterator:
+            if len(request.derivatives) > MAX_SCALARS_PER_REPORT:
+                raise _bad_field(f"{len(request.derivatives)} derivatives; at most {MAX_SCALARS_PER_REPORT} fit")
+            response, job_id = await self._runtime.in_store(self._report, device_id, request)
+            self._coordinator.wake(job_id)
+            yield response
+
+    def _identify(self, device_id: str) -> None:
+        with self._runtime.database.transaction() as connection:
+            enrolled(connection, device_id)
+
+    def _check_in(self, device_id: str, request: device_pb2.CheckInRequest) -> device_pb2.CheckInResponse:
+        now = self._runtime.clock()
+        with self._runtime.database.transaction() as connection:
+            enrolled(connection, device_id)
+            devices.seen(connection, device_id, now, request.training_examples, request.software)
+            open_ones = assignments.open_of_device(connection, device_id)
+            workable = [found for found in open_ones if found.job_id in self._coordinator.training]
+            response = device_pb2.CheckInResponse(
+                next=self._window(), open_assignments=[found.id for found in open_ones]
+            )
+            if workable:
+                assignments.set_state(connection, workable[0].id, AssignmentState.TAKEN)
+                response.assignment.CopyFrom(self._assignment(workable[0]))
+                return response
+        self._check_labels(request)
+        self._runtime.presence.seen(Present(device_id, now, frozenset(request.labels)))
+        response.message = "waiting for a round" if self._coordinator.training else "no job is running"
+        return response
+
+    def _report(self, device_id: str, request: device_pb2.ReportRequest) -> tuple[device_pb2.ReportResponse, str]:
+        with self._runtime.database.transaction() as connection:
+            enrolled(connection, device_id)
+            assignment = _own_assignment(connection, device_id, request.assignment_id)
+            job = self._coordinator.training.get(assignment.job_id)
+            assignment_s = job.spec.rounds.assignment_s if job is not None else 0.0
+            response = reporting.record(connection, assignment, request, assignment_s, self._runtime.clock())
+        response.next.CopyFrom(self._window())
+        # A job that is stopped or has ended needs no more of it.
+        response.stop = response.stop or job is None
+        return response, assignment.job_id
+
+    def _assignment(self, record: AssignmentRecord) -> device_pb2.Assignment:
+        job = self._coordinator.training[record.job_id]
+        message = device_pb2.Assignment(
+            assignment_id=record.id,
+            job_id=job.id,
+            job_name=job.name,
+            round=record.round,
+            manifest_sha256=bytes.fromhex(job.manifest_sha256),
+            version=job.state.version,
+            theta_digest=job.state.digest,
+            deadline_ms=min(round(1000 * job.spec.rounds.deadline_s), (1 << 32) - 1),
+            directions=record.tasks,
+            evaluate=record.evaluate,
+        )
+        message.header.ParseFromString(job.header.to_bytes())
+        return message
+
+    def _weights(
+        self, job: TrainingJob, request: device_pb2.GetWeightsRequest
+    ) -> tuple[device_pb2.WeightsChunk.Kind, bytes]:
+        """The ledger since the held version or a snapshot, whichever is smaller."""
+        snapshot = job.state.to_bytes()
+        if request.has_version and request.held_version <= request.version:
+            with self._runtime.database.transaction() as connection:
+                entries = ledger.entries(connection, job.id, request.held_version, request.version)
+            if sum(map(len, entries)) < len(snapshot):
+                segment = ledger_pb2.LedgerSegment(entries=map(ledger_pb2.LedgerEntry.FromString, entries))
+                return device_pb2.WeightsChunk.KIND_LEDGER, segment.SerializeToString()
+        return device_pb2.WeightsChunk.KIND_SNAPSHOT, snapshot
+
+    def _running(self, job_id: str) -> TrainingJob:
+        job = self._coordinator.training.get(job_id)
+        if job is None:
+            raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.WRONG_STATE, f"job {job_id} is not running")
+        return job
+
+    def _window(self) -> device_pb2.CheckInWindow:
+        window = self._runtime.config.check_in
+        if self._coordinator.training:
+            return device_pb2.CheckInWindow(min_ms=window.busy_min_ms, max_ms=window.busy_max_ms)
+        return device_pb2.CheckInWindow(min_ms=window.idle_min_ms, max_ms=window.idle_max_ms)
+
+    def _check_labels(self, request: device_pb2.CheckInRequest) -> None:
+        """Refuse a device whose data fits no running job, so that its owner hears of it."""
+        running = self._coordinator.training.values()
+        unknown = [sorted(set(request.labels) - set(job.manifest.labels)) for job in running]
+        if unknown and all(unknown):
+            job = next(iter(running))
+            message = (
+                f"label {unknown[0][0]!r} is not one of job {job.name}'s ({', '.join(job.manifest.labels)}); "
+                "check --label-column or the data file"
+            )
+            raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.UNKNOWN_LABEL, message)
+
+
+def _own_assignment(connection: Connection, device_id: str, assignment_id: str) -> AssignmentRecord:
+    assignment = assignments.get(connection, assignment_id)
+    if assignment is None:
+        raise _refusal(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, f"no assignment {assignment_id[:96]!r}; drop it")
+    if assignment.device_id != device_id:
+        message = f"assignment {assignment_id} belongs to another device; check in for one of your own"
+        raise _refusal(grpc.StatusCode.PERMISSION_DENIED, Reason.NOT_YOURS, message)
+    return assignment
+
+
+def _bundle_hashes(job: TrainingJob) -> set[str]:
+    return {job.manifest_sha256, *(file.sha256 for file in job.manifest.files)}
+
+
+def _check_check_in(request: device_pb2.CheckInRequest) -> None:
+    if request.protocol.major != PROTOCOL_MAJOR:
+        message = (
+            f"protocol {request.protocol.major}.{request.protocol.minor} is not spoken here, "
+            f"{PROTOCOL_MAJOR} is; install the coordinator's version of fwdllm"
+        )
+        raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.PROTOCOL_VERSION, message)
+    if request.generator_version != GENERATOR_VERSION:
+        message = (
+            f"directions of generator {request.generator_version} are not those of {GENERATOR_VERSION}; "
+            "install the coordinator's version of fwdllm"
+        )
+        raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.GENERATOR_VERSION, message)
+    in_range("number of labels", len(request.labels), 1, _MAX_LABELS)
+    for label in request.labels:
+        bounded("label", label, _MAX_LABEL)
+    in_range("training_examples", request.training_examples, 1, _MAX_EXAMPLES)
+    bounded("software", request.software, 256, 0)
+
+
+def _bad_field(message: str) -> CallRefusedError:
+    return _refusal(grpc.StatusCode.INVALID_ARGUMENT, Reason.BAD_FIELD, message)
+
+
+def _refusal(status: grpc.StatusCode, reason: Reason, message: str) -> CallRefusedError:
+    return CallRefusedError(status, reason, message)

@@ -1,0 +1,70 @@
+"""Errors as callers see them: a gRPC status, one line for people, a reason for programs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+
+from fwdllm_common.errors import (
+    BadInputError,
+    BusyError,
+    FwdllmError,
+    IntegrityError,
+    JobFailedError,
+    RefusedError,
+    StoppedError,
+    StorageError,
+)
+from fwdllm_common.protocol import REASON_KEY, Reason
+
+_log = structlog.get_logger()
+
+_STATUS: tuple[tuple[type[FwdllmError], grpc.StatusCode, Reason | None], ...] = (
+    (BadInputError, grpc.StatusCode.INVALID_ARGUMENT, Reason.BAD_FIELD),
+    (RefusedError, grpc.StatusCode.PERMISSION_DENIED, Reason.NOT_YOURS),
+    (StorageError, grpc.StatusCode.UNAVAILABLE, Reason.STORAGE),
+    (BusyError, grpc.StatusCode.UNAVAILABLE, None),
+    (StoppedError, grpc.StatusCode.FAILED_PRECONDITION, Reason.WRONG_STATE),
+    (JobFailedError, grpc.StatusCode.FAILED_PRECONDITION, Reason.WRONG_STATE),
+    (IntegrityError, grpc.StatusCode.DATA_LOSS, None),
+)
+
+
+class CallRefusedError(FwdllmError):
+    """Raised by a service to answer a call with this status and reason; the message goes to the caller."""
+
+    def __init__(self, status: grpc.StatusCode, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+
+
+@asynccontextmanager
+async def answered_errors(context: grpc.aio.ServicerContext[Any, Any], method: str) -> AsyncIterator[None]:
+    """Turn what a service raises inside into the call's status; what is not ours is logged and stays inside."""
+    try:
+        yield
+    except FwdllmError as error:
+        status, reason = _status_of(error)
+        if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNKNOWN):
+            _log.error("call failed", method=method, error=str(error))
+        await context.abort(status, str(error), ((REASON_KEY, reason),) if reason else ())
+    except grpc.aio.AbortError:
+        raise
+    except Exception:
+        _log.exception("call failed", method=method)
+        await context.abort(grpc.StatusCode.INTERNAL, f"the coordinator failed in {method}; its log says why")
+
+
+def _status_of(error: FwdllmError) -> tuple[grpc.StatusCode, Reason | None]:
+    if isinstance(error, CallRefusedError):
+        return error.status, error.reason
+    for kind, status, reason in _STATUS:
+        if isinstance(error, kind):
+            return status, reason
+    return grpc.StatusCode.UNKNOWN, None

@@ -1,0 +1,123 @@
+"""The three ports, bound and encrypted: devices and operators show certificates, enrolment is open to all."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import time
+from dataclasses import dataclass
+
+import grpc
+import grpc.aio
+
+from fwdllm_common.errors import BadInputError, BusyError
+from fwdllm_common.protocol import CHANNEL_OPTIONS
+from fwdllm_server.config import ServerConfig
+from fwdllm_server.home import ServerHome
+from fwdllm_server.rpc.guard import Guard
+from fwdllm_server.rpc.limits import MAX_ENROLMENT_BYTES
+from fwdllm_server.security.ca import CertificateAuthority
+from fwdllm_server.security.roles import Role
+
+_SERVER_OPTIONS = (
+    *CHANNEL_OPTIONS,
+    ("grpc.so_reuseport", 0),  # else a second server would share a taken port in silence
+    # Pings go only to peers with a call in flight: they find the phones that vanished and wake none that is idle.
+    ("grpc.keepalive_time_ms", 120_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    # Devices may keep a NAT's mapping alive without being taken for an attack.
+    ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
+    ("grpc.max_connection_idle_ms", 600_000),  # connections of phones that vanished while idle
+)
+_ENROLMENT_OPTIONS = (*_SERVER_OPTIONS, ("grpc.max_receive_message_length", MAX_ENROLMENT_BYTES))
+_ENROLMENTS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Bound addresses, host:port: ``device`` and ``enrolment`` as devices are told, ``operator`` as listened on."""
+
+    device: str
+    enrolment: str
+    operator: str
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Bound servers; add the services to them, then :meth:`start`."""
+
+    device: grpc.aio.Server
+    enrolment: grpc.aio.Server
+    operator: grpc.aio.Server
+    addresses: Addresses
+
+    async def start(self) -> None:
+        """Begin to answer calls."""
+        await asyncio.gather(self.device.start(), self.enrolment.start(), self.operator.start())
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more calls; those in flight have ``grace_s`` seconds to end."""
+        await asyncio.gather(*(server.stop(grace_s) for server in (self.device, self.enrolment, self.operator)))
+
+
+async def bind_servers(home: ServerHome, config: ServerConfig, authority: CertificateAuthority) -> Servers:
+    """Bind the three ports, with a fresh server certificate, and leave the operator's address in ``home``.
+
+    :raises BusyError: a port is taken.
+    :raises BadInputError: an address cannot be listened on.
+    :raises StorageError: the directory cannot be written.
+    """
+    hosts = [config.public.host, *config.public.names, "localhost", "127.0.0.1", socket.gethostname()]
+    key, chain = authority.issue_server(hosts, time.time())
+    open_to_all = grpc.ssl_server_credentials([(key, chain)])
+    mutual = grpc.ssl_server_credentials([(key, chain)], authority.certificate_pem, require_client_auth=True)
+
+    device = grpc.aio.server(interceptors=[Guard(Role.DEVICE)], options=_SERVER_OPTIONS)
+    enrolment = grpc.aio.server(
+        interceptors=[Guard(None)], options=_ENROLMENT_OPTIONS, maximum_concurrent_rpcs=_ENROLMENTS_AT_ONCE
+    )
+    operator = grpc.aio.server(interceptors=[Guard(Role.OPERATOR)], options=_SERVER_OPTIONS)
+    try:
+        device_port = _bind(device, "device", config.listen.device, mutual)
+        enrolment_port = _bind(enrolment, "enrolment", config.listen.enrolment, open_to_all)
+        operator_port = _bind(operator, "operator", config.listen.operator, mutual)
+    except BaseException:
+        await asyncio.gather(*(server.stop(None) for server in (device, enrolment, operator)))
+        raise
+    public = f"[{config.public.host}]" if ":" in config.public.host else config.public.host
+    addresses = Addresses(
+        device=f"{public}:{device_port}",
+        enrolment=f"{public}:{enrolment_port}",
+        operator=f"{config.listen.operator.rpartition(':')[0]}:{operator_port}",
+    )
+    home.record_operator_address(addresses.operator)
+    return Servers(device, enrolment, operator, addresses)
+
+
+def _bind(server: grpc.aio.Server, key: str, address: str, credentials: grpc.ServerCredentials) -> int:
+    try:
+        return server.add_secure_port(address, credentials)
+    except RuntimeError as error:
+        raise _binding_error(key, address) from error
+
+
+def _binding_error(key: str, address: str) -> BusyError | BadInputError:
+    """Why ``address`` could not be bound: gRPC does not tell, a plain socket does."""
+    host, _, port = address.rpartition(":")
+    try:
+        with socket.create_server((host.strip("[]"), int(port)), family=_family(host)):
+            pass
+    except PermissionError:
+        return BadInputError(f"[listen] {key}: {address} needs root's rights; choose a port above 1023 in server.toml")
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            return BadInputError(f"[listen] {key}: cannot listen on {address} ({error}); change it in server.toml")
+    return BusyError(
+        f"[listen] {key}: port {port} on {host} is in use by another program; "
+        f"stop it, or choose another port in server.toml"
+    )
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,0 +1,77 @@
+"""What every call passes before and after its service: the caller's role, and errors in one form."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any, TypeAlias
+
+import grpc
+import grpc.aio
+
+from fwdllm_server.rpc.errors import answered_errors
+from fwdllm_server.rpc.identity import Context, require_role
+from fwdllm_server.security.roles import Role
+
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
+
+class Guard(grpc.aio.ServerInterceptor):
+    """Lets in only callers of ``role`` (None lets in anyone) and answers with :func:`answered_errors`.
+
+    Methods are coroutines, or asynchronous generators where the answer is a stream.
+    """
+
+    def __init__(self, role: Role | None) -> None:
+        self._role = role
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Handler | None:
+        """The method's handler, guarded."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        method = str(handler_call_details.method)
+        # grpc's own handler type leaves out the asynchronous kinds.
+        inner: Any = handler
+        if handler.response_streaming:
+            make: Any = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            guarded: Any = self._stream(inner.stream_stream or inner.unary_stream, method)
+        else:
+            make = (
+                grpc.stream_unary_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_unary_rpc_method_handler
+            )
+            guarded = self._unary(inner.stream_unary or inner.unary_unary, method)
+        answer: Handler = make(guarded, handler.request_deserializer, handler.response_serializer)
+        return answer
+
+    def _unary(self, behaviour: Any, method: str) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def guarded(request: Any, context: Context) -> Any:
+            async with answered_errors(context, method):
+                self._check(context)
+                return await behaviour(request, context)
+
+        return guarded
+
+    def _stream(self, behaviour: Any, method: str) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with answered_errors(context, method):
+                self._check(context)
+                async with aclosing(behaviour(request, context)) as messages:
+                    async for message in messages:
+                        yield message
+
+        return guarded
+
+    def _check(self, context: Context) -> None:
+        if self._role is not None:
+            require_role(context, self._role)

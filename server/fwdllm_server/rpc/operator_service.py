@@ -1,0 +1,188 @@
+"""OperatorService: jobs, devices and join tokens, for the command line and other operators' programs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import grpc
+import grpc.aio
+import structlog
+
+from fwdllm.v1 import operator_pb2
+from fwdllm.v1.operator_pb2_grpc import OperatorServiceServicer
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.join_token import JoinToken
+from fwdllm_common.protocol import CHUNK_BYTES, Reason
+from fwdllm_server.coordinator import Coordinator
+from fwdllm_server.job_status import job_message
+from fwdllm_server.model.adapter import write_adapter
+from fwdllm_server.rounds.training import TrainingJob
+from fwdllm_server.rpc.errors import CallRefusedError
+from fwdllm_server.rpc.limits import MAX_TOKEN_LIFETIME_S, bounded, in_range, plain_name
+from fwdllm_server.store import devices, jobs
+from fwdllm_server.store.devices import Device
+from fwdllm_server.store.jobs import JobRecord
+
+_DAY_S = 86_400
+_MAX_SPEC = 1 << 20
+_WATCH_S = 2.0
+"""A watcher hears at least so often, so that the time left goes on."""
+
+_ENDED = (operator_pb2.JOB_STATE_DONE, operator_pb2.JOB_STATE_FAILED, operator_pb2.JOB_STATE_STOPPED)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+_log = structlog.get_logger()
+
+
+class OperatorService(OperatorServiceServicer):
+    """Carries out what operators say.
+
+    ``enrolment_address`` and ``ca_sha256`` go into join tokens.
+    """
+
+    def __init__(self, coordinator: Coordinator, enrolment_address: str, ca_sha256: str) -> None:
+        self._coordinator = coordinator
+        self._runtime = coordinator.runtime
+        self._enrolment_address = enrolment_address
+        self._ca_sha256 = ca_sha256
+
+    async def SubmitJob(
+        self, request: operator_pb2.SubmitJobRequest, context: Context
+    ) -> operator_pb2.SubmitJobResponse:
+        """Checks a job file and puts the job in the queue."""
+        bounded("spec_toml", request.spec_toml, _MAX_SPEC)
+        folder = Path(request.base_folder)
+        if not folder.is_absolute():
+            raise BadInputError(f"base_folder {request.base_folder!r} is not absolute")
+        return operator_pb2.SubmitJobResponse(job_id=await self._coordinator.submit(request.spec_toml, folder))
+
+    async def ListJobs(self, request: operator_pb2.ListJobsRequest, context: Context) -> operator_pb2.ListJobsResponse:
+        """Every job, newest first."""
+        return operator_pb2.ListJobsResponse(jobs=await self._runtime.in_store(self._all_jobs))
+
+    async def GetJob(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.Job:
+        """One job."""
+        return await self._runtime.in_store(self._job, request.job)
+
+    async def WatchJob(self, request: operator_pb2.GetJobRequest, context: Context) -> AsyncIterator[operator_pb2.Job]:
+        """The job now and at every change, until it ends."""
+        # Its id from now on: a new job of the same name is not the one that is watched.
+        record = await self._runtime.in_store(self._find, request.job)
+        while True:
+            job = await self._runtime.in_store(self._job, record.id)
+            yield job
+            if job.state in _ENDED:
+                return
+            await self._runtime.change(_WATCH_S)
+
+    async def StopJob(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.Job:
+        """Stops a job where it is."""
+        record = await self._runtime.in_store(self._find, request.job)
+        await self._coordinator.stop(record)
+        return await self._runtime.in_store(self._job, record.id)
+
+    async def ResumeJob(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.Job:
+        """Goes on with a job that was stopped or failed."""
+        record = await self._runtime.in_store(self._find, request.job)
+        await self._coordinator.resume(record)
+        return await self._runtime.in_store(self._job, record.id)
+
+    async def ExportAdapter(
+        self, request: operator_pb2.GetJobRequest, context: Context
+    ) -> AsyncIterator[operator_pb2.AdapterChunk]:
+        """The adapter at the newest version, file by file."""
+        job = await self._runtime.in_store(self._trained, request.job)
+        with TemporaryDirectory() as folder:
+            template = self._coordinator.folder(job.id).adapter
+            await asyncio.to_thread(write_adapter, template, job.manifest.layout, job.state.theta, Path(folder))
+            for path in sorted(Path(folder).iterdir()):
+                data = await asyncio.to_thread(path.read_bytes)
+                for start in range(0, max(1, len(data)), CHUNK_BYTES):
+                    yield operator_pb2.AdapterChunk(file_name=path.name, data=data[start : start + CHUNK_BYTES])
+
+    async def CreateJoinToken(
+        self, request: operator_pb2.CreateJoinTokenRequest, context: Context
+    ) -> operator_pb2.CreateJoinTokenResponse:
+        """A token with which one device may enrol."""
+        plain_name("name", request.name)
+        lifetime_s = request.lifetime_s or _DAY_S
+        in_range("lifetime_s", lifetime_s, 1, MAX_TOKEN_LIFETIME_S)
+        expires_at = self._runtime.clock() + lifetime_s
+        secret = await self._runtime.in_store(self._create_token, request.name, expires_at)
+        token = JoinToken(self._enrolment_address, self._ca_sha256, secret)
+        return operator_pb2.CreateJoinTokenResponse(join_token=token.encode(), expires_unix_s=int(expires_at))
+
+    async def ListDevices(
+        self, request: operator_pb2.ListDevicesRequest, context: Context
+    ) -> operator_pb2.ListDevicesResponse:
+        """Every device, newest first."""
+        return operator_pb2.ListDevicesResponse(devices=await self._runtime.in_store(self._all_devices))
+
+    async def RevokeDevice(self, request: operator_pb2.RevokeDeviceRequest, context: Context) -> operator_pb2.Device:
+        """Refuses every further call of a device."""
+        device = await self._runtime.in_store(self._revoke, request.device)
+        self._runtime.presence.leave(device.device_id)
+        _log.info("device revoked", device=device.device_id, name=device.name)
+        return device
+
+    def _find(self, id_or_name: str) -> JobRecord:
+        with self._runtime.database.transaction() as connection:
+            record = jobs.find(connection, id_or_name)
+        if record is None:
+            message = f"no job {id_or_name!r}; 'fwdllm-server job list' shows them"
+            raise CallRefusedError(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, message)
+        return record
+
+    def _job(self, id_or_name: str) -> operator_pb2.Job:
+        record = self._find(id_or_name)
+        with self._runtime.database.transaction() as connection:
+            return job_message(connection, record, self._runtime.clock())
+
+    def _all_jobs(self) -> list[operator_pb2.Job]:
+        now = self._runtime.clock()
+        with self._runtime.database.transaction() as connection:
+            return [job_message(connection, record, now) for record in jobs.in_state(connection)]
+
+    def _trained(self, id_or_name: str) -> TrainingJob:
+        record = self._find(id_or_name)
+        if record.header is None:
+            raise BadInputError(f"job {record.name} has no model yet ({record.state}); wait for its first round")
+        if record.id in self._coordinator.training:
+            return self._coordinator.training[record.id]
+        with self._runtime.database.transaction() as connection:
+            return TrainingJob.load(connection, self._runtime.artifacts, record)
+
+    def _create_token(self, name: str, expires_at: float) -> str:
+        with self._runtime.database.transaction() as connection:
+            return devices.create_token(connection, name, expires_at)
+
+    def _all_devices(self) -> list[operator_pb2.Device]:
+        with self._runtime.database.transaction() as connection:
+            return [_device_message(device) for device in devices.all_devices(connection)]
+
+    def _revoke(self, id_or_name: str) -> operator_pb2.Device:
+        with self._runtime.database.transaction() as connection:
+            found = devices.find_device(connection, id_or_name)
+            if found is None:
+                message = f"no device {id_or_name!r}; 'fwdllm-server devices list' shows them"
+                raise CallRefusedError(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, message)
+            devices.revoke(connection, found.id, self._runtime.clock())
+            revoked = devices.device(connection, found.id)
+        assert revoked is not None
+        return _device_message(revoked)
+
+
+def _device_message(device: Device) -> operator_pb2.Device:
+    return operator_pb2.Device(
+        device_id=device.id,
+        name=device.name,
+        enrolled_unix_s=int(device.enrolled_at),
+        last_seen_unix_s=int(device.last_seen_at or 0),
+        revoked=device.revoked,
+        training_examples=device.training_examples,
+        software=device.software,
+    )

@@ -1,0 +1,55 @@
+"""What every part of the running coordinator shares: its store, its clock, and word of what changes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from fwdllm_server.artifacts import ArtifactStore
+from fwdllm_server.config import ServerConfig
+from fwdllm_server.home import ServerHome
+from fwdllm_server.rounds.presence import Presence
+from fwdllm_server.store.database import Database
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Runtime:
+    """The database is used by one thread, in the order of the calls; ``clock`` gives seconds since 1970."""
+
+    def __init__(self, home: ServerHome, config: ServerConfig, clock: Callable[[], float] = time.time) -> None:
+        self.home = home
+        self.config = config
+        self.clock = clock
+        self.database = Database(home.database_url(config))
+        self.artifacts = ArtifactStore(home.artifacts)
+        # A device that has not come back after two of its windows is gone.
+        self.presence = Presence(2 * config.check_in.busy_max_ms / 1000 + 5)
+        self._changed = asyncio.Condition()
+        self._store = ThreadPoolExecutor(1, thread_name_prefix="store")
+
+    async def in_store(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``function`` in the store's thread; its transactions are on disk when this returns."""
+        return await asyncio.get_running_loop().run_in_executor(self._store, lambda: function(*args, **kwargs))
+
+    async def notify(self) -> None:
+        """Tell those who wait for a change that there is one."""
+        async with self._changed:
+            self._changed.notify_all()
+
+    async def change(self, timeout_s: float) -> None:
+        """Wait for a change, at most ``timeout_s`` seconds."""
+        async with self._changed:
+            try:
+                await asyncio.wait_for(self._changed.wait(), timeout_s)
+            except TimeoutError:
+                return
+
+    def close(self) -> None:
+        """Finish what the store is doing and close it."""
+        self._store.shutdown()
+        self.database.close()

@@ -1,0 +1,53 @@
+"""The running server: store, jobs and the three ports, from start to stop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import structlog
+
+from fwdllm.v1 import device_pb2_grpc, operator_pb2_grpc
+from fwdllm_server.config import ServerConfig
+from fwdllm_server.coordinator import Coordinator
+from fwdllm_server.home import ServerHome
+from fwdllm_server.rpc.device_service import DeviceService
+from fwdllm_server.rpc.enrolment_service import EnrolmentService
+from fwdllm_server.rpc.grpc_server import bind_servers
+from fwdllm_server.rpc.operator_service import OperatorService
+from fwdllm_server.runtime import Runtime
+from fwdllm_server.security.ca import CertificateAuthority
+
+_GRACE_S = 2.0
+
+log = structlog.get_logger()
+
+
+async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> None:
+    """Serve until ``stop`` is set; the caller holds the directory's lock.
+
+    :raises BusyError: a port is in use by another process.
+    :raises StorageError: the database or the disk cannot be written.
+    """
+    authority = CertificateAuthority.load(home.ca_certificate, home.ca_key)
+    servers = await bind_servers(home, config, authority)
+    runtime = Runtime(home, config)
+    coordinator = Coordinator(runtime)
+    addresses = servers.addresses
+    device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(coordinator), servers.device)
+    device_pb2_grpc.add_EnrolmentServiceServicer_to_server(
+        EnrolmentService(runtime.database, authority, addresses.device, config.certificates.device_days),
+        servers.enrolment,
+    )
+    operator_pb2_grpc.add_OperatorServiceServicer_to_server(
+        OperatorService(coordinator, addresses.enrolment, authority.fingerprint), servers.operator
+    )
+    try:
+        await coordinator.start()
+        await servers.start()
+        log.info("serving", device=addresses.device, enrolment=addresses.enrolment, operator=addresses.operator)
+        await stop.wait()
+    finally:
+        await servers.stop(_GRACE_S)
+        await coordinator.close()
+        runtime.close()
+    log.info("stopped; start again to go on")

@@ -1,0 +1,1 @@
+"""Everything the coordinator must not forget."""

@@ -1,0 +1,155 @@
+"""Assignments as stored: which device measures which directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Connection, Row, func, select, update
+
+from fwdllm.v1 import device_pb2
+from fwdllm_server.store.schema import assignments
+
+_OPEN = ("offered", "taken")
+
+
+class AssignmentState(StrEnum):
+    """Offered and taken ones are open; a scalar for any other is late."""
+
+    OFFERED = "offered"
+    TAKEN = "taken"
+    DONE = "done"
+    EXPIRED = "expired"
+
+
+@dataclass(frozen=True)
+class AssignmentRecord:
+    """One device's work in one round; ``tasks`` in the order of its report's indices."""
+
+    id: str
+    job_id: str
+    round: int
+    device_id: str
+    state: AssignmentState
+    tasks: tuple[device_pb2.DirectionTask, ...]
+    directions: int
+    evaluate: bool
+    expires_at: float
+    correct: int
+    total: int
+
+    @property
+    def open(self) -> bool:
+        """Whether the device may still report."""
+        return self.state in _OPEN
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seed of each scalar, by its index in the report."""
+        return [
+            seed for task in self.tasks for span in task.seeds for seed in range(span.first, span.first + span.count)
+        ]
+
+
+def offer(
+    connection: Connection,
+    job_id: str,
+    round_number: int,
+    device_id: str,
+    tasks: Iterable[device_pb2.DirectionTask],
+    evaluate: bool,
+    expires_at: float,
+) -> None:
+    """Put work by for a device, to be fetched at its next check-in."""
+    request = device_pb2.Assignment(directions=tasks)
+    number = connection.execute(
+        select(func.count()).where(assignments.c.job_id == job_id, assignments.c.round == round_number)
+    ).scalar_one()
+    connection.execute(
+        assignments.insert().values(
+            id=f"{job_id}-{round_number}-{number + 1}",
+            job_id=job_id,
+            round=round_number,
+            device_id=device_id,
+            state=AssignmentState.OFFERED,
+            tasks=request.SerializeToString(deterministic=True),
+            directions=sum(span.count for task in request.directions for span in task.seeds),
+            evaluate=evaluate,
+            expires_at=expires_at,
+        )
+    )
+
+
+def get(connection: Connection, assignment_id: str) -> AssignmentRecord | None:
+    """The assignment with this id."""
+    row = connection.execute(select(assignments).where(assignments.c.id == assignment_id)).one_or_none()
+    return None if row is None else _record(row)
+
+
+def open_of_device(connection: Connection, device_id: str) -> Sequence[AssignmentRecord]:
+    """What a device may still report on, oldest first."""
+    query = (
+        select(assignments)
+        .where(assignments.c.device_id == device_id, assignments.c.state.in_(_OPEN))
+        .order_by(assignments.c.expires_at, assignments.c.id)
+    )
+    return [_record(row) for row in connection.execute(query)]
+
+
+def of_round(connection: Connection, job_id: str, round_number: int) -> Sequence[AssignmentRecord]:
+    """Every assignment of a round."""
+    query = (
+        select(assignments)
+        .where(assignments.c.job_id == job_id, assignments.c.round == round_number)
+        .order_by(assignments.c.id)
+    )
+    return [_record(row) for row in connection.execute(query)]
+
+
+def busy_devices(connection: Connection) -> frozenset[str]:
+    """The devices that hold an open assignment of any job."""
+    query = select(assignments.c.device_id).where(assignments.c.state.in_(_OPEN)).distinct()
+    return frozenset(connection.execute(query).scalars())
+
+
+def set_state(connection: Connection, assignment_id: str, state: AssignmentState) -> None:
+    """Move an assignment on."""
+    connection.execute(update(assignments).where(assignments.c.id == assignment_id).values(state=state))
+
+
+def prolong(connection: Connection, assignment_id: str, expires_at: float) -> None:
+    """There was news of it: it expires later."""
+    connection.execute(update(assignments).where(assignments.c.id == assignment_id).values(expires_at=expires_at))
+
+
+def evaluated(connection: Connection, assignment_id: str, correct: int, total: int) -> None:
+    """Record a device's federated evaluation."""
+    connection.execute(
+        update(assignments).where(assignments.c.id == assignment_id).values(correct=correct, total=total)
+    )
+
+
+def expire_open(connection: Connection, job_id: str, round_number: int) -> None:
+    """Close what is open in a round: from now on its scalars are late."""
+    connection.execute(
+        update(assignments)
+        .where(assignments.c.job_id == job_id, assignments.c.round == round_number, assignments.c.state.in_(_OPEN))
+        .values(state=AssignmentState.EXPIRED)
+    )
+
+
+def federated_counts(connection: Connection, job_id: str) -> tuple[int, int]:
+    """Correct and total predictions on the devices' own validation rows in the last round that has any."""
+    last = select(func.max(assignments.c.round)).where(assignments.c.job_id == job_id, assignments.c.total > 0)
+    query = select(
+        func.coalesce(func.sum(assignments.c.correct), 0), func.coalesce(func.sum(assignments.c.total), 0)
+    ).where(assignments.c.job_id == job_id, assignments.c.round == last.scalar_subquery())
+    correct, total = connection.execute(query).one()
+    return int(correct), int(total)
+
+
+def _record(row: Row[tuple[object, ...]]) -> AssignmentRecord:
+    values = dict(row._mapping)
+    tasks = tuple(device_pb2.Assignment.FromString(values["tasks"]).directions)
+    return AssignmentRecord(**{**values, "state": AssignmentState(values["state"]), "tasks": tasks})

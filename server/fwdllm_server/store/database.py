@@ -1,0 +1,83 @@
+"""Opening the database: SQLite in WAL mode by default, PostgreSQL by URL, migrated to this version's tables."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.exc import DBAPIError
+
+from fwdllm_common.errors import StorageError
+
+_PRAGMAS = (
+    ("journal_mode", "WAL"),  # readers do not wait for the writer
+    ("synchronous", "FULL"),  # a commit is on disk when it returns: a scalar is durable before it is acknowledged
+    ("foreign_keys", "ON"),
+    ("busy_timeout", "5000"),  # milliseconds; an operator's backup may hold the lock
+)
+
+
+class Database:
+    """One database and its transactions.
+
+    :param url: SQLAlchemy URL, ``sqlite:///path`` or ``postgresql+psycopg://…``.
+    :raises StorageError: it cannot be opened or migrated.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._engine = create_engine(url)
+        if self._engine.dialect.name == "sqlite":
+            event.listen(self._engine, "connect", _configure_sqlite)
+            event.listen(self._engine, "begin", _begin_immediately)
+        with _storage_errors():
+            _migrate(self._engine)
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """One transaction: committed and on disk when the block ends, rolled back when it raises.
+
+        :raises StorageError: the database cannot be written.
+        """
+        with _storage_errors(), self._engine.begin() as connection:
+            yield connection
+
+    def close(self) -> None:
+        """Give back every connection."""
+        self._engine.dispose()
+
+
+def _migrate(engine: Engine) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+
+def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # we begin transactions ourselves, below
+    for name, value in _PRAGMAS:
+        connection.execute(f"PRAGMA {name}={value}")
+
+
+def _begin_immediately(connection: Connection) -> None:
+    # Taking the write lock at once turns a conflict of two writers into a wait instead of an error.
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+@contextmanager
+def _storage_errors() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error.orig, sqlite3.IntegrityError):
+            raise
+        raise StorageError(
+            f"the database cannot be used ({error.orig}); check its disk and permissions and start again, "
+            "nothing that was acknowledged is lost"
+        ) from error

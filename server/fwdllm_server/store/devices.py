@@ -1,0 +1,144 @@
+"""Join tokens and the devices that used them. Times are seconds since 1970 UTC, given by the caller."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, or_, select, update
+
+from fwdllm_common.errors import BadInputError, RefusedError
+from fwdllm_server.security.tokens import new_secret, secret_digest
+from fwdllm_server.store.schema import devices, join_tokens
+
+
+class RevokedError(RefusedError):
+    """The device had a place and lost it."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """A device that has enrolled."""
+
+    id: str
+    name: str
+    enrolled_at: float
+    revoked_at: float | None
+    last_seen_at: float | None
+    training_examples: int
+    software: str
+
+    @property
+    def revoked(self) -> bool:
+        """Whether it has lost its place."""
+        return self.revoked_at is not None
+
+
+def create_token(connection: Connection, name: str, expires_at: float) -> str:
+    """A new secret with which one device may enrol as ``name``; an unused one for that name is void from now on.
+
+    :raises BadInputError: a device of that name is enrolled already.
+    """
+    if _one(connection, devices.c.name == name, devices.c.revoked_at.is_(None)):
+        raise BadInputError(
+            f'a device named "{name}" is enrolled already; choose another name, '
+            f"or revoke it first with 'fwdllm-server devices revoke {name}'"
+        )
+    unused = join_tokens.c.used_by_key_sha256.is_(None)
+    connection.execute(delete(join_tokens).where(join_tokens.c.name == name, unused))
+    secret = new_secret()
+    connection.execute(
+        insert(join_tokens).values(secret_sha256=secret_digest(secret), name=name, expires_at=expires_at)
+    )
+    return secret
+
+
+def enrol(connection: Connection, secret: str, key_sha256: str, now: float) -> Device:
+    """The device whose key is ``key_sha256`` (hex), let in by ``secret``.
+
+    The same key may use the same secret again, also after its end: its answer was lost, or its certificate runs out.
+
+    :raises RevokedError: the device was revoked.
+    :raises RefusedError: the secret is unknown, used by another device or expired.
+    """
+    digest = secret_digest(secret)
+    token = connection.execute(select(join_tokens).where(join_tokens.c.secret_sha256 == digest)).one_or_none()
+    again = "ask the operator for a new one ('fwdllm-server enroll')"
+    if token is None:
+        raise RefusedError(f"the join token is not known here or was replaced by a newer one; {again}")
+    if token.used_by_key_sha256 not in (None, key_sha256):
+        raise RefusedError(f"the join token has been used by another device; {again}")
+    known = _one(connection, devices.c.key_sha256 == key_sha256)
+    if known and known.revoked:
+        raise RevokedError("this device was revoked; it needs a new key and a new join token to come back")
+    if known and token.used_by_key_sha256:
+        return known
+    if token.expires_at <= now:
+        raise RefusedError(f"the join token has expired; {again}")
+    _use(connection, digest, key_sha256, again)
+    if known:
+        connection.execute(update(devices).where(devices.c.id == known.id).values(name=token.name))
+        return device(connection, known.id) or known
+    identity = f"dev-{secrets.token_hex(8)}"
+    connection.execute(insert(devices).values(id=identity, name=token.name, key_sha256=key_sha256, enrolled_at=now))
+    return Device(identity, token.name, now, None, None, 0, "")
+
+
+def _use(connection: Connection, digest: str, key_sha256: str, again: str) -> None:
+    unused = join_tokens.c.used_by_key_sha256.is_(None)
+    used = connection.execute(
+        update(join_tokens).where(join_tokens.c.secret_sha256 == digest, unused).values(used_by_key_sha256=key_sha256)
+    )
+    if used.rowcount != 1:  # another transaction was faster
+        raise RefusedError(f"the join token has been used by another device; {again}")
+
+
+def device(connection: Connection, device_id: str) -> Device | None:
+    """The device with this id."""
+    return _one(connection, devices.c.id == device_id)
+
+
+def find_device(connection: Connection, id_or_name: str) -> Device | None:
+    """The device with this id, or else the newest of this name, one that is not revoked before any that is."""
+    return _one(connection, or_(devices.c.id == id_or_name, devices.c.name == id_or_name))
+
+
+def all_devices(connection: Connection) -> list[Device]:
+    """Every device, the newest first."""
+    query = select(devices).order_by(devices.c.enrolled_at.desc(), devices.c.id)
+    return [_device(row) for row in connection.execute(query)]
+
+
+def revoke(connection: Connection, device_id: str, now: float) -> None:
+    """Refuse every further call of the device; one that is revoked already stays as it is."""
+    live = devices.c.revoked_at.is_(None)
+    connection.execute(update(devices).where(devices.c.id == device_id, live).values(revoked_at=now))
+
+
+def seen(connection: Connection, device_id: str, now: float, training_examples: int, software: str) -> None:
+    """Note what the device said when it checked in."""
+    connection.execute(
+        update(devices)
+        .where(devices.c.id == device_id)
+        .values(last_seen_at=now, training_examples=training_examples, software=software)
+    )
+
+
+def _one(connection: Connection, *conditions: Any) -> Device | None:
+    revoked_last = devices.c.revoked_at.is_not(None)
+    query = select(devices).where(*conditions).order_by(revoked_last, devices.c.enrolled_at.desc()).limit(1)
+    row = connection.execute(query).one_or_none()
+    return _device(row) if row else None
+
+
+def _device(row: Row[Any]) -> Device:
+    return Device(
+        row.id,
+        row.name,
+        row.enrolled_at,
+        row.revoked_at,
+        row.last_seen_at,
+        row.training_examples,
+        row.software,
+    )

@@ -1,0 +1,141 @@
+"""Jobs as stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Connection, Row, select, update
+
+from fwdllm_server.store.schema import jobs
+
+
+class JobState(StrEnum):
+    """Where a job stands; only a stopped or failed one can be resumed."""
+
+    PREPARING = "preparing"
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """One job; ``header`` and ``manifest_sha256`` are there once its model is prepared."""
+
+    id: str
+    name: str
+    spec_toml: str
+    base_folder: str
+    state: JobState
+    message: str
+    rounds_wanted: int
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    header: bytes | None
+    manifest_sha256: str | None
+    head_init: str
+    trainable_parameters: int
+    scalars_repeated: int
+    scalars_late: int
+    scalars_unusable: int
+
+
+def add(
+    connection: Connection,
+    job_id: str,
+    name: str,
+    spec_toml: str,
+    base_folder: str,
+    rounds_wanted: int,
+    now: float,
+) -> None:
+    """Queue a new job."""
+    connection.execute(
+        jobs.insert().values(
+            id=job_id,
+            name=name,
+            spec_toml=spec_toml,
+            base_folder=base_folder,
+            rounds_wanted=rounds_wanted,
+            state=JobState.PREPARING,
+            created_at=now,
+        )
+    )
+
+
+def get(connection: Connection, job_id: str) -> JobRecord | None:
+    """The job with this id."""
+    row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
+    return None if row is None else _record(row)
+
+
+def find(connection: Connection, id_or_name: str) -> JobRecord | None:
+    """The job with this id, else the newest of this name."""
+    query = select(jobs).where(jobs.c.name == id_or_name).order_by(jobs.c.created_at.desc()).limit(1)
+    row = connection.execute(query).one_or_none()
+    return get(connection, id_or_name) or (None if row is None else _record(row))
+
+
+def in_state(connection: Connection, *states: JobState) -> Sequence[JobRecord]:
+    """The jobs in any of these states (in any at all if none is given), newest first."""
+    query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id)
+    if states:
+        query = query.where(jobs.c.state.in_(states))
+    return [_record(row) for row in connection.execute(query)]
+
+
+def prepared(
+    connection: Connection,
+    job_id: str,
+    header: bytes,
+    manifest_sha256: str,
+    head_init: str,
+    trainable_parameters: int,
+) -> None:
+    """The model is ready: the job runs."""
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id)
+        .values(
+            header=header,
+            manifest_sha256=manifest_sha256,
+            head_init=head_init,
+            trainable_parameters=trainable_parameters,
+            state=JobState.RUNNING,
+            message="",
+        )
+    )
+
+
+def set_state(connection: Connection, job_id: str, state: JobState, message: str, now: float) -> None:
+    """Change the state and say why."""
+    ended = None if state in (JobState.PREPARING, JobState.RUNNING) else now
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(state=state, message=message, ended_at=ended))
+
+
+def started(connection: Connection, job_id: str, now: float) -> None:
+    """Remember when the first round began."""
+    connection.execute(update(jobs).where(jobs.c.id == job_id, jobs.c.started_at.is_(None)).values(started_at=now))
+
+
+def count_unused(connection: Connection, job_id: str, repeated: int = 0, late: int = 0, unusable: int = 0) -> None:
+    """Count scalars that were sent and not used."""
+    if repeated or late or unusable:
+        connection.execute(
+            update(jobs)
+            .where(jobs.c.id == job_id)
+            .values(
+                scalars_repeated=jobs.c.scalars_repeated + repeated,
+                scalars_late=jobs.c.scalars_late + late,
+                scalars_unusable=jobs.c.scalars_unusable + unusable,
+            )
+        )
+
+
+def _record(row: Row[tuple[object, ...]]) -> JobRecord:
+    values = dict(row._mapping)
+    return JobRecord(**{**values, "state": JobState(values["state"])})

@@ -1,0 +1,92 @@
+"""The ledger, its snapshots and evaluations as stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, delete, func, select
+
+from fwdllm_common.ledger import LedgerEntry
+from fwdllm_server.store.schema import evaluations, ledger, snapshots
+
+
+@dataclass(frozen=True)
+class EvaluationRecord:
+    """Accuracy (0 to 1) and mean cross-entropy (nats) of one version on the held-out rows."""
+
+    version: int
+    accuracy: float
+    loss: float
+    rows: int
+
+
+def append(connection: Connection, job_id: str, entry: LedgerEntry, now: float) -> None:
+    """Add a committed round."""
+    connection.execute(
+        ledger.insert().values(
+            job_id=job_id,
+            version=entry.version,
+            entry=entry.to_bytes(),
+            directions=sum(len(update.seeds) for update in entry.updates),
+            theta_digest=entry.theta_digest,
+            committed_at=now,
+        )
+    )
+
+
+def entries(connection: Connection, job_id: str, after: int, up_to: int | None = None) -> Sequence[bytes]:
+    """The stored entries of the versions above ``after``, oldest first."""
+    query = select(ledger.c.entry).where(ledger.c.job_id == job_id, ledger.c.version > after)
+    if up_to is not None:
+        query = query.where(ledger.c.version <= up_to)
+    return list(connection.execute(query.order_by(ledger.c.version)).scalars())
+
+
+def totals(connection: Connection, job_id: str) -> tuple[int, int]:
+    """Committed rounds and the scalars in them."""
+    query = select(func.count(), func.coalesce(func.sum(ledger.c.directions), 0)).where(ledger.c.job_id == job_id)
+    count, directions = connection.execute(query).one()
+    return int(count), int(directions)
+
+
+def newest_digest(connection: Connection, job_id: str) -> bytes | None:
+    """SHA-256 of θ at the newest committed version."""
+    query = select(ledger.c.theta_digest).where(ledger.c.job_id == job_id).order_by(ledger.c.version.desc()).limit(1)
+    return connection.execute(query).scalar_one_or_none()
+
+
+def add_snapshot(connection: Connection, job_id: str, version: int, sha256: str) -> None:
+    """Remember that the state of a version is in the artifact with this hash."""
+    connection.execute(delete(snapshots).where(snapshots.c.job_id == job_id, snapshots.c.version == version))
+    connection.execute(snapshots.insert().values(job_id=job_id, version=version, sha256=sha256))
+
+
+def latest_snapshot(connection: Connection, job_id: str) -> tuple[int, str] | None:
+    """Version and hash of the newest snapshot."""
+    query = (
+        select(snapshots.c.version, snapshots.c.sha256)
+        .where(snapshots.c.job_id == job_id)
+        .order_by(snapshots.c.version.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).one_or_none()
+    return None if row is None else (row.version, row.sha256)
+
+
+def add_evaluation(connection: Connection, job_id: str, record: EvaluationRecord) -> None:
+    """Record an evaluation; the version's former one, if any, is replaced by its equal."""
+    connection.execute(
+        delete(evaluations).where(evaluations.c.job_id == job_id, evaluations.c.version == record.version)
+    )
+    connection.execute(
+        evaluations.insert().values(
+            job_id=job_id, version=record.version, accuracy=record.accuracy, loss=record.loss, rows=record.rows
+        )
+    )
+
+
+def evaluations_of(connection: Connection, job_id: str) -> Sequence[EvaluationRecord]:
+    """Every evaluation of a job, by ascending version."""
+    query = select(evaluations).where(evaluations.c.job_id == job_id).order_by(evaluations.c.version)
+    return [EvaluationRecord(row.version, row.accuracy, row.loss, row.rows) for row in connection.execute(query)]

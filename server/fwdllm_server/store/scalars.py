@@ -1,0 +1,69 @@
+"""Scalars of rounds that have not closed; the primary key counts each once (DESIGN §2, invariant 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection, delete, func, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from fwdllm_common.estimator import Scalar
+from fwdllm_server.store.schema import devices, scalars
+
+_ROWS_PER_STATEMENT = 1000  # bound parameters of one statement are limited
+
+
+def record(
+    connection: Connection,
+    job_id: str,
+    round_number: int,
+    assignment_id: str,
+    device_id: str,
+    values: Mapping[int, int],
+) -> int:
+    """Store fixed-point ``values`` by seed; returns how many were not there before."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    rows = [
+        {
+            "job_id": job_id,
+            "round": round_number,
+            "seed": seed,
+            "assignment_id": assignment_id,
+            "device_id": device_id,
+            "value": value,
+        }
+        for seed, value in values.items()
+    ]
+    stored = 0
+    for start in range(0, len(rows), _ROWS_PER_STATEMENT):
+        statement = insert(scalars).values(rows[start : start + _ROWS_PER_STATEMENT]).on_conflict_do_nothing()
+        stored += connection.execute(statement).rowcount
+    return stored
+
+
+def count(connection: Connection, job_id: str, round_number: int) -> int:
+    """How many scalars of a round are in."""
+    query = select(func.count()).where(scalars.c.job_id == job_id, scalars.c.round == round_number)
+    return int(connection.execute(query).scalar_one())
+
+
+def seeds_of_round(connection: Connection, job_id: str, round_number: int) -> frozenset[int]:
+    """The seeds of a round that are in, whoever measured them."""
+    query = select(scalars.c.seed).where(scalars.c.job_id == job_id, scalars.c.round == round_number)
+    return frozenset(connection.execute(query).scalars())
+
+
+def of_round(connection: Connection, job_id: str, round_number: int) -> Sequence[Scalar]:
+    """All scalars of a round by ascending seed, with the size of the data they were measured on."""
+    query = (
+        select(scalars.c.seed, scalars.c.value, scalars.c.device_id, devices.c.training_examples)
+        .join(devices, devices.c.id == scalars.c.device_id)
+        .where(scalars.c.job_id == job_id, scalars.c.round == round_number)
+        .order_by(scalars.c.seed)
+    )
+    return [Scalar(seed, value, device, examples) for seed, value, device, examples in connection.execute(query)]
+
+
+def forget(connection: Connection, job_id: str, round_number: int) -> None:
+    """Delete a closed round's scalars; what was used of them is in the ledger."""
+    connection.execute(delete(scalars).where(scalars.c.job_id == job_id, scalars.c.round == round_number))

@@ -1,0 +1,163 @@
+"""The coordinator's tables. Times are seconds since 1970 UTC; blobs are protobuf messages of protos/fwdllm/v1."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+join_tokens = Table(
+    "join_tokens",
+    metadata,
+    Column("secret_sha256", String(64), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("expires_at", Float, nullable=False),
+    # The key that used it: the same device may repeat a call whose answer was lost, nobody else may.
+    Column("used_by_key_sha256", String(64)),
+)
+
+devices = Table(
+    "devices",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("key_sha256", String(64), nullable=False, unique=True),
+    Column("enrolled_at", Float, nullable=False),
+    Column("revoked_at", Float),
+    Column("last_seen_at", Float),
+    Column("training_examples", BigInteger, nullable=False, default=0),
+    Column("software", String(256), nullable=False, default=""),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("name", String(64), nullable=False),
+    Column("spec_toml", Text, nullable=False),
+    Column("base_folder", Text, nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("message", Text, nullable=False, default=""),
+    Column("rounds_wanted", BigInteger, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("started_at", Float),
+    Column("ended_at", Float),
+    # Set when the model is prepared.
+    Column("header", LargeBinary),
+    Column("manifest_sha256", String(64)),
+    Column("head_init", String(16), nullable=False, default=""),
+    Column("trainable_parameters", BigInteger, nullable=False, default=0),
+    # Scalars that were sent and not used, by reason.
+    Column("scalars_repeated", BigInteger, nullable=False, default=0),
+    Column("scalars_late", BigInteger, nullable=False, default=0),
+    Column("scalars_unusable", BigInteger, nullable=False, default=0),
+)
+
+rounds = Table(
+    "rounds",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("number", BigInteger, primary_key=True),
+    Column("phase", String(16), nullable=False),
+    Column("phase_since", Float, nullable=False),
+    # Of the weights that the round's scalars are measured at.
+    Column("version", BigInteger, nullable=False),
+    # JSON: the blocks with their directions, step lengths and batch sizes; see algorithm/plan.py.
+    Column("plan", Text, nullable=False, default="[]"),
+    Column("variance", Float, nullable=False, default=0.0),
+    Column("variance_threshold", Float, nullable=False, default=0.0),
+    Column("reason", Text, nullable=False, default=""),
+)
+
+assignments = Table(
+    "assignments",
+    metadata,
+    Column("id", String(96), primary_key=True),
+    Column("job_id", String(64), nullable=False),
+    Column("round", BigInteger, nullable=False),
+    Column("device_id", ForeignKey("devices.id"), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("tasks", LargeBinary, nullable=False),
+    Column("directions", Integer, nullable=False),
+    Column("evaluate", Boolean, nullable=False, default=False),
+    Column("expires_at", Float, nullable=False),
+    # What a federated evaluation found; total 0 until it is in.
+    Column("correct", BigInteger, nullable=False, default=0),
+    Column("total", BigInteger, nullable=False, default=0),
+    # Every check-in asks for the open assignments of one device.
+    Index("assignments_by_device", "device_id", "state"),
+    # Every transition asks for the assignments of one round.
+    Index("assignments_by_round", "job_id", "round"),
+)
+
+scalars = Table(
+    "scalars",
+    metadata,
+    # The primary key is what counts every scalar once: one row for each seed of a round.
+    Column("job_id", String(64), primary_key=True),
+    Column("round", BigInteger, primary_key=True),
+    Column("seed", BigInteger, primary_key=True),
+    Column("assignment_id", String(96), nullable=False),
+    Column("device_id", String(64), nullable=False),
+    Column("value", BigInteger, nullable=False),
+)
+
+ledger = Table(
+    "ledger",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("version", BigInteger, primary_key=True),
+    Column("entry", LargeBinary, nullable=False),
+    Column("directions", BigInteger, nullable=False),
+    Column("theta_digest", LargeBinary, nullable=False),
+    Column("committed_at", Float, nullable=False),
+)
+
+snapshots = Table(
+    "snapshots",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("version", BigInteger, primary_key=True),
+    Column("sha256", String(64), nullable=False),
+)
+
+evaluations = Table(
+    "evaluations",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("version", BigInteger, primary_key=True),
+    Column("accuracy", Float, nullable=False),
+    Column("loss", Float, nullable=False),
+    Column("rows", BigInteger, nullable=False),
+)
+
+efforts = Table(
+    "efforts",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("device_id", ForeignKey("devices.id"), primary_key=True),
+    Column("scalars", BigInteger, nullable=False, default=0),
+    Column("seconds", Float, nullable=False, default=0.0),
+    Column("example_passes", Float, nullable=False, default=0.0),
+    Column("peak_rss_bytes", BigInteger, nullable=False, default=0),
+    Column("bytes_sent", BigInteger, nullable=False, default=0),
+    Column("bytes_received", BigInteger, nullable=False, default=0),
+    Column("artifact_bytes", BigInteger, nullable=False, default=0),
+    # The device's own counters when last heard; they start again with its process.
+    Column("last_bytes_sent", BigInteger, nullable=False, default=0),
+    Column("last_bytes_received", BigInteger, nullable=False, default=0),
+    Column("last_artifact_bytes", BigInteger, nullable=False, default=0),
+)

@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+from fwdllm_client.engine import DirectionTask, Engine, runs
+from fwdllm_client.engine.batches import sample_rows
+from fwdllm_common.directions import direction
+from fwdllm_common.errors import BadInputError
+
+RUN_KEY = 11
+SEEDS = np.array([5, 2**64 - 1, 77, 1234567890123, 9], dtype=np.uint64)
+EPSILON = 1e-3
+
+
+def measure(engine, theta, task, rows):
+    chunks = list(engine.derivatives(theta, RUN_KEY, task, rows))
+    assert [first for first, _ in chunks] == list(np.cumsum([0, *(len(values) for _, values in chunks[:-1])]))
+    return np.concatenate([values for _, values in chunks])
+
+
+def moved(bundle, theta, block, seed, step):
+    part = bundle.manifest.layout.block(block)
+    result = theta.astype(np.float64)
+    result[part.slice] += step * direction(RUN_KEY, int(seed), part.start, part.stop)
+    return result
+
+
+@pytest.mark.parametrize("block", ["peft", "head"])
+@pytest.mark.parametrize("batch_size", [3, 16, 1000])
+def test_derivatives_equal_float64_numpy(bundle, dataset, engine, theta, block, batch_size):
+    rows = np.arange(0, len(dataset), 2)
+    task = DirectionTask(block, SEEDS, EPSILON, batch_size)
+    found = measure(engine, theta, task, rows)
+    batch = sample_rows(RUN_KEY, int(SEEDS[0]), rows, batch_size)
+
+    def loss(seed, step):
+        return bundle.loss(dataset, batch, moved(bundle, theta, block, seed, step))
+
+    step = float(np.float32(EPSILON))
+    one_sided = [(loss(seed, step) - loss(seed, 0)) / step for seed in SEEDS]
+    np.testing.assert_allclose(found, one_sided, atol=1e-3)
+    exact = [(loss(seed, 1e-6) - loss(seed, -1e-6)) / 2e-6 for seed in SEEDS]
+    np.testing.assert_allclose(found, exact, atol=EPSILON * theta.size)
+
+
+@pytest.mark.parametrize("block", ["peft", "head"])
+def test_copies_per_run_do_not_matter(engine, dataset, theta, block, monkeypatch):
+    task = DirectionTask(block, np.arange(20, dtype=np.uint64), 1e-2, 10)
+    rows = np.arange(len(dataset))
+    alone = []
+    for budget in (1, 300, 1 << 20):
+        monkeypatch.setattr(runs, "TOKENS_PER_RUN", budget)
+        monkeypatch.setattr(runs, "FLOATS_PER_RUN", budget)
+        alone.append(measure(engine, theta, task, rows))
+    np.testing.assert_allclose(alone[1], alone[0], atol=1e-4)
+    np.testing.assert_allclose(alone[2], alone[0], atol=1e-4)
+
+
+def test_the_caller_can_stop_between_chunks(engine, dataset, theta, monkeypatch):
+    monkeypatch.setattr(runs, "FLOATS_PER_RUN", 1)
+    task = DirectionTask("head", np.arange(1000, dtype=np.uint64), EPSILON, 4)
+    chunks = engine.derivatives(theta, RUN_KEY, task, np.arange(len(dataset)))
+    first, values = next(chunks)
+    assert (first, values.shape, values.dtype) == (0, (1,), np.float64)
+    passes = engine.example_passes
+    chunks.close()
+    assert engine.example_passes == passes
+
+
+def test_example_passes_count_shares_of_a_pass(bundle, dataset, theta, tmp_path):
+    rows = np.arange(len(dataset))
+    task = DirectionTask("peft", np.arange(10, dtype=np.uint64), EPSILON, 1000)
+    with Engine(bundle.folder, bundle.manifest, dataset, tmp_path, threads=1) as engine:
+        measure(engine, theta, task, rows)
+        first = engine.example_passes
+        measure(engine, theta, task, rows)
+        second = engine.example_passes - first
+    # The frozen prefix, about half of this model, runs once per row; the rest once for the base and each direction.
+    assert second < 11 * len(rows) < 2.2 * second
+    assert 0.9 * (len(rows) - second / 11) < first - second < 1.1 * (len(rows) - second / 11)
+
+
+def test_a_diverged_model_gives_values_that_are_not_finite(engine, dataset, theta):
+    theta[:] = np.nan
+    task = DirectionTask("head", SEEDS, EPSILON, 4)
+    assert not np.isfinite(measure(engine, theta, task, np.arange(len(dataset)))).any()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "epsilon", "batch_size"),
+    [([], 1e-3, 4), ([1], 0.0, 4), ([1], -1.0, 4), ([1], float("nan"), 4), ([1], 1e-60, 4), ([1], 1e-3, 0)],
+)
+def test_impossible_tasks_are_refused(seeds, epsilon, batch_size):
+    with pytest.raises(BadInputError):
+        DirectionTask("head", np.array(seeds, dtype=np.uint64), epsilon, batch_size)
+
+
+def test_unknown_blocks_and_missing_rows_are_refused(engine, theta):
+    with pytest.raises(BadInputError, match="unknown block 'body'; this model has peft, head"):
+        next(engine.derivatives(theta, 1, DirectionTask("body", SEEDS, EPSILON, 4), np.arange(4)))
+    with pytest.raises(BadInputError, match="no rows to train on"):
+        next(engine.derivatives(theta, 1, DirectionTask("head", SEEDS, EPSILON, 4), np.arange(0)))

@@ -1,0 +1,183 @@
+"""Small random models of several architectures, saved and loaded like real ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    DistilBertConfig,
+    DistilBertForMaskedLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+    RobertaForMaskedLM,
+)
+
+from fwdllm_common.layout import Float32Vector, Layout
+from fwdllm_common.manifest import Manifest
+from fwdllm_server.model import (
+    PeftSpec,
+    Pooling,
+    apply_peft,
+    export_bundle,
+    initial_theta,
+    load_base,
+    load_tokenizer_file,
+    trainable_layout,
+)
+
+torch.set_num_threads(1)
+
+LABELS = ("world", "sports", "business")
+VOCABULARY = 50
+MAX_TOKENS = 24
+_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 40,
+}
+# A wide initialisation, so that losses differ by more than rounding.
+_WIDE = {"initializer_range": 0.3}
+
+MODELS: dict[str, tuple[Pooling, Callable[[], Any]]] = {
+    "bert": ("model", lambda: BertForMaskedLM(BertConfig(**_SIZES, **_WIDE))),
+    "bert-mean": ("mean", lambda: BertModel(BertConfig(**_SIZES, **_WIDE))),
+    "distilbert": (
+        "model",
+        lambda: DistilBertForMaskedLM(
+            DistilBertConfig(
+                vocab_size=VOCABULARY, dim=32, n_layers=3, n_heads=4, hidden_dim=48, max_position_embeddings=40, **_WIDE
+            )
+        ),
+    ),
+    "roberta": ("model", lambda: RobertaForMaskedLM(RobertaConfig(**_SIZES, **_WIDE, pad_token_id=0))),
+    "albert": ("model", lambda: AlbertForMaskedLM(AlbertConfig(**_SIZES, **_WIDE, embedding_size=16))),
+    "llama": ("model", lambda: LlamaForCausalLM(LlamaConfig(**_SIZES, **_WIDE, num_key_value_heads=2, eos_token_id=0))),
+}
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A model with its adapter, and the bundle made from it."""
+
+    source: str
+    pooling: Pooling
+    model: Any
+    layout: Layout
+    folder: Path
+    manifest: Manifest
+
+    def theta(self, copies: int, seed: int = 0) -> Float32Vector:
+        """Different random copies of θ around the initial one, float32 ``[copies, d]``."""
+        noise = np.random.default_rng(seed).normal(0, 0.2, (copies, self.layout.size))
+        return (initial_theta(self.model, self.layout) + noise).astype(np.float32)
+
+
+def save_model(name: str, folder: Path) -> str:
+    """Write the random model called ``name`` and a tokenizer for it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        MODELS[name][1]().save_pretrained(folder)
+    vocabulary = {"[PAD]": 0, "[UNK]": 1, **{f"w{i}": i for i in range(2, VOCABULARY)}}
+    tokenizer = Tokenizer(WordLevel(vocabulary, unk_token="[UNK]"))  # noqa: S106
+    tokenizer.pre_tokenizer = Whitespace()
+    tokenizer.enable_padding(length=8)
+    tokenizer.enable_truncation(4)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(folder)  # noqa: S106
+    return str(folder)
+
+
+def prepare(source: str, pooling: Pooling, spec: PeftSpec, folder: Path) -> Prepared:
+    """Load, adapt, export."""
+    model = apply_peft(load_base(source, LABELS, pooling), spec, seed=3)
+    tokenizer = load_tokenizer_file(source)
+    manifest = export_bundle(model, tokenizer.json, tokenizer.pad_token_id, LABELS, MAX_TOKENS, folder)
+    return Prepared(source, pooling, model, trainable_layout(model), folder, manifest)
+
+
+def batch(rows: int, tokens: int, seed: int = 0) -> dict[str, NDArray[np.int64]]:
+    """Random texts of unequal lengths, padded at the end with token 0."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(2, VOCABULARY, (rows, tokens))
+    lengths = rng.integers(2, tokens + 1, rows)
+    mask = (np.arange(tokens) < lengths[:, None]).astype(np.int64)
+    return {"input_ids": ids * mask, "attention_mask": mask, "labels": rng.integers(0, len(LABELS), rows)}
+
+
+def run_stages(
+    prepared: Prepared, feeds: dict[str, NDArray[np.int64]], theta: dict[str, Float32Vector]
+) -> tuple[Float32Vector, Float32Vector]:
+    """Loss ``[N]`` and logits of the stage chain in ONNX Runtime; ``theta`` is ``[P, block size]`` by block."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    values: dict[str, Any] = dict(feeds)
+    for stage in prepared.manifest.stages:
+        session = onnxruntime.InferenceSession(
+            prepared.folder / stage.graph.name, options, providers=["CPUExecutionProvider"]
+        )
+        assert tuple(value.name for value in session.get_inputs()) == stage.inputs
+        if stage.block is not None:
+            values["theta"] = theta[stage.block]
+        *outputs, last = session.run(None, {name: values[name] for name in stage.inputs})
+        assert last.shape[-1] == stage.width
+        if not outputs:
+            assert last.ndim == (3 if stage.per_token else 2)
+            values["activation"] = last
+    return outputs[0], last
+
+
+def by_block(layout: Layout, theta: Float32Vector) -> dict[str, Float32Vector]:
+    """θ ``[P, d]`` cut into its blocks."""
+    return {name: np.ascontiguousarray(theta[:, block.slice]) for name, block in layout.blocks.items()}
+
+
+@pytest.fixture(scope="session")
+def bert_source(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_model("bert", tmp_path_factory.mktemp("bert"))
+
+
+@pytest.fixture(scope="session")
+def prepared_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Prepared]:
+    """Each model by name, exported once per session."""
+    made: dict[str, Prepared] = {}
+
+    def get(name: str) -> Prepared:
+        if name not in made:
+            folder = tmp_path_factory.mktemp(name)
+            source = save_model(name, folder / "model")
+            # All layers of ALBERT are one; in the others the lowest stays frozen.
+            layers = None if name == "albert" else [-2, -1]
+            made[name] = prepare(source, MODELS[name][0], PeftSpec(rank=2, layers=layers), folder / "bundle")
+        return made[name]
+
+    return get
+
+
+@pytest.fixture(scope="session", params=list(MODELS))
+def prepared(request: pytest.FixtureRequest, prepared_models: Callable[[str], Prepared]) -> Prepared:
+    return prepared_models(request.param)
+
+
+@pytest.fixture(scope="session")
+def prepared_bert(prepared_models: Callable[[str], Prepared]) -> Prepared:
+    return prepared_models("bert")

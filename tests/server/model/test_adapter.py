@@ -1,0 +1,101 @@
+"""The adapter a user gets is the trained model, through PEFT's own loader."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from server.model.conftest import LABELS, Prepared, batch
+
+from fwdllm_common.errors import BadInputError
+from fwdllm_server.model import (
+    PeftSpec,
+    apply_peft,
+    initial_theta,
+    load_base,
+    load_base_of,
+    load_theta,
+    save_adapter_template,
+    trainable_layout,
+    write_adapter,
+)
+
+# PEFT 0.21 asks transformers by a name that 5.23 deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
+
+
+def logits_of(model: Any) -> torch.Tensor:
+    feeds = {name: torch.from_numpy(value) for name, value in batch(4, 9).items()}
+    with torch.no_grad():
+        return model(input_ids=feeds["input_ids"], attention_mask=feeds["attention_mask"]).logits
+
+
+def round_trip(model: Any, base: dict[str, Any], theta: Any, folder: Path) -> Any:
+    save_adapter_template(model, base, folder / "template")
+    write_adapter(folder / "template", trainable_layout(model), theta, folder / "out")
+    return PeftModel.from_pretrained(load_base_of(folder / "out"), folder / "out").eval()
+
+
+def test_adapter_round_trip(prepared: Prepared, tmp_path: Path) -> None:
+    theta = prepared.theta(1)[0]
+    before = initial_theta(prepared.model, prepared.layout)
+    base = {"source": prepared.source, "labels": LABELS, "pooling": prepared.pooling}
+    loaded = round_trip(prepared.model, base, theta, tmp_path)
+    load_theta(prepared.model, prepared.layout, theta)
+    try:
+        expected = logits_of(prepared.model)
+    finally:
+        load_theta(prepared.model, prepared.layout, before)
+    assert torch.equal(logits_of(loaded), expected)
+    assert expected.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("spec", [PeftSpec(layers=[]), PeftSpec(method="lora-fa", layers=[0])])
+def test_adapter_of_other_methods(bert_source: str, spec: PeftSpec, tmp_path: Path) -> None:
+    model = apply_peft(load_base(bert_source, LABELS, "mean"), spec, seed=9)
+    theta = initial_theta(model, trainable_layout(model)) + 0.1
+    loaded = round_trip(model, {"source": bert_source, "labels": LABELS, "pooling": "mean"}, theta, tmp_path)
+    load_theta(model, trainable_layout(model), theta)
+    assert torch.equal(logits_of(loaded), logits_of(model))
+
+
+def test_adapter_holds_what_the_checkpoint_lacks(prepared_models: Callable[[str], Prepared], tmp_path: Path) -> None:
+    """DistilBERT's pre_classifier is random at first and frozen: the adapter brings it along."""
+    prepared = prepared_models("distilbert")
+    base = load_base(prepared.source, LABELS, "model")
+    torch.nn.init.normal_(base.pre_classifier.weight)
+    template = tmp_path / "template"
+    save_adapter_template(prepared.model, {"source": prepared.source, "labels": LABELS, "pooling": "model"}, template)
+    loaded: Any = PeftModel.from_pretrained(base, template).eval()
+    theta = prepared.theta(1)[0]
+    before = initial_theta(prepared.model, prepared.layout)
+    load_theta(loaded, prepared.layout, theta)
+    load_theta(prepared.model, prepared.layout, theta)
+    try:
+        assert torch.equal(logits_of(loaded), logits_of(prepared.model))
+    finally:
+        load_theta(prepared.model, prepared.layout, before)
+
+
+def test_wrong_folders(prepared_bert: Prepared, tmp_path: Path) -> None:
+    theta = initial_theta(prepared_bert.model, prepared_bert.layout)
+    with pytest.raises(BadInputError, match="no adapter template"):
+        write_adapter(tmp_path, prepared_bert.layout, theta, tmp_path / "out")
+    with pytest.raises(BadInputError, match=r"base\.json is unreadable"):
+        load_base_of(tmp_path)
+    (tmp_path / "base.json").write_text(json.dumps({"source": "/gone", "labels": LABELS, "pooling": "model"}))
+    with pytest.raises(BadInputError, match="no model folder '/gone'"):
+        load_base_of(tmp_path)
+
+
+def test_template_of_another_layout(prepared_bert: Prepared, bert_source: str, tmp_path: Path) -> None:
+    other = apply_peft(load_base(bert_source, LABELS, "model"), PeftSpec(rank=3), seed=0)
+    save_adapter_template(other, {"source": bert_source, "labels": LABELS, "pooling": "model"}, tmp_path)
+    theta = initial_theta(prepared_bert.model, prepared_bert.layout)
+    with pytest.raises(BadInputError, match="the adapter template has no tensor"):
+        write_adapter(tmp_path, prepared_bert.layout, theta, tmp_path / "out")

@@ -1,0 +1,178 @@
+"""What a device computes from the bundle is what PyTorch computes from the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from server.model.conftest import LABELS, MAX_TOKENS, Prepared, batch, by_block, prepare, run_stages
+from tokenizers import Tokenizer
+
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.files import sha256_of
+from fwdllm_common.layout import Float32Vector
+from fwdllm_common.manifest import Manifest
+from fwdllm_server.model import PeftSpec, apply_peft, export_bundle, initial_theta, load_base, load_theta
+from fwdllm_server.model.trainable import saved_parameters
+
+
+def torch_losses(prepared: Prepared, feeds: dict[str, np.ndarray], theta: Float32Vector) -> torch.Tensor:
+    """Per-example losses of PEFT's own model, copy by copy."""
+    losses = []
+    rows = len(feeds["labels"]) // len(theta)
+    for copy, vector in enumerate(theta):
+        load_theta(prepared.model, prepared.layout, vector)
+        part = {name: torch.from_numpy(value[copy * rows : (copy + 1) * rows]) for name, value in feeds.items()}
+        labels = part.pop("labels")
+        losses.append(torch.nn.functional.cross_entropy(prepared.model(**part).logits, labels, reduction="none"))
+    return torch.cat(losses)
+
+
+@pytest.fixture(autouse=True)
+def _restore(request: pytest.FixtureRequest):
+    """Shared models keep their initial weights."""
+    shared = [request.getfixturevalue(name) for name in ("prepared", "prepared_bert") if name in request.fixturenames]
+    before = [initial_theta(one.model, one.layout) for one in shared]
+    yield
+    for one, theta in zip(shared, before, strict=True):
+        load_theta(one.model, one.layout, theta)
+
+
+@pytest.mark.parametrize(
+    ("copies", "rows", "tokens"), [(1, 1, 2), (1, 4, 9), (3, 2, 5), (3, 1, MAX_TOKENS), (5, 3, 12)]
+)
+def test_stages_equal_pytorch_for_different_copies(prepared: Prepared, copies: int, rows: int, tokens: int) -> None:
+    feeds = batch(copies * rows, tokens, seed=tokens)
+    theta = prepared.theta(copies)
+    with torch.no_grad():
+        expected = torch_losses(prepared, feeds, theta).numpy()
+    loss, logits = run_stages(prepared, feeds, by_block(prepared.layout, theta))
+    assert loss.dtype == logits.dtype == np.float32
+    assert logits.shape == (copies * rows, len(LABELS))
+    np.testing.assert_allclose(loss, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_copies_matter(prepared: Prepared) -> None:
+    """The same text under two copies of a block has two losses: no input is ignored."""
+    row = batch(1, 9)
+    feeds = {name: np.concatenate([value, value]) for name, value in row.items()}
+    for block in prepared.layout.blocks:
+        theta = by_block(prepared.layout, np.repeat(prepared.theta(1), 2, axis=0))
+        theta[block] = by_block(prepared.layout, prepared.theta(2, seed=1))[block]
+        loss, _ = run_stages(prepared, feeds, theta)
+        assert abs(loss[0] - loss[1]) > 1e-4, block
+
+
+def test_an_unperturbed_block_needs_one_copy_only(prepared_bert: Prepared) -> None:
+    feeds = batch(6, 9)
+    theta = by_block(prepared_bert.layout, np.repeat(prepared_bert.theta(1), 3, axis=0))
+    expected, _ = run_stages(prepared_bert, feeds, theta)
+    loss, _ = run_stages(prepared_bert, feeds, theta | {"head": theta["head"][:1]})
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_scalar_is_the_directional_derivative(prepared: Prepared) -> None:
+    """(L(θ+εv) − L(θ))/ε from the bundle against vᵀ∇L from autograd."""
+    feeds = batch(8, 11)
+    theta = prepared.theta(1)[0]
+    direction = np.where(np.random.default_rng(5).random(prepared.layout.size) < 0.5, -1, 1).astype(np.float32)
+    torch_losses(prepared, feeds, theta[None]).mean().backward()
+    parameters = {p.data_ptr(): p for p in prepared.model.parameters() if p.requires_grad}
+    assert sum(p.numel() for p in parameters.values()) == prepared.layout.size
+    derivative = _slope(prepared, direction)
+    for parameter in parameters.values():
+        parameter.grad = None
+
+    def mean_loss(epsilon: float) -> float:
+        moved = (theta + np.float32(epsilon) * direction)[None]
+        return float(run_stages(prepared, feeds, by_block(prepared.layout, moved))[0].astype(np.float64).mean())
+
+    base = mean_loss(0.0)
+    errors = {epsilon: abs((mean_loss(epsilon) - base) / epsilon - derivative) for epsilon in (1e-2, 1e-3)}
+    # One-sided, the bias is linear in ε; the rounding of a float32 loss divided by ε is what remains.
+    assert errors[1e-3] < 0.2 * errors[1e-2] + 4e-7 * abs(base) / 1e-3
+    assert errors[1e-3] < 0.05 * abs(derivative) + 5e-3
+
+
+def _slope(prepared: Prepared, direction: Float32Vector) -> float:
+    parameters = saved_parameters(prepared.model)
+    pieces = prepared.layout.unpack(direction)
+    return float(sum((parameters[name].grad * torch.from_numpy(v)).sum().double() for name, v in pieces.items()))
+
+
+def test_manifest_describes_the_files(prepared: Prepared) -> None:
+    manifest = Manifest.from_bytes((prepared.folder / "manifest.json").read_bytes())
+    assert manifest == prepared.manifest
+    assert manifest.layout == prepared.layout
+    assert {path.name for path in prepared.folder.iterdir()} == {f.name for f in manifest.files} | {"manifest.json"}
+    for file in manifest.files:
+        assert (sha256_of(prepared.folder / file.name), (prepared.folder / file.name).stat().st_size) == (
+            file.sha256,
+            file.bytes,
+        )
+    assert manifest.stages[-1].inputs == ("activation", "theta", "labels")
+    assert not manifest.stages[-2].per_token, "head features should be one vector per example"
+    tokenizer = Tokenizer.from_file(str(prepared.folder / manifest.tokenizer.name))
+    assert len(tokenizer.encode("w2 w3 w4 w5 w6").ids) == 5, "truncation or padding left on"
+
+
+def test_stages_hold_only_what_they_use(prepared: Prepared) -> None:
+    sizes = []
+    for stage in prepared.manifest.stages:
+        graph = onnx.load(prepared.folder / stage.graph.name).graph
+        used = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        assert {value.name for value in graph.initializer} <= used
+        assert not any(node.metadata_props or node.doc_string for node in graph.node)
+        sizes.append(stage.graph.bytes + (stage.weights.bytes if stage.weights else 0))
+    assert sizes[-1] < 10_000
+
+
+def test_export_is_reproducible(bert_source: str, tmp_path: Path) -> None:
+    first = prepare(bert_source, "model", PeftSpec(layers=[-1]), tmp_path / "a")
+    second = prepare(bert_source, "model", PeftSpec(layers=[-1]), tmp_path / "b")
+    assert first.manifest.to_bytes() == second.manifest.to_bytes()
+
+
+def test_head_only(bert_source: str, tmp_path: Path) -> None:
+    prepared = prepare(bert_source, "model", PeftSpec(layers=[]), tmp_path)
+    assert [stage.block for stage in prepared.manifest.stages] == [None, "head"]
+    assert list(prepared.layout.blocks) == ["head"]
+    feeds, theta = batch(6, 9), prepared.theta(3)
+    with torch.no_grad():
+        expected = torch_losses(prepared, feeds, theta).numpy()
+    np.testing.assert_allclose(run_stages(prepared, feeds, {"head": theta})[0], expected, rtol=1e-4)
+
+
+def test_frozen_a_stays_in_the_graph(bert_source: str, tmp_path: Path) -> None:
+    prepared = prepare(bert_source, "mean", PeftSpec(method="lora-fa", layers=[-1]), tmp_path)
+    assert not any("lora_A" in spec.name for spec in prepared.layout.tensors)
+    feeds, theta = batch(6, 9), prepared.theta(2)
+    with torch.no_grad():
+        expected = torch_losses(prepared, feeds, theta).numpy()
+    np.testing.assert_allclose(run_stages(prepared, feeds, by_block(prepared.layout, theta))[0], expected, rtol=1e-4)
+
+
+def test_all_linear_targets(bert_source: str, tmp_path: Path) -> None:
+    """Targets inside and above the layers (the pooler) are one block, cut at the first of them."""
+    prepared = prepare(bert_source, "model", PeftSpec(targets=["dense", "key"]), tmp_path)
+    feeds, theta = batch(6, 9), prepared.theta(2)
+    with torch.no_grad():
+        expected = torch_losses(prepared, feeds, theta).numpy()
+    np.testing.assert_allclose(run_stages(prepared, feeds, by_block(prepared.layout, theta))[0], expected, rtol=1e-4)
+
+
+def test_export_refuses_what_the_device_could_not_run(bert_source: str, tmp_path: Path) -> None:
+    model = apply_peft(load_base(bert_source, LABELS, "model"), PeftSpec(), seed=0)
+    with pytest.raises(BadInputError, match="cannot read 41 tokens"):
+        export_bundle(model, b"{}", 0, LABELS, 41, tmp_path)
+    with pytest.raises(BadInputError, match="at least 2"):
+        export_bundle(model, b"{}", 0, LABELS, 1, tmp_path)
+    with pytest.raises(BadInputError, match="pads with token 0, not 3"):
+        export_bundle(model, b"{}", 3, LABELS, 8, tmp_path)
+    head = torch.nn.Sequential(torch.nn.LayerNorm(32), torch.nn.Linear(32, 3))
+    model.base_model.model.classifier.modules_to_save["default"] = head
+    with pytest.raises(BadInputError, match=r"cannot perturb .*classifier.*\(LayerNorm\)"):
+        export_bundle(model, b"{}", 0, LABELS, 8, tmp_path)

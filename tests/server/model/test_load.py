@@ -1,0 +1,113 @@
+"""Loading: what the base model is, and what is said when there is none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from server.model.conftest import LABELS, MODELS, batch, save_model
+from tokenizers import Tokenizer
+from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2Model
+
+from fwdllm_common.errors import BadInputError
+from fwdllm_server.model import MeanPooledClassifier, load_base, load_tokenizer_file
+
+
+def logits_of(model: torch.nn.Module) -> torch.Tensor:
+    feeds = {name: torch.from_numpy(value) for name, value in batch(4, 9).items()}
+    with torch.no_grad():
+        return model(input_ids=feeds["input_ids"], attention_mask=feeds["attention_mask"]).logits
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_a_new_head_predicts_all_classes_alike(name: str, tmp_path: Path) -> None:
+    model = load_base(save_model(name, tmp_path), LABELS, MODELS[name][0])
+    assert not model.training
+    assert {(p.dtype, p.requires_grad) for p in model.parameters()} == {(torch.float32, False)}
+    assert model.config.id2label == dict(enumerate(LABELS))
+    assert torch.equal(logits_of(model), torch.zeros(4, len(LABELS)))
+
+
+def test_every_load_is_the_same_model(tmp_path: Path) -> None:
+    """Also where the checkpoint lacks modules (here the pooler and RoBERTa's dense layer)."""
+    for name in ("bert", "roberta", "distilbert"):
+        source = save_model(name, tmp_path / name)
+        first, second = load_base(source, LABELS, "model"), load_base(source, LABELS, "model")
+        assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+        assert any(p.abs().sum() > 0 for key, p in first.named_parameters() if "classifier" in key) == (name != "bert")
+
+
+def test_a_head_in_the_checkpoint_is_kept_if_it_fits(tmp_path: Path) -> None:
+    config = BertConfig(
+        vocab_size=50, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, intermediate_size=48, num_labels=3
+    )
+    trained = BertForSequenceClassification(config)
+    trained.save_pretrained(tmp_path)
+    kept = load_base(str(tmp_path), LABELS, "model")
+    assert torch.equal(kept.classifier.weight, trained.classifier.weight)
+    assert kept.newly_made == []
+    other = load_base(str(tmp_path), (*LABELS, "science"), "model")
+    assert torch.equal(other.classifier.weight, torch.zeros(4, 32))
+    assert other.newly_made == ["classifier"]
+
+
+def test_mean_pooling_ignores_padding(bert_source: str) -> None:
+    model = load_base(bert_source, LABELS, "mean")
+    assert isinstance(model, MeanPooledClassifier)
+    assert model.backbone.pooler is None
+    torch.nn.init.normal_(model.classifier.weight)
+    ids, mask = torch.tensor([[5, 6, 7, 0]]), torch.tensor([[1, 1, 1, 0]])
+    with torch.no_grad():
+        hidden = model.backbone(input_ids=ids, attention_mask=mask).last_hidden_state[0, :3]
+        torch.testing.assert_close(model(ids, mask).logits[0], model.classifier(hidden.mean(dim=0)))
+
+
+def test_decoders_pad_with_their_last_token(tmp_path: Path) -> None:
+    source = save_model("llama", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config |= {"pad_token_id": None, "eos_token_id": [4, 5]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load_base(source, LABELS, "model").config.pad_token_id == 4
+    assert load_tokenizer_file(source).pad_token_id == 4
+
+
+def test_tokenizer_file_neither_pads_nor_truncates(bert_source: str) -> None:
+    file = load_tokenizer_file(bert_source)
+    assert file.pad_token_id == 0
+    assert Tokenizer.from_str(file.json.decode()).encode("w2 w3 w4 w5 w6").ids == [2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("/no/such/folder", r"no model folder '/no/such/folder'; give an existing folder or a hub id"),
+        ("nobody/no-such-model", r"no model 'nobody/no-such-model': no such folder, not in the local cache"),
+        ("{empty}", r"the folder '.*' holds no usable model"),
+    ],
+)
+def test_unknown_model(source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    source = source.format(empty=tmp_path)
+    for load in (lambda: load_base(source, LABELS, "model"), lambda: load_tokenizer_file(source)):
+        with pytest.raises(BadInputError, match=message) as caught:
+            load()
+        assert "\n" not in str(caught.value)
+
+
+def test_weights_missing_from_a_folder(bert_source: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_bytes((Path(bert_source) / "config.json").read_bytes())
+    with pytest.raises(BadInputError, match="holds no usable model"):
+        load_base(str(tmp_path), LABELS, "mean")
+
+
+def test_labels_must_differ(bert_source: str) -> None:
+    for labels in ((), ("one",), ("one", "one")):
+        with pytest.raises(BadInputError, match="at least two labels"):
+            load_base(bert_source, labels, "model")
+
+
+def test_backbones_without_a_pooling_option(tmp_path: Path) -> None:
+    GPT2Model(GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=2, n_positions=16)).save_pretrained(tmp_path)
+    assert logits_of(load_base(str(tmp_path), LABELS, "mean")).shape == (4, 3)

@@ -1,0 +1,57 @@
+import socket
+
+import pytest
+from server.rpc.loopback import authority_of, bound, make_home
+
+from fwdllm_common.errors import BadInputError, BusyError
+from fwdllm_server.home import ServerHome
+from fwdllm_server.rpc.grpc_server import bind_servers
+
+
+@pytest.fixture
+def home(tmp_path):
+    return make_home(tmp_path / "server")
+
+
+def listen_on(home: ServerHome, key: str, address: str) -> None:
+    text = home.config_file.read_text()
+    home.config_file.write_text(text.replace(f'{key} = "127.0.0.1:0"', f'{key} = "{address}"'))
+
+
+async def test_devices_are_told_the_public_host_and_the_bound_ports(home):
+    async with bound(home) as servers:
+        told = servers.addresses
+
+        assert told.device.startswith("localhost:")
+        assert told.operator.startswith("127.0.0.1:")
+        assert len({told.device, told.enrolment, told.operator}) == 3
+        assert not any(address.endswith(":0") for address in (told.device, told.enrolment, told.operator))
+        assert home.operator_address(home.config()) == told.operator
+
+
+@pytest.mark.parametrize("key", ["device", "enrolment", "operator"])
+async def test_a_taken_port_is_named(home, key):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        listen_on(home, key, f"127.0.0.1:{port}")
+        with pytest.raises(BusyError) as caught:
+            await bind_servers(home, home.config(), authority_of(home))
+
+    assert str(caught.value) == (
+        f"[listen] {key}: port {port} on 127.0.0.1 is in use by another program; "
+        "stop it, or choose another port in server.toml"
+    )
+
+
+async def test_two_servers_do_not_share_a_port(home, tmp_path):
+    other = make_home(tmp_path / "other")
+    async with bound(home) as servers:
+        listen_on(other, "operator", servers.addresses.operator)
+        with pytest.raises(BusyError, match="in use by another program"):
+            await bind_servers(other, other.config(), authority_of(other))
+
+
+async def test_an_address_of_another_machine_cannot_be_listened_on(home):
+    listen_on(home, "device", "192.0.2.1:0")
+    with pytest.raises(BadInputError, match=r"\[listen\] device: cannot listen on 192\.0\.2\.1:0"):
+        await bind_servers(home, home.config(), authority_of(home))
