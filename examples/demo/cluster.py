@@ -15,8 +15,16 @@ from fwdllm_server.cli.calls import operator_service
 from fwdllm.v1.operator_pb2 import ListJobsRequest
 
 _PROGRAMS = Path(sys.executable).parent
-_READY_S = 120
+_READY_S = 60
 _STOP_S = 20
+_SETTINGS = {
+    # Four agents and a server share one machine, and nobody's data plan: come back at once.
+    "FWDLLM_CHECK_IN__BUSY_MIN_MS": "20",
+    "FWDLLM_CHECK_IN__BUSY_MAX_MS": "100",
+    "FWDLLM_CHECK_IN__IDLE_MIN_MS": "200",
+    "FWDLLM_CHECK_IN__IDLE_MAX_MS": "500",
+    "HF_HUB_OFFLINE": "1",
+}
 
 
 class Cluster:
@@ -29,14 +37,9 @@ class Cluster:
         self.server_folder = folder / "server"
         self._folder = folder
         self._processes: list[subprocess.Popen[bytes]] = []
-        self._environment = os.environ | self._addresses() | {
-            # Four agents and a server share one machine, and nobody's data plan: come back at once.
-            "FWDLLM_CHECK_IN__BUSY_MIN_MS": "20",
-            "FWDLLM_CHECK_IN__BUSY_MAX_MS": "100",
-            "FWDLLM_CHECK_IN__IDLE_MIN_MS": "200",
-            "FWDLLM_CHECK_IN__IDLE_MAX_MS": "500",
-            "HF_HUB_OFFLINE": "1",
-        }
+        # For the programs that we start, and for our own calls of the server.
+        os.environ.update(self._addresses())
+        os.environ.update(_SETTINGS)
 
     def __enter__(self) -> Cluster:
         return self
@@ -72,9 +75,7 @@ class Cluster:
 
         :raises SystemExit: it fails.
         """
-        done = subprocess.run(
-            [_PROGRAMS / program, *arguments], env=self._environment, capture_output=True, text=True, check=False
-        )
+        done = subprocess.run([_PROGRAMS / program, *arguments], capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{program} {arguments[0]}: {done.stderr.strip()}")
         return done.stdout
@@ -93,7 +94,6 @@ class Cluster:
             self._processes.append(
                 subprocess.Popen(
                     [_PROGRAMS / program, *arguments],
-                    env=self._environment,
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,

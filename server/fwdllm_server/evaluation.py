@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from fwdllm_client.data import Dataset, DataSource, labels_in
 from fwdllm_client.engine import Engine
 from fwdllm_common.errors import BadInputError
@@ -31,12 +33,12 @@ class HeldOutEvaluator:
 
     def __init__(self, spec: JobSpec, base_folder: Path, bundle: Path, manifest: Manifest, cache_folder: Path) -> None:
         dataset = Dataset.load(_source(spec.held_out, base_folder), bundle / manifest.tokenizer.name, manifest)
-        self._rows = len(dataset)
+        self._rows = np.arange(len(dataset))
         self._engine = Engine(bundle, manifest, dataset, cache_folder)
 
     def evaluate(self, version: int, theta: Float32Vector) -> EvaluationRecord:
         """Evaluate θ, float32 ``[d]``, on every held-out row."""
-        result = self._engine.evaluate(theta, range(self._rows))
+        result = self._engine.evaluate(theta, self._rows)
         return EvaluationRecord(version, result.correct / result.total, result.loss, result.total)
 
 

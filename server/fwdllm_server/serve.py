@@ -35,7 +35,7 @@ async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> 
     addresses = servers.addresses
     device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(coordinator), servers.device)
     device_pb2_grpc.add_EnrolmentServiceServicer_to_server(
-        EnrolmentService(runtime.database, authority, addresses.device, config.certificates.device_days),
+        EnrolmentService(runtime, authority, addresses.device),
         servers.enrolment,
     )
     operator_pb2_grpc.add_OperatorServiceServicer_to_server(

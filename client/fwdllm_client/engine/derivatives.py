@@ -7,7 +7,6 @@ them and comes from the cache. Several perturbed copies go through the frozen we
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,7 +29,7 @@ class DirectionTask:
 
     ``seeds`` uint64 ``[K]``; ``epsilon`` is the length of the step along each direction.
 
-    :raises BadInputError: no seeds, ε not finite and above 0, or an empty batch.
+    :raises BadInputError: no seeds, ε no float32 above 0, or an empty batch.
     """
 
     block: str
@@ -41,8 +40,9 @@ class DirectionTask:
     def __post_init__(self) -> None:
         if len(self.seeds) == 0 or self.batch_size < 1:
             raise BadInputError("a task needs at least one seed and one row")
-        if not (math.isfinite(self.epsilon) and np.float32(self.epsilon) > 0):
-            raise BadInputError(f"epsilon is {self.epsilon}; it must be above 0")
+        limits = np.finfo(np.float32)
+        if not float(limits.tiny) <= self.epsilon <= float(limits.max):
+            raise BadInputError(f"epsilon is {self.epsilon}; it must be a float32 above 0")
 
 
 def directional_derivatives(

@@ -105,7 +105,8 @@ class StageChain:
         try:
             return onnxruntime.InferenceSession(str(path), self._options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's errors have no base class of their own
-            raise BadInputError(f"{path}: ONNX Runtime cannot load it ({error}); update onnxruntime") from error
+            reason = " ".join(str(error).split())
+            raise BadInputError(f"{path}: ONNX Runtime cannot load it ({reason}); update onnxruntime") from error
 
     def _check(self, file: BundleFile) -> None:
         path = self._folder / file.name

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import typer
 
 from fwdllm_common.errors import FwdllmError
-from fwdllm_server.cli.app import app
+
+# gRPC's C core writes lines of its own to standard error, unless told not to before it is loaded.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+from fwdllm_server.cli.app import app  # noqa: E402 - see above
 
 _INTERRUPTED = 130
 

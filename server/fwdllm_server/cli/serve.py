@@ -32,8 +32,8 @@ def serve(
 
 async def _serve(home: ServerHome, config: ServerConfig) -> signal.Signals | None:
     """Serve until a signal asks to stop; which one it was."""
-    # Only this command needs torch and the rest of the coordinator; the others start at once.
-    from fwdllm_server import coordinator
+    # Only this command needs the coordinator; the others start at once.
+    from fwdllm_server import serve as coordinator
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

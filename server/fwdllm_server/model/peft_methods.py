@@ -17,8 +17,8 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_server.model.architecture import head_name, layer_stack, linear_modules
 from fwdllm_server.model.peft_spec import PeftSpec
 
-# Query and value projections of architectures that PEFT has no default for.
-_MORE_DEFAULT_TARGETS = {"distilbert": ["q_lin", "v_lin"], "albert": ["query", "value"]}
+# Query and value projections of architectures that PEFT has no default for; ModernBERT has them in one.
+_MORE_DEFAULT_TARGETS = {"distilbert": ["q_lin", "v_lin"], "albert": ["query", "value"], "modernbert": ["Wqkv"]}
 
 
 def apply_peft(base: nn.Module, spec: PeftSpec, seed: int) -> PeftModel:

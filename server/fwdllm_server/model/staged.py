@@ -24,6 +24,7 @@ class StagedLoss(nn.Module):
         super().__init__()
         # The classifier itself: PEFT's wrapper adds nothing to the pass.
         self.classifier: Any = twin.model.base_model.model
+        self._rotary = any(type(module).__name__.endswith("RotaryEmbedding") for module in self.classifier.modules())
         self._blocks = tuple(blocks)
         self._theta = twin.inputs
         self._cuts: list[dict[str, Tensor]] = []
@@ -50,22 +51,21 @@ class StagedLoss(nn.Module):
         return (loss, logits, *(cuts[block] for block in self._blocks))
 
     def _logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        text = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if self._rotary:
+            # One row of positions per example: with a shared row the exporter fuses the rotary embedding into an
+            # operator whose cosines ONNX Runtime wants per example.
+            text["position_ids"] = torch.arange(input_ids.shape[1]).expand(input_ids.shape)
         if head_name(self.classifier) == "score":
-            return self._decoder_logits(input_ids, attention_mask)
-        logits: Tensor = self.classifier(input_ids=input_ids, attention_mask=attention_mask).logits
+            return self._decoder_logits(text)
+        logits: Tensor = self.classifier(**text).logits
         return logits
 
-    def _decoder_logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _decoder_logits(self, text: dict[str, Tensor]) -> Tensor:
         """The decoder's own rule, with the last token taken before the head, so that features are ``[N, H]``."""
-        rows, tokens = input_ids.shape
-        # One row of positions per example: with a shared row the exporter fuses the rotary embedding into an
-        # operator whose cosines ONNX Runtime wants per example.
-        positions = torch.arange(tokens).expand(rows, tokens)
-        hidden = self.classifier.base_model(
-            input_ids=input_ids, attention_mask=attention_mask, position_ids=positions, use_cache=False
-        ).last_hidden_state
-        is_text = input_ids != self.classifier.config.get_text_config().pad_token_id
-        last = (torch.arange(tokens) * is_text).argmax(dim=-1)
+        hidden = self.classifier.base_model(**text, use_cache=False).last_hidden_state
+        is_text = text["input_ids"] != self.classifier.config.get_text_config().pad_token_id
+        last = (torch.arange(hidden.shape[1]) * is_text).argmax(dim=-1)
         index = last[:, None, None].expand(-1, 1, hidden.shape[-1])
         logits: Tensor = self.classifier.score(hidden.gather(1, index).squeeze(1))
         return logits

@@ -30,7 +30,8 @@ _SERVER_OPTIONS = (
     ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
     ("grpc.max_connection_idle_ms", 600_000),  # connections of phones that vanished while idle
 )
-_ENROLMENT_OPTIONS = (*_SERVER_OPTIONS, ("grpc.max_receive_message_length", MAX_ENROLMENT_BYTES))
+# Of two values for one option gRPC takes the first.
+_ENROLMENT_OPTIONS = (("grpc.max_receive_message_length", MAX_ENROLMENT_BYTES), *_SERVER_OPTIONS)
 _ENROLMENTS_AT_ONCE = 64
 
 

@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from client.engine.tiny_bundle import Bundle, make_dataset, make_theta, write_bundle
+
 from fwdllm_client.data import Dataset
 from fwdllm_client.engine import Engine
 

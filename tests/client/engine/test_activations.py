@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-from fwdllm_client.engine.activations import ActivationCache, cache_dtype, rounded
-from fwdllm_common.errors import StorageError
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fwdllm_client.engine.activations import ActivationCache, cache_dtype, rounded
+from fwdllm_common.errors import StorageError
 
 TAG = 0x123456789ABCDEF0
 

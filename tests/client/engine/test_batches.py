@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 from client.engine.tiny_bundle import make_dataset
-from fwdllm_client.engine.batches import Group, group_by_length, padded_lengths, sample_rows, text_of
-from fwdllm_common.errors import BadInputError
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fwdllm_client.engine.batches import Group, group_by_length, padded_lengths, sample_rows, text_of
+from fwdllm_common.errors import BadInputError
+
 
 def test_the_batch_is_fixed_for_all_machines():
-    assert sample_rows(1, 2, np.arange(100, 200), 6).tolist() == [113, 128, 143, 159, 183, 195]
+    assert sample_rows(1, 2, np.arange(100, 200), 6).tolist() == [104, 105, 137, 142, 158, 186]
 
 
 @given(count=st.integers(1, 200), batch_size=st.integers(1, 250), seed=st.integers(0, 2**64 - 1))

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from client.engine.tiny_bundle import make_dataset, write_bundle
+
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_client.engine.stages import StageChain
 

@@ -2,9 +2,10 @@ import numpy as np
 import onnx
 import pytest
 from client.engine.tiny_bundle import LABELS, WIDTH
+from onnx import helper, numpy_helper
+
 from fwdllm_client.engine.cost import PassCost, weights_multiplied
 from fwdllm_common.errors import BadInputError
-from onnx import helper, numpy_helper
 
 
 def test_only_multiplied_matrices_count(bundle):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from fwdllm_client.engine import DirectionTask, Engine, runs
 from fwdllm_client.engine.batches import sample_rows
 from fwdllm_common.directions import direction
@@ -86,7 +87,15 @@ def test_a_diverged_model_gives_values_that_are_not_finite(engine, dataset, thet
 
 @pytest.mark.parametrize(
     ("seeds", "epsilon", "batch_size"),
-    [([], 1e-3, 4), ([1], 0.0, 4), ([1], -1.0, 4), ([1], float("nan"), 4), ([1], 1e-60, 4), ([1], 1e-3, 0)],
+    [
+        ([], 1e-3, 4),
+        ([1], 0.0, 4),
+        ([1], -1.0, 4),
+        ([1], float("nan"), 4),
+        ([1], 1e-60, 4),
+        ([1], 1e39, 4),
+        ([1], 1e-3, 0),
+    ],
 )
 def test_impossible_tasks_are_refused(seeds, epsilon, batch_size):
     with pytest.raises(BadInputError):

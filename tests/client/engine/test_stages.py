@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 from client.engine.tiny_bundle import make_theta, write_bundle
+
 from fwdllm_client.engine import DirectionTask, Engine, peak_rss_bytes
 from fwdllm_common.errors import BadInputError, IntegrityError
 

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from fwdllm_client.data import Dataset
 from fwdllm_common.files import sha256_of
 from fwdllm_common.layout import Layout, TensorSpec
 from fwdllm_common.manifest import BundleFile, Manifest, Stage
-from onnx import TensorProto, helper, numpy_helper
 
 VOCABULARY, WIDTH, LABELS, MAX_TOKENS = 50, 6, 3, 20
 ROWS = 40

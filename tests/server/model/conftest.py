@@ -25,6 +25,8 @@ from transformers import (
     DistilBertForMaskedLM,
     LlamaConfig,
     LlamaForCausalLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaForMaskedLM,
@@ -72,6 +74,14 @@ MODELS: dict[str, tuple[Pooling, Callable[[], Any]]] = {
     ),
     "roberta": ("model", lambda: RobertaForMaskedLM(RobertaConfig(**_SIZES, **_WIDE, pad_token_id=0))),
     "albert": ("model", lambda: AlbertForMaskedLM(AlbertConfig(**_SIZES, **_WIDE, embedding_size=16))),
+    "modernbert": (
+        "model",
+        lambda: ModernBertForMaskedLM(
+            ModernBertConfig(
+                **_SIZES, **_WIDE, pad_token_id=0, bos_token_id=1, eos_token_id=1, cls_token_id=1, sep_token_id=1
+            )
+        ),
+    ),
     "llama": ("model", lambda: LlamaForCausalLM(LlamaConfig(**_SIZES, **_WIDE, num_key_value_heads=2, eos_token_id=0))),
 }
 

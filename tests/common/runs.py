@@ -1,0 +1,61 @@
+"""Small runs to replay, and the values that strategies of more than one test module draw from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from hypothesis import strategies as st
+
+from fwdllm_common.layout import Float32Vector, Layout, TensorSpec
+from fwdllm_common.ledger import BlockUpdate, LedgerEntry, RunHeader
+from fwdllm_common.optimizers import OptimizerKind, OptimizerSettings
+from fwdllm_common.replay import ModelState, theta_digest
+
+RUN_KEY = 0xF00D_FACE_0123_4567
+LAYOUT = Layout(
+    (TensorSpec("lora_A", (16, 20), "peft"), TensorSpec("lora_B", (7,), "peft"), TensorSpec("bias", (6,), "head"))
+)
+KINDS: tuple[OptimizerKind, ...] = ("sgd", "momentum", "adam")
+
+uint64 = st.integers(0, 2**64 - 1)
+seeds = st.one_of(uint64, st.integers(2**64 - 8, 2**64 - 1), st.integers(0, 8))
+coefficients = st.integers(-(2**34), 2**34)
+directions = st.lists(st.tuples(seeds, coefficients), min_size=1, max_size=8)
+
+
+def initial_theta(layout: Layout = LAYOUT) -> Float32Vector:
+    return (np.arange(layout.size, dtype=np.float32) - np.float32(100)) / np.float32(64)
+
+
+def initial_state(kind: OptimizerKind, layout: Layout = LAYOUT) -> ModelState:
+    theta = initial_theta(layout)
+    header = RunHeader(RUN_KEY, layout.digest, theta_digest(theta), OptimizerSettings(kind))
+    return ModelState.initial(header, layout, theta)
+
+
+def update(block: str, directions: Sequence[tuple[int, int]], learning_rate: float = 0.01) -> BlockUpdate:
+    return BlockUpdate(
+        block,
+        np.array([seed for seed, _ in directions], dtype=np.uint64),
+        np.array([coefficient for _, coefficient in directions], dtype=np.int64),
+        np.float32(learning_rate),
+    )
+
+
+def round_of(version: int, directions: int = 5) -> LedgerEntry:
+    """Round ``version`` of a fixed made-up run: both blocks, seeds and coefficients from integer arithmetic."""
+    numbers = range(version * 1000, version * 1000 + directions)
+    drawn = [
+        (n * 0x9E3779B97F4A7C15 % 2**64, n * 0xBB67AE8584CAA73B % 2**26 - 2**25)  # ±2 in fixed point
+        for n in numbers
+    ]
+    return LedgerEntry(version, (update("peft", drawn), update("head", drawn, 0.05)), b"")
+
+
+def golden_digest(kind: OptimizerKind, rounds: int) -> str:
+    """θ's hash after ``rounds`` rounds of the made-up run."""
+    state = initial_state(kind)
+    for version in range(1, rounds + 1):
+        state.advance(round_of(version))
+    return state.digest.hex()

@@ -1,0 +1,88 @@
+import grpc
+from server.rpc.loopback import authority_of, device_identity, make_home
+
+from fwdllm_server.cli.words import moment
+
+
+async def test_enroll_prints_the_line_to_type_on_the_device(stage, cli):
+    result = await cli("enroll", "--name", "pixel7")
+
+    assert result.code == 0
+    assert result.out.splitlines() == [
+        f"On pixel7, until {moment(1_800_000_000)}, once:",
+        "",
+        "fwdllm-client join fwdllm1-abc",
+    ]
+    [request] = stage.service.requests
+    assert (request.name, request.lifetime_s) == ("pixel7", 86_400)
+
+
+async def test_enroll_as_json(stage, cli):
+    result = await cli("enroll", "--name", "pixel7", "--lifetime", "60", "--json")
+
+    assert result.json == {"name": "pixel7", "join_token": "fwdllm1-abc", "expires_unix_s": 1_800_000_000}
+    assert stage.service.requests[0].lifetime_s == 60
+
+
+async def test_a_lifetime_out_of_bounds_is_bad_input(stage, cli):
+    assert (await cli("enroll", "--name", "pixel7", "--lifetime", "2592001")).code == 2
+
+
+async def test_devices_are_listed_without_what_could_steer_the_terminal(stage, cli):
+    result = await cli("devices", "list")
+    heading, row = result.out.splitlines()
+
+    assert heading.split() == ["DEVICE", "NAME", "STATE", "ENROLLED", "LAST", "SEEN", "EXAMPLES", "SOFTWARE"]
+    assert row.endswith("never      0         fwdllm/0.1.0?[31m")
+    assert row.startswith("dev-1   pixel7  enrolled  ")
+
+
+async def test_devices_as_json(stage, cli):
+    [device] = (await cli("devices", "list", "--json")).json
+
+    assert (device["device_id"], device["revoked"], device["last_seen_unix_s"]) == ("dev-1", False, 0)
+
+
+async def test_no_devices_say_what_to_do(stage, cli):
+    stage.service.devices = []
+    assert "fwdllm-server enroll --name NAME" in (await cli("devices", "list")).out
+
+
+async def test_revoke(stage, cli):
+    assert (await cli("devices", "revoke", "pixel7")).out == "pixel7 (dev-1) is revoked\n"
+    assert stage.service.requests[0].device == "pixel7"
+
+
+async def test_a_devices_certificate_does_not_open_the_operators_port(stage, cli):
+    key, certificate = device_identity(authority_of(stage.home), "dev-1")
+    stage.home.operator_key.write_bytes(key)
+    stage.home.operator_certificate.write_bytes(certificate)
+    result = await cli("devices", "list")
+
+    assert result.code == 6
+    assert 'this port is for the role "fwdllm operator"' in result.err
+
+
+async def test_another_federations_server_on_the_port_is_not_believed(stage, cli, tmp_path, capfd):
+    other = make_home(tmp_path / "other")
+    capfd.readouterr()
+    stage.home.ca_certificate.write_bytes(other.ca_certificate.read_bytes())
+    result = await cli("devices", "list")
+
+    assert result.code == 6
+    assert "is not the server of" in result.err
+
+
+async def test_a_device_cannot_pose_as_the_server(home, cli):
+    key, certificate = device_identity(authority_of(home), "localhost")
+    impostor = grpc.aio.server()
+    port = impostor.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
+    await impostor.start()
+    home.record_operator_address(f"127.0.0.1:{port}")
+    try:
+        result = await cli("devices", "list")
+    finally:
+        await impostor.stop(None)
+
+    assert result.code == 6
+    assert "is not the server of" in result.err

@@ -1,0 +1,34 @@
+async def test_export_writes_every_file_whole(stage, cli, tmp_path):
+    out = tmp_path / "models" / "adapter"
+    result = await cli("export", "job-1", "--out", str(out), "--json")
+
+    assert result.json == {"folder": str(out), "files": ["adapter_config.json", "adapter_model.safetensors"]}
+    assert (out / "adapter_config.json").read_bytes() == b"{}"
+    assert (out / "adapter_model.safetensors").read_bytes() == b"abc"
+    assert [path.name for path in out.parent.iterdir()] == ["adapter"]
+
+
+async def test_an_empty_folder_may_be_filled_and_a_full_one_may_not(stage, cli, tmp_path):
+    out = tmp_path / "adapter"
+    out.mkdir()
+    assert (await cli("export", "job-1", "--out", str(out))).code == 0
+    result = await cli("export", "job-1", "--out", str(out))
+
+    assert result.code == 2
+    assert "exists and is not an empty folder" in result.err
+
+
+async def test_nothing_is_left_when_the_export_fails(stage, cli, tmp_path):
+    result = await cli("export", "gone", "--out", str(tmp_path / "out" / "adapter"))
+
+    assert result.code == 2
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+async def test_a_file_name_that_leads_elsewhere_is_refused(stage, cli, tmp_path):
+    stage.service.files = [("../escaped", b"x")]
+    result = await cli("export", "job-1", "--out", str(tmp_path / "out" / "adapter"))
+
+    assert result.code == 7
+    assert not (tmp_path / "out" / "escaped").exists()
+    assert list((tmp_path / "out").iterdir()) == []

@@ -1,0 +1,72 @@
+import io
+import math
+
+import pytest
+from rich.console import Console
+from server.cli.scripted import DONE, running
+
+from fwdllm.v1.operator_pb2 import JOB_STATE_PREPARING, Job
+from fwdllm_server.cli.progress import JobProgress, line
+from fwdllm_server.cli.words import duration, size
+
+
+def test_a_terminal_shows_a_bar_and_the_last_state_stays():
+    screen = io.StringIO()
+    with JobProgress(Console(file=screen, force_terminal=True, width=100)) as progress:
+        progress.show(running())
+        progress.show(DONE)
+    shown = screen.getvalue()
+
+    assert "━" in shown
+    assert "64/256" in shown
+    assert shown.rindex("256/256") > shown.rindex("64/256")
+
+
+def test_a_file_gets_a_line_for_a_step_and_none_for_each_scalar():
+    file = io.StringIO()
+    with JobProgress(Console(file=file, width=40)) as progress:
+        for collected in range(5):
+            progress.show(running(collected=collected))
+        progress.show(DONE)
+
+    assert file.getvalue() == f"{line(running(collected=0))}\n{line(DONE)}\n"
+
+
+def test_one_line_says_it_all():
+    assert line(running(message="waits")) == (
+        "news running: round 3 collecting on 2 devices, 2 of 5 done, 64/256 directions, "
+        "variance 1.25 (wanted at most 0.5), accuracy 50.0%, loss 1.2500 (began at 25.0%, best 62.5%), "
+        "up 1.2 kB, down 2.5 MB, model files 45.0 MB, 1m20s so far, about 3m20s left, waits"
+    )
+
+
+def test_a_job_before_its_first_round_has_little_to_show():
+    job = Job(name="news", state=JOB_STATE_PREPARING, rounds_wanted=5)
+
+    assert line(job) == "news preparing: round 0 of 5, up 0 B, down 0 B, 0s so far"
+
+
+def test_no_threshold_is_not_shown():
+    job = running()
+    job.round.variance_threshold = math.inf
+
+    assert "variance 1.25, " in line(job)
+
+
+def test_what_a_server_says_does_not_steer_the_terminal():
+    assert "\x1b" not in line(running(message="\x1b[2J", name="a\x07"))
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_949, "999.9 kB"), (999_951, "1.0 MB"), (2e12, "2.0 TB")],
+)
+def test_sizes(count, words):
+    assert size(count) == words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.4, "0s"), (59.6, "1m00s"), (200, "3m20s"), (3599.6, "1h00m"), (18_420, "5h07m")]
+)
+def test_durations(seconds, words):
+    assert duration(seconds) == words
