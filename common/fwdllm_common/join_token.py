@@ -34,16 +34,14 @@ class JoinToken:
 
         :raises BadInputError: the text is not a join token, or not all of it.
         """
-        wrong = BadInputError(
-            "this is not a whole join token; copy the whole line that 'fwdllm-server enroll' printed"
-        )
+        wrong = BadInputError("this is not a whole join token; copy the whole line that 'fwdllm-server enroll' printed")
         if not text.startswith(_PREFIX):
             raise wrong
         body = text.removeprefix(_PREFIX)
         try:
             value = json.loads(base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True))
             token = cls(**value)
-        except (binascii.Error, ValueError, TypeError) as error:
+        except (binascii.Error, ValueError, TypeError, RecursionError) as error:
             raise wrong from error
         if not all(isinstance(part, str) and part for part in (token.address, token.ca_sha256, token.secret)):
             raise wrong

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 from math import prod
 
 import numpy as np
@@ -65,7 +66,7 @@ class Layout:
         names = [tensor.name for tensor in self.tensors]
         if len(set(names)) != len(names):
             raise BadInputError("layout: a tensor name occurs twice; tensor names must be unique")
-        if empty := [tensor.name for tensor in self.tensors if tensor.size < 1]:
+        if empty := [tensor.name for tensor in self.tensors if min(tensor.shape, default=1) < 1]:
             raise BadInputError(f"layout: tensor {empty[0]!r} has no elements")
         order = [tensor.block for tensor in self.tensors]
         if len([block for i, block in enumerate(order) if i == 0 or order[i - 1] != block]) != len(set(order)):
@@ -79,8 +80,7 @@ class Layout:
     @cached_property
     def offsets(self) -> tuple[int, ...]:
         """Where each tensor starts in θ, in the order of ``tensors``."""
-        ends = np.cumsum([tensor.size for tensor in self.tensors])
-        return (0, *(int(end) for end in ends[:-1]))
+        return tuple(accumulate((tensor.size for tensor in self.tensors[:-1]), initial=0))
 
     @cached_property
     def blocks(self) -> Mapping[str, Block]:
@@ -144,7 +144,7 @@ class Layout:
                     for item in value  # type: ignore[attr-defined]
                 )
             )
-        except (TypeError, KeyError, ValueError) as error:
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
             raise BadInputError(f"layout: not a list of tensors ({error})") from error
 
     @cached_property

@@ -110,6 +110,11 @@ class LedgerEntry:
     updates: tuple[BlockUpdate, ...]
     theta_digest: bytes
 
+    def __post_init__(self) -> None:
+        blocks = [update.block for update in self.updates]
+        if twice := [block for block in blocks if blocks.count(block) > 1]:
+            raise BadInputError(f"ledger: block {twice[0]!r} occurs twice in entry {self.version}")
+
     def with_digest(self, theta_digest: bytes) -> LedgerEntry:
         """The same entry with the hash of the θ that it leads to."""
         return replace(self, theta_digest=theta_digest)

@@ -8,16 +8,19 @@ in a block costs the stages from that block on, everything before comes from a c
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import PurePosixPath
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Layout
 
 MANIFEST_FORMAT = 1
 STAGE_INPUTS = ("input_ids", "attention_mask", "activation", "theta", "labels")
+
+_PLAIN_NAME = re.compile(r"[^/\\:\x00-\x1f]+")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -29,10 +32,12 @@ class BundleFile:
     bytes: int
 
     def __post_init__(self) -> None:
-        if PurePosixPath(self.name).name != self.name or self.name in ("", ".", ".."):
+        if not _PLAIN_NAME.fullmatch(self.name) or self.name in (".", ".."):
             raise BadInputError(f"manifest: {self.name!r} is not a plain file name")
-        if len(self.sha256) != 64 or self.bytes < 0:
-            raise BadInputError(f"manifest: file {self.name!r} has no SHA-256 or a negative size")
+        if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
+            raise BadInputError(f"manifest: file {self.name!r} has no SHA-256 in lower-case hex")
+        if not isinstance(self.bytes, int) or self.bytes < 0:
+            raise BadInputError(f"manifest: file {self.name!r} has a size that is none, {self.bytes!r}")
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,9 @@ class Manifest:
             raise BadInputError("manifest: the stages do not follow the blocks of the layout")
         if len(self.labels) < 2 or self.max_tokens < 1:
             raise BadInputError("manifest: at least two labels and one token are needed")
+        names = [file.name for file in self.files]
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise BadInputError(f"manifest: {twice[0]!r} is the name of two files")
 
     @cached_property
     def files(self) -> tuple[BundleFile, ...]:
@@ -124,7 +132,7 @@ class Manifest:
                 layout=Layout.from_json(value["layout"]),
                 stages=tuple(_stage(item) for item in value["stages"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BadInputError(f"manifest: not a model bundle ({error})") from error
 
 

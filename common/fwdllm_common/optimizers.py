@@ -6,11 +6,13 @@ No power function, no fused kernel, no BLAS.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 import numpy as np
 
+from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Float32Vector
 
 OptimizerKind: TypeAlias = Literal["sgd", "momentum", "adam"]
@@ -24,12 +26,25 @@ class OptimizerSettings:
 
     ``beta1`` is the momentum (or Adam's first) decay, ``beta2`` Adam's second, ``epsilon`` Adam's denominator offset;
     all are rounded to float32.
+
+    :raises BadInputError: a decay is not within [0, 1) or ``epsilon`` not above 0, once rounded.
     """
 
     kind: OptimizerKind
     beta1: float = 0.9
     beta2: float = 0.99
     epsilon: float = 1e-8
+
+    def __post_init__(self) -> None:
+        for name in ("beta1", "beta2", "epsilon"):
+            given = getattr(self, name)
+            with np.errstate(over="ignore"):
+                value = float(np.float32(given))
+            if name == "epsilon" and not 0 < value < math.inf:
+                raise BadInputError(f"optimiser: epsilon is {given}, as float32 it must be above 0 and finite")
+            if name != "epsilon" and not 0 <= value < 1:
+                raise BadInputError(f"optimiser: {name} is {given}, as float32 it must be at least 0 and below 1")
+            object.__setattr__(self, name, value)
 
 
 @dataclass

@@ -103,9 +103,9 @@ class ModelState:
             message = ledger_pb2.Snapshot.FromString(data)
         except DecodeError as error:
             raise BadInputError(f"snapshot: {error}") from error
-        states = {state.block: state for state in message.optimizer}
-        if list(states) != list(layout.blocks):
+        if [state.block for state in message.optimizer] != list(layout.blocks):
             raise BadInputError("snapshot: its blocks are not this model's")
+        states = {state.block: state for state in message.optimizer}
         optimizer = {}
         for name, block in layout.blocks.items():
             expected = OptimizerState.zeros(header.optimizer, block.size)

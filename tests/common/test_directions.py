@@ -1,6 +1,6 @@
+import common.reference as reference
 import numpy as np
 import pytest
-from common import reference
 from common.runs import seeds, uint64
 from hypothesis import given
 from hypothesis import strategies as st

@@ -8,8 +8,8 @@
 import json
 from pathlib import Path
 
+import common.reference as reference
 import pytest
-from common import reference
 from common.runs import KINDS, golden_digest
 
 from fwdllm_common.directions import GENERATOR_VERSION, direction_bits

@@ -12,7 +12,7 @@ from fwdllm_common.errors import FwdllmError
 # gRPC's C core writes lines of its own to standard error, unless told not to before it is loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
-from fwdllm_server.cli.app import app  # noqa: E402 - see above
+from fwdllm_server.cli.app import app
 
 _INTERRUPTED = 130
 

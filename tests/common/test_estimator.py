@@ -1,0 +1,103 @@
+from collections import Counter
+
+import common.reference as reference
+import numpy as np
+import pytest
+from common.runs import directions
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fwdllm_common.directions import weighted_sum
+from fwdllm_common.estimator import Scalar, coefficients, forward_gradient
+from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_MAGNITUDE, MAX_WEIGHT, SCALE, to_fixed_point
+from fwdllm_common.layout import Block
+
+devices = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 50)), min_size=1, max_size=6)  # directions, examples
+
+
+def scalars_of(devices, value=SCALE):
+    owners = [(name, examples) for name, (count, examples) in enumerate(devices) for _ in range(count)]
+    return [Scalar(seed, value, str(name), examples) for seed, (name, examples) in enumerate(owners)]
+
+
+@given(devices)
+def test_a_device_counts_by_its_examples_however_many_directions_it_measured(devices):
+    scalars = scalars_of(devices)
+    share = Counter()
+    for scalar, coefficient in zip(scalars, coefficients(scalars), strict=True):
+        share[int(scalar.device)] += int(coefficient) / (SCALE * len(scalars))
+    everything = sum(examples for _, examples in devices)
+    for name, (_, examples) in enumerate(devices):
+        assert share[name] == pytest.approx(examples / everything, abs=1e-6)
+
+
+@given(st.lists(st.integers(-(2**40), 2**40), min_size=1, max_size=9), st.integers(1, 10**9))
+def test_scalars_of_like_devices_are_taken_as_they_are(values, examples):
+    scalars = [Scalar(seed, value, str(seed), examples) for seed, value in enumerate(values)]
+    assert coefficients(scalars).tolist() == values
+
+
+@given(devices, st.randoms(use_true_random=False))
+def test_coefficient_of_a_seed_does_not_depend_on_the_order_of_arrival(devices, random):
+    scalars = scalars_of(devices, value=12345678901)
+    shuffled = random.sample(scalars, len(scalars))
+
+    def by_seed(scalars):
+        return dict(zip([scalar.seed for scalar in scalars], coefficients(scalars).tolist(), strict=True))
+
+    assert by_seed(shuffled) == by_seed(scalars)
+
+
+def test_a_device_that_reports_no_examples_counts_as_one():
+    scalars = [Scalar(1, SCALE, "a", 0), Scalar(2, SCALE, "b", 1)]
+    assert coefficients(scalars).tolist() == [SCALE, SCALE]
+
+
+def test_weight_is_bounded():
+    scalars = [Scalar(0, -SCALE, "large", 10**9), *(Scalar(seed, SCALE, str(seed), 1) for seed in range(1, 1000))]
+    assert coefficients(scalars)[0] == -SCALE * MAX_WEIGHT
+
+
+def test_largest_coefficients_of_a_round_stay_within_2_to_the_62():
+    largest = to_fixed_point(MAX_MAGNITUDE) * MAX_WEIGHT
+    assert largest * MAX_DIRECTIONS <= 2**62
+
+
+def test_sum_is_exact_where_all_directions_agree_and_are_the_largest():
+    count = 64  # as many as it takes to add up, each standing for MAX_DIRECTIONS / count of the largest
+    each = MAX_MAGNITUDE * SCALE * MAX_WEIGHT * MAX_DIRECTIONS // count
+    total = weighted_sum(1, np.full(count, 7, dtype=np.uint64), np.full(count, each, dtype=np.int64), 0, 20)
+    assert total.tolist() == [each * count * (2 * bit - 1) for bit in reference.direction_bits(1, 7, 0, 20)]
+
+
+@given(directions)
+def test_forward_gradient_is_that_of_the_specification(directions):
+    seeds, values = zip(*directions, strict=True)
+    gradient = forward_gradient(
+        3, np.array(seeds, dtype=np.uint64), np.array(values, dtype=np.int64), Block("b", 250, 290)
+    )
+    assert gradient.dtype == np.float32
+    assert gradient.tolist() == reference.forward_gradient(3, seeds, values, 250, 290)
+
+
+def test_forward_gradient_is_unbiased_on_a_quadratic():
+    """E ĝ = g, and coordinate i has variance (‖g‖² − gᵢ²)/K: ±1 directions, central differences without bias."""
+    d, count, epsilon = 48, 4096, 1e-2
+    rng = np.random.default_rng(20)
+    root = rng.normal(size=(d, d)) / np.sqrt(d)
+    theta, offset = rng.normal(size=d), rng.normal(size=d)
+
+    def loss(x):
+        return 0.5 * np.sum((x @ root) ** 2, axis=-1) - x @ offset
+
+    expected = root @ (root.T @ theta) - offset
+    seeds = np.arange(1, count + 1, dtype=np.uint64)
+    v = np.stack([2.0 * np.array(reference.direction_bits(11, int(seed), 0, d)) - 1 for seed in seeds])
+    slopes = (loss(theta + epsilon * v) - loss(theta - epsilon * v)) / (2 * epsilon)
+    scalars = [Scalar(int(k), to_fixed_point(slope), "d", 1) for k, slope in zip(seeds, slopes, strict=True)]
+
+    gradient = forward_gradient(11, seeds, coefficients(scalars), Block("b", 0, d))
+
+    errors = (gradient - expected) / np.sqrt((expected @ expected - expected**2) / count)
+    assert np.abs(errors).max() < 4  # standard errors, over 48 coordinates
+    assert np.mean(errors**2) == pytest.approx(1, abs=0.5)  # and no noise beyond that of the directions

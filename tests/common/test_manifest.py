@@ -1,0 +1,115 @@
+import json
+from dataclasses import replace
+
+import pytest
+from common.bundles import MANIFEST, file
+from common.runs import LAYOUT
+
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.layout import Layout
+from fwdllm_common.manifest import MANIFEST_FORMAT, BundleFile, Manifest
+
+SHA256 = "ab" * 32
+
+
+def changed(path, value):
+    """The manifest's bytes with one JSON value changed."""
+    tree = json.loads(MANIFEST.to_bytes())
+    *parents, last = path
+    node = tree
+    for key in parents:
+        node = node[key]
+    node[last] = value
+    return json.dumps(tree).encode()
+
+
+def test_a_manifest_makes_the_round_trip():
+    again = Manifest.from_bytes(MANIFEST.to_bytes())
+    assert again == MANIFEST
+    assert again.to_bytes() == MANIFEST.to_bytes()
+
+
+def test_a_file_of_two_stages_is_listed_once():
+    names = [file.name for file in MANIFEST.files]
+    assert names == ["tokenizer.json", "prefix.onnx", "weights.bin", "peft.onnx", "head.onnx"]
+
+
+@pytest.mark.parametrize(
+    "name", ["", ".", "..", "../x", "a/b", "/etc/passwd", "a/", "./a", "..\\x", "C:x", "a\0b", "a\nb"]
+)
+def test_a_name_that_is_not_a_plain_file_name_is_refused(name):
+    with pytest.raises(BadInputError, match="not a plain file name"):
+        BundleFile(name, SHA256, 1)
+
+
+@pytest.mark.parametrize(
+    "sha256",
+    ["", SHA256[:-1], SHA256 + "ab", SHA256.upper(), "../" * 21 + "x", "g" * 64, list("ab" * 32)],
+    ids=lambda value: f"{type(value).__name__} {value[:8]}",
+)
+def test_what_is_not_a_hash_is_refused(sha256):
+    """Hashes name files in the device's cache."""
+    with pytest.raises(BadInputError, match="no SHA-256"):
+        BundleFile("a", sha256, 1)
+
+
+@pytest.mark.parametrize("size", [-1, 1.5, float("nan"), "1", None])
+def test_what_is_not_a_size_is_refused(size):
+    with pytest.raises(BadInputError, match="size"):
+        BundleFile("a", SHA256, size)
+
+
+def test_two_files_of_one_name_are_refused():
+    stages = (replace(MANIFEST.stages[0], graph=replace(file("head.onnx"), sha256=SHA256)), *MANIFEST.stages[1:])
+    with pytest.raises(BadInputError, match=r"'head\.onnx' is the name of two files"):
+        replace(MANIFEST, stages=stages)
+
+
+def test_an_unknown_stage_input_is_refused():
+    with pytest.raises(BadInputError, match="unknown stage input 'logits'"):
+        replace(MANIFEST.stages[1], inputs=("activation", "logits"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"stages": ()},
+        {"stages": MANIFEST.stages[:1]},
+        {"stages": MANIFEST.stages[1:]},
+        {"stages": MANIFEST.stages[:2]},
+        {"stages": (MANIFEST.stages[0], MANIFEST.stages[2], MANIFEST.stages[1])},
+        {"stages": (*MANIFEST.stages, MANIFEST.stages[2])},
+        {"layout": Layout(LAYOUT.tensors[::-1])},
+        {"labels": ("one",)},
+        {"max_tokens": 0},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_a_manifest_whose_parts_do_not_fit_is_refused(change):
+    with pytest.raises(BadInputError, match="manifest"):
+        replace(MANIFEST, **change)
+
+
+def test_another_format_is_refused_with_the_way_out():
+    with pytest.raises(BadInputError, match="update fwdllm"):
+        Manifest.from_bytes(changed(["format"], MANIFEST_FORMAT + 1))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["tokenizer", "name"], "../../bin/sh"),
+        (["stages", 0, "graph", "sha256"], "/" * 64),
+        (["stages", 1, "weights", "bytes"], -1),
+        (["stages", 1, "inputs"], ["exec"]),
+        (["layout", 1, "name"], "lora_A"),
+        (["layout", 0, "shape"], [16, -20]),
+        (["max_tokens"], float("inf")),
+        (["labels"], None),
+        (["tokenizer", "mode"], 0o755),
+    ],
+    ids=str,
+)
+def test_what_is_refused_in_memory_is_refused_from_the_wire(path, value):
+    with pytest.raises(BadInputError):
+        Manifest.from_bytes(changed(path, value))

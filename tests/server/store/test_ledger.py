@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+from sqlalchemy.exc import IntegrityError
+
+from fwdllm_common.ledger import BlockUpdate, LedgerEntry
+from fwdllm_server.store import ledger
+from fwdllm_server.store.ledger import EvaluationRecord
+from helpers.rig import JOB
+
+
+def entry(version: int, directions: int = 3) -> LedgerEntry:
+    seeds = np.arange(directions, dtype=np.uint64) + np.uint64(version << 32)
+    update = BlockUpdate("head", seeds, np.arange(directions, dtype=np.int64), np.float32(0.1))
+    return LedgerEntry(version, (update,), bytes([version]) * 32)
+
+
+def test_entries_come_back_byte_for_byte_in_order(connection):
+    for version in (1, 2, 3):
+        ledger.append(connection, JOB, entry(version), 0.0)
+
+    assert list(ledger.entries(connection, JOB, after=0)) == [entry(version).to_bytes() for version in (1, 2, 3)]
+    assert list(ledger.entries(connection, JOB, after=1, up_to=2)) == [entry(2).to_bytes()]
+
+
+def test_a_version_is_committed_once(connection):
+    ledger.append(connection, JOB, entry(1), 0.0)
+
+    with pytest.raises(IntegrityError), connection.begin_nested():
+        ledger.append(connection, JOB, entry(1, 2), 1.0)
+
+
+def test_totals_and_the_newest_digest_follow_the_entries(connection):
+    assert (ledger.totals(connection, JOB), ledger.newest_digest(connection, JOB)) == ((0, 0), None)
+
+    ledger.append(connection, JOB, entry(1, 3), 0.0)
+    ledger.append(connection, JOB, entry(2, 4), 0.0)
+    assert ledger.totals(connection, JOB) == (2, 7)
+    assert ledger.newest_digest(connection, JOB) == bytes([2]) * 32
+
+
+def test_the_newest_snapshot_is_the_one_to_start_from(connection):
+    assert ledger.latest_snapshot(connection, JOB) is None
+
+    for version, sha256 in ((0, "a" * 64), (20, "b" * 64), (20, "c" * 64)):
+        ledger.add_snapshot(connection, JOB, version, sha256)
+    assert ledger.latest_snapshot(connection, JOB) == (20, "c" * 64)
+
+
+def test_evaluating_a_version_again_replaces_its_evaluation(connection):
+    for record in (EvaluationRecord(5, 0.5, 0.7, 10), EvaluationRecord(0, 0.2, 1.6, 10)):
+        ledger.add_evaluation(connection, JOB, record)
+        ledger.add_evaluation(connection, JOB, record)
+
+    assert [record.version for record in ledger.evaluations_of(connection, JOB)] == [0, 5]

@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import inspect
+
+from fwdllm_common.errors import StorageError
+from fwdllm_server.store import jobs
+from fwdllm_server.store.database import Database
+from fwdllm_server.store.schema import metadata
+from helpers.rig import JOB
+
+
+def test_the_migrations_make_the_tables_of_the_schema(connection):
+    context = MigrationContext.configure(connection, opts={"compare_type": True})
+
+    assert compare_metadata(context, metadata) == []
+
+
+def test_the_indices_are_there(connection):
+    indices = {index["name"] for index in inspect(connection).get_indexes("assignments")}
+
+    assert indices == {"assignments_by_device", "assignments_by_round"}
+
+
+def test_opening_again_keeps_what_is_there(database, database_url):
+    database.close()
+    again = Database(database_url)
+    with again.transaction() as connection:
+        assert jobs.get(connection, JOB) is not None
+    again.close()
+
+
+def test_a_database_of_a_newer_version_is_refused_with_a_remedy(database, database_url):
+    with database.transaction() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    database.close()
+
+    with pytest.raises(StorageError, match="newer version of fwdllm"):
+        Database(database_url)
+
+
+def test_a_file_that_is_no_database_is_a_storage_error(tmp_path: Path):
+    (tmp_path / "fwdllm.db").write_bytes(b"these are notes of mine, not tables" * 100)
+
+    with pytest.raises(StorageError, match="not a database"):
+        Database(f"sqlite:///{tmp_path / 'fwdllm.db'}")
+
+
+def test_a_folder_that_does_not_exist_is_a_storage_error(tmp_path: Path):
+    with pytest.raises(StorageError, match="unable to open"):
+        Database(f"sqlite:///{tmp_path / 'nowhere' / 'fwdllm.db'}")
