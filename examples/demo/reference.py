@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from bbc_news import TOPICS, Article
 from fwdllm_server.model.load import load_base
-from fwdllm_server.model.adapter import load_base_of
+from fwdllm_server.model.adapter_template import load_base_of
 
 Rows = NDArray[np.float32]
 Classes = NDArray[np.int64]

@@ -58,7 +58,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder) -> None:
     :raises BadInputError: no such model, or it has no such layer or target.
     """
     # Here and not above: the coordinator itself never loads torch.
-    from fwdllm_server.model.adapter import BaseDescription, save_adapter_template
+    from fwdllm_server.model.adapter_template import BaseDescription, save_adapter_template
     from fwdllm_server.model.export import export_bundle
     from fwdllm_server.model.load import load_base, load_tokenizer_file
     from fwdllm_server.model.peft_methods import apply_peft

@@ -38,6 +38,10 @@ def token(enrolment):
     return JoinToken(enrolment.address, enrolment.authority.sha256, "secret")
 
 
+def with_secret(token, secret):
+    return JoinToken(token.address, token.ca_sha256, secret)
+
+
 def test_request_is_what_other_software_expects():
     key = new_key()
     request = x509.load_der_x509_csr(certificate_request(key))
@@ -83,13 +87,13 @@ def test_a_join_whose_answer_was_lost_is_repeated_with_the_same_key(home, token,
 
 def test_a_used_token_is_refused(home, token, tmp_path):
     join(home, token.encode())
-    with pytest.raises(RefusedError, match="used.*fwdllm-server enroll"):
+    with pytest.raises(RefusedError, match=r"used.*fwdllm-server enroll"):
         join(ClientHome(tmp_path / "other"), token.encode())
 
 
 def test_a_wrong_token_is_refused_and_leaves_the_way_free(home, token):
-    with pytest.raises(RefusedError, match="unknown token.*fwdllm-server enroll"):
-        join(home, replace(token, secret="guess").encode())
+    with pytest.raises(RefusedError, match=r"unknown token.*fwdllm-server enroll"):
+        join(home, with_secret(token, "guess").encode())
     assert not home.joined
     join(home, token.encode())
 
@@ -101,10 +105,10 @@ def test_half_a_token_is_recognised(home, token):
 
 def test_joining_twice_needs_force(home, token, enrolment):
     first = join(home, token.encode())
-    with pytest.raises(BadInputError, match="joined a coordinator already.*--force"):
+    with pytest.raises(BadInputError, match=r"joined a coordinator already.*--force"):
         join(home, token.encode())
     enrolment.tokens["second"] = None
-    second = join(home, replace(token, secret="second").encode(), force=True)
+    second = join(home, with_secret(token, "second").encode(), force=True)
     assert second.key != first.key
     assert home.load_identity() == second
 
@@ -112,7 +116,7 @@ def test_joining_twice_needs_force(home, token, enrolment):
 def test_a_failed_forced_join_keeps_the_old_identity(home, token):
     first = join(home, token.encode())
     with pytest.raises(RefusedError):
-        join(home, replace(token, secret="guess").encode(), force=True)
+        join(home, with_secret(token, "guess").encode(), force=True)
     assert home.load_identity() == first
 
 
@@ -176,5 +180,5 @@ def test_a_coordinator_that_is_too_busy_can_be_asked_again(home, token, enrolmen
 def test_a_damaged_identity_says_what_to_do(home, token):
     join(home, token.encode())
     (home.folder / "identity.json").write_text("{")
-    with pytest.raises(BadInputError, match="damaged.*--force"):
+    with pytest.raises(BadInputError, match=r"damaged.*--force"):
         home.load_identity()

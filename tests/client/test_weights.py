@@ -140,7 +140,7 @@ def test_a_wrong_ledger_costs_a_snapshot(new_weights, job, coordinator):
 @pytest.mark.parametrize("kind", list(device_pb2.WeightsChunk.Kind.values()))
 def test_garbage_is_refused(kind, new_weights, job, coordinator, folder):
     coordinator.on_weights = lambda request: [device_pb2.WeightsChunk(kind=kind, data=b"\xff\xff garbage")]
-    with pytest.raises(IntegrityError, match="quadratic.*version 0.*announced hash"):
+    with pytest.raises(IntegrityError, match=r"quadratic.*version 0.*announced hash"):
         at(new_weights(), job)
     assert held(coordinator) == [None]
     assert not folder.exists()

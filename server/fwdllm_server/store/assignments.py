@@ -9,7 +9,8 @@ from enum import StrEnum
 from sqlalchemy import Connection, Row, func, select, update
 
 from fwdllm.v1 import device_pb2
-from fwdllm_server.store.schema import assignments
+from fwdllm_server.store.jobs import JobState
+from fwdllm_server.store.schema import assignments, jobs
 
 _OPEN = ("offered", "taken")
 
@@ -108,8 +109,13 @@ def of_round(connection: Connection, job_id: str, round_number: int) -> Sequence
 
 
 def busy_devices(connection: Connection) -> frozenset[str]:
-    """The devices that hold an open assignment of any job."""
-    query = select(assignments.c.device_id).where(assignments.c.state.in_(_OPEN)).distinct()
+    """The devices that hold an open assignment of any job that runs."""
+    query = (
+        select(assignments.c.device_id)
+        .join(jobs, jobs.c.id == assignments.c.job_id)
+        .where(assignments.c.state.in_(_OPEN), jobs.c.state == JobState.RUNNING)
+        .distinct()
+    )
     return frozenset(connection.execute(query).scalars())
 
 

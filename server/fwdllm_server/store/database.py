@@ -9,8 +9,9 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from fwdllm_common.errors import StorageError
 
@@ -34,8 +35,12 @@ class Database:
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _configure_sqlite)
             event.listen(self._engine, "begin", _begin_immediately)
-        with _storage_errors():
-            _migrate(self._engine)
+        try:
+            with _storage_errors():
+                _migrate(self._engine)
+        except StorageError:
+            self.close()
+            raise
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -56,7 +61,12 @@ def _migrate(engine: Engine) -> None:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with engine.begin() as connection:
         config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise StorageError(
+                f"the database was made by a newer version of fwdllm ({error}); install that version"
+            ) from error
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
@@ -75,7 +85,7 @@ def _storage_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if isinstance(error.orig, sqlite3.IntegrityError):
+        if isinstance(error, IntegrityError):
             raise
         raise StorageError(
             f"the database cannot be used ({error.orig}); check its disk and permissions and start again, "

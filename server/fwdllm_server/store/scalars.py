@@ -37,7 +37,8 @@ def record(
     stored = 0
     for start in range(0, len(rows), _ROWS_PER_STATEMENT):
         statement = insert(scalars).values(rows[start : start + _ROWS_PER_STATEMENT]).on_conflict_do_nothing()
-        stored += connection.execute(statement).rowcount
+        # Not every driver's count survives an INSERT unasked.
+        stored += connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
     return stored
 
 

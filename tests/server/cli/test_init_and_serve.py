@@ -13,17 +13,15 @@ from fwdllm_server.cli import run
 from fwdllm_server.home import ServerHome
 from fwdllm_server.security.roles import Role, holder_of
 
-# Stands for the coordinator: tells when it serves, and ends when it is asked to.
+# Stands for the coordinator, which loads for seconds: tells when it serves, and ends when it is asked to.
 _SERVE = """
 import sys, types
-coordinator = types.ModuleType("fwdllm_server.coordinator")
+import fwdllm_server
 async def serve(home, config, stop):
     print("serving", home.folder, config.public.host, flush=True)
     await stop.wait()
-coordinator.serve = serve
-sys.modules["fwdllm_server.coordinator"] = coordinator
-import fwdllm_server
-fwdllm_server.coordinator = coordinator
+fwdllm_server.serve = sys.modules["fwdllm_server.serve"] = types.ModuleType("fwdllm_server.serve")
+fwdllm_server.serve.serve = serve
 from fwdllm_server.cli import main
 main()
 """

@@ -34,16 +34,11 @@ from transformers import (
 
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.manifest import Manifest
-from fwdllm_server.model import (
-    PeftSpec,
-    Pooling,
-    apply_peft,
-    export_bundle,
-    initial_theta,
-    load_base,
-    load_tokenizer_file,
-    trainable_layout,
-)
+from fwdllm_server.model.export import export_bundle
+from fwdllm_server.model.load import Pooling, load_base, load_tokenizer_file
+from fwdllm_server.model.peft_methods import apply_peft
+from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.model.trainable import initial_theta, trainable_layout
 
 torch.set_num_threads(1)
 

@@ -13,17 +13,12 @@ from peft import PeftModel
 from server.model.conftest import LABELS, Prepared, batch
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.model import (
-    PeftSpec,
-    apply_peft,
-    initial_theta,
-    load_base,
-    load_base_of,
-    load_theta,
-    save_adapter_template,
-    trainable_layout,
-    write_adapter,
-)
+from fwdllm_server.model.adapter import write_adapter
+from fwdllm_server.model.adapter_template import load_base_of, save_adapter_template
+from fwdllm_server.model.load import load_base
+from fwdllm_server.model.peft_methods import apply_peft
+from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.model.trainable import initial_theta, load_theta, trainable_layout
 
 # PEFT 0.21 asks transformers by a name that 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

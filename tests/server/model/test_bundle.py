@@ -15,8 +15,11 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import sha256_of
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import Manifest
-from fwdllm_server.model import PeftSpec, apply_peft, export_bundle, initial_theta, load_base, load_theta
-from fwdllm_server.model.trainable import saved_parameters
+from fwdllm_server.model.export import export_bundle
+from fwdllm_server.model.load import load_base
+from fwdllm_server.model.peft_methods import apply_peft
+from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.model.trainable import initial_theta, load_theta, saved_parameters
 
 
 def torch_losses(prepared: Prepared, feeds: dict[str, np.ndarray], theta: Float32Vector) -> torch.Tensor:

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2Model
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.model import MeanPooledClassifier, load_base, load_tokenizer_file
+from fwdllm_server.model.load import load_base, load_tokenizer_file
+from fwdllm_server.model.pooling import MeanPooledClassifier
 
 
 def logits_of(model: torch.nn.Module) -> torch.Tensor:

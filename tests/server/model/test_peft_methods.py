@@ -10,7 +10,10 @@ from pydantic import ValidationError
 from server.model.conftest import LABELS, MODELS, save_model
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.model import PeftSpec, apply_peft, initial_theta, load_base, load_theta, trainable_layout
+from fwdllm_server.model.load import load_base
+from fwdllm_server.model.peft_methods import apply_peft
+from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.model.trainable import initial_theta, load_theta, trainable_layout
 
 
 def layout_of(source: str, spec: PeftSpec, pooling: str = "model"):
