@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from contextlib import closing
 
@@ -352,6 +354,18 @@ def test_a_stop_in_the_middle_keeps_what_was_computed(device, coordinator, job, 
     device.run(new_stop(last=1))
     assert device.compute.computed == SEEDS
     assert len(scalars(coordinator)) == 10
+
+
+def test_ctrl_c_ends_even_the_wait_for_an_acknowledgement(device, coordinator, job, new_stop):
+    def interrupt(request):
+        if request.first_index + len(request.derivatives) == 10:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    coordinator.on_report = interrupt
+    hand_out(coordinator, job.answer(job.assignment()))
+    with pytest.raises(KeyboardInterrupt):
+        device.run(new_stop())
+    assert sum(len(entry.derivatives) for entry in device.unacknowledged()) == 10
 
 
 def test_an_absurd_assignment_is_refused(device, coordinator, job, new_stop):
