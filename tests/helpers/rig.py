@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from helpers.tiny_job import LABELS, add_tiny_job, load_job
 from sqlalchemy import insert, select
 
 from fwdllm.v1 import device_pb2
@@ -19,8 +20,6 @@ from fwdllm_server.store.database import Database
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.ledger import EvaluationRecord
 from fwdllm_server.store.rounds import Phase, RoundRecord
-
-from helpers.tiny_job import LABELS, add_tiny_job, load_job
 
 JOB = "job1"
 

@@ -36,7 +36,7 @@ _SECTIONS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def job_toml(changes: Mapping[str, Mapping[str, Any] | None] = {}) -> str:  # noqa: B006 - a mapping is not changed
+def job_toml(changes: Mapping[str, Mapping[str, Any] | None] = {}) -> str:
     """The tiny job's file; ``changes`` are keys by section, None leaves a section or a key out."""
     lines = []
     for section in {**_SECTIONS, **changes}:
@@ -48,7 +48,7 @@ def job_toml(changes: Mapping[str, Mapping[str, Any] | None] = {}) -> str:  # no
     return "\n".join(lines)
 
 
-def job_spec(changes: Mapping[str, Mapping[str, Any] | None] = {}) -> JobSpec:  # noqa: B006
+def job_spec(changes: Mapping[str, Mapping[str, Any] | None] = {}) -> JobSpec:
     return JobSpec.model_validate(tomllib.loads(job_toml(changes)))
 
 

@@ -8,6 +8,7 @@ from math import ceil, cos, pi
 import numpy as np
 
 from fwdllm_common.estimator import Scalar, coefficients
+from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.ledger import BlockUpdate, RunHeader
 from fwdllm_server.algorithm.pacing import Verdict, relative_variance, split_half_variance
@@ -21,9 +22,13 @@ class ForwardGradient:
     """One job's forward-gradient descent.
 
     A round is ``plan`` → scalars from devices → ``judge`` → perhaps ``extend`` and more scalars → ``update``.
+
+    :raises BadInputError: the job asks for a block that the model does not have.
     """
 
     def __init__(self, spec: JobSpec, header: RunHeader, layout: Layout) -> None:
+        for name in spec.blocks:
+            layout.block(name)
         self._spec = spec
         self._header = header
         self._layout = layout
@@ -64,10 +69,13 @@ class ForwardGradient:
         reason = f"{plan.block}: {section.pacing} variance {variance:.3g} is above {threshold:.3g}"
         return Verdict(False, variance, threshold, reason)
 
+    def step_size(self, plan: BlockPlan) -> int:
+        """How many directions a round begins with in the plan's block, and adds with each step."""
+        return self._section(plan).directions
+
     def extend(self, plan: BlockPlan) -> BlockPlan:
         """The plan with one more step of directions."""
-        section = self._section(plan)
-        wanted = min(plan.wanted + section.directions, section.max_directions)
+        wanted = min(plan.wanted + self.step_size(plan), self._section(plan).max_directions)
         return plan.extended(wanted, max(plan.assigned, self._assigned(wanted)))
 
     def update(self, plans: Sequence[BlockPlan], scalars: Mapping[str, Sequence[Scalar]]) -> tuple[BlockUpdate, ...]:
@@ -87,7 +95,8 @@ class ForwardGradient:
         return self._spec.blocks[plan.block]  # type: ignore[index]
 
     def _assigned(self, wanted: int) -> int:
-        return ceil(wanted * self._spec.rounds.over_assign)
+        # Rounded first, so that 1.1 times 10 is 11; an update holds no more than MAX_DIRECTIONS.
+        return min(ceil(round(wanted * self._spec.rounds.over_assign, 6)), MAX_DIRECTIONS)
 
     def _epsilon(self, theta: Float32Vector) -> float:
         rms = float(np.sqrt(np.mean(np.square(theta, dtype=np.float64))))

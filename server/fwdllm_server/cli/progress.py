@@ -40,7 +40,7 @@ class JobProgress:
         if self._live:
             self._live.update(render(job), refresh=True)
             return
-        step = (job.state, job.round.number, job.round.phase, job.latest_evaluation.version, job.message)
+        step = (job.state, job.rounds_committed, job.rounds_abandoned, job.latest_evaluation.version, job.message)
         if step != self._last_step:
             self._last_step = step
             self._console.out(line(job), highlight=False)

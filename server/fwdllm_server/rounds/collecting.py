@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
+from math import ceil, inf
 
 from fwdllm_common.estimator import Scalar
 from fwdllm_server.algorithm import BlockPlan, Verdict
@@ -26,8 +27,8 @@ def advance(context: RoundContext) -> Step:
         return _close(context, collected)
     work = assignments.of_round(context.connection, context.job.id, context.round.number)
     next_expiry = _expire(context, work)
-    _offer_again(context, collected)
-    return wait(min(left, next_expiry))
+    offered = _offer_again(context, collected)
+    return wait(min(left, next_expiry, bounds.assignment_s if offered else inf))
 
 
 def by_block(context: RoundContext) -> Mapping[str, Sequence[Scalar]]:
@@ -57,11 +58,12 @@ def _judge(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> 
 
 
 def _close(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> Step:
-    """The time is up: commit what is there if it is enough of what was wanted."""
-    have = sum(min(len(collected[plan.block]), plan.wanted) for plan in context.round.plan)
-    wanted = sum(plan.wanted for plan in context.round.plan)
-    reason = f"deadline: {have} of {wanted} directions are in"
-    if have < wanted * context.job.spec.rounds.min_fraction:
+    """The time is up: commit what is there if it is enough of the first step; what pacing added is not needed."""
+    step = {plan.block: context.job.algorithm.step_size(plan) for plan in context.round.plan}
+    have = sum(min(len(collected[block]), directions) for block, directions in step.items())
+    in_all = sum(min(len(collected[plan.block]), plan.wanted) for plan in context.round.plan)
+    reason = f"deadline: {in_all} of {sum(plan.wanted for plan in context.round.plan)} directions are in"
+    if have < sum(step.values()) * context.job.spec.rounds.min_fraction:
         return abandon(context, reason)
     rounds.enter(context.connection, context.round, Phase.COMMITTING, context.now, reason)
     return MOVED
@@ -69,7 +71,7 @@ def _close(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> 
 
 def _expire(context: RoundContext, work: Sequence[AssignmentRecord]) -> float:
     """Expire assignments without news; returns the seconds until the next one is due."""
-    remaining = float("inf")
+    remaining = inf
     for assignment in work:
         if assignment.open:
             left = assignment.expires_at - context.now
@@ -80,23 +82,30 @@ def _expire(context: RoundContext, work: Sequence[AssignmentRecord]) -> float:
     return remaining
 
 
-def _offer_again(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> None:
+def _offer_again(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> int:
     """Give directions that nobody has at hand to idle devices: first to new ones, then again to those of the round.
 
-    A device that let an assignment of this round expire, or whose scalars were unusable, gets no other in it.
+    A device that let an assignment of this round expire, or whose scalars were unusable, gets no other in it. Nobody
+    gets more than its part of a step: devices check in one by one, and the first is not to do the work of all.
+
+    :returns: how many devices got something.
     """
     work = assignments.of_round(context.connection, context.job.id, context.round.number)
     in_hand = {seed for assignment in work if assignment.open for seed in assignment.seeds}
     shares = [share for plan in context.round.plan if (share := _missing(plan, collected, in_hand)).seeds]
     if not shares:
-        return
+        return 0
     busy = assignments.busy_devices(context.connection)
     failed = {assignment.device_id for assignment in work if assignment.state == AssignmentState.EXPIRED}
     here = context.presence.eligible(context.job.manifest.labels, context.now)
     idle = [device for device in here if device not in busy and device not in failed]
     taken_part = {assignment.device_id for assignment in work}
     devices = [device for device in idle if device not in taken_part] or idle
-    hand_out(context, shares, devices[: context.job.spec.rounds.max_devices])
+    devices = devices[: context.job.spec.rounds.max_devices]
+    parts = max(1, len(taken_part - failed))
+    step_size = context.job.algorithm.step_size
+    shares = [Share(share.plan, share.seeds[: len(devices) * ceil(step_size(share.plan) / parts)]) for share in shares]
+    return hand_out(context, shares, devices)
 
 
 def _missing(plan: BlockPlan, collected: Mapping[str, Sequence[Scalar]], in_hand: set[int]) -> Share:
@@ -108,4 +117,4 @@ def _missing(plan: BlockPlan, collected: Mapping[str, Sequence[Scalar]], in_hand
 
 
 def _excess(verdict: Verdict) -> float:
-    return verdict.variance / verdict.threshold if verdict.threshold != float("inf") else 0.0
+    return verdict.variance / verdict.threshold if verdict.threshold != inf else 0.0

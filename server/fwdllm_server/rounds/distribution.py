@@ -27,6 +27,8 @@ def hand_out(context: RoundContext, shares: Sequence[Share], devices: Sequence[s
     rounds = context.job.spec.rounds
     every = rounds.federated_evaluate_every
     evaluate = every > 0 and (context.round.version + 1) % every == 0
+    work = assignments.of_round(context.connection, context.job.id, context.round.number) if evaluate else ()
+    evaluating = {assignment.device_id for assignment in work}  # a device's rows count once in a round
     offered = 0
     for index, device in enumerate(devices):
         tasks = [_task(share.plan, part) for share in shares if (part := _part(share.seeds, index, len(devices)))]
@@ -37,7 +39,7 @@ def hand_out(context: RoundContext, shares: Sequence[Share], devices: Sequence[s
                 context.round.number,
                 device,
                 tasks,
-                evaluate=evaluate,
+                evaluate=evaluate and device not in evaluating,
                 expires_at=context.now + rounds.assignment_s,
             )
             context.presence.leave(device)

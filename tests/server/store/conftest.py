@@ -3,12 +3,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.rig import JOB, add_devices
 from sqlalchemy import Connection, create_engine
 
 from fwdllm_server.store import jobs
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.schema import metadata
-from helpers.rig import JOB, add_devices
 
 DEVICES = ("ann", "bob", "cid")
 POSTGRES = "FWDLLM_TEST_POSTGRES"

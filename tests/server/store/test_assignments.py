@@ -1,10 +1,10 @@
 import pytest
+from helpers.rig import JOB
 
 from fwdllm.v1 import device_pb2
 from fwdllm_server.store import assignments, jobs
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 from fwdllm_server.store.jobs import JobState
-from helpers.rig import JOB
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,7 @@
+from helpers.rig import JOB
+
 from fwdllm.v1.device_pb2 import Effort
 from fwdllm_server.store import efforts
-from helpers.rig import JOB
 
 
 def add(connection, accepted: int = 0, **counters: float) -> None:

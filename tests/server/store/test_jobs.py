@@ -1,6 +1,7 @@
+from helpers.rig import JOB
+
 from fwdllm_server.store import jobs
 from fwdllm_server.store.jobs import JobState
-from helpers.rig import JOB
 
 
 def test_a_new_job_prepares_its_model(connection):

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
+from helpers.rig import JOB
 from sqlalchemy.exc import IntegrityError
 
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry
 from fwdllm_server.store import ledger
 from fwdllm_server.store.ledger import EvaluationRecord
-from helpers.rig import JOB
 
 
 def entry(version: int, directions: int = 3) -> LedgerEntry:

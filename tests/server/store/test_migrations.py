@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from helpers.rig import JOB
 from sqlalchemy import inspect
 
 from fwdllm_common.errors import StorageError
 from fwdllm_server.store import jobs
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.schema import metadata
-from helpers.rig import JOB
 
 
 def test_the_migrations_make_the_tables_of_the_schema(connection):

@@ -1,12 +1,12 @@
 from math import inf
 
 import pytest
+from helpers.rig import JOB
 from sqlalchemy.exc import IntegrityError
 
 from fwdllm_server.algorithm import BlockPlan
 from fwdllm_server.store import rounds
 from fwdllm_server.store.rounds import Phase
-from helpers.rig import JOB
 
 PLAN = BlockPlan("head", 1 << 32, 8, 9, 1e-3, 16, 0.1)
 

@@ -1,6 +1,7 @@
+from helpers.rig import JOB
+
 from fwdllm_common.estimator import Scalar
 from fwdllm_server.store import scalars
-from helpers.rig import JOB
 
 MANY = 2500
 """More than fit in one statement."""

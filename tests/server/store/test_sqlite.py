@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers.rig import JOB
 
 from fwdllm_common.errors import StorageError
 from fwdllm_server.store import jobs, scalars
 from fwdllm_server.store.database import Database
-from helpers.rig import JOB, add_devices
 
 BATCH = 500
 
@@ -55,12 +55,10 @@ def seeds(database: Database) -> frozenset[int]:
 @pytest.mark.parametrize(
     ("pragma", "value"), [("journal_mode", "wal"), ("synchronous", 2), ("foreign_keys", 1), ("busy_timeout", 5000)]
 )
-def test_every_connection_is_durable_and_waits(tmp_path, pragma, value):
+def test_a_commit_is_durable_and_a_lock_is_waited_for(tmp_path, pragma, value):
     database = opened(tmp_path)
-    with database.transaction() as first, database._engine.connect().execution_options() as second:
-        for connection in (first, second.connection.driver_connection):
-            execute = getattr(connection, "exec_driver_sql", None) or connection.execute
-            assert execute(f"PRAGMA {pragma}").fetchone()[0] == value
+    with database.transaction() as connection:
+        assert connection.exec_driver_sql(f"PRAGMA {pragma}").scalar_one() == value
     database.close()
 
 
@@ -108,8 +106,9 @@ def test_a_database_at_its_own_limit_is_a_full_disk_too(tmp_path):
 
 def test_a_disk_that_may_not_be_written_is_a_storage_error(tmp_path):
     database = opened(tmp_path)
-    add_devices(database, ["ann"])
-    with pytest.raises(StorageError, match="check its disk"), database.transaction() as connection:
+    with database.transaction() as connection:
         connection.exec_driver_sql("PRAGMA query_only = ON")
+
+    with pytest.raises(StorageError, match="check its disk"), database.transaction() as connection:
         scalars.record(connection, JOB, 1, "w", "ann", {1: 1})
     database.close()

@@ -1,11 +1,11 @@
 import threading
 
 import pytest
+from helpers.rig import JOB
 from sqlalchemy.exc import IntegrityError
 
 from fwdllm_server.store import ledger, scalars
 from fwdllm_server.store.database import Database
-from helpers.rig import JOB
 
 
 def count(database: Database) -> int:
@@ -14,10 +14,13 @@ def count(database: Database) -> int:
 
 
 def test_a_block_that_raises_leaves_nothing_behind(database):
-    with pytest.raises(ZeroDivisionError), database.transaction() as connection:
-        scalars.record(connection, JOB, 1, "w", "ann", {1: 10})
-        raise ZeroDivisionError
+    def fail() -> None:
+        with database.transaction() as connection:
+            scalars.record(connection, JOB, 1, "w", "ann", {1: 10})
+            raise ZeroDivisionError
 
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert count(database) == 0
 
 

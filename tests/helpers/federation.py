@@ -1,0 +1,136 @@
+"""A federation of real processes for end-to-end tests: started, killed and watched, never slept for."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from fwdllm.v1.operator_pb2 import GetJobRequest, Job, ListJobsRequest
+from fwdllm_server.cli.calls import operator_service
+from fwdllm_server.store import ledger
+from fwdllm_server.store.database import Database
+
+PROGRAMS = Path(sys.executable).parent
+READY_S = 60.0
+FAST = {
+    "FWDLLM_CHECK_IN__BUSY_MIN_MS": "5",
+    "FWDLLM_CHECK_IN__BUSY_MAX_MS": "20",
+    "FWDLLM_CHECK_IN__IDLE_MIN_MS": "5",
+    "FWDLLM_CHECK_IN__IDLE_MAX_MS": "20",
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+}
+
+
+class Federation:
+    """The server in ``folder/server`` and any agents beside it; a context manager that leaves no process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server_folder = folder / "server"
+        ports = free_ports(3)
+        self.addresses = dict(zip(("DEVICE", "ENROLMENT", "OPERATOR"), ports, strict=True))
+        self._environment = FAST | {
+            f"FWDLLM_LISTEN__{name}": f"127.0.0.1:{port}" for name, port in self.addresses.items()
+        }
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def __enter__(self) -> Federation:
+        os.environ.update(self._environment)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in list(self._processes):
+            self.kill(name)
+        for name in self._environment:
+            del os.environ[name]
+
+    def command(self, program: str, *arguments: str, expect: int = 0) -> str:
+        """Run a command to its end, see its exit code and return what it printed (standard error if it failed)."""
+        done = subprocess.run(
+            [PROGRAMS / program, *arguments], capture_output=True, text=True, check=False, timeout=120
+        )
+        assert done.returncode == expect, f"{program} {arguments}: {done.returncode} {done.stdout} {done.stderr}"
+        return done.stdout if expect == 0 else done.stderr
+
+    def server(self, *arguments: str, expect: int = 0) -> str:
+        """Run an operator's command on this server."""
+        return self.command("fwdllm-server", *arguments, "--dir", str(self.server_folder), expect=expect)
+
+    def start_server(self) -> None:
+        """Start ``fwdllm-server serve`` and wait until it answers."""
+        self.start("server", PROGRAMS / "fwdllm-server", "serve", str(self.server_folder))
+        with operator_service(self.server_folder) as service:
+            service.ListJobs(ListJobsRequest(), timeout=READY_S, wait_for_ready=True)
+
+    def join(self, name: str, programs: Path = PROGRAMS) -> Path:
+        """Enrol and join a device; returns its home."""
+        token = json.loads(self.server("enroll", "--name", name, "--json"))["join_token"]
+        home = self.folder / name
+        subprocess.run([programs / "fwdllm-client", "join", token, "--home", home], check=True, timeout=60)
+        return home
+
+    def move_devices(self, names: Iterable[str]) -> None:
+        """Tell devices that joined another copy of this federation where this one listens."""
+        for name in names:
+            identity = self.folder / name / "identity.json"
+            value = json.loads(identity.read_text())
+            value["device_address"] = f"localhost:{self.addresses['DEVICE']}"
+            identity.write_text(json.dumps(value))
+
+    def start_agent(self, name: str, data: Path, programs: Path = PROGRAMS) -> None:
+        """Start ``fwdllm-client run`` in the home that ``join`` made."""
+        home = self.folder / name
+        self.start(name, programs / "fwdllm-client", "run", "--data", data, "--home", home, "--threads", "1")
+
+    def start(self, name: str, program: Path, *arguments: str | Path) -> None:
+        """Start a process under a name; its output goes to ``name.log``."""
+        with (self.folder / f"{name}.log").open("ab") as log:
+            self._processes[name] = subprocess.Popen(
+                [program, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def kill(self, name: str, which: signal.Signals = signal.SIGKILL) -> int:
+        """Send a process a signal and return its exit code."""
+        process = self._processes.pop(name)
+        process.send_signal(which)
+        return process.wait(30)
+
+    def watch(self, job: str) -> Iterator[Job]:
+        """The job at every change."""
+        with operator_service(self.server_folder) as service:
+            yield from service.WatchJob(GetJobRequest(job=job), timeout=120)
+
+    def until(self, job: str, condition: Callable[[Job], bool]) -> Job:
+        """The first state of the job that meets a condition."""
+        for found in self.watch(job):
+            if condition(found):
+                return found
+        raise AssertionError(f"the job ended first: {found}\n{self.logs()}")
+
+    def ledger(self) -> list[bytes]:
+        """Every committed entry of the only job, from the store itself."""
+        database = Database(f"sqlite:///{self.server_folder / 'fwdllm.db'}")
+        with database.transaction() as connection:
+            (job_id,) = connection.exec_driver_sql("SELECT id FROM jobs").scalars()
+            entries = list(ledger.entries(connection, job_id, after=0))
+        database.close()
+        return entries
+
+    def logs(self) -> str:
+        """What every process has printed."""
+        return "\n".join(f"== {path.name}\n{path.read_text()}" for path in sorted(self.folder.glob("*.log")))
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [listening.getsockname()[1] for listening in sockets]
+    for listening in sockets:
+        listening.close()
+    return ports

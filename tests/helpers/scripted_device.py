@@ -1,0 +1,78 @@
+"""A device that speaks the real contract over real sockets and whose scalars are a function of the seed alone."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import numpy as np
+
+from fwdllm.v1 import device_pb2
+from fwdllm.v1.device_pb2_grpc import DeviceServiceStub
+from fwdllm_client.home import ClientHome
+from fwdllm_common.directions import GENERATOR_VERSION
+from fwdllm_common.protocol import PROTOCOL_MAJOR
+
+PER_MESSAGE = 7
+
+
+def derivative(seed: int) -> float:
+    """The scalar that every scripted device reports for ``seed``: fixed, of mean zero, exact in float32."""
+    digest = hashlib.sha256(seed.to_bytes(8, "little")).digest()
+    return float(np.float32(int.from_bytes(digest[:4], "little", signed=True) / 2**31))
+
+
+class ScriptedDevice(threading.Thread):
+    """Reports on every assignment it gets, over and over until its server answers, and tells ``acknowledged``."""
+
+    def __init__(self, home: Path, labels: tuple[str, ...], acknowledged: Callable[[], None]) -> None:
+        super().__init__(daemon=True)
+        self._labels = labels
+        self._acknowledged = acknowledged
+        self._stopped = threading.Event()
+        identity = ClientHome(home).load_identity()
+        credentials = grpc.ssl_channel_credentials(identity.ca, identity.key, identity.certificate)
+        # A server that was killed is looked for again at once.
+        options = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100))
+        self._channel = grpc.secure_channel(identity.device_address, credentials, options)
+        self._stub = DeviceServiceStub(self._channel)
+
+    def stop(self) -> None:
+        """End at the next opportunity."""
+        self._stopped.set()
+        self._channel.close()
+        self.join(10)
+
+    def run(self) -> None:
+        """Check in and report until stopped."""
+        request = device_pb2.CheckInRequest(
+            protocol=device_pb2.ProtocolVersion(major=PROTOCOL_MAJOR),
+            generator_version=GENERATOR_VERSION,
+            labels=self._labels,
+            training_examples=100,
+        )
+        while not self._stopped.is_set():
+            try:
+                answer = self._stub.CheckIn(request, timeout=30, wait_for_ready=True)
+                if answer.HasField("assignment"):
+                    self._report(answer.assignment)
+                else:
+                    self._stopped.wait(answer.next.min_ms / 1000)
+            except (grpc.RpcError, ValueError):  # killed, restarting, or our own channel is closed
+                continue
+
+    def _report(self, assignment: device_pb2.Assignment) -> None:
+        seeds = [span.first + i for task in assignment.directions for span in task.seeds for i in range(span.count)]
+        for first in range(0, len(seeds), PER_MESSAGE):
+            message = device_pb2.ReportRequest(
+                assignment_id=assignment.assignment_id,
+                first_index=first,
+                derivatives=[derivative(seed) for seed in seeds[first : first + PER_MESSAGE]],
+            )
+            (answer,) = self._stub.Report(iter([message]), timeout=30, wait_for_ready=True)
+            self._acknowledged()
+            if answer.stop:
+                return

@@ -1,0 +1,158 @@
+from math import cos, pi
+
+import numpy as np
+import pytest
+from helpers.tiny_job import LAYOUT, THETA, job_spec, run_header
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.layout import Layout, TensorSpec
+from fwdllm_server.algorithm import BlockPlan, ForwardGradient
+from fwdllm_server.algorithm.plan import plans_from_json, plans_to_json
+
+
+def algorithm(sections=None) -> ForwardGradient:
+    spec = job_spec(sections or {})
+    return ForwardGradient(spec, run_header(spec), LAYOUT)
+
+
+def plan(sections=None, version=0, round_number=1, theta=THETA) -> dict[str, BlockPlan]:
+    return {each.block: each for each in algorithm(sections).plan(round_number, version, theta)}
+
+
+# what takes part
+
+
+def test_the_blocks_come_in_the_order_of_the_layout():
+    assert list(plan()) == list(LAYOUT.blocks)
+
+
+@pytest.mark.parametrize(
+    ("first_round", "every", "steps"),
+    [(1, 1, [1, 2, 3, 4, 5, 6, 7]), (3, 1, [3, 4, 5, 6, 7]), (1, 3, [1, 4, 7]), (2, 3, [2, 5]), (7, 9, [7])],
+)
+def test_a_block_takes_part_from_its_first_round_on_every_so_many(first_round, every, steps):
+    sections = {"blocks.peft": {"first_round": first_round, "every": every}}
+
+    assert [step for step in range(1, 8) if "peft" in plan(sections, version=step - 1)] == steps
+
+
+def test_it_is_committed_rounds_that_count_not_abandoned_ones():
+    assert "peft" not in plan({"blocks.peft": {"first_round": 2}}, version=0, round_number=9)
+
+
+def test_a_block_without_a_section_takes_no_part():
+    assert list(plan({"blocks.peft": None})) == ["head"]
+
+
+def test_a_section_for_a_block_that_the_model_lacks_is_an_error():
+    layout = Layout((TensorSpec("classifier", (2, 3), "head"),))
+    spec = job_spec()
+
+    with pytest.raises(BadInputError, match="unknown block 'peft'; this model has head"):
+        ForwardGradient(spec, run_header(spec, layout), layout)
+
+
+# ε
+
+
+def test_epsilon_is_relative_to_the_weights_of_its_block():
+    sections = {"perturbation": {"epsilon": 1e-9, "relative": 0.5}}
+    theta = np.concatenate([np.full(8, 3, np.float32), np.full(6, -0.25, np.float32)])
+    found = plan(sections, theta=theta)
+
+    assert (found["peft"].epsilon, found["head"].epsilon) == (1.5, 0.125)
+
+
+def test_epsilon_has_a_floor_for_weights_that_begin_at_zero():
+    found = plan({"perturbation": {"epsilon": 0.004}}, theta=np.zeros_like(THETA))
+
+    assert {each.epsilon for each in found.values()} == {0.004}
+
+
+# the learning rate
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ("constant", [1, 1, 1, 1]),
+        ("linear", [1, 0.75, 0.5, 0.25]),
+        ("cosine", [(1 + cos(pi * step / 4)) / 2 for step in range(4)]),
+    ],
+)
+def test_the_learning_rate_follows_its_schedule(schedule, factors):
+    sections = {"optimizer": {"schedule": schedule}, "rounds": {"count": 4}}
+    rates = [plan(sections, version)["head"].learning_rate for version in range(4)]
+
+    assert rates == pytest.approx([0.2 * factor for factor in factors])
+    assert min(rates) > 0
+
+
+# how many directions
+
+
+@pytest.mark.parametrize(
+    ("directions", "over_assign", "assigned"),
+    [(9, 1, 9), (9, 1.5, 14), (10, 1.1, 11), (100, 1.1, 110), (1, 1.01, 2), (65536, 4, 65536)],
+)
+def test_over_assignment_rounds_up_and_stays_within_what_a_round_can_hold(directions, over_assign, assigned):
+    sections = {"blocks.head": {"directions": directions}, "rounds": {"over_assign": over_assign}}
+    head = plan(sections)["head"]
+
+    assert (head.wanted, head.assigned) == (directions, assigned)
+
+
+def test_a_plan_is_extended_in_steps_up_to_its_maximum_and_keeps_its_seeds():
+    subject = algorithm({"blocks.head": {"directions": 9, "max_directions": 24}})
+    first = subject.plan(1, 0, THETA)[1]
+    second = subject.extend(first)
+    third = subject.extend(second)
+
+    assert [each.wanted for each in (first, second, third)] == [9, 18, 24]
+    assert [each.end_seed - each.first_seed for each in (first, second, third)] == [9, 18, 24]
+    assert first.first_seed == second.first_seed == third.first_seed
+
+
+def test_extending_takes_back_nothing_that_was_handed_out():
+    subject = algorithm({"blocks.head": {"directions": 10, "max_directions": 12}, "rounds": {"over_assign": 2}})
+    first = subject.plan(1, 0, THETA)[1]
+
+    assert (first.assigned, subject.extend(first).assigned) == (20, 24)
+    assert subject.extend(first.extended(10, 30)).assigned == 30
+
+
+def test_a_plan_survives_storage():
+    plans = algorithm().plan(3, 2, THETA)
+
+    assert plans_from_json(plans_to_json(plans)) == plans
+
+
+# seeds
+
+_BLOCK = st.fixed_dictionaries({"directions": st.integers(1, 65536), "max_directions": st.integers(1, 65536)}).map(
+    lambda block: {**block, "max_directions": max(block.values())}
+)
+
+
+@given(
+    peft=_BLOCK,
+    head=_BLOCK,
+    over_assign=st.floats(1, 4),
+    rounds=st.lists(st.integers(1, 2_000_000), min_size=2, max_size=6, unique=True),
+    steps=st.integers(0, 3),
+)
+def test_no_two_rounds_or_blocks_share_a_seed_and_all_fit_the_store(peft, head, over_assign, rounds, steps):
+    subject = algorithm({"blocks.peft": peft, "blocks.head": head, "rounds": {"over_assign": over_assign}})
+    ranges = []
+    for number in rounds:
+        for each in subject.plan(number, 0, THETA):
+            for _ in range(steps):
+                each = subject.extend(each)
+            ranges.append((each.first_seed, each.end_seed))
+    ranges.sort()
+
+    assert all(end <= first for (_, end), (first, _) in zip(ranges, ranges[1:], strict=False))
+    assert ranges[0][0] >= 0
+    assert ranges[-1][1] < 1 << 63

@@ -1,0 +1,123 @@
+"""The coordinator may die before or after any commit: the run that goes on from its disk is the one that never died."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from helpers.rig import JOB, CoordinatorDiedError, Rig, ScriptedDevice, run_to_end
+from helpers.tiny_job import job_toml
+from sqlalchemy import Connection
+
+from fwdllm_common.ledger import LedgerEntry
+from fwdllm_server.artifacts import ArtifactStore
+from fwdllm_server.store import ledger
+from fwdllm_server.store.database import Database
+from fwdllm_server.store.jobs import JobState
+
+TOML = job_toml(
+    {
+        "rounds": {"count": 2, "min_devices": 2, "federated_evaluate_every": 1},
+        # One step more in the second block, so that extending a round is among what is interrupted. Even numbers: a
+        # restart may change who measures what, and a device's weight depends on how many directions are its.
+        "blocks.head": {"directions": 10, "max_directions": 20, "variance_threshold": 1e-9},
+    }
+)
+NAMES = ("a", "b")
+
+
+@dataclass
+class Fate:
+    """Counts commits that change something; at the ``dies_at``-th the process dies, ``before`` or ``after`` it."""
+
+    dies_at: int = 0
+    when: Literal["before", "after"] = "before"
+    commits: int = 0
+    estate: Path = field(default=Path())
+
+
+class MortalDatabase(Database):
+    """A database whose process may die; what its files hold at that moment is copied to the estate, WAL and all."""
+
+    def __init__(self, folder: Path, fate: Fate) -> None:
+        super().__init__(f"sqlite:///{folder / 'fwdllm.db'}")
+        self._folder = folder
+        self._fate = fate
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        with super().transaction() as connection:
+            changes = connection.connection.driver_connection.total_changes
+            yield connection
+            changed = connection.connection.driver_connection.total_changes > changes
+            self._fate.commits += changed
+            dies = changed and self._fate.commits == self._fate.dies_at
+            if dies and self._fate.when == "before":
+                self._die()
+        if dies:
+            self._die()
+
+    def _die(self) -> None:
+        self._fate.estate.mkdir()
+        for file in self._folder.glob("fwdllm.db*"):
+            shutil.copy(file, self._fate.estate)
+        raise CoordinatorDiedError
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a job that has not begun its first round."""
+    folder = tmp_path_factory.mktemp("prepared")
+    Rig.create(folder, TOML, NAMES).database.close()
+    return folder
+
+
+def run(prepared: Path, folder: Path, fate: Fate) -> tuple[Rig, Sequence[ScriptedDevice]]:
+    shutil.copytree(prepared, folder)
+    fate.estate = folder / "estate"
+    devices = [ScriptedDevice(name) for name in NAMES]
+
+    def mend(dead: Rig) -> Rig:
+        dead.database.close()
+        return Rig(MortalDatabase(fate.estate, fate), dead.artifacts, dead.now)
+
+    rig = Rig(MortalDatabase(folder, fate), ArtifactStore(folder / "artifacts"))
+    return run_to_end(rig, devices, mend), devices
+
+
+@pytest.fixture(scope="module")
+def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, list[bytes], bytes]:
+    """Commits, ledger and θ's digest of the run in which nobody dies."""
+    fate = Fate()
+    rig, _ = run(prepared, tmp_path_factory.mktemp("undisturbed") / "run", fate)
+    result = fate.commits, rig.ledger_bytes(), rig.job.state.digest
+    rig.database.close()
+    return result
+
+
+def test_the_run_has_two_rounds_that_pacing_extended(undisturbed):
+    _, entries, _ = undisturbed
+    sizes = [[len(update.seeds) for update in LedgerEntry.from_bytes(entry).updates] for entry in entries]
+
+    assert sizes == [[6, 20], [6, 20]]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_wherever_the_coordinator_dies_the_ledger_and_the_model_are_the_same(prepared, undisturbed, tmp_path, when):
+    commits, entries, digest = undisturbed
+    for dies_at in range(1, commits + 1):
+        fate = Fate(dies_at, when)
+        rig, devices = run(prepared, tmp_path / str(dies_at), fate)
+        place = f"died {when} commit {dies_at} of {commits}"
+
+        assert fate.estate.exists(), place
+        assert rig.record.state == JobState.DONE, place
+        assert rig.ledger_bytes() == entries, place
+        assert rig.job.state.digest == digest, place
+        assert not any(device.journal for device in devices), place
+        with rig.database.transaction() as connection:
+            assert ledger.newest_digest(connection, JOB) == digest, place
+        rig.database.close()
