@@ -124,6 +124,8 @@ class AssignmentWork:
         reporter: Reporter,
     ) -> Iterator[Entry]:
         """The rest of the assignment as it is computed, in groups of about :data:`GROUP_S` seconds."""
+        if self._clock() >= deadline:  # the download took too long
+            return
         done = self._journal.progress(assignment.assignment_id)
         scalars = _Scalars(self._clock, assignment.assignment_id, done or 0, engine)
         # Evaluated first and sent with the first scalars: a round that closes early has the counts all the same.

@@ -68,10 +68,7 @@ def _enroll(address: str, authority: bytes, request: device_pb2.EnrollRequest) -
 
 def _explained(error: CallFailedError, address: str) -> FwdllmError:
     if error.reason == Reason.BAD_TOKEN:
-        return RefusedError(
-            f"the coordinator at {address} does not accept this token ({error.details}); "
-            "ask for a new one: fwdllm-server enroll NAME"
-        )
+        return RefusedError(f"the coordinator at {address} does not accept this token: {error.details}")
     if action_for(error) in (Action.RETRY_NOW, Action.BACK_OFF):
         return UnreachableError(f"no answer from the coordinator at {address} ({error}); try again")
     return refusal(error, address)

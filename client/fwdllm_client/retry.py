@@ -144,22 +144,16 @@ class Retry:
             raise StopRequested from error
 
 
-_ADVICE: dict[str, str] = {
-    Reason.PROTOCOL_VERSION: "install the fwdllm version of the coordinator",
-    Reason.GENERATOR_VERSION: "install the fwdllm version of the coordinator",
-    Reason.UNKNOWN_LABEL: "correct the label column of the data file, or name another with --label-column",
-    Reason.BAD_FIELD: "install the fwdllm version of the coordinator",
-    Reason.BAD_TOKEN: "ask for a new one: fwdllm-server enroll NAME",
-}
-
-
 def refusal(error: CallFailedError, address: str) -> FwdllmError:
-    """The error that ends the program after a refusal, with what to do next."""
+    """The error that ends the program after a refusal; the coordinator's own words say what is wrong."""
     details = error.details or error.code.name
-    if action_for(error) is Action.RE_ENROL or error.code is StatusCode.PERMISSION_DENIED:
-        advice = _ADVICE.get(error.reason, "ask for a new token and run: fwdllm-client join TOKEN --force")
-        return RefusedError(f"the coordinator at {address} refuses this device ({details}); {advice}")
+    if action_for(error) is Action.RE_ENROL:
+        return RefusedError(
+            f"the coordinator at {address} refuses this device: {details}; "
+            "to join again, ask for a new token and run: fwdllm-client join TOKEN --force"
+        )
+    if error.code is StatusCode.PERMISSION_DENIED:
+        return RefusedError(f"the coordinator at {address} refuses this device: {details}")
     if error.code is StatusCode.UNIMPLEMENTED:
-        return BadInputError(f"{address} is not a coordinator that this device understands ({details}); update fwdllm")
-    advice = _ADVICE.get(error.reason, "see the coordinator's log")
-    return BadInputError(f"the coordinator at {address} refuses what this device says ({details}); {advice}")
+        return BadInputError(f"{address} is not a coordinator that this device understands: {details}; update fwdllm")
+    return BadInputError(f"the coordinator at {address} refuses what this device says: {details}")

@@ -73,10 +73,11 @@ class Session:
 
     def _turn(self, *, once: bool) -> device_pb2.CheckInWindow:
         """One check-in with everything that follows from it; returns when to come back."""
-        answer = self._retry.call(lambda: self._coordinator.check_in(self._profile))
-        window = answer.next if answer.HasField("next") else DEFAULT_WINDOW
-        self._journal.keep_only(answer.open_assignments)
+        window = DEFAULT_WINDOW
         try:
+            answer = self._retry.call(lambda: self._coordinator.check_in(self._profile))
+            window = answer.next if answer.HasField("next") else window
+            self._journal.keep_only(answer.open_assignments)
             window = self._deliver_rest() or window
             if answer.HasField("assignment"):
                 self._said = ""

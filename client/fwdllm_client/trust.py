@@ -26,7 +26,7 @@ def pinned_authority(token: JoinToken) -> bytes:
             return ssl.DER_cert_to_PEM_cert(certificate).encode()
     raise RefusedError(
         f"the coordinator at {token.address} is not the one that made this token; "
-        "check the address, or ask for a new token: fwdllm-server enroll NAME"
+        "check the address, or ask for a new token: fwdllm-server enroll"
     )
 
 

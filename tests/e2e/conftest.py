@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from helpers.federation import Federation
+from helpers.scripted_device import ledger_of_finished_run, scripted_devices
 from helpers.tiny_text import LABELS, save_tiny_model, write_rows
 
 from fwdllm.v1.operator_pb2 import JOB_STATE_RUNNING
@@ -77,3 +78,15 @@ def federation(prepared: Path, tmp_path: Path) -> Iterator[Federation]:
     with Federation(folder) as copy:
         copy.move_devices(("device-1", "device-2"))
         yield copy
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """The ledger of a run with scripted devices that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("uninterrupted") / "federation"
+    shutil.copytree(prepared, folder)
+    with Federation(folder) as federation:
+        federation.move_devices(("device-1", "device-2"))
+        federation.start_server()
+        with scripted_devices(federation):
+            return ledger_of_finished_run(federation)

@@ -9,11 +9,15 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from fwdllm.v1.operator_pb2 import GetJobRequest, Job, ListJobsRequest
+from fwdllm_common.ledger import RunHeader
 from fwdllm_server.cli.calls import operator_service
-from fwdllm_server.store import ledger
+from fwdllm_server.store import jobs, ledger
 from fwdllm_server.store.database import Database
 
 PROGRAMS = Path(sys.executable).parent
@@ -115,13 +119,25 @@ class Federation:
         raise AssertionError(f"the job ended first: {found}\n{self.logs()}")
 
     def ledger(self) -> list[bytes]:
-        """Every committed entry of the only job, from the store itself."""
+        """Every committed entry of the oldest job, from the store itself."""
+        with self._store() as connection:
+            return list(ledger.entries(connection, jobs.in_state(connection)[-1].id, after=0))
+
+    def run_header(self) -> RunHeader:
+        """The header of the oldest job's run."""
+        with self._store() as connection:
+            header = jobs.in_state(connection)[-1].header
+        assert header is not None
+        return RunHeader.from_bytes(header)
+
+    @contextmanager
+    def _store(self) -> Iterator[Connection]:
         database = Database(f"sqlite:///{self.server_folder / 'fwdllm.db'}")
-        with database.transaction() as connection:
-            (job_id,) = connection.exec_driver_sql("SELECT id FROM jobs").scalars()
-            entries = list(ledger.entries(connection, job_id, after=0))
-        database.close()
-        return entries
+        try:
+            with database.transaction() as connection:
+                yield connection
+        finally:
+            database.close()
 
     def logs(self) -> str:
         """What every process has printed."""

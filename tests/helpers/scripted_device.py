@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
 import numpy as np
+from helpers.federation import Federation
+from helpers.tiny_text import LABELS
 
 from fwdllm.v1 import device_pb2
 from fwdllm.v1.device_pb2_grpc import DeviceServiceStub
+from fwdllm.v1.operator_pb2 import JOB_STATE_DONE
 from fwdllm_client.home import ClientHome
 from fwdllm_common.directions import GENERATOR_VERSION
 from fwdllm_common.protocol import PROTOCOL_MAJOR
@@ -28,9 +32,8 @@ def derivative(seed: int) -> float:
 class ScriptedDevice(threading.Thread):
     """Reports on every assignment it gets, over and over until its server answers, and tells ``acknowledged``."""
 
-    def __init__(self, home: Path, labels: tuple[str, ...], acknowledged: Callable[[], None]) -> None:
+    def __init__(self, home: Path, acknowledged: Callable[[], None]) -> None:
         super().__init__(daemon=True)
-        self._labels = labels
         self._acknowledged = acknowledged
         self._stopped = threading.Event()
         identity = ClientHome(home).load_identity()
@@ -51,7 +54,7 @@ class ScriptedDevice(threading.Thread):
         request = device_pb2.CheckInRequest(
             protocol=device_pb2.ProtocolVersion(major=PROTOCOL_MAJOR),
             generator_version=GENERATOR_VERSION,
-            labels=self._labels,
+            labels=LABELS,
             training_examples=100,
         )
         while not self._stopped.is_set():
@@ -76,3 +79,43 @@ class ScriptedDevice(threading.Thread):
             self._acknowledged()
             if answer.stop:
                 return
+
+
+class Acknowledgements:
+    """Counts acknowledged messages and lets a test wait for the n-th."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._changed = threading.Condition()
+
+    def add(self) -> None:
+        with self._changed:
+            self._count += 1
+            self._changed.notify_all()
+
+    def wait_for(self, count: int) -> None:
+        with self._changed:
+            assert self._changed.wait_for(lambda: self._count >= count, 60)
+
+
+@contextmanager
+def scripted_devices(federation: Federation) -> Iterator[Acknowledgements]:
+    acknowledgements = Acknowledgements()
+    both = [ScriptedDevice(federation.folder / name, acknowledgements.add) for name in ("device-1", "device-2")]
+    for device in both:
+        device.start()
+    try:
+        yield acknowledgements
+    finally:
+        for device in both:
+            device.stop()
+
+
+def ledger_of_finished_run(federation: Federation) -> list[bytes]:
+    """Wait until the job "tiny" is done, stop the server, and return the ledger."""
+    done = federation.until("tiny", lambda job: job.state == JOB_STATE_DONE)
+    federation.kill("server")
+    entries = federation.ledger()
+    assert len(entries) == done.rounds_committed == 6
+    assert done.scalars_late == done.scalars_unusable == 0
+    return entries

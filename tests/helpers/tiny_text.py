@@ -39,14 +39,14 @@ def save_tiny_model(folder: Path) -> Path:
         num_attention_heads=4,
         intermediate_size=48,
         max_position_embeddings=40,
-        initializer_range=0.3,
+        initializer_range=0.02,
     )
     BertModel(config).save_pretrained(folder)
     return folder
 
 
 def write_rows(path: Path, rows: int, seed: int) -> Path:
-    """A CSV file of ``rows`` texts of 4 to 12 words, a third of them their class's own."""
+    """A CSV file of ``rows`` texts of 4 to 12 words, most of them their class's own."""
     choose = random.Random(seed)
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
@@ -54,7 +54,7 @@ def write_rows(path: Path, rows: int, seed: int) -> Path:
         for _ in range(rows):
             label = choose.choice(LABELS)
             words = [
-                choose.choice(_WORDS[label] if choose.random() < 0.5 else _COMMON) for _ in range(choose.randint(4, 12))
+                choose.choice(_WORDS[label] if choose.random() < 0.8 else _COMMON) for _ in range(choose.randint(4, 12))
             ]
             writer.writerow((" ".join(words), label))
     return path

@@ -1,3 +1,4 @@
+from itertools import pairwise
 from math import cos, pi
 
 import numpy as np
@@ -153,6 +154,6 @@ def test_no_two_rounds_or_blocks_share_a_seed_and_all_fit_the_store(peft, head, 
             ranges.append((each.first_seed, each.end_seed))
     ranges.sort()
 
-    assert all(end <= first for (_, end), (first, _) in zip(ranges, ranges[1:], strict=False))
+    assert all(end <= first for (_, end), (first, _) in pairwise(ranges))
     assert ranges[0][0] >= 0
     assert ranges[-1][1] < 1 << 63

@@ -43,13 +43,14 @@ def test_a_broken_rule_of_the_schema_is_no_fault_of_the_disk(database):
 
 
 def test_a_second_writer_waits_for_the_first(database, database_url):
-    """Both add to one row; a lost update or an error of the second would show in the sum."""
+    """Both read before they write: SQLite refuses the second at once unless it took the lock when it began."""
     other = Database(database_url)
     inside, done = threading.Event(), threading.Event()
 
     def second() -> None:
         inside.wait(10)
         with other.transaction() as connection:
+            scalars.count(connection, JOB, 1)
             scalars.record(connection, JOB, 1, "w", "bob", {1: 10, 2: 20})
         done.set()
 

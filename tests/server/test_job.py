@@ -1,0 +1,110 @@
+import re
+from math import inf
+
+import pytest
+from helpers.tiny_job import job_toml
+
+from fwdllm_common.errors import BadInputError
+from fwdllm_server.job import JobSpec
+from fwdllm_server.toml_model import parse_toml
+
+
+def parse(changes):
+    return parse_toml(job_toml(changes), JobSpec, "job.toml")
+
+
+def test_a_job_file_needs_a_name_a_model_held_out_rows_and_a_block():
+    spec = parse({"optimizer": None, "rounds": None, "blocks.peft": None})
+
+    assert (spec.job.name, spec.optimizer.kind, spec.rounds.count) == ("tiny", "adam", 50)
+    assert list(spec.blocks) == ["head"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        # wrong keys, with the near one
+        ({"rounds": {"cuont": 3}}, '[rounds] cuont is no known key; did you mean "count"?'),
+        ({"job": {"sead": 3}}, '[job] sead is no known key; did you mean "seed"?'),
+        ({"round": {"count": 3}}, 'round is no known key; did you mean "rounds"?'),
+        ({"blocks.head": {"evry": 3}}, '[blocks.head] evry is no known key; did you mean "every"?'),
+        ({"rounds": {"zzz": 3}}, "[rounds] zzz is no known key"),
+        # missing keys and sections
+        ({"job": {"name": None}}, "[job] name is missing"),
+        ({"model": None}, "model is missing"),
+        ({"blocks.peft": None, "blocks.head": None}, "blocks is missing"),
+        ({"blocks.head": {"learning_rate": None}}, "[blocks.head] learning_rate is missing"),
+        # wrong values
+        (
+            {"optimizer": {"kind": "adan"}},
+            "[optimizer] kind is 'adan': should be 'sgd', 'momentum' or 'adam'; did you mean \"adam\"?",
+        ),
+        ({"rounds": {"count": 0}}, "[rounds] count is 0: should be greater than or equal to 1"),
+        ({"rounds": {"over_assign": 0.9}}, "[rounds] over_assign is 0.9: should be greater than or equal to 1"),
+        ({"rounds": {"min_fraction": 1.5}}, "[rounds] min_fraction is 1.5: should be less than or equal to 1"),
+        (
+            {"blocks.head": {"directions": 1 << 20}},
+            "[blocks.head] directions is 1048576: should be less than or equal to",
+        ),
+        ({"blocks.head": {"learning_rate": 0}}, "[blocks.head] learning_rate is 0: should be greater than 0"),
+        ({"job": {"name": "a b"}}, "[job] name is 'a b': "),
+        ({"job": {"seed": -1}}, "[job] seed is -1: should be greater than or equal to 0"),
+        ({"model": {"labels": ["one"]}}, "[model] labels is ['one']: "),
+        ({"model": {"labels": ["one", ""]}}, "[model.labels] 1 is '': "),
+        # wrong types
+        ({"rounds": {"count": "many"}}, "[rounds] count is 'many': should be a valid integer"),
+        ({"rounds": {"count": 2.5}}, "[rounds] count is 2.5: should be a valid integer"),
+        ({"held_out": {"file": 3}}, "[held_out] file is 3: should be a valid string"),
+        ({"model": {"labels": "one"}}, "[model] labels is 'one': should be a valid list"),
+        # keys that contradict each other
+        ({"rounds": {"min_devices": 5, "max_devices": 4}}, "[rounds]: max_devices is below min_devices"),
+        ({"blocks.head": {"max_directions": 5}}, "[blocks.head]: max_directions is below directions"),
+        ({"model": {"labels": ["a", "b", "a"]}}, "[model]: a label is given twice"),
+        (
+            {"blocks.head": {"first_round": 2}, "blocks.peft": {"every": 2}},
+            "at least one block must take part in every round (first_round = 1, every = 1)",
+        ),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line_that_names_the_key(changes, message):
+    with pytest.raises(BadInputError, match=f"^job.toml: {re.escape(message)}") as raised:
+        parse(changes)
+
+    assert "\n" not in str(raised.value)
+
+
+def test_an_unknown_block_is_told_with_the_known_ones():
+    with pytest.raises(BadInputError, match=r"^job\.toml: .*blocks.* heads.*'peft' or 'head'"):
+        parse({"blocks.heads": {"directions": 1, "learning_rate": 1}})
+
+
+def test_text_that_is_no_toml_is_told_with_its_place():
+    with pytest.raises(BadInputError, match=r"^job\.toml: not TOML: .*line 1, column 7") as raised:
+        parse_toml("[job] x = 1", JobSpec, "job.toml")
+
+    assert "\n" not in str(raised.value)
+
+
+def test_of_several_mistakes_the_first_is_told_and_the_others_counted():
+    with pytest.raises(BadInputError, match=r"\(and 1 more\)$"):
+        parse({"rounds": {"count": 0, "min_devices": 0}})
+
+
+@pytest.mark.xfail(strict=True, reason="infinity passes gt=0: no step, a step to infinity, or an OverflowError later")
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("blocks.head", "learning_rate"),
+        ("perturbation", "epsilon"),
+        ("rounds", "deadline_s"),
+        ("rounds", "accept_s"),
+        ("rounds", "assignment_s"),
+    ],
+)
+def test_a_number_that_must_be_finite_is(section, key):
+    with pytest.raises(BadInputError, match=rf"\[{section}\] {key} is inf: should be a finite number"):
+        parse({section: {key: inf}})
+
+
+def test_an_infinite_threshold_is_how_pacing_is_left_out():
+    assert parse({"blocks.head": {"variance_threshold": inf}}).blocks["head"].variance_threshold == float("inf")
