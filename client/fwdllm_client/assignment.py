@@ -196,4 +196,4 @@ def _rest(tasks: Iterator[DirectionTask], done: int) -> Iterator[DirectionTask]:
         skipped = min(done, len(task.seeds))
         done -= skipped
         if skipped < len(task.seeds):
-            yield replace(task, seeds=task.seeds[skipped:])
+            yield replace(task, done=skipped)

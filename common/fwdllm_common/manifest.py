@@ -49,7 +49,8 @@ class Stage:
     multiple of P and row n using copy n // (N / P); ``labels`` int64 ``[N]``.
     The output is ``next_activation``, float32 ``[N, T, width]`` when ``per_token`` else ``[N, width]``; the last stage
     returns ``loss`` float32 ``[N]`` and ``logits`` float32 ``[N, labels]`` instead (width is then the label count).
-    ``weights`` is the graph's external data file, if it has one.
+    ``weights`` is the graph's external data file, if it has one. ``multiplications`` is what the stage costs: how many
+    weights, θ's among them, one token of a row (or one row, where the stage reads pooled features) is multiplied with.
     """
 
     block: str | None
@@ -58,6 +59,7 @@ class Stage:
     inputs: tuple[str, ...]
     per_token: bool
     width: int
+    multiplications: int
 
     def __post_init__(self) -> None:
         if unknown := set(self.inputs) - set(STAGE_INPUTS):
@@ -145,4 +147,5 @@ def _stage(item: dict[str, object]) -> Stage:
         inputs=tuple(str(name) for name in item["inputs"]),  # type: ignore[attr-defined]
         per_token=bool(item["per_token"]),
         width=int(item["width"]),  # type: ignore[call-overload]
+        multiplications=int(item["multiplications"]),  # type: ignore[call-overload]
     )

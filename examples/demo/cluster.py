@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fwdllm_server.cli.calls import operator_service
 from fwdllm.v1.operator_pb2 import ListJobsRequest
+from fwdllm_server.cli.calls import operator_service
 
 _PROGRAMS = Path(sys.executable).parent
 _READY_S = 60

@@ -17,10 +17,10 @@ import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from rich.console import Console
-
 import bbc_news
 from cluster import Cluster
+from rich.console import Console
+
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, Job, ListJobsRequest, SubmitJobRequest
 from fwdllm_server.cli.calls import operator_service
 from fwdllm_server.cli.progress import JobProgress

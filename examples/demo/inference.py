@@ -1,4 +1,4 @@
-"""Plain inference with the agent's engine, alone in a process: ``python inference.py BUNDLE DATA`` prints its peak memory.
+"""Plain inference with the agent's engine, alone in a process; prints its peak memory: ``inference.py BUNDLE DATA``.
 
 Nothing is perturbed and nothing is cached; the peak is what an agent's is compared with.
 """
@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from fwdllm_client.data import Dataset, DataSource
-from fwdllm_client.engine import Engine, peak_rss_bytes
+from fwdllm_client.effort import peak_rss_bytes
+from fwdllm_client.engine import Engine
 from fwdllm_common.manifest import Manifest
 
 

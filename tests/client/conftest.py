@@ -214,7 +214,7 @@ class Job:
             name: BundleFile(name, coordinator.add_file(data).hexdigest(), len(data)) for name, data in files.items()
         }
         stages = [
-            Stage(block, entries[f"{name}.onnx"], None, (), True, 2)
+            Stage(block, entries[f"{name}.onnx"], None, (), True, 2, 4)
             for name, block in (("prefix", None), ("body", "body"), ("head", "head"))
         ]
         self.manifest = Manifest(("no", "yes"), 16, 0, entries["tokenizer.json"], self.layout, tuple(stages))
@@ -296,7 +296,7 @@ class QuadraticCompute:
     def derivatives(self, theta, run_key, task):
         block = self.layout.block(task.block)
         part = theta[block.slice].astype(np.float64)
-        for first in range(0, len(task.seeds), 2):
+        for first in range(task.done, len(task.seeds), 2):
             self.before_chunk()
             seeds = task.seeds[first : first + 2]
             copies = perturb(theta[block.slice], run_key, seeds, block.start, task.epsilon).astype(np.float64)

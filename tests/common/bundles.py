@@ -20,8 +20,8 @@ MANIFEST = Manifest(
     tokenizer=file("tokenizer.json"),
     layout=LAYOUT,
     stages=(
-        Stage(None, file("prefix.onnx"), file("weights.bin"), ("input_ids", "attention_mask"), True, 20),
-        Stage("peft", file("peft.onnx"), file("weights.bin"), ("attention_mask", "activation", "theta"), False, 20),
-        Stage("head", file("head.onnx"), None, ("activation", "theta", "labels"), False, 2),
+        Stage(None, file("prefix.onnx"), file("weights.bin"), ("input_ids", "attention_mask"), True, 20, 400),
+        Stage("peft", file("peft.onnx"), file("weights.bin"), ("attention_mask", "activation", "theta"), False, 20, 40),
+        Stage("head", file("head.onnx"), None, ("activation", "theta", "labels"), False, 2, 42),
     ),
 )

@@ -18,7 +18,7 @@ from peft import PeftModel
 from transformers import AutoTokenizer
 
 from fwdllm_common.layout import Layout
-from fwdllm_common.ledger import LedgerEntry, RunHeader
+from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.replay import ModelState
 from fwdllm_server.model.adapter_template import load_base_of

@@ -29,13 +29,16 @@ class FaultyProxy:
     """A context manager; while it is open, the agent whose home is ``home`` talks through it.
 
     ``rate`` is the probability of a fault for each message; ``faults`` counts those injected, by kind. While
-    ``hold_acknowledgements`` is set, reports reach the coordinator and their answers are lost; ``reported`` is set then.
+    ``lose_reports`` is set, reports do not arrive: they are kept in ``lost``, and ``report_lost`` is set. ``passed``
+    are the reports that did arrive.
     """
 
     def __init__(self, home: Path, server_folder: Path, rate: float, seed: int = 0) -> None:
         self.faults: Counter[str] = Counter()
-        self.hold_acknowledgements = False
-        self.reported = threading.Event()
+        self.lose_reports = False
+        self.report_lost = threading.Event()
+        self.lost: list[bytes] = []
+        self.passed: list[bytes] = []
         self._home = home
         self._authority = _authority(server_folder)
         self._rate = rate
@@ -79,9 +82,6 @@ class FaultyProxy:
         call = self._channel.stream_stream(method)(self._requests(requests, is_report), wait_for_ready=True)
         try:
             async for answer in call:
-                if is_report and self.hold_acknowledgements:
-                    self.reported.set()
-                    continue
                 if self._fault("lost answer"):
                     await context.abort(grpc.StatusCode.UNAVAILABLE, "the proxy lost an answer")
                 yield answer
@@ -92,8 +92,14 @@ class FaultyProxy:
         async for request in requests:
             if self._fault("delay"):
                 await asyncio.sleep(_DELAY_S)
+            if is_report and self.lose_reports:
+                self.lost.append(request)
+                self.report_lost.set()
+                continue
             if is_report and self._fault("lost request"):
                 continue
+            if is_report:
+                self.passed.append(request)
             yield request
             if is_report and self._fault("duplicate"):
                 yield request

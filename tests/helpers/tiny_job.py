@@ -59,7 +59,7 @@ def run_header(spec: JobSpec, layout: Layout = LAYOUT, theta: np.ndarray = THETA
 
 def tiny_manifest() -> Manifest:
     file = BundleFile("file", hashlib.sha256(b"file").hexdigest(), 4)
-    stages = [Stage(block, file, None, ("input_ids",), True, 4) for block in (None, *LAYOUT.blocks)]
+    stages = [Stage(block, file, None, ("input_ids",), True, 4, 16) for block in (None, *LAYOUT.blocks)]
     return Manifest(LABELS, 16, 0, file, LAYOUT, tuple(stages))
 
 

@@ -3,6 +3,5 @@
 from fwdllm_client.engine.derivatives import DirectionTask
 from fwdllm_client.engine.engine import Engine
 from fwdllm_client.engine.evaluate import Evaluation
-from fwdllm_client.engine.memory import peak_rss_bytes
 
-__all__ = ["DirectionTask", "Engine", "Evaluation", "peak_rss_bytes"]
+__all__ = ["DirectionTask", "Engine", "Evaluation"]

@@ -27,7 +27,8 @@ Derivatives = NDArray[np.float64]
 class DirectionTask:
     """Directions in one block, all measured on the same batch.
 
-    ``seeds`` uint64 ``[K]``; ``epsilon`` is the length of the step along each direction.
+    ``seeds`` uint64 ``[K]``; ``epsilon`` is the length of the step along each direction. The first ``done`` directions
+    have been measured before an interruption: they are left out, and the batch is still the one they were measured on.
 
     :raises BadInputError: no seeds, ε no float32 above 0, or an empty batch.
     """
@@ -36,6 +37,7 @@ class DirectionTask:
     seeds: NDArray[np.uint64]
     epsilon: float
     batch_size: int
+    done: int = 0
 
     def __post_init__(self) -> None:
         if len(self.seeds) == 0 or self.batch_size < 1:
@@ -73,7 +75,7 @@ def directional_derivatives(
 
     base_loss = mean_loss(chain.theta_of(stage, theta))
     together = copies_per_run(shared, stage, groups)
-    for first in range(0, len(task.seeds), together):
+    for first in range(task.done, len(task.seeds), together):
         seeds = task.seeds[first : first + together]
         copies = perturb(theta[block.slice], run_key, seeds, block.start, float(epsilon))
         yield first, (mean_loss(copies) - base_loss) / np.float64(epsilon)

@@ -41,7 +41,7 @@ class Engine:
         threads: int = 0,
         cache_limit_bytes: int = 1 << 30,
     ) -> None:
-        self._cost = PassCost(bundle_folder, manifest)
+        self._cost = PassCost(manifest)
         chain = StageChain(bundle_folder, manifest, threads)
         padded = padded_lengths(dataset.lengths, manifest.max_tokens)
         self._caches: list[ActivationCache] = open_caches(cache_folder, manifest, dataset, cache_limit_bytes)

@@ -19,6 +19,7 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import sha256_of, write_atomically
 from fwdllm_common.layout import Layout
 from fwdllm_common.manifest import BundleFile, Manifest, Stage
+from fwdllm_server.model.cost import weights_multiplied
 from fwdllm_server.model.split import cut_stage, save_stage
 from fwdllm_server.model.staged import StagedLoss
 from fwdllm_server.model.trainable import trainable_layout
@@ -60,7 +61,7 @@ def export_bundle(
         pad_token_id=pad_token_id,
         tokenizer=_bundle_file(folder / TOKENIZER_FILE),
         layout=layout,
-        stages=tuple(_write_stages(model, list(layout.blocks), folder)),
+        stages=tuple(_write_stages(model, layout, folder)),
     )
     write_atomically(folder / MANIFEST_FILE, manifest.to_bytes())
     return manifest
@@ -93,7 +94,8 @@ def _export(peft_model: PeftModel, layout: Layout, max_tokens: int) -> ir.Model:
     return program.model
 
 
-def _write_stages(model: ir.Model, blocks: Sequence[str], folder: Path) -> Iterator[Stage]:
+def _write_stages(model: ir.Model, layout: Layout, folder: Path) -> Iterator[Stage]:
+    blocks = list(layout.blocks)
     text = {"input_ids": "input_ids", "attention_mask": "attention_mask"}
     values = ir.convenience.create_value_mapping(model.graph)
     for block, following in zip((None, *blocks), (*blocks, None), strict=True):
@@ -120,6 +122,7 @@ def _write_stages(model: ir.Model, blocks: Sequence[str], folder: Path) -> Itera
             inputs=tuple(str(value.name) for value in stage.graph.inputs),
             per_token=len(shape) == 3,
             width=shape[-1],
+            multiplications=weights_multiplied(stage) + (0 if block is None else layout.block(block).size),
         )
 
 

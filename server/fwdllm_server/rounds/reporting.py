@@ -37,7 +37,8 @@ def record(
         response.late = len(request.derivatives)
         response.stop = True
     jobs.count_unused(connection, assignment.job_id, response.repeated, response.late, response.unusable)
-    if request.HasField("effort") and _plausible(request.effort):
+    # A message that is sent again carries its effort again.
+    if request.HasField("effort") and not response.repeated and _plausible(request.effort):
         efforts.add(connection, assignment.job_id, assignment.device_id, response.accepted, request.effort)
     return response
 

@@ -21,13 +21,13 @@ def manifest():
         pad_token_id=7,
         tokenizer=FILE,
         layout=Layout((TensorSpec("w", (1,), "head"),)),
-        stages=(Stage(None, FILE, None, (), False, 1), Stage("head", FILE, None, (), False, 2)),
+        stages=(Stage(None, FILE, None, (), False, 1, 1), Stage("head", FILE, None, (), False, 2, 2)),
     )
 
 
 def tokenizer_file(folder: Path, special: bool) -> Path:
     words = {word: index for index, word in enumerate(["[UNK]", "[CLS]", "[SEP]", "a", "b", "c"])}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))  # noqa: S106 - a word
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     if special:
         tokenizer.post_processor = processors.BertProcessing(("[SEP]", 2), ("[CLS]", 1))

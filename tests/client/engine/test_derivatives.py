@@ -55,6 +55,15 @@ def test_copies_per_run_do_not_matter(engine, dataset, theta, block, monkeypatch
     np.testing.assert_allclose(alone[2], alone[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("block", ["peft", "head"])
+def test_an_interrupted_task_goes_on_with_the_same_batch(engine, dataset, theta, block):
+    rows = np.arange(len(dataset))
+    whole = measure(engine, theta, DirectionTask(block, SEEDS, EPSILON, 10), rows)
+    chunks = list(engine.derivatives(theta, RUN_KEY, DirectionTask(block, SEEDS, EPSILON, 10, done=2), rows))
+    assert chunks[0][0] == 2
+    np.testing.assert_allclose(np.concatenate([values for _, values in chunks]), whole[2:], atol=1e-3)
+
+
 def test_the_caller_can_stop_between_chunks(engine, dataset, theta, monkeypatch):
     monkeypatch.setattr(runs, "FLOATS_PER_RUN", 1)
     task = DirectionTask("head", np.arange(1000, dtype=np.uint64), EPSILON, 4)

@@ -68,9 +68,11 @@ def write_bundle(folder: Path, seed: int = 0) -> Bundle:
         tokenizer=BundleFile(tokenizer.name, sha256_of(tokenizer), tokenizer.stat().st_size),
         layout=layout,
         stages=(
-            Stage(None, files["prefix"], None, ("input_ids", "attention_mask"), True, WIDTH),
-            Stage("peft", files["peft"], None, ("attention_mask", "activation", "theta"), False, WIDTH),
-            Stage("head", files["head"], None, ("activation", "theta", "labels"), False, LABELS),
+            Stage(None, files["prefix"], None, ("input_ids", "attention_mask"), True, WIDTH, WIDTH * WIDTH),
+            Stage("peft", files["peft"], None, ("attention_mask", "activation", "theta"), False, WIDTH, WIDTH * WIDTH),
+            Stage(
+                "head", files["head"], None, ("activation", "theta", "labels"), False, LABELS, WIDTH * LABELS + LABELS
+            ),
         ),
     )
     return Bundle(folder, manifest, embedding, frozen)

@@ -130,7 +130,7 @@ class Scripted(OperatorServiceServicer):
 
     async def CreateJoinToken(self, request, context):  # noqa: N802
         self._known(request)
-        return CreateJoinTokenResponse(join_token="fwdllm1-abc", expires_unix_s=1_800_000_000)  # noqa: S106
+        return CreateJoinTokenResponse(join_token="fwdllm1-abc", expires_unix_s=1_800_000_000)
 
     async def ListDevices(self, request, context):  # noqa: N802
         return ListDevicesResponse(devices=self.devices)

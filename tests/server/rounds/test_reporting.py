@@ -5,6 +5,7 @@ from fwdllm.v1 import device_pb2
 from fwdllm_server.rounds import reporting
 from fwdllm_server.store import assignments, efforts, scalars
 from fwdllm_server.store.assignments import AssignmentState
+from fwdllm_server.store.rounds import Phase
 
 ABC = ("a", "b", "c")
 NAN, INF = float("nan"), float("inf")
@@ -126,6 +127,30 @@ def test_scalars_of_a_committed_round_are_late_and_change_nothing(rig):
     assert stored(rig) == {}
 
 
+def test_a_scalar_that_comes_while_the_round_commits_is_late(make_rig):
+    """The verdict of pacing was about others; what was handed out beyond the need is too late for it."""
+    rig = make_rig(over_assign=1.5)
+    first, second, third = rig.begin_round(*ABC)
+    rig.finish(first)
+    rig.finish(second)
+    rig.machine.advance(rig.now)
+
+    assert rig.round.phase == Phase.COMMITTING
+    assert rig.finish(third).late == third.directions
+
+
+def test_scalars_that_come_while_the_last_version_is_evaluated_are_late(make_rig):
+    rig = make_rig(count=1)
+    work = rig.begin_round(*ABC)
+    for assignment in work:
+        rig.finish(assignment)
+    rig.settle()
+
+    assert rig.round.phase == Phase.COMMITTED
+    assert rig.finish(work[0]).late == 5
+    assert stored(rig) == {}
+
+
 def test_scalars_of_an_abandoned_round_are_late(rig, work):
     rig.later(1000)
 
@@ -193,3 +218,12 @@ def test_what_the_work_cost_is_kept_by_device(rig, work):
         (row,) = efforts.of_job(connection, JOB)
 
     assert (row.device_id, row.seconds, row.scalars) == ("a", 2.0, 1)
+
+
+def test_a_message_that_is_sent_again_costs_nothing_more(rig, work):
+    for _ in range(2):
+        send(rig, work, device_pb2.ReportRequest(derivatives=[0.5], effort=device_pb2.Effort(seconds=2)))
+    with rig.database.transaction() as connection:
+        (row,) = efforts.of_job(connection, JOB)
+
+    assert (row.seconds, row.scalars) == (2.0, 1)

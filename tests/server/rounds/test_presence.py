@@ -1,0 +1,39 @@
+from fwdllm_server.rounds.presence import Presence, Present
+
+LABELS = ("no", "yes")
+
+
+def here(*devices: Present, now: float = 100.0) -> list[str]:
+    presence = Presence(window_s=30)
+    for device in devices:
+        presence.seen(device)
+    return presence.eligible(LABELS, now)
+
+
+def device(name: str, at: float = 100.0, *labels: str) -> Present:
+    return Present(name, at, frozenset(labels))
+
+
+def test_a_device_is_here_until_its_window_is_over():
+    assert here(device("a", 70), device("b", 69.9)) == ["a"]
+
+
+def test_another_check_in_keeps_it_here():
+    assert here(device("a", 10), device("a", 90)) == ["a"]
+
+
+def test_a_device_needs_no_more_labels_than_the_job_has():
+    assert here(device("a", 100, "no"), device("b", 100, "no", "yes"), device("c", 100, "no", "maybe")) == ["a", "b"]
+
+
+def test_the_order_does_not_depend_on_who_came_first():
+    assert here(device("b"), device("a"), device("c")) == ["a", "b", "c"]
+
+
+def test_who_leaves_is_not_here():
+    presence = Presence(window_s=30)
+    presence.seen(device("a"))
+    presence.leave("a")
+    presence.leave("nobody")
+
+    assert presence.eligible(LABELS, 100) == []
