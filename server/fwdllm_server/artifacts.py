@@ -6,9 +6,10 @@ import hashlib
 import os
 import shutil
 from pathlib import Path
+from uuid import uuid4
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_common.files import sha256_of, storage_error, write_atomically
+from fwdllm_common.files import sha256_of, storage_error, sync_folder, write_atomically
 
 
 class ArtifactStore:
@@ -37,16 +38,20 @@ class ArtifactStore:
         target = self.path(sha256)
         if target.exists():
             return sha256
-        temporary = target.with_suffix(".tmp")
+        temporary = self._folder / f"{sha256}.{uuid4().hex}.tmp"
         try:
-            temporary.unlink(missing_ok=True)
             try:
                 os.link(path, temporary)
             except OSError:
                 shutil.copyfile(path, temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
             temporary.replace(target)
+            sync_folder(self._folder)
         except OSError as error:
             raise storage_error(target, error) from error
+        finally:
+            temporary.unlink(missing_ok=True)
         return sha256
 
     def get(self, sha256: str) -> bytes:

@@ -64,7 +64,7 @@ class Coordinator:
         if record.state not in (JobState.PREPARING, JobState.RUNNING):
             raise BadInputError(f"job {record.name} is {record.state}; only a running job can be stopped")
         await self._cancel(record.id)
-        await self.runtime.in_store(self._set_state, record.id, JobState.STOPPED, "stopped by an operator")
+        await self.runtime.in_store(self._set_stopped, record.id)
         await self.runtime.notify()
 
     async def resume(self, record: JobRecord) -> None:
@@ -124,7 +124,6 @@ class Coordinator:
     async def _prepare(self, record: JobRecord) -> None:
         spec = parse_toml(record.spec_toml, JobSpec, record.name)
         folder = self.folder(record.id)
-        folder.path.mkdir(parents=True, exist_ok=True)
         # A path in the job file starts from the job file's folder; anything else is a hub id.
         local = Path(record.base_folder) / spec.model.source
         source = str(local) if local.is_dir() else spec.model.source
@@ -153,6 +152,13 @@ class Coordinator:
     def _set_state(self, job_id: str, state: JobState, message: str) -> None:
         with self.runtime.database.transaction() as connection:
             jobs.set_state(connection, job_id, state, message, self.runtime.clock())
+
+    def _set_stopped(self, job_id: str) -> None:
+        with self.runtime.database.transaction() as connection:
+            record = jobs.get(connection, job_id)
+            # A step that was under way when the loop was cancelled may have ended the job.
+            if record is not None and record.state in (JobState.PREPARING, JobState.RUNNING):
+                jobs.set_state(connection, job_id, JobState.STOPPED, "stopped by an operator", self.runtime.clock())
 
     def _save_prepared(self, job_id: str, prepared: PreparedModel) -> None:
         snapshot = self.runtime.artifacts.put(prepared.state.to_bytes())

@@ -13,7 +13,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class JobSection(_Section):
@@ -110,7 +110,7 @@ class BlockSection(_Section):
     batch_size: int = Field(default=16, ge=1, le=65536)
     learning_rate: float = Field(gt=0)
     pacing: Literal["relative", "absolute"] = "relative"
-    variance_threshold: float = Field(default=float("inf"), gt=0)
+    variance_threshold: float = Field(default=float("inf"), gt=0, allow_inf_nan=True)
     first_round: int = Field(default=1, ge=1)
     every: int = Field(default=1, ge=1)
 

@@ -7,6 +7,7 @@ leaves in the job's folder is then taken into the store (:func:`adopt`).
 from __future__ import annotations
 
 import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,9 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder) -> None:
     from fwdllm_server.model.peft_methods import apply_peft
     from fwdllm_server.model.trainable import HEAD_BLOCK, initial_theta
 
+    # What an interrupted export left may be linked from the artifacts: never write into it.
+    shutil.rmtree(folder.path, ignore_errors=True)
+    folder.path.mkdir(parents=True)
     tokenizer = load_tokenizer_file(source)
     base = load_base(source, spec.model.labels, spec.model.pooling)
     model = apply_peft(base, spec.peft, spec.job.seed)

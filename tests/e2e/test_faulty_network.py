@@ -10,6 +10,7 @@ from helpers.faulty_proxy import FaultyProxy
 from helpers.federation import Federation
 from helpers.scripted_device import ScriptedDevice
 
+from fwdllm.v1.device_pb2 import ReportRequest
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, Job
 from fwdllm_common.ledger import LedgerEntry
 
@@ -76,7 +77,9 @@ def test_an_agent_killed_before_the_acknowledgement_sends_again_and_measures_not
         job = federation.until("tiny", is_done)
         for name in DEVICES:
             federation.kill(name)
-    # Byte for byte what was lost, the seconds of computing among it: nobody computes that twice.
-    assert proxy.passed[0] == proxy.lost[0]
+    lost, passed = (ReportRequest.FromString(messages[0]) for messages in (proxy.lost, proxy.passed))
+    assert passed.derivatives == lost.derivatives
+    # Nobody measures the same seconds of computing twice.
+    assert passed.effort.seconds == lost.effort.seconds > 0
     assert job.directions == 6 * 160 + 3 * 24
     assert_each_direction_counted_once(federation)

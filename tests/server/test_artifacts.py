@@ -109,7 +109,6 @@ def test_a_full_disk_is_a_storage_error_and_leaves_nothing(store, monkeypatch):
     assert files(store) == []
 
 
-@pytest.mark.xfail(strict=True, reason="put_file's temporary file has one name for everybody")
 def test_two_jobs_may_take_in_the_same_file_at_once(store, source, monkeypatch):
     """The second begins and ends between two statements of the first."""
     link = os.link
@@ -130,11 +129,7 @@ def test_two_jobs_may_take_in_the_same_file_at_once(store, source, monkeypatch):
     "put",
     [
         pytest.param(lambda store, _source: store.put(DATA), id="put"),
-        pytest.param(
-            lambda store, source: store.put_file(source),
-            id="put_file",
-            marks=pytest.mark.xfail(strict=True, reason="put_file syncs neither the file nor the folder"),
-        ),
+        pytest.param(lambda store, source: store.put_file(source), id="put_file"),
     ],
 )
 def test_content_and_name_are_on_disk_when_it_returns(store, source, monkeypatch, put):

@@ -20,7 +20,7 @@ from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
 from fwdllm_server.rpc.identity import device_id_of, enrolled
 from fwdllm_server.rpc.limits import bounded, in_range
-from fwdllm_server.store import assignments, devices, ledger
+from fwdllm_server.store import assignments, devices, ledger, rounds
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 
 _MAX_LABELS, _MAX_LABEL = 1024, 256
@@ -65,11 +65,7 @@ class DeviceService(DeviceServiceServicer):
     ) -> AsyncIterator[device_pb2.WeightsChunk]:
         """The weights of the version that the job is at."""
         await self._runtime.in_store(self._identify, device_id_of(context))
-        job = self._running(request.job_id)
-        if request.version != job.state.version:
-            message = f"job {job.name} is at version {job.state.version}; check in again"
-            raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.WRONG_STATE, message)
-        kind, data = await self._runtime.in_store(self._weights, job, request)
+        kind, data = await self._runtime.in_store(self._weights, self._running(request.job_id), request)
         for start in range(0, len(data), CHUNK_BYTES):
             yield device_pb2.WeightsChunk(kind=kind, data=data[start : start + CHUNK_BYTES])
 
@@ -100,8 +96,7 @@ class DeviceService(DeviceServiceServicer):
                 next=self._window(), open_assignments=[found.id for found in open_ones]
             )
             if workable:
-                assignments.set_state(connection, workable[0].id, AssignmentState.TAKEN)
-                response.assignment.CopyFrom(self._assignment(workable[0]))
+                response.assignment.CopyFrom(self._fetch(connection, workable[0], now))
                 return response
         self._check_labels(request)
         self._runtime.presence.seen(Present(device_id, now, frozenset(request.labels)))
@@ -120,8 +115,13 @@ class DeviceService(DeviceServiceServicer):
         response.stop = response.stop or job is None
         return response, assignment.job_id
 
-    def _assignment(self, record: AssignmentRecord) -> device_pb2.Assignment:
+    def _fetch(self, connection: Connection, record: AssignmentRecord, now: float) -> device_pb2.Assignment:
         job = self._coordinator.training[record.job_id]
+        current = rounds.latest(connection, record.job_id)
+        assert current is not None
+        assignments.set_state(connection, record.id, AssignmentState.TAKEN)
+        assignments.prolong(connection, record.id, now + job.spec.rounds.assignment_s)
+        left_s = max(0.0, current.phase_since + job.spec.rounds.deadline_s - now)
         message = device_pb2.Assignment(
             assignment_id=record.id,
             job_id=job.id,
@@ -130,7 +130,7 @@ class DeviceService(DeviceServiceServicer):
             manifest_sha256=bytes.fromhex(job.manifest_sha256),
             version=job.state.version,
             theta_digest=job.state.digest,
-            deadline_ms=min(round(1000 * job.spec.rounds.deadline_s), (1 << 32) - 1),
+            deadline_ms=min(round(1000 * left_s), (1 << 32) - 1),
             directions=record.tasks,
             evaluate=record.evaluate,
         )
@@ -141,6 +141,9 @@ class DeviceService(DeviceServiceServicer):
         self, job: TrainingJob, request: device_pb2.GetWeightsRequest
     ) -> tuple[device_pb2.WeightsChunk.Kind, bytes]:
         """The ledger since the held version or a snapshot, whichever is smaller."""
+        if request.version != job.state.version:
+            message = f"job {job.name} is at version {job.state.version}; check in again"
+            raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.WRONG_STATE, message)
         snapshot = job.state.to_bytes()
         if request.has_version and request.held_version <= request.version:
             with self._runtime.database.transaction() as connection:
