@@ -1,0 +1,71 @@
+"""``make demo``'s own script: a real model and real text, interrupted with Ctrl-C and taken up again."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+DEMO = REPOSITORY / "examples" / "demo"
+KEYS = {
+    "accuracy_before",
+    "accuracy_after",
+    "probe_accuracy",
+    "head_init",
+    "rounds",
+    "directions",
+    "example_passes",
+    "bytes_up_per_device",
+    "bytes_down_per_device",
+    "agent_peak_rss_bytes",
+    "inference_peak_rss_bytes",
+    "seconds",
+    "adapter_dir",
+}
+
+
+@pytest.fixture
+def short_job(tmp_path: Path) -> Path:
+    """The demo's job with three rounds, the last of which also trains the upper layers."""
+    text = (DEMO / "job.toml").read_text()
+    for key, value in {"count": 3, "first_round": 3, "max_directions": 2048}.items():
+        (line,) = (line for line in text.splitlines() if line.startswith(f"{key} = "))
+        text = text.replace(line, f"{key} = {value}")
+    path = tmp_path / "job.toml"
+    path.write_text(text)
+    return path
+
+
+def test_interrupted_and_taken_up_again(short_job: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "demo-output"
+    command = [sys.executable, DEMO / "demo.py", folder, "--job", short_job]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as interrupted:
+        assert interrupted.stdout is not None
+        output = []
+        for line in interrupted.stdout:
+            output.append(line)
+            if "1 of 3 done" in line:
+                interrupted.send_signal(signal.SIGINT)
+    text = "".join(output)
+    assert interrupted.returncode == 130, text
+    assert "make demo" in text
+    assert not (folder / "report.json").exists()
+
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "going on" in done.stdout
+    report = json.loads((folder / "report.json").read_text())
+    assert report.keys() >= KEYS
+    assert report["rounds"] == 3
+    assert report["directions"] == 3 * 2048 + 64
+    assert report["head_init"] == "zeros"
+    assert report["accuracy_before"] < 0.4 < 0.7 < report["accuracy_after"]
+    assert report["probe_accuracy"] > 0.9
+    assert report["accuracy_by_peft"] == report["accuracy_after"]
+    assert report["bytes_up_per_device"] < 100_000
+    assert (Path(report["adapter_dir"]) / "adapter_model.safetensors").exists()
