@@ -27,3 +27,10 @@ def test_every_exit_code_is_documented() -> None:
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", (DOCS / "exit-codes.md").read_text(), re.MULTILINE)}
     used = {error.exit_code for error in vars(errors).values() if isinstance(error, type)}
     assert used | {0, 130} == documented
+
+
+def test_every_field_of_the_wire_contract_is_commented() -> None:
+    lines = [line for path in (DOCS.parent / "protos").rglob("*.proto") for line in path.read_text().splitlines()]
+    fields = [line for line in lines if re.match(r"\s+(repeated )?[\w.]+ \w+ = \d+;", line)]
+    assert len(fields) > 100
+    assert [line for line in fields if "//" not in line] == []
