@@ -1,1 +1,1 @@
-"""fwdllm_client"""
+"""The agent on a device: it computes scalars on data that stays where it is."""

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import structlog
 
 from fwdllm.v1 import device_pb2
+from fwdllm_client.data import DataSource, labels_in
+from fwdllm_client.data.validation import validation_count
 from fwdllm_client.effort import physical_memory_bytes
 from fwdllm_client.home import ClientHome
 from fwdllm_client.journal import Journal
@@ -19,11 +21,7 @@ from fwdllm_client.reporter import Reporter
 from fwdllm_client.retry import Retry, Stop
 from fwdllm_client.session import Session, Work
 from fwdllm_client.transport import Coordinator, GrpcCoordinator
-from fwdllm_common.directions import GENERATOR_VERSION
-from fwdllm_common.protocol import PROTOCOL_MAJOR, PROTOCOL_MINOR
-
-if TYPE_CHECKING:
-    from fwdllm_client.data import DataSource
+from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR
 
 _log = structlog.get_logger()
 
@@ -62,6 +60,11 @@ def run_agent(home: ClientHome, data: LocalData, stop: Stop, *, threads: int = 0
                 validation_rows=profile.validation_examples,
                 labels=len(profile.labels),
             )
+            # Only a warning: the device's clock may be wrong, and the coordinator's is the one that counts.
+            if identity.expires_unix_s <= time.time():
+                _log.warning(
+                    "the certificate has expired; ask for a new token and run: fwdllm-client join TOKEN --force"
+                )
             work = _when_needed(lambda: _work(home, data, coordinator, journal, new_reporter, stop, threads))
             retry = Retry(coordinator.address, stop)
             Session(coordinator, retry, journal, profile, work, new_reporter, stop).run(once=once)
@@ -72,16 +75,14 @@ def profile_of(data: LocalData) -> device_pb2.CheckInRequest:
 
     :raises BadInputError: the data cannot be read.
     """
-    from fwdllm_client.data import labels_in, split
-
     labels, rows = labels_in(data.source)
-    training, validation = split(rows, data.validation_fraction)
+    kept_back = validation_count(rows, data.validation_fraction)
     return device_pb2.CheckInRequest(
         protocol=device_pb2.ProtocolVersion(major=PROTOCOL_MAJOR, minor=PROTOCOL_MINOR),
         generator_version=GENERATOR_VERSION,
         labels=labels,
-        training_examples=len(training),
-        validation_examples=len(validation),
+        training_examples=rows - kept_back,
+        validation_examples=kept_back,
         memory_bytes=physical_memory_bytes(),
         software=" ".join(f"{name}/{version}" for name in ("fwdllm", "onnxruntime") if (version := _installed(name))),
     )
@@ -96,7 +97,7 @@ def _work(
     stop: Stop,
     threads: int,
 ) -> Work:
-    # An idle device has loaded neither numpy's users nor onnxruntime.
+    # An idle device has loaded neither numpy nor a tokenizer nor onnxruntime.
     from fwdllm_client.artifacts import ArtifactCache
     from fwdllm_client.assignment import AssignmentWork
     from fwdllm_client.weights import Weights

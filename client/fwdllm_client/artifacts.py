@@ -14,7 +14,7 @@ from fwdllm.v1 import device_pb2
 from fwdllm_client.retry import Retry
 from fwdllm_client.transport import CallFailedError, Coordinator
 from fwdllm_common.errors import IntegrityError
-from fwdllm_common.files import sha256_of, storage_error, sync_folder
+from fwdllm_common.files import sha256_of, storage_error, sync
 from fwdllm_common.manifest import Manifest
 
 MAX_MANIFEST_BYTES = 4 << 20
@@ -69,7 +69,7 @@ class ArtifactCache:
                 actual = sha256_of(part)
                 if actual == sha256:
                     part.replace(path)
-                    sync_folder(self._files)
+                    sync(self._files)
                     self._mark_intact(path)
                     return path
                 _log.warning("downloaded file has the wrong hash", expected=sha256, actual=actual)

@@ -13,15 +13,14 @@ import json
 import signal
 import sys
 import threading
+import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
 from fwdllm_client.home import HOME_VARIABLE, ClientHome
-from fwdllm_common.errors import BadInputError, FwdllmError
+from fwdllm_common.errors import INTERRUPTED_EXIT_CODE, BadInputError, FwdllmError
 from fwdllm_common.logging import configure_logging
-
-_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -37,11 +36,11 @@ def run_command(arguments: list[str]) -> int:
         options.command(options)
     except FwdllmError as error:
         if "--verbose" in arguments:
-            raise
+            traceback.print_exc()
         print(f"fwdllm-client: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        return _INTERRUPTED
+        return INTERRUPTED_EXIT_CODE
     return 0
 
 

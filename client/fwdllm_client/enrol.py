@@ -8,11 +8,11 @@ from fwdllm.v1 import device_pb2
 from fwdllm_client.home import ClientHome, Identity
 from fwdllm_client.keys import certificate_request, new_key
 from fwdllm_client.retry import Action, action_for, refusal
-from fwdllm_client.transport import CALL_TIMEOUT_S, CallFailedError, calling
+from fwdllm_client.transport import AGENT_OPTIONS, CALL_TIMEOUT_S, CallFailedError, calling
 from fwdllm_client.trust import pinned_authority
 from fwdllm_common.errors import BadInputError, FwdllmError, RefusedError, UnreachableError
 from fwdllm_common.join_token import JoinToken
-from fwdllm_common.protocol import CHANNEL_OPTIONS, Reason
+from fwdllm_common.protocol import Reason
 
 
 def join(home: ClientHome, text: str, *, force: bool = False) -> Identity:
@@ -56,7 +56,7 @@ def join(home: ClientHome, text: str, *, force: bool = False) -> Identity:
 
 
 def _enroll(address: str, authority: bytes, request: device_pb2.EnrollRequest) -> device_pb2.EnrollResponse:
-    with grpc.secure_channel(address, grpc.ssl_channel_credentials(authority), CHANNEL_OPTIONS) as channel:
+    with grpc.secure_channel(address, grpc.ssl_channel_credentials(authority), AGENT_OPTIONS) as channel:
         call = channel.unary_unary(
             "/fwdllm.v1.EnrolmentService/Enroll",
             device_pb2.EnrollRequest.SerializeToString,

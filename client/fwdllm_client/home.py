@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from fwdllm_common.errors import BadInputError, BusyError
 from fwdllm_common.files import storage_error, write_atomically
+from fwdllm_common.lock import locked
 
 DEFAULT_HOME = Path("~/.fwdllm")
 HOME_VARIABLE = "FWDLLM_HOME"
@@ -116,17 +116,13 @@ class ClientHome:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process; the system lets go of it however the process ends.
+        """Hold the folder for this process.
 
         :raises BusyError: another agent holds it.
+        :raises StorageError: the folder cannot be written.
         """
-        with (self.folder / "lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise BusyError(
-                    f"another agent is running in {self.folder}; stop it, or give this one its own folder with --home"
-                ) from error
+        busy = f"another agent is running in {self.folder}"
+        with locked(self.folder / "lock", busy, "stop it, or give this one its own folder with --home"):
             yield
 
     @property

@@ -137,10 +137,8 @@ class Retry:
         if self._cause != str(error):
             self._cause = str(error)
             _log.warning("no answer, trying again until there is one", address=self._address, cause=self._cause)
-        wait = error.retry_after_s
-        if wait is None:
-            wait = self._uniform(0.0, min(CAP_S, BASE_S * 2.0 ** min(self._failures - 1, 16)))
-        if self._stop.wait(wait):
+        longest = min(CAP_S, BASE_S * 2.0 ** min(self._failures - 1, 16))
+        if self._stop.wait(self._uniform(0.0, longest)):
             raise StopRequested from error
 
 

@@ -20,9 +20,6 @@ from fwdllm.v1 import device_pb2
 from fwdllm_client.home import Identity
 from fwdllm_common.protocol import CHANNEL_OPTIONS, REASON_KEY
 
-RETRY_MS_KEY = "fwdllm-retry-ms"
-"""Trailing metadata: how many milliseconds the coordinator asks for before the next attempt."""
-
 CALL_TIMEOUT_S = 30.0
 """Longest wait for a unary answer, seconds."""
 
@@ -45,15 +42,14 @@ _Item = TypeVar("_Item", covariant=True)
 
 class CallFailedError(Exception):
     """A call that ended without its answer: gRPC status ``code``, the coordinator's machine-readable ``reason`` (or
-    ""), its one line for people, and the wait that it asks for, seconds (or None).
+    "") and its one line for people.
     """
 
-    def __init__(self, code: grpc.StatusCode, reason: str, details: str, retry_after_s: float | None = None) -> None:
+    def __init__(self, code: grpc.StatusCode, reason: str, details: str) -> None:
         super().__init__(f"{code.name}: {details}")
         self.code = code
         self.reason = reason
         self.details = details
-        self.retry_after_s = retry_after_s
 
 
 @dataclass
@@ -179,10 +175,4 @@ def calling() -> Iterator[None]:
 
 def _call_failed(error: grpc.RpcError) -> CallFailedError:
     trailing = {item.key: item.value for item in error.trailing_metadata() or ()}
-    retry_ms = str(trailing.get(RETRY_MS_KEY, ""))
-    return CallFailedError(
-        error.code(),
-        str(trailing.get(REASON_KEY, "")),
-        " ".join((error.details() or "").split()),
-        int(retry_ms) / 1000 if retry_ms.isdecimal() else None,
-    )
+    return CallFailedError(error.code(), str(trailing.get(REASON_KEY, "")), " ".join((error.details() or "").split()))

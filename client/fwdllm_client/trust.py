@@ -26,7 +26,7 @@ def pinned_authority(token: JoinToken) -> bytes:
             return ssl.DER_cert_to_PEM_cert(certificate).encode()
     raise RefusedError(
         f"the coordinator at {token.address} is not the one that made this token; "
-        "check the address, or ask for a new token: fwdllm-server enroll"
+        "check the address, or ask for a new token: fwdllm-server enroll --name NAME"
     )
 
 
@@ -61,6 +61,6 @@ def _unverified_chain(secure: ssl.SSLSocket) -> list[bytes]:
 
 def _host_and_port(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or int(port) > 65535:
         raise BadInputError(f"the token's address {address!r} is not host:port; ask for a new token")
     return host.strip("[]"), int(port)

@@ -11,7 +11,8 @@ import structlog
 from numpy.typing import NDArray
 
 from fwdllm_client.artifacts import Bundle
-from fwdllm_client.data import Dataset, DataSource, split
+from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data.split import split
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_common.layout import Float32Vector
 

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-GENERATOR_VERSION = 1
-
 _WORD_BITS = 64
 _WORDS_PER_COUNTER = 4
 

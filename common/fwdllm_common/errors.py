@@ -15,6 +15,8 @@ Exit code 0 is success, 1 a failure, 130 an interrupt (Ctrl-C).
 A message is one line: what is wrong, where, and what to do next.
 """
 
+INTERRUPTED_EXIT_CODE = 130
+
 
 class FwdllmError(Exception):
     """Base of all errors raised on purpose; ``exit_code`` is what a command line program ends with."""

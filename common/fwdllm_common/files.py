@@ -11,8 +11,6 @@ from pathlib import Path
 
 from fwdllm_common.errors import FwdllmError, StorageError
 
-_CHUNK = 1 << 20
-
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
     """Write ``data`` so that a crash leaves the old file or the new one, both whole and on disk.
@@ -27,16 +25,16 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        sync_folder(path.parent)
+        sync(path.parent)
     except OSError as error:
         with contextlib.suppress(OSError):  # where nothing can be written there is nothing to remove
             temporary.unlink()
         raise storage_error(path, error) from error
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Put the bytes of a file, or the names in a folder, on disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -52,8 +50,5 @@ def storage_error(path: Path, error: OSError) -> FwdllmError:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, hex."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-FRACTION_BITS = 24
-SCALE = 1 << FRACTION_BITS
+SCALE = 1 << 24
+"""Units in 1."""
 MAX_MAGNITUDE = 1 << 16
 """Largest |directional derivative| that is accepted; with a weight of at most 2⁶ and 2¹⁶ directions a round,
 the sum stays below 2⁶²."""
@@ -27,8 +27,3 @@ def to_fixed_point(value: float) -> int:
     if abs(value) > MAX_MAGNITUDE:
         raise UnusableScalarError(f"larger than {MAX_MAGNITUDE}")
     return round(value * SCALE)
-
-
-def from_fixed_point(value: int) -> float:
-    """The number that a fixed-point integer stands for (exact below 2⁵³)."""
-    return value / SCALE

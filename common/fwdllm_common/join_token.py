@@ -34,7 +34,9 @@ class JoinToken:
 
         :raises BadInputError: the text is not a join token, or not all of it.
         """
-        wrong = BadInputError("this is not a whole join token; copy the whole line that 'fwdllm-server enroll' printed")
+        wrong = BadInputError(
+            "this is not a whole join token; copy the whole line that 'fwdllm-server enroll --name NAME' printed"
+        )
         if not text.startswith(_PREFIX):
             raise wrong
         body = text.removeprefix(_PREFIX)

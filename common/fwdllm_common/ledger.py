@@ -14,10 +14,10 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from fwdllm.v1 import ledger_pb2
-from fwdllm_common.directions import GENERATOR_VERSION
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.optimizers import OptimizerKind, OptimizerSettings
+from fwdllm_common.protocol import GENERATOR_VERSION
 
 _KINDS: dict[ledger_pb2.OptimizerKind, OptimizerKind] = {
     ledger_pb2.OPTIMIZER_KIND_SGD: "sgd",

@@ -7,6 +7,9 @@ from enum import StrEnum
 PROTOCOL_MAJOR = 1
 PROTOCOL_MINOR = 0
 
+GENERATOR_VERSION = 1
+"""How a seed becomes a direction. Here and not in :mod:`fwdllm_common.directions`: an idle device loads no numpy."""
+
 MAX_MESSAGE_BYTES = 4 << 20
 CHUNK_BYTES = 1 << 20
 MAX_SCALARS_PER_REPORT = 4096

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,7 +26,8 @@ def theta_digest(theta: Float32Vector) -> bytes:
 class ModelState:
     """θ at one version, with what the optimiser carries for each block.
 
-    ``theta`` is float32 ``[d]``. Only :meth:`advance` changes it.
+    ``theta`` is float32 ``[d]``. :meth:`advance` puts new arrays in the place of the old ones and changes no array, so
+    a shallow copy of a state is independent of it.
     """
 
     header: RunHeader
@@ -53,27 +55,22 @@ class ModelState:
         return theta_digest(self.theta)
 
     def advance(self, entry: LedgerEntry) -> LedgerEntry:
-        """Apply one entry and return it with the hash of the new θ.
+        """Apply one entry and return it with the hash of the new θ; an error leaves the state as it was.
 
         :raises BadInputError: it is not the next entry, or names an unknown block.
         :raises IntegrityError: the entry carries a hash and the new θ has another.
         """
         if entry.version != self.version + 1:
             raise BadInputError(f"ledger: entry {entry.version} cannot follow version {self.version}")
-        blocks = [self.layout.block(update.block) for update in entry.updates]
-        for update, block in zip(entry.updates, blocks, strict=True):
+        theta, optimizer = self.theta.copy(), deepcopy(self.optimizer)
+        for update in entry.updates:
+            block = self.layout.block(update.block)
             gradient = forward_gradient(self.header.run_key, update.seeds, update.coefficients, block)
-            step(
-                self.header.optimizer,
-                self.optimizer[block.name],
-                self.theta[block.slice],
-                gradient,
-                update.learning_rate,
-            )
-        self.version = entry.version
-        digest = self.digest
+            step(self.header.optimizer, optimizer[block.name], theta[block.slice], gradient, update.learning_rate)
+        digest = theta_digest(theta)
         if entry.theta_digest and entry.theta_digest != digest:
             raise IntegrityError(f"version {entry.version} of the weights differs from the coordinator's; sync again")
+        self.version, self.theta, self.optimizer = entry.version, theta, optimizer
         return entry.with_digest(digest)
 
     def to_bytes(self) -> bytes:

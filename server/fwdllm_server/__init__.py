@@ -1,1 +1,1 @@
-"""fwdllm_server"""
+"""The coordinator: it hands out seeds, collects scalars and steps θ."""

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 from uuid import uuid4
 
-from fwdllm_common.errors import BadInputError
-from fwdllm_common.files import sha256_of, storage_error, sync_folder, write_atomically
+from fwdllm_common.errors import BadInputError, IntegrityError
+from fwdllm_common.files import sha256_of, storage_error, sync, write_atomically
 
 
 class ArtifactStore:
@@ -44,10 +44,9 @@ class ArtifactStore:
                 os.link(path, temporary)
             except OSError:
                 shutil.copyfile(path, temporary)
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            sync(temporary)
             temporary.replace(target)
-            sync_folder(self._folder)
+            sync(self._folder)
         except OSError as error:
             raise storage_error(target, error) from error
         finally:
@@ -58,11 +57,15 @@ class ArtifactStore:
         """The content.
 
         :raises BadInputError: there is no such artifact.
+        :raises IntegrityError: the file has changed since it was put there.
         """
         try:
-            return self.path(sha256).read_bytes()
+            data = self.path(sha256).read_bytes()
         except FileNotFoundError as error:
             raise BadInputError(f"artifact {sha256} is not in {self._folder}; restore it from a backup") from error
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise IntegrityError(f"artifact {sha256} in {self._folder} is damaged; restore it from a backup")
+        return data
 
     def path(self, sha256: str) -> Path:
         """Where the artifact with this hash is, or would be."""

@@ -95,7 +95,7 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Ser
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{path}: cannot be read ({error})") from error
+        raise BadInputError(f"{path}: cannot be read ({error}); check its path and permissions") from error
     data = read_toml(text, str(path))
     sources = _override(data, os.environ if environment is None else environment)
     return validate(data, ServerConfig, str(path), sources)

@@ -11,18 +11,20 @@ from uuid import uuid4
 
 import structlog
 
-from fwdllm_common.errors import BadInputError, FwdllmError
+from fwdllm_common.errors import BadInputError, FwdllmError, StorageError
 from fwdllm_server.evaluation import check_held_out
 from fwdllm_server.job import JobSpec
 from fwdllm_server.job_loop import JobLoop
 from fwdllm_server.prepare import JobFolder, PreparedModel, adopt, export_model
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.runtime import Runtime
-from fwdllm_server.store import jobs, ledger
+from fwdllm_server.store import assignments, jobs, ledger, rounds
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.toml_model import parse_toml
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
+
+_STORE_RETRY_S = 5.0
 
 
 class Coordinator:
@@ -33,11 +35,17 @@ class Coordinator:
         self.training: dict[str, TrainingJob] = {}
         self._loops: dict[str, JobLoop] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._commands = asyncio.Lock()  # an operator's stop or resume at a time
 
     async def start(self) -> None:
         """Go on with every job that was not finished."""
-        for record in await self.runtime.in_store(self._unfinished):
+        records = await self.runtime.in_store(self._unfinished)
+        for record in records:
             self._drive(record.id)
+        # Devices that call while their job is being loaded would be sent away: be ready before they can.
+        prepared = [record.id for record in records if record.header is not None]
+        while any(job_id not in self.training and not self._tasks[job_id].done() for job_id in prepared):
+            await self.runtime.change(0.1)
 
     async def close(self) -> None:
         """Stop the loops; what is on disk is where the next start goes on."""
@@ -63,8 +71,9 @@ class Coordinator:
         """
         if record.state not in (JobState.PREPARING, JobState.RUNNING):
             raise BadInputError(f"job {record.name} is {record.state}; only a running job can be stopped")
-        await self._cancel(record.id)
-        await self.runtime.in_store(self._set_stopped, record.id)
+        async with self._commands:
+            await self._cancel(record.id)
+            await self.runtime.in_store(self._set_stopped, record.id)
         await self.runtime.notify()
 
     async def resume(self, record: JobRecord) -> None:
@@ -72,11 +81,10 @@ class Coordinator:
 
         :raises BadInputError: it runs or is done.
         """
-        if record.state not in (JobState.STOPPED, JobState.FAILED):
-            raise BadInputError(f"job {record.name} is {record.state}; only a stopped or failed job can be resumed")
-        state = JobState.PREPARING if record.header is None else JobState.RUNNING
-        await self.runtime.in_store(self._set_state, record.id, state, "")
-        self._drive(record.id)
+        async with self._commands:
+            await self.runtime.in_store(self._set_resumed, record.id)
+            await self._cancel(record.id)  # what is left of the loop that failed
+            self._drive(record.id)
         await self.runtime.notify()
 
     def wake(self, job_id: str | None = None) -> None:
@@ -100,7 +108,17 @@ class Coordinator:
                 await task
 
     async def _run(self, job_id: str) -> None:
-        """A job from wherever it is to its end."""
+        """A job from wherever it is to its end; where the store cannot be written, it waits until it can."""
+        while True:
+            try:
+                await self._run_once(job_id)
+            except StorageError as error:
+                _log.warning("job waits for the store", job=job_id, reason=str(error), seconds=_STORE_RETRY_S)
+                await asyncio.sleep(_STORE_RETRY_S)
+            else:
+                return
+
+    async def _run_once(self, job_id: str) -> None:
         try:
             record = await self.runtime.in_store(self._job, job_id)
             if record.header is None:
@@ -109,11 +127,13 @@ class Coordinator:
             loop = JobLoop(self.runtime, job, self.folder(job_id), Path(record.base_folder))
             self.training[job_id], self._loops[job_id] = job, loop
             await loop.run()
+        except StorageError:
+            raise
         except FwdllmError as error:
-            log.warning("job failed", job=job_id, reason=str(error))
+            _log.warning("job failed", job=job_id, reason=str(error))
             await self.runtime.in_store(self._set_state, job_id, JobState.FAILED, str(error))
         except Exception:
-            log.exception("job failed", job=job_id)
+            _log.exception("job failed", job=job_id)
             message = "an internal error, see the coordinator's log; resume the job to try again"
             await self.runtime.in_store(self._set_state, job_id, JobState.FAILED, message)
         finally:
@@ -127,12 +147,20 @@ class Coordinator:
         # A path in the job file starts from the job file's folder; anything else is a hub id.
         local = Path(record.base_folder) / spec.model.source
         source = str(local) if local.is_dir() else spec.model.source
-        log.info("preparing the model", job=record.name, source=source)
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        _log.info("preparing the model", job=record.name, source=source)
+        pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        try:
             await asyncio.get_running_loop().run_in_executor(pool, export_model, spec, source, folder)
+        except asyncio.CancelledError:
+            for process in pool._processes.values():  # public only from Python 3.14 on
+                process.kill()
+            raise
+        finally:
+            # A process takes a while to end, and everybody else is being served in this thread.
+            await asyncio.to_thread(pool.shutdown)
         prepared = await asyncio.to_thread(adopt, spec, folder, self.runtime.artifacts)
         await self.runtime.in_store(self._save_prepared, record.id, prepared)
-        log.info("model ready", job=record.name, trainable_parameters=prepared.state.layout.size)
+        _log.info("model ready", job=record.name, trainable_parameters=prepared.state.layout.size)
 
     def _unfinished(self) -> list[JobRecord]:
         with self.runtime.database.transaction() as connection:
@@ -159,6 +187,25 @@ class Coordinator:
             # A step that was under way when the loop was cancelled may have ended the job.
             if record is not None and record.state in (JobState.PREPARING, JobState.RUNNING):
                 jobs.set_state(connection, job_id, JobState.STOPPED, "stopped by an operator", self.runtime.clock())
+
+    def _set_resumed(self, job_id: str) -> None:
+        """The job runs again; its round and assignments get back the time in which it stood still."""
+        now = self.runtime.clock()
+        with self.runtime.database.transaction() as connection:
+            record = jobs.get(connection, job_id)
+            assert record is not None
+            # Asked here and not of what was read before: another operator may have been faster.
+            if record.state not in (JobState.STOPPED, JobState.FAILED):
+                raise BadInputError(f"job {record.name} is {record.state}; only a stopped or failed job can be resumed")
+            state = JobState.PREPARING if record.header is None else JobState.RUNNING
+            jobs.set_state(connection, job_id, state, "", now)
+            current = rounds.latest(connection, job_id)
+            if current is None:
+                return
+            pause = now - (record.ended_at or now)
+            rounds.enter(connection, current, current.phase, current.phase_since + pause, current.reason)
+            for work in assignments.of_round(connection, job_id, current.number):
+                assignments.prolong(connection, work.id, work.expires_at + pause)
 
     def _save_prepared(self, job_id: str, prepared: PreparedModel) -> None:
         snapshot = self.runtime.artifacts.put(prepared.state.to_bytes())

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
 
 from fwdllm_client.data import Dataset, DataSource, labels_in
 from fwdllm_client.engine import Engine
-from fwdllm_common.errors import BadInputError
+from fwdllm_common.errors import BadInputError, JobFailedError
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.job import HeldOutSection, JobSpec
@@ -37,8 +38,16 @@ class HeldOutEvaluator:
         self._engine = Engine(bundle, manifest, dataset, cache_folder)
 
     def evaluate(self, version: int, theta: Float32Vector) -> EvaluationRecord:
-        """Evaluate θ, float32 ``[d]``, on every held-out row."""
+        """Evaluate θ, float32 ``[d]``, on every held-out row.
+
+        :raises JobFailedError: the loss is not finite.
+        """
         result = self._engine.evaluate(theta, self._rows)
+        if not isfinite(result.loss):
+            raise JobFailedError(
+                f"the model has diverged: at version {version} its loss on the held-out rows is {result.loss}; "
+                "submit the job with a lower learning_rate"
+            )
         return EvaluationRecord(version, result.correct / result.total, result.loss, result.total)
 
 

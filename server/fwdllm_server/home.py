@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fwdllm_common.errors import BadInputError, BusyError
-from fwdllm_common.files import storage_error, write_atomically
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.files import write_atomically
+from fwdllm_common.lock import locked
 from fwdllm_server.config import CONFIG_FILE, ServerConfig, load_config
 
 
@@ -111,22 +110,10 @@ class ServerHome:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the directory; the kernel lets go of it however the process ends.
+        """Hold the directory for this process.
 
         :raises BusyError: another process holds it.
         :raises StorageError: the directory cannot be written.
         """
-        try:
-            descriptor = os.open(self.lock_file, os.O_RDWR | os.O_CREAT, 0o600)
-        except OSError as error:
-            raise storage_error(self.lock_file, error) from error
-        with os.fdopen(descriptor, "r+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = file.read().strip() or "unknown"
-                raise BusyError(f"another fwdllm-server serves {self.folder} (pid {holder}); stop it first") from error
-            file.truncate()
-            file.write(str(os.getpid()))
-            file.flush()
+        with locked(self.lock_file, f"another fwdllm-server serves {self.folder}", "stop it first"):
             yield

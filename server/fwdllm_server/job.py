@@ -32,7 +32,7 @@ class ModelSection(_Section):
 
     source: str
     labels: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(min_length=2, max_length=1024)
-    max_tokens: int = Field(default=128, ge=1, le=8192)
+    max_tokens: int = Field(default=128, ge=2, le=8192)
     pooling: Literal["model", "mean"] = "model"
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from fwdllm_server.runtime import Runtime
 from fwdllm_server.store import ledger
 from fwdllm_server.store.ledger import EvaluationRecord
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 
 class JobLoop:
@@ -59,7 +59,7 @@ class JobLoop:
             self._woken.clear()
             step = await self._runtime.in_store(self._machine.advance, self._runtime.clock())
             if step.state is not None:
-                log.info("round committed", job=self._job.name, version=step.state.version)
+                _log.info("round committed", job=self._job.name, version=step.state.version)
                 await self._request_evaluation()
             await self._runtime.notify()
             if step.job_ended:
@@ -94,7 +94,7 @@ class JobLoop:
                 evaluator = await asyncio.to_thread(self._make_evaluator)
             record = await asyncio.to_thread(evaluator.evaluate, version, theta)
             await self._runtime.in_store(self._save, record)
-            log.info("evaluated", job=self._job.name, version=version, accuracy=record.accuracy, loss=record.loss)
+            _log.info("evaluated", job=self._job.name, version=version, accuracy=record.accuracy, loss=record.loss)
             self.wake()
             await self._runtime.notify()
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from sqlalchemy import Connection
 
 from fwdllm.v1 import operator_pb2
+from fwdllm_common.ledger import RunHeader
 from fwdllm_server.store import assignments, efforts, ledger, rounds, scalars
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.ledger import EvaluationRecord
@@ -41,7 +42,7 @@ def job_message(connection: Connection, record: JobRecord, now: float) -> operat
         scalars_unusable=record.scalars_unusable,
         head_init=record.head_init,
         version=committed,
-        theta_digest=ledger.newest_digest(connection, record.id) or b"",
+        theta_digest=ledger.newest_digest(connection, record.id) or _initial_digest(record),
         devices=devices,
         trainable_parameters=record.trainable_parameters,
     )
@@ -51,6 +52,10 @@ def job_message(connection: Connection, record: JobRecord, now: float) -> operat
     if current is not None:
         message.round.CopyFrom(_round(connection, current))
     return message
+
+
+def _initial_digest(record: JobRecord) -> bytes:
+    return b"" if record.header is None else RunHeader.from_bytes(record.header).initial_theta_digest
 
 
 def _add_times(message: operator_pb2.Job, record: JobRecord, now: float) -> None:
@@ -81,11 +86,17 @@ def _evaluation(record: EvaluationRecord) -> operator_pb2.Evaluation:
 
 
 def _round(connection: Connection, record: RoundRecord) -> operator_pb2.Round:
+    # What a committed round had collected is in the ledger.
+    collected = (
+        ledger.directions_of(connection, record.job_id, record.version + 1)
+        if record.phase == Phase.COMMITTED
+        else scalars.count(connection, record.job_id, record.number)
+    )
     return operator_pb2.Round(
         number=record.number,
         phase=record.phase,
         directions_wanted=sum(plan.wanted for plan in record.plan),
-        directions_collected=scalars.count(connection, record.job_id, record.number),
+        directions_collected=collected,
         variance=record.variance,
         variance_threshold=record.variance_threshold,
         reason=record.reason,

@@ -19,7 +19,7 @@ from fwdllm_server.security.ca import CertificateAuthority
 
 _GRACE_S = 2.0
 
-log = structlog.get_logger()
+_log = structlog.get_logger()
 
 
 async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> None:
@@ -44,10 +44,10 @@ async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> 
     try:
         await coordinator.start()
         await servers.start()
-        log.info("serving", device=addresses.device, enrolment=addresses.enrolment, operator=addresses.operator)
+        _log.info("serving", device=addresses.device, enrolment=addresses.enrolment, operator=addresses.operator)
         await stop.wait()
     finally:
         await servers.stop(_GRACE_S)
         await coordinator.close()
         runtime.close()
-    log.info("stopped; start again to go on")
+    _log.info("stopped; start again to go on")

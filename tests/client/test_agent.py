@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fwdllm.v1 import device_pb2, ledger_pb2
 from fwdllm_client.agent import LocalData, run_agent
-from fwdllm_client.data import Dataset, DataSource, split
+from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data.split import split
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_client.home import ClientHome
 from fwdllm_common.errors import BadInputError
@@ -119,6 +120,14 @@ def test_a_second_life_computes_nothing_again(home, source, assignment, coordina
     run_agent(home, LocalData(source, 0.25), new_stop(), threads=1, once=True)
     assert coordinator.reports == []
     assert len(coordinator.artifact_requests) == downloads
+
+
+@pytest.mark.parametrize(("expires_unix_s", "warned"), [(1, True), (4_000_000_000, False)])
+def test_an_expired_certificate_is_told(home, source, assignment, coordinator, new_stop, capfd, expires_unix_s, warned):
+    home.save_identity(replace(coordinator.identity(), expires_unix_s=expires_unix_s))
+    run_agent(home, LocalData(source, 0.0), new_stop(), threads=1, once=True)
+    said = capfd.readouterr()
+    assert ("certificate has expired; ask for a new token" in said.out + said.err) is warned
 
 
 def test_a_label_that_the_model_does_not_know_ends_the_agent(home, source, assignment, new_stop):

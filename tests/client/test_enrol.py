@@ -182,3 +182,17 @@ def test_a_damaged_identity_says_what_to_do(home, token):
     (home.folder / "identity.json").write_text("{")
     with pytest.raises(BadInputError, match=r"damaged.*--force"):
         home.load_identity()
+
+
+def test_no_proxy_stands_between(home, token, enrolment, monkeypatch):
+    for variable in ("grpc_proxy", "https_proxy", "http_proxy"):
+        monkeypatch.setenv(variable, "http://127.0.0.1:9")
+    for variable in ("no_grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    assert join(home, token.encode()).device_address == enrolment.address
+
+
+@pytest.mark.parametrize("address", ["nowhere", "host:", ":1", "host:65536", "host:x"])
+def test_an_address_that_is_none_is_refused(home, token, address):
+    with pytest.raises(BadInputError, match="is not host:port; ask for a new token"):
+        join(home, replace(token, address=address).encode())

@@ -25,8 +25,8 @@ class Script:
         return 42
 
 
-def failed(code, reason="", details="why", retry_after_s=None):
-    return CallFailedError(code, reason, details, retry_after_s)
+def failed(code, reason="", details="why"):
+    return CallFailedError(code, reason, details)
 
 
 def highest(low, high):
@@ -112,12 +112,6 @@ def test_jitter_is_full(new_stop):
     assert bounds == [(0.0, 0.5), (0.0, 1.0), (0.0, 2.0)]
 
 
-def test_the_coordinators_own_wait_is_honoured(new_stop):
-    stop = new_stop()
-    Retry(ADDRESS, stop, highest).call(Script(failed(StatusCode.RESOURCE_EXHAUSTED, retry_after_s=7.25)))
-    assert stop.waits == [7.25]
-
-
 def test_progress_starts_the_waits_again(new_stop):
     stop = new_stop()
     retry = Retry(ADDRESS, stop, highest)
@@ -150,15 +144,10 @@ def test_cause_is_logged_once_per_change(new_stop, capsys):
 
 def test_what_a_real_coordinator_sends_is_understood(coordinator, link, refuse):
     def on_check_in(request):
-        raise refuse(StatusCode.RESOURCE_EXHAUSTED, "too\n many", "storage", fwdllm_retry_ms="1500")
+        raise refuse(StatusCode.RESOURCE_EXHAUSTED, "too\n many", "storage")
 
     coordinator.on_check_in = on_check_in
     with pytest.raises(CallFailedError) as caught:
         link.check_in(device_pb2.CheckInRequest())
     error = caught.value
-    assert (error.code, error.reason, error.details, error.retry_after_s) == (
-        StatusCode.RESOURCE_EXHAUSTED,
-        "storage",
-        "too many",
-        1.5,
-    )
+    assert (error.code, error.reason, error.details) == (StatusCode.RESOURCE_EXHAUSTED, "storage", "too many")

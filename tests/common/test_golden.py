@@ -12,7 +12,8 @@ import common.reference as reference
 import pytest
 from common.runs import KINDS, golden_digest
 
-from fwdllm_common.directions import GENERATOR_VERSION, direction_bits
+from fwdllm_common.directions import direction_bits
+from fwdllm_common.protocol import GENERATOR_VERSION
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
 ROUNDS = 4

@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fwdllm.v1 import ledger_pb2
-from fwdllm_common.directions import GENERATOR_VERSION
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry, RunHeader
 from fwdllm_common.optimizers import OptimizerSettings
+from fwdllm_common.protocol import GENERATOR_VERSION
 
 int64 = st.integers(-(2**63), 2**63 - 1)
 updates = st.builds(

@@ -142,9 +142,20 @@ def test_an_entry_with_an_unknown_block_is_refused_before_any_block_is_changed()
     assert state.to_bytes() == before
 
 
-def test_an_entry_whose_hash_is_not_that_of_the_new_theta_is_refused():
+def test_an_entry_whose_hash_is_not_that_of_the_new_theta_is_refused_and_changes_nothing():
+    state = initial_state("adam")
+    before = state.to_bytes()
     with pytest.raises(IntegrityError, match="version 1"):
-        initial_state("sgd").advance(round_of(1).with_digest(bytes(32)))
+        state.advance(round_of(1).with_digest(bytes(32)))
+    assert state.to_bytes() == before
+
+
+def test_a_shallow_copy_goes_its_own_way():
+    state = initial_state("adam")
+    state.advance(round_of(1))
+    before = state.to_bytes()
+    copy.copy(state).advance(round_of(2))
+    assert state.to_bytes() == before
 
 
 def test_theta_of_another_run_is_refused():

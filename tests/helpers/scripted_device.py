@@ -17,8 +17,7 @@ from fwdllm.v1 import device_pb2
 from fwdllm.v1.device_pb2_grpc import DeviceServiceStub
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE
 from fwdllm_client.home import ClientHome
-from fwdllm_common.directions import GENERATOR_VERSION
-from fwdllm_common.protocol import PROTOCOL_MAJOR
+from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR
 
 PER_MESSAGE = 7
 

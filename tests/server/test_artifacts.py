@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fwdllm_common.errors import BadInputError, StorageError
+from fwdllm_common.errors import BadInputError, IntegrityError, StorageError
 from fwdllm_server.artifacts import ArtifactStore
 
 DATA = b"weights" * 1000
@@ -55,6 +55,13 @@ def test_an_artifact_outlives_its_source(store, source):
     source.unlink()
 
     assert store.get(SHA256) == DATA
+
+
+def test_a_damaged_file_is_not_given_out(store):
+    store.put(DATA)
+    store.path(SHA256).write_bytes(DATA[:-1])
+    with pytest.raises(IntegrityError, match=f"{SHA256} in .* is damaged; restore it"):
+        store.get(SHA256)
 
 
 def test_it_is_there_for_the_next_process(store):

@@ -5,23 +5,19 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fwdllm_common.errors import BadInputError
+from fwdllm_client.data.validation import validation_count
 
 RowIndices = NDArray[np.int64]
 
 
-def split(row_count: int, validation_fraction: float = 0.1) -> tuple[RowIndices, RowIndices]:
+def split(row_count: int, validation_fraction: float) -> tuple[RowIndices, RowIndices]:
     """Training and validation rows, int64, each ascending, together all of ``0 … row_count - 1``.
 
-    The validation rows are those with the smallest hash of their index: the fraction, rounded, but at least one row
-    when the fraction is above 0 and at most all but one.
+    The validation rows are those with the smallest hash of their index, :func:`validation_count` of them.
 
     :raises BadInputError: the fraction is not in [0, 1).
     """
-    if not 0 <= validation_fraction < 1:
-        raise BadInputError(f"validation fraction {validation_fraction} is not in [0, 1); 0.1 is usual")
-    wanted = max(1, round(row_count * validation_fraction)) if validation_fraction > 0 else 0
-    count = min(wanted, max(row_count - 1, 0))
+    count = validation_count(row_count, validation_fraction)
     order = np.argsort(_hash(np.arange(row_count, dtype=np.uint64)), kind="stable")
     return np.sort(order[count:]), np.sort(order[:count])
 

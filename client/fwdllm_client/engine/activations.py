@@ -10,6 +10,7 @@ system caches of the file is not memory of this process.
 from __future__ import annotations
 
 import os
+import weakref
 import zlib
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ Activation = NDArray[Any]
 """float16 or float32."""
 _HALF = 32
 _FLOAT16_MAX = 65504.0
+
+_log = structlog.get_logger()
 
 
 def cache_dtype(per_token: bool) -> np.dtype[Any]:
@@ -47,7 +50,9 @@ class ActivationCache:
     :raises StorageError: the file cannot be made.
     """
 
-    def __init__(self, path: Path, row_lengths: NDArray[np.int64], width: int, dtype: np.dtype[Any], limit_bytes: int):
+    def __init__(
+        self, path: Path, row_lengths: NDArray[np.int64], width: int, dtype: np.dtype[Any], limit_bytes: int
+    ) -> None:
         self._lengths = row_lengths
         self._width = width
         self._dtype = dtype
@@ -60,6 +65,8 @@ class ActivationCache:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise storage_error(path, error) from error
+        # Models come and go in a process that stays: the file goes with the cache, also where nobody closes it.
+        self._close = weakref.finalize(self, os.close, self._file)
         self._path = path
         self.max_bytes = int(self._starts[self._kept]) if self._kept else 0
         """What the file may grow to."""
@@ -89,7 +96,7 @@ class ActivationCache:
             os.pwrite(self._file, entry.to_bytes(8, "little"), 8 * row)
         except OSError as error:
             self._kept = 0
-            structlog.get_logger().warning(
+            _log.warning(
                 "activations are computed anew each time, the cache cannot be written",
                 file=str(self._path),
                 reason=error.strerror,
@@ -99,7 +106,7 @@ class ActivationCache:
 
     def close(self) -> None:
         """Give the file back; the cache cannot be used any more."""
-        os.close(self._file)
+        self._close()
 
 
 def _entry(tag: int, data: bytes) -> int:

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwdllm_client.data import Dataset
+from fwdllm_client.data.split import RowIndices
 from fwdllm_common.errors import BadInputError
-
-RowIndices = NDArray[np.int64]
 
 _BUCKET_TOKENS = 8
 _MIN_TOKENS = 2

@@ -10,9 +10,10 @@ from typing import Self
 import numpy as np
 
 from fwdllm_client.data import Dataset
+from fwdllm_client.data.split import RowIndices
 from fwdllm_client.engine.activations import ActivationCache
 from fwdllm_client.engine.base_pass import Rows
-from fwdllm_client.engine.batches import RowIndices, padded_lengths
+from fwdllm_client.engine.batches import padded_lengths
 from fwdllm_client.engine.cache_folder import open_caches
 from fwdllm_client.engine.cost import PassCost
 from fwdllm_client.engine.derivatives import Derivatives, DirectionTask, directional_derivatives

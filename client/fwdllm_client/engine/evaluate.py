@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fwdllm_client.data.split import RowIndices
 from fwdllm_client.engine.base_pass import BasePass, Rows
-from fwdllm_client.engine.batches import RowIndices
 from fwdllm_client.engine.runs import RunInputs, run_groups
 from fwdllm_client.engine.stages import Float32
 

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from fwdllm_client.data.split import RowIndices
 from fwdllm_client.engine.base_pass import BasePass, Rows
-from fwdllm_client.engine.batches import Group, RowIndices, Text, group_by_length, text_of
+from fwdllm_client.engine.batches import Group, Text, group_by_length, text_of
 from fwdllm_client.engine.stages import Float32
 
 TOKENS_PER_RUN = 256

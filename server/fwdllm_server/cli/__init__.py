@@ -7,14 +7,12 @@ import sys
 
 import typer
 
-from fwdllm_common.errors import FwdllmError
+from fwdllm_common.errors import INTERRUPTED_EXIT_CODE, FwdllmError
 
 # gRPC's C core writes lines of its own to standard error, unless told not to before it is loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from fwdllm_server.cli.app import app
-
-_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -29,7 +27,7 @@ def run(arguments: list[str]) -> int:
     except FwdllmError as error:
         return _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        return _INTERRUPTED
+        return INTERRUPTED_EXIT_CODE
     except BrokenPipeError:
         # Whoever read our output has had enough; Python would complain once more when it flushes at exit.
         sys.stdout = None

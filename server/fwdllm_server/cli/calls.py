@@ -72,7 +72,7 @@ def _explained(error: grpc.RpcError, address: str, folder: Path) -> FwdllmError:
         case grpc.StatusCode.UNAUTHENTICATED | grpc.StatusCode.PERMISSION_DENIED:
             return RefusedError(details)
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            return WaitTimeoutError(f"the server at {address} did not answer in time")
+            return WaitTimeoutError(f"the server at {address} did not answer in time; its log says why")
         case grpc.StatusCode.UNAVAILABLE if (REASON_KEY, Reason.STORAGE) in (call.trailing_metadata() or ()):
             return StorageError(details)
         case grpc.StatusCode.UNAVAILABLE if "CERTIFICATE_VERIFY_FAILED" in details:

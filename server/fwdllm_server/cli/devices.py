@@ -11,13 +11,16 @@ from fwdllm_server.cli.calls import ANSWER_S, operator_service
 from fwdllm_server.cli.facts import as_dict, print_json
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
 from fwdllm_server.cli.words import columns, moment, printable
+from fwdllm_server.rpc.limits import MAX_TOKEN_LIFETIME_S
 
 app = typer.Typer(help="Who takes part.", rich_markup_mode=None)
 
 
 def enroll(
     name: Annotated[str, typer.Option(help="What to call the device: 1 to 64 of a-z A-Z 0-9 . _ -")],
-    lifetime: Annotated[int, typer.Option(min=1, max=2_592_000, help="Seconds until the join token expires.")] = 86_400,
+    lifetime: Annotated[
+        int, typer.Option(min=1, max=MAX_TOKEN_LIFETIME_S, help="Seconds until the join token expires.")
+    ] = 86_400,
     folder: FolderOption = DEFAULT_FOLDER,
     json: JsonOption = False,
 ) -> None:

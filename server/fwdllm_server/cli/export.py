@@ -12,7 +12,7 @@ import typer
 
 from fwdllm.v1.operator_pb2 import AdapterChunk, GetJobRequest
 from fwdllm_common.errors import BadInputError, IntegrityError
-from fwdllm_common.files import storage_error
+from fwdllm_common.files import storage_error, sync
 from fwdllm_server.cli.calls import operator_service
 from fwdllm_server.cli.facts import print_json
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument, JsonOption
@@ -34,6 +34,7 @@ def export(
         with operator_service(folder) as service:
             files = _write(partial, service.ExportAdapter(GetJobRequest(job=job)))
         partial.replace(out)
+        sync(out.absolute().parent)
     except OSError as error:
         raise storage_error(out, error) from error
     finally:
@@ -54,4 +55,6 @@ def _write(folder: Path, chunks: Iterable[AdapterChunk]) -> list[str]:
             names.append(name)
         with (folder / name).open("ab") as file:
             file.write(chunk.data)
+    for name in names:
+        sync(folder / name)
     return names

@@ -40,7 +40,7 @@ def submit(
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{file}: cannot be read ({error})") from error
+        raise BadInputError(f"{file}: cannot be read ({error}); check the path") from error
     request = SubmitJobRequest(spec_toml=text, base_folder=str(file.absolute().parent))
     with operator_service(folder) as service:
         job_id = service.SubmitJob(request, timeout=ANSWER_S).job_id

@@ -8,12 +8,11 @@ from typing import Annotated
 
 import typer
 
+from fwdllm_common.errors import INTERRUPTED_EXIT_CODE
 from fwdllm_common.logging import configure_logging
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderArgument
 from fwdllm_server.config import ServerConfig
 from fwdllm_server.home import ServerHome
-
-_INTERRUPTED = 130
 
 
 def serve(
@@ -27,7 +26,7 @@ def serve(
     with home.lock():
         received = asyncio.run(_serve(home, config))
     if received is signal.SIGINT:
-        raise typer.Exit(_INTERRUPTED)
+        raise typer.Exit(INTERRUPTED_EXIT_CODE)
 
 
 async def _serve(home: ServerHome, config: ServerConfig) -> signal.Signals | None:

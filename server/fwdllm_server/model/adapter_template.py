@@ -11,7 +11,7 @@ from peft import PeftModel
 from torch import nn
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_common.files import write_atomically
+from fwdllm_common.files import sync, write_atomically
 from fwdllm_server.model.load import Pooling, load_base
 
 BASE_FILE = "base.json"
@@ -29,6 +29,8 @@ def save_adapter_template(peft_model: PeftModel, base: BaseDescription, folder: 
     """Write the adapter as it is now, and ``base.json``, which says what it belongs to."""
     model: Any = peft_model
     model.save_pretrained(folder, save_embedding_layers=False)
+    for file in folder.iterdir():
+        sync(file)
     text = json.dumps({**base, "labels": list(base["labels"])}, indent=2, ensure_ascii=False)
     write_atomically(folder / BASE_FILE, text.encode())
 

@@ -29,7 +29,7 @@ def last_linear(head: nn.Module) -> tuple[str, nn.Linear]:
     """
     linears = [(name, module) for name, module in head.named_modules() if isinstance(module, nn.Linear)]
     if not linears:
-        raise BadInputError(f"the head {type(head).__name__} has no linear layer to train")
+        raise BadInputError(f"the head {type(head).__name__} has no linear layer to train; try pooling 'mean'")
     return linears[-1]
 
 
@@ -51,6 +51,6 @@ def layer_stack(model: nn.Module) -> str:
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     outermost = [(n, m) for n, m in lists if not any(n.startswith(f"{other}.") for other, _ in lists)]
     if not outermost:
-        raise BadInputError(f"{type(model).__name__} has no list of transformer layers")
+        raise BadInputError(f"{type(model).__name__} has no list of transformer layers; choose another model")
     name, _ = max(outermost, key=lambda pair: sum(parameter.numel() for parameter in pair[1].parameters()))
     return str(name)

@@ -16,7 +16,7 @@ class PeftSpec(BaseModel):
     an empty list leaves only the head to train.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     method: Literal["lora", "lora-fa"] = "lora"
     rank: int = Field(default=4, ge=1)

@@ -36,17 +36,6 @@ def initial_theta(model: PeftModel, layout: Layout) -> Float32Vector:
     return layout.pack({spec.name: parameters[spec.name].detach().float().cpu().numpy() for spec in layout.tensors})
 
 
-def load_theta(model: PeftModel, layout: Layout, theta: Float32Vector) -> None:
-    """Write θ, float32 ``[d]``, into the live parameters of ``model``.
-
-    :raises BadInputError: θ has another length.
-    """
-    parameters = saved_parameters(model)
-    with torch.no_grad():
-        for name, value in layout.unpack(theta).items():
-            parameters[name].copy_(torch.from_numpy(value.copy()))
-
-
 def saved_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
     """The live parameters by their key in PEFT's adapter file, in the model's order.
 

@@ -92,7 +92,9 @@ def make_twin_model(model: PeftModel, layout: Layout) -> TwinModel:
         if not own:
             continue
         if type(module) not in TWINS or len(own) != len(list(module.parameters(recurse=False))):
-            raise BadInputError(f"cannot perturb {path} ({type(module).__name__}): only whole linear modules so far")
+            raise BadInputError(
+                f"cannot perturb {path} ({type(module).__name__}): only whole linear modules so far; use other targets"
+            )
         parent, _, name = path.rpartition(".")
         twin.get_submodule(parent)._modules[name] = TWINS[type(module)](module, own)
         twins[path] = next(iter(own.values())).block

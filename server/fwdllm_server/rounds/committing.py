@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
+from copy import copy
 
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_server.rounds.collecting import by_block
@@ -24,7 +24,7 @@ def advance(context: RoundContext) -> Step:
         updates=job.algorithm.update(plans, collected),
         theta_digest=b"",
     )
-    state = deepcopy(job.state)
+    state = copy(job.state)  # until the transaction is on disk, the job's own stays at its version
     entry = state.advance(entry)
     if state.version % SNAPSHOT_EVERY == 0 or state.version == job.spec.rounds.count:
         ledger.add_snapshot(connection, job.id, state.version, context.artifacts.put(state.to_bytes()))

@@ -35,6 +35,6 @@ class Presence:
         known = frozenset(labels)
         return sorted(
             device.device_id
-            for device in self._present.values()
+            for device in list(self._present.values())  # devices are revoked in another thread
             if device.at >= now - self._window_s and device.labels <= known
         )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
+from textwrap import shorten
 from typing import Any
 
 import grpc
@@ -11,8 +12,7 @@ from sqlalchemy import Connection
 
 from fwdllm.v1 import device_pb2, ledger_pb2
 from fwdllm.v1.device_pb2_grpc import DeviceServiceServicer
-from fwdllm_common.directions import GENERATOR_VERSION
-from fwdllm_common.protocol import CHUNK_BYTES, MAX_SCALARS_PER_REPORT, PROTOCOL_MAJOR, Reason
+from fwdllm_common.protocol import CHUNK_BYTES, GENERATOR_VERSION, MAX_SCALARS_PER_REPORT, PROTOCOL_MAJOR, Reason
 from fwdllm_server.coordinator import Coordinator
 from fwdllm_server.rounds import reporting
 from fwdllm_server.rounds.presence import Present
@@ -20,11 +20,16 @@ from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
 from fwdllm_server.rpc.identity import device_id_of, enrolled
 from fwdllm_server.rpc.limits import bounded, in_range
-from fwdllm_server.store import assignments, devices, ledger, rounds
+from fwdllm_server.store import assignments, devices, jobs, ledger, rounds
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
+from fwdllm_server.store.jobs import JobState
 
 _MAX_LABELS, _MAX_LABEL = 1024, 256
+_MAX_CAPABILITIES, _MAX_CAPABILITY = 32, 64
 _MAX_EXAMPLES = 10**9
+_MAX_ID = 64
+_WORDS_SHOWN = 200
+"""Characters of labels in a refusal: an answer whose status line is too long never reaches the device."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -49,6 +54,7 @@ class DeviceService(DeviceServiceServicer):
         self, request: device_pb2.GetArtifactRequest, context: Context
     ) -> AsyncIterator[device_pb2.ArtifactChunk]:
         """A file that a running job's bundle names."""
+        bounded("sha256", request.sha256, 32, 32)
         await self._runtime.in_store(self._identify, device_id_of(context))
         sha256 = request.sha256.hex()
         if not any(sha256 in _bundle_hashes(job) for job in self._coordinator.training.values()):
@@ -64,9 +70,11 @@ class DeviceService(DeviceServiceServicer):
         self, request: device_pb2.GetWeightsRequest, context: Context
     ) -> AsyncIterator[device_pb2.WeightsChunk]:
         """The weights of the version that the job is at."""
+        bounded("job_id", request.job_id, _MAX_ID)
         await self._runtime.in_store(self._identify, device_id_of(context))
         kind, data = await self._runtime.in_store(self._weights, self._running(request.job_id), request)
-        for start in range(0, len(data), CHUNK_BYTES):
+        # A device that is up to date gets an empty ledger, not an empty stream.
+        for start in range(0, max(1, len(data)), CHUNK_BYTES):
             yield device_pb2.WeightsChunk(kind=kind, data=data[start : start + CHUNK_BYTES])
 
     async def Report(
@@ -87,40 +95,48 @@ class DeviceService(DeviceServiceServicer):
 
     def _check_in(self, device_id: str, request: device_pb2.CheckInRequest) -> device_pb2.CheckInResponse:
         now = self._runtime.clock()
+        training = dict(self._coordinator.training)  # jobs come and go in the loop's thread
         with self._runtime.database.transaction() as connection:
             enrolled(connection, device_id)
             devices.seen(connection, device_id, now, request.training_examples, request.software)
             open_ones = assignments.open_of_device(connection, device_id)
-            workable = [found for found in open_ones if found.job_id in self._coordinator.training]
+            workable = [found for found in open_ones if found.job_id in training]
             response = device_pb2.CheckInResponse(
                 next=self._window(), open_assignments=[found.id for found in open_ones]
             )
             if workable:
-                response.assignment.CopyFrom(self._fetch(connection, workable[0], now))
+                work = workable[0]
+                response.assignment.CopyFrom(self._fetch(connection, work, training[work.job_id], now))
                 return response
-        self._check_labels(request)
+        self._check_labels(request, list(training.values()))
         self._runtime.presence.seen(Present(device_id, now, frozenset(request.labels)))
-        response.message = "waiting for a round" if self._coordinator.training else "no job is running"
+        response.message = "waiting for a round" if training else "no job is running"
         return response
 
     def _report(self, device_id: str, request: device_pb2.ReportRequest) -> tuple[device_pb2.ReportResponse, str]:
+        now = self._runtime.clock()
         with self._runtime.database.transaction() as connection:
             enrolled(connection, device_id)
             assignment = _own_assignment(connection, device_id, request.assignment_id)
             job = self._coordinator.training.get(assignment.job_id)
-            assignment_s = job.spec.rounds.assignment_s if job is not None else 0.0
-            response = reporting.record(connection, assignment, request, assignment_s, self._runtime.clock())
+            # While nobody drives its job, an assignment keeps the time that it had.
+            assignment_s = job.spec.rounds.assignment_s if job is not None else max(0.0, assignment.expires_at - now)
+            response = reporting.record(connection, assignment, request, assignment_s, now)
+            record = jobs.get(connection, assignment.job_id)
         response.next.CopyFrom(self._window())
         # A job that is stopped or has ended needs no more of it.
-        response.stop = response.stop or job is None
+        response.stop = response.stop or record is None or record.state != JobState.RUNNING
         return response, assignment.job_id
 
-    def _fetch(self, connection: Connection, record: AssignmentRecord, now: float) -> device_pb2.Assignment:
-        job = self._coordinator.training[record.job_id]
+    def _fetch(
+        self, connection: Connection, record: AssignmentRecord, job: TrainingJob, now: float
+    ) -> device_pb2.Assignment:
         current = rounds.latest(connection, record.job_id)
         assert current is not None
-        assignments.set_state(connection, record.id, AssignmentState.TAKEN)
-        assignments.prolong(connection, record.id, now + job.spec.rounds.assignment_s)
+        # Fetched again after a restart it is not prolonged: a device that never reports must lose it in the end.
+        if record.state == AssignmentState.OFFERED:
+            assignments.set_state(connection, record.id, AssignmentState.TAKEN)
+            assignments.prolong(connection, record.id, now + job.spec.rounds.assignment_s)
         left_s = max(0.0, current.phase_since + job.spec.rounds.deadline_s - now)
         message = device_pb2.Assignment(
             assignment_id=record.id,
@@ -165,14 +181,13 @@ class DeviceService(DeviceServiceServicer):
             return device_pb2.CheckInWindow(min_ms=window.busy_min_ms, max_ms=window.busy_max_ms)
         return device_pb2.CheckInWindow(min_ms=window.idle_min_ms, max_ms=window.idle_max_ms)
 
-    def _check_labels(self, request: device_pb2.CheckInRequest) -> None:
+    def _check_labels(self, request: device_pb2.CheckInRequest, running: Sequence[TrainingJob]) -> None:
         """Refuse a device whose data fits no running job, so that its owner hears of it."""
-        running = self._coordinator.training.values()
         unknown = [sorted(set(request.labels) - set(job.manifest.labels)) for job in running]
         if unknown and all(unknown):
-            job = next(iter(running))
+            known = shorten(", ".join(running[0].manifest.labels), _WORDS_SHOWN, placeholder=" …")
             message = (
-                f"label {unknown[0][0]!r} is not one of job {job.name}'s ({', '.join(job.manifest.labels)}); "
+                f"label {unknown[0][0]!r} is not one of job {running[0].name}'s ({known}); "
                 "check --label-column or the data file"
             )
             raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.UNKNOWN_LABEL, message)
@@ -208,8 +223,13 @@ def _check_check_in(request: device_pb2.CheckInRequest) -> None:
     in_range("number of labels", len(request.labels), 1, _MAX_LABELS)
     for label in request.labels:
         bounded("label", label, _MAX_LABEL)
+    in_range("number of capabilities", len(request.capabilities), 0, _MAX_CAPABILITIES)
+    for capability in request.capabilities:
+        bounded("capability", capability, _MAX_CAPABILITY)
     in_range("training_examples", request.training_examples, 1, _MAX_EXAMPLES)
     bounded("software", request.software, 256, 0)
+    if not request.software.isprintable():  # operators see it in their terminals
+        raise _bad_field("software has characters that cannot be printed")
 
 
 def _bad_field(message: str) -> CallRefusedError:

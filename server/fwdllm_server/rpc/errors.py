@@ -12,25 +12,22 @@ import structlog
 
 from fwdllm_common.errors import (
     BadInputError,
-    BusyError,
     FwdllmError,
     IntegrityError,
-    JobFailedError,
     RefusedError,
-    StoppedError,
     StorageError,
 )
 from fwdllm_common.protocol import REASON_KEY, Reason
 
 _log = structlog.get_logger()
 
+_LONGEST = 2000
+"""Characters of a message: a status line beyond gRPC's limit of 8 KiB for metadata never reaches the caller."""
+
 _STATUS: tuple[tuple[type[FwdllmError], grpc.StatusCode, Reason | None], ...] = (
     (BadInputError, grpc.StatusCode.INVALID_ARGUMENT, Reason.BAD_FIELD),
     (RefusedError, grpc.StatusCode.PERMISSION_DENIED, Reason.NOT_YOURS),
     (StorageError, grpc.StatusCode.UNAVAILABLE, Reason.STORAGE),
-    (BusyError, grpc.StatusCode.UNAVAILABLE, None),
-    (StoppedError, grpc.StatusCode.FAILED_PRECONDITION, Reason.WRONG_STATE),
-    (JobFailedError, grpc.StatusCode.FAILED_PRECONDITION, Reason.WRONG_STATE),
     (IntegrityError, grpc.StatusCode.DATA_LOSS, None),
 )
 
@@ -53,7 +50,7 @@ async def answered_errors(context: grpc.aio.ServicerContext[Any, Any], method: s
         status, reason = _status_of(error)
         if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNKNOWN):
             _log.error("call failed", method=method, error=str(error))
-        await context.abort(status, str(error), ((REASON_KEY, reason),) if reason else ())
+        await context.abort(status, str(error)[:_LONGEST], ((REASON_KEY, reason),) if reason else ())
     except grpc.aio.AbortError:
         raise
     except Exception:

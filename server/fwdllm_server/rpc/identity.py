@@ -22,16 +22,8 @@ def device_id_of(context: Context) -> str:
     return _holder(context).name
 
 
-def device_of(context: Context, connection: Connection) -> Device:
-    """The calling device, which is enrolled and not revoked.
-
-    :raises CallRefusedError: UNAUTHENTICATED, with reason ``not-enrolled`` or ``revoked``.
-    """
-    return enrolled(connection, device_id_of(context))
-
-
 def enrolled(connection: Connection, device_id: str) -> Device:
-    """The device with this id, which is enrolled and not revoked: for every message of a stream after the first.
+    """The device with this id, which is enrolled and not revoked.
 
     :raises CallRefusedError: UNAUTHENTICATED, with reason ``not-enrolled`` or ``revoked``.
     """

@@ -151,8 +151,9 @@ class OperatorService(OperatorServiceServicer):
         record = self._find(id_or_name)
         if record.header is None:
             raise BadInputError(f"job {record.name} has no model yet ({record.state}); wait for its first round")
-        if record.id in self._coordinator.training:
-            return self._coordinator.training[record.id]
+        training = self._coordinator.training.get(record.id)
+        if training is not None:
+            return training
         with self._runtime.database.transaction() as connection:
             return TrainingJob.load(connection, self._runtime.artifacts, record)
 

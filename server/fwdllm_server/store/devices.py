@@ -64,7 +64,7 @@ def enrol(connection: Connection, secret: str, key_sha256: str, now: float) -> D
     """
     digest = secret_digest(secret)
     token = connection.execute(select(join_tokens).where(join_tokens.c.secret_sha256 == digest)).one_or_none()
-    again = "ask the operator for a new one ('fwdllm-server enroll')"
+    again = "ask the operator for a new one ('fwdllm-server enroll --name NAME')"
     if token is None:
         raise RefusedError(f"the join token is not known here or was replaced by a newer one; {again}")
     if token.used_by_key_sha256 not in (None, key_sha256):

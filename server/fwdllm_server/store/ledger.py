@@ -50,6 +50,12 @@ def totals(connection: Connection, job_id: str) -> tuple[int, int]:
     return int(count), int(directions)
 
 
+def directions_of(connection: Connection, job_id: str, version: int) -> int:
+    """How many scalars the entry of a version has; 0 if there is none."""
+    query = select(ledger.c.directions).where(ledger.c.job_id == job_id, ledger.c.version == version)
+    return int(connection.execute(query).scalar_one_or_none() or 0)
+
+
 def newest_digest(connection: Connection, job_id: str) -> bytes | None:
     """SHA-256 of θ at the newest committed version."""
     query = select(ledger.c.theta_digest).where(ledger.c.job_id == job_id).order_by(ledger.c.version.desc()).limit(1)

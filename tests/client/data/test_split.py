@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwdllm_client.data import split
+from fwdllm_client.data.split import split
 from fwdllm_common.errors import BadInputError
 
 
@@ -19,11 +19,11 @@ def test_every_row_is_in_one_part(count, fraction):
 
 
 def test_the_split_is_fixed_for_all_machines():
-    assert split(40)[1].tolist() == [3, 10, 18, 21]
+    assert split(40, 0.1)[1].tolist() == [3, 10, 18, 21]
 
 
 def test_more_rows_move_few_rows_across():
-    before, after = split(1000)[1], split(1010)[1]
+    before, after = split(1000, 0.1)[1], split(1010, 0.1)[1]
     assert len(np.intersect1d(before, after)) > 95
 
 

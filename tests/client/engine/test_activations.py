@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -48,3 +50,15 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="cannot write"):
         ActivationCache(tmp_path / "file" / "cache", np.ones(1, dtype=np.int64), 1, np.dtype(np.float32), 100)
+
+
+def test_a_cache_that_is_let_go_gives_back_its_file(tmp_path):
+    path = tmp_path / "file"
+    cache = ActivationCache(path, np.array([1]), 1, cache_dtype(per_token=False), 100)
+    assert str(path) in open_files()
+    del cache
+    assert str(path) not in open_files()
+
+
+def open_files() -> list[str]:
+    return [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]

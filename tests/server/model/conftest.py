@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
+from peft import PeftModel
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -38,7 +39,7 @@ from fwdllm_server.model.export import export_bundle
 from fwdllm_server.model.load import Pooling, load_base, load_tokenizer_file
 from fwdllm_server.model.peft_methods import apply_peft
 from fwdllm_server.model.peft_spec import PeftSpec
-from fwdllm_server.model.trainable import initial_theta, trainable_layout
+from fwdllm_server.model.trainable import initial_theta, saved_parameters, trainable_layout
 
 torch.set_num_threads(1)
 
@@ -149,6 +150,14 @@ def run_stages(
             assert last.ndim == (3 if stage.per_token else 2)
             values["activation"] = last
     return outputs[0], last
+
+
+def load_theta(model: PeftModel, layout: Layout, theta: Float32Vector) -> None:
+    """Write θ into the live parameters, where PEFT's own forward pass reads it."""
+    parameters = saved_parameters(model)
+    with torch.no_grad():
+        for name, value in layout.unpack(theta).items():
+            parameters[name].copy_(torch.from_numpy(value.copy()))
 
 
 def by_block(layout: Layout, theta: Float32Vector) -> dict[str, Float32Vector]:

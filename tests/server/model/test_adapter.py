@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from server.model.conftest import LABELS, Prepared, batch
+from server.model.conftest import LABELS, Prepared, batch, load_theta
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.model.adapter import write_adapter
@@ -18,7 +18,7 @@ from fwdllm_server.model.adapter_template import load_base_of, save_adapter_temp
 from fwdllm_server.model.load import load_base
 from fwdllm_server.model.peft_methods import apply_peft
 from fwdllm_server.model.peft_spec import PeftSpec
-from fwdllm_server.model.trainable import initial_theta, load_theta, trainable_layout
+from fwdllm_server.model.trainable import initial_theta, trainable_layout
 
 # PEFT 0.21 asks transformers by a name that 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

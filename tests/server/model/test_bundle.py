@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from server.model.conftest import LABELS, MAX_TOKENS, Prepared, batch, by_block, prepare, run_stages
+from server.model.conftest import LABELS, MAX_TOKENS, Prepared, batch, by_block, load_theta, prepare, run_stages
 from tokenizers import Tokenizer
 
 from fwdllm_common.errors import BadInputError
@@ -19,7 +19,7 @@ from fwdllm_server.model.export import export_bundle
 from fwdllm_server.model.load import load_base
 from fwdllm_server.model.peft_methods import apply_peft
 from fwdllm_server.model.peft_spec import PeftSpec
-from fwdllm_server.model.trainable import initial_theta, load_theta, saved_parameters
+from fwdllm_server.model.trainable import initial_theta, saved_parameters
 
 
 def torch_losses(prepared: Prepared, feeds: dict[str, np.ndarray], theta: Float32Vector) -> torch.Tensor:

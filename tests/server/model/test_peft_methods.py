@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from server.model.conftest import LABELS, MODELS, save_model
+from server.model.conftest import LABELS, MODELS, load_theta, save_model
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.model.load import load_base
 from fwdllm_server.model.peft_methods import apply_peft
 from fwdllm_server.model.peft_spec import PeftSpec
-from fwdllm_server.model.trainable import initial_theta, load_theta, trainable_layout
+from fwdllm_server.model.trainable import initial_theta, trainable_layout
 
 
 def layout_of(source: str, spec: PeftSpec, pooling: str = "model"):
@@ -78,8 +78,6 @@ def test_theta_goes_in_and_out_of_the_model(bert_source: str) -> None:
     load_theta(model, layout, theta)
     assert (initial_theta(model, layout) == theta).all()
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == layout.size
-    with pytest.raises(BadInputError, match="expected"):
-        load_theta(model, layout, theta[1:])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from fwdllm.v1.device_pb2 import (
     WeightsChunk,
 )
 from fwdllm.v1.device_pb2_grpc import DeviceServiceServicer, DeviceServiceStub, add_DeviceServiceServicer_to_server
-from fwdllm_common.errors import BadInputError, FwdllmError, IntegrityError, RefusedError, StoppedError, StorageError
+from fwdllm_common.errors import BadInputError, FwdllmError, IntegrityError, RefusedError, StorageError
 from fwdllm_common.protocol import REASON_KEY, Reason
 from fwdllm_server.rpc.errors import CallRefusedError
 
@@ -68,7 +68,6 @@ def seen(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str | None, str]
         (BadInputError("it is wrong"), grpc.StatusCode.INVALID_ARGUMENT, "bad-field"),
         (RefusedError("it is wrong"), grpc.StatusCode.PERMISSION_DENIED, "not-yours"),
         (StorageError("it is wrong"), grpc.StatusCode.UNAVAILABLE, "storage"),
-        (StoppedError("it is wrong"), grpc.StatusCode.FAILED_PRECONDITION, "wrong-state"),
         (IntegrityError("it is wrong"), grpc.StatusCode.DATA_LOSS, None),
         (FwdllmError("it is wrong"), grpc.StatusCode.UNKNOWN, None),
         (

@@ -13,7 +13,7 @@ from server.rpc.loopback import authority_of, bound, channel, device_identity, m
 from fwdllm.v1.device_pb2 import CheckInRequest, CheckInResponse
 from fwdllm.v1.device_pb2_grpc import DeviceServiceStub
 from fwdllm_common.protocol import REASON_KEY
-from fwdllm_server.rpc.identity import device_id_of, device_of
+from fwdllm_server.rpc.identity import device_id_of, enrolled
 from fwdllm_server.security.ca import CertificateAuthority, KeyAndCertificate
 from fwdllm_server.store import devices
 from fwdllm_server.store.database import Database
@@ -31,7 +31,7 @@ class Greeter:
         if self.database is None:
             return CheckInResponse(message=device_id_of(context))
         with self.database.transaction() as connection:
-            return CheckInResponse(message=device_of(context, connection).name)
+            return CheckInResponse(message=enrolled(connection, device_id_of(context)).name)
 
 
 def add_greeter(servers, database=None):

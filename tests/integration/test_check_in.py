@@ -1,0 +1,159 @@
+"""CheckIn: who is served, with what, and when to come back."""
+
+from __future__ import annotations
+
+import grpc
+import pytest
+from helpers.serving import everything, refusal, seeds_of
+
+from fwdllm.v1.device_pb2 import ProtocolVersion
+from fwdllm.v1.operator_pb2 import GetJobRequest
+from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR
+
+BAD_FIELD = (grpc.StatusCode.INVALID_ARGUMENT, "bad-field")
+
+
+@pytest.mark.parametrize("major", [0, PROTOCOL_MAJOR + 1])
+async def test_another_major_protocol_is_refused(device, major):
+    status, reason, words = await refusal(device.check_in(protocol=ProtocolVersion(major=major)))
+
+    assert (status, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "protocol-version")
+    assert f"protocol {major}.0 is not spoken here" in words
+
+
+@pytest.mark.parametrize("minor", [max(0, PROTOCOL_MINOR - 1), PROTOCOL_MINOR + 1])
+async def test_one_minor_older_or_newer_is_served(device, minor):
+    answer = await device.check_in(protocol=ProtocolVersion(major=PROTOCOL_MAJOR, minor=minor))
+
+    assert answer.message == "waiting for a round"
+
+
+@pytest.mark.parametrize("version", [0, GENERATOR_VERSION + 1])
+async def test_another_generator_of_directions_is_refused(device, version):
+    status, reason, words = await refusal(device.check_in(generator_version=version))
+
+    assert (status, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "generator-version")
+    assert f"generator {version}" in words
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"labels": []}, "number of labels is 0; 1 to 1024 are allowed"),
+        ({"labels": [str(i) for i in range(1025)]}, "number of labels is 1025; 1 to 1024 are allowed"),
+        ({"labels": [""]}, "label has 0 characters; 1 to 256 are allowed"),
+        ({"labels": ["x" * 257]}, "label has 257 characters; 1 to 256 are allowed"),
+        ({"training_examples": 0}, "training_examples is 0; 1 to 1000000000 are allowed"),
+        ({"training_examples": 10**9 + 1}, "training_examples is 1000000001; 1 to 1000000000 are allowed"),
+        ({"software": "x" * 257}, "software has 257 characters; 0 to 256 are allowed"),
+        ({"software": "fwdllm\x1b[2J"}, "software has characters that cannot be printed"),
+        ({"capabilities": ["x"] * 33}, "number of capabilities is 33; 0 to 32 are allowed"),
+        ({"capabilities": ["x" * 65]}, "capability has 65 characters; 1 to 64 are allowed"),
+    ],
+)
+async def test_fields_out_of_bounds_are_refused(device, changes, words):
+    assert await refusal(device.check_in(**changes)) == (*BAD_FIELD, words)
+
+
+async def test_a_label_outside_every_running_job_is_named(device):
+    status, reason, words = await refusal(device.check_in(labels=["arts", "poetry"]))
+
+    assert (status, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "unknown-label")
+    assert words == (
+        "label 'poetry' is not one of job tiny's (arts, law, sport); check --label-column or the data file"
+    )
+
+
+async def test_the_names_of_many_long_labels_fit_into_a_refusal(server, device):
+    """gRPC drops an answer whose status line is too long, and the device would try again for ever."""
+    job = next(iter(server.coordinator.training.values()))
+    object.__setattr__(job.manifest, "labels", tuple(f"{i} {'é' * 200}" for i in range(1024)))
+    status, reason, _ = await refusal(device.check_in(labels=["ü" * 256]))
+
+    assert (status, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "unknown-label")
+
+
+async def test_without_a_running_job_any_label_is_welcome(server, device):
+    await server.operator.StopJob(GetJobRequest(job="tiny"))
+    answer = await device.check_in(labels=["poetry"])
+
+    assert answer.message == "no job is running"
+
+
+async def test_the_window_is_the_busy_one_while_a_job_runs_and_the_idle_one_else(start, monkeypatch):
+    for key, value in {"BUSY_MIN": 7, "BUSY_MAX": 9, "IDLE_MIN": 70, "IDLE_MAX": 90}.items():
+        monkeypatch.setenv(f"FWDLLM_CHECK_IN__{key}_MS", str(value))
+    server = await start()
+    device = await server.device("device-1")
+    busy = (await device.check_in()).next
+    await server.operator.StopJob(GetJobRequest(job="tiny"))
+    idle = (await device.check_in()).next
+
+    assert [(window.min_ms, window.max_ms) for window in (busy, idle)] == [(7, 9), (70, 90)]
+
+
+async def test_every_answer_says_when_to_come_back(device):
+    waiting = await device.check_in()
+    work = await device.assignment()
+    working = await device.check_in()
+    reported = await device.report(work.assignment_id, [0.5])
+
+    assert working.HasField("assignment")
+    for answer in (waiting, working, reported):
+        assert 0 < answer.next.min_ms <= answer.next.max_ms
+
+
+async def test_an_assignment_names_the_run_its_weights_and_its_directions(server, device):
+    work = await device.assignment()
+    (job,) = server.coordinator.training.values()
+
+    assert (work.job_id, work.job_name, work.round, work.version) == (job.id, "tiny", 1, 0)
+    assert work.header.SerializeToString(deterministic=True) == job.header.to_bytes()
+    assert (work.theta_digest, work.manifest_sha256.hex()) == (job.state.digest, job.manifest_sha256)
+    assert {task.block: sum(span.count for span in task.seeds) for task in work.directions} == {"head": 12, "peft": 8}
+    assert len(set(seeds_of(work))) == 20
+
+
+async def test_a_device_that_restarts_gets_the_same_assignment_again(server, device):
+    first = await device.assignment()
+    again = await (await server.device("device-1")).assignment()
+
+    assert again == first
+
+
+async def test_open_assignments_are_those_of_the_device(device, other):
+    work = await device.assignment()
+
+    assert (await device.check_in()).open_assignments == [work.assignment_id]
+    assert (await other.check_in()).open_assignments == []
+
+
+async def test_the_deadline_comes_closer_as_time_passes(server, device, clock):
+    await device.assignment()
+    await server.until(lambda job: job.round.phase == "collecting")
+    clock.now += 30.25
+    assert (await device.assignment()).deadline_ms == 69_750
+
+    clock.now += 60
+    assert (await device.assignment()).deadline_ms == 9_750
+
+
+async def test_the_operator_sees_what_a_device_says_of_itself(server, device, clock):
+    from fwdllm.v1.operator_pb2 import ListDevicesRequest
+
+    await device.check_in(training_examples=77, software="fwdllm/9")
+    found = {d.device_id: d for d in (await server.operator.ListDevices(ListDevicesRequest())).devices}[device.id]
+
+    assert (found.training_examples, found.software, found.last_seen_unix_s) == (77, "fwdllm/9", int(clock.now))
+
+
+async def test_an_operators_certificate_is_refused_on_the_device_port(server):
+    from fwdllm.v1.device_pb2 import GetArtifactRequest
+    from fwdllm.v1.device_pb2_grpc import DeviceServiceStub
+
+    opened = await server.channel(
+        server.device_address, server.home.operator_key.read_bytes(), server.home.operator_certificate.read_bytes()
+    )
+    status, reason, _ = await refusal(everything(DeviceServiceStub(opened).GetArtifact(GetArtifactRequest())))
+
+    assert (status, reason) == (grpc.StatusCode.PERMISSION_DENIED, "not-yours")

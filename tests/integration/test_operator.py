@@ -1,0 +1,297 @@
+"""OperatorService: jobs, devices and join tokens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+from collections.abc import Iterable
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from helpers.serving import Serving, everything, refusal, work_until_done
+from helpers.tiny_job import job_toml
+from integration.conftest import SECTIONS
+from safetensors.numpy import load_file
+
+from fwdllm.v1.operator_pb2 import (
+    JOB_STATE_DONE,
+    JOB_STATE_FAILED,
+    JOB_STATE_RUNNING,
+    JOB_STATE_STOPPED,
+    AdapterChunk,
+    CreateJoinTokenRequest,
+    GetJobRequest,
+    ListDevicesRequest,
+    ListJobsRequest,
+    RevokeDeviceRequest,
+    SubmitJobRequest,
+)
+from fwdllm.v1.operator_pb2_grpc import OperatorServiceStub
+from fwdllm_common.join_token import JoinToken
+from fwdllm_server.store import jobs
+
+RUN = GetJobRequest(job="tiny")
+BAD_FIELD = (grpc.StatusCode.INVALID_ARGUMENT, "bad-field")
+NOT_FOUND = (grpc.StatusCode.NOT_FOUND, "not-found")
+
+
+def submit(server: Serving, folder: Path, **changes: object):
+    sections = {name: {**SECTIONS.get(name, {}), **keys} for name, keys in {**SECTIONS, **changes}.items()}
+    return server.operator.SubmitJob(SubmitJobRequest(spec_toml=job_toml(sections), base_folder=str(folder)))
+
+
+# submitting
+
+
+async def test_a_misspelt_key_is_named_with_the_right_one(server, workplace):
+    status, reason, words = await refusal(submit(server, workplace, rounds={"min_device": 2}))
+
+    assert (status, reason) == BAD_FIELD
+    assert words == 'job file: [rounds] min_device is no known key; did you mean "min_devices"?'
+
+
+async def test_a_held_out_file_that_is_missing_is_named(server, workplace):
+    status, reason, words = await refusal(submit(server, workplace, held_out={"file": "held-out.csv"}))
+
+    assert (status, reason) == BAD_FIELD
+    assert words.startswith(f"{workplace / 'held-out.csv'}: cannot read the data")
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ("text,label\na song,arts\na poem,poetry\n", "label 'poetry' is not in [model] labels; add it there"),
+        ("text,label\n", "no rows"),
+        ("", "the file is empty"),
+        ("words,label\na song,arts\n", "no column 'text'"),
+    ],
+)
+async def test_a_held_out_file_that_does_not_fit_is_refused(server, tmp_path, rows, words):
+    (tmp_path / "rows.csv").write_text(rows)
+    status, reason, details = await refusal(submit(server, tmp_path, held_out={"file": "rows.csv"}))
+
+    assert (status, reason) == BAD_FIELD
+    assert words in details
+
+
+async def test_a_relative_base_folder_is_refused(server):
+    assert await refusal(submit(server, Path("here"))) == (*BAD_FIELD, "base_folder 'here' is not absolute")
+
+
+async def test_a_refused_job_leaves_nothing_behind(server, workplace):
+    await refusal(submit(server, workplace, rounds={"count": 0}))
+
+    assert [job.name for job in (await server.operator.ListJobs(ListJobsRequest())).jobs] == ["tiny"]
+
+
+async def test_a_job_whose_preparation_fails_says_why_and_the_server_goes_on(server, device, workplace):
+    submitted = await submit(server, workplace, job={"name": "hopeless"}, model={"max_tokens": 1000})
+    assert (await device.assignment()).job_name == "tiny"
+    job = await server.until_state(JOB_STATE_FAILED, submitted.job_id)
+
+    assert job.message == "the model cannot read 1000 tokens; lower max_tokens"
+    assert (await server.job()).state == JOB_STATE_RUNNING
+    assert (await work_until_done(server, device)).state == JOB_STATE_DONE
+
+
+async def test_a_stop_does_not_wait_for_the_export(server, device, workplace):
+    submitted = await submit(server, workplace, job={"name": "second"})
+    await server.until(lambda _: bool(multiprocessing.active_children()))
+    stopping = asyncio.ensure_future(stop(server, submitted.job_id))
+    await device.check_in()
+    job = await stopping
+
+    assert job.state == JOB_STATE_STOPPED
+    assert not multiprocessing.active_children()
+    assert not (server.home.jobs / job.job_id / "bundle" / "manifest.json").exists()
+
+
+async def stop(server, job):
+    return await server.operator.StopJob(GetJobRequest(job=job))
+
+
+# looking
+
+
+async def test_a_job_is_found_by_its_id_and_by_its_name(server):
+    by_name = await server.job("tiny")
+
+    assert (await server.job(by_name.job_id)).job_id == by_name.job_id
+    assert (by_name.name, by_name.state, by_name.rounds_wanted) == ("tiny", JOB_STATE_RUNNING, 2)
+    assert (by_name.initial_evaluation.rows, by_name.head_init) == (30, "zeros")
+
+
+@pytest.mark.parametrize("name", ["", "nothing"])
+async def test_an_unknown_job_is_not_found(server, name):
+    words = f"no job {name!r}; 'fwdllm-server job list' shows them"
+    request = GetJobRequest(job=name)
+    service = server.operator
+    for call in (service.GetJob(request), service.StopJob(request), service.ResumeJob(request)):
+        assert await refusal(call) == (*NOT_FOUND, words)
+    for stream in (service.WatchJob(request), service.ExportAdapter(request)):
+        assert await refusal(everything(stream)) == (*NOT_FOUND, words)
+
+
+async def test_jobs_are_listed_newest_first(server, clock):
+    add_unprepared(server, "newer", clock.now + 1)
+
+    assert [job.name for job in (await server.operator.ListJobs(ListJobsRequest())).jobs] == ["newer", "tiny"]
+
+
+async def test_the_weights_of_version_0_have_their_digest_too(server, device):
+    work = await device.assignment()
+    job = await server.job()
+
+    assert (job.version, job.theta_digest) == (0, work.theta_digest)
+
+
+async def test_a_watch_begins_with_the_job_as_it_is_and_ends_with_the_job(server, device):
+    watching = asyncio.ensure_future(everything(server.operator.WatchJob(RUN, timeout=30)))
+    await work_until_done(server, device)
+    seen = await watching
+
+    assert seen[-1].state == JOB_STATE_DONE
+    assert [job.state for job in seen[:-1]] == [JOB_STATE_RUNNING] * (len(seen) - 1)
+    assert [job.version for job in seen] == sorted(job.version for job in seen)
+    assert (seen[-1].version, seen[-1].round.phase) == (2, "committed")
+
+
+async def test_a_watch_of_a_job_that_has_ended_is_one_message(server):
+    await server.operator.StopJob(RUN)
+
+    assert [job.state for job in await everything(server.operator.WatchJob(RUN))] == [JOB_STATE_STOPPED]
+
+
+# stopping and resuming
+
+
+async def test_a_finished_job_can_be_neither_stopped_nor_resumed(server, device):
+    await work_until_done(server, device)
+
+    assert await refusal(server.operator.StopJob(RUN)) == (
+        *BAD_FIELD,
+        "job tiny is done; only a running job can be stopped",
+    )
+    assert await refusal(server.operator.ResumeJob(RUN)) == (
+        *BAD_FIELD,
+        "job tiny is done; only a stopped or failed job can be resumed",
+    )
+
+
+async def test_a_running_job_cannot_be_resumed(server):
+    assert await refusal(server.operator.ResumeJob(RUN)) == (
+        *BAD_FIELD,
+        "job tiny is running; only a stopped or failed job can be resumed",
+    )
+
+
+async def test_a_stopped_job_hands_out_no_work(server, device):
+    await device.assignment()
+    await server.operator.StopJob(RUN)
+    answer = await device.check_in()
+
+    assert (answer.HasField("assignment"), answer.message) == (False, "no job is running")
+
+
+# exporting
+
+
+def files_of(chunks: Iterable[AdapterChunk]) -> dict[str, bytes]:
+    files: dict[str, bytes] = {}
+    for chunk in chunks:
+        files[chunk.file_name] = files.get(chunk.file_name, b"") + chunk.data
+    return files
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+async def test_an_export_is_an_adapter_with_the_trained_weights(server, device, tmp_path, stopped):
+    await device.finish(await device.assignment())
+    await server.until(lambda job: job.version == 1)
+    (training,) = server.coordinator.training.values()
+    if stopped:
+        await server.operator.StopJob(RUN)
+    files = files_of(await everything(server.operator.ExportAdapter(RUN)))
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+
+    assert {"adapter_config.json", "adapter_model.safetensors", "base.json"} <= files.keys()
+    assert json.loads(files["base.json"])["labels"] == ["arts", "law", "sport"]
+    for name, value in training.manifest.layout.unpack(training.state.theta).items():
+        np.testing.assert_array_equal(tensors[name], value)
+
+
+def add_unprepared(server: Serving, name: str, now: float) -> None:
+    with server.runtime.database.transaction() as connection:
+        jobs.add(connection, name, name, job_toml(SECTIONS), "/", 2, now)
+
+
+async def test_before_there_is_a_model_there_is_nothing_to_export(server, clock):
+    add_unprepared(server, "new", clock.now)
+    words = "job new has no model yet (preparing); wait for its first round"
+
+    assert await refusal(everything(server.operator.ExportAdapter(GetJobRequest(job="new")))) == (*BAD_FIELD, words)
+
+
+# devices
+
+
+async def test_a_join_token_for_a_name_that_is_taken_is_refused(server):
+    status, reason, words = await refusal(server.operator.CreateJoinToken(CreateJoinTokenRequest(name="device-1")))
+
+    assert (status, reason) == BAD_FIELD
+    assert words.startswith('a device named "device-1" is enrolled already; choose another name')
+
+
+@pytest.mark.parametrize(
+    ("name", "lifetime_s", "words"),
+    [
+        ("", 0, "name '' is no name; use 1 to 64 of a-z A-Z 0-9 . _ -"),
+        ("my phone", 0, "name 'my phone' is no name; use 1 to 64 of a-z A-Z 0-9 . _ -"),
+        ("phone", 2_592_001, "lifetime_s is 2592001; 1 to 2592000 are allowed"),
+    ],
+)
+async def test_a_join_token_out_of_bounds_is_refused(server, name, lifetime_s, words):
+    request = CreateJoinTokenRequest(name=name, lifetime_s=lifetime_s)
+
+    assert await refusal(server.operator.CreateJoinToken(request)) == (*BAD_FIELD, words)
+
+
+async def test_a_join_token_names_the_server_and_lasts_a_day(server, clock):
+    answer = await server.operator.CreateJoinToken(CreateJoinTokenRequest(name="device-9"))
+    token = JoinToken.decode(answer.join_token)
+
+    assert token.ca_sha256 == server.authority.fingerprint
+    assert answer.expires_unix_s == int(clock.now + 86_400)
+
+
+async def test_an_unknown_device_cannot_be_revoked(server):
+    call = server.operator.RevokeDevice(RevokeDeviceRequest(device="nobody"))
+
+    assert await refusal(call) == (*NOT_FOUND, "no device 'nobody'; 'fwdllm-server devices list' shows them")
+
+
+async def test_a_revoked_device_leaves_its_name_to_another(server):
+    revoked = await server.operator.RevokeDevice(RevokeDeviceRequest(device="device-1"))
+    await server.operator.CreateJoinToken(CreateJoinTokenRequest(name="device-1"))
+    listed = (await server.operator.ListDevices(ListDevicesRequest())).devices
+
+    assert revoked.revoked
+    assert {device.name: device.revoked for device in listed} == {
+        "device-1": True,
+        "device-2": False,
+        "device-3": False,
+        "device-4": False,
+    }
+
+
+async def test_a_devices_certificate_is_refused_on_the_operator_port(server):
+    identity = server.client_home("device-1").load_identity()
+    opened = await server.channel(server.operator_address, identity.key, identity.certificate)
+    status, reason, words = await refusal(OperatorServiceStub(opened).ListJobs(ListJobsRequest()))
+
+    assert (status, reason) == (grpc.StatusCode.PERMISSION_DENIED, "not-yours")
+    assert 'this port is for the role "fwdllm operator"' in words
