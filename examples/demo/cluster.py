@@ -44,7 +44,9 @@ class Cluster:
     def __enter__(self) -> Cluster:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # An impatient second Ctrl-C must not leave processes behind.
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
         for process in self._processes:
             process.send_signal(signal.SIGTERM)
         for process in self._processes:
@@ -52,6 +54,8 @@ class Cluster:
                 process.wait(_STOP_S)
             except subprocess.TimeoutExpired:
                 process.kill()
+        if kind is None:
+            signal.signal(signal.SIGINT, before)
 
     def start_server(self) -> None:
         """``fwdllm-server init`` if need be, and ``serve``; returns when it answers."""
