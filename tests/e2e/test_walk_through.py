@@ -24,18 +24,33 @@ from fwdllm_common.replay import ModelState
 from fwdllm_server.model.adapter_template import load_base_of
 
 REPOSITORY = Path(__file__).parents[2]
-FORBIDDEN = ("torch", "transformers", "peft", "onnx", "pydantic", "sqlalchemy", "cryptography")
+HUB = ("huggingface_hub", "hf-xet", "httpx2", "httpcore2", "anyio", "fsspec", "tqdm", "pyyaml", "filelock", "click")
+FORBIDDEN = (
+    "huggingface_hub",
+    "pyyaml",
+    "torch",
+    "transformers",
+    "peft",
+    "onnx",
+    "pydantic",
+    "sqlalchemy",
+    "cryptography",
+)
 
 
 @pytest.fixture(scope="session")
 def client_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Programs of an environment that holds the ``client`` extra and nothing else."""
+    """Programs of an environment that holds the ``client`` extra and nothing else.
+
+    tokenizers declares a hub client that it needs only to download; phones get tokenizers without it, and so do we.
+    """
     folder = tmp_path_factory.mktemp("client-environment")
     venv.create(folder, with_pip=True)
     programs = folder / "bin"
     constraints = REPOSITORY / "constraints.txt"
     install = [programs / "python", "-m", "pip", "install", "--quiet", "--constraint", constraints]
     subprocess.run([*install, f"{REPOSITORY}[client]"], check=True, timeout=240)
+    subprocess.run([programs / "python", "-m", "pip", "uninstall", "--quiet", "--yes", *HUB], check=True, timeout=60)
     return programs
 
 
