@@ -86,7 +86,7 @@ class AssignmentWork:
         :raises StopRequested: the agent is to stop; what it computed is in the journal.
         """
         deadline = self._clock() + assignment.deadline_ms / 1000
-        header = RunHeader.from_bytes(assignment.header.SerializeToString())
+        header = RunHeader.from_message(assignment.header)
         bundle = self._artifacts.bundle(assignment.manifest_sha256)
         theta = self._weights.at(assignment, header, bundle.manifest.layout).theta
         engine = self._engine_for(bundle)

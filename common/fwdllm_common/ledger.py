@@ -37,8 +37,8 @@ class RunHeader:
     optimizer: OptimizerSettings
     generator_version: int = GENERATOR_VERSION
 
-    def to_bytes(self) -> bytes:
-        """The header as protobuf ``fwdllm.v1.RunHeader``."""
+    def to_message(self) -> ledger_pb2.RunHeader:
+        """The header as protobuf."""
         return ledger_pb2.RunHeader(
             run_key=self.run_key,
             generator_version=self.generator_version,
@@ -50,18 +50,14 @@ class RunHeader:
                 beta2=self.optimizer.beta2,
                 epsilon=self.optimizer.epsilon,
             ),
-        ).SerializeToString(deterministic=True)
+        )
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> RunHeader:
-        """The inverse of :meth:`to_bytes`.
+    def from_message(cls, message: ledger_pb2.RunHeader) -> RunHeader:
+        """The inverse of :meth:`to_message`.
 
-        :raises BadInputError: not a header, or made for another generator.
+        :raises BadInputError: made for another generator, or with an optimiser that is not known here.
         """
-        try:
-            message = ledger_pb2.RunHeader.FromString(data)
-        except DecodeError as error:
-            raise BadInputError(f"run header: {error}") from error
         if message.generator_version != GENERATOR_VERSION:
             raise BadInputError(
                 f"this run draws its directions with generator {message.generator_version}, "
@@ -80,6 +76,21 @@ class RunHeader:
                 epsilon=message.optimizer.epsilon,
             ),
         )
+
+    def to_bytes(self) -> bytes:
+        """The header as stored: protobuf ``fwdllm.v1.RunHeader``."""
+        return self.to_message().SerializeToString(deterministic=True)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> RunHeader:
+        """The inverse of :meth:`to_bytes`.
+
+        :raises BadInputError: not a header, or one that :meth:`from_message` refuses.
+        """
+        try:
+            return cls.from_message(ledger_pb2.RunHeader.FromString(data))
+        except DecodeError as error:
+            raise BadInputError(f"run header: {error}") from error
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import time
-import tomllib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from cluster import Cluster
 from rich.console import Console
 
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, Job, ListJobsRequest, SubmitJobRequest
+from fwdllm_common.manifest import Manifest
 from fwdllm_server.cli.calls import operator_service
 from fwdllm_server.cli.progress import JobProgress
 
@@ -134,9 +134,8 @@ def _report(
 ) -> Report:
     import reference  # PyTorch, which nothing before needed
 
-    spec = tomllib.loads((_HERE / "job.toml").read_text())
-    max_tokens = spec["model"]["max_tokens"]
     bundle = folder / "server" / "jobs" / job.job_id / "bundle"
+    max_tokens = Manifest.from_bytes((bundle / "manifest.json").read_bytes()).max_tokens
     largest = max(range(DEVICES), key=lambda device: len(shards[device]))
     alone = subprocess.run(
         [sys.executable, _HERE / "inference.py", bundle, folder / f"device-{largest + 1}.csv"],

@@ -138,11 +138,12 @@ class DeviceService(DeviceServiceServicer):
             assignments.set_state(connection, record.id, AssignmentState.TAKEN)
             assignments.prolong(connection, record.id, now + job.spec.rounds.assignment_s)
         left_s = max(0.0, current.phase_since + job.spec.rounds.deadline_s - now)
-        message = device_pb2.Assignment(
+        return device_pb2.Assignment(
             assignment_id=record.id,
             job_id=job.id,
             job_name=job.name,
             round=record.round,
+            header=job.header.to_message(),
             manifest_sha256=bytes.fromhex(job.manifest_sha256),
             version=job.state.version,
             theta_digest=job.state.digest,
@@ -150,8 +151,6 @@ class DeviceService(DeviceServiceServicer):
             directions=record.tasks,
             evaluate=record.evaluate,
         )
-        message.header.ParseFromString(job.header.to_bytes())
-        return message
 
     def _weights(
         self, job: TrainingJob, request: device_pb2.GetWeightsRequest
