@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from fwdllm.v1 import device_pb2
 from fwdllm_client.artifacts import ArtifactCache, Bundle
 from fwdllm_client.effort import Meter
-from fwdllm_client.engine import DirectionTask
+from fwdllm_client.engine import ClassSum, DirectionTask
+from fwdllm_client.feature_sums import FeatureSums
 from fwdllm_client.journal import Entry, Journal
 from fwdllm_client.reporter import Reporter
 from fwdllm_client.retry import Stop, StopRequested
 from fwdllm_client.weights import Weights
-from fwdllm_common.errors import BadInputError
-from fwdllm_common.fixed_point import MAX_DIRECTIONS
+from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
@@ -40,12 +40,15 @@ class Compute(Protocol):
         """Passes of one example through the whole model so far; a part of the model counts as its share."""
 
     def derivatives(
-        self, theta: Float32Vector, run_key: int, task: DirectionTask
+        self, theta: Float32Vector, directions: Directions, task: DirectionTask
     ) -> Iterator[tuple[int, NDArray[np.float64]]]:
         """The directional derivatives of the task's seeds in order, in chunks with the index of their first."""
 
     def evaluate(self, theta: Float32Vector) -> tuple[int, int]:
         """How many of the local validation rows the model gets right, and how many there are."""
+
+    def class_sums(self, theta: Float32Vector) -> Sequence[ClassSum]:
+        """For each class of the local training rows the sum of what the head reads."""
 
 
 class AssignmentWork:
@@ -55,6 +58,7 @@ class AssignmentWork:
     :param new_reporter: makes a reporter for one assignment.
     :param stop: ends the work after the scalars that are being computed.
     :param clock: seconds, monotonic.
+    :param feature_sums: sends per-class sums of features; None where the device's owner does not allow them.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class AssignmentWork:
         new_reporter: Callable[[], Reporter],
         stop: Stop,
         clock: Callable[[], float] = time.monotonic,
+        feature_sums: FeatureSums | None = None,
     ) -> None:
         self._artifacts = artifacts
         self._weights = weights
@@ -74,6 +79,7 @@ class AssignmentWork:
         self._new_reporter = new_reporter
         self._stop = stop
         self._clock = clock
+        self._feature_sums = feature_sums
         self._bundle = ""
         self._engine: Compute | None = None
 
@@ -85,6 +91,8 @@ class AssignmentWork:
         :raises WorkGoneError: the coordinator does not know the assignment any more.
         :raises StopRequested: the agent is to stop; what it computed is in the journal.
         """
+        if assignment.feature_sums:
+            return self._send_feature_sums(assignment)
         deadline = self._clock() + assignment.deadline_ms / 1000
         header = RunHeader.from_message(assignment.header)
         bundle = self._artifacts.bundle(assignment.manifest_sha256)
@@ -106,6 +114,22 @@ class AssignmentWork:
             stopped=reporter.is_stopped(assignment.assignment_id),
         )
         return reporter.window
+
+    def _send_feature_sums(self, assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
+        if self._feature_sums is None:
+            _log.warning(
+                "the coordinator asks for sums of features, which the owner of this device has not allowed; "
+                "nothing was computed and nothing was sent",
+                job=assignment.job_name,
+            )
+            return None
+        bundle = self._artifacts.bundle(assignment.manifest_sha256)
+        file = self._artifacts.fetch(assignment.theta_digest.hex(), 4 * bundle.manifest.layout.size)
+        theta = np.fromfile(file, dtype="<f4").astype(np.float32)
+        engine = self._engine_for(bundle)
+        meter = Meter(self._clock, lambda: engine.example_passes)
+        sums = engine.class_sums(theta)
+        return self._feature_sums.send(assignment, bundle.manifest.labels, sums, *meter.take())
 
     def _engine_for(self, bundle: Bundle) -> Compute:
         if self._engine is None or self._bundle != bundle.sha256:
@@ -132,7 +156,7 @@ class AssignmentWork:
         if assignment.evaluate and done is None:
             scalars.evaluation = engine.evaluate(theta)
         for task in _rest(_tasks(assignment), done or 0):
-            for _, values in engine.derivatives(theta, header.run_key, task):
+            for _, values in engine.derivatives(theta, header.directions, task):
                 scalars.add(values)
                 yield from scalars.full_groups()
                 if self._stop.is_set() or reporter.is_stopped(assignment.assignment_id) or self._clock() >= deadline:
@@ -179,15 +203,7 @@ class _Scalars:
 
 
 def _tasks(assignment: device_pb2.Assignment) -> Iterator[DirectionTask]:
-    for message in assignment.directions:
-        if sum(seeds.count for seeds in message.seeds) > MAX_DIRECTIONS or message.batch_size < 1:
-            raise BadInputError(
-                f"job {assignment.job_name!r}: the coordinator asks for more than {MAX_DIRECTIONS} directions at once "
-                "or for an empty batch; update fwdllm"
-            )
-        ranges = [np.arange(seeds.count, dtype=np.uint64) + np.uint64(seeds.first) for seeds in message.seeds]
-        if ranges:
-            yield DirectionTask(message.block, np.concatenate(ranges), message.epsilon, message.batch_size)
+    return (DirectionTask.from_message(message) for message in assignment.directions if message.seeds)
 
 
 def _rest(tasks: Iterator[DirectionTask], done: int) -> Iterator[DirectionTask]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from fwdllm_client.artifacts import Bundle
 from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.data.split import split
-from fwdllm_client.engine import DirectionTask, Engine
+from fwdllm_client.engine import ClassSum, DirectionTask, Engine
+from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Float32Vector
 
 MAX_CACHE_BYTES = 1 << 30
@@ -45,12 +46,16 @@ class LocalCompute:
         return self._engine.example_passes
 
     def derivatives(
-        self, theta: Float32Vector, run_key: int, task: DirectionTask
+        self, theta: Float32Vector, directions: Directions, task: DirectionTask
     ) -> Iterator[tuple[int, NDArray[np.float64]]]:
         """See :class:`fwdllm_client.assignment.Compute`."""
-        return self._engine.derivatives(theta, run_key, task, self._training)
+        return self._engine.derivatives(theta, directions, task, self._training)
 
     def evaluate(self, theta: Float32Vector) -> tuple[int, int]:
         """See :class:`fwdllm_client.assignment.Compute`."""
         result = self._engine.evaluate(theta, self._validation)
         return result.correct, result.total
+
+    def class_sums(self, theta: Float32Vector) -> Sequence[ClassSum]:
+        """See :class:`fwdllm_client.assignment.Compute`."""
+        return self._engine.class_sums(theta, self._training)

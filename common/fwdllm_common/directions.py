@@ -1,73 +1,124 @@
-"""Directions: which ±1 a seed means at which coordinate of θ (generator version 1).
+"""Directions: which vector a seed means (generator version 1).
 
-Coordinate ``i`` of the direction of ``seed`` is +1 if bit ``i mod 64`` of word ``i div 64`` is set, else −1, where the
-words are the output of Philox4x64-10 (Salmon et al., SC'11) with the 128-bit key ``(run_key, seed)`` and the counters
-1, 2, 3, …, four words each. Integers only: the same bits on every machine, and any slice can be made alone.
+The words of a direction are the output of Philox4x64-10 (Salmon et al., SC'11) with the 128-bit key ``(run_key, seed)``
+and the counters 1, 2, 3, …, four words each. Coordinate ``i`` is
+
+* ``rademacher``: +1 if bit ``i mod 64`` of word ``i div 64`` is set, else −1;
+* ``gaussian``: (the number of bits set in word ``i``, minus 32) / 4, a binomial of variance 1 that is normal enough
+  (kurtosis 2.97) and, unlike a library's normals, exact. For comparison with the paper.
+
+Integers only: the same bits on every machine, and any slice can be made alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+Distribution: TypeAlias = Literal["rademacher", "gaussian"]
+
 _WORD_BITS = 64
 _WORDS_PER_COUNTER = 4
+_UNITS: dict[Distribution, int] = {"rademacher": 1, "gaussian": 4}
+_KURTOSES: dict[Distribution, float] = {"rademacher": 1.0, "gaussian": 3 - 2 / _WORD_BITS}
+
+
+@dataclass(frozen=True)
+class Directions:
+    """The directions of one run: ``run_key`` and the seeds below are unsigned 64-bit integers."""
+
+    run_key: int
+    distribution: Distribution = "rademacher"
+
+    @property
+    def unit(self) -> int:
+        """Coordinates are whole multiples of 1 / ``unit``."""
+        return _UNITS[self.distribution]
+
+    @property
+    def kurtosis(self) -> float:
+        """E v⁴ of a coordinate, whose variance is 1."""
+        return _KURTOSES[self.distribution]
+
+    def integers(self, seed: int, start: int, stop: int) -> NDArray[np.int8]:
+        """Coordinates ``[start, stop)`` of a direction in multiples of 1 / ``unit``, int8 ``[stop - start]``."""
+        if self.distribution == "rademacher":
+            bits = direction_bits(self.run_key, seed, start, stop).view(np.int8)
+            return bits * np.int8(2) - np.int8(1)
+        return _bits_set(_words(self.run_key, seed, start, stop)).view(np.int8) - np.int8(_WORD_BITS // 2)
+
+    def vector(self, seed: int, start: int, stop: int) -> NDArray[np.float32]:
+        """Coordinates ``[start, stop)`` of a direction v, float32 ``[stop - start]``; E‖v‖² is its length.
+
+        Rademacher directions have exactly that norm.
+        """
+        return self.integers(seed, start, stop).astype(np.float32) / np.float32(self.unit)
+
+    def perturb(
+        self, theta: NDArray[np.float32], seeds: NDArray[np.uint64], start: int, epsilon: float
+    ) -> NDArray[np.float32]:
+        """θ + εv for each seed: float32 ``[len(seeds), len(theta)]``.
+
+        ``theta`` is the slice of the trainable vector that begins at coordinate ``start``.
+        """
+        copies = np.empty((len(seeds), len(theta)), dtype=np.float32)
+        for row, seed in zip(copies, seeds, strict=True):
+            np.multiply(self.vector(int(seed), start, start + len(theta)), np.float32(epsilon), out=row)
+            row += theta
+        return copies
+
+    def weighted_sum(
+        self, seeds: NDArray[np.uint64], coefficients: NDArray[np.int64], start: int, stop: int
+    ) -> NDArray[np.int64]:
+        """Σ_k c_k v_k over coordinates ``[start, stop)`` in multiples of 1 / ``unit``, int64.
+
+        Integer addition has no order: any split of the directions into batches or threads gives the same bits.
+        The caller keeps the sum below 2⁶²; see :mod:`fwdllm_common.fixed_point`.
+        """
+        total = np.zeros(stop - start, dtype=np.int64)
+        if self.distribution == "gaussian":
+            for seed, coefficient in zip(seeds, coefficients, strict=True):
+                # int64 before the product: numpy 1.26 would choose the type by the coefficient's value and overflow.
+                total += coefficient * self.integers(int(seed), start, stop).astype(np.int64)
+            return total
+        # Σ c_k (2 b_k − 1) = 2 Σ c_k b_k − Σ c_k, so each direction is one masked addition.
+        for bits, coefficient in zip(self._masks(seeds, start, stop), coefficients, strict=True):
+            np.add(total, coefficient, out=total, where=bits)
+        total *= 2
+        total -= coefficients.sum(dtype=np.int64)
+        return total
+
+    def _masks(self, seeds: NDArray[np.uint64], start: int, stop: int) -> Iterator[NDArray[np.bool_]]:
+        for seed in seeds:
+            yield direction_bits(self.run_key, int(seed), start, stop).view(np.bool_)
 
 
 def direction_bits(run_key: int, seed: int, start: int, stop: int) -> NDArray[np.uint8]:
-    """Coordinates ``[start, stop)`` of a direction as bits, uint8 ``[stop - start]``: 1 for +1, 0 for −1.
+    """Coordinates ``[start, stop)`` of a Rademacher direction as bits, uint8 ``[stop - start]``: 1 for +1, 0 for −1."""
+    first = start // _WORD_BITS
+    words = _words(run_key, seed, first, -(-stop // _WORD_BITS))
+    bits = np.unpackbits(words.view(np.uint8), bitorder="little")
+    return bits[start - first * _WORD_BITS : stop - first * _WORD_BITS]
 
-    ``run_key`` and ``seed`` are unsigned 64-bit integers.
-    """
-    counter = start // (_WORD_BITS * _WORDS_PER_COUNTER)
-    first = counter * _WORD_BITS * _WORDS_PER_COUNTER
-    words = -(-(stop - first) // _WORD_BITS)
+
+def _words(run_key: int, seed: int, start: int, stop: int) -> NDArray[np.uint64]:
+    """Words ``[start, stop)`` of a direction, little-endian."""
+    counter = start // _WORDS_PER_COUNTER
+    first = counter * _WORDS_PER_COUNTER
     # numpy increments the counter before the first block, hence "the counters 1, 2, 3, …" above.
     generator = np.random.Philox(key=np.array([run_key, seed], dtype=np.uint64), counter=counter)
-    raw = np.asarray(generator.random_raw(words), dtype="<u8")
-    bits = np.unpackbits(raw.view(np.uint8), bitorder="little")
-    return bits[start - first : stop - first]
+    return np.asarray(generator.random_raw(stop - first)[start - first :], dtype="<u8")
 
 
-def direction(run_key: int, seed: int, start: int, stop: int) -> NDArray[np.float32]:
-    """Coordinates ``[start, stop)`` of a direction v, float32 ``[stop - start]``, each +1 or −1; ‖v‖² is its length."""
-    bits = direction_bits(run_key, seed, start, stop).astype(np.float32)
-    return bits * np.float32(2) - np.float32(1)
-
-
-def perturb(
-    theta: NDArray[np.float32], run_key: int, seeds: NDArray[np.uint64], start: int, epsilon: float
-) -> NDArray[np.float32]:
-    """θ + εv for each seed: float32 ``[len(seeds), len(theta)]``.
-
-    ``theta`` is the slice of the trainable vector that begins at coordinate ``start``.
-    """
-    copies = np.empty((len(seeds), len(theta)), dtype=np.float32)
-    for row, seed in zip(copies, seeds, strict=True):
-        np.multiply(direction(run_key, int(seed), start, start + len(theta)), np.float32(epsilon), out=row)
-        row += theta
-    return copies
-
-
-def weighted_sum(
-    run_key: int, seeds: NDArray[np.uint64], coefficients: NDArray[np.int64], start: int, stop: int
-) -> NDArray[np.int64]:
-    """Σ_k c_k v_k over coordinates ``[start, stop)``, int64.
-
-    Integer addition has no order: any split of the directions into batches or threads gives the same bits.
-    The caller keeps Σ|c_k| below 2⁶²; see :mod:`fwdllm_common.fixed_point`.
-    """
-    # Σ c_k (2 b_k − 1) = 2 Σ c_k b_k − Σ c_k, so each direction is one masked addition.
-    total = np.zeros(stop - start, dtype=np.int64)
-    for bits, coefficient in zip(_bits(run_key, seeds, start, stop), coefficients, strict=True):
-        np.add(total, coefficient, out=total, where=bits)
-    total *= 2
-    total -= coefficients.sum(dtype=np.int64)
-    return total
-
-
-def _bits(run_key: int, seeds: NDArray[np.uint64], start: int, stop: int) -> Iterator[NDArray[np.bool_]]:
-    for seed in seeds:
-        yield direction_bits(run_key, int(seed), start, stop).view(np.bool_)
+def _bits_set(words: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """How many bits of each word are set, uint8; numpy has this only from 2.0 on."""
+    one, two, four = (np.uint64(mask) for mask in (0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F))
+    pairs = words - ((words >> np.uint64(1)) & one)
+    nibbles = (pairs & two) + ((pairs >> np.uint64(2)) & two)
+    octets = (nibbles + (nibbles >> np.uint64(4))) & four
+    counts: NDArray[np.uint8] = octets.view(np.uint8).reshape(-1, 8).sum(axis=1, dtype=np.uint8)
+    return counts

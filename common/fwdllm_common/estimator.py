@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fwdllm_common.directions import weighted_sum
+from fwdllm_common.directions import Directions
 from fwdllm_common.fixed_point import MAX_WEIGHT, SCALE
 from fwdllm_common.layout import Block, Float32Vector
 
@@ -41,9 +41,9 @@ def coefficients(scalars: Sequence[Scalar]) -> NDArray[np.int64]:
 
 
 def forward_gradient(
-    run_key: int, seeds: NDArray[np.uint64], coefficients: NDArray[np.int64], block: Block
+    directions: Directions, seeds: NDArray[np.uint64], coefficients: NDArray[np.int64], block: Block
 ) -> Float32Vector:
     """ĝ over one block, float32 ``[block size]``; the same bits whatever the order or batching of the directions."""
-    total = weighted_sum(run_key, seeds, coefficients, block.start, block.stop)
+    total = directions.weighted_sum(seeds, coefficients, block.start, block.stop)
     # Division by K·2²⁴ in float64 and one rounding to float32: each an exact IEEE operation.
-    return (total.astype(np.float64) / np.float64(len(seeds) * SCALE)).astype(np.float32)
+    return (total.astype(np.float64) / np.float64(len(seeds) * SCALE * directions.unit)).astype(np.float32)

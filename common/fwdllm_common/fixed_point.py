@@ -11,6 +11,8 @@ MAX_MAGNITUDE = 1 << 16
 the sum stays below 2⁶²."""
 MAX_WEIGHT = 1 << 6
 MAX_DIRECTIONS = 1 << 16
+MAX_GAUSSIAN_DIRECTIONS = 1 << 11
+"""A coordinate of a Gaussian direction is up to 32 units: fewer of them keep the sum below 2⁶²."""
 
 
 class UnusableScalarError(ValueError):

@@ -100,6 +100,28 @@ class Layout:
             raise BadInputError(f"unknown block {name!r}; this model has {', '.join(self.blocks)}")
         return self.blocks[name]
 
+    def tensors_of(self, block: str) -> list[slice]:
+        """Where the tensors of a block lie in θ, in their order."""
+        return [
+            slice(start, start + tensor.size)
+            for tensor, start in zip(self.tensors, self.offsets, strict=True)
+            if tensor.block == block
+        ]
+
+    def part(self, block: str, tensor: str) -> Block:
+        """One tensor of a block as a slice of θ that carries the block's name; the whole block if ``tensor`` is empty.
+
+        :raises BadInputError: there is no such block, or no such tensor in it.
+        """
+        whole = self.block(block)
+        if not tensor:
+            return whole
+        names = [spec.name for spec in self.tensors if spec.block == block]
+        if tensor not in names:
+            raise BadInputError(f"block {block!r} has no tensor {tensor!r}; it has {', '.join(names)}")
+        found = self.tensors_of(block)[names.index(tensor)]
+        return Block(block, found.start, found.stop)
+
     def pack(self, tensors: Mapping[str, NDArray[np.float32]]) -> Float32Vector:
         """θ, float32 ``[d]``, from the named tensors.
 

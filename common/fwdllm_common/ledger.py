@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from fwdllm.v1 import ledger_pb2
+from fwdllm_common.directions import Directions, Distribution
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.optimizers import OptimizerKind, OptimizerSettings
@@ -23,15 +24,22 @@ _KINDS: dict[ledger_pb2.OptimizerKind, OptimizerKind] = {
     ledger_pb2.OPTIMIZER_KIND_SGD: "sgd",
     ledger_pb2.OPTIMIZER_KIND_MOMENTUM: "momentum",
     ledger_pb2.OPTIMIZER_KIND_ADAM: "adam",
+    ledger_pb2.OPTIMIZER_KIND_NORMALIZED: "normalized",
+    ledger_pb2.OPTIMIZER_KIND_TRUST_RATIO: "trust-ratio",
 }
 _CODES = {kind: code for code, kind in _KINDS.items()}
+_DISTRIBUTIONS: dict[ledger_pb2.Distribution, Distribution] = {
+    ledger_pb2.DISTRIBUTION_RADEMACHER: "rademacher",
+    ledger_pb2.DISTRIBUTION_GAUSSIAN: "gaussian",
+}
+_DISTRIBUTION_CODES = {distribution: code for code, distribution in _DISTRIBUTIONS.items()}
 
 
 @dataclass(frozen=True)
 class RunHeader:
-    """What stays the same through a run: the key of its directions, the layout and θ₀ by hash, the optimiser."""
+    """What stays the same through a run: its directions, the layout and θ₀ by hash, the optimiser."""
 
-    run_key: int
+    directions: Directions
     layout_digest: bytes
     initial_theta_digest: bytes
     optimizer: OptimizerSettings
@@ -40,7 +48,8 @@ class RunHeader:
     def to_message(self) -> ledger_pb2.RunHeader:
         """The header as protobuf."""
         return ledger_pb2.RunHeader(
-            run_key=self.run_key,
+            run_key=self.directions.run_key,
+            distribution=_DISTRIBUTION_CODES[self.directions.distribution],
             generator_version=self.generator_version,
             layout_digest=self.layout_digest,
             initial_theta_digest=self.initial_theta_digest,
@@ -56,7 +65,7 @@ class RunHeader:
     def from_message(cls, message: ledger_pb2.RunHeader) -> RunHeader:
         """The inverse of :meth:`to_message`.
 
-        :raises BadInputError: made for another generator, or with an optimiser that is not known here.
+        :raises BadInputError: made for another generator, or with an optimiser or a distribution unknown here.
         """
         if message.generator_version != GENERATOR_VERSION:
             raise BadInputError(
@@ -65,8 +74,10 @@ class RunHeader:
             )
         if message.optimizer.kind not in _KINDS:
             raise BadInputError("run header: unknown optimiser; update fwdllm")
+        if message.distribution not in _DISTRIBUTIONS:
+            raise BadInputError("run header: unknown distribution of directions; update fwdllm")
         return cls(
-            run_key=message.run_key,
+            directions=Directions(message.run_key, _DISTRIBUTIONS[message.distribution]),
             layout_digest=message.layout_digest,
             initial_theta_digest=message.initial_theta_digest,
             optimizer=OptimizerSettings(

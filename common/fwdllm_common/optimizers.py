@@ -15,16 +15,19 @@ import numpy as np
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Float32Vector
 
-OptimizerKind: TypeAlias = Literal["sgd", "momentum", "adam"]
+OptimizerKind: TypeAlias = Literal["sgd", "momentum", "adam", "normalized", "trust-ratio"]
 
+TRUST_FLOOR = np.float32(0.01)
+"""The root mean square below which a block's weights count as this: a block that starts at zero could not leave it."""
 _ONE = np.float32(1)
+_MOMENTS: dict[OptimizerKind, int] = {"sgd": 0, "momentum": 1, "adam": 2, "normalized": 1, "trust-ratio": 1}
 
 
 @dataclass(frozen=True)
 class OptimizerSettings:
     """What the whole run uses; the learning rate comes with each step.
 
-    ``beta1`` is the momentum (or Adam's first) decay, ``beta2`` Adam's second, ``epsilon`` Adam's denominator offset;
+    ``beta1`` is the momentum (Adam's first) decay, ``beta2`` Adam's second, ``epsilon`` Adam's denominator offset;
     all are rounded to float32.
 
     :raises BadInputError: a decay is not within [0, 1) or ``epsilon`` not above 0, once rounded.
@@ -63,7 +66,7 @@ class OptimizerState:
     @classmethod
     def zeros(cls, settings: OptimizerSettings, size: int) -> OptimizerState:
         """The state before the first step."""
-        moments = {"sgd": 0, "momentum": 1, "adam": 2}[settings.kind]
+        moments = _MOMENTS[settings.kind]
         return cls(
             np.zeros(size if moments > 0 else 0, dtype=np.float32),
             np.zeros(size if moments > 1 else 0, dtype=np.float32),
@@ -80,7 +83,8 @@ def step(
     """Step ``theta`` (one block, changed in place together with ``state``) against ``gradient``.
 
     SGD: θ ← θ − ηg. Momentum (heavy ball): m ← β₁m + g, θ ← θ − ηm. Adam (Kingma & Ba 2015, algorithm 1) with bias
-    correction, its powers of β kept as running products.
+    correction, its powers of β kept as running products. Normalized: m ← β₁m + (1 − β₁)g, θ ← θ − ηm/RMS(m), a step
+    of root mean square η whatever the gradient's. Trust ratio (You et al. 2017): the same, η times RMS(θ).
     """
     if settings.kind == "sgd":
         theta -= learning_rate * gradient
@@ -88,8 +92,16 @@ def step(
         state.first *= np.float32(settings.beta1)
         state.first += gradient
         theta -= learning_rate * state.first
-    else:
+    elif settings.kind == "adam":
         _adam(settings, state, theta, gradient, learning_rate)
+    else:
+        state.first *= np.float32(settings.beta1)
+        state.first += (_ONE - np.float32(settings.beta1)) * gradient
+        length = _root_mean_square(state.first)
+        if length > 0:
+            if settings.kind == "trust-ratio":
+                learning_rate = learning_rate * max(_root_mean_square(theta), TRUST_FLOOR)
+            theta -= learning_rate * (state.first / length)
 
 
 def _adam(
@@ -109,3 +121,10 @@ def _adam(
     mean = state.first / (_ONE - state.decay1)
     spread = np.sqrt(state.second / (_ONE - state.decay2))
     theta -= learning_rate * (mean / (spread + np.float32(settings.epsilon)))
+
+
+def _root_mean_square(vector: Float32Vector) -> np.float32:
+    # A square of a float32 is exact in float64, and fsum rounds once: the sum has no order either.
+    squares = vector.astype(np.float64)
+    squares *= squares
+    return np.float32(math.sqrt(math.fsum(squares.tolist()) / len(vector)))

@@ -14,6 +14,11 @@ MAX_MESSAGE_BYTES = 4 << 20
 CHUNK_BYTES = 1 << 20
 MAX_SCALARS_PER_REPORT = 4096
 
+FEATURE_SUMS = "feature-sums"
+"""Capability of a device whose owner allows per-class sums of features (DESIGN §2, invariant 1)."""
+MIN_CLASS_ROWS = 8
+"""Fewest rows that such a sum may be of: devices leave out smaller classes, coordinators refuse them."""
+
 REASON_KEY = "fwdllm-reason"
 """Trailing metadata that carries the :class:`Reason` of a refusal."""
 

@@ -27,7 +27,7 @@ from fwdllm_client.retry import Retry
 from fwdllm_client.session import Session
 from fwdllm_client.transport import GrpcCoordinator
 from fwdllm_client.weights import Weights
-from fwdllm_common.directions import perturb
+from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Layout, TensorSpec
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry, RunHeader
 from fwdllm_common.manifest import BundleFile, Manifest, Stage
@@ -37,6 +37,7 @@ from fwdllm_common.replay import ModelState, theta_digest
 
 RUN_KEY = 7
 PEM = serialization.Encoding.PEM
+WINDOW = device_pb2.CheckInWindow(min_ms=11, max_ms=11)
 
 
 class Authority:
@@ -95,11 +96,13 @@ class ScriptedCoordinator(device_pb2_grpc.DeviceServiceServicer, device_pb2_grpc
         self.port = 0
         self.files = {}
         self.check_ins, self.artifact_requests, self.weights_requests, self.reports = [], [], [], []
+        self.feature_sums = []
         self.tokens = {}  # secret -> public key that used it
         self.on_check_in = lambda request: device_pb2.CheckInResponse()
         self.on_artifact = self.artifact
         self.on_weights = lambda request: iter(())
         self.on_report = self.acknowledgement
+        self.on_feature_sums = lambda request: device_pb2.FeatureSumsResponse(accepted=len(request.sums), next=WINDOW)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -148,7 +151,7 @@ class ScriptedCoordinator(device_pb2_grpc.DeviceServiceServicer, device_pb2_grpc
             assignment_id=request.assignment_id,
             first_index=request.first_index,
             accepted=len(request.derivatives),
-            next=device_pb2.CheckInWindow(min_ms=11, max_ms=11),
+            next=WINDOW,
         )
 
     async def Enroll(self, request, context):  # noqa: N802
@@ -199,6 +202,13 @@ class ScriptedCoordinator(device_pb2_grpc.DeviceServiceServicer, device_pb2_grpc
         except Refuse as refuse:
             await self._refuse(context, refuse)
 
+    async def ReportFeatureSums(self, request, context):  # noqa: N802
+        self.feature_sums.append(request)
+        try:
+            return self.on_feature_sums(request)
+        except Refuse as refuse:
+            await self._refuse(context, refuse)
+
     async def _refuse(self, context, refuse):
         await context.abort(refuse.code, refuse.details, trailing_metadata=tuple(refuse.trailing))
 
@@ -221,7 +231,10 @@ class Job:
         self.manifest_sha256 = coordinator.add_file(self.manifest.to_bytes()).digest()
         theta = np.linspace(-1, 1, self.layout.size, dtype=np.float32)
         self.header = RunHeader(
-            RUN_KEY, self.layout.digest, theta_digest(theta), OptimizerSettings("adam", epsilon=float(np.float32(1e-8)))
+            Directions(RUN_KEY),
+            self.layout.digest,
+            theta_digest(theta),
+            OptimizerSettings("adam", epsilon=float(np.float32(1e-8))),
         )
         self.header = RunHeader.from_bytes(self.header.to_bytes())
         self.state = ModelState.initial(self.header, self.layout, theta)
@@ -284,22 +297,24 @@ class Job:
 
 
 class QuadraticCompute:
-    """The loss ‖θ‖²/2, two directions at a time; remembers which seeds it has computed."""
+    """The loss ‖θ‖²/2, two directions at a time, one-sided; remembers its tasks and which seeds it has computed."""
 
     def __init__(self, layout):
         self.layout = layout
         self.example_passes = 0.0
         self.computed = []
+        self.tasks = []
         self.evaluations = 0
         self.before_chunk = lambda: None
 
-    def derivatives(self, theta, run_key, task):
+    def derivatives(self, theta, directions, task):
+        self.tasks.append(task)
         block = self.layout.block(task.block)
         part = theta[block.slice].astype(np.float64)
         for first in range(task.done, len(task.seeds), 2):
             self.before_chunk()
             seeds = task.seeds[first : first + 2]
-            copies = perturb(theta[block.slice], run_key, seeds, block.start, task.epsilon).astype(np.float64)
+            copies = directions.perturb(theta[block.slice], seeds, block.start, task.epsilon).astype(np.float64)
             self.computed += seeds.tolist()
             self.example_passes += len(seeds) * task.batch_size
             yield first, ((copies**2).sum(axis=1) - (part**2).sum()) / 2 / task.epsilon

@@ -4,6 +4,7 @@ import os
 import signal
 from collections import Counter
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from fwdllm.v1 import device_pb2
 from fwdllm_client.journal import Journal
 from fwdllm_client.retry import BASE_S
 from fwdllm_client.session import INTEGRITY_PAUSE_MS
-from fwdllm_common.directions import perturb
+from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError, IntegrityError, RefusedError, StorageError
 
 SEEDS = [1, 2, 3, 4, 5, 6, 50, 51, 52, 53]
@@ -40,7 +41,8 @@ def expected(job):
     for seeds, name in ((SEEDS[:6], "body"), (SEEDS[6:], "head")):
         block = job.layout.block(name)
         part = job.state.theta[block.slice]
-        copies = perturb(part, job.header.run_key, np.array(seeds, dtype=np.uint64), block.start, np.float32(1e-3))
+        seeds = np.array(seeds, dtype=np.uint64)
+        copies = job.header.directions.perturb(part, seeds, block.start, np.float32(1e-3))
         losses = (copies.astype(np.float64) ** 2).sum(axis=1) / 2
         values += ((losses - (part.astype(np.float64) ** 2).sum() / 2) / np.float64(np.float32(1e-3))).tolist()
     return np.array(values)
@@ -61,6 +63,43 @@ def test_every_scalar_arrives_in_order_and_is_right(device, coordinator, job, ne
     assert coordinator.check_ins[0].labels == ["no", "yes"]
     assert device.unacknowledged() == []
     assert stop.waits == [0.011]  # the window of the last answer, not of the check-in
+
+
+def test_a_task_is_measured_as_the_coordinator_asks(device, coordinator, job, new_stop):
+    """Seeds in several ranges, as sampling leaves them; the central difference in one task and not in the other."""
+    asked = [
+        device_pb2.DirectionTask(
+            block=block,
+            seeds=[device_pb2.SeedRange(first=first, count=2) for first in (5, 2**40)],
+            epsilon=1e-3,
+            batch_size=4,
+            central=central,
+        )
+        for block, central in (("body", True), ("head", False))
+    ]
+    hand_out(coordinator, job.answer(job.assignment(directions=asked)))
+    device.run(new_stop(last=1))
+    assert [(task.block, task.central) for task in device.compute.tasks] == [("body", True), ("head", False)]
+    assert device.compute.computed == 2 * [5, 6, 2**40, 2**40 + 1]
+
+
+def test_the_header_says_how_directions_are_distributed(device, coordinator, job, new_stop):
+    rademacher = expected(job)
+    job.header = job.state.header = replace(
+        job.header, directions=Directions(job.header.directions.run_key, "gaussian")
+    )
+    hand_out(coordinator, job.answer(job.assignment()))
+    device.run(new_stop(last=1))
+    np.testing.assert_allclose(scalars(coordinator), expected(job), rtol=1e-3, atol=1e-4)
+    assert not np.allclose(scalars(coordinator), rademacher, rtol=0.1)
+
+
+def test_a_distribution_that_the_device_does_not_know_is_refused(device, coordinator, job, new_stop):
+    assignment = job.assignment()
+    assignment.header.distribution = 99
+    hand_out(coordinator, job.answer(assignment))
+    with pytest.raises(BadInputError, match="unknown distribution of directions; update fwdllm"):
+        device.run(new_stop())
 
 
 def test_idle_devices_come_back_in_the_window(device, coordinator, new_stop):
@@ -392,7 +431,7 @@ def test_an_absurd_assignment_is_refused(device, coordinator, job, new_stop):
 
 
 def test_scalars_that_are_not_finite_are_sent_as_they_are(device, coordinator, job, new_stop):
-    device.compute.derivatives = lambda theta, run_key, task: iter([(0, np.array([np.nan, 1e300]))])
+    device.compute.derivatives = lambda theta, directions, task: iter([(0, np.array([np.nan, 1e300]))])
     hand_out(coordinator, job.answer(job.assignment()))
     device.run(new_stop(last=1))
     values = [value for report in coordinator.reports for value in report.derivatives]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import get_args
 
 import numpy as np
 from hypothesis import strategies as st
 
+from fwdllm_common.directions import Directions, Distribution
 from fwdllm_common.layout import Float32Vector, Layout, TensorSpec
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry, RunHeader
 from fwdllm_common.optimizers import OptimizerKind, OptimizerSettings
@@ -16,7 +18,8 @@ RUN_KEY = 0xF00D_FACE_0123_4567
 LAYOUT = Layout(
     (TensorSpec("lora_A", (16, 20), "peft"), TensorSpec("lora_B", (7,), "peft"), TensorSpec("bias", (6,), "head"))
 )
-KINDS: tuple[OptimizerKind, ...] = ("sgd", "momentum", "adam")
+KINDS: tuple[OptimizerKind, ...] = get_args(OptimizerKind)
+DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
 
 uint64 = st.integers(0, 2**64 - 1)
 seeds = st.one_of(uint64, st.integers(2**64 - 8, 2**64 - 1), st.integers(0, 8))
@@ -28,9 +31,12 @@ def initial_theta(layout: Layout = LAYOUT) -> Float32Vector:
     return (np.arange(layout.size, dtype=np.float32) - np.float32(100)) / np.float32(64)
 
 
-def initial_state(kind: OptimizerKind, layout: Layout = LAYOUT) -> ModelState:
+def initial_state(
+    kind: OptimizerKind, layout: Layout = LAYOUT, distribution: Distribution = "rademacher"
+) -> ModelState:
     theta = initial_theta(layout)
-    header = RunHeader(RUN_KEY, layout.digest, theta_digest(theta), OptimizerSettings(kind))
+    directions = Directions(RUN_KEY, distribution)
+    header = RunHeader(directions, layout.digest, theta_digest(theta), OptimizerSettings(kind))
     return ModelState.initial(header, layout, theta)
 
 
@@ -53,9 +59,9 @@ def round_of(version: int, directions: int = 5) -> LedgerEntry:
     return LedgerEntry(version, (update("peft", drawn), update("head", drawn, 0.05)), b"")
 
 
-def golden_digest(kind: OptimizerKind, rounds: int) -> str:
+def golden_digest(kind: OptimizerKind, rounds: int, distribution: Distribution = "rademacher") -> str:
     """θ's hash after ``rounds`` rounds of the made-up run."""
-    state = initial_state(kind)
+    state = initial_state(kind, distribution=distribution)
     for version in range(1, rounds + 1):
         state.advance(round_of(version))
     return state.digest.hex()

@@ -1,14 +1,18 @@
+from math import comb
+
 import common.reference as reference
 import numpy as np
 import pytest
-from common.runs import seeds, uint64
+from common.runs import DISTRIBUTIONS, seeds, uint64
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwdllm_common.directions import direction, direction_bits, perturb, weighted_sum
+from fwdllm_common.directions import Directions, direction_bits
 
 starts = st.integers(0, 1500)
 lengths = st.integers(0, 600)
+distributions = st.sampled_from(DISTRIBUTIONS)
+UNITS = {"rademacher": 1, "gaussian": 4}
 
 
 def test_the_reference_is_philox4x64_10():
@@ -24,50 +28,95 @@ def test_the_reference_is_philox4x64_10():
         assert reference.philox4x64(counter, key_words) == [int(word, 16) for word in words.split()]
 
 
+# what a seed means
+
+
 @given(run_key=uint64, seed=seeds, start=starts, length=lengths)
 def test_bits_are_those_of_the_specification(run_key, seed, start, length):
     expected = reference.direction_bits(run_key, seed, start, start + length)
     assert direction_bits(run_key, seed, start, start + length).tolist() == expected
 
 
-def test_a_slice_far_into_theta_is_that_of_the_specification():
+@given(distribution=distributions, run_key=uint64, seed=seeds, start=starts, length=lengths)
+def test_coordinates_are_those_of_the_specification(distribution, run_key, seed, start, length):
+    expected = reference.integers(distribution, run_key, seed, start, start + length)
+    subject = Directions(run_key, distribution)
+    assert subject.integers(seed, start, start + length).tolist() == expected
+    assert (subject.vector(seed, start, start + length) * UNITS[distribution]).tolist() == expected
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_a_slice_far_into_theta_is_that_of_the_specification(distribution):
     start = 2**40 + 37
-    assert direction_bits(3, 4, start, start + 300).tolist() == reference.direction_bits(3, 4, start, start + 300)
+    found = Directions(3, distribution).integers(4, start, start + 300)
+    assert found.tolist() == reference.integers(distribution, 3, 4, start, start + 300)
 
 
-@given(seed=seeds, start=starts, lengths=st.tuples(lengths, lengths))
-def test_slices_concatenate(seed, start, lengths):
-    middle, stop = start + lengths[0], start + sum(lengths)
-    parts = [direction_bits(1, seed, start, middle), direction_bits(1, seed, middle, stop)]
-    np.testing.assert_array_equal(np.concatenate(parts), direction_bits(1, seed, start, stop))
+@given(distribution=distributions, seed=seeds, start=starts, lengths=st.tuples(lengths, lengths))
+def test_slices_concatenate(distribution, seed, start, lengths):
+    subject, middle, stop = Directions(1, distribution), start + lengths[0], start + sum(lengths)
+    parts = [subject.vector(seed, start, middle), subject.vector(seed, middle, stop)]
+    np.testing.assert_array_equal(np.concatenate(parts), subject.vector(seed, start, stop))
 
 
-@given(run_key=uint64, seed=seeds, length=lengths)
-def test_squared_norm_is_the_number_of_coordinates(run_key, seed, length):
-    v = direction(run_key, seed, 0, length)
-    assert v.dtype == np.float32
-    assert v @ v == length
-
-
-@given(key=uint64, seeds=st.lists(seeds, min_size=2, max_size=2, unique=True))
-def test_each_seed_has_its_own_direction(key, seeds):
-    first, second = (direction_bits(key, seed, 0, 128).tolist() for seed in seeds)
+@given(distribution=distributions, key=uint64, seeds=st.lists(seeds, min_size=2, max_size=2, unique=True))
+def test_each_seed_has_its_own_direction(distribution, key, seeds):
+    first, second = (Directions(key, distribution).integers(seed, 0, 128).tolist() for seed in seeds)
     assert first != second
 
 
-@given(keys=st.lists(seeds, min_size=2, max_size=2, unique=True), seed=seeds)
-def test_each_run_has_its_own_directions(keys, seed):
-    first, second = (direction_bits(key, seed, 0, 128).tolist() for key in keys)
+@given(distribution=distributions, keys=st.lists(seeds, min_size=2, max_size=2, unique=True), seed=seeds)
+def test_each_run_has_its_own_directions(distribution, keys, seed):
+    first, second = (Directions(key, distribution).integers(seed, 0, 128).tolist() for key in keys)
     assert first != second
 
 
 def test_run_key_and_seed_do_not_stand_for_each_other():
-    assert direction_bits(1, 2, 0, 128).tolist() != direction_bits(2, 1, 0, 128).tolist()
+    assert Directions(1).integers(2, 0, 128).tolist() != Directions(2).integers(1, 0, 128).tolist()
 
 
-def test_signs_are_balanced_and_neighbouring_seeds_uncorrelated():
+# moments
+
+
+@given(run_key=uint64, seed=seeds, length=lengths)
+def test_squared_norm_of_a_rademacher_direction_is_the_number_of_coordinates(run_key, seed, length):
+    v = Directions(run_key).vector(seed, 0, length)
+    assert v.dtype == np.float32
+    assert v @ v == length
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_moments_are_those_of_the_distribution(distribution):
+    """Mean 0, variance 1, skewness 0 and the kurtosis, each within 4 of its standard errors."""
+    subject = Directions(9, distribution)
+    v = np.concatenate([subject.vector(seed, 0, 4096) for seed in range(256)]).astype(np.float64)
+    if distribution == "gaussian":
+        assert subject.kurtosis == 3 - 2 / 64  # of a binomial of 64 fair bits: 3 − 2/n
+        # moments of order 6 and 8 of a normal, 15 and 105, give the errors of those of order 3 and 4
+        errors = np.sqrt(np.array([1, 2, 15, 96]) / v.size)
+    else:
+        assert subject.kurtosis == 1
+        errors = np.array([1, 0, 1, 0]) / np.sqrt(v.size)
+    found = np.array([np.mean(v**power) for power in (1, 2, 3, 4)])
+    assert (np.abs(found - [0, 1, 0, subject.kurtosis]) <= 4 * errors).all()
+
+
+def test_gaussian_coordinates_are_distributed_as_64_coins():
+    """χ² over the values expected at least 5 times: its mean is the number of bins n, its deviation √(2n)."""
+    quarters = np.concatenate([Directions(5, "gaussian").integers(seed, 0, 4096) for seed in range(64)])
+    expected = np.array([comb(64, 32 + value) / 2**64 for value in range(-32, 33)]) * quarters.size
+    counts = np.bincount(quarters.astype(np.int64) + 32, minlength=65)
+    often = expected >= 5
+    bins = int(often.sum())
+    chi_squared = float(np.sum((counts[often] - expected[often]) ** 2 / expected[often]))
+    assert bins > 30
+    assert abs(chi_squared - bins) < 4 * np.sqrt(2 * bins)
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_signs_are_balanced_and_neighbouring_seeds_uncorrelated(distribution):
     d, count = 4096, 64
-    v = np.stack([direction(9, seed, 0, d) for seed in range(count)]).astype(np.float64)
+    v = np.stack([Directions(9, distribution).vector(seed, 0, d) for seed in range(count)]).astype(np.float64)
     gram = v @ v.T / np.sqrt(d)  # standard normal off the diagonal
     off = gram[~np.eye(count, dtype=bool)]
     assert abs(v.sum()) < 4 * np.sqrt(v.size)
@@ -75,43 +124,58 @@ def test_signs_are_balanced_and_neighbouring_seeds_uncorrelated():
     assert off.std() == pytest.approx(1, abs=0.1)
 
 
-def test_perturb_is_one_rounded_product_and_one_rounded_sum():
-    theta = np.linspace(-3, 3, 77, dtype=np.float32)
-    copies = perturb(theta, 5, np.array([8, 2**64 - 1], dtype=np.uint64), start=130, epsilon=1e-3)
+# perturbed copies
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("epsilon", [1e-3, -1e-3])
+def test_perturb_is_one_rounded_product_and_one_rounded_sum(distribution, epsilon):
+    theta, seeds = np.linspace(-3, 3, 77, dtype=np.float32), (8, 2**64 - 1)
+    copies = Directions(5, distribution).perturb(theta, np.array(seeds, dtype=np.uint64), start=130, epsilon=epsilon)
     assert copies.dtype == np.float32
-    for copy, seed in zip(copies, (8, 2**64 - 1), strict=True):
-        bits = reference.direction_bits(5, seed, 130, 130 + 77)
-        epsilon = reference.float32(1e-3)
-        expected = [reference.float32(x + (epsilon if bit else -epsilon)) for x, bit in zip(theta, bits, strict=True)]
-        assert copy.tolist() == expected
+    for copy, seed in zip(copies, seeds, strict=True):
+        v = [value / UNITS[distribution] for value in reference.integers(distribution, 5, seed, 130, 130 + 77)]
+        steps = [reference.float32(reference.float32(epsilon) * each) for each in v]
+        assert copy.tolist() == [reference.float32(x + step) for x, step in zip(theta, steps, strict=True)]
 
 
 def test_perturb_leaves_theta_alone():
     theta = np.ones(10, dtype=np.float32)
-    perturb(theta, 1, np.arange(3, dtype=np.uint64), start=0, epsilon=0.5)
+    Directions(1).perturb(theta, np.arange(3, dtype=np.uint64), start=0, epsilon=0.5)
     assert (theta == 1).all()
 
 
+# sums
+
+
 @given(
+    distribution=distributions,
     terms=st.lists(st.tuples(seeds, st.integers(-(2**62) // 12, 2**62 // 12)), max_size=12),
     start=starts,
     length=st.integers(0, 80),
 )
-def test_weighted_sum_is_exact(terms, start, length):
-    expected = [0] * length
-    for seed, coefficient in terms:
-        bits = reference.direction_bits(1, seed, start, start + length)
-        expected = [x + (2 * bit - 1) * coefficient for x, bit in zip(expected, bits, strict=True)]
-    total = weighted_sum(
-        1,
-        np.array([seed for seed, _ in terms], dtype=np.uint64),
-        np.array([coefficient for _, coefficient in terms], dtype=np.int64),
-        start,
-        start + length,
+def test_weighted_sum_is_exact(distribution, terms, start, length):
+    """The naive sum in Python's unbounded integers; a Gaussian coordinate is up to 32 units."""
+    drawn = [seed for seed, _ in terms]
+    coefficients = [value if distribution == "rademacher" else value // 32 for _, value in terms]
+    total = Directions(1, distribution).weighted_sum(
+        np.array(drawn, dtype=np.uint64), np.array(coefficients, dtype=np.int64), start, start + length
     )
-    assert total.tolist() == expected
+    assert total.dtype == np.int64
+    assert total.tolist() == reference.weighted_sum(distribution, 1, drawn, coefficients, start, start + length)
 
 
-def test_weighted_sum_refuses_a_seed_without_coefficient():
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@pytest.mark.parametrize("coefficient", [5, -100, 2**14, -(2**30), 2**52])
+def test_small_and_large_coefficients_are_summed_in_64_bits(distribution, coefficient):
+    """numpy 1.26 would multiply an int8 vector by 100 in int8."""
+    total = Directions(3, distribution).weighted_sum(
+        np.zeros(1, dtype=np.uint64), np.array([coefficient], dtype=np.int64), 0, 200
+    )
+    assert total.tolist() == reference.weighted_sum(distribution, 3, [0], [coefficient], 0, 200)
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_weighted_sum_refuses_a_seed_without_coefficient(distribution):
     with pytest.raises(ValueError, match="shorter"):
-        weighted_sum(1, np.arange(3, dtype=np.uint64), np.ones(2, dtype=np.int64), 0, 4)
+        Directions(1, distribution).weighted_sum(np.arange(3, dtype=np.uint64), np.ones(2, dtype=np.int64), 0, 4)

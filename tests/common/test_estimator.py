@@ -3,13 +3,21 @@ from collections import Counter
 import common.reference as reference
 import numpy as np
 import pytest
-from common.runs import directions
+from common.runs import DISTRIBUTIONS
+from common.runs import directions as drawn_directions
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwdllm_common.directions import weighted_sum
+from fwdllm_common.directions import Directions
 from fwdllm_common.estimator import Scalar, coefficients, forward_gradient
-from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_MAGNITUDE, MAX_WEIGHT, SCALE, to_fixed_point
+from fwdllm_common.fixed_point import (
+    MAX_DIRECTIONS,
+    MAX_GAUSSIAN_DIRECTIONS,
+    MAX_MAGNITUDE,
+    MAX_WEIGHT,
+    SCALE,
+    to_fixed_point,
+)
 from fwdllm_common.layout import Block
 
 devices = st.lists(st.tuples(st.integers(1, 8), st.integers(1, 50)), min_size=1, max_size=6)  # directions, examples
@@ -61,27 +69,37 @@ def test_weight_is_bounded():
 def test_largest_coefficients_of_a_round_stay_within_2_to_the_62():
     largest = to_fixed_point(MAX_MAGNITUDE) * MAX_WEIGHT
     assert largest * MAX_DIRECTIONS <= 2**62
+    assert largest * MAX_GAUSSIAN_DIRECTIONS * 32 <= 2**62
 
 
-def test_sum_is_exact_where_all_directions_agree_and_are_the_largest():
-    count = 64  # as many as it takes to add up, each standing for MAX_DIRECTIONS / count of the largest
-    each = MAX_MAGNITUDE * SCALE * MAX_WEIGHT * MAX_DIRECTIONS // count
-    total = weighted_sum(1, np.full(count, 7, dtype=np.uint64), np.full(count, each, dtype=np.int64), 0, 20)
-    assert total.tolist() == [each * count * (2 * bit - 1) for bit in reference.direction_bits(1, 7, 0, 20)]
+@pytest.mark.parametrize(
+    ("distribution", "most"), [("rademacher", MAX_DIRECTIONS), ("gaussian", MAX_GAUSSIAN_DIRECTIONS)]
+)
+def test_sum_is_exact_where_all_directions_agree_and_are_the_largest(distribution, most):
+    count = 64  # as many as it takes to add up, each standing for most / count of the largest
+    each = MAX_MAGNITUDE * SCALE * MAX_WEIGHT * most // count
+    seeds, coefficients = np.full(count, 7, dtype=np.uint64), np.full(count, each, dtype=np.int64)
+    total = Directions(1, distribution).weighted_sum(seeds, coefficients, 0, 20)
+    assert total.tolist() == [each * count * value for value in reference.integers(distribution, 1, 7, 0, 20)]
 
 
-@given(directions)
-def test_forward_gradient_is_that_of_the_specification(directions):
-    seeds, values = zip(*directions, strict=True)
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+@given(drawn=drawn_directions)
+def test_forward_gradient_is_that_of_the_specification(distribution, drawn):
+    seeds, values = zip(*drawn, strict=True)
     gradient = forward_gradient(
-        3, np.array(seeds, dtype=np.uint64), np.array(values, dtype=np.int64), Block("b", 250, 290)
+        Directions(3, distribution),
+        np.array(seeds, dtype=np.uint64),
+        np.array(values, dtype=np.int64),
+        Block("b", 250, 290),
     )
     assert gradient.dtype == np.float32
-    assert gradient.tolist() == reference.forward_gradient(3, seeds, values, 250, 290)
+    assert gradient.tolist() == reference.forward_gradient(distribution, 3, seeds, values, 250, 290)
 
 
-def test_forward_gradient_is_unbiased_on_a_quadratic():
-    """E ĝ = g, and coordinate i has variance (‖g‖² − gᵢ²)/K: ±1 directions, central differences without bias."""
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_forward_gradient_is_unbiased_on_a_quadratic(distribution):
+    """E ĝ = g, and coordinate i has variance (‖g‖² + (κ − 2)gᵢ²)/K: central differences without bias."""
     d, count, epsilon = 48, 4096, 1e-2
     rng = np.random.default_rng(20)
     root = rng.normal(size=(d, d)) / np.sqrt(d)
@@ -92,12 +110,13 @@ def test_forward_gradient_is_unbiased_on_a_quadratic():
 
     expected = root @ (root.T @ theta) - offset
     seeds = np.arange(1, count + 1, dtype=np.uint64)
-    v = np.stack([2.0 * np.array(reference.direction_bits(11, int(seed), 0, d)) - 1 for seed in seeds])
+    unit, kurtosis = {"rademacher": (1, 1), "gaussian": (4, 3 - 1 / 32)}[distribution]
+    v = np.stack([np.array(reference.integers(distribution, 11, int(seed), 0, d)) / unit for seed in seeds])
     slopes = (loss(theta + epsilon * v) - loss(theta - epsilon * v)) / (2 * epsilon)
     scalars = [Scalar(int(k), to_fixed_point(slope), "d", 1) for k, slope in zip(seeds, slopes, strict=True)]
 
-    gradient = forward_gradient(11, seeds, coefficients(scalars), Block("b", 0, d))
+    gradient = forward_gradient(Directions(11, distribution), seeds, coefficients(scalars), Block("b", 0, d))
 
-    errors = (gradient - expected) / np.sqrt((expected @ expected - expected**2) / count)
+    errors = (gradient - expected) / np.sqrt((expected @ expected + (kurtosis - 2) * expected**2) / count)
     assert np.abs(errors).max() < 4  # standard errors, over 48 coordinates
     assert np.mean(errors**2) == pytest.approx(1, abs=0.5)  # and no noise beyond that of the directions

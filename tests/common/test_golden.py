@@ -1,8 +1,9 @@
 """The bits and hashes that every machine and every later version must reproduce.
 
-``golden.json`` was written by ``golden()`` below at generator version 1. It changes only together with
-``GENERATOR_VERSION``, by hand, because devices in the field would no longer agree with the coordinator:
-``python -c "import json; from common.test_golden import golden; print(json.dumps(golden(), indent=2))"`` in ``tests``.
+``golden.json`` was written by ``golden()`` below at generator version 1. What it holds changes only together with
+``GENERATOR_VERSION``, by hand, because devices in the field would no longer agree with the coordinator; what is new may
+be added: ``python -c "import json; from common.test_golden import golden; print(json.dumps(golden(), indent=2))"`` in
+``tests``.
 """
 
 import json
@@ -12,7 +13,7 @@ import common.reference as reference
 import pytest
 from common.runs import KINDS, golden_digest
 
-from fwdllm_common.directions import direction_bits
+from fwdllm_common.directions import Directions, direction_bits
 from fwdllm_common.protocol import GENERATOR_VERSION
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
@@ -34,7 +35,12 @@ def golden():
             {"run_key": key, "seed": seed, "start": start, "stop": stop, "bits": text(key, seed, start, stop)}
             for key, seed, start, stop in SLICES
         ],
-        "theta": {kind: [golden_digest(kind, rounds) for rounds in range(1, ROUNDS + 1)] for kind in KINDS},
+        "gaussian": [
+            {"run_key": key, "seed": seed, "start": start, "stop": stop, "quarters": quarters(key, seed, start, stop)}
+            for key, seed, start, stop in SLICES
+        ],
+        "theta": {kind: digests(kind) for kind in KINDS},
+        "theta_gaussian": {kind: digests(kind, "gaussian") for kind in KINDS},
     }
 
 
@@ -42,27 +48,58 @@ def text(*arguments):
     return "".join(str(bit) for bit in direction_bits(*arguments))
 
 
+def quarters(run_key, seed, start, stop):
+    return " ".join(map(str, Directions(run_key, "gaussian").integers(seed, start, stop)))
+
+
+def digests(kind, distribution="rademacher"):
+    return [golden_digest(kind, rounds, distribution) for rounds in range(1, ROUNDS + 1)]
+
+
+def place(case):
+    return case["run_key"], case["seed"], case["start"], case["stop"]
+
+
+def name(case):
+    return f"{case['seed']}@{case['start']}"
+
+
 def test_generator_version_is_the_golden_one():
     assert GOLDEN["generator_version"] == GENERATOR_VERSION
 
 
-@pytest.mark.parametrize("case", GOLDEN["bits"], ids=lambda case: f"{case['seed']}@{case['start']}")
+@pytest.mark.parametrize("case", GOLDEN["bits"], ids=name)
 def test_directions_are_the_golden_ones(case):
-    assert text(case["run_key"], case["seed"], case["start"], case["stop"]) == case["bits"]
+    assert text(*place(case)) == case["bits"]
 
 
-@pytest.mark.parametrize("case", GOLDEN["bits"], ids=lambda case: f"{case['seed']}@{case['start']}")
+@pytest.mark.parametrize("case", GOLDEN["bits"], ids=name)
 def test_golden_directions_are_those_of_the_specification(case):
-    bits = reference.direction_bits(case["run_key"], case["seed"], case["start"], case["stop"])
-    assert "".join(map(str, bits)) == case["bits"]
+    assert "".join(map(str, reference.direction_bits(*place(case)))) == case["bits"]
+
+
+@pytest.mark.parametrize("case", GOLDEN["gaussian"], ids=name)
+def test_gaussian_directions_are_the_golden_ones(case):
+    assert quarters(*place(case)) == case["quarters"]
+
+
+@pytest.mark.parametrize("case", GOLDEN["gaussian"], ids=name)
+def test_golden_gaussian_directions_are_those_of_the_specification(case):
+    assert " ".join(map(str, reference.integers("gaussian", *place(case)))) == case["quarters"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_theta_is_the_golden_one_after_every_round(kind):
-    assert [golden_digest(kind, rounds) for rounds in range(1, ROUNDS + 1)] == GOLDEN["theta"][kind]
+    assert digests(kind) == GOLDEN["theta"][kind]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_theta_of_gaussian_directions_is_the_golden_one_after_every_round(kind):
+    assert digests(kind, "gaussian") == GOLDEN["theta_gaussian"][kind]
 
 
 def test_golden_file_has_every_case():
     assert golden().keys() == GOLDEN.keys()
-    assert [(case["run_key"], case["seed"], case["start"], case["stop"]) for case in GOLDEN["bits"]] == list(SLICES)
-    assert set(GOLDEN["theta"]) == set(KINDS)
+    for distribution in ("bits", "gaussian"):
+        assert [place(case) for case in GOLDEN[distribution]] == list(SLICES)
+    assert set(GOLDEN["theta"]) == set(GOLDEN["theta_gaussian"]) == set(KINDS)

@@ -106,6 +106,23 @@ def test_an_unknown_block_is_refused_with_the_known_ones():
         LAYOUT.block("neck")
 
 
+def test_the_tensors_of_a_block_are_slices_of_theta():
+    assert LAYOUT.tensors_of("peft") == [slice(0, 320), slice(320, 327)]
+    assert LAYOUT.tensors_of("head") == [slice(327, 333)]
+
+
+def test_a_part_of_a_block_is_one_of_its_tensors_or_the_whole():
+    assert LAYOUT.part("peft", "lora_B") == Block("peft", 320, 327)
+    assert LAYOUT.part("peft", "") == LAYOUT.block("peft")
+
+
+def test_a_tensor_that_the_block_does_not_have_is_refused_with_those_it_has():
+    with pytest.raises(BadInputError, match="block 'peft' has no tensor 'bias'; it has lora_A, lora_B"):
+        LAYOUT.part("peft", "bias")
+    with pytest.raises(BadInputError, match="unknown block 'neck'"):
+        LAYOUT.part("neck", "")
+
+
 def test_a_missing_tensor_is_named():
     with pytest.raises(BadInputError, match="'lora_B' is missing"):
         LAYOUT.pack({"lora_A": np.zeros((16, 20), dtype=np.float32)})

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
-from common.runs import KINDS, initial_state, round_of, seeds, uint64, update
+from common.runs import DISTRIBUTIONS, KINDS, initial_state, round_of, seeds, uint64, update
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fwdllm.v1 import ledger_pb2
+from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry, RunHeader
@@ -26,7 +27,7 @@ entries = st.builds(
 )
 headers = st.builds(
     RunHeader,
-    uint64,
+    st.builds(Directions, uint64, st.sampled_from(DISTRIBUTIONS)),
     st.binary(min_size=32, max_size=32),
     st.binary(min_size=32, max_size=32),
     st.builds(
@@ -61,6 +62,12 @@ def test_a_header_makes_the_round_trip(header):
     assert RunHeader.from_bytes(header.to_bytes()) == header
 
 
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_a_header_names_its_distribution_on_the_wire(distribution):
+    message = initial_state("sgd", distribution=distribution).header.to_message()
+    assert ledger_pb2.Distribution.Name(message.distribution) == f"DISTRIBUTION_{distribution.upper()}"
+
+
 def test_consecutive_seeds_cost_two_bytes_with_their_coefficients_apart():
     first = update("peft", [(2**63 + seed, 5) for seed in range(1000)])
     assert len(LedgerEntry(1, (first,), bytes(32)).to_bytes()) < 2100
@@ -78,6 +85,14 @@ def test_an_optimiser_that_this_program_does_not_know_is_refused(kind):
     header = ledger_pb2.RunHeader.FromString(initial_state("sgd").header.to_bytes())
     header.optimizer.kind = kind
     with pytest.raises(BadInputError, match="unknown optimiser"):
+        RunHeader.from_bytes(header.SerializeToString())
+
+
+@pytest.mark.parametrize("distribution", [0, 99])
+def test_a_distribution_that_this_program_does_not_know_is_refused(distribution):
+    header = ledger_pb2.RunHeader.FromString(initial_state("sgd").header.to_bytes())
+    header.distribution = distribution
+    with pytest.raises(BadInputError, match="unknown distribution of directions; update fwdllm"):
         RunHeader.from_bytes(header.SerializeToString())
 
 

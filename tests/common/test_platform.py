@@ -15,9 +15,10 @@ PROGRAM = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
 import numpy as np
-from common.runs import KINDS, golden_digest
+from common.runs import DISTRIBUTIONS, KINDS, golden_digest
 simd = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
-print(json.dumps({"simd": simd, "theta": {kind: golden_digest(kind, 4) for kind in KINDS}}))
+digests = {drawn: {kind: golden_digest(kind, 4, drawn) for kind in KINDS} for drawn in DISTRIBUTIONS}
+print(json.dumps({"simd": simd, "theta": digests}))
 """
 
 
@@ -40,4 +41,5 @@ def test_theta_is_the_golden_one_with_fewer_cpu_features(kept):
     features = dispatched_features()
     answer = replay_without(features[kept:])
     assert answer["simd"] == features[:kept]
-    assert answer["theta"] == {kind: digests[-1] for kind, digests in GOLDEN["theta"].items()}
+    for distribution, key in (("rademacher", "theta"), ("gaussian", "theta_gaussian")):
+        assert answer["theta"][distribution] == {kind: digests[-1] for kind, digests in GOLDEN[key].items()}

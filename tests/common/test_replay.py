@@ -6,12 +6,21 @@ from itertools import pairwise
 import common.reference as reference
 import numpy as np
 import pytest
-from common.runs import KINDS, LAYOUT, RUN_KEY, directions, initial_state, initial_theta, round_of, update
+from common.runs import (
+    DISTRIBUTIONS,
+    KINDS,
+    LAYOUT,
+    RUN_KEY,
+    directions,
+    initial_state,
+    initial_theta,
+    round_of,
+    update,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fwdllm.v1 import ledger_pb2
-from fwdllm_common.directions import weighted_sum
 from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.fixed_point import SCALE
 from fwdllm_common.layout import Layout, TensorSpec
@@ -20,6 +29,7 @@ from fwdllm_common.optimizers import OptimizerState, step
 from fwdllm_common.replay import ModelState, theta_digest
 
 kinds = st.sampled_from(KINDS)
+distributions = st.sampled_from(DISTRIBUTIONS)
 rounds = st.lists(directions, min_size=1, max_size=3)
 SMALL = Layout((TensorSpec("a", (5, 3), "body"), TensorSpec("b", (4,), "head")))
 
@@ -28,22 +38,23 @@ def entry_of(version, directions, layout=LAYOUT):
     return LedgerEntry(version, tuple(update(block, directions) for block in layout.blocks), b"")
 
 
-def replayed(kind, rounds):
-    state = initial_state(kind)
+def replayed(kind, rounds, distribution="rademacher"):
+    state = initial_state(kind, distribution=distribution)
     for version, drawn in enumerate(rounds, start=1):
         state.advance(entry_of(version, drawn))
     return state
 
 
-@given(kinds, rounds, st.randoms(use_true_random=False))
-def test_theta_does_not_depend_on_the_order_of_the_directions(kind, rounds, random):
+@given(kinds, distributions, rounds, st.randoms(use_true_random=False))
+def test_theta_does_not_depend_on_the_order_of_the_directions(kind, distribution, rounds, random):
     shuffled = [random.sample(drawn, len(drawn)) for drawn in rounds]
-    assert replayed(kind, shuffled).to_bytes() == replayed(kind, rounds).to_bytes()
+    assert replayed(kind, shuffled, distribution).to_bytes() == replayed(kind, rounds, distribution).to_bytes()
 
 
-@given(kinds, rounds, st.data())
-def test_theta_does_not_depend_on_the_batches_in_which_directions_are_summed(kind, rounds, data):
-    expected = replayed(kind, rounds)
+@given(kinds, distributions, rounds, st.data())
+def test_theta_does_not_depend_on_the_batches_in_which_directions_are_summed(kind, distribution, rounds, data):
+    expected = replayed(kind, rounds, distribution)
+    unit = {"rademacher": 1, "gaussian": 4}[distribution]
     header, theta = expected.header, initial_theta()
     states = {name: OptimizerState.zeros(header.optimizer, block.size) for name, block in LAYOUT.blocks.items()}
     for drawn in rounds:
@@ -51,16 +62,17 @@ def test_theta_does_not_depend_on_the_batches_in_which_directions_are_summed(kin
         for block in LAYOUT.blocks.values():
             batches = [update(block.name, drawn[a:b]) for a, b in pairwise(cuts)]
             total = sum(
-                weighted_sum(RUN_KEY, batch.seeds, batch.coefficients, block.start, block.stop) for batch in batches
+                header.directions.weighted_sum(batch.seeds, batch.coefficients, block.start, block.stop)
+                for batch in batches
             )
-            gradient = (total / np.float64(len(drawn) * SCALE)).astype(np.float32)
+            gradient = (total / np.float64(len(drawn) * SCALE * unit)).astype(np.float32)
             step(header.optimizer, states[block.name], theta[block.slice], gradient, np.float32(0.01))
     assert theta.tobytes() == expected.theta.tobytes()
 
 
-@given(kinds, rounds)
-def test_replay_is_bit_for_bit_that_of_the_specification(kind, rounds):
-    state = initial_state(kind, SMALL)
+@given(kinds, distributions, rounds)
+def test_replay_is_bit_for_bit_that_of_the_specification(kind, distribution, rounds):
+    state = initial_state(kind, SMALL, distribution)
     settings = state.header.optimizer
     theta = state.theta.tolist()
     optimizers = {
@@ -70,7 +82,8 @@ def test_replay_is_bit_for_bit_that_of_the_specification(kind, rounds):
     for version, drawn in enumerate(rounds, start=1):
         state.advance(entry_of(version, drawn, SMALL))
         for name, block in SMALL.blocks.items():
-            gradient = reference.forward_gradient(RUN_KEY, *zip(*drawn, strict=True), block.start, block.stop)
+            seeds, coefficients = zip(*drawn, strict=True)
+            gradient = reference.forward_gradient(distribution, RUN_KEY, seeds, coefficients, block.start, block.stop)
             theta[block.slice] = optimizers[name].step(theta[block.slice], gradient, reference.float32(0.01))
         assert state.theta.tolist() == theta
 

@@ -1,8 +1,9 @@
 """The method: directional derivatives of the loss by inference alone (DESIGN §4).
 
 For directions v_1 … v_K and one batch of local rows, the device returns (L(θ + εv_k) − L(θ)) / ε. The base loss L(θ) is
-computed once and shared: K directions cost K + 1 passes. Everything below the perturbed block is the same for all of
-them and comes from the cache. Several perturbed copies go through the frozen weights together.
+computed once and shared: K directions cost K + 1 passes. The paper's central difference, (L(θ + εv_k) − L(θ − εv_k))
+/ 2ε, costs 2K. Everything below the perturbed block is the same for all of them and comes from the cache. Several
+perturbed copies go through the frozen weights together.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fwdllm.v1 import device_pb2
 from fwdllm_client.data.split import RowIndices
 from fwdllm_client.engine.base_pass import BasePass, Rows
 from fwdllm_client.engine.batches import sample_rows
 from fwdllm_client.engine.runs import RunInputs, TiledBatch, copies_per_run, run_groups
 from fwdllm_client.engine.stages import Float32
-from fwdllm_common.directions import perturb
+from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError
+from fwdllm_common.fixed_point import MAX_DIRECTIONS
 
 Derivatives = NDArray[np.float64]
 
@@ -30,6 +33,7 @@ class DirectionTask:
 
     ``seeds`` uint64 ``[K]``; ``epsilon`` is the length of the step along each direction. The first ``done`` directions
     have been measured before an interruption: they are left out, and the batch is still the one they were measured on.
+    ``central`` asks for the central difference instead of the one-sided one.
 
     :raises BadInputError: no seeds, ε no float32 above 0, or an empty batch.
     """
@@ -38,7 +42,20 @@ class DirectionTask:
     seeds: NDArray[np.uint64]
     epsilon: float
     batch_size: int
+    central: bool = False
     done: int = 0
+
+    @classmethod
+    def from_message(cls, message: device_pb2.DirectionTask) -> DirectionTask:
+        """A task as it comes over the wire.
+
+        :raises BadInputError: too many directions, or as above.
+        """
+        if sum(seeds.count for seeds in message.seeds) > MAX_DIRECTIONS:
+            raise BadInputError(f"a task has more than {MAX_DIRECTIONS} directions; update fwdllm")
+        ranges = [np.arange(seeds.count, dtype=np.uint64) + np.uint64(seeds.first) for seeds in message.seeds]
+        seeds = np.concatenate([np.empty(0, dtype=np.uint64), *ranges])
+        return cls(message.block, seeds, message.epsilon, message.batch_size, message.central)
 
     def __post_init__(self) -> None:
         if len(self.seeds) == 0 or self.batch_size < 1:
@@ -49,7 +66,7 @@ class DirectionTask:
 
 
 def directional_derivatives(
-    shared: Rows, theta: Float32, run_key: int, task: DirectionTask, rows: RowIndices
+    shared: Rows, theta: Float32, directions: Directions, task: DirectionTask, rows: RowIndices
 ) -> Iterator[tuple[int, Derivatives]]:
     """The derivatives of ``task`` at ``theta`` as they come: index of the first, float64 values.
 
@@ -59,7 +76,7 @@ def directional_derivatives(
     """
     chain = shared.chain
     block, stage = chain.manifest.layout.block(task.block), chain.index_of(task.block)
-    batch = sample_rows(run_key, int(task.seeds[0]), rows, task.batch_size)
+    batch = sample_rows(directions.run_key, int(task.seeds[0]), rows, task.batch_size)
     epsilon = np.float32(task.epsilon)
     later = [chain.theta_of(index, theta) for index in range(stage + 1, chain.last + 1)]
     base_pass, groups = BasePass(shared, theta), run_groups(shared, stage, batch)
@@ -74,9 +91,13 @@ def directional_derivatives(
             total += losses.reshape(len(copies), -1).sum(axis=1, dtype=np.float64)
         return total / len(batch)
 
-    base_loss = mean_loss(chain.theta_of(stage, theta))
+    base_loss = None if task.central else mean_loss(chain.theta_of(stage, theta))
     together = copies_per_run(shared, stage, groups)
     for first in range(task.done, len(task.seeds), together):
         seeds = task.seeds[first : first + together]
-        copies = perturb(theta[block.slice], run_key, seeds, block.start, float(epsilon))
-        yield first, (mean_loss(copies) - base_loss) / np.float64(epsilon)
+        ahead = mean_loss(directions.perturb(theta[block.slice], seeds, block.start, float(epsilon)))
+        if base_loss is not None:
+            yield first, (ahead - base_loss) / np.float64(epsilon)
+        else:
+            behind = mean_loss(directions.perturb(theta[block.slice], seeds, block.start, -float(epsilon)))
+            yield first, (ahead - behind) / (2 * np.float64(epsilon))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,10 +15,12 @@ from fwdllm_client.engine.activations import ActivationCache
 from fwdllm_client.engine.base_pass import Rows
 from fwdllm_client.engine.batches import padded_lengths
 from fwdllm_client.engine.cache_folder import open_caches
+from fwdllm_client.engine.class_sums import ClassSum, class_sums
 from fwdllm_client.engine.cost import PassCost
 from fwdllm_client.engine.derivatives import Derivatives, DirectionTask, directional_derivatives
 from fwdllm_client.engine.evaluate import Evaluation, evaluate
 from fwdllm_client.engine.stages import Float32, StageChain
+from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest
 
@@ -54,16 +56,16 @@ class Engine:
         return self._cost.example_passes
 
     def derivatives(
-        self, theta: Float32, run_key: int, task: DirectionTask, rows: RowIndices
+        self, theta: Float32, directions: Directions, task: DirectionTask, rows: RowIndices
     ) -> Iterator[tuple[int, Derivatives]]:
-        """(L(θ + εv) − L(θ)) / ε for the task's directions, in chunks: index of the first, float64 values.
+        """The directional derivative for the task's directions, in chunks: index of the first, float64 values.
 
         ``theta`` float32 ``[d]``; the batch is drawn from ``rows``. Nothing is computed ahead of what is asked for, so
         the caller may stop between chunks. A model that has diverged gives values that are not finite.
 
         :raises BadInputError: θ has another length, there are no rows, or the model has no such block.
         """
-        return directional_derivatives(self._shared, self._checked(theta), run_key, task, rows)
+        return directional_derivatives(self._shared, self._checked(theta), directions, task, rows)
 
     def evaluate(self, theta: Float32, rows: RowIndices) -> Evaluation:
         """Correct predictions and mean loss over ``rows`` at ``theta``, float32 ``[d]``.
@@ -71,6 +73,13 @@ class Engine:
         :raises BadInputError: θ has another length.
         """
         return evaluate(self._shared, self._checked(theta), rows)
+
+    def class_sums(self, theta: Float32, rows: RowIndices) -> Sequence[ClassSum]:
+        """For each class among ``rows`` the sum of what the head reads at ``theta``, float32 ``[d]``.
+
+        :raises BadInputError: θ has another length, or the head reads no pooled features.
+        """
+        return class_sums(self._shared, self._checked(theta), rows)
 
     def close(self) -> None:
         """Close the cache files."""

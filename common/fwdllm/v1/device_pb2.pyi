@@ -79,7 +79,7 @@ class CheckInResponse(_message.Message):
     def __init__(self, next: _Optional[_Union[CheckInWindow, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., message: _Optional[str] = ..., open_assignments: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("assignment_id", "job_id", "job_name", "round", "header", "manifest_sha256", "version", "theta_digest", "deadline_ms", "directions", "evaluate")
+    __slots__ = ("assignment_id", "job_id", "job_name", "round", "header", "manifest_sha256", "version", "theta_digest", "deadline_ms", "directions", "evaluate", "feature_sums")
     ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -91,6 +91,7 @@ class Assignment(_message.Message):
     DEADLINE_MS_FIELD_NUMBER: _ClassVar[int]
     DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
+    FEATURE_SUMS_FIELD_NUMBER: _ClassVar[int]
     assignment_id: str
     job_id: str
     job_name: str
@@ -102,19 +103,22 @@ class Assignment(_message.Message):
     deadline_ms: int
     directions: _containers.RepeatedCompositeFieldContainer[DirectionTask]
     evaluate: bool
-    def __init__(self, assignment_id: _Optional[str] = ..., job_id: _Optional[str] = ..., job_name: _Optional[str] = ..., round: _Optional[int] = ..., header: _Optional[_Union[_ledger_pb2.RunHeader, _Mapping]] = ..., manifest_sha256: _Optional[bytes] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[DirectionTask, _Mapping]]] = ..., evaluate: _Optional[bool] = ...) -> None: ...
+    feature_sums: bool
+    def __init__(self, assignment_id: _Optional[str] = ..., job_id: _Optional[str] = ..., job_name: _Optional[str] = ..., round: _Optional[int] = ..., header: _Optional[_Union[_ledger_pb2.RunHeader, _Mapping]] = ..., manifest_sha256: _Optional[bytes] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[DirectionTask, _Mapping]]] = ..., evaluate: _Optional[bool] = ..., feature_sums: _Optional[bool] = ...) -> None: ...
 
 class DirectionTask(_message.Message):
-    __slots__ = ("block", "seeds", "epsilon", "batch_size")
+    __slots__ = ("block", "seeds", "epsilon", "batch_size", "central")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     EPSILON_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
+    CENTRAL_FIELD_NUMBER: _ClassVar[int]
     block: str
     seeds: _containers.RepeatedCompositeFieldContainer[SeedRange]
     epsilon: float
     batch_size: int
-    def __init__(self, block: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedRange, _Mapping]]] = ..., epsilon: _Optional[float] = ..., batch_size: _Optional[int] = ...) -> None: ...
+    central: bool
+    def __init__(self, block: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedRange, _Mapping]]] = ..., epsilon: _Optional[float] = ..., batch_size: _Optional[int] = ..., central: _Optional[bool] = ...) -> None: ...
 
 class SeedRange(_message.Message):
     __slots__ = ("first", "count")
@@ -225,3 +229,39 @@ class ReportResponse(_message.Message):
     stop: bool
     next: CheckInWindow
     def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., accepted: _Optional[int] = ..., repeated: _Optional[int] = ..., late: _Optional[int] = ..., unusable: _Optional[int] = ..., stop: _Optional[bool] = ..., next: _Optional[_Union[CheckInWindow, _Mapping]] = ...) -> None: ...
+
+class FeatureSumsRequest(_message.Message):
+    __slots__ = ("assignment_id", "sums", "last", "effort")
+    ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    SUMS_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    EFFORT_FIELD_NUMBER: _ClassVar[int]
+    assignment_id: str
+    sums: _containers.RepeatedCompositeFieldContainer[ClassSum]
+    last: bool
+    effort: Effort
+    def __init__(self, assignment_id: _Optional[str] = ..., sums: _Optional[_Iterable[_Union[ClassSum, _Mapping]]] = ..., last: _Optional[bool] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ...) -> None: ...
+
+class ClassSum(_message.Message):
+    __slots__ = ("label", "rows", "features")
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    FEATURES_FIELD_NUMBER: _ClassVar[int]
+    label: int
+    rows: int
+    features: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, label: _Optional[int] = ..., rows: _Optional[int] = ..., features: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class FeatureSumsResponse(_message.Message):
+    __slots__ = ("accepted", "repeated", "late", "unusable", "next")
+    ACCEPTED_FIELD_NUMBER: _ClassVar[int]
+    REPEATED_FIELD_NUMBER: _ClassVar[int]
+    LATE_FIELD_NUMBER: _ClassVar[int]
+    UNUSABLE_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    accepted: int
+    repeated: int
+    late: int
+    unusable: int
+    next: CheckInWindow
+    def __init__(self, accepted: _Optional[int] = ..., repeated: _Optional[int] = ..., late: _Optional[int] = ..., unusable: _Optional[int] = ..., next: _Optional[_Union[CheckInWindow, _Mapping]] = ...) -> None: ...

@@ -131,6 +131,11 @@ class DeviceServiceStub:
                 request_serializer=fwdllm_dot_v1_dot_device__pb2.ReportRequest.SerializeToString,
                 response_deserializer=fwdllm_dot_v1_dot_device__pb2.ReportResponse.FromString,
                 _registered_method=True)
+        self.ReportFeatureSums = channel.unary_unary(
+                '/fwdllm.v1.DeviceService/ReportFeatureSums',
+                request_serializer=fwdllm_dot_v1_dot_device__pb2.FeatureSumsRequest.SerializeToString,
+                response_deserializer=fwdllm_dot_v1_dot_device__pb2.FeatureSumsResponse.FromString,
+                _registered_method=True)
 
 
 class DeviceServiceServicer:
@@ -165,6 +170,13 @@ class DeviceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportFeatureSums(self, request, context):
+        """Per-class sums of features, answered once they are durable; only from a device whose owner allows it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeviceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -187,6 +199,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.Report,
                     request_deserializer=fwdllm_dot_v1_dot_device__pb2.ReportRequest.FromString,
                     response_serializer=fwdllm_dot_v1_dot_device__pb2.ReportResponse.SerializeToString,
+            ),
+            'ReportFeatureSums': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportFeatureSums,
+                    request_deserializer=fwdllm_dot_v1_dot_device__pb2.FeatureSumsRequest.FromString,
+                    response_serializer=fwdllm_dot_v1_dot_device__pb2.FeatureSumsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -298,6 +315,33 @@ class DeviceService:
             '/fwdllm.v1.DeviceService/Report',
             fwdllm_dot_v1_dot_device__pb2.ReportRequest.SerializeToString,
             fwdllm_dot_v1_dot_device__pb2.ReportResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportFeatureSums(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fwdllm.v1.DeviceService/ReportFeatureSums',
+            fwdllm_dot_v1_dot_device__pb2.FeatureSumsRequest.SerializeToString,
+            fwdllm_dot_v1_dot_device__pb2.FeatureSumsResponse.FromString,
             options,
             channel_credentials,
             insecure,

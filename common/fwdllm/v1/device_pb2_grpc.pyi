@@ -77,6 +77,8 @@ class DeviceServiceStub:
     """The weights at a version: the ledger since the version that the device has, or a snapshot, whichever is smaller."""
     Report: _grpc.StreamStreamMultiCallable[_device_pb2.ReportRequest, _device_pb2.ReportResponse]
     """Scalars as they are computed; each message is answered once everything in it is durable."""
+    ReportFeatureSums: _grpc.UnaryUnaryMultiCallable[_device_pb2.FeatureSumsRequest, _device_pb2.FeatureSumsResponse]
+    """Per-class sums of features, answered once they are durable; only from a device whose owner allows it."""
 
 @_typing.type_check_only
 class DeviceServiceAsyncStub(DeviceServiceStub):
@@ -91,6 +93,8 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     """The weights at a version: the ledger since the version that the device has, or a snapshot, whichever is smaller."""
     Report: _aio.StreamStreamMultiCallable[_device_pb2.ReportRequest, _device_pb2.ReportResponse]  # type: ignore[assignment]
     """Scalars as they are computed; each message is answered once everything in it is durable."""
+    ReportFeatureSums: _aio.UnaryUnaryMultiCallable[_device_pb2.FeatureSumsRequest, _device_pb2.FeatureSumsResponse]  # type: ignore[assignment]
+    """Per-class sums of features, answered once they are durable; only from a device whose owner allows it."""
 
 class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Mutual TLS: the device is who its certificate says."""
@@ -126,5 +130,13 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_device_pb2.ReportResponse], _abc.AsyncIterator[_device_pb2.ReportResponse]]:
         """Scalars as they are computed; each message is answered once everything in it is durable."""
+
+    @_abc_1.abstractmethod
+    def ReportFeatureSums(
+        self,
+        request: _device_pb2.FeatureSumsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_device_pb2.FeatureSumsResponse, _abc.Awaitable[_device_pb2.FeatureSumsResponse]]:
+        """Per-class sums of features, answered once they are durable; only from a device whose owner allows it."""
 
 def add_DeviceServiceServicer_to_server(servicer: DeviceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

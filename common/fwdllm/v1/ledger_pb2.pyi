@@ -13,10 +13,23 @@ class OptimizerKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     OPTIMIZER_KIND_SGD: _ClassVar[OptimizerKind]
     OPTIMIZER_KIND_MOMENTUM: _ClassVar[OptimizerKind]
     OPTIMIZER_KIND_ADAM: _ClassVar[OptimizerKind]
+    OPTIMIZER_KIND_NORMALIZED: _ClassVar[OptimizerKind]
+    OPTIMIZER_KIND_TRUST_RATIO: _ClassVar[OptimizerKind]
+
+class Distribution(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    DISTRIBUTION_UNSPECIFIED: _ClassVar[Distribution]
+    DISTRIBUTION_RADEMACHER: _ClassVar[Distribution]
+    DISTRIBUTION_GAUSSIAN: _ClassVar[Distribution]
 OPTIMIZER_KIND_UNSPECIFIED: OptimizerKind
 OPTIMIZER_KIND_SGD: OptimizerKind
 OPTIMIZER_KIND_MOMENTUM: OptimizerKind
 OPTIMIZER_KIND_ADAM: OptimizerKind
+OPTIMIZER_KIND_NORMALIZED: OptimizerKind
+OPTIMIZER_KIND_TRUST_RATIO: OptimizerKind
+DISTRIBUTION_UNSPECIFIED: Distribution
+DISTRIBUTION_RADEMACHER: Distribution
+DISTRIBUTION_GAUSSIAN: Distribution
 
 class Optimizer(_message.Message):
     __slots__ = ("kind", "beta1", "beta2", "epsilon")
@@ -31,18 +44,20 @@ class Optimizer(_message.Message):
     def __init__(self, kind: _Optional[_Union[OptimizerKind, str]] = ..., beta1: _Optional[float] = ..., beta2: _Optional[float] = ..., epsilon: _Optional[float] = ...) -> None: ...
 
 class RunHeader(_message.Message):
-    __slots__ = ("run_key", "generator_version", "layout_digest", "initial_theta_digest", "optimizer")
+    __slots__ = ("run_key", "generator_version", "layout_digest", "initial_theta_digest", "optimizer", "distribution")
     RUN_KEY_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_VERSION_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_DIGEST_FIELD_NUMBER: _ClassVar[int]
     INITIAL_THETA_DIGEST_FIELD_NUMBER: _ClassVar[int]
     OPTIMIZER_FIELD_NUMBER: _ClassVar[int]
+    DISTRIBUTION_FIELD_NUMBER: _ClassVar[int]
     run_key: int
     generator_version: int
     layout_digest: bytes
     initial_theta_digest: bytes
     optimizer: Optimizer
-    def __init__(self, run_key: _Optional[int] = ..., generator_version: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., initial_theta_digest: _Optional[bytes] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ...) -> None: ...
+    distribution: Distribution
+    def __init__(self, run_key: _Optional[int] = ..., generator_version: _Optional[int] = ..., layout_digest: _Optional[bytes] = ..., initial_theta_digest: _Optional[bytes] = ..., optimizer: _Optional[_Union[Optimizer, _Mapping]] = ..., distribution: _Optional[_Union[Distribution, str]] = ...) -> None: ...
 
 class BlockUpdate(_message.Message):
     __slots__ = ("block", "learning_rate", "first_seed", "seed_steps", "coefficients")

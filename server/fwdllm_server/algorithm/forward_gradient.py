@@ -7,12 +7,14 @@ from math import ceil, cos, pi
 
 import numpy as np
 
-from fwdllm_common.estimator import Scalar, coefficients
+from fwdllm_common.estimator import Scalar, coefficients, forward_gradient
 from fwdllm_common.fixed_point import MAX_DIRECTIONS
-from fwdllm_common.layout import Float32Vector, Layout
-from fwdllm_common.ledger import BlockUpdate, RunHeader
+from fwdllm_common.layout import Block, Float32Vector, Layout
+from fwdllm_common.ledger import BlockUpdate, LedgerEntry, RunHeader
+from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm.pacing import Verdict, relative_variance, split_half_variance
-from fwdllm_server.algorithm.plan import BlockPlan
+from fwdllm_server.algorithm.plan import BlockPlan, seed_ranges
+from fwdllm_server.algorithm.sampling import nearest
 from fwdllm_server.job import BlockSection, JobSpec
 
 _STATISTICS = {"relative": relative_variance, "absolute": split_half_variance}
@@ -23,42 +25,48 @@ class ForwardGradient:
 
     A round is ``plan`` → scalars from devices → ``judge`` → perhaps ``extend`` and more scalars → ``update``.
 
-    :raises BadInputError: the job asks for a block that the model does not have.
+    :raises BadInputError: the job asks for a block or a tensor that the model does not have.
     """
 
     def __init__(self, spec: JobSpec, header: RunHeader, layout: Layout) -> None:
-        for name in spec.blocks:
-            layout.block(name)
         self._spec = spec
         self._header = header
         self._layout = layout
+        self._judged: dict[str, Block] = {
+            name: layout.part(name, section.pacing_tensor) for name, section in spec.blocks.items()
+        }
 
-    def plan(self, round_number: int, version: int, theta: Float32Vector) -> tuple[BlockPlan, ...]:
-        """What to ask in a round at θ, float32 ``[d]``, of this version: a plan for each block that takes part.
+    def plan(self, round_number: int, state: ModelState, last: LedgerEntry | None) -> tuple[BlockPlan, ...]:
+        """What to ask in a round at θ: a plan for each block that takes part.
 
-        Seeds follow the number of the round, schedules the number of the step: an abandoned round costs no step.
+        ``last`` is the entry that led to ``state``. Seeds follow the number of the round, schedules the number of the
+        step: an abandoned round costs no step.
         """
-        step = version + 1
+        step = state.version + 1
         return tuple(
             BlockPlan(
                 block=name,
-                first_seed=_first_seed(round_number, index),
+                ranges=seed_ranges(
+                    self._seeds(
+                        block, _first_seed(round_number, index), self._assigned(section.directions), state, last
+                    )
+                ),
                 wanted=section.directions,
-                assigned=self._assigned(section.directions),
-                epsilon=self._epsilon(theta[self._layout.blocks[name].slice]),
+                epsilon=self._epsilon(state.theta[block.slice]),
                 batch_size=section.batch_size,
                 learning_rate=section.learning_rate * self._schedule(step),
+                central=self._spec.perturbation.difference == "central",
             )
-            for index, name in enumerate(self._layout.blocks)
+            for index, (name, block) in enumerate(self._layout.blocks.items())
             if (section := self._spec.blocks.get(name)) is not None and _takes_part(section, step)  # type: ignore[call-overload]
         )
 
     def judge(self, plan: BlockPlan, scalars: Sequence[Scalar]) -> Verdict:
         """Whether the scalars of one block suffice, or another step of directions is worth its cost."""
-        section = self._section(plan)
+        section = self._section(plan.block)
         update = self._update(plan, scalars)
-        block = self._layout.blocks[plan.block]
-        variance = _STATISTICS[section.pacing](self._header.run_key, update.seeds, update.coefficients, block)
+        statistic = _STATISTICS[section.pacing]
+        variance = statistic(self._header.directions, update.seeds, update.coefficients, self._judged[plan.block])
         threshold = section.variance_threshold
         if variance <= threshold:
             reason = f"{plan.block}: {section.pacing} variance {variance:.3g} is within {threshold:.3g}"
@@ -71,16 +79,42 @@ class ForwardGradient:
 
     def step_size(self, plan: BlockPlan) -> int:
         """How many directions a round begins with in the plan's block, and adds with each step."""
-        return self._section(plan).directions
+        return self._section(plan.block).directions
 
-    def extend(self, plan: BlockPlan) -> BlockPlan:
+    def extend(self, plan: BlockPlan, state: ModelState, last: LedgerEntry | None) -> BlockPlan:
         """The plan with one more step of directions."""
-        wanted = min(plan.wanted + self.step_size(plan), self._section(plan).max_directions)
-        return plan.extended(wanted, max(plan.assigned, self._assigned(wanted)))
+        wanted = min(plan.wanted + self.step_size(plan), self._section(plan.block).max_directions)
+        missing = self._assigned(wanted) - len(plan.seeds)
+        block = self._layout.block(plan.block)
+        return plan.extended(wanted, self._seeds(block, plan.end_seed, missing, state, last) if missing > 0 else ())
 
     def update(self, plans: Sequence[BlockPlan], scalars: Mapping[str, Sequence[Scalar]]) -> tuple[BlockUpdate, ...]:
         """The round's ledger updates; the same whatever the order in which the scalars came."""
         return tuple(self._update(plan, scalars[plan.block]) for plan in plans)
+
+    def _seeds(
+        self, block: Block, first: int, count: int, state: ModelState, last: LedgerEntry | None
+    ) -> Sequence[int]:
+        """``count`` seeds from ``first`` on: the next ones, or the most promising of more."""
+        sampling = self._section(block.name).sampling
+        if sampling is None or (state.version + 1) % sampling.every:
+            return range(first, first + count)
+        reference = self._reference(block, state, last, sampling.reference)
+        if reference is None:
+            return range(first, first + count)
+        candidates = range(first, first + ceil(round(count / sampling.keep, 6)))
+        parts = [block.slice] if sampling.scope == "vector" else self._layout.tensors_of(block.name)
+        return nearest(self._header.directions, candidates, count, reference, parts, sampling.cosine == "absolute")
+
+    def _reference(self, block: Block, state: ModelState, last: LedgerEntry | None, kind: str) -> Float32Vector | None:
+        """What directions are compared with, float32 ``[block size]``; None while there is nothing yet."""
+        if kind == "momentum":
+            moment = state.optimizer[block.name].first
+            return moment if moment.any() else None
+        for update in last.updates if last is not None else ():
+            if update.block == block.name:
+                return forward_gradient(self._header.directions, update.seeds, update.coefficients, block)
+        return None
 
     def _update(self, plan: BlockPlan, scalars: Sequence[Scalar]) -> BlockUpdate:
         ordered = sorted(scalars, key=lambda scalar: scalar.seed)
@@ -91,8 +125,8 @@ class ForwardGradient:
             learning_rate=np.float32(plan.learning_rate),
         )
 
-    def _section(self, plan: BlockPlan) -> BlockSection:
-        return self._spec.blocks[plan.block]  # type: ignore[index]
+    def _section(self, block: str) -> BlockSection:
+        return self._spec.blocks[block]  # type: ignore[index]
 
     def _assigned(self, wanted: int) -> int:
         # Rounded first, so that 1.1 times 10 is 11; an update holds no more than MAX_DIRECTIONS.
@@ -116,5 +150,5 @@ def _takes_part(section: BlockSection, step: int) -> bool:
 
 
 def _first_seed(round_number: int, block_index: int) -> int:
-    # Never reused within a run: the round in the upper half, then the block, then up to 2²⁴ directions.
+    # Never reused within a run: the round in the upper half, then the block, then up to 2²⁴ candidates.
     return round_number << 32 | block_index << 24

@@ -8,6 +8,7 @@ from math import inf
 import numpy as np
 from numpy.typing import NDArray
 
+from fwdllm_common.directions import Directions
 from fwdllm_common.estimator import forward_gradient
 from fwdllm_common.fixed_point import SCALE
 from fwdllm_common.layout import Block
@@ -23,33 +24,36 @@ class Verdict:
     reason: str
 
 
-def relative_variance(run_key: int, seeds: NDArray[np.uint64], coefficients: NDArray[np.int64], block: Block) -> float:
-    """Estimated variance of ĝ over the estimated ‖∇L‖²: scale-free, at best (d − 1)/K for K directions.
+def relative_variance(
+    directions: Directions, seeds: NDArray[np.uint64], coefficients: NDArray[np.int64], block: Block
+) -> float:
+    """Estimated variance of ĝ over the estimated ‖∇L‖²: scale-free, at best (d − 2 + κ)/K for K directions.
 
-    The K terms c_k v_k have ‖c_k v_k‖² = d c_k², so their mean ĝ has the variance (d·mean(c²) − ‖ĝ‖²)/(K − 1), data
-    noise included, and ‖ĝ‖² exceeds ‖∇L‖² by just that. Infinite while the signal is not above the noise.
+    κ is the kurtosis of a coordinate, 1 for Rademacher. K times the variance of ĝ is d·E c² + (κ − 2)‖∇L‖², data noise
+    included, and ‖ĝ‖² exceeds ‖∇L‖² by the variance: two equations, from scalars and seeds alone. Infinite while the
+    signal is not above the noise. ``docs/algorithm.md`` derives it.
     """
     count = len(seeds)
     if count < 2:
         return inf
-    gradient = forward_gradient(run_key, seeds, coefficients, block).astype(np.float64)
+    gradient = forward_gradient(directions, seeds, coefficients, block).astype(np.float64)
     squared_norm = float(gradient @ gradient)
     mean_square = float(np.mean((coefficients / SCALE) ** 2))
-    variance = max(0.0, block.size * mean_square - squared_norm) / (count - 1)
-    signal = squared_norm - variance
-    return variance / signal if signal > 0 else inf
+    signal = (count * squared_norm - block.size * mean_square) / (count + directions.kurtosis - 2)
+    return max(0.0, squared_norm - signal) / signal if signal > 0 else inf
 
 
 def split_half_variance(
-    run_key: int, seeds: NDArray[np.uint64], coefficients: NDArray[np.int64], block: Block
+    directions: Directions, seeds: NDArray[np.uint64], coefficients: NDArray[np.int64], block: Block
 ) -> float:
     """The paper's statistic: mean over coordinates of (m₁ − m₂)²/2 for the means of the two halves.
 
-    Its expectation is about 2‖∇L‖²/K, so its threshold has the unit of the gradient squared.
+    Its expectation is twice the variance of a coordinate of ĝ, about 2‖∇L‖²/K without data noise, so its threshold has
+    the unit of the gradient squared.
     """
     half = len(seeds) // 2
     if half == 0:
         return inf
-    first = forward_gradient(run_key, seeds[:half], coefficients[:half], block)
-    second = forward_gradient(run_key, seeds[half:], coefficients[half:], block)
+    first = forward_gradient(directions, seeds[:half], coefficients[:half], block)
+    second = forward_gradient(directions, seeds[half:], coefficients[half:], block)
     return float(np.mean((first.astype(np.float64) - second) ** 2) / 2)

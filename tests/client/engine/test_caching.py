@@ -8,6 +8,7 @@ from client.engine.tiny_bundle import make_dataset, write_bundle
 
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_client.engine.stages import StageChain
+from fwdllm_common.directions import Directions
 
 ROWS = np.arange(40)
 TASKS = [DirectionTask(block, np.arange(3, dtype=np.uint64), 1e-3, 12) for block in ("peft", "head")]
@@ -38,7 +39,7 @@ def opened(bundle, dataset, tmp_path):
 
 
 def numbers(engine, theta):
-    values = [values for task in TASKS for _, values in engine.derivatives(theta, 3, task, ROWS)]
+    values = [values for task in TASKS for _, values in engine.derivatives(theta, Directions(3), task, ROWS)]
     evaluation = engine.evaluate(theta, ROWS)
     return np.concatenate([*values, [evaluation.loss, evaluation.correct]]).tobytes()
 

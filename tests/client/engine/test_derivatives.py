@@ -1,26 +1,29 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from fwdllm_client.engine import DirectionTask, Engine, runs
 from fwdllm_client.engine.batches import sample_rows
-from fwdllm_common.directions import direction
+from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError
 
-RUN_KEY = 11
+DIRECTIONS = Directions(11)
+GAUSSIAN = Directions(11, "gaussian")
 SEEDS = np.array([5, 2**64 - 1, 77, 1234567890123, 9], dtype=np.uint64)
 EPSILON = 1e-3
 
 
-def measure(engine, theta, task, rows):
-    chunks = list(engine.derivatives(theta, RUN_KEY, task, rows))
+def measure(engine, theta, task, rows, directions=DIRECTIONS):
+    chunks = list(engine.derivatives(theta, directions, task, rows))
     assert [first for first, _ in chunks] == list(np.cumsum([0, *(len(values) for _, values in chunks[:-1])]))
     return np.concatenate([values for _, values in chunks])
 
 
-def moved(bundle, theta, block, seed, step):
+def moved(bundle, theta, block, seed, step, directions=DIRECTIONS):
     part = bundle.manifest.layout.block(block)
     result = theta.astype(np.float64)
-    result[part.slice] += step * direction(RUN_KEY, int(seed), part.start, part.stop)
+    result[part.slice] += step * directions.vector(int(seed), part.start, part.stop)
     return result
 
 
@@ -30,7 +33,7 @@ def test_derivatives_equal_float64_numpy(bundle, dataset, engine, theta, block, 
     rows = np.arange(0, len(dataset), 2)
     task = DirectionTask(block, SEEDS, EPSILON, batch_size)
     found = measure(engine, theta, task, rows)
-    batch = sample_rows(RUN_KEY, int(SEEDS[0]), rows, batch_size)
+    batch = sample_rows(DIRECTIONS.run_key, int(SEEDS[0]), rows, batch_size)
 
     def loss(seed, step):
         return bundle.loss(dataset, batch, moved(bundle, theta, block, seed, step))
@@ -42,9 +45,29 @@ def test_derivatives_equal_float64_numpy(bundle, dataset, engine, theta, block, 
     np.testing.assert_allclose(found, exact, atol=EPSILON * theta.size)
 
 
+@pytest.mark.parametrize("directions", [DIRECTIONS, GAUSSIAN], ids=["rademacher", "gaussian"])
 @pytest.mark.parametrize("block", ["peft", "head"])
-def test_copies_per_run_do_not_matter(engine, dataset, theta, block, monkeypatch):
-    task = DirectionTask(block, np.arange(20, dtype=np.uint64), 1e-2, 10)
+def test_central_differences_equal_float64_numpy(bundle, dataset, engine, theta, block, directions):
+    """ε is so large that the one-sided difference is far off, and the central one off by its ε² term: both are seen."""
+    rows, step = np.arange(0, len(dataset), 2), 0.25
+    found = measure(engine, theta, DirectionTask(block, SEEDS, step, 16, central=True), rows, directions)
+    batch = sample_rows(directions.run_key, int(SEEDS[0]), rows, 16)
+
+    def loss(seed, step):
+        return bundle.loss(dataset, batch, moved(bundle, theta, block, seed, step, directions))
+
+    central = np.array([(loss(seed, step) - loss(seed, -step)) / (2 * step) for seed in SEEDS])
+    one_sided = np.array([(loss(seed, step) - loss(seed, 0)) / step for seed in SEEDS])
+    exact = np.array([(loss(seed, 1e-6) - loss(seed, -1e-6)) / 2e-6 for seed in SEEDS])
+    np.testing.assert_allclose(found, central, atol=1e-5)
+    assert np.abs(central - exact).max() > 1e-3
+    assert np.abs(central - one_sided).min() > 1e-3
+
+
+@pytest.mark.parametrize("central", [False, True])
+@pytest.mark.parametrize("block", ["peft", "head"])
+def test_copies_per_run_do_not_matter(engine, dataset, theta, block, central, monkeypatch):
+    task = DirectionTask(block, np.arange(20, dtype=np.uint64), 1e-2, 10, central)
     rows = np.arange(len(dataset))
     alone = []
     for budget in (1, 300, 1 << 20):
@@ -55,11 +78,13 @@ def test_copies_per_run_do_not_matter(engine, dataset, theta, block, monkeypatch
     np.testing.assert_allclose(alone[2], alone[0], atol=1e-4)
 
 
+@pytest.mark.parametrize("central", [False, True])
 @pytest.mark.parametrize("block", ["peft", "head"])
-def test_an_interrupted_task_goes_on_with_the_same_batch(engine, dataset, theta, block):
+def test_an_interrupted_task_goes_on_with_the_same_batch(engine, dataset, theta, block, central):
     rows = np.arange(len(dataset))
-    whole = measure(engine, theta, DirectionTask(block, SEEDS, EPSILON, 10), rows)
-    chunks = list(engine.derivatives(theta, RUN_KEY, DirectionTask(block, SEEDS, EPSILON, 10, done=2), rows))
+    task = DirectionTask(block, SEEDS, EPSILON, 10, central)
+    whole = measure(engine, theta, task, rows)
+    chunks = list(engine.derivatives(theta, DIRECTIONS, replace(task, done=2), rows))
     assert chunks[0][0] == 2
     np.testing.assert_allclose(np.concatenate([values for _, values in chunks]), whole[2:], atol=1e-3)
 
@@ -67,7 +92,7 @@ def test_an_interrupted_task_goes_on_with_the_same_batch(engine, dataset, theta,
 def test_the_caller_can_stop_between_chunks(engine, dataset, theta, monkeypatch):
     monkeypatch.setattr(runs, "FLOATS_PER_RUN", 1)
     task = DirectionTask("head", np.arange(1000, dtype=np.uint64), EPSILON, 4)
-    chunks = engine.derivatives(theta, RUN_KEY, task, np.arange(len(dataset)))
+    chunks = engine.derivatives(theta, DIRECTIONS, task, np.arange(len(dataset)))
     first, values = next(chunks)
     assert (first, values.shape, values.dtype) == (0, (1,), np.float64)
     passes = engine.example_passes
@@ -86,6 +111,23 @@ def test_example_passes_count_shares_of_a_pass(bundle, dataset, theta, tmp_path)
     # The frozen prefix, about half of this model, runs once per row; the rest once for the base and each direction.
     assert second < 11 * len(rows) < 2.2 * second
     assert 0.9 * (len(rows) - second / 11) < first - second < 1.1 * (len(rows) - second / 11)
+
+
+@pytest.mark.parametrize(("central", "passes"), [(False, 10 + 1), (True, 2 * 10)])
+def test_directions_cost_one_pass_each_and_one_for_the_base_or_two_each(
+    bundle, dataset, theta, tmp_path, central, passes
+):
+    """Counted in passes from the perturbed block on, once the cache is warm."""
+    rows = np.arange(len(dataset))
+    one = DirectionTask("peft", np.arange(1, dtype=np.uint64), EPSILON, 1000, central=True)
+    task = replace(one, seeds=np.arange(10, dtype=np.uint64), central=central)
+    with Engine(bundle.folder, bundle.manifest, dataset, tmp_path, threads=1) as engine:
+        measure(engine, theta, one, rows)
+        warm = engine.example_passes
+        measure(engine, theta, one, rows)
+        two_passes = engine.example_passes - warm
+        measure(engine, theta, task, rows)
+        assert engine.example_passes - warm - two_passes == pytest.approx(passes * two_passes / 2)
 
 
 def test_a_diverged_model_gives_values_that_are_not_finite(engine, dataset, theta):
@@ -113,6 +155,6 @@ def test_impossible_tasks_are_refused(seeds, epsilon, batch_size):
 
 def test_unknown_blocks_and_missing_rows_are_refused(engine, theta):
     with pytest.raises(BadInputError, match="unknown block 'body'; this model has peft, head"):
-        next(engine.derivatives(theta, 1, DirectionTask("body", SEEDS, EPSILON, 4), np.arange(4)))
+        next(engine.derivatives(theta, DIRECTIONS, DirectionTask("body", SEEDS, EPSILON, 4), np.arange(4)))
     with pytest.raises(BadInputError, match="no rows to train on"):
-        next(engine.derivatives(theta, 1, DirectionTask("head", SEEDS, EPSILON, 4), np.arange(0)))
+        next(engine.derivatives(theta, DIRECTIONS, DirectionTask("head", SEEDS, EPSILON, 4), np.arange(0)))

@@ -6,6 +6,7 @@ from client.engine.tiny_bundle import make_theta, write_bundle
 
 from fwdllm_client.effort import peak_rss_bytes
 from fwdllm_client.engine import DirectionTask, Engine
+from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError, IntegrityError
 
 
@@ -29,11 +30,11 @@ def test_stages_load_only_when_needed(dataset, tmp_path):
     theta, rows = make_theta(bundle.manifest), np.arange(len(dataset))
     task = DirectionTask("head", np.arange(4, dtype=np.uint64), 1e-3, 8)
     with Engine(bundle.folder, bundle.manifest, dataset, tmp_path / "cache", threads=1) as first:
-        expected = list(first.derivatives(theta, 1, task, rows))
+        expected = list(first.derivatives(theta, Directions(1), task, rows))
     with Engine(bundle.folder, bundle.manifest, dataset, tmp_path / "cache", threads=1) as second:
         (bundle.folder / "prefix.onnx").unlink()
         (bundle.folder / "peft.onnx").unlink()
-        found = list(second.derivatives(theta, 1, task, rows))
+        found = list(second.derivatives(theta, Directions(1), task, rows))
     np.testing.assert_array_equal(found[0][1], expected[0][1])
 
 
@@ -63,7 +64,9 @@ def test_theta_of_another_length_is_refused(engine, theta):
     with pytest.raises(BadInputError, match="theta has shape"):
         engine.evaluate(theta[:-1], np.arange(2))
     with pytest.raises(BadInputError, match="theta has shape"):
-        engine.derivatives(theta[:-1], 1, DirectionTask("head", np.zeros(1, np.uint64), 1e-3, 2), np.arange(2))
+        engine.derivatives(
+            theta[:-1], Directions(1), DirectionTask("head", np.zeros(1, np.uint64), 1e-3, 2), np.arange(2)
+        )
 
 
 def test_peak_memory_is_at_least_what_python_needs():

@@ -4,22 +4,29 @@ from math import cos, pi
 import numpy as np
 import pytest
 from helpers.tiny_job import LAYOUT, THETA, job_spec, run_header
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Layout, TensorSpec
+from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import BlockPlan, ForwardGradient
-from fwdllm_server.algorithm.plan import plans_from_json, plans_to_json
+from fwdllm_server.algorithm.plan import SeedRange, plans_from_json, plans_to_json, seed_ranges
+
+ascending = st.sets(st.integers(0, 60) | st.integers(0, 2**63 - 1), max_size=40).map(sorted)
 
 
-def algorithm(sections=None) -> ForwardGradient:
+def make(sections=None, version=0, theta=THETA) -> tuple[ForwardGradient, ModelState]:
     spec = job_spec(sections or {})
-    return ForwardGradient(spec, run_header(spec), LAYOUT)
+    header = run_header(spec, theta=theta)
+    state = ModelState.initial(header, LAYOUT, theta)
+    state.version = version
+    return ForwardGradient(spec, header, LAYOUT), state
 
 
 def plan(sections=None, version=0, round_number=1, theta=THETA) -> dict[str, BlockPlan]:
-    return {each.block: each for each in algorithm(sections).plan(round_number, version, theta)}
+    algorithm, state = make(sections, version, theta)
+    return {each.block: each for each in algorithm.plan(round_number, state, None)}
 
 
 # what takes part
@@ -47,12 +54,24 @@ def test_a_block_without_a_section_takes_no_part():
     assert list(plan({"blocks.peft": None})) == ["head"]
 
 
+@pytest.mark.parametrize(("difference", "central"), [("one-sided", False), ("central", True)])
+def test_the_plan_says_which_difference_is_measured(difference, central):
+    assert {each.central for each in plan({"perturbation": {"difference": difference}}).values()} == {central}
+
+
 def test_a_section_for_a_block_that_the_model_lacks_is_an_error():
     layout = Layout((TensorSpec("classifier", (2, 3), "head"),))
     spec = job_spec()
 
     with pytest.raises(BadInputError, match="unknown block 'peft'; this model has head"):
         ForwardGradient(spec, run_header(spec, layout), layout)
+
+
+def test_a_pacing_tensor_that_the_block_lacks_is_an_error():
+    spec = job_spec({"blocks.peft": {"pacing_tensor": "classifier"}})
+
+    with pytest.raises(BadInputError, match="block 'peft' has no tensor 'classifier'; it has lora_B"):
+        ForwardGradient(spec, run_header(spec), LAYOUT)
 
 
 # ε
@@ -102,32 +121,57 @@ def test_over_assignment_rounds_up_and_stays_within_what_a_round_can_hold(direct
     sections = {"blocks.head": {"directions": directions}, "rounds": {"over_assign": over_assign}}
     head = plan(sections)["head"]
 
-    assert (head.wanted, head.assigned) == (directions, assigned)
+    assert (head.wanted, len(head.seeds)) == (directions, assigned)
 
 
 def test_a_plan_is_extended_in_steps_up_to_its_maximum_and_keeps_its_seeds():
-    subject = algorithm({"blocks.head": {"directions": 9, "max_directions": 24}})
-    first = subject.plan(1, 0, THETA)[1]
-    second = subject.extend(first)
-    third = subject.extend(second)
+    subject, state = make({"blocks.head": {"directions": 9, "max_directions": 24}})
+    first = subject.plan(1, state, None)[1]
+    second = subject.extend(first, state, None)
+    third = subject.extend(second, state, None)
 
     assert [each.wanted for each in (first, second, third)] == [9, 18, 24]
-    assert [each.end_seed - each.first_seed for each in (first, second, third)] == [9, 18, 24]
-    assert first.first_seed == second.first_seed == third.first_seed
+    for each in (first, second, third):
+        assert each.seeds == list(range(first.first_seed, first.first_seed + each.wanted))
+        assert each.end_seed == first.first_seed + each.wanted
 
 
 def test_extending_takes_back_nothing_that_was_handed_out():
-    subject = algorithm({"blocks.head": {"directions": 10, "max_directions": 12}, "rounds": {"over_assign": 2}})
-    first = subject.plan(1, 0, THETA)[1]
+    subject, state = make({"blocks.head": {"directions": 10, "max_directions": 12}, "rounds": {"over_assign": 2}})
+    first = subject.plan(1, state, None)[1]
+    more = first.extended(10, range(first.end_seed, first.end_seed + 10))
 
-    assert (first.assigned, subject.extend(first).assigned) == (20, 24)
-    assert subject.extend(first.extended(10, 30)).assigned == 30
+    assert [len(each.seeds) for each in (first, subject.extend(first, state, None))] == [20, 24]
+    assert subject.extend(more, state, None).seeds == more.seeds
 
 
-def test_a_plan_survives_storage():
-    plans = algorithm().plan(3, 2, THETA)
+# ranges of seeds
 
-    assert plans_from_json(plans_to_json(plans)) == plans
+
+@given(seeds=ascending)
+def test_ranges_hold_the_seeds_and_are_as_few_as_can_be(seeds):
+    ranges = seed_ranges(seeds)
+
+    assert [seed for first, length in ranges for seed in range(first, first + length)] == seeds
+    assert all(first + length < later for (first, length), (later, _) in pairwise(ranges))
+
+
+@given(seeds=ascending.filter(bool), wanted=st.integers(1, 9), central=st.booleans(), more=ascending)
+def test_a_plan_survives_storage(seeds, wanted, central, more):
+    subject = BlockPlan("head", seed_ranges(seeds), wanted, 1e-3, 16, 0.1, central)
+    extended = subject.extended(wanted + 1, [subject.end_seed + each for each in more])
+    plans = (subject, extended, *plan().values())
+    found = plans_from_json(plans_to_json(plans))
+
+    assert found == plans
+    assert found[1].seeds == seeds + [seeds[-1] + 1 + each for each in more]
+    assert all(isinstance(each, SeedRange) for each in found[0].ranges)
+
+
+def test_a_plan_knows_its_first_and_its_end():
+    subject = BlockPlan("head", (SeedRange(3, 2), SeedRange(9, 1)), 3, 1e-3, 16, 0.1)
+
+    assert (subject.first_seed, subject.end_seed, subject.seeds) == (3, 10, [3, 4, 9])
 
 
 # seeds
@@ -137,6 +181,7 @@ _BLOCK = st.fixed_dictionaries({"directions": st.integers(1, 65536), "max_direct
 )
 
 
+@settings(max_examples=20, deadline=None)
 @given(
     peft=_BLOCK,
     head=_BLOCK,
@@ -145,12 +190,12 @@ _BLOCK = st.fixed_dictionaries({"directions": st.integers(1, 65536), "max_direct
     steps=st.integers(0, 3),
 )
 def test_no_two_rounds_or_blocks_share_a_seed_and_all_fit_the_store(peft, head, over_assign, rounds, steps):
-    subject = algorithm({"blocks.peft": peft, "blocks.head": head, "rounds": {"over_assign": over_assign}})
+    subject, state = make({"blocks.peft": peft, "blocks.head": head, "rounds": {"over_assign": over_assign}})
     ranges = []
     for number in rounds:
-        for each in subject.plan(number, 0, THETA):
+        for each in subject.plan(number, state, None):
             for _ in range(steps):
-                each = subject.extend(each)
+                each = subject.extend(each, state, None)
             ranges.append((each.first_seed, each.end_seed))
     ranges.sort()
 

@@ -1,0 +1,50 @@
+"""Per-class sums of what the head reads: all that a device contributes to a head's initial weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fwdllm.v1 import device_pb2
+from fwdllm_client.data.split import RowIndices
+from fwdllm_client.engine.base_pass import BasePass, Rows
+from fwdllm_client.engine.runs import run_groups
+from fwdllm_client.engine.stages import Float32
+from fwdllm_common.errors import BadInputError
+
+
+@dataclass(frozen=True, eq=False)
+class ClassSum:
+    """The features of ``rows`` rows of class ``label`` (its index) added up, float32 ``[width]``."""
+
+    label: int
+    rows: int
+    features: Float32
+
+    def to_message(self) -> device_pb2.ClassSum:
+        """The sum as it goes over the wire."""
+        return device_pb2.ClassSum(label=self.label, rows=self.rows, features=self.features)
+
+
+def class_sums(shared: Rows, theta: Float32, rows: RowIndices) -> Sequence[ClassSum]:
+    """The sum of the head's input at ``theta`` over ``rows`` for each class that occurs, by ascending label.
+
+    Added up in float64, one row after the other, and rounded once.
+
+    :raises BadInputError: the head reads a vector for each token instead of one for each row.
+    """
+    chain = shared.chain
+    stage, before = chain.last, chain.manifest.stages[chain.last - 1]
+    if before.per_token:
+        raise BadInputError("this model's head reads tokens and not one vector a row; it cannot begin with class means")
+    totals = np.zeros((len(chain.manifest.labels), before.width))
+    base = BasePass(shared, theta)
+    for group in run_groups(shared, stage, rows):
+        np.add.at(totals, shared.dataset.labels[group.rows], base.before(stage, group).astype(np.float64))
+    counts = np.bincount(shared.dataset.labels[rows], minlength=len(totals))
+    with np.errstate(over="ignore"):  # the coordinator refuses what is not finite
+        return [
+            ClassSum(int(label), int(counts[label]), totals[label].astype(np.float32)) for label in counts.nonzero()[0]
+        ]
