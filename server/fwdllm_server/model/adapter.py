@@ -14,6 +14,7 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Float32Vector, Layout
 
 ADAPTER_FILE = "adapter_model.safetensors"
+_CORE = ".lora_A.default.core.weight"
 
 
 def write_adapter(template_folder: Path, layout: Layout, theta: Float32Vector, out_folder: Path) -> None:
@@ -30,6 +31,12 @@ def write_adapter(template_folder: Path, layout: Layout, theta: Float32Vector, o
     for name, value in layout.unpack(theta).items():
         if name not in tensors or tensors[name].shape != value.shape:
             raise BadInputError(f"the adapter template has no tensor {name!r} of shape {value.shape}")
-        tensors[name] = np.ascontiguousarray(value)
+        if name.endswith(_CORE):
+            # PEFT knows no core between A and B: A becomes R A.
+            lora_a = name.replace(_CORE, ".lora_A.weight")
+            tensors[lora_a] = value @ tensors[lora_a]
+            del tensors[name]
+        else:
+            tensors[name] = np.ascontiguousarray(value)
     shutil.copytree(template_folder, out_folder, dirs_exist_ok=True)
     save_file(tensors, out_folder / ADAPTER_FILE, metadata={"format": "pt"})

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
 from peft import PeftModel
+from safetensors.numpy import load_file, save_file
 from torch import nn
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import sync, write_atomically
+from fwdllm_server.model.adapter import ADAPTER_FILE
 from fwdllm_server.model.load import Pooling, load_base
+from fwdllm_server.model.peft.bottleneck import bottleneck_widths, insert_bottlenecks
 
 BASE_FILE = "base.json"
+_WRAPPED = re.compile(r"\.(modules_to_save|original_module)\.")
 
 
 class BaseDescription(TypedDict):
@@ -26,23 +31,32 @@ class BaseDescription(TypedDict):
 
 
 def save_adapter_template(peft_model: PeftModel, base: BaseDescription, folder: Path) -> None:
-    """Write the adapter as it is now, and ``base.json``, which says what it belongs to."""
+    """Write what :func:`write_adapter` completes with θ, and ``base.json``, which says what it belongs to."""
     model: Any = peft_model
     model.save_pretrained(folder, save_embedding_layers=False)
+    # With bias="all" PEFT writes the biases of modules that it saves whole once more, under its own names for them.
+    tensors = load_file(folder / ADAPTER_FILE)
+    kept = {name: value for name, value in tensors.items() if not _WRAPPED.search(name)}
+    save_file(kept, folder / ADAPTER_FILE, metadata={"format": "pt"})
     for file in folder.iterdir():
         sync(file)
-    text = json.dumps({**base, "labels": list(base["labels"])}, indent=2, ensure_ascii=False)
+    bottlenecks = bottleneck_widths(peft_model.get_base_model())
+    description = {**base, "labels": list(base["labels"])} | ({"bottlenecks": bottlenecks} if bottlenecks else {})
+    text = json.dumps(description, indent=2, ensure_ascii=False)
     write_atomically(folder / BASE_FILE, text.encode())
 
 
 def load_base_of(adapter_folder: Path) -> nn.Module:
-    """The model that the adapter in ``adapter_folder`` was made for, with a head of the same kind.
+    """The model that the adapter in ``adapter_folder`` was made for, with a head and bottlenecks of the same kind.
 
     :raises BadInputError: no readable ``base.json``, or no such model.
     """
     try:
         base = json.loads((adapter_folder / BASE_FILE).read_bytes())
         source, labels, pooling = str(base["source"]), [str(label) for label in base["labels"]], base["pooling"]
+        bottlenecks = {str(host): int(width) for host, width in base.get("bottlenecks", {}).items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInputError(f"{adapter_folder} holds no adapter of fwdllm: {BASE_FILE} is unreadable") from error
-    return load_base(source, labels, pooling)
+    model = load_base(source, labels, pooling)
+    insert_bottlenecks(model, bottlenecks)
+    return model

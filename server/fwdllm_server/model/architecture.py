@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
@@ -43,6 +46,33 @@ def linear_modules(model: nn.Module) -> list[str]:
     ]
 
 
+def norm_modules(model: nn.Module) -> list[str]:
+    """Paths of the normalisations of hidden states, the head's excepted, in the model's order."""
+    head = head_name(model)
+    return [name for name, module in model.named_modules() if _is_norm(module) and name.split(".")[0] != head]
+
+
+def closing_modules(model: nn.Module, layers: Sequence[str], candidates: Sequence[str]) -> list[str]:
+    """For each of the layers (paths) the one of the candidates (paths) in it that a pass calls last."""
+    last: dict[str, str] = {}
+
+    def note(layer: str, path: str) -> Callable[..., None]:
+        return lambda *_: last.__setitem__(layer, path)
+
+    hooks = [
+        model.get_submodule(path).register_forward_hook(note(layer, path))
+        for layer in layers
+        for path in candidates
+        if path.startswith(f"{layer}.")
+    ]
+    ids = torch.ones(1, 2, dtype=torch.int64)
+    with torch.no_grad():
+        model(input_ids=ids, attention_mask=ids)
+    for hook in hooks:
+        hook.remove()
+    return [last[layer] for layer in layers]
+
+
 def layer_stack(model: nn.Module) -> str:
     """The path of the list of transformer layers: the outermost list of modules, the largest if there are several.
 
@@ -54,3 +84,8 @@ def layer_stack(model: nn.Module) -> str:
         raise BadInputError(f"{type(model).__name__} has no list of transformer layers; choose another model")
     name, _ = max(outermost, key=lambda pair: sum(parameter.numel() for parameter in pair[1].parameters()))
     return str(name)
+
+
+def _is_norm(module: nn.Module) -> bool:
+    # Root-mean-square norms are a class of their own in every architecture.
+    return isinstance(module, nn.LayerNorm) or type(module).__name__.endswith("RMSNorm")

@@ -40,16 +40,17 @@ def export_bundle(
     labels: Sequence[str],
     max_tokens: int,
     folder: Path,
+    one_block: bool = False,
 ) -> Manifest:
     """Write tokenizer, stage graphs and ``manifest.json`` into ``folder`` (made if need be); returns the manifest.
 
-    The stages are the frozen prefix and one per block of the layout. Number of copies P, batch and text length stay
-    dynamic, the length up to ``max_tokens``.
+    The stages are the frozen prefix and one per block of the layout, of which there is but one with ``one_block``.
+    Number of copies P, batch and text length stay dynamic, the length up to ``max_tokens``.
 
     :raises BadInputError: the model pads with another id, cannot read ``max_tokens`` tokens, or has a trainable
         module that cannot be perturbed.
     """
-    layout = trainable_layout(peft_model)
+    layout = trainable_layout(peft_model, one_block)
     _check_padding(peft_model, pad_token_id)
     _check_length(peft_model, max_tokens)
     model = _export(peft_model, layout, max_tokens)

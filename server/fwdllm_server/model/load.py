@@ -29,12 +29,13 @@ class TokenizerFile(NamedTuple):
     pad_token_id: int
 
 
-def load_base(source: str, labels: Sequence[str], pooling: Pooling) -> nn.Module:
+def load_base(source: str, labels: Sequence[str], pooling: Pooling, random_head: bool = False) -> nn.Module:
     """The classifier to be tuned: eval mode, float32, every parameter frozen.
 
     ``source`` is a folder or a hub id. With ``pooling="model"`` it is the architecture's own sequence classifier, with
     ``"mean"`` a :class:`MeanPooledClassifier`. A head that the checkpoint does not hold starts at zero, so that it
-    predicts all classes alike. Modules that had to be made anew are named in the attribute ``newly_made``.
+    predicts all classes alike, unless it is to be a ``random_head``. Modules that had to be made anew are named in the
+    attribute ``newly_made``.
 
     :raises BadInputError: no such model, no head for it, or fewer than two labels.
     """
@@ -48,11 +49,21 @@ def load_base(source: str, labels: Sequence[str], pooling: Pooling) -> nn.Module
             raise _cannot_load(source, error) from error
     new_keys = {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
     if pooling == "mean":
-        model = MeanPooledClassifier(model, len(labels))
+        with _reproducible_init():
+            model = MeanPooledClassifier(model, len(labels))
         new_keys = {f"backbone.{key}" for key in new_keys} | {"classifier.weight", "classifier.bias"}
     model.newly_made = sorted({key.rpartition(".")[0] for key in new_keys})
-    _zero_new_head(model, new_keys)
+    if not random_head:
+        _zero_new_head(model, new_keys)
     return model.float().eval().requires_grad_(False)  # type: ignore[no-any-return]
+
+
+def has_new_head(base: nn.Module) -> bool:
+    """Whether the layer that makes the logits of a freshly loaded base had to be made anew."""
+    head = head_name(base)
+    layer, _ = last_linear(base.get_submodule(head))
+    made: Sequence[str] = getattr(base, "newly_made", ())
+    return ".".join(filter(None, (head, layer))) in made
 
 
 def load_tokenizer_file(source: str) -> TokenizerFile:

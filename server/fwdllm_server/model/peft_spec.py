@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MethodName = Literal["lora", "lora-fa", "lora-xs", "adapter", "bitfit", "ia3"]
+BasesKind = Literal["weights", "activations"]
+
+_LORA_KEYS = {"rank", "alpha", "bases"}
+# What a method reads beside targets and layers.
+METHOD_KEYS: Mapping[MethodName, set[str]] = {
+    "lora": _LORA_KEYS,
+    "lora-fa": _LORA_KEYS,
+    "lora-xs": _LORA_KEYS,
+    "adapter": {"rank"},
+    "bitfit": set(),
+    "ia3": set(),
+}
 
 
 class PeftSpec(BaseModel):
     """The trainable part of the model.
 
-    ``lora`` trains A and B of every target, ``lora-fa`` B only, with A at its random start. ``targets`` are names of
-    linear modules, by their last component or full path; none means PEFT's choice for the architecture (the query and
-    value projections). ``layers`` restricts them to some transformer layers, negative numbers counting from the top;
-    an empty list leaves only the head to train.
+    ``lora`` trains A and B of every target, ``lora-fa`` B only, ``lora-xs`` a core between A and B; ``adapter`` adds
+    bottlenecks of width ``rank``, ``bitfit`` trains the biases, ``ia3`` vectors that scale. ``bases`` starts A (and for
+    ``lora-xs`` B) from the target's ``weights`` or from its ``activations`` on unlabelled texts; None means a random A,
+    for ``lora-xs`` the weights. ``targets`` are names of modules, by their last component or full path; none means the
+    method's choice for the architecture. ``layers`` restricts them to some transformer layers, negative numbers
+    counting from the top; an empty list leaves only the head to train.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    method: Literal["lora", "lora-fa"] = "lora"
+    method: MethodName = "lora"
     rank: int = Field(default=4, ge=1)
     alpha: float = Field(default=8.0, gt=0)
+    bases: BasesKind | None = None
     targets: list[str] = []
     layers: list[int] | None = None
+
+    @model_validator(mode="after")
+    def _no_key_without_effect(self) -> PeftSpec:
+        for key in sorted(self.model_fields_set & (_LORA_KEYS - METHOD_KEYS[self.method])):
+            raise ValueError(f"{key} does nothing with the method {self.method!r}; leave it out")
+        return self

@@ -9,7 +9,7 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 
 class MeanPooledClassifier(nn.Module):
-    """``backbone`` → mean of the last hidden state over unmasked tokens → ``classifier`` (linear, zero at first)."""
+    """``backbone`` → mean of the last hidden state over unmasked tokens → ``classifier`` (linear)."""
 
     def __init__(self, backbone: Any, labels: int) -> None:
         super().__init__()
@@ -18,8 +18,6 @@ class MeanPooledClassifier(nn.Module):
         # PEFT records it in the adapter as the name of the base model.
         self.name_or_path: Any = backbone.name_or_path
         self.classifier = nn.Linear(self.config.get_text_config().hidden_size, labels)
-        nn.init.zeros_(self.classifier.weight)
-        nn.init.zeros_(self.classifier.bias)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> SequenceClassifierOutput:
         """Logits ``[N, labels]`` from ``input_ids`` and ``attention_mask``, int64 ``[N, T]``."""

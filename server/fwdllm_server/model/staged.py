@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fwdllm_server.model.architecture import head_name, layer_stack
-from fwdllm_server.model.trainable import HEAD_BLOCK
+from fwdllm_server.model.peft.bottleneck import AdaptedModule
 from fwdllm_server.model.twins import TwinModel
 
 Outputs = tuple[Tensor, Tensor, *tuple[Tensor, ...]]
@@ -29,7 +29,7 @@ class StagedLoss(nn.Module):
         self._theta = twin.inputs
         self._cuts: list[dict[str, Tensor]] = []
         for path, block in twin.twins.items():
-            entry = twin.model.get_submodule(_entry(twin, path, block))
+            entry = twin.model.get_submodule(_entry(twin, path))
             entry.register_forward_pre_hook(self._remember_input(block), with_kwargs=True)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, thetas: list[Tensor], labels: Tensor) -> Outputs:
@@ -77,16 +77,17 @@ class StagedLoss(nn.Module):
         return hook
 
 
-def _entry(twin: TwinModel, path: str, block: str) -> str:
+def _entry(twin: TwinModel, path: str) -> str:
     """The module around a twin whose input is the activation to cut at.
 
     In the head the twin itself; else the transformer layer around it, or outside the layers the adapted module.
     """
-    if block == HEAD_BLOCK:
+    if path.startswith(f"base_model.model.{head_name(twin.model.base_model.model)}."):
         return path
     stack = "base_model.model." + layer_stack(twin.model.base_model.model)
     if path.startswith(f"{stack}."):
         return f"{stack}.{path.removeprefix(f'{stack}.').split('.')[0]}"
     parts = path.split(".")
     parents = [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
-    return next(parent for parent in parents if isinstance(twin.model.get_submodule(parent), BaseTunerLayer))
+    adapted = (p for p in parents if isinstance(twin.model.get_submodule(p), BaseTunerLayer | AdaptedModule))
+    return next(adapted, path)

@@ -6,24 +6,26 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict
-from peft.utils.other import ModulesToSaveWrapper
 from torch import nn
 
 from fwdllm_common.layout import Float32Vector, Layout, TensorSpec
+from fwdllm_server.model.architecture import head_name
 
 PEFT_BLOCK = "peft"
 HEAD_BLOCK = "head"
 
 
-def trainable_layout(model: PeftModel) -> Layout:
+def trainable_layout(model: PeftModel, one_block: bool = False) -> Layout:
     """The layout of θ: the trainable tensors by their key in the saved adapter, block "peft", then block "head".
+
+    With ``one_block`` the head belongs to block "peft" too, so that one direction covers all of θ.
 
     :raises BadInputError: nothing is trainable.
     """
     parameters = saved_parameters(model)
     head = _head_parameters(model)
     specs = [
-        TensorSpec(key, tuple(parameter.shape), HEAD_BLOCK if id(parameter) in head else PEFT_BLOCK)
+        TensorSpec(key, tuple(parameter.shape), PEFT_BLOCK if one_block or id(parameter) not in head else HEAD_BLOCK)
         for key, parameter in parameters.items()
         if parameter.requires_grad
     ]
@@ -48,11 +50,6 @@ def saved_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
 
 
 def _head_parameters(model: PeftModel) -> set[int]:
-    """Identities of the parameters that PEFT trains and saves as whole modules."""
-    module: Any = model
-    return {
-        id(parameter)
-        for wrapper in module.modules()
-        if isinstance(wrapper, ModulesToSaveWrapper)
-        for parameter in wrapper.parameters()
-    }
+    """Identities of the head's parameters."""
+    classifier: Any = model.get_base_model()
+    return {id(parameter) for parameter in classifier.get_submodule(head_name(classifier)).parameters()}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from peft import PeftModel
+from peft.tuners.ia3 import IA3Layer
 from torch import Tensor, nn
 
 from fwdllm_common.errors import BadInputError
@@ -64,8 +66,42 @@ class LinearTwin(nn.Module):
         return y.reshape(*x.shape[:-1], self.out_features)
 
 
-# A further kind of module with trainable parameters needs a class like LinearTwin and an entry here.
-TWINS: dict[type[nn.Module], type[LinearTwin]] = {nn.Linear: LinearTwin}
+class ShiftTwin(nn.Module):
+    """A module of which only the bias is trained, with P biases: ``[N, ..., out]`` as by :class:`LinearTwin`."""
+
+    def __init__(self, original: nn.Module, tensors: Mapping[str, ThetaTensor]) -> None:
+        super().__init__()
+        self._original = original
+        self._bias = tensors["bias"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, ..., in]`` → ``[N, ..., out]``."""
+        frozen: Any = self._original.bias
+        y: Tensor = self._original(x)
+        return _for_each_copy(torch.add, y, self._bias.copies() - frozen)
+
+
+class Ia3Twin(nn.Module):
+    """PEFT's (IA)³ layer with P vectors."""
+
+    def __init__(self, original: IA3Layer, tensors: Mapping[str, ThetaTensor]) -> None:
+        super().__init__()
+        self._base: nn.Module = original.base_layer
+        self._scales_input: bool = original.is_feedforward
+        (self._vector,) = tensors.values()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[N, ..., in]`` → ``[N, ..., out]``."""
+        vectors = self._vector.copies().flatten(1)
+        if self._scales_input:
+            y: Tensor = self._base(_for_each_copy(torch.mul, x, vectors))
+            return y
+        return _for_each_copy(torch.mul, self._base(x), vectors)
+
+
+def _for_each_copy(operation: Callable[[Tensor, Tensor], Tensor], x: Tensor, vectors: Tensor) -> Tensor:
+    """``operation`` on every vector of ``x``, ``[N, ..., d]``, and that of its copy in ``vectors``, ``[P, d]``."""
+    return operation(x.reshape(vectors.shape[0], -1, x.shape[-1]), vectors.unsqueeze(1)).reshape(x.shape)
 
 
 @dataclass(frozen=True)
@@ -88,17 +124,32 @@ def make_twin_model(model: PeftModel, layout: Layout) -> TwinModel:
     twin: Any = copy.deepcopy(model, {id(tensor): tensor for tensor in (*frozen.parameters(), *frozen.buffers())})
     twins: dict[str, str] = {}
     for path, module in list(twin.named_modules()):
-        own = {name: tensors[id(p)] for name, p in module.named_parameters(recurse=False) if id(p) in tensors}
-        if not own:
-            continue
-        if type(module) not in TWINS or len(own) != len(list(module.parameters(recurse=False))):
-            raise BadInputError(
-                f"cannot perturb {path} ({type(module).__name__}): only whole linear modules so far; use other targets"
-            )
-        parent, _, name = path.rpartition(".")
-        twin.get_submodule(parent)._modules[name] = TWINS[type(module)](module, own)
-        twins[path] = next(iter(own.values())).block
+        own = {name: tensors[id(p)] for name, p in _own_parameters(module) if id(p) in tensors}
+        if own:
+            twin.set_submodule(path, _twin_of(path, module, own))
+            twins[path] = next(iter(own.values())).block
     return TwinModel(twin, inputs, twins)
+
+
+def _own_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """The parameters that the module itself works with; those in a dictionary belong to the module around it."""
+    if isinstance(module, nn.ParameterDict):
+        return []
+    dictionaries = [child for child in module.children() if isinstance(child, nn.ParameterDict)]
+    return [pair for holder in (module, *dictionaries) for pair in holder.named_parameters(recurse=False)]
+
+
+def _twin_of(path: str, module: nn.Module, own: Mapping[str, ThetaTensor]) -> nn.Module:
+    """A further kind of module with trainable parameters needs a class above and a line here."""
+    if isinstance(module, nn.Linear) and len(own) == len(list(module.parameters())):
+        return LinearTwin(module, own)
+    if set(own) == {"bias"}:
+        return ShiftTwin(module, own)
+    if isinstance(module, IA3Layer):
+        return Ia3Twin(module, own)
+    raise BadInputError(
+        f"cannot perturb {path} ({type(module).__name__}): only whole linear modules, biases and (IA)³; choose others"
+    )
 
 
 def _theta_tensors(model: PeftModel, layout: Layout, inputs: ThetaInputs) -> dict[int, ThetaTensor]:

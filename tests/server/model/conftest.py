@@ -37,8 +37,9 @@ from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.model.export import export_bundle
 from fwdllm_server.model.load import Pooling, load_base, load_tokenizer_file
-from fwdllm_server.model.peft_methods import apply_peft
-from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.model.peft.methods import METHODS, apply_peft
+from fwdllm_server.model.peft.sample import TextSample
+from fwdllm_server.model.peft_spec import METHOD_KEYS, BasesKind, MethodName, PeftSpec
 from fwdllm_server.model.trainable import initial_theta, saved_parameters, trainable_layout
 
 torch.set_num_threads(1)
@@ -82,6 +83,33 @@ MODELS: dict[str, tuple[Pooling, Callable[[], Any]]] = {
 }
 
 
+# Texts without labels, for methods that look at activations.
+TEXTS = [" ".join(f"w{2 + (7 * i + 3 * j) % 48}" for j in range(3 + i % 9)) for i in range(40)]
+
+
+def spec_of(model: str, method: MethodName, bases: BasesKind | None = None) -> PeftSpec:
+    """A small adapter; all layers of ALBERT are one, in the others the lowest stays frozen."""
+    options: dict[str, Any] = {"rank": 2} if "rank" in METHOD_KEYS[method] else {}
+    if bases is not None:
+        options["bases"] = bases
+    return PeftSpec(method=method, layers=None if model == "albert" else [-2, -1], **options)
+
+
+# LLaMA has no biases.
+_UNFIT = [("llama", "bitfit")]
+# What is exported once per session and goes through the common tests: every architecture, every method.
+CASES: dict[str, tuple[str, PeftSpec]] = {
+    **{model: (model, spec_of(model, "lora")) for model in MODELS},
+    **{
+        f"{model}-{method}": (model, spec_of(model, method))
+        for model in ("bert", "llama")
+        for method in METHODS
+        if method != "lora" and (model, method) not in _UNFIT
+    },
+    "bert-lora-xs-activations": ("bert", spec_of("bert", "lora-xs", "activations")),
+}
+
+
 @dataclass(frozen=True)
 class Prepared:
     """A model with its adapter, and the bundle made from it."""
@@ -115,8 +143,9 @@ def save_model(name: str, folder: Path) -> str:
 
 def prepare(source: str, pooling: Pooling, spec: PeftSpec, folder: Path) -> Prepared:
     """Load, adapt, export."""
-    model = apply_peft(load_base(source, LABELS, pooling), spec, seed=3)
     tokenizer = load_tokenizer_file(source)
+    sample = TextSample(TEXTS, tokenizer, MAX_TOKENS)
+    model = apply_peft(load_base(source, LABELS, pooling), spec, 3, sample)
     manifest = export_bundle(model, tokenizer.json, tokenizer.pad_token_id, LABELS, MAX_TOKENS, folder)
     return Prepared(source, pooling, model, trainable_layout(model), folder, manifest)
 
@@ -172,22 +201,20 @@ def bert_source(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def prepared_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Prepared]:
-    """Each model by name, exported once per session."""
+    """Each case by name, exported once per session."""
     made: dict[str, Prepared] = {}
 
     def get(name: str) -> Prepared:
         if name not in made:
+            model, spec = CASES[name]
             folder = tmp_path_factory.mktemp(name)
-            source = save_model(name, folder / "model")
-            # All layers of ALBERT are one; in the others the lowest stays frozen.
-            layers = None if name == "albert" else [-2, -1]
-            made[name] = prepare(source, MODELS[name][0], PeftSpec(rank=2, layers=layers), folder / "bundle")
+            made[name] = prepare(save_model(model, folder / "model"), MODELS[model][0], spec, folder / "bundle")
         return made[name]
 
     return get
 
 
-@pytest.fixture(scope="session", params=list(MODELS))
+@pytest.fixture(scope="session", params=list(CASES))
 def prepared(request: pytest.FixtureRequest, prepared_models: Callable[[str], Prepared]) -> Prepared:
     return prepared_models(request.param)
 

@@ -15,9 +15,10 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import sha256_of
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import Manifest
+from fwdllm_server.model.architecture import head_name
 from fwdllm_server.model.export import export_bundle
-from fwdllm_server.model.load import load_base
-from fwdllm_server.model.peft_methods import apply_peft
+from fwdllm_server.model.load import load_base, load_tokenizer_file
+from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.peft_spec import PeftSpec
 from fwdllm_server.model.trainable import initial_theta, saved_parameters
 
@@ -56,6 +57,24 @@ def test_stages_equal_pytorch_for_different_copies(prepared: Prepared, copies: i
     assert loss.dtype == logits.dtype == np.float32
     assert logits.shape == (copies * rows, len(LABELS))
     np.testing.assert_allclose(loss, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_every_method_starts_as_the_base(prepared: Prepared) -> None:
+    """With any head: what the method adds does nothing at first."""
+    theta = initial_theta(prepared.model, prepared.layout)
+    theta[prepared.layout.block("head").slice] = prepared.theta(1)[0, prepared.layout.block("head").slice]
+    load_theta(prepared.model, prepared.layout, theta)
+    base = load_base(prepared.source, LABELS, prepared.pooling)
+    head = head_name(base)
+    trained = prepared.model.get_base_model().get_submodule(head).modules_to_save["default"]
+    base.get_submodule(head).load_state_dict(trained.state_dict())
+    feeds = batch(4, 9)
+    text = {name: torch.from_numpy(feeds[name]) for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        expected = base(**text).logits.numpy()
+    _, logits = run_stages(prepared, feeds, by_block(prepared.layout, theta[None]))
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    assert np.abs(expected).max() > 1e-2
 
 
 def test_copies_matter(prepared: Prepared) -> None:
@@ -146,6 +165,21 @@ def test_head_only(bert_source: str, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = torch_losses(prepared, feeds, theta).numpy()
     np.testing.assert_allclose(run_stages(prepared, feeds, {"head": theta})[0], expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layers", [[-1], []])
+def test_one_block(bert_source: str, layers: list[int], tmp_path: Path) -> None:
+    """The head perturbed together with the adapter: one stage behind the prefix."""
+    tokenizer = load_tokenizer_file(bert_source)
+    model = apply_peft(load_base(bert_source, LABELS, "mean"), PeftSpec(method="adapter", rank=2, layers=layers), 0)
+    manifest = export_bundle(model, tokenizer.json, 0, LABELS, MAX_TOKENS, tmp_path, one_block=True)
+    assert [stage.block for stage in manifest.stages] == [None, "peft"]
+    assert [spec.name.split(".")[-2] for spec in manifest.layout.tensors[-2:]] == ["classifier", "classifier"]
+    prepared = Prepared(bert_source, "mean", model, manifest.layout, tmp_path, manifest)
+    feeds, theta = batch(6, 9), prepared.theta(2)
+    with torch.no_grad():
+        expected = torch_losses(prepared, feeds, theta).numpy()
+    np.testing.assert_allclose(run_stages(prepared, feeds, {"peft": theta})[0], expected, rtol=1e-4)
 
 
 def test_frozen_a_stays_in_the_graph(bert_source: str, tmp_path: Path) -> None:

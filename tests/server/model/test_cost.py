@@ -2,8 +2,10 @@
 
 import numpy as np
 import onnx_ir as ir
+import pytest
 
 from fwdllm_server.model.cost import weights_multiplied
+from fwdllm_server.model.peft.methods import METHODS
 
 
 def model_of(*nodes, **weights):
@@ -29,3 +31,12 @@ def test_tables_and_biases_do_not_count():
     nodes = (("Gather", ["table", "x"], "z"), ("Add", ["z", "b"], "y"))
     table, bias = np.ones((50, 4), dtype=np.float32), np.ones(4, dtype=np.float32)
     assert weights_multiplied(model_of(*nodes, table=table, b=bias)) == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stage_costs_what_is_frozen_in_it_and_its_part_of_theta(prepared_models, method):
+    """BERT's two upper layers and its pooler; of LoRA 4 targets of 32 x 32 at rank 2."""
+    prepared = prepared_models("bert" if method == "lora" else f"bert-{method}")
+    base = 2 * (4 * 32 * 32 + 2 * 32 * 48) + 32 * 32
+    frozen = {"lora-fa": 4 * 2 * 32, "lora-xs": 2 * 4 * 2 * 32}.get(method, 0)
+    assert prepared.manifest.stages[1].multiplications == base + frozen + prepared.layout.block("peft").size

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2Model
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.model.load import load_base, load_tokenizer_file
+from fwdllm_server.model.load import Pooling, has_new_head, load_base, load_tokenizer_file
 from fwdllm_server.model.pooling import MeanPooledClassifier
 
 
@@ -38,6 +38,14 @@ def test_every_load_is_the_same_model(tmp_path: Path) -> None:
         first, second = load_base(source, LABELS, "model"), load_base(source, LABELS, "model")
         assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
         assert any(p.abs().sum() > 0 for key, p in first.named_parameters() if "classifier" in key) == (name != "bert")
+
+
+@pytest.mark.parametrize("pooling", ["model", "mean"])
+def test_a_random_head_is_the_same_every_time(bert_source: str, pooling: Pooling) -> None:
+    first, second = (load_base(bert_source, LABELS, pooling, random_head=True) for _ in range(2))
+    assert torch.equal(first.classifier.weight, second.classifier.weight)
+    assert has_new_head(first)
+    assert first.classifier.weight.any(), "the head is zero"
 
 
 def test_a_head_in_the_checkpoint_is_kept_if_it_fits(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Adapters: which modules they sit on, what is trained, and what is refused."""
+"""What every method has in common, and LoRA: which modules it sits on, what is trained, what is refused."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import ValidationError
-from server.model.conftest import LABELS, MODELS, load_theta, save_model
+from server.model.conftest import LABELS, MODELS, load_theta, save_model, spec_of
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.model.load import load_base
-from fwdllm_server.model.peft_methods import apply_peft
-from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.model.peft.methods import METHODS, apply_peft
+from fwdllm_server.model.peft_spec import METHOD_KEYS, MethodName, PeftSpec
 from fwdllm_server.model.trainable import initial_theta, trainable_layout
 
 
@@ -71,8 +71,22 @@ def test_seeding_leaves_the_global_generator_alone(bert_source: str) -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-def test_theta_goes_in_and_out_of_the_model(bert_source: str) -> None:
-    model = apply_peft(load_base(bert_source, LABELS, "model"), PeftSpec(method="lora-fa"), seed=1)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_its_tensors_and_the_head(bert_source: str, method: MethodName) -> None:
+    both, head = layout_of(bert_source, spec_of("bert", method)), layout_of(bert_source, PeftSpec(layers=[]))
+    assert list(both.blocks) == ["peft", "head"]
+    assert [spec for spec in both.tensors if spec.block == "head"] == list(head.tensors)
+    assert {int(spec.name.split("layer.")[1].split(".")[0]) for spec in both.tensors if spec.block == "peft"} == {1, 2}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_layer_leaves_the_head(bert_source: str, method: MethodName) -> None:
+    assert list(layout_of(bert_source, PeftSpec(method=method, layers=[])).blocks) == ["head"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_theta_goes_in_and_out_of_the_model(bert_source: str, method: MethodName) -> None:
+    model = apply_peft(load_base(bert_source, LABELS, "model"), PeftSpec(method=method), seed=1)
     layout = trainable_layout(model)
     theta = initial_theta(model, layout) + 1
     load_theta(model, layout, theta)
@@ -108,3 +122,14 @@ def test_spec_refuses_unknown_options() -> None:
         PeftSpec.model_validate({"method": "lora", "dropout": 0.1})
     with pytest.raises(ValidationError):
         PeftSpec(rank=0)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_spec_refuses_what_the_method_does_not_read(method: MethodName) -> None:
+    values = {"rank": 4, "alpha": 8.0, "bases": "weights"}
+    for key, value in values.items():
+        if key in METHOD_KEYS[method]:
+            PeftSpec.model_validate({"method": method, key: value})
+        else:
+            with pytest.raises(ValidationError, match=f"{key} does nothing with the method '{method}'; leave it out"):
+                PeftSpec.model_validate({"method": method, key: value})
