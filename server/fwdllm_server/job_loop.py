@@ -1,16 +1,18 @@
-"""One job's loop: drives its round machine and evaluates its versions beside it."""
+"""One job's loop: drives its rounds and evaluates its versions beside them."""
 
 from __future__ import annotations
 
 import asyncio
-from math import inf
 from pathlib import Path
 
 import structlog
 
 from fwdllm_common.layout import Float32Vector
+from fwdllm_common.replay import ModelState
 from fwdllm_server.evaluation import HeldOutEvaluator
+from fwdllm_server.grpc_fleet import GrpcFleet
 from fwdllm_server.prepare import JobFolder
+from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.runtime import Runtime
@@ -29,20 +31,22 @@ class JobLoop:
         self._folder = folder
         self._base_folder = base_folder
         self._machine = RoundMachine(runtime.database, runtime.artifacts, runtime.presence, job)
-        self._woken = asyncio.Event()
+        self._fleet = GrpcFleet(runtime)
         self._due: dict[int, Float32Vector] = {}
         self._evaluation_due = asyncio.Event()
 
     def wake(self) -> None:
         """Something happened that the round may wait for."""
-        self._woken.set()
+        self._fleet.wake()
 
     async def run(self) -> None:
         """Drive the job until it has ended.
 
         :raises FwdllmError: it cannot go on.
         """
-        rounds = asyncio.create_task(self._drive_rounds())
+        if not self._job.is_draft:
+            await self._request_evaluation(self._job.state)
+        rounds = asyncio.create_task(drive(self._machine, self._fleet, self._committed))
         evaluations = asyncio.create_task(self._evaluate_versions())
         try:
             done, _ = await asyncio.wait((rounds, evaluations), return_when=asyncio.FIRST_COMPLETED)
@@ -53,33 +57,16 @@ class JobLoop:
             evaluations.cancel()
             await asyncio.gather(rounds, evaluations, return_exceptions=True)
 
-    async def _drive_rounds(self) -> None:
-        await self._request_evaluation()
-        while True:
-            self._woken.clear()
-            step = await self._runtime.in_store(self._machine.advance, self._runtime.clock())
-            if step.state is not None:
-                _log.info("round committed", job=self._job.name, version=step.state.version)
-                await self._request_evaluation()
-            await self._runtime.notify()
-            if step.job_ended:
-                return
-            if not step.moved:
-                await self._wait(step.look_again_s)
+    async def _committed(self, state: ModelState) -> None:
+        _log.info("round committed" if state.version else "head initialised", job=self._job.name, version=state.version)
+        await self._request_evaluation(state)
 
-    async def _wait(self, seconds: float) -> None:
-        try:
-            await asyncio.wait_for(self._woken.wait(), None if seconds == inf else seconds)
-        except TimeoutError:
-            return
-
-    async def _request_evaluation(self) -> None:
-        version, rounds = self._job.state.version, self._job.spec.rounds
-        scheduled = rounds.evaluate_every > 0 and version % rounds.evaluate_every == 0
-        if (scheduled or version in (0, rounds.count)) and version not in await self._runtime.in_store(self._evaluated):
+    async def _request_evaluation(self, state: ModelState) -> None:
+        version = state.version
+        if self._job.spec.rounds.evaluates(version) and version not in await self._runtime.in_store(self._evaluated):
             # Versions that found no time are left out, but never the first: "accuracy before" is its.
             self._due = {due: theta for due, theta in self._due.items() if due == 0}
-            self._due[version] = self._job.state.theta
+            self._due[version] = state.theta
             self._evaluation_due.set()
 
     async def _evaluate_versions(self) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import ceil, inf
+from math import inf
+
+import structlog
 
 from fwdllm_common.estimator import Scalar
-from fwdllm_server.algorithm import BlockPlan, Verdict
+from fwdllm_server.algorithm import Verdict
 from fwdllm_server.rounds.abandoned import abandon
-from fwdllm_server.rounds.distribution import Share, hand_out
+from fwdllm_server.rounds.handover import hand_over
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
-from fwdllm_server.store import assignments, rounds, scalars
-from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
+from fwdllm_server.store import assignments, ledger, rounds, scalars
+from fwdllm_server.store.assignments import AssignmentState
 from fwdllm_server.store.rounds import Phase
+
+_log = structlog.get_logger()
 
 
 def advance(context: RoundContext) -> Step:
@@ -25,10 +30,8 @@ def advance(context: RoundContext) -> Step:
     left = context.round.phase_since + bounds.deadline_s - context.now
     if left <= 0:
         return _close(context, collected)
-    work = assignments.of_round(context.connection, context.job.id, context.round.number)
-    next_expiry = _expire(context, work)
-    offered = _offer_again(context, collected)
-    return wait(min(left, next_expiry, bounds.assignment_s if offered else inf))
+    next_expiry = _expire(context)
+    return wait(min(left, next_expiry, hand_over(context, collected, left)))
 
 
 def by_block(context: RoundContext) -> Mapping[str, Sequence[Scalar]]:
@@ -48,10 +51,27 @@ def _judge(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> 
     decisive = max(verdicts.values(), key=_excess)
     rounds.set_variance(context.connection, context.round, decisive.variance, decisive.threshold)
     reason = "; ".join(verdict.reason for verdict in verdicts.values())
+    measured = Counter(scalar.device for scalars_of_block in collected.values() for scalar in scalars_of_block)
+    _log.info(
+        "round judged",
+        job=context.job.name,
+        round=context.round.number,
+        enough=all(verdict.enough for verdict in verdicts.values()),
+        devices=len(measured),
+        least_directions=min(measured.values()),
+        most_directions=max(measured.values()),
+        variance=decisive.variance,
+        threshold=decisive.threshold,
+        reason=reason,
+    )
     if all(verdict.enough for verdict in verdicts.values()):
         rounds.enter(context.connection, context.round, Phase.COMMITTING, context.now, reason)
         return MOVED
-    plan = tuple(plan if verdicts[plan.block].enough else algorithm.extend(plan) for plan in context.round.plan)
+    last = ledger.last_entry(context.connection, context.job.id)
+    plan = tuple(
+        plan if verdicts[plan.block].enough else algorithm.extend(plan, context.job.state, last)
+        for plan in context.round.plan
+    )
     rounds.set_plan(context.connection, context.round, plan)
     rounds.enter(context.connection, context.round, Phase.COLLECTING, context.now, reason)
     return MOVED
@@ -69,10 +89,10 @@ def _close(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> 
     return MOVED
 
 
-def _expire(context: RoundContext, work: Sequence[AssignmentRecord]) -> float:
+def _expire(context: RoundContext) -> float:
     """Expire assignments without news; returns the seconds until the next one is due."""
     remaining = inf
-    for assignment in work:
+    for assignment in assignments.of_round(context.connection, context.job.id, context.round.number):
         if assignment.open:
             left = assignment.expires_at - context.now
             if left <= 0:
@@ -80,40 +100,6 @@ def _expire(context: RoundContext, work: Sequence[AssignmentRecord]) -> float:
             else:
                 remaining = min(remaining, left)
     return remaining
-
-
-def _offer_again(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> int:
-    """Give directions that nobody has at hand to idle devices: first to new ones, then again to those of the round.
-
-    A device that let an assignment of this round expire, or whose scalars were unusable, gets no other in it. Nobody
-    gets more than its part of a step: devices check in one by one, and the first is not to do the work of all.
-
-    :returns: how many devices got something.
-    """
-    work = assignments.of_round(context.connection, context.job.id, context.round.number)
-    in_hand = {seed for assignment in work if assignment.open for seed in assignment.seeds}
-    shares = [share for plan in context.round.plan if (share := _missing(plan, collected, in_hand)).seeds]
-    if not shares:
-        return 0
-    busy = assignments.busy_devices(context.connection)
-    failed = {assignment.device_id for assignment in work if assignment.state == AssignmentState.EXPIRED}
-    here = context.presence.eligible(context.job.manifest.labels, context.now)
-    idle = [device for device in here if device not in busy and device not in failed]
-    taken_part = {assignment.device_id for assignment in work}
-    devices = [device for device in idle if device not in taken_part] or idle
-    devices = devices[: context.job.spec.rounds.max_devices]
-    parts = max(1, len(taken_part - failed))
-    step_size = context.job.algorithm.step_size
-    shares = [Share(share.plan, share.seeds[: len(devices) * ceil(step_size(share.plan) / parts)]) for share in shares]
-    return hand_out(context, shares, devices)
-
-
-def _missing(plan: BlockPlan, collected: Mapping[str, Sequence[Scalar]], in_hand: set[int]) -> Share:
-    have = {scalar.seed for scalar in collected[plan.block]}
-    if len(have) >= plan.wanted:
-        return Share(plan, ())
-    everything = range(plan.first_seed, plan.end_seed)
-    return Share(plan, [seed for seed in everything if seed not in have and seed not in in_hand])
 
 
 def _excess(verdict: Verdict) -> float:

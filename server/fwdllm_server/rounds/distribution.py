@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from itertools import accumulate, pairwise
+from math import floor
+from random import Random
 
 from fwdllm.v1 import device_pb2
 from fwdllm_server.algorithm import BlockPlan
+from fwdllm_server.algorithm.plan import seed_ranges
+from fwdllm_server.rounds.load import Load
 from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store import assignments
 
@@ -19,55 +25,81 @@ class Share:
     seeds: Sequence[int]
 
 
-def hand_out(context: RoundContext, shares: Sequence[Share], devices: Sequence[str]) -> int:
-    """Offer every direction to one device, evenly; a device that would get none gets no assignment.
+def hand_out(
+    context: RoundContext,
+    shares: Sequence[Share],
+    devices: Sequence[str],
+    load: Load,
+    within_s: float,
+    most: Callable[[BlockPlan, str], int] = lambda plan, _device: len(plan.seeds),
+) -> Mapping[str, int]:
+    """Offer directions to devices in proportion to their speeds; a device that would get none gets no assignment.
 
-    :returns: how many devices have an assignment.
+    None gets more of a block than ``most``, nor (but for a single direction) than it can be asked to do ``within_s``
+    seconds; what nobody can take is left.
+
+    :returns: the number of directions of each device that has an assignment.
     """
     rounds = context.job.spec.rounds
     every = rounds.federated_evaluate_every
     evaluate = every > 0 and (context.round.version + 1) % every == 0
     work = assignments.of_round(context.connection, context.job.id, context.round.number) if evaluate else ()
     evaluating = {assignment.device_id for assignment in work}  # a device's rows count once in a round
-    offered = 0
-    for index, device in enumerate(devices):
-        tasks = [_task(share.plan, part) for share in shares if (part := _part(share.seeds, index, len(devices)))]
-        if tasks:
-            assignments.offer(
-                context.connection,
-                context.job.id,
-                context.round.number,
-                device,
-                tasks,
-                evaluate=evaluate and device not in evaluating,
-                expires_at=context.now + rounds.assignment_s,
-            )
-            context.presence.leave(device)
-            offered += 1
-    return offered
+    passes = sum(len(share.seeds) * load.costs[share.plan.block] for share in shares)
+    manageable = [load.manageable(device, passes, within_s) for device in devices]
+    tasks: dict[str, list[device_pb2.DirectionTask]] = {device: [] for device in devices}
+    for share in shares:
+        bounds = [
+            min(most(share.plan, device), max(1, floor(len(share.seeds) * part)))
+            for device, part in zip(devices, manageable, strict=True)
+        ]
+        parts = divide(len(share.seeds), [load.speeds[device] for device in devices], bounds, _turn(context))
+        ends = [0, *accumulate(parts)]
+        for device, (start, end) in zip(devices, pairwise(ends), strict=True):
+            if end > start:
+                tasks[device].append(_task(share.plan, share.seeds[start:end]))
+    offered = {device: tasks[device] for device in devices if tasks[device]}
+    for device, own in offered.items():
+        assignments.offer(
+            context.connection,
+            context.job.id,
+            context.round.number,
+            device,
+            own,
+            evaluate=evaluate and device not in evaluating,
+            expires_at=context.now + rounds.assignment_s,
+        )
+        context.presence.leave(device)
+    return {device: sum(span.count for task in own for span in task.seeds) for device, own in offered.items()}
 
 
-def _part(seeds: Sequence[int], index: int, parts: int) -> Sequence[int]:
-    return seeds[len(seeds) * index // parts : len(seeds) * (index + 1) // parts]
+def divide(total: int, speeds: Sequence[float], most: Sequence[int], turn: float) -> list[int]:
+    """Parts of ``total`` in proportion to ``speeds``, none above its ``most``; what no part can hold is left.
+
+    A part is its exact share, rounded up or down: ``turn``, from 0 to below 1, decides who is rounded up. Over many
+    turns everyone gets its exact share, so that also the slowest has a direction now and then, is heard, and is
+    measured again.
+    """
+    shares = [Fraction(0)] * len(speeds)
+    left, together = Fraction(total), sum(map(Fraction, speeds), Fraction(0))
+    for index in sorted(range(len(speeds)), key=lambda index: most[index] / Fraction(speeds[index])):
+        speed = Fraction(speeds[index])
+        shares[index] = min(Fraction(most[index]), left * speed / together)
+        left, together = left - shares[index], together - speed
+    ends = [floor(end + Fraction(turn)) for end in accumulate(shares)]
+    return [end - start for start, end in pairwise([0, *ends])]
+
+
+def _turn(context: RoundContext) -> float:
+    # The same if the coordinator dies and divides again.
+    return Random(f"{context.job.header.directions.run_key}/{context.round.number}/turn").random()  # noqa: S311 - no secret
 
 
 def _task(plan: BlockPlan, seeds: Sequence[int]) -> device_pb2.DirectionTask:
     return device_pb2.DirectionTask(
         block=plan.block,
-        seeds=[device_pb2.SeedRange(first=first, count=count) for first, count in _ranges(seeds)],
+        seeds=[device_pb2.SeedRange(first=first, count=count) for first, count in seed_ranges(seeds)],
         epsilon=plan.epsilon,
         batch_size=plan.batch_size,
+        central=plan.central,
     )
-
-
-def _ranges(seeds: Iterable[int]) -> Iterator[tuple[int, int]]:
-    first, count = None, 0
-    for seed in seeds:
-        if first is not None and seed == first + count:
-            count += 1
-            continue
-        if first is not None:
-            yield first, count
-        first, count = seed, 1
-    if first is not None:
-        yield first, count

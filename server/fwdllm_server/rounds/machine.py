@@ -1,13 +1,13 @@
 """The round machine: asks the current phase to go on, one transaction at a time.
 
-selecting → assigned → collecting → committing → committed, or abandoned. The coordinator may die between any two
-statements: what was committed is where the next start goes on.
+selecting → assigned → collecting → committing → committed, or abandoned; before the first round there may be an
+initialising one. The coordinator may die between any two statements: the next start goes on from what was committed.
 """
 
 from __future__ import annotations
 
 from fwdllm_server.artifacts import ArtifactStore
-from fwdllm_server.rounds import abandoned, assigned, collecting, committed, committing, selecting
+from fwdllm_server.rounds import abandoned, assigned, collecting, committed, committing, initialising, selecting
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, TrainingJob
 from fwdllm_server.store import rounds
@@ -15,6 +15,7 @@ from fwdllm_server.store.database import Database
 from fwdllm_server.store.rounds import Phase
 
 _PHASES = {
+    Phase.INITIALISING: initialising.advance,
     Phase.SELECTING: selecting.advance,
     Phase.ASSIGNED: assigned.advance,
     Phase.COLLECTING: collecting.advance,
@@ -38,10 +39,11 @@ class RoundMachine:
         with self._database.transaction() as connection:
             record = rounds.latest(connection, self._job.id)
             if record is None:
-                rounds.begin(connection, self._job.id, 1, self._job.state.version, now)
+                number, phase = (0, Phase.INITIALISING) if self._job.is_draft else (1, Phase.SELECTING)
+                rounds.begin(connection, self._job.id, number, self._job.state.version, now, phase)
                 return MOVED
             context = RoundContext(connection, self._job, record, self._presence, self._artifacts, now)
             step = _PHASES[record.phase](context)
         if step.state is not None:
-            self._job.state = step.state
+            self._job.go_on_from(step.state)
         return step

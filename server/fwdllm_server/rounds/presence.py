@@ -8,11 +8,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Present:
-    """A device that checked in at ``at``, with the labels that its data has."""
+    """A device that checked in at ``at``, with the labels that its data has and what it can or may do."""
 
     device_id: str
     at: float
     labels: frozenset[str]
+    capabilities: frozenset[str] = frozenset()
 
 
 class Presence:
@@ -30,11 +31,13 @@ class Presence:
         """A device is known to be gone, or busy."""
         self._present.pop(device_id, None)
 
-    def eligible(self, labels: Sequence[str], now: float) -> list[str]:
-        """The present devices whose data has no other labels than ``labels``, in a fixed order."""
+    def eligible(self, labels: Sequence[str], now: float, capability: str | None = None) -> list[str]:
+        """The present devices with ``capability`` whose data has no other labels than ``labels``, in a fixed order."""
         known = frozenset(labels)
         return sorted(
             device.device_id
             for device in list(self._present.values())  # devices are revoked in another thread
-            if device.at >= now - self._window_s and device.labels <= known
+            if device.at >= now - self._window_s
+            and device.labels <= known
+            and (capability is None or capability in device.capabilities)
         )

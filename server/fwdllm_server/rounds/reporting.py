@@ -32,13 +32,13 @@ def record(
         _record_evaluation(connection, assignment, request.evaluation)
     if _accepts(connection, assignment):
         _record_scalars(connection, assignment, request, response)
-        _move_on(connection, assignment, response, now + assignment_s)
+        _move_on(connection, assignment, request, response, now + assignment_s)
     else:
         response.late = len(request.derivatives)
         response.stop = True
     jobs.count_unused(connection, assignment.job_id, response.repeated, response.late, response.unusable)
     # A message that is sent again carries its effort again.
-    if request.HasField("effort") and not response.repeated and _plausible(request.effort):
+    if request.HasField("effort") and not response.repeated and plausible(request.effort):
         efforts.add(connection, assignment.job_id, assignment.device_id, response.accepted, request.effort)
     return response
 
@@ -74,7 +74,11 @@ def _record_scalars(
 
 
 def _move_on(
-    connection: Connection, assignment: AssignmentRecord, response: device_pb2.ReportResponse, expires_at: float
+    connection: Connection,
+    assignment: AssignmentRecord,
+    request: device_pb2.ReportRequest,
+    response: device_pb2.ReportResponse,
+    expires_at: float,
 ) -> None:
     if response.unusable:
         # The device's numbers are no good: others measure what it has not.
@@ -84,6 +88,8 @@ def _move_on(
     stored = scalars.seeds_of_round(connection, assignment.job_id, assignment.round)
     if stored.issuperset(assignment.seeds):
         assignments.set_state(connection, assignment.id, AssignmentState.DONE)
+        # What it has not measured itself, others have.
+        response.stop = request.first_index + len(request.derivatives) < len(assignment.seeds)
     else:
         assignments.prolong(connection, assignment.id, expires_at)
 
@@ -95,7 +101,8 @@ def _record_evaluation(
         assignments.evaluated(connection, assignment.id, counts.correct, counts.total)
 
 
-def _plausible(effort: device_pb2.Effort) -> bool:
+def plausible(effort: device_pb2.Effort) -> bool:
+    """Whether the numbers can be those of an effort."""
     numbers = (effort.seconds, effort.example_passes)
     return all(isfinite(number) and number >= 0 for number in numbers) and max(
         effort.peak_rss_bytes, effort.bytes_sent, effort.bytes_received, effort.artifact_bytes

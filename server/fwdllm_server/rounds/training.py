@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 from sqlalchemy import Connection
 
 from fwdllm_common.ledger import LedgerEntry, RunHeader
@@ -12,6 +13,7 @@ from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import ForwardGradient
 from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.job import JobSpec
+from fwdllm_server.prepare import run_header
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.store import ledger
 from fwdllm_server.store.jobs import JobRecord
@@ -21,41 +23,68 @@ from fwdllm_server.toml_model import parse_toml
 
 @dataclass
 class TrainingJob:
-    """One running job; ``state`` is θ at the newest committed version."""
+    """One running job; ``state`` is θ at the newest committed version.
+
+    While its head is being initialised the job ``is_draft``: ``state`` is then what features are computed with, and its
+    header stays here.
+    """
 
     id: str
     name: str
     spec: JobSpec
-    header: RunHeader
     manifest: Manifest
     manifest_sha256: str
     algorithm: ForwardGradient
     state: ModelState
+    is_draft: bool = False
+
+    @property
+    def header(self) -> RunHeader:
+        """What stays the same through the run."""
+        return self.state.header
+
+    def go_on_from(self, state: ModelState) -> None:
+        """A version has been committed."""
+        self.state, self.is_draft = state, False
 
     @classmethod
     def load(cls, connection: Connection, artifacts: ArtifactStore, record: JobRecord) -> TrainingJob:
-        """A prepared job as the store knows it: the newest snapshot and the replay of the ledger after it."""
-        assert record.header is not None
+        """An exported job as the store knows it: its draft, or the newest snapshot and the replay of the ledger."""
         assert record.manifest_sha256 is not None
         spec = parse_toml(record.spec_toml, JobSpec, record.name)
-        header = RunHeader.from_bytes(record.header)
         manifest = Manifest.from_bytes(artifacts.get(record.manifest_sha256))
-        snapshot = ledger.latest_snapshot(connection, record.id)
-        assert snapshot is not None
-        version, sha256 = snapshot
-        state = ModelState.from_bytes(header, manifest.layout, artifacts.get(sha256))
-        for entry in ledger.entries(connection, record.id, after=version):
-            state.advance(LedgerEntry.from_bytes(entry))
+        if record.header is None:
+            state = _draft(spec, manifest, artifacts, record)
+        else:
+            state = _newest(RunHeader.from_bytes(record.header), manifest, connection, artifacts, record.id)
         return cls(
             id=record.id,
             name=record.name,
             spec=spec,
-            header=header,
             manifest=manifest,
             manifest_sha256=record.manifest_sha256,
-            algorithm=ForwardGradient(spec, header, manifest.layout),
+            algorithm=ForwardGradient(spec, state.header, manifest.layout),
             state=state,
+            is_draft=record.header is None,
         )
+
+
+def _draft(spec: JobSpec, manifest: Manifest, artifacts: ArtifactStore, record: JobRecord) -> ModelState:
+    assert record.draft_sha256 is not None
+    theta = np.frombuffer(artifacts.get(record.draft_sha256), dtype="<f4").astype(np.float32)
+    return ModelState.initial(run_header(spec, manifest.layout, theta), manifest.layout, theta)
+
+
+def _newest(
+    header: RunHeader, manifest: Manifest, connection: Connection, artifacts: ArtifactStore, job_id: str
+) -> ModelState:
+    snapshot = ledger.latest_snapshot(connection, job_id)
+    assert snapshot is not None
+    version, sha256 = snapshot
+    state = ModelState.from_bytes(header, manifest.layout, artifacts.get(sha256))
+    for entry in ledger.entries(connection, job_id, after=version):
+        state.advance(LedgerEntry.from_bytes(entry))
+    return state
 
 
 @dataclass(frozen=True)

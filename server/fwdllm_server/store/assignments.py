@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Row, func, select, update
 
 from fwdllm.v1 import device_pb2
 from fwdllm_server.store.jobs import JobState
-from fwdllm_server.store.schema import assignments, jobs
+from fwdllm_server.store.schema import assignments, jobs, rounds
 
 _OPEN = ("offered", "taken")
 
@@ -108,12 +108,27 @@ def of_round(connection: Connection, job_id: str, round_number: int) -> Sequence
     return [_record(row) for row in connection.execute(query)]
 
 
+def offered(connection: Connection, job_id: str) -> Sequence[tuple[str, str]]:
+    """Id and device of what the newest round of a job has on offer that nobody has fetched, in a fixed order."""
+    newest = select(func.max(rounds.c.number)).where(rounds.c.job_id == job_id)
+    query = (
+        select(assignments.c.id, assignments.c.device_id)
+        .where(
+            assignments.c.job_id == job_id,
+            assignments.c.round == newest.scalar_subquery(),
+            assignments.c.state == AssignmentState.OFFERED,
+        )
+        .order_by(assignments.c.id)
+    )
+    return [(row.id, row.device_id) for row in connection.execute(query)]
+
+
 def busy_devices(connection: Connection) -> frozenset[str]:
-    """The devices that hold an open assignment of any job that runs."""
+    """The devices that hold an open assignment of any job that runs, or whose head they initialise."""
     query = (
         select(assignments.c.device_id)
         .join(jobs, jobs.c.id == assignments.c.job_id)
-        .where(assignments.c.state.in_(_OPEN), jobs.c.state == JobState.RUNNING)
+        .where(assignments.c.state.in_(_OPEN), jobs.c.state.in_((JobState.PREPARING, JobState.RUNNING)))
         .distinct()
     )
     return frozenset(connection.execute(query).scalars())

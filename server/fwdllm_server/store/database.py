@@ -36,7 +36,7 @@ class Database:
             event.listen(self._engine, "connect", _configure_sqlite)
             event.listen(self._engine, "begin", _begin_immediately)
         try:
-            with _storage_errors():
+            with storage_errors():
                 _migrate(self._engine)
         except StorageError:
             self.close()
@@ -48,7 +48,7 @@ class Database:
 
         :raises StorageError: the database cannot be written.
         """
-        with _storage_errors(), self._engine.begin() as connection:
+        with storage_errors(), self._engine.begin() as connection:
             yield connection
 
     def close(self) -> None:
@@ -81,7 +81,8 @@ def _begin_immediately(connection: Connection) -> None:
 
 
 @contextmanager
-def _storage_errors() -> Iterator[None]:
+def storage_errors() -> Iterator[None]:
+    """Errors of the database become a :class:`StorageError` that says what to do."""
     try:
         yield
     except DBAPIError as error:

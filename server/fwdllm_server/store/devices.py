@@ -80,9 +80,13 @@ def enrol(connection: Connection, secret: str, key_sha256: str, now: float) -> D
     if known:
         connection.execute(update(devices).where(devices.c.id == known.id).values(name=token.name))
         return device(connection, known.id) or known
-    identity = f"dev-{secrets.token_hex(8)}"
-    connection.execute(insert(devices).values(id=identity, name=token.name, key_sha256=key_sha256, enrolled_at=now))
-    return Device(identity, token.name, now, None, None, 0, "")
+    return add(connection, f"dev-{secrets.token_hex(8)}", token.name, key_sha256, now)
+
+
+def add(connection: Connection, device_id: str, name: str, key_sha256: str, now: float) -> Device:
+    """A new device."""
+    connection.execute(insert(devices).values(id=device_id, name=name, key_sha256=key_sha256, enrolled_at=now))
+    return Device(device_id, name, now, None, None, 0, "")
 
 
 def _use(connection: Connection, digest: str, key_sha256: str, again: str) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
 from fwdllm.v1 import device_pb2
 from fwdllm_server.store.schema import efforts
 
+HALF_LIFE_S = 10.0
+"""Seconds of computing after which a measured speed counts half: a phone that gets hot is known to be slow at once."""
+SHORTEST_MEASURED_S = 1.0
+"""A speed from fewer seconds of computing is not one: a first pass fills caches."""
+FASTEST = 1e9
+"""Example-passes a second that no device does; a report that claims them says nothing of its speed."""
+
 _COUNTERS = ("bytes_sent", "bytes_received", "artifact_bytes")
+_ROWS_PER_STATEMENT = 1000  # bound parameters of one statement are limited
 
 
 def add(connection: Connection, job_id: str, device_id: str, accepted: int, effort: device_pb2.Effort) -> None:
@@ -32,7 +41,52 @@ def add(connection: Connection, job_id: str, device_id: str, accepted: int, effo
         new, last = int(getattr(effort, counter)), int(row._mapping[f"last_{counter}"])
         values[counter] = row._mapping[counter] + (new - last if new >= last else new)
         values[f"last_{counter}"] = new
+    values |= _recent(row.recent_seconds, row.recent_passes, effort)
     connection.execute(update(efforts).where(key).values(values))
+
+
+def speeds(connection: Connection, job_id: str, devices: Sequence[str]) -> Mapping[str, float]:
+    """Example-passes a second, above 0, of those of the devices that have computed for long enough."""
+    columns = (efforts.c.device_id, efforts.c.recent_passes / efforts.c.recent_seconds)
+    measured = (efforts.c.recent_seconds >= SHORTEST_MEASURED_S) & (efforts.c.recent_passes > 0)
+    found: dict[str, float] = {}
+    for start in range(0, len(devices), _ROWS_PER_STATEMENT):
+        some = efforts.c.device_id.in_(devices[start : start + _ROWS_PER_STATEMENT])
+        query = select(*columns).where(efforts.c.job_id == job_id, measured, some)
+        found.update((device, speed) for device, speed in connection.execute(query) if speed > 0)
+    return found
+
+
+def _recent(seconds: float, passes: float, effort: device_pb2.Effort) -> dict[str, object]:
+    """The recent speed with one more report, which counts for no more than one half-life.
+
+    So a process that was frozen, or a lie, is forgotten within minutes of computing.
+    """
+    if effort.seconds <= 0 or effort.example_passes > FASTEST * effort.seconds:
+        return {}
+    counted = min(effort.seconds, HALF_LIFE_S)
+    kept = 0.5 ** (counted / HALF_LIFE_S)
+    return {
+        "recent_seconds": kept * seconds + counted,
+        "recent_passes": kept * passes + effort.example_passes * (counted / effort.seconds),
+    }
+
+
+class TotalEffort(NamedTuple):
+    """What all devices of a job spent together."""
+
+    example_passes: float
+    seconds: float
+    bytes_sent: int
+    bytes_received: int
+
+
+def total(connection: Connection, job_id: str) -> TotalEffort:
+    """The sum over the job's devices."""
+    columns = (efforts.c.example_passes, efforts.c.seconds, efforts.c.bytes_sent, efforts.c.bytes_received)
+    query = select(*(func.coalesce(func.sum(column), 0) for column in columns)).where(efforts.c.job_id == job_id)
+    passes, seconds, sent, received = connection.execute(query).one()
+    return TotalEffort(float(passes), float(seconds), int(sent), int(received))
 
 
 def of_job(connection: Connection, job_id: str) -> Sequence[Row[tuple[object, ...]]]:

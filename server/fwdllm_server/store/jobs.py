@@ -23,7 +23,10 @@ class JobState(StrEnum):
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One job; ``header`` and ``manifest_sha256`` are there once its model is prepared."""
+    """One job; ``header`` is there once its model is prepared, ``manifest_sha256`` once that is exported.
+
+    In between it is a draft, whose head waits for feature sums; ``draft_sha256`` is then θ without its head.
+    """
 
     id: str
     name: str
@@ -37,6 +40,7 @@ class JobRecord:
     ended_at: float | None
     header: bytes | None
     manifest_sha256: str | None
+    draft_sha256: str | None
     head_init: str
     trainable_parameters: int
     scalars_repeated: int
@@ -86,6 +90,17 @@ def in_state(connection: Connection, *states: JobState) -> Sequence[JobRecord]:
     if states:
         query = query.where(jobs.c.state.in_(states))
     return [_record(row) for row in connection.execute(query)]
+
+
+def drafted(
+    connection: Connection, job_id: str, manifest_sha256: str, draft_sha256: str, trainable_parameters: int
+) -> None:
+    """The model is exported, but for its head."""
+    connection.execute(
+        update(jobs)
+        .where(jobs.c.id == job_id)
+        .values(manifest_sha256=manifest_sha256, draft_sha256=draft_sha256, trainable_parameters=trainable_parameters)
+    )
 
 
 def prepared(

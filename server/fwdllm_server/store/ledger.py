@@ -43,6 +43,19 @@ def entries(connection: Connection, job_id: str, after: int, up_to: int | None =
     return list(connection.execute(query.order_by(ledger.c.version)).scalars())
 
 
+def last_entry(connection: Connection, job_id: str) -> LedgerEntry | None:
+    """The newest committed round."""
+    query = select(ledger.c.entry).where(ledger.c.job_id == job_id).order_by(ledger.c.version.desc()).limit(1)
+    data = connection.execute(query).scalar_one_or_none()
+    return None if data is None else LedgerEntry.from_bytes(data)
+
+
+def bytes_since(connection: Connection, job_id: str, after: int) -> int:
+    """Size of the entries of the versions above ``after``."""
+    query = select(func.coalesce(func.sum(func.length(ledger.c.entry)), 0))
+    return int(connection.execute(query.where(ledger.c.job_id == job_id, ledger.c.version > after)).scalar_one())
+
+
 def totals(connection: Connection, job_id: str) -> tuple[int, int]:
     """Committed rounds and the scalars in them."""
     query = select(func.count(), func.coalesce(func.sum(ledger.c.directions), 0)).where(ledger.c.job_id == job_id)

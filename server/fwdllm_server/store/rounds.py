@@ -13,8 +13,9 @@ from fwdllm_server.store.schema import rounds
 
 
 class Phase(StrEnum):
-    """The phases of a round (DESIGN §8)."""
+    """The phases of a round (DESIGN §8); the first is round 0's alone."""
 
+    INITIALISING = "initialising"
     SELECTING = "selecting"
     ASSIGNED = "assigned"
     COLLECTING = "collecting"
@@ -38,10 +39,12 @@ class RoundRecord:
     reason: str
 
 
-def begin(connection: Connection, job_id: str, number: int, version: int, now: float) -> None:
+def begin(
+    connection: Connection, job_id: str, number: int, version: int, now: float, phase: Phase = Phase.SELECTING
+) -> None:
     """Open a round in its first phase."""
     connection.execute(
-        rounds.insert().values(job_id=job_id, number=number, phase=Phase.SELECTING, phase_since=now, version=version)
+        rounds.insert().values(job_id=job_id, number=number, phase=phase, phase_since=now, version=version)
     )
 
 

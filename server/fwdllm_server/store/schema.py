@@ -55,9 +55,11 @@ jobs = Table(
     Column("created_at", Float, nullable=False),
     Column("started_at", Float),
     Column("ended_at", Float),
-    # Set when the model is prepared.
+    # Set when the model is prepared; the manifest already when it is exported.
     Column("header", LargeBinary),
     Column("manifest_sha256", String(64)),
+    # Of a job whose head is made from feature sums: θ without it, little-endian float32.
+    Column("draft_sha256", String(64)),
     Column("head_init", String(16), nullable=False, default=""),
     Column("trainable_parameters", BigInteger, nullable=False, default=0),
     # Scalars that were sent and not used, by reason.
@@ -152,6 +154,9 @@ efforts = Table(
     Column("scalars", BigInteger, nullable=False, default=0),
     Column("seconds", Float, nullable=False, default=0.0),
     Column("example_passes", Float, nullable=False, default=0.0),
+    # The same two, the past counting less and less: their quotient is the device's speed.
+    Column("recent_seconds", Float, nullable=False, default=0.0),
+    Column("recent_passes", Float, nullable=False, default=0.0),
     Column("peak_rss_bytes", BigInteger, nullable=False, default=0),
     Column("bytes_sent", BigInteger, nullable=False, default=0),
     Column("bytes_received", BigInteger, nullable=False, default=0),
@@ -160,4 +165,15 @@ efforts = Table(
     Column("last_bytes_sent", BigInteger, nullable=False, default=0),
     Column("last_bytes_received", BigInteger, nullable=False, default=0),
     Column("last_artifact_bytes", BigInteger, nullable=False, default=0),
+)
+
+feature_sums = Table(
+    "feature_sums",
+    metadata,
+    # The primary key is what counts every device's sum of a class once.
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("device_id", ForeignKey("devices.id"), primary_key=True),
+    Column("label", Integer, primary_key=True, autoincrement=False),
+    Column("rows", BigInteger, nullable=False),
+    Column("features", LargeBinary, nullable=False),
 )

@@ -232,7 +232,7 @@ def test_news_of_an_assignment_keep_it(make_rig):
 
 
 def test_work_that_was_given_away_is_looked_after_too(make_rig):
-    """The second device to let it down is noticed after its own ``assignment_s``, with nobody else to remind us."""
+    """The second device to let it down is noticed after a quarter of ``assignment_s``, with nobody to remind us."""
     rig = make_rig(assignment_s=30, deadline_s=1000)
     first, second, _lost = rig.begin_round(*ABC)
     rig.finish(first)
@@ -240,7 +240,7 @@ def test_work_that_was_given_away_is_looked_after_too(make_rig):
     rig.check_in("d")
     step = rig.later(30)
 
-    assert step.look_again_s == 30
+    assert step.look_again_s == 7.5
 
 
 def test_unusable_scalars_send_the_rest_to_others(make_rig):

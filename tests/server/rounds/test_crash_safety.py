@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pytest
 from helpers.rig import JOB, CoordinatorDiedError, Rig, ScriptedDevice, run_to_end
 from helpers.tiny_job import job_toml
@@ -24,6 +25,8 @@ TOML = job_toml(
         # One step more in the second block, so that extending a round is among what is interrupted. Even numbers: a
         # restart may change who measures what, and a device's weight depends on how many directions are its.
         "blocks.head": {"directions": 10, "max_directions": 20, "variance_threshold": 1e-9},
+        # The second round's seeds follow from the ledger's last entry, whoever reads it.
+        "blocks.head.sampling": {"keep": 0.25},
     }
 )
 NAMES = ("a", "b")
@@ -103,6 +106,13 @@ def test_the_run_has_two_rounds_that_pacing_extended(undisturbed):
     sizes = [[len(update.seeds) for update in LedgerEntry.from_bytes(entry).updates] for entry in entries]
 
     assert sizes == [[6, 20], [6, 20]]
+
+
+def test_the_second_round_is_sampled(undisturbed):
+    _, entries, _ = undisturbed
+    steps = [np.diff(LedgerEntry.from_bytes(entry).updates[1].seeds).max() for entry in entries]
+
+    assert steps[0] == 1 < steps[1]
 
 
 @pytest.mark.parametrize("when", ["before", "after"])

@@ -38,6 +38,17 @@ def test_totals_and_the_newest_digest_follow_the_entries(connection):
     assert ledger.newest_digest(connection, JOB) == bytes([2]) * 32
 
 
+def test_the_last_entry_is_the_newest_of_the_job(connection):
+    assert ledger.last_entry(connection, JOB) is None
+
+    for version in (1, 2):
+        ledger.append(connection, JOB, entry(version), 0.0)
+    found = ledger.last_entry(connection, JOB)
+    assert found is not None
+    assert found.to_bytes() == entry(2).to_bytes()
+    assert ledger.last_entry(connection, "another") is None
+
+
 def test_the_newest_snapshot_is_the_one_to_start_from(connection):
     assert ledger.latest_snapshot(connection, JOB) is None
 

@@ -1,13 +1,16 @@
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from helpers.rig import JOB
-from sqlalchemy import inspect
+from sqlalchemy import create_engine, inspect
 
 from fwdllm_common.errors import StorageError
-from fwdllm_server.store import jobs
+from fwdllm_server import store
+from fwdllm_server.store import feature_sums, jobs
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.schema import metadata
 
@@ -51,3 +54,27 @@ def test_a_file_that_is_no_database_is_a_storage_error(tmp_path: Path):
 def test_a_folder_that_does_not_exist_is_a_storage_error(tmp_path: Path):
     with pytest.raises(StorageError, match="unable to open"):
         Database(f"sqlite:///{tmp_path / 'nowhere' / 'fwdllm.db'}")
+
+
+def test_jobs_of_the_first_version_are_kept(database_url):
+    """The second brings a column for jobs and a table."""
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(store.__file__).parent / "migrations"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+        connection.exec_driver_sql(
+            "INSERT INTO jobs (id, name, spec_toml, base_folder, state, message, rounds_wanted, created_at, head_init, "
+            "trainable_parameters, scalars_repeated, scalars_late, scalars_unusable) "
+            "VALUES ('old', 'tiny', '', '/', 'done', '', 2, 0.0, 'zeros', 7, 1, 2, 3)"
+        )
+    engine.dispose()
+    database = Database(database_url)
+    with database.transaction() as connection:
+        record = jobs.get(connection, "old")
+        assert list(feature_sums.of_job(connection, "old")) == []
+    database.close()
+
+    assert record is not None
+    assert (record.state, record.head_init, record.scalars_unusable, record.draft_sha256) == ("done", "zeros", 3, None)

@@ -5,10 +5,12 @@ from helpers.rig import JOB
 from sqlalchemy.exc import IntegrityError
 
 from fwdllm_server.algorithm import BlockPlan
+from fwdllm_server.algorithm.plan import SeedRange
 from fwdllm_server.store import rounds
 from fwdllm_server.store.rounds import Phase
 
-PLAN = BlockPlan("head", 1 << 32, 8, 9, 1e-3, 16, 0.1)
+PLAN = BlockPlan("head", (SeedRange(1 << 32, 8), SeedRange(1 << 33, 1)), 8, 1e-3, 16, 0.1, central=True)
+LONGER = PLAN.extended(16, range(PLAN.end_seed, PLAN.end_seed + 9))
 
 
 def test_the_newest_round_is_the_current_one(connection):
@@ -29,9 +31,9 @@ def test_a_round_number_is_used_once(connection):
 
 def test_a_plan_is_kept_whole(connection):
     rounds.begin(connection, JOB, 1, 0, 5.0)
-    rounds.set_plan(connection, rounds.latest(connection, JOB), (PLAN, PLAN.extended(16, 18)))
+    rounds.set_plan(connection, rounds.latest(connection, JOB), (PLAN, LONGER))
 
-    assert rounds.latest(connection, JOB).plan == (PLAN, PLAN.extended(16, 18))
+    assert rounds.latest(connection, JOB).plan == (PLAN, LONGER)
 
 
 def test_an_infinite_variance_is_kept(connection):

@@ -1,0 +1,176 @@
+"""Handing over: what nobody has at hand, and what its device is too slow with, goes to idle devices.
+
+A round does not wait for one device. Nothing is taken from anybody: two may measure the same direction, the first
+scalar counts and the second is a repeated one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil, inf
+
+from fwdllm_common.estimator import Scalar
+from fwdllm_server.algorithm import BlockPlan
+from fwdllm_server.rounds.distribution import Share, hand_out
+from fwdllm_server.rounds.load import Load
+from fwdllm_server.rounds.training import RoundContext
+from fwdllm_server.store import assignments
+from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
+
+QUIET = 0.25
+"""Part of ``assignment_s`` without news after which an assignment is not counted on any more."""
+TURNAROUND_S = 5.0
+"""Seconds until an idle device is at work: it asks every few seconds, and catches up with the weights first."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """An open assignment: the directions it still owes, seed and block, in the order in which they are measured."""
+
+    device: str
+    owed: Sequence[tuple[int, str]]
+    silent_s: float
+    patience_s: float
+
+    @property
+    def live(self) -> bool:
+        """Whether it is counted on."""
+        return self.silent_s < self.patience_s
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What a handover looks at; ``missing`` has the block of each seed that is still wanted, by ascending seed."""
+
+    context: RoundContext
+    work: Sequence[AssignmentRecord]
+    idle: Sequence[str]
+    load: Load
+    missing: Mapping[int, str]
+    held: Sequence[Held]
+    left_s: float
+
+
+def hand_over(context: RoundContext, collected: Mapping[str, Sequence[Scalar]], left_s: float) -> float:
+    """Offer idle devices what there is left to do; ``left_s`` is the time to the deadline, seconds.
+
+    A device that let an assignment of this round expire, or whose scalars were unusable, gets no other in it.
+
+    :returns: seconds after which this is worth another look, if nothing happens before.
+    """
+    work = assignments.of_round(context.connection, context.job.id, context.round.number)
+    idle = _idle(context, work)
+    if not idle:
+        return inf  # a check-in is something that happens
+    scene = _look(context, work, idle, collected, left_s)
+    offered = _offer_again(scene) or _help(scene)
+    quiet_in = [each.patience_s - each.silent_s for each in scene.held if each.live]
+    return min([*quiet_in, QUIET * context.job.spec.rounds.assignment_s if offered else inf])
+
+
+def slow_ends(held: Sequence[Held], load: Load, helpers: Sequence[float]) -> Iterator[tuple[int, str]]:
+    """The directions, seed and block, that helpers of these speeds should take over.
+
+    They are the ends of assignments that take too long, so that all would be done at about the same time with the
+    helpers at work after :data:`TURNAROUND_S`. What two devices have at hand already is left to them.
+    """
+    holders = Counter(seed for each in held for seed, _ in each.owed)
+    waiting = []
+    for each in held:
+        own = [(seed, block) for seed, block in each.owed if holders[seed] == 1]
+        speed = load.speeds[each.device]
+        waiting.append((sum(load.costs[block] for _, block in own) - speed * each.silent_s, speed, own))
+    waiting.sort(key=lambda entry: -entry[0] / entry[1])
+    passes, speeds = sum(helpers) * TURNAROUND_S, sum(helpers)
+    for left, speed, _ in waiting:  # the slowest first, as long as help makes them faster
+        if left / speed > passes / speeds:
+            passes, speeds = passes + left, speeds + speed
+    for left, speed, own in waiting:
+        for seed, block in reversed(own):
+            if left / speed <= max(passes / speeds, TURNAROUND_S + load.costs[block] / max(helpers)):
+                break
+            left -= load.costs[block]
+            yield seed, block
+
+
+def _idle(context: RoundContext, work: Sequence[AssignmentRecord]) -> list[str]:
+    busy = assignments.busy_devices(context.connection)
+    here = context.presence.eligible(context.job.manifest.labels, context.now)
+    return [device for device in here if device not in busy and device not in _failed(work)]
+
+
+def _failed(work: Sequence[AssignmentRecord]) -> set[str]:
+    return {assignment.device_id for assignment in work if assignment.state == AssignmentState.EXPIRED}
+
+
+def _look(
+    context: RoundContext,
+    work: Sequence[AssignmentRecord],
+    idle: Sequence[str],
+    collected: Mapping[str, Sequence[Scalar]],
+    left_s: float,
+) -> Scene:
+    load = Load.of(context, [*idle, *(assignment.device_id for assignment in work)])
+    missing = {seed: block for plan in context.round.plan for seed, block in _missing(plan, collected)}
+    held = [_held(context, load, assignment, missing) for assignment in work if assignment.open]
+    return Scene(context, work, idle, load, missing, held, left_s)
+
+
+def _missing(plan: BlockPlan, collected: Mapping[str, Sequence[Scalar]]) -> Iterator[tuple[int, str]]:
+    have = {scalar.seed for scalar in collected[plan.block]}
+    if len(have) < plan.wanted:
+        yield from ((seed, plan.block) for seed in plan.seeds if seed not in have)
+
+
+def _held(context: RoundContext, load: Load, work: AssignmentRecord, missing: Mapping[int, str]) -> Held:
+    assignment_s = context.job.spec.rounds.assignment_s
+    owed = [(seed, missing[seed]) for seed in work.seeds if seed in missing]
+    needed_s = load.seconds(work.device_id, sum(load.costs[block] for _, block in owed))
+    return Held(
+        device=work.device_id,
+        owed=owed,
+        silent_s=context.now - (work.expires_at - assignment_s),  # any news prolonged it
+        # Some devices send all they have at the end.
+        patience_s=max(QUIET * assignment_s, 2 * needed_s),
+    )
+
+
+def _offer_again(scene: Scene) -> Mapping[str, int]:
+    """What nobody who is counted on has at hand: first to new devices, then again to those of the round.
+
+    Nobody gets more than its part of a step: devices check in one by one, and the first is not to do the work of all.
+    """
+    in_hand = {seed for each in scene.held if each.live for seed, _ in each.owed}
+    taken_part = {assignment.device_id for assignment in scene.work}
+    devices = [device for device in scene.idle if device not in taken_part] or scene.idle
+    speeds = {device: Fraction(speed) for device, speed in scene.load.speeds.items()}
+    together = sum((speeds[device] for device in taken_part - _failed(scene.work)), Fraction(0))
+
+    def part_of_step(plan: BlockPlan, device: str) -> int:
+        part = speeds[device] / max(together, speeds[device])
+        return ceil(scene.context.job.algorithm.step_size(plan) * part)
+
+    return _offer(scene, scene.missing.keys() - in_hand, devices, part_of_step)
+
+
+def _help(scene: Scene) -> Mapping[str, int]:
+    """Devices of the round that are done measure the ends of what others are slow with."""
+    done = {assignment.device_id for assignment in scene.work if assignment.state == AssignmentState.DONE}
+    helpers = [device for device in scene.idle if device in done]
+    if not helpers or not scene.load.measured:
+        return {}
+    live = [each for each in scene.held if each.live]
+    ends = {seed for seed, _ in slow_ends(live, scene.load, [scene.load.speeds[device] for device in helpers])}
+    return _offer(scene, ends, helpers, lambda plan, _device: len(plan.seeds))
+
+
+def _offer(
+    scene: Scene, seeds: Set[int], devices: Sequence[str], most: Callable[[BlockPlan, str], int]
+) -> Mapping[str, int]:
+    found = [Share(plan, [seed for seed in plan.seeds if seed in seeds]) for plan in scene.context.round.plan]
+    shares = [share for share in found if share.seeds]
+    chosen = devices[: scene.context.job.spec.rounds.max_devices]
+    return hand_out(scene.context, shares, chosen, scene.load, scene.left_s, most) if shares else {}

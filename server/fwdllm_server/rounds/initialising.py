@@ -1,0 +1,109 @@
+"""Initialising: before the first round, devices whose owners allow it send the sums that the head is made from.
+
+A window opens once enough of them are here; whoever comes within ``accept_s`` is asked too, and all have until
+``deadline_s`` to answer. A window that brings too little is followed by another, and what is in stays in. This is round
+0 of a job whose model is a draft: it has no header before its head is set (DESIGN §2, invariant 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+from fwdllm_common.protocol import FEATURE_SUMS
+from fwdllm_common.replay import ModelState
+from fwdllm_server.algorithm.class_means import MAX_DEVICES, ClassTotals, LinearHead, head_from_means
+from fwdllm_server.prepare import PreparedModel, run_header, save_prepared
+from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
+from fwdllm_server.store import assignments, feature_sums, rounds
+from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
+from fwdllm_server.store.rounds import Phase
+
+_LEAST_CLASSES = 2
+
+
+def advance(context: RoundContext) -> Step:
+    """Initialising → committed, which is version 0, once a window is over and enough is in."""
+    bounds, since = context.job.spec.rounds, context.round.phase_since
+    next_expiry = _expire(context)
+    work = assignments.of_round(context.connection, context.job.id, context.round.number)
+    answering = {assignment.device_id for assignment in work if assignment.open}
+    senders, classes = feature_sums.sources(context.connection, context.job.id)
+    room = min(bounds.max_devices, MAX_DEVICES) - len(answering | senders)
+    left = since + bounds.accept_s - context.now
+    if work and left > 0 and room > 0:  # the window is open
+        newcomers = _askable(context, work, since)[:room]
+        _ask(context, newcomers)
+        reason = f"{len(answering) + len(newcomers)} devices are asked for feature sums, {len(senders)} have sent some"
+        rounds.set_reason(context.connection, context.round, reason)
+        return wait(min(left, next_expiry))
+    if answering:
+        return wait(next_expiry)
+    missing = bounds.min_devices - len(senders)
+    if missing <= 0 and len(classes) >= _LEAST_CLASSES:
+        return _finish(context, senders)
+    return _open_window(context, work, max(1, missing), room)
+
+
+def _expire(context: RoundContext) -> float:
+    """Expire assignments whose time is up; returns the seconds until the next one is due."""
+    remaining = inf
+    for assignment in assignments.of_round(context.connection, context.job.id, context.round.number):
+        left = assignment.expires_at - context.now
+        if assignment.open and left <= 0:
+            assignments.set_state(context.connection, assignment.id, AssignmentState.EXPIRED)
+        elif assignment.open:
+            remaining = min(remaining, left)
+    return remaining
+
+
+def _askable(context: RoundContext, work: Sequence[AssignmentRecord], since: float) -> list[str]:
+    """Idle devices that may be asked, and have neither answered nor failed in a window that began at ``since``."""
+    asked = {found.device_id for found in work if found.state != AssignmentState.EXPIRED or found.expires_at > since}
+    busy = assignments.busy_devices(context.connection)
+    here = context.presence.eligible(context.job.manifest.labels, context.now, FEATURE_SUMS)
+    return [device for device in here if device not in busy and device not in asked]
+
+
+def _open_window(context: RoundContext, work: Sequence[AssignmentRecord], needed: int, room: int) -> Step:
+    here = _askable(context, work, context.now)
+    if len(here) < needed:
+        reason = f"waiting for devices whose owners allow feature sums: {len(here)} of {needed} are here"
+        rounds.set_reason(context.connection, context.round, reason)
+        return wait(inf)
+    rounds.enter(context.connection, context.round, Phase.INITIALISING, context.now)
+    _ask(context, here[: max(needed, room)])
+    return MOVED
+
+
+def _ask(context: RoundContext, devices: Sequence[str]) -> None:
+    for device in devices:
+        assignments.offer(
+            context.connection,
+            context.job.id,
+            context.round.number,
+            device,
+            tasks=(),
+            evaluate=False,
+            expires_at=context.now + context.job.spec.rounds.accept_s,
+        )
+        context.presence.leave(device)
+
+
+def _finish(context: RoundContext, senders: frozenset[str]) -> Step:
+    """θ₀ is the draft with the head that the stored sums give, and the job has its header."""
+    connection, job = context.connection, context.job
+    head = LinearHead.of(job.manifest)
+    totals = ClassTotals(head)
+    for found in feature_sums.of_job(connection, job.id):
+        totals.add(found.label, found.rows, found.features)
+    theta = head_from_means(job.state.theta, head, totals)
+    header = run_header(job.spec, job.manifest.layout, theta)
+    state = ModelState.initial(header, job.manifest.layout, theta)
+    save_prepared(
+        connection, context.artifacts, job.id, PreparedModel(header, job.manifest_sha256, state, job.spec.model.head)
+    )
+    known = f"{(totals.rows > 0).sum()} of {head.classes} classes"
+    reason = f"head from the means of {known}: {totals.rows.sum()} rows on {len(senders)} devices"
+    rounds.enter(connection, context.round, Phase.COMMITTED, context.now, reason)
+    return Step(moved=True, state=state)

@@ -1,0 +1,97 @@
+"""What simulated devices compute: the real engine's numbers, at the simulated time at which each device has them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+
+import numpy as np
+
+from fwdllm.v1 import device_pb2
+from fwdllm_client.engine import DirectionTask, Engine
+from fwdllm_common.protocol import MIN_CLASS_ROWS
+from fwdllm_server.rounds.training import TrainingJob
+from fwdllm_server.simulation.cost import PassCounter
+from fwdllm_server.simulation.population import Population, VirtualDevice
+from fwdllm_server.simulation.work import Stretch, Work
+from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
+
+
+class Compute:
+    """One engine for all. What the coordinator no longer takes is not computed and only costs simulated time."""
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        population: Population,
+        devices: Mapping[str, VirtualDevice],
+        engine: Engine,
+        cost: PassCounter,
+    ) -> None:
+        self._job = job
+        self._population = population
+        self._devices = devices
+        self._engine = engine
+        self._cost = cost
+        self._scalars: dict[str, Sequence[float]] = {}
+
+    def begin(self, device_id: str, assignment: device_pb2.Assignment, now: float) -> Work:
+        """A device begins an assignment that it has fetched."""
+        device = self._devices[device_id]
+        theta = self._job.state.theta
+        evaluation = None
+        if assignment.feature_sums:
+            stretches = [Stretch(self._cost.features(theta, device.training), 0.0, 1)]
+        else:
+            stretches = [self._stretch(device, message) for message in assignment.directions]
+        if assignment.evaluate and len(device.validation):
+            # Evaluated first and sent with the first scalars, as the agent does.
+            passes = self._cost.evaluation(theta, device.validation)
+            stretches[0] = stretches[0]._replace(before=stretches[0].before + passes)
+            result = self._engine.evaluate(theta, device.validation)
+            evaluation = (result.correct, result.total)
+        work = Work(
+            assignment_id=assignment.assignment_id,
+            device_id=device_id,
+            started=now,
+            passes_per_s=device.passes_per_s,
+            stretches=stretches,
+            closes_s=assignment.deadline_ms / 1000,
+            vanishes_s=None,
+            evaluation=evaluation,
+            feature_sums=assignment.feature_sums,
+        )
+        part = self._population.vanishes(assignment.assignment_id)
+        work.vanishes_s = None if part is None else part * work.total_s
+        return work
+
+    def scalars(self, record: AssignmentRecord, work: Work) -> Sequence[float]:
+        """What the device measures, as float32; zeros where nobody will look at it."""
+        if work.assignment_id not in self._scalars:
+            if record.state == AssignmentState.EXPIRED:
+                return [0.0] * work.sendable
+            derivatives = self._derivatives(record, self._devices[work.device_id])
+            self._scalars[work.assignment_id] = list(islice(derivatives, work.sendable))
+        return self._scalars[work.assignment_id]
+
+    def class_sums(self, work: Work) -> Sequence[device_pb2.ClassSum]:
+        """What the device's owner allows of its features: sums of as few rows as the coordinator takes."""
+        found = self._engine.class_sums(self._job.state.theta, self._devices[work.device_id].training)
+        return [each.to_message() for each in found if each.rows >= MIN_CLASS_ROWS]
+
+    def end(self, work: Work) -> None:
+        """Nothing more is asked of this work."""
+        self._scalars.pop(work.assignment_id, None)
+
+    def _stretch(self, device: VirtualDevice, message: device_pb2.DirectionTask) -> Stretch:
+        task = DirectionTask.from_message(message)
+        before, each = self._cost.task(task, self._job.state.theta, device.training)
+        return Stretch(before, each, len(task.seeds))
+
+    def _derivatives(self, record: AssignmentRecord, device: VirtualDevice) -> Iterator[float]:
+        theta, directions = self._job.state.theta, self._job.header.directions
+        for task in map(DirectionTask.from_message, record.tasks):
+            for _, values in self._engine.derivatives(theta, directions, task, device.training):
+                with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is counted as unusable
+                    sent = values.astype(np.float32).tolist()
+                yield from sent

@@ -1,0 +1,82 @@
+"""What work costs a device: example-passes, counted as the engine counts them, without computing anything.
+
+The engine's own count depends on what its cache happens to hold, and that outlives a simulation that is killed. Here it
+is a function of the simulation alone, so that simulated time is, too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwdllm_client.data import Dataset
+from fwdllm_client.data.split import RowIndices
+from fwdllm_client.engine import DirectionTask, PassCost, padded_lengths, sample_rows
+from fwdllm_common.layout import Float32Vector
+from fwdllm_common.manifest import Manifest
+
+
+class PassCounter:
+    """The caches of all devices, as far as one needs to know which rows they hold, and the passes that they save.
+
+    A row is one device's, and its cache has room for all of that device's rows.
+    """
+
+    def __init__(self, manifest: Manifest, dataset: Dataset, run_key: int) -> None:
+        self._manifest = manifest
+        self._run_key = run_key
+        self._padded = padded_lengths(dataset.lengths, manifest.max_tokens)
+        self._last = len(manifest.stages) - 1
+        # For the output of each stage but the last, the θ that a row was computed with.
+        self._cached: NDArray[np.uint64] = np.zeros((self._last, len(dataset)), dtype=np.uint64)
+
+    def task(self, task: DirectionTask, theta: Float32Vector, rows: RowIndices) -> tuple[float, float]:
+        """What a task on a batch of a device's ``rows`` costs before its first direction, and for each direction."""
+        stage = 1 + list(self._manifest.layout.blocks).index(task.block)
+        batch = sample_rows(self._run_key, int(task.seeds[0]), rows, task.batch_size)
+        before, once = PassCost(self._manifest), PassCost(self._manifest)
+        self._fill(stage - 1, batch, theta, before)
+        once.add(self._padded[batch], stage, self._last + 1)
+        if task.central:
+            return before.example_passes, 2 * once.example_passes
+        return before.example_passes + once.example_passes, once.example_passes
+
+    def evaluation(self, theta: Float32Vector, rows: RowIndices) -> float:
+        """What predicting ``rows`` costs."""
+        cost = PassCost(self._manifest)
+        self._fill(self._last - 1, rows, theta, cost)
+        cost.add(self._padded[rows], self._last, self._last + 1)
+        return cost.example_passes
+
+    def features(self, theta: Float32Vector, rows: RowIndices) -> float:
+        """What the features of ``rows`` cost, which the head reads."""
+        cost = PassCost(self._manifest)
+        self._fill(self._last - 1, rows, theta, cost)
+        return cost.example_passes
+
+    def _fill(self, stage: int, rows: RowIndices, theta: Float32Vector, cost: PassCost) -> None:
+        """The output of a stage for ``rows``, from the cache where it is there."""
+        tag = self._tag(stage, theta)
+        missing = rows[self._cached[stage, rows] != tag]
+        if len(missing):
+            if stage > 0:
+                self._fill(stage - 1, missing, theta, cost)
+            cost.add(self._padded[missing], stage, stage + 1)
+            self._cached[stage, missing] = tag
+
+    def _tag(self, stage: int, theta: Float32Vector) -> np.uint64:
+        """A number above 0 for the θ that the output of a stage depends on."""
+        blocks = list(self._manifest.layout.blocks.values())[:stage]
+        read = hashlib.sha256(b"".join(theta[block.slice].tobytes() for block in blocks)).digest()
+        return np.uint64(int.from_bytes(read[:8], "little") | 1)
+
+    def to_bytes(self) -> bytes:
+        """What the caches hold."""
+        return zlib.compress(self._cached.tobytes(), level=1)
+
+    def restore(self, data: bytes) -> None:
+        """The inverse of :meth:`to_bytes`."""
+        self._cached = np.frombuffer(zlib.decompress(data), dtype=np.uint64).reshape(self._cached.shape).copy()

@@ -1,0 +1,343 @@
+"""One job from its file to its last round on simulated devices; what is done stays done when it is interrupted."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fwdllm_client.data import Dataset, DataSource, labels_in
+from fwdllm_client.engine import Engine
+from fwdllm_common.errors import BadInputError, JobFailedError
+from fwdllm_common.files import storage_error
+from fwdllm_common.layout import Float32Vector
+from fwdllm_common.lock import locked
+from fwdllm_common.manifest import Manifest
+from fwdllm_common.replay import ModelState
+from fwdllm_server.artifacts import ArtifactStore
+from fwdllm_server.evaluation import HeldOutEvaluator, check_held_out, held_out_texts
+from fwdllm_server.job import JobSpec
+from fwdllm_server.model.adapter import write_adapter
+from fwdllm_server.prepare import JobFolder, adopt, export_model, save_prepared
+from fwdllm_server.rounds.fleet import drive
+from fwdllm_server.rounds.machine import RoundMachine
+from fwdllm_server.rounds.presence import Presence
+from fwdllm_server.rounds.training import TrainingJob
+from fwdllm_server.simulation.cost import PassCounter
+from fwdllm_server.simulation.curve import Curve, Point
+from fwdllm_server.simulation.fleet import SimulatedFleet
+from fwdllm_server.simulation.population import Population, VirtualDevice
+from fwdllm_server.simulation.store import SimulationStore
+from fwdllm_server.store import efforts, jobs, ledger, rounds
+from fwdllm_server.store.jobs import JobRecord, JobState
+from fwdllm_server.store.rounds import Phase
+from fwdllm_server.toml_model import parse_toml
+
+CHECKPOINT_S = 5.0
+"""Seconds, real ones, after which a run puts what it has done on disk: as much is done again when it is killed."""
+_JOB_ID = "simulated"
+_DATABASE = "simulation.sqlite"
+_MAX_CACHE_BYTES = 1 << 34
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run came to, beside its curve."""
+
+    rounds_committed: int
+    rounds_abandoned: int
+    scalars_repeated: int
+    scalars_late: int
+    scalars_unusable: int
+    theta_digest: str
+
+
+class Simulation:
+    """A job on a simulated population, kept in ``folder`` and taken up again where it was.
+
+    After an error it has to be opened again.
+
+    :param data: the devices' rows, divided among them as ``population`` says; ``users`` names the user of each row.
+    :param threads: of the engine; 0 means one per core.
+    :raises BadInputError: the job file or the data is wrong, or the folder holds another simulation.
+    :raises BusyError: another process simulates in the folder.
+    :raises StorageError: the folder cannot be written.
+    """
+
+    def __init__(
+        self,
+        spec_toml: str,
+        base_folder: Path,
+        data: DataSource,
+        population: Population,
+        folder: Path,
+        users: Sequence[str] | None = None,
+        threads: int = 0,
+    ) -> None:
+        self._spec = parse_toml(spec_toml, JobSpec, "job file")
+        self._population = population
+        self._model = JobFolder(folder / "model")
+        if not (folder / _DATABASE).exists():
+            check_held_out(self._spec, base_folder)
+            _check_data(self._spec, data, population, users is not None)
+        _make(folder)
+        with ExitStack() as opened:
+            busy = f"{folder} is being simulated in by another process"
+            opened.enter_context(locked(folder / "lock", busy, "wait for it, or choose another folder"))
+            self._store = SimulationStore(folder / _DATABASE)
+            opened.callback(self._store.close)
+            self._artifacts = ArtifactStore(folder / "artifacts")
+            is_new = self._record() is None
+            if is_new:
+                self._prepare(spec_toml, base_folder)
+            with self._store.transaction() as connection:
+                self._job = TrainingJob.load(connection, self._artifacts, self._required_record())
+            dataset = Dataset.load(data, self._model.bundle / self._job.manifest.tokenizer.name, self._job.manifest)
+            self._devices = population.draw(dataset, self._job.manifest.labels, users)
+            if is_new:
+                self._store.enrol(self._devices)
+            self._check_setup(dataset, users, is_new)
+            self._store.checkpoint()
+            self._cost = PassCounter(self._job.manifest, dataset, self._job.header.directions.run_key)
+            cache = self._model.path / "cache"
+            self._engine = opened.enter_context(self._open_engine(dataset, cache / "devices", threads))
+            self._evaluator = HeldOutEvaluator(
+                self._spec, base_folder, self._model.bundle, self._job.manifest, cache / "held-out"
+            )
+            self._curve = Curve(self._store, folder / "curve.json")
+            self._checkpoint_at = 0.0
+            self._closing = opened.pop_all()
+
+    @property
+    def spec(self) -> JobSpec:
+        """The job."""
+        return self._spec
+
+    @property
+    def manifest(self) -> Manifest:
+        """The model's."""
+        return self._job.manifest
+
+    @property
+    def state(self) -> ModelState:
+        """The newest version of the model."""
+        return self._job.state
+
+    @property
+    def theta(self) -> Float32Vector:
+        """θ at the newest version, float32 ``[d]``."""
+        return self._job.state.theta
+
+    @property
+    def bundle(self) -> JobFolder:
+        """Where the model is."""
+        return self._model
+
+    @property
+    def devices(self) -> Sequence[VirtualDevice]:
+        """The population."""
+        return self._devices
+
+    @property
+    def points(self) -> Sequence[Point]:
+        """The learning curve so far."""
+        return self._curve.points
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the run has come to so far."""
+        record = self._required_record()
+        with self._store.transaction() as connection:
+            abandoned = rounds.count_in(connection, _JOB_ID, Phase.ABANDONED)
+        return Outcome(
+            rounds_committed=self._job.state.version,
+            rounds_abandoned=abandoned,
+            scalars_repeated=record.scalars_repeated,
+            scalars_late=record.scalars_late,
+            scalars_unusable=record.scalars_unusable,
+            theta_digest=self._job.state.digest.hex(),
+        )
+
+    def ledger(self) -> Sequence[bytes]:
+        """Every committed entry, oldest first."""
+        with self._store.transaction() as connection:
+            return ledger.entries(connection, _JOB_ID, after=0)
+
+    def export(self, out: Path) -> None:
+        """Write the adapter of the newest version to ``out``, in the place of what is there.
+
+        :raises StorageError: the folder cannot be written.
+        """
+        partial = out.with_name(f".{out.name}.tmp")
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            write_adapter(self._model.adapter, self._job.manifest.layout, self._job.state.theta, partial)
+            shutil.rmtree(out, ignore_errors=True)
+            partial.replace(out)
+        except OSError as error:
+            raise storage_error(out, error) from error
+
+    def run(self, report: Callable[[Point], None]) -> Sequence[Point]:
+        """Run to the last round; ``report`` hears of each new point. Returns all points, those of former runs too.
+
+        :raises JobFailedError: the model has diverged, too many rounds were abandoned, or the devices are never there.
+        :raises KeyboardInterrupt: Ctrl-C; the run goes on from there.
+        """
+        asyncio.run(self._run(report))
+        record = self._required_record()
+        if record.state == JobState.FAILED:
+            raise JobFailedError(f"job {record.name} failed: {record.message}")
+        return self._curve.points
+
+    async def _run(self, report: Callable[[Point], None]) -> None:
+        presence = Presence(float("inf"))  # the fleet says itself who is there
+
+        def rest() -> None:
+            if time.monotonic() >= self._checkpoint_at:
+                self._checkpoint(fleet)
+
+        fleet = SimulatedFleet(
+            self._store, presence, self._job, self._population, self._devices, self._engine, self._cost, rest
+        )
+        self._restore(fleet)
+
+        async def committed(state: ModelState) -> None:
+            if self._spec.rounds.evaluates(state.version):
+                report(self._evaluate(state, fleet.now))
+
+        try:
+            if self._curve.version < 0 and not self._job.is_draft:
+                await committed(self._job.state)
+            await fleet.catch_up()
+            if self._required_record().state in (JobState.PREPARING, JobState.RUNNING):
+                machine = RoundMachine(self._store, self._artifacts, presence, self._job)
+                await drive(machine, fleet, committed)
+        except asyncio.CancelledError:
+            self._checkpoint(fleet)
+            raise
+        self._checkpoint(fleet)
+
+    def _checkpoint(self, fleet: SimulatedFleet) -> None:
+        self._store.keep("fleet", fleet.to_json().encode())
+        self._store.keep("cost", self._cost.to_bytes())
+        self._store.checkpoint()
+        self._curve.publish()
+        self._checkpoint_at = time.monotonic() + CHECKPOINT_S
+
+    def _restore(self, fleet: SimulatedFleet) -> None:
+        stands, cost = self._store.fact("fleet"), self._store.fact("cost")
+        if stands is not None and cost is not None:
+            fleet.restore(stands.decode())
+            self._cost.restore(cost)
+        self._curve.publish()
+
+    def _evaluate(self, state: ModelState, now: float) -> Point:
+        record = self._evaluator.evaluate(state.version, state.theta)
+        with self._store.transaction() as connection:
+            ledger.add_evaluation(connection, _JOB_ID, record)
+            _, directions = ledger.totals(connection, _JOB_ID)
+            spent = efforts.total(connection, _JOB_ID)
+        point = Point(
+            version=record.version,
+            accuracy=record.accuracy,
+            loss=record.loss,
+            directions=directions,
+            example_passes=spent.example_passes,
+            device_seconds=spent.seconds,
+            seconds=now,
+            bytes_up=spent.bytes_sent,
+            bytes_down=spent.bytes_received,
+        )
+        self._curve.add(point)
+        return point
+
+    def _record(self) -> JobRecord | None:
+        with self._store.transaction() as connection:
+            return jobs.get(connection, _JOB_ID)
+
+    def _required_record(self) -> JobRecord:
+        record = self._record()
+        assert record is not None
+        return record
+
+    def _prepare(self, spec_toml: str, base_folder: Path) -> None:
+        local = base_folder / self._spec.model.source
+        source = str(local) if local.is_dir() else self._spec.model.source
+        texts = held_out_texts(self._spec, base_folder)
+        export_model(self._spec, source, self._model, texts)
+        prepared = adopt(self._spec, self._model, self._artifacts)
+        with self._store.transaction() as connection:
+            name, count = self._spec.job.name, self._spec.rounds.count
+            jobs.add(connection, _JOB_ID, name, spec_toml, str(base_folder), count, 0.0)
+            save_prepared(connection, self._artifacts, _JOB_ID, prepared)
+
+    def _check_setup(self, dataset: Dataset, users: Sequence[str] | None, is_new: bool) -> None:
+        """That the folder is of the same job, devices and data; a new one is from now on."""
+        data = hashlib.sha256("\0".join((dataset.fingerprint, *(users or ()))).encode()).hexdigest()
+        setup = {
+            "job": self._spec.model_dump(mode="json"),
+            "devices": self._population.model_dump(mode="json"),
+            "data": data,
+        }
+        if is_new:
+            self._store.keep("setup", json.dumps(setup).encode())
+            return
+        kept = json.loads(self._store.fact("setup") or b"{}")
+        if other := [part for part, value in json.loads(json.dumps(setup)).items() if kept.get(part) != value]:
+            raise BadInputError(
+                f"{self._model.path.parent} holds a simulation with another {' and '.join(other)}; choose another "
+                "folder, or go on in this one as it was begun"
+            )
+
+    def _open_engine(self, dataset: Dataset, cache: Path, threads: int) -> Engine:
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise storage_error(cache, error) from error
+        limit = min(_MAX_CACHE_BYTES, shutil.disk_usage(cache).free // 2)
+        return Engine(self._model.bundle, self._job.manifest, dataset, cache, threads, limit)
+
+    def close(self) -> None:
+        """Close the store and the engine."""
+        self._closing.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _make(folder: Path) -> None:
+    """Make the folder, or see that it is one of a simulation."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / _DATABASE).exists() and any(file.name != "lock" for file in folder.iterdir()):
+            raise BadInputError(f"{folder} is not empty and holds no simulation; choose another folder")
+    except OSError as error:
+        raise storage_error(folder, error) from error
+
+
+def _check_data(spec: JobSpec, data: DataSource, population: Population, has_users: bool) -> None:
+    """Read the devices' rows once, before any work is done."""
+    labels, rows = labels_in(data)
+    if unknown := set(labels) - set(spec.model.labels):
+        raise BadInputError(
+            f"{data.path}: label {sorted(unknown)[0]!r} is not in [model] labels; add it there or mend the file"
+        )
+    population.check(rows, has_users)
+    if population.devices < spec.rounds.min_devices:
+        raise BadInputError(
+            f"a round of the job waits for {spec.rounds.min_devices} devices, and {population.devices} are simulated; "
+            "simulate more or lower [rounds] min_devices"
+        )

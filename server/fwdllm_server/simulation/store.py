@@ -1,0 +1,88 @@
+"""The coordinator's store in one file, with where the simulated devices stand beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import Column, Connection, LargeBinary, MetaData, String, Table, delete, insert, select
+
+from fwdllm_server.simulation.population import VirtualDevice
+from fwdllm_server.store import schema
+from fwdllm_server.store.database import Database, storage_errors
+
+_metadata = MetaData()
+_facts = Table(
+    "simulation",
+    _metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+
+class SimulationStore(Database):
+    """A store in the SQLite file ``path`` that moves on from checkpoint to checkpoint.
+
+    All that happens between two checkpoints is one transaction: after an error, or when the process is killed, it is
+    as if it had not begun. Beside the coordinator's tables it keeps named facts.
+
+    :raises StorageError: it cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"sqlite:///{path}")
+        self._connection = self._engine.connect()
+        with self.transaction() as connection:
+            _metadata.create_all(connection)
+        self.checkpoint()
+
+    @contextmanager
+    def transaction(self) -> Iterator[Connection]:
+        """A part of what the next checkpoint makes durable; an error undoes everything since the last one."""
+        with storage_errors():
+            try:
+                yield self._connection
+            except BaseException:
+                self._connection.rollback()
+                raise
+
+    def checkpoint(self) -> None:
+        """Put everything so far on disk, all or nothing.
+
+        :raises StorageError: the disk is full.
+        """
+        with storage_errors():
+            self._connection.commit()
+
+    def fact(self, name: str) -> bytes | None:
+        """What was last kept under ``name``."""
+        with self.transaction() as connection:
+            return connection.execute(select(_facts.c.value).where(_facts.c.name == name)).scalar_one_or_none()
+
+    def keep(self, name: str, value: bytes) -> None:
+        """Keep a fact in the place of the former one."""
+        with self.transaction() as connection:
+            connection.execute(delete(_facts).where(_facts.c.name == name))
+            connection.execute(insert(_facts).values(name=name, value=value))
+
+    def enrol(self, devices: Sequence[VirtualDevice]) -> None:
+        """Let the simulated devices in."""
+        rows = [
+            {
+                "id": device.id,
+                "name": device.id,
+                "key_sha256": device.id,
+                "enrolled_at": 0.0,
+                "training_examples": len(device.training),
+                "software": "simulated",
+            }
+            for device in devices
+        ]
+        with self.transaction() as connection:
+            connection.execute(insert(schema.devices), rows)
+
+    def close(self) -> None:
+        """Undo what came after the last checkpoint and give back every connection."""
+        self._connection.close()
+        super().close()

@@ -1,0 +1,69 @@
+"""The bytes that simulated devices would send and receive."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+from sqlalchemy import Connection
+
+from fwdllm.v1 import device_pb2
+from fwdllm_server.rounds.training import TrainingJob
+from fwdllm_server.store import ledger
+
+
+@dataclass
+class Link:
+    """A device's messages so far, bytes, and the version of the weights that it has (None before the first)."""
+
+    artifacts: int
+    version: int | None = None
+    sent: int = 0
+    received: int = 0
+
+
+class Traffic:
+    """Every device that was in touch with the coordinator; a model bundle is fetched at the first contact."""
+
+    def __init__(self, job: TrainingJob) -> None:
+        self._job = job
+        self._bundle_bytes = sum(file.bytes for file in job.manifest.files)
+        self._snapshot_bytes = len(job.state.to_bytes())
+        self._links: dict[str, Link] = {}
+
+    def fetched(self, connection: Connection, device_id: str, assignment: device_pb2.Assignment) -> None:
+        """A device got an assignment, and what it needs for it: θ, or the ledger since the version that it has."""
+        link = self._links.setdefault(device_id, Link(self._bundle_bytes))
+        link.received += assignment.ByteSize()
+        if assignment.feature_sums:
+            link.artifacts += self._job.state.theta.nbytes
+            return
+        link.received += self._weights_bytes(connection, link)
+        link.version = assignment.version
+
+    def report(self, device_id: str, request: Message, effort: device_pb2.Effort) -> None:
+        """A device sends ``request``, whose ``effort`` says so; it counts itself."""
+        link = self._links[device_id]
+        effort.bytes_received, effort.artifact_bytes = link.received, link.artifacts
+        effort.bytes_sent = link.sent
+        link.sent += request.ByteSize()
+        effort.bytes_sent = link.sent
+
+    def answered(self, device_id: str, response: Message) -> None:
+        """A device got an answer."""
+        self._links[device_id].received += response.ByteSize()
+
+    def to_json(self) -> Mapping[str, Any]:
+        """All links as JSON can hold them."""
+        return {device: asdict(link) for device, link in self._links.items()}
+
+    def restore(self, value: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`to_json`."""
+        self._links = {device: Link(**link) for device, link in value.items()}
+
+    def _weights_bytes(self, connection: Connection, link: Link) -> int:
+        if link.version is None:
+            return self._snapshot_bytes
+        return min(ledger.bytes_since(connection, self._job.id, link.version), self._snapshot_bytes)
