@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from fwdllm_common import errors
-from fwdllm_server.job import BlockSection, JobSpec
+from fwdllm_server.job import BlockSection, JobSpec, SamplingSection
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -20,7 +20,7 @@ def keys_of(model: type[BaseModel]) -> set[str]:
 
 def test_every_key_of_the_job_file_is_documented() -> None:
     documented = set(re.findall(r"`(?:\[\w+\] )?(\w+)`", (DOCS / "job-file.md").read_text()))
-    assert keys_of(JobSpec) | set(BlockSection.model_fields) <= documented
+    assert keys_of(JobSpec) | {*BlockSection.model_fields, *SamplingSection.model_fields} <= documented
 
 
 def test_every_exit_code_is_documented() -> None:

@@ -17,6 +17,7 @@ from fwdllm_client.data.validation import validation_count
 from fwdllm_client.effort import physical_memory_bytes
 from fwdllm_client.home import ClientHome
 from fwdllm_client.journal import Journal
+from fwdllm_client.policy import Policy
 from fwdllm_client.reporter import Reporter
 from fwdllm_client.retry import Retry, Stop
 from fwdllm_client.session import Session, Work
@@ -34,7 +35,15 @@ class LocalData:
     validation_fraction: float
 
 
-def run_agent(home: ClientHome, data: LocalData, stop: Stop, *, threads: int = 0, once: bool = False) -> None:
+def run_agent(
+    home: ClientHome,
+    data: LocalData,
+    stop: Stop,
+    *,
+    policy: Policy = Policy(),  # noqa: B008 - frozen
+    threads: int = 0,
+    once: bool = False,
+) -> None:
     """Serve the coordinator that ``home`` has joined, with ``data``, until ``stop`` (or ``once``).
 
     The data is checked before anybody is contacted. ``threads`` of 0 means one per core.
@@ -46,7 +55,7 @@ def run_agent(home: ClientHome, data: LocalData, stop: Stop, *, threads: int = 0
     """
     identity = home.load_identity()
     with home.lock():
-        profile = profile_of(data)
+        profile = profile_of(data, policy)
         with GrpcCoordinator(identity) as coordinator, closing(Journal(home.journal)) as journal:
 
             def new_reporter() -> Reporter:
@@ -59,18 +68,19 @@ def run_agent(home: ClientHome, data: LocalData, stop: Stop, *, threads: int = 0
                 training_rows=profile.training_examples,
                 validation_rows=profile.validation_examples,
                 labels=len(profile.labels),
+                feature_sums="never sent" if policy.class_rows is None else f"of {policy.class_rows} rows or more",
             )
             # Only a warning: the device's clock may be wrong, and the coordinator's is the one that counts.
             if identity.expires_unix_s <= time.time():
                 _log.warning(
                     "the certificate has expired; ask for a new token and run: fwdllm-client join TOKEN --force"
                 )
-            work = _when_needed(lambda: _work(home, data, coordinator, journal, new_reporter, stop, threads))
+            work = _when_needed(lambda: _work(home, data, policy, coordinator, journal, new_reporter, stop, threads))
             retry = Retry(coordinator.address, stop)
             Session(coordinator, retry, journal, profile, work, new_reporter, stop).run(once=once)
 
 
-def profile_of(data: LocalData) -> device_pb2.CheckInRequest:
+def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
     """What the device says at every check-in.
 
     :raises BadInputError: the data cannot be read.
@@ -80,6 +90,7 @@ def profile_of(data: LocalData) -> device_pb2.CheckInRequest:
     return device_pb2.CheckInRequest(
         protocol=device_pb2.ProtocolVersion(major=PROTOCOL_MAJOR, minor=PROTOCOL_MINOR),
         generator_version=GENERATOR_VERSION,
+        capabilities=policy.capabilities,
         labels=labels,
         training_examples=rows - kept_back,
         validation_examples=kept_back,
@@ -91,6 +102,7 @@ def profile_of(data: LocalData) -> device_pb2.CheckInRequest:
 def _work(
     home: ClientHome,
     data: LocalData,
+    policy: Policy,
     coordinator: Coordinator,
     journal: Journal,
     new_reporter: Callable[[], Reporter],
@@ -100,6 +112,7 @@ def _work(
     # An idle device has loaded neither numpy nor a tokenizer nor onnxruntime.
     from fwdllm_client.artifacts import ArtifactCache
     from fwdllm_client.assignment import AssignmentWork
+    from fwdllm_client.feature_sums import FeatureSums
     from fwdllm_client.weights import Weights
     from fwdllm_client.worker import LocalCompute
 
@@ -111,6 +124,7 @@ def _work(
         lambda bundle: LocalCompute(bundle, data.source, data.validation_fraction, home.cache / "activations", threads),
         new_reporter,
         stop,
+        feature_sums=None if policy.class_rows is None else FeatureSums(coordinator, retry, policy.class_rows),
     )
 
 

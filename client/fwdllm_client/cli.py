@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
@@ -21,6 +22,7 @@ from typing import NoReturn
 from fwdllm_client.home import HOME_VARIABLE, ClientHome
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE, BadInputError, FwdllmError
 from fwdllm_common.logging import configure_logging
+from fwdllm_common.protocol import MIN_CLASS_ROWS
 
 
 def main() -> None:
@@ -64,9 +66,18 @@ def _parser() -> _Parser:
     command.add_argument("--label-column", default="label", metavar="NAME", help="column of the label (label)")
     command.add_argument("--user-column", metavar="NAME", help="column that says whose row it is")
     command.add_argument("--user", metavar="NAME", help="use the rows of this user only")
-    command.add_argument("--threads", type=_thread_count, default=0, metavar="N", help="0 for one per core (0)")
+    command.add_argument("--threads", type=_number_of("threads"), default=0, metavar="N", help="0 for one per core (0)")
     command.add_argument(
         "--validation-fraction", type=float, default=0.1, metavar="F", help="rows kept back for evaluation (0.1)"
+    )
+    command.add_argument(
+        "--allow-feature-sums",
+        type=_number_of("rows"),
+        nargs="?",
+        const=MIN_CLASS_ROWS,
+        metavar="ROWS",
+        help="send a job that asks for it, once, the sum of the features of each class with ROWS rows or more "
+        f"({MIN_CLASS_ROWS}, the fewest); without this option nothing but scalars and counts is ever sent",
     )
     command.add_argument("--once", action="store_true", help="check in a single time, do what that brings, and end")
 
@@ -102,13 +113,15 @@ def _join(options: argparse.Namespace) -> None:
 def _run(options: argparse.Namespace) -> None:
     from fwdllm_client.agent import LocalData, run_agent
     from fwdllm_client.data import DataSource
+    from fwdllm_client.policy import Policy
 
     source = DataSource(options.data, options.text_column, options.label_column, options.user_column, options.user)
     data = LocalData(source, options.validation_fraction)
     # Every file is written whole or not at all, so both signals may end the agent wherever it is.
     signal.signal(signal.SIGTERM, _end)
     home = ClientHome.choose(options.home)
-    run_agent(home, data, threading.Event(), threads=options.threads, once=options.once)
+    policy = Policy(options.allow_feature_sums)
+    run_agent(home, data, threading.Event(), policy=policy, threads=options.threads, once=options.once)
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -152,10 +165,13 @@ def _bytes_below(folder: Path) -> int:
     return sum(files.values())
 
 
-def _thread_count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads")
-    return int(text)
+def _number_of(what: str) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal():
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {what}")
+        return int(text)
+
+    return parse
 
 
 def _end(*_: object) -> NoReturn:

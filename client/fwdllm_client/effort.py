@@ -8,6 +8,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from fwdllm.v1 import device_pb2
+from fwdllm_client.transport import Traffic
+
 _STATUS = Path("/proc/self/status")
 
 
@@ -25,6 +28,18 @@ def peak_rss_bytes() -> int:
 def physical_memory_bytes() -> int:
     """Memory of the machine, bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def effort_message(seconds: float, example_passes: float, traffic: Traffic) -> device_pb2.Effort:
+    """What a report says of the work behind it, and of this process so far."""
+    return device_pb2.Effort(
+        seconds=seconds,
+        example_passes=example_passes,
+        peak_rss_bytes=peak_rss_bytes(),
+        bytes_sent=traffic.sent,
+        bytes_received=traffic.received,
+        artifact_bytes=traffic.artifacts,
+    )
 
 
 class Meter:

@@ -10,7 +10,7 @@ from typing import Self
 from grpc import StatusCode
 
 from fwdllm.v1 import device_pb2
-from fwdllm_client.effort import peak_rss_bytes
+from fwdllm_client.effort import effort_message
 from fwdllm_client.journal import Entry, Journal
 from fwdllm_client.retry import Retry
 from fwdllm_client.transport import CallFailedError, Coordinator, Stream
@@ -139,19 +139,11 @@ class Reporter:
             self._stopped.add(response.assignment_id)
 
     def _message(self, entry: Entry) -> device_pb2.ReportRequest:
-        traffic = self._coordinator.traffic
         message = device_pb2.ReportRequest(
             assignment_id=entry.assignment_id,
             first_index=entry.first_index,
             derivatives=entry.derivatives,
-            effort=device_pb2.Effort(
-                seconds=entry.seconds,
-                example_passes=entry.example_passes,
-                peak_rss_bytes=peak_rss_bytes(),
-                bytes_sent=traffic.sent,
-                bytes_received=traffic.received,
-                artifact_bytes=traffic.artifacts,
-            ),
+            effort=effort_message(entry.seconds, entry.example_passes, self._coordinator.traffic),
         )
         if entry.evaluation is not None:
             correct, total = entry.evaluation

@@ -86,6 +86,9 @@ class Coordinator(Protocol):
     def report(self, requests: Iterator[device_pb2.ReportRequest]) -> Stream[device_pb2.ReportResponse]:
         """Send scalars; each message is answered once it is durable. ``requests`` is read by another thread."""
 
+    def report_feature_sums(self, request: device_pb2.FeatureSumsRequest) -> device_pb2.FeatureSumsResponse:
+        """Send per-class sums of features; answered once they are durable."""
+
 
 class GrpcCoordinator:
     """:class:`Coordinator` over one gRPC channel with mutual TLS; connects at the first call, and again when lost."""
@@ -105,6 +108,9 @@ class GrpcCoordinator:
         self._report = self._channel.stream_stream(
             _SERVICE + "Report", self._sends, self._receives(device_pb2.ReportResponse)
         )
+        self._report_feature_sums = self._channel.unary_unary(
+            _SERVICE + "ReportFeatureSums", self._sends, self._receives(device_pb2.FeatureSumsResponse)
+        )
 
     def check_in(self, request: device_pb2.CheckInRequest) -> device_pb2.CheckInResponse:
         """See :class:`Coordinator`."""
@@ -122,6 +128,11 @@ class GrpcCoordinator:
     def report(self, requests: Iterator[device_pb2.ReportRequest]) -> Stream[device_pb2.ReportResponse]:
         """See :class:`Coordinator`."""
         return _GrpcStream(self._report(requests))
+
+    def report_feature_sums(self, request: device_pb2.FeatureSumsRequest) -> device_pb2.FeatureSumsResponse:
+        """See :class:`Coordinator`."""
+        with calling():
+            return self._report_feature_sums(request, timeout=CALL_TIMEOUT_S)
 
     def close(self) -> None:
         """End every call and the connection."""

@@ -12,13 +12,13 @@ from uuid import uuid4
 import structlog
 
 from fwdllm_common.errors import BadInputError, FwdllmError, StorageError
-from fwdllm_server.evaluation import check_held_out
+from fwdllm_server.evaluation import check_held_out, held_out_texts
 from fwdllm_server.job import JobSpec
 from fwdllm_server.job_loop import JobLoop
-from fwdllm_server.prepare import JobFolder, PreparedModel, adopt, export_model
+from fwdllm_server.prepare import JobFolder, PreparedModel, adopt, export_model, save_prepared
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.runtime import Runtime
-from fwdllm_server.store import assignments, jobs, ledger, rounds
+from fwdllm_server.store import assignments, jobs, rounds
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.toml_model import parse_toml
 
@@ -43,7 +43,7 @@ class Coordinator:
         for record in records:
             self._drive(record.id)
         # Devices that call while their job is being loaded would be sent away: be ready before they can.
-        prepared = [record.id for record in records if record.header is not None]
+        prepared = [record.id for record in records if record.manifest_sha256 is not None]
         while any(job_id not in self.training and not self._tasks[job_id].done() for job_id in prepared):
             await self.runtime.change(0.1)
 
@@ -121,7 +121,7 @@ class Coordinator:
     async def _run_once(self, job_id: str) -> None:
         try:
             record = await self.runtime.in_store(self._job, job_id)
-            if record.header is None:
+            if record.manifest_sha256 is None:
                 await self._prepare(record)
             job = await self.runtime.in_store(self._load, job_id)
             loop = JobLoop(self.runtime, job, self.folder(job_id), Path(record.base_folder))
@@ -148,9 +148,10 @@ class Coordinator:
         local = Path(record.base_folder) / spec.model.source
         source = str(local) if local.is_dir() else spec.model.source
         _log.info("preparing the model", job=record.name, source=source)
+        texts = await asyncio.to_thread(held_out_texts, spec, Path(record.base_folder))
         pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
         try:
-            await asyncio.get_running_loop().run_in_executor(pool, export_model, spec, source, folder)
+            await asyncio.get_running_loop().run_in_executor(pool, export_model, spec, source, folder, texts)
         except asyncio.CancelledError:
             for process in pool._processes.values():  # public only from Python 3.14 on
                 process.kill()
@@ -160,7 +161,11 @@ class Coordinator:
             await asyncio.to_thread(pool.shutdown)
         prepared = await asyncio.to_thread(adopt, spec, folder, self.runtime.artifacts)
         await self.runtime.in_store(self._save_prepared, record.id, prepared)
-        _log.info("model ready", job=record.name, trainable_parameters=prepared.state.layout.size)
+        _log.info(
+            "model exported" if prepared.draft else "model ready",
+            job=record.name,
+            trainable_parameters=prepared.state.layout.size,
+        )
 
     def _unfinished(self) -> list[JobRecord]:
         with self.runtime.database.transaction() as connection:
@@ -208,17 +213,8 @@ class Coordinator:
                 assignments.prolong(connection, work.id, work.expires_at + pause)
 
     def _save_prepared(self, job_id: str, prepared: PreparedModel) -> None:
-        snapshot = self.runtime.artifacts.put(prepared.state.to_bytes())
         with self.runtime.database.transaction() as connection:
-            ledger.add_snapshot(connection, job_id, 0, snapshot)
-            jobs.prepared(
-                connection,
-                job_id,
-                prepared.header.to_bytes(),
-                prepared.manifest_sha256,
-                prepared.head_init,
-                prepared.state.layout.size,
-            )
+            save_prepared(connection, self.runtime.artifacts, job_id, prepared)
 
     def _load(self, job_id: str) -> TrainingJob:
         with self.runtime.database.transaction() as connection:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from math import isfinite
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from fwdllm_common.manifest import Manifest
 from fwdllm_server.job import HeldOutSection, JobSpec
 from fwdllm_server.store.ledger import EvaluationRecord
 
+_SAMPLE = 512
+"""Texts that PEFT methods may look at."""
+
 
 def check_held_out(spec: JobSpec, base_folder: Path) -> None:
     """Read the held-out file once, before any work is done.
@@ -27,6 +31,11 @@ def check_held_out(spec: JobSpec, base_folder: Path) -> None:
         raise BadInputError(
             f"{source.path}: label {sorted(unknown)[0]!r} is not in [model] labels; add it there or mend the file"
         )
+
+
+def held_out_texts(spec: JobSpec, base_folder: Path) -> list[str]:
+    """Some of the held-out texts, without their labels: the only text that the coordinator has."""
+    return [row.text for row in islice(_source(spec.held_out, base_folder).rows(), _SAMPLE)]
 
 
 class HeldOutEvaluator:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fwdllm_common.fixed_point import MAX_DIRECTIONS
+from fwdllm_common.directions import Distribution
+from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_GAUSSIAN_DIRECTIONS
+from fwdllm_common.optimizers import OptimizerKind
 from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.presets import Preset, with_preset
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 
@@ -27,18 +31,28 @@ class ModelSection(_Section):
     """Which model, on which task.
 
     ``source`` is a hub id or a folder; ``pooling`` is how token states become a feature: as the model's own
-    classification head does it, or the mean over tokens with a new linear head.
+    classification head does it, or the mean over tokens with a new linear head. A head that the checkpoint lacks starts
+    with ``head``; ``class-means`` asks devices for per-class sums of features. With ``one_block`` directions of block
+    ``peft`` cover the head too.
     """
 
     source: str
     labels: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(min_length=2, max_length=1024)
     max_tokens: int = Field(default=128, ge=2, le=8192)
     pooling: Literal["model", "mean"] = "model"
+    head: Literal["zeros", "random", "class-means"] = "zeros"
+    one_block: bool = False
 
     @model_validator(mode="after")
     def _unique_labels(self) -> ModelSection:
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("a label is given twice")
+        return self
+
+    @model_validator(mode="after")
+    def _class_means_have_features(self) -> ModelSection:
+        if self.head == "class-means" and self.one_block:
+            raise ValueError('head = "class-means" needs the head in a block of its own; leave out one_block')
         return self
 
 
@@ -53,7 +67,7 @@ class HeldOutSection(_Section):
 class OptimizerSection(_Section):
     """The coordinator's optimiser; learning rates are the blocks' own, scaled by the schedule over ``rounds.count``."""
 
-    kind: Literal["sgd", "momentum", "adam"] = "adam"
+    kind: OptimizerKind = "adam"
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.99, ge=0, lt=1)
     epsilon: float = Field(default=1e-8, gt=0)
@@ -61,8 +75,14 @@ class OptimizerSection(_Section):
 
 
 class PerturbationSection(_Section):
-    """How far θ is moved along a direction: ε = max(``epsilon``, ``relative`` · RMS of the block's weights)."""
+    """How θ is perturbed.
 
+    It is moved by ε = max(``epsilon``, ``relative`` · RMS of the block's weights) along directions of a
+    ``distribution``; the scalar is the ``difference`` of losses over that, to θ itself or to the opposite side.
+    """
+
+    distribution: Distribution = "rademacher"
+    difference: Literal["one-sided", "central"] = "one-sided"
     epsilon: float = Field(default=1e-3, gt=0)
     relative: float = Field(default=0.01, ge=0)
 
@@ -70,16 +90,18 @@ class PerturbationSection(_Section):
 class RoundsSection(_Section):
     """The rounds' number and bounds; times are seconds.
 
-    A round waits for ``min_devices`` and takes at most ``max_devices``; they have ``accept_s`` to fetch their
-    assignment and ``deadline_s`` to report. At the deadline the round commits if ``min_fraction`` of the directions are
-    in, else it is abandoned. ``over_assign`` hands out more directions than are waited for, since devices vanish; an
-    assignment without news for ``assignment_s`` is given to others. ``evaluate_every`` and
-    ``federated_evaluate_every`` count rounds; 0 is never (the last round is always evaluated on held-out rows).
+    A round waits for ``min_devices``, then for more until ``max_devices`` or all of the last round are here, or for
+    ``gather_s``; they have ``accept_s`` to fetch their assignment and ``deadline_s`` to report. At the deadline the
+    round commits if ``min_fraction`` of the directions are in, else it is abandoned. ``over_assign`` hands out more
+    directions than are waited for, since devices vanish; an assignment without news for ``assignment_s`` is given to
+    others. ``evaluate_every`` and ``federated_evaluate_every`` count rounds; 0 is never (the last round is always
+    evaluated on held-out rows).
     """
 
     count: int = Field(default=50, ge=1, le=1_000_000)
     min_devices: int = Field(default=1, ge=1)
     max_devices: int = Field(default=100, ge=1)
+    gather_s: float = Field(default=2.0, ge=0)
     accept_s: float = Field(default=60.0, gt=0)
     deadline_s: float = Field(default=600.0, gt=0)
     assignment_s: float = Field(default=120.0, gt=0)
@@ -89,6 +111,11 @@ class RoundsSection(_Section):
     federated_evaluate_every: int = Field(default=0, ge=0)
     max_abandoned: int = Field(default=10, ge=0)
 
+    def evaluates(self, version: int) -> bool:
+        """Whether the coordinator evaluates this version on its held-out rows."""
+        scheduled = self.evaluate_every > 0 and version % self.evaluate_every == 0
+        return scheduled or version in (0, self.count)
+
     @model_validator(mode="after")
     def _devices_in_order(self) -> RoundsSection:
         if self.max_devices < self.min_devices:
@@ -96,13 +123,27 @@ class RoundsSection(_Section):
         return self
 
 
+class SamplingSection(_Section):
+    """Discriminative perturbation sampling: of 1 / ``keep`` times as many candidates the nearest to a reference.
+
+    The reference is the last committed ``gradient`` or the optimiser's ``momentum``; nearness is the ``signed`` or
+    ``absolute`` cosine, of the whole ``vector`` or averaged over its ``tensor``s; ``every`` n-th round samples.
+    """
+
+    keep: float = Field(default=0.1, ge=1 / 256, le=1)
+    cosine: Literal["signed", "absolute"] = "signed"
+    scope: Literal["vector", "tensor"] = "vector"
+    reference: Literal["gradient", "momentum"] = "gradient"
+    every: int = Field(default=1, ge=1)
+
+
 class BlockSection(_Section):
     """The directions of one block of θ.
 
     A round begins with ``directions`` and goes on in steps of as many, up to ``max_directions``, while the variance of
     the estimate is above ``variance_threshold``: ``relative`` is the variance over the squared gradient, ``absolute``
-    the paper's difference of two halves, in units of the gradient squared. The block takes part from round
-    ``first_round`` on, every ``every`` rounds.
+    the paper's difference of two halves, in units of the gradient squared; ``pacing_tensor`` restricts the statistic to
+    one tensor. The block takes part from round ``first_round`` on, every ``every`` rounds.
     """
 
     directions: int = Field(ge=1, le=MAX_DIRECTIONS)
@@ -110,7 +151,9 @@ class BlockSection(_Section):
     batch_size: int = Field(default=16, ge=1, le=65536)
     learning_rate: float = Field(gt=0)
     pacing: Literal["relative", "absolute"] = "relative"
+    pacing_tensor: str = ""
     variance_threshold: float = Field(default=float("inf"), gt=0, allow_inf_nan=True)
+    sampling: SamplingSection | None = None
     first_round: int = Field(default=1, ge=1)
     every: int = Field(default=1, ge=1)
 
@@ -120,10 +163,20 @@ class BlockSection(_Section):
             raise ValueError("max_directions is below directions")
         return self
 
+    @model_validator(mode="after")
+    def _last_round_has_a_gradient(self) -> BlockSection:
+        if self.sampling is not None and self.sampling.reference == "gradient" and self.every > 1:
+            raise ValueError('sampling by the last round\'s gradient needs every = 1; use reference = "momentum"')
+        return self
+
 
 class JobSpec(_Section):
-    """A whole job file; ``blocks`` are keyed by block name, ``head`` and ``peft``."""
+    """A whole job file; ``blocks`` are keyed by block name, ``head`` and ``peft``.
 
+    What the file leaves open comes from its ``preset``, see :func:`fwdllm_server.presets.with_preset`.
+    """
+
+    preset: Preset | None = None
     job: JobSection
     model: ModelSection
     peft: PeftSpec = PeftSpec()
@@ -133,8 +186,30 @@ class JobSpec(_Section):
     rounds: RoundsSection = RoundsSection()
     blocks: dict[Literal["peft", "head"], BlockSection] = Field(min_length=1)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_in(cls, job: Any) -> Any:
+        return with_preset(job) if isinstance(job, Mapping) else job
+
     @model_validator(mode="after")
     def _every_round_has_directions(self) -> JobSpec:
         if not any(block.first_round == 1 and block.every == 1 for block in self.blocks.values()):
             raise ValueError("at least one block must take part in every round (first_round = 1, every = 1)")
+        return self
+
+    @model_validator(mode="after")
+    def _gaussian_sums_fit(self) -> JobSpec:
+        most = max(max(block.directions, block.max_directions) for block in self.blocks.values())
+        if self.perturbation.distribution == "gaussian" and most * self.rounds.over_assign > MAX_GAUSSIAN_DIRECTIONS:
+            raise ValueError(
+                f"a round has at most {MAX_GAUSSIAN_DIRECTIONS} gaussian directions of a block, over-assigned ones "
+                'included; lower directions or max_directions, or use distribution = "rademacher"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_has_the_reference(self) -> JobSpec:
+        references = {block.sampling.reference for block in self.blocks.values() if block.sampling is not None}
+        if self.optimizer.kind == "sgd" and "momentum" in references:
+            raise ValueError('sampling by momentum needs an optimiser that has it; sgd has reference = "gradient"')
         return self

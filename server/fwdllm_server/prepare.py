@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from sqlalchemy import Connection
 
+from fwdllm_common.directions import Directions
 from fwdllm_common.files import write_atomically
-from fwdllm_common.layout import Float32Vector
+from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.optimizers import OptimizerSettings
 from fwdllm_common.replay import ModelState, theta_digest
+from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.job import JobSpec
+from fwdllm_server.store import jobs, ledger
 
 _THETA_FILE = "initial_theta.npy"
 _HEAD_INIT_FILE = "head_init"
@@ -45,41 +50,52 @@ class JobFolder:
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """What a run begins with."""
+    """What a run begins with; while it is a ``draft``, a head made from feature sums is still missing."""
 
     header: RunHeader
     manifest_sha256: str
     state: ModelState
     head_init: str
+    draft: bool = False
 
 
-def export_model(spec: JobSpec, source: str, folder: JobFolder) -> None:
+def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[str] = ()) -> None:
     """Load the model from ``source``, put the PEFT method on it, and write bundle, adapter template and θ₀.
 
-    :raises BadInputError: no such model, or it has no such layer or target.
+    ``texts`` are unlabelled ones, for PEFT methods that look at activations.
+
+    :raises BadInputError: no such model, it has no such layer or target, or texts are needed and absent.
     """
     # Here and not above: the coordinator itself never loads torch.
     from fwdllm_server.model.adapter_template import BaseDescription, save_adapter_template
     from fwdllm_server.model.export import export_bundle
-    from fwdllm_server.model.load import load_base, load_tokenizer_file
-    from fwdllm_server.model.peft_methods import apply_peft
-    from fwdllm_server.model.trainable import HEAD_BLOCK, initial_theta
+    from fwdllm_server.model.load import has_new_head, load_base, load_tokenizer_file
+    from fwdllm_server.model.peft.methods import apply_peft
+    from fwdllm_server.model.peft.sample import TextSample
+    from fwdllm_server.model.trainable import initial_theta
 
     # What an interrupted export left may be linked from the artifacts: never write into it.
     shutil.rmtree(folder.path, ignore_errors=True)
     folder.path.mkdir(parents=True)
     tokenizer = load_tokenizer_file(source)
-    base = load_base(source, spec.model.labels, spec.model.pooling)
-    model = apply_peft(base, spec.peft, spec.job.seed)
+    base = load_base(source, spec.model.labels, spec.model.pooling, random_head=spec.model.head == "random")
+    head_init = spec.model.head if has_new_head(base) else "checkpoint"
+    model = apply_peft(base, spec.peft, spec.job.seed, TextSample(texts, tokenizer, spec.model.max_tokens))
     manifest = export_bundle(
-        model, tokenizer.json, tokenizer.pad_token_id, spec.model.labels, spec.model.max_tokens, folder.bundle
+        model,
+        tokenizer.json,
+        tokenizer.pad_token_id,
+        spec.model.labels,
+        spec.model.max_tokens,
+        folder.bundle,
+        one_block=spec.model.one_block,
     )
+    if head_init == "class-means":
+        LinearHead.of(manifest)
     description = BaseDescription(source=source, labels=spec.model.labels, pooling=spec.model.pooling)
     save_adapter_template(model, description, folder.adapter)
-    theta = initial_theta(model, manifest.layout)
-    head_is_zero = not theta[manifest.layout.block(HEAD_BLOCK).slice].any()
-    write_atomically(folder.path / _HEAD_INIT_FILE, b"zeros" if head_is_zero else b"checkpoint")
-    np.save(folder.path / _THETA_FILE, theta)
+    write_atomically(folder.path / _HEAD_INIT_FILE, head_init.encode())
+    np.save(folder.path / _THETA_FILE, initial_theta(model, manifest.layout))
 
 
 def adopt(spec: JobSpec, folder: JobFolder, artifacts: ArtifactStore) -> PreparedModel:
@@ -89,19 +105,43 @@ def adopt(spec: JobSpec, folder: JobFolder, artifacts: ArtifactStore) -> Prepare
     for file in manifest.files:
         artifacts.put_file(folder.bundle / file.name)
     theta: Float32Vector = np.load(folder.path / _THETA_FILE)
-    header = RunHeader(
-        run_key=run_key(spec.job.seed),
-        layout_digest=manifest.layout.digest,
+    header = run_header(spec, manifest.layout, theta)
+    head_init = (folder.path / _HEAD_INIT_FILE).read_text()
+    return PreparedModel(
+        header=header,
+        manifest_sha256=artifacts.put(data),
+        state=ModelState.initial(header, manifest.layout, theta),
+        head_init=head_init,
+        draft=head_init == "class-means",
+    )
+
+
+def run_header(spec: JobSpec, layout: Layout, theta: Float32Vector) -> RunHeader:
+    """What stays the same through a run that begins at ``theta``, float32 ``[d]``."""
+    return RunHeader(
+        directions=Directions(run_key(spec.job.seed), spec.perturbation.distribution),
+        layout_digest=layout.digest,
         initial_theta_digest=theta_digest(theta),
         optimizer=OptimizerSettings(
             spec.optimizer.kind, spec.optimizer.beta1, spec.optimizer.beta2, spec.optimizer.epsilon
         ),
     )
-    return PreparedModel(
-        header=header,
-        manifest_sha256=artifacts.put(data),
-        state=ModelState.initial(header, manifest.layout, theta),
-        head_init=(folder.path / _HEAD_INIT_FILE).read_text(),
+
+
+def save_prepared(connection: Connection, artifacts: ArtifactStore, job_id: str, prepared: PreparedModel) -> None:
+    """The job can run: version 0 and what all its versions share are in the store. A draft waits for its head."""
+    if prepared.draft:
+        sha256 = artifacts.put(np.ascontiguousarray(prepared.state.theta, dtype="<f4").tobytes())
+        jobs.drafted(connection, job_id, prepared.manifest_sha256, sha256, prepared.state.layout.size)
+        return
+    ledger.add_snapshot(connection, job_id, 0, artifacts.put(prepared.state.to_bytes()))
+    jobs.prepared(
+        connection,
+        job_id,
+        prepared.header.to_bytes(),
+        prepared.manifest_sha256,
+        prepared.head_init,
+        prepared.state.layout.size,
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from client.engine.tiny_bundle import make_theta, write_bundle
+from grpc import StatusCode
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fwdllm.v1 import device_pb2, ledger_pb2
@@ -15,11 +17,14 @@ from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.data.split import split
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_client.home import ClientHome
-from fwdllm_common.errors import BadInputError
+from fwdllm_client.policy import Policy
+from fwdllm_common.directions import Directions
+from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.files import sha256_of
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.manifest import BundleFile
 from fwdllm_common.optimizers import OptimizerSettings
+from fwdllm_common.protocol import FEATURE_SUMS
 from fwdllm_common.replay import ModelState, theta_digest
 
 WORDS = [f"word{index}" for index in range(50)]
@@ -61,7 +66,7 @@ def assignment(bundle, coordinator):
     for file in bundle.manifest.files:
         coordinator.add_file((bundle.folder / file.name).read_bytes())
     theta = make_theta(bundle.manifest)
-    header = RunHeader(7, bundle.manifest.layout.digest, theta_digest(theta), OptimizerSettings("sgd"))
+    header = RunHeader(Directions(7), bundle.manifest.layout.digest, theta_digest(theta), OptimizerSettings("sgd"))
     snapshot = ModelState.initial(header, bundle.manifest.layout, theta).to_bytes()
     coordinator.on_weights = lambda request: [
         device_pb2.WeightsChunk(kind=device_pb2.WeightsChunk.KIND_SNAPSHOT, data=snapshot)
@@ -102,7 +107,9 @@ def test_the_agent_reports_what_the_engine_computes(home, source, bundle, assign
     with Engine(bundle.folder, bundle.manifest, dataset, tmp_path / "cache", threads=1) as engine:
         for block, first in (("head", 100), ("peft", 200)):
             seeds = np.array([*range(first, first + 20), *range(2**64 - 9, 2**64 - 6)], dtype=np.uint64)
-            for _, values in engine.derivatives(theta, 7, DirectionTask(block, seeds, EPSILON, 8), training):
+            for _, values in engine.derivatives(
+                theta, Directions(7), DirectionTask(block, seeds, EPSILON, 8), training
+            ):
                 expected += values.tolist()
         evaluation = engine.evaluate(theta, validation)
     np.testing.assert_allclose(reported, expected, rtol=1e-5, atol=1e-6)
@@ -134,3 +141,101 @@ def test_a_label_that_the_model_does_not_know_ends_the_agent(home, source, assig
     source.path.write_text("text,label\nword1,d\n")
     with pytest.raises(BadInputError, match="label 'd' is not one of the model's"):
         run_agent(home, LocalData(source, 0.0), new_stop(), once=True)
+
+
+@pytest.fixture
+def sums_assignment(bundle, coordinator):
+    """Asks for sums at every check-in."""
+    for file in bundle.manifest.files:
+        coordinator.add_file((bundle.folder / file.name).read_bytes())
+    theta = coordinator.add_file(make_theta(bundle.manifest).tobytes())
+    assignment = device_pb2.Assignment(
+        assignment_id="j-0-1",
+        job_id="j",
+        job_name="tiny",
+        manifest_sha256=coordinator.add_file(bundle.manifest.to_bytes()).digest(),
+        theta_digest=theta.digest(),
+        deadline_ms=60_000,
+        feature_sums=True,
+    )
+    coordinator.on_check_in = lambda request: device_pb2.CheckInResponse(
+        assignment=assignment, open_assignments=[assignment.assignment_id]
+    )
+    return assignment
+
+
+def run_with(policy, home, source, new_stop):
+    run_agent(home, LocalData(source, 0.0), new_stop(), policy=policy, threads=1, once=True)
+
+
+def test_an_owner_who_allows_nothing_sends_nothing(home, source, sums_assignment, coordinator, new_stop, capfd):
+    run_with(Policy(), home, source, new_stop)
+
+    assert list(coordinator.check_ins[0].capabilities) == []
+    assert coordinator.feature_sums == []
+    assert coordinator.artifact_requests == []
+    said = capfd.readouterr()
+    assert "which the owner of this device has not allowed; nothing was computed and nothing was sent" in (
+        said.out + said.err
+    )
+
+
+def test_the_sums_of_every_class_with_enough_rows_are_sent(
+    home, source, bundle, sums_assignment, coordinator, new_stop, capfd
+):
+    """Of 40 rows 14 have label a, 13 b and 13 c."""
+    run_with(Policy(14), home, source, new_stop)
+    (request,) = coordinator.feature_sums
+
+    assert list(coordinator.check_ins[0].capabilities) == [FEATURE_SUMS]
+    assert (request.assignment_id, request.last) == ("j-0-1", True)
+    assert [(item.label, item.rows, len(item.features)) for item in request.sums] == [(0, 14, 6)]
+    assert request.effort.example_passes > 0
+    assert request.effort.artifact_bytes > sum(file.bytes for file in bundle.manifest.files)
+    said = "".join(capfd.readouterr())
+    assert "sent, as the owner allows, one vector for each class: the sum of the features of its rows" in said
+    assert "rows_added_up={'a': 14}" in said
+    assert "too_few_rows_to_be_sent={'b': 13, 'c': 13}" in said
+
+
+def test_nothing_to_send_is_said_too(home, source, sums_assignment, coordinator, new_stop):
+    """The coordinator need not wait for this device."""
+    run_with(Policy(15), home, source, new_stop)
+    (request,) = coordinator.feature_sums
+
+    assert (len(request.sums), request.last) == (0, True)
+
+
+def test_a_second_life_sends_the_same_without_computing_it_again(home, source, sums_assignment, coordinator, new_stop):
+    for _ in range(2):
+        run_with(Policy(8), home, source, new_stop)
+    first, again = coordinator.feature_sums
+
+    assert list(again.sums) == list(first.sums)
+    assert again.effort.example_passes == 0
+
+
+def test_a_lost_answer_is_asked_for_again(home, source, sums_assignment, coordinator, new_stop, refuse):
+    answers = [refuse(StatusCode.UNAVAILABLE), device_pb2.FeatureSumsResponse(accepted=3)]
+
+    def answer(request):
+        found = answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    coordinator.on_feature_sums = answer
+    run_with(Policy(8), home, source, new_stop)
+    first, again = coordinator.feature_sums
+
+    assert list(first.sums) == list(again.sums)
+    assert len(first.sums) == 3
+
+
+def test_weights_with_a_wrong_hash_are_not_used(home, source, sums_assignment, coordinator, new_stop):
+    wanted = hashlib.sha256(b"other").digest()
+    coordinator.files[wanted] = coordinator.files[sums_assignment.theta_digest]
+    sums_assignment.theta_digest = wanted
+    with pytest.raises(IntegrityError, match="announced a file with SHA-256"):
+        run_with(Policy(8), home, source, new_stop)
+    assert coordinator.feature_sums == []

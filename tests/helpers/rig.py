@@ -11,11 +11,12 @@ from fwdllm.v1 import device_pb2
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.rounds import reporting
+from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence, Present
 from fwdllm_server.rounds.training import Step
 from fwdllm_server.store import assignments, jobs, ledger, rounds, schema
-from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
+from fwdllm_server.store.assignments import AssignmentRecord
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.ledger import EvaluationRecord
@@ -68,16 +69,20 @@ class Rig:
         with self.database.transaction() as connection:
             work = assignments.open_of_device(connection, device)
             if work:
-                assignments.set_state(connection, work[0].id, AssignmentState.TAKEN)
+                fetch(connection, work[0], self.job, self.now)
                 return assignments.get(connection, work[0].id)
         self.presence.seen(Present(device, self.now, frozenset(LABELS)))
         return None
 
     def report(
-        self, assignment_id: str, derivatives: Sequence[float], first_index: int = 0
+        self,
+        assignment_id: str,
+        derivatives: Sequence[float],
+        first_index: int = 0,
+        effort: device_pb2.Effort | None = None,
     ) -> device_pb2.ReportResponse:
         request = device_pb2.ReportRequest(
-            assignment_id=assignment_id, derivatives=derivatives, first_index=first_index
+            assignment_id=assignment_id, derivatives=derivatives, first_index=first_index, effort=effort
         )
         with self.database.transaction() as connection:
             assignment = assignments.get(connection, assignment_id)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Layout, TensorSpec
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.manifest import BundleFile, Manifest, Stage
@@ -30,7 +31,14 @@ _SECTIONS: Mapping[str, Mapping[str, Any]] = {
     "model": {"source": "none", "labels": list(LABELS)},
     "held_out": {"file": "none.csv"},
     "optimizer": {"kind": "adam", "schedule": "constant"},
-    "rounds": {"count": 2, "min_devices": 3, "accept_s": 10.0, "deadline_s": 100.0, "assignment_s": 30.0},
+    "rounds": {
+        "count": 2,
+        "min_devices": 3,
+        "gather_s": 0,
+        "accept_s": 10.0,
+        "deadline_s": 100.0,
+        "assignment_s": 30.0,
+    },
     "blocks.peft": {"directions": 6, "learning_rate": 0.1},
     "blocks.head": {"directions": 9, "learning_rate": 0.2},
 }
@@ -54,7 +62,8 @@ def job_spec(changes: Mapping[str, Mapping[str, Any] | None] = {}) -> JobSpec:
 
 def run_header(spec: JobSpec, layout: Layout = LAYOUT, theta: np.ndarray = THETA) -> RunHeader:
     settings = OptimizerSettings(spec.optimizer.kind, spec.optimizer.beta1, spec.optimizer.beta2, 1e-8)
-    return RunHeader(run_key(spec.job.seed), layout.digest, theta_digest(theta), settings)
+    directions = Directions(run_key(spec.job.seed), spec.perturbation.distribution)
+    return RunHeader(directions, layout.digest, theta_digest(theta), settings)
 
 
 def tiny_manifest() -> Manifest:

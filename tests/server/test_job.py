@@ -32,13 +32,39 @@ def test_a_job_file_needs_a_name_a_model_held_out_rows_and_a_block():
         # missing keys and sections
         ({"job": {"name": None}}, "[job] name is missing"),
         ({"model": None}, "model is missing"),
-        ({"blocks.peft": None, "blocks.head": None}, "blocks is missing"),
         ({"blocks.head": {"learning_rate": None}}, "[blocks.head] learning_rate is missing"),
         # wrong values
         (
             {"optimizer": {"kind": "adan"}},
-            "[optimizer] kind is 'adan': should be 'sgd', 'momentum' or 'adam'; did you mean \"adam\"?",
+            "[optimizer] kind is 'adan': should be 'sgd', 'momentum', 'adam', 'normalized' or 'trust-ratio'; "
+            'did you mean "adam"?',
         ),
+        (
+            {"perturbation": {"distribution": "gausian"}},
+            "[perturbation] distribution is 'gausian': should be 'rademacher' or 'gaussian'; "
+            'did you mean "gaussian"?',
+        ),
+        (
+            {"perturbation": {"difference": "centre"}},
+            "[perturbation] difference is 'centre': should be 'one-sided' or 'central'; did you mean \"central\"?",
+        ),
+        # sampling
+        ({"blocks.head.sampling": {"kep": 1}}, '[blocks.head.sampling] kep is no known key; did you mean "keep"?'),
+        ({"blocks.head.sampling": {"keep": 0}}, "[blocks.head.sampling] keep is 0: should be greater than or equal to"),
+        ({"blocks.head.sampling": {"keep": 1.5}}, "[blocks.head.sampling] keep is 1.5: should be less than or equal"),
+        (
+            {"blocks.head.sampling": {"cosine": "both"}},
+            "[blocks.head.sampling] cosine is 'both': should be 'signed' or 'absolute'",
+        ),
+        (
+            {"blocks.head.sampling": {"scope": "block"}},
+            "[blocks.head.sampling] scope is 'block': should be 'vector' or 'tensor'",
+        ),
+        (
+            {"blocks.head.sampling": {"reference": "last"}},
+            "[blocks.head.sampling] reference is 'last': should be 'gradient' or 'momentum'",
+        ),
+        ({"blocks.head.sampling": {"every": 0}}, "[blocks.head.sampling] every is 0: should be greater than or equal"),
         ({"rounds": {"count": 0}}, "[rounds] count is 0: should be greater than or equal to 1"),
         ({"rounds": {"over_assign": 0.9}}, "[rounds] over_assign is 0.9: should be greater than or equal to 1"),
         ({"rounds": {"min_fraction": 1.5}}, "[rounds] min_fraction is 1.5: should be less than or equal to 1"),
@@ -63,6 +89,31 @@ def test_a_job_file_needs_a_name_a_model_held_out_rows_and_a_block():
         (
             {"blocks.head": {"first_round": 2}, "blocks.peft": {"every": 2}},
             "at least one block must take part in every round (first_round = 1, every = 1)",
+        ),
+        (
+            {"blocks.head": {"every": 2}, "blocks.head.sampling": {}},
+            '[blocks.head]: sampling by the last round\'s gradient needs every = 1; use reference = "momentum"',
+        ),
+        (
+            {"optimizer": {"kind": "sgd"}, "blocks.head.sampling": {"reference": "momentum"}},
+            'sampling by momentum needs an optimiser that has it; sgd has reference = "gradient"',
+        ),
+        (
+            {"perturbation": {"distribution": "gaussian"}, "blocks.head": {"directions": 2049}},
+            "a round has at most 2048 gaussian directions of a block, over-assigned ones included; lower directions or "
+            'max_directions, or use distribution = "rademacher"',
+        ),
+        (
+            {"perturbation": {"distribution": "gaussian"}, "blocks.head": {"max_directions": 2049}},
+            "a round has at most 2048 gaussian directions of a block",
+        ),
+        (
+            {
+                "perturbation": {"distribution": "gaussian"},
+                "blocks.head": {"directions": 2000},
+                "rounds": {"over_assign": 1.1},
+            },
+            "a round has at most 2048 gaussian directions of a block",
         ),
     ],
 )
@@ -103,6 +154,38 @@ def test_of_several_mistakes_the_first_is_told_and_the_others_counted():
 def test_a_number_that_must_be_finite_is(section, key):
     with pytest.raises(BadInputError, match=rf"\[{section}\] {key} is inf: should be a finite number"):
         parse({section: {key: inf}})
+
+
+def test_as_many_gaussian_directions_as_fit_are_taken():
+    sections = {"perturbation": {"distribution": "gaussian"}, "rounds": {"over_assign": 2.0}}
+    spec = parse({**sections, "blocks.head": {"directions": 10, "max_directions": 1024}})
+
+    assert spec.blocks["head"].max_directions == 1024
+
+
+def test_rademacher_directions_have_no_such_limit():
+    assert parse({"blocks.head": {"directions": 65536}}).blocks["head"].directions == 65536
+
+
+def test_sampling_has_a_default_for_every_key_and_is_left_out_without_a_section():
+    spec = parse({"blocks.head.sampling": {}})
+    sampling = spec.blocks["head"].sampling
+
+    assert sampling is not None
+    assert sampling.model_dump() == {
+        "keep": 0.1,
+        "cosine": "signed",
+        "scope": "vector",
+        "reference": "gradient",
+        "every": 1,
+    }
+    assert spec.blocks["peft"].sampling is None
+
+
+def test_a_block_that_pauses_may_sample_by_momentum():
+    spec = parse({"blocks.head": {"every": 2}, "blocks.head.sampling": {"reference": "momentum"}})
+
+    assert spec.blocks["head"].every == 2
 
 
 def test_an_infinite_threshold_is_how_pacing_is_left_out():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fwdllm_server.cli import devices, export, init, job, serve
+from fwdllm_server.cli import devices, export, init, job, profile, serve, simulate
 
 app = typer.Typer(
     help="Fine-tune a language model on devices that keep their data.",
@@ -23,5 +23,7 @@ app.command("init")(init.init)
 app.command("serve")(serve.serve)
 app.command("enroll")(devices.enroll)
 app.command("export")(export.export)
+app.command("simulate")(simulate.simulate)
+app.command("profile")(profile.profile)
 app.add_typer(job.app, name="job")
 app.add_typer(devices.app, name="devices")

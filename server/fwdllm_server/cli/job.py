@@ -18,9 +18,10 @@ from fwdllm.v1.operator_pb2 import (
     ListJobsRequest,
     SubmitJobRequest,
 )
-from fwdllm_common.errors import BadInputError, JobFailedError, StoppedError, UnreachableError, WaitTimeoutError
+from fwdllm_common.errors import JobFailedError, StoppedError, UnreachableError, WaitTimeoutError
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
 from fwdllm_server.cli.facts import as_dict, print_json
+from fwdllm_server.cli.job_file import read_job_file
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument, JsonOption
 from fwdllm_server.cli.progress import JobProgress, render, state_word
 from fwdllm_server.cli.words import columns, printable
@@ -37,11 +38,7 @@ def submit(
     json: JsonOption = False,
 ) -> None:
     """Check a job file and put the job in the queue."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"{file}: cannot be read ({error}); check the path") from error
-    request = SubmitJobRequest(spec_toml=text, base_folder=str(file.absolute().parent))
+    request = SubmitJobRequest(spec_toml=read_job_file(file), base_folder=str(file.absolute().parent))
     with operator_service(folder) as service:
         job_id = service.SubmitJob(request, timeout=ANSWER_S).job_id
     if json:

@@ -12,16 +12,24 @@ from sqlalchemy import Connection
 
 from fwdllm.v1 import device_pb2, ledger_pb2
 from fwdllm.v1.device_pb2_grpc import DeviceServiceServicer
-from fwdllm_common.protocol import CHUNK_BYTES, GENERATOR_VERSION, MAX_SCALARS_PER_REPORT, PROTOCOL_MAJOR, Reason
+from fwdllm_common.protocol import (
+    CHUNK_BYTES,
+    FEATURE_SUMS,
+    GENERATOR_VERSION,
+    MAX_SCALARS_PER_REPORT,
+    PROTOCOL_MAJOR,
+    Reason,
+)
 from fwdllm_server.coordinator import Coordinator
-from fwdllm_server.rounds import reporting
+from fwdllm_server.rounds import feature_reporting, reporting
+from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.presence import Present
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
 from fwdllm_server.rpc.identity import device_id_of, enrolled
 from fwdllm_server.rpc.limits import bounded, in_range
-from fwdllm_server.store import assignments, devices, jobs, ledger, rounds
-from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
+from fwdllm_server.store import assignments, devices, jobs, ledger
+from fwdllm_server.store.assignments import AssignmentRecord
 from fwdllm_server.store.jobs import JobState
 
 _MAX_LABELS, _MAX_LABEL = 1024, 256
@@ -53,11 +61,11 @@ class DeviceService(DeviceServiceServicer):
     async def GetArtifact(
         self, request: device_pb2.GetArtifactRequest, context: Context
     ) -> AsyncIterator[device_pb2.ArtifactChunk]:
-        """A file that a running job's bundle names."""
+        """A file that a running job's bundle names, or the weights that features are computed with."""
         bounded("sha256", request.sha256, 32, 32)
         await self._runtime.in_store(self._identify, device_id_of(context))
         sha256 = request.sha256.hex()
-        if not any(sha256 in _bundle_hashes(job) for job in self._coordinator.training.values()):
+        if not any(sha256 in _artifacts_of(job) for job in self._coordinator.training.values()):
             raise _refusal(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, f"no running job has the file {sha256}")
         path = self._runtime.artifacts.path(sha256)
         total = path.stat().st_size
@@ -89,6 +97,15 @@ class DeviceService(DeviceServiceServicer):
             self._coordinator.wake(job_id)
             yield response
 
+    async def ReportFeatureSums(
+        self, request: device_pb2.FeatureSumsRequest, context: Context
+    ) -> device_pb2.FeatureSumsResponse:
+        """Stores per-class sums and answers when they are durable."""
+        in_range("number of sums", len(request.sums), 0, _MAX_LABELS)
+        response, job_id = await self._runtime.in_store(self._report_feature_sums, device_id_of(context), request)
+        self._coordinator.wake(job_id)
+        return response
+
     def _identify(self, device_id: str) -> None:
         with self._runtime.database.transaction() as connection:
             enrolled(connection, device_id)
@@ -100,16 +117,21 @@ class DeviceService(DeviceServiceServicer):
             enrolled(connection, device_id)
             devices.seen(connection, device_id, now, request.training_examples, request.software)
             open_ones = assignments.open_of_device(connection, device_id)
-            workable = [found for found in open_ones if found.job_id in training]
+            workable = [
+                found
+                for found in open_ones
+                if found.job_id in training
+                and (FEATURE_SUMS in request.capabilities or not training[found.job_id].is_draft)
+            ]
             response = device_pb2.CheckInResponse(
                 next=self._window(), open_assignments=[found.id for found in open_ones]
             )
             if workable:
                 work = workable[0]
-                response.assignment.CopyFrom(self._fetch(connection, work, training[work.job_id], now))
+                response.assignment.CopyFrom(fetch(connection, work, training[work.job_id], now))
                 return response
         self._check_labels(request, list(training.values()))
-        self._runtime.presence.seen(Present(device_id, now, frozenset(request.labels)))
+        self._runtime.presence.seen(Present(device_id, now, frozenset(request.labels), frozenset(request.capabilities)))
         response.message = "waiting for a round" if training else "no job is running"
         return response
 
@@ -128,35 +150,22 @@ class DeviceService(DeviceServiceServicer):
         response.stop = response.stop or record is None or record.state != JobState.RUNNING
         return response, assignment.job_id
 
-    def _fetch(
-        self, connection: Connection, record: AssignmentRecord, job: TrainingJob, now: float
-    ) -> device_pb2.Assignment:
-        current = rounds.latest(connection, record.job_id)
-        assert current is not None
-        # Fetched again after a restart it is not prolonged: a device that never reports must lose it in the end.
-        if record.state == AssignmentState.OFFERED:
-            assignments.set_state(connection, record.id, AssignmentState.TAKEN)
-            assignments.prolong(connection, record.id, now + job.spec.rounds.assignment_s)
-        left_s = max(0.0, current.phase_since + job.spec.rounds.deadline_s - now)
-        return device_pb2.Assignment(
-            assignment_id=record.id,
-            job_id=job.id,
-            job_name=job.name,
-            round=record.round,
-            header=job.header.to_message(),
-            manifest_sha256=bytes.fromhex(job.manifest_sha256),
-            version=job.state.version,
-            theta_digest=job.state.digest,
-            deadline_ms=min(round(1000 * left_s), (1 << 32) - 1),
-            directions=record.tasks,
-            evaluate=record.evaluate,
-        )
+    def _report_feature_sums(
+        self, device_id: str, request: device_pb2.FeatureSumsRequest
+    ) -> tuple[device_pb2.FeatureSumsResponse, str]:
+        with self._runtime.database.transaction() as connection:
+            enrolled(connection, device_id)
+            assignment = _own_assignment(connection, device_id, request.assignment_id)
+            manifest = self._running(assignment.job_id).manifest
+            response = feature_reporting.record(connection, assignment, request, manifest)
+        response.next.CopyFrom(self._window())
+        return response, assignment.job_id
 
     def _weights(
         self, job: TrainingJob, request: device_pb2.GetWeightsRequest
     ) -> tuple[device_pb2.WeightsChunk.Kind, bytes]:
         """The ledger since the held version or a snapshot, whichever is smaller."""
-        if request.version != job.state.version:
+        if job.is_draft or request.version != job.state.version:
             message = f"job {job.name} is at version {job.state.version}; check in again"
             raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.WRONG_STATE, message)
         snapshot = job.state.to_bytes()
@@ -202,8 +211,9 @@ def _own_assignment(connection: Connection, device_id: str, assignment_id: str) 
     return assignment
 
 
-def _bundle_hashes(job: TrainingJob) -> set[str]:
-    return {job.manifest_sha256, *(file.sha256 for file in job.manifest.files)}
+def _artifacts_of(job: TrainingJob) -> set[str]:
+    theta = {job.state.digest.hex()} if job.is_draft else set()
+    return {job.manifest_sha256, *(file.sha256 for file in job.manifest.files)} | theta
 
 
 def _check_check_in(request: device_pb2.CheckInRequest) -> None:

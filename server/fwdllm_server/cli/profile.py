@@ -1,0 +1,93 @@
+"""``fwdllm-server profile``: which PEFT method to put into a job file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from fwdllm_common.files import storage_error, write_atomically
+from fwdllm_server.cli.job_file import read_job_file
+from fwdllm_server.cli.options import JsonOption
+from fwdllm_server.job import JobSpec
+from fwdllm_server.toml_model import parse_toml
+
+if TYPE_CHECKING:
+    from fwdllm_server.profiler.profiler import Profiler
+    from fwdllm_server.profiler.report import Report
+
+REPORT_FILE = "profile.json"
+PLOT_FILE = "profile.png"
+PEFT_FILE = "peft.toml"
+_WIDTH = 160  # where nobody says otherwise
+
+
+def profile(
+    file: Annotated[Path, typer.Argument(metavar="JOB", help="The job file, TOML.")],
+    candidates: Annotated[
+        Path | None, typer.Option(help="TOML with [[candidate]] tables; without it, every method.")
+    ] = None,
+    directions: Annotated[int, typer.Option(help="Directions of each candidate.")] = 4096,
+    rows: Annotated[int, typer.Option(min=1, help="Held-out rows of every gradient.")] = 64,
+    seed: Annotated[int | None, typer.Option(min=0, help="For rows and directions; the job's by default.")] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of the model; 0 is one per core.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Folder for the report, its plot and the [peft] block.")] = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare PEFT methods by what they learn in a second of device time, offline on the held-out rows."""
+    # Here and not above: the other commands do without torch.
+    from fwdllm_server.profiler.candidates import CandidateFile
+    from fwdllm_server.profiler.peft_block import peft_block
+    from fwdllm_server.profiler.plot import plot, require_plotting
+    from fwdllm_server.profiler.profiler import Amount, Profiler
+    from fwdllm_server.profiler.table import render
+
+    spec = parse_toml(read_job_file(file), JobSpec, str(file))
+    chosen = parse_toml(read_job_file(candidates), CandidateFile, str(candidates)).candidate if candidates else None
+    if out is not None:
+        require_plotting()
+        _make_folder(out)
+    amount = Amount(directions, rows, spec.job.seed if seed is None else seed, threads)
+    report = _measure(Profiler(spec, file.absolute().parent, amount, chosen), directions, out)
+    block = peft_block(report.candidates[0].peft)
+    if out is not None:
+        write_atomically(out / PLOT_FILE, plot(report))
+        write_atomically(out / PEFT_FILE, block.encode())
+    if json:
+        print(report.model_dump_json())
+        return
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=_WIDTH)
+    console.print(render(report))
+    print(f"\n{block}", end="")
+    if out is not None:
+        print(f"\n{out.absolute()}: {REPORT_FILE}, {PLOT_FILE}, {PEFT_FILE}")
+
+
+def _measure(profiler: Profiler, directions: int, out: Path | None) -> Report:
+    """The report on all candidates; what there is of it is on disk after every one."""
+    from fwdllm_server.profiler.candidates import name_of
+
+    report: Report | None = None
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        names = [*map(name_of, profiler.candidates), "done"]
+        task = progress.add_task(names[0], total=directions * len(profiler.candidates))
+        reports = profiler.run(lambda count: progress.advance(task, count))
+        for done, report in enumerate(reports, start=1):
+            progress.update(task, description=names[done])
+            if out is not None:
+                write_atomically(out / REPORT_FILE, report.model_dump_json(indent=2).encode() + b"\n")
+    assert report is not None
+    return report
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(folder, error) from error

@@ -1,0 +1,130 @@
+"""``fwdllm-server simulate``: a job on simulated devices, on this machine alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import structlog
+import typer
+
+from fwdllm_common.errors import INTERRUPTED_EXIT_CODE
+from fwdllm_common.logging import configure_logging
+from fwdllm_server.cli.facts import print_json
+from fwdllm_server.cli.job_file import read_job_file
+from fwdllm_server.cli.options import JsonOption
+from fwdllm_server.cli.words import duration, size
+from fwdllm_server.toml_model import validate
+
+if TYPE_CHECKING:
+    from fwdllm_server.simulation.curve import Point
+    from fwdllm_server.simulation.simulation import Simulation
+
+
+def simulate(
+    file: Annotated[Path, typer.Argument(metavar="JOB", help="The job file, TOML.")],
+    data: Annotated[Path, typer.Option(help="The devices' rows, all in one file: CSV, JSONL or Parquet.")],
+    out: Annotated[Path, typer.Option(help="The simulation's folder; the same command again goes on in it.")],
+    text_column: Annotated[str, typer.Option(help="The column of texts.")] = "text",
+    label_column: Annotated[str, typer.Option(help="The column of labels.")] = "label",
+    user_column: Annotated[str | None, typer.Option(help="The column of users, for --partition user.")] = None,
+    devices: Annotated[int, typer.Option(help="How many devices; by user at most so many.")] = 100,
+    partition: Annotated[
+        Literal["iid", "dirichlet", "user"], typer.Option(help="Whose rows are whose: see docs/simulation.md.")
+    ] = "iid",
+    alpha: Annotated[float, typer.Option(help="Of --partition dirichlet: small is skewed.")] = 1.0,
+    rows_per_device: Annotated[int, typer.Option(help="The most rows of a device; 0 is no bound.")] = 0,
+    validation: Annotated[float, typer.Option(help="Fraction of a device's rows kept back for evaluation.")] = 0.0,
+    passes_per_s: Annotated[float, typer.Option(help="Median speed, example-passes a second.")] = 50.0,
+    speed_spread: Annotated[float, typer.Option(help="Standard deviation of the logarithm of the speed.")] = 0.0,
+    latency: Annotated[float, typer.Option(help="Seconds that a message takes.")] = 0.1,
+    availability: Annotated[float, typer.Option(help="Probability that a device is there, in each minute.")] = 1.0,
+    drop_out: Annotated[float, typer.Option(help="Probability that it vanishes from an assignment.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Of all that is random about the devices.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of the engine; 0 is one per core.")] = 0,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log what the coordinator logs.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Run a job on simulated devices: the same rounds and the same engine, no network, simulated time."""
+    configure_logging()
+    if not verbose:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of the libraries that export the model
+    text = read_job_file(file)
+    # Only this command needs the engine and a coordinator in its process.
+    from fwdllm_server.simulation.population import Population
+    from fwdllm_server.simulation.rows import read_source
+    from fwdllm_server.simulation.simulation import Simulation
+
+    drawn_from = {
+        "devices": devices,
+        "seed": seed,
+        "partition": partition,
+        "alpha": alpha,
+        "rows_per_device": rows_per_device,
+        "validation_fraction": validation,
+        "passes_per_s": passes_per_s,
+        "speed_spread": speed_spread,
+        "latency_s": latency,
+        "availability": availability,
+        "drop_out": drop_out,
+    }
+    population = validate(drawn_from, Population, "simulated devices")
+    source, users = read_source(data, text_column, label_column, user_column)
+    try:
+        with Simulation(text, file.absolute().parent, source, population, out, users, threads) as simulation:
+            _run(simulation, out, json)
+    except KeyboardInterrupt:
+        print(f"interrupted; the same command goes on where {out} stands", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
+
+
+def _run(simulation: Simulation, out: Path, json: bool) -> None:
+    devices = len(simulation.devices)
+    wanted = simulation.spec.rounds.count
+
+    def report(point: Point) -> None:
+        if json:
+            print_json(asdict(point))
+        else:
+            print(line(point, wanted, devices), flush=True)
+
+    if not json:
+        rows = sum(len(device.training) for device in simulation.devices)
+        print(f"{devices} devices, {rows:,} rows, {simulation.manifest.layout.size:,} trainable parameters")
+        if simulation.points:
+            print(f"goes on at round {simulation.state.version} of {wanted}", flush=True)
+    points = simulation.run(report)
+    adapter = out.absolute() / "adapter"
+    simulation.export(adapter)
+    outcome = simulation.outcome
+    first, last, best = points[0], points[-1], max(points, key=lambda point: point.accuracy)
+    if json:
+        print_json({**asdict(outcome), "points": len(points), "adapter": str(adapter)})
+        return
+    print(
+        f"accuracy {first.accuracy:.1%} before, {last.accuracy:.1%} after, {best.accuracy:.1%} at best "
+        f"(round {best.version})\n"
+        f"{outcome.rounds_committed} rounds committed, {outcome.rounds_abandoned} abandoned; {outcome.scalars_late} "
+        f"scalars late, {outcome.scalars_repeated} repeated, {outcome.scalars_unusable} unusable\n"
+        f"{last.device_seconds / devices:,.1f} s of computing and {_traffic(last, devices)} a device, in "
+        f"{duration(last.seconds)} simulated\n"
+        f"{adapter}"
+    )
+
+
+def line(point: Point, wanted: int, devices: int) -> str:
+    """A point of the learning curve in one line."""
+    return (
+        f"round {point.version} of {wanted}: accuracy {point.accuracy:.1%}, loss {point.loss:.4f}, "
+        f"{point.directions:,} directions, {point.example_passes:,.0f} example-passes, "
+        f"{duration(point.seconds)} simulated, {_traffic(point, devices)} a device"
+    )
+
+
+def _traffic(point: Point, devices: int) -> str:
+    return f"{size(point.bytes_up / devices)} up, {size(point.bytes_down / devices)} down"

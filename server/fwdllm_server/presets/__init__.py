@@ -1,0 +1,41 @@
+"""Whole recipes by name; what a job file says itself has precedence.
+
+A preset is part of a job's meaning: once released it is not changed, a better one gets a new name.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any, Literal, TypeAlias, get_args
+
+Preset: TypeAlias = Literal["default", "fwdllm-paper", "mezo"]
+
+NAMES: tuple[str, ...] = get_args(Preset)
+
+
+def with_preset(job: Mapping[str, Any]) -> dict[str, Any]:
+    """A job file's tables with what they leave open filled in from the preset it names.
+
+    A job that names none has ``default``, unless it brings its own blocks: then it stands alone. Tables are merged key
+    by key, with two exceptions: of the preset's blocks only those remain that the job names, if it names any, and
+    another PEFT method takes nothing from the preset's.
+    """
+    name = job.get("preset", None if "blocks" in job else "default")
+    if name not in NAMES:
+        return dict(job)
+    preset = tomllib.loads(files(__name__).joinpath(f"{name}.toml").read_text())
+    if "blocks" in job:
+        preset["blocks"] = {block: keys for block, keys in preset["blocks"].items() if block in job["blocks"]}
+    if "method" in job.get("peft", {}) and job["peft"]["method"] != preset["peft"]["method"]:
+        del preset["peft"]
+    return _merged(preset, job)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
+            merged[key] = _merged(below[key], above[key])
+    return merged

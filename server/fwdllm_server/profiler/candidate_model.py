@@ -1,0 +1,73 @@
+"""A candidate put onto the job's model and exported as for devices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from peft import PeftModel
+
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.layout import Float32Vector, Layout
+from fwdllm_common.manifest import Manifest
+from fwdllm_server.job import JobSpec
+from fwdllm_server.model.export import export_bundle
+from fwdllm_server.model.load import has_new_head, load_base, load_tokenizer_file
+from fwdllm_server.model.peft.methods import apply_peft
+from fwdllm_server.model.peft.sample import TextSample
+from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.model.trainable import PEFT_BLOCK, initial_theta, trainable_layout
+
+
+@dataclass(frozen=True)
+class CandidateModel:
+    """The live model, its bundle in ``folder``, θ₀ float32 ``[d]``; ``new_head``: the checkpoint has none."""
+
+    model: PeftModel
+    folder: Path
+    manifest: Manifest
+    theta: Float32Vector
+    new_head: bool
+
+
+class ModelMaker:
+    """Makes candidates of the model in ``source``, a folder or a hub id, for the task of ``spec``.
+
+    :raises BadInputError: no such model.
+    """
+
+    def __init__(self, spec: JobSpec, source: str, seed: int, texts: Sequence[str]) -> None:
+        self._task = spec.model
+        self._source = source
+        self._seed = seed
+        self._tokenizer = load_tokenizer_file(source)
+        self._sample = TextSample(texts, self._tokenizer, spec.model.max_tokens)
+
+    def check(self, peft: PeftSpec) -> None:
+        """See whether the candidate fits the model, which is much faster than its export.
+
+        :raises BadInputError: it does not.
+        """
+        self._wrapped(peft)
+
+    def make(self, peft: PeftSpec, folder: Path) -> CandidateModel:
+        """The candidate with head and PEFT weights in two blocks, whatever the job says: only the latter differ.
+
+        :raises BadInputError: it does not fit the model.
+        """
+        model, layout, new_head = self._wrapped(peft)
+        tokenizer, task = self._tokenizer, self._task
+        manifest = export_bundle(
+            model, tokenizer.json, tokenizer.pad_token_id, task.labels, task.max_tokens, folder / "bundle"
+        )
+        return CandidateModel(model, folder / "bundle", manifest, initial_theta(model, layout), new_head)
+
+    def _wrapped(self, peft: PeftSpec) -> tuple[PeftModel, Layout, bool]:
+        base = load_base(self._source, self._task.labels, self._task.pooling)
+        new_head = has_new_head(base)
+        model = apply_peft(base, peft, self._seed, self._sample)
+        layout = trainable_layout(model)
+        if PEFT_BLOCK not in layout.blocks:
+            raise BadInputError("it trains the head alone; name layers and targets that the model has together")
+        return model, layout, new_head

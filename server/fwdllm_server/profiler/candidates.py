@@ -1,0 +1,52 @@
+"""What is compared: PEFT methods with their settings."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fwdllm_server.model.peft_spec import METHOD_KEYS, PeftSpec
+
+_TOP_LAYERS = [-2, -1]
+
+
+class CandidateFile(BaseModel):
+    """``[[candidate]]`` tables, each with the keys of a job's ``[peft]``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    candidate: list[PeftSpec] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _no_candidate_twice(self) -> CandidateFile:
+        name, count = Counter(map(name_of, self.candidate)).most_common(1)[0]
+        if count > 1:
+            raise ValueError(f"the candidate {name!r} is given {count} times")
+        return self
+
+
+def default_candidates() -> Sequence[PeftSpec]:
+    """Every method with its default settings, in the two upper layers and in all."""
+    return [PeftSpec(method=method, layers=layers) for method in METHOD_KEYS for layers in (_TOP_LAYERS, None)]
+
+
+def name_of(spec: PeftSpec) -> str:
+    """The settings in a few words, different for different ones: ``lora, rank 4, top 2 layers``."""
+    settings = spec.model_dump(exclude_defaults=True, exclude={"method", "rank", "layers"})
+    rank = [f"rank {spec.rank}"] if "rank" in METHOD_KEYS[spec.method] else []
+    others = [f"{key} {_words(value)}" for key, value in settings.items()]
+    return ", ".join([spec.method, *rank, *others, _layers(spec.layers)])
+
+
+def _layers(layers: Sequence[int] | None) -> str:
+    if layers is None:
+        return "all layers"
+    if layers and sorted(layers) == list(range(-len(layers), 0)):
+        return f"top {len(layers)} layers" if len(layers) > 1 else "top layer"
+    return f"layers {_words(layers)}"
+
+
+def _words(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,21 @@
+"""Where a profile was made: seconds mean nothing without it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+
+_PACKAGES = ("fwdllm", "numpy", "onnxruntime", "torch", "transformers", "peft")
+
+
+def environment() -> Mapping[str, str]:
+    """Machine and versions, as words."""
+    machine = {
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "cores": str(os.cpu_count()),
+        "python": platform.python_version(),
+    }
+    return machine | {package: version(package) for package in _PACKAGES}

@@ -1,0 +1,20 @@
+"""A candidate as the lines of a job file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from fwdllm_server.model.peft_spec import PeftSpec
+
+
+def settings_of(spec: PeftSpec) -> Mapping[str, Any]:
+    """The method and all keys that differ from their defaults."""
+    return {"method": spec.method} | spec.model_dump(exclude_defaults=True)
+
+
+def peft_block(settings: Mapping[str, Any]) -> str:
+    """``[peft]`` with these settings."""
+    # JSON strings, numbers and lists are TOML too.
+    return "\n".join(["[peft]", *(f"{key} = {json.dumps(value)}" for key, value in settings.items())]) + "\n"

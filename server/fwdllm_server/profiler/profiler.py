@@ -1,0 +1,99 @@
+"""A profile from a job file: candidates checked, measured one after the other, reported."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_GAUSSIAN_DIRECTIONS
+from fwdllm_server.job import JobSpec
+from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.profiler.candidate_model import ModelMaker
+from fwdllm_server.profiler.candidates import default_candidates, name_of
+from fwdllm_server.profiler.environment import environment
+from fwdllm_server.profiler.measurement import Bench, Measurement
+from fwdllm_server.profiler.public_rows import PublicRows
+from fwdllm_server.profiler.report import Report, Settings, make_report
+
+LEAST_DIRECTIONS = 16
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much is measured: directions of each candidate, rows of every gradient; ``threads`` of 0 is one per core.
+
+    ``seed`` draws rows, directions and what a PEFT method starts with.
+    """
+
+    directions: int
+    rows: int
+    seed: int
+    threads: int = 0
+
+
+class Profiler:
+    """Profiles candidates for the job ``spec``, whose relative paths start from ``base_folder``.
+
+    ``candidates`` of None are the default ones that fit the model. All are checked before any is measured.
+
+    :raises BadInputError: rows, model or a candidate are wrong.
+    """
+
+    def __init__(
+        self, spec: JobSpec, base_folder: Path, amount: Amount, candidates: Sequence[PeftSpec] | None = None
+    ) -> None:
+        most = MAX_GAUSSIAN_DIRECTIONS if spec.perturbation.distribution == "gaussian" else MAX_DIRECTIONS
+        if not LEAST_DIRECTIONS <= amount.directions <= most:
+            raise BadInputError(
+                f"--directions is {amount.directions}; it must be {LEAST_DIRECTIONS} to {most} for "
+                f"{spec.perturbation.distribution} ones"
+            )
+        rows = PublicRows.draw(spec, base_folder, amount.rows, amount.seed)
+        local = base_folder / spec.model.source
+        source = str(local) if local.is_dir() else spec.model.source
+        maker = ModelMaker(spec, source, amount.seed, rows.texts)
+        self._left_out: dict[str, str] = {}
+        self._candidates = self._fitting(maker, candidates)
+        self._bench = Bench(spec, maker, rows, amount.directions, amount.seed, amount.threads)
+        self._settings = Settings(
+            job=spec.job.name,
+            model=spec.model.source,
+            directions=amount.directions,
+            rows=amount.rows,
+            seed=amount.seed,
+            threads=amount.threads,
+            distribution=spec.perturbation.distribution,
+            difference=spec.perturbation.difference,
+        )
+
+    @property
+    def candidates(self) -> Sequence[PeftSpec]:
+        """Those that are measured."""
+        return self._candidates
+
+    def run(self, tick: Callable[[int], None]) -> Iterator[Report]:
+        """A report after every candidate, of all so far; ``tick`` hears how many more directions are done."""
+        measurements: list[Measurement] = []
+        for candidate in self._candidates:
+            try:
+                measurements.append(self._bench.measure(candidate, tick))
+            except BadInputError as error:
+                raise BadInputError(f"candidate {name_of(candidate)!r}: {error}") from error
+            yield make_report(measurements, self._settings, environment(), self._left_out)
+
+    def _fitting(self, maker: ModelMaker, candidates: Sequence[PeftSpec] | None) -> Sequence[PeftSpec]:
+        fitting = []
+        for candidate in default_candidates() if candidates is None else candidates:
+            try:
+                maker.check(candidate)
+            except BadInputError as error:
+                if candidates is not None:
+                    raise BadInputError(f"candidate {name_of(candidate)!r}: {error}") from error
+                self._left_out[name_of(candidate)] = str(error)
+            else:
+                fitting.append(candidate)
+        if not fitting:
+            raise BadInputError(f"no candidate fits the model: {'; '.join(self._left_out.values())}")
+        return fitting

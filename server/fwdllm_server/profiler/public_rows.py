@@ -1,0 +1,53 @@
+"""The rows that candidates are measured on: the job's held-out ones, which no device has."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fwdllm_client.data import DataSource
+from fwdllm_common.errors import BadInputError
+from fwdllm_server.evaluation import check_held_out
+from fwdllm_server.job import JobSpec
+
+_MOST_HEAD_ROWS = 512
+_SAMPLE_TEXTS = 64
+_LEAST_CLASSES = 2
+
+
+@dataclass(frozen=True, eq=False)
+class PublicRows:
+    """Indices, int64, ascending, of rows of ``source``: those of every gradient, and others that the head is made from.
+
+    ``texts`` are some of the latter, for PEFT methods that look at activations.
+    """
+
+    source: DataSource
+    gradient: NDArray[np.int64]
+    head: NDArray[np.int64]
+    texts: Sequence[str]
+
+    @classmethod
+    def draw(cls, spec: JobSpec, base_folder: Path, count: int, seed: int) -> PublicRows:
+        """``count`` gradient rows, the same for every candidate and on every machine.
+
+        :raises BadInputError: the file is missing or wrong, or has too few rows or classes.
+        """
+        check_held_out(spec, base_folder)
+        section = spec.held_out
+        source = DataSource(base_folder / section.file, section.text_column, section.label_column)
+        rows = list(source.rows())
+        if len(rows) < 2 * count:
+            raise BadInputError(
+                f"{source.path}: {len(rows)} rows are too few for gradients on {count} of them and a head from at "
+                f"least as many others; lower --rows to {max(1, len(rows) // 2)} or add rows"
+            )
+        order = np.random.Generator(np.random.Philox(seed)).permutation(len(rows))
+        gradient, head = np.sort(order[:count]), np.sort(order[count : count + max(_MOST_HEAD_ROWS, count)])
+        if len({rows[index].label for index in head}) < _LEAST_CLASSES:
+            raise BadInputError(f"{source.path}: a head needs rows of two classes at least; add some")
+        return cls(source, gradient, head, [rows[index].text for index in head[:_SAMPLE_TEXTS]])

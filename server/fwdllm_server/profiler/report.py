@@ -1,0 +1,185 @@
+"""The result: candidates ranked by what they promise at one budget of device time, as one JSON document."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from math import sqrt
+from statistics import fmean
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from fwdllm_server.profiler.candidates import name_of
+from fwdllm_server.profiler.measurement import Measurement
+from fwdllm_server.profiler.peft_block import settings_of
+from fwdllm_server.profiler.progress import ExpectedProgress
+from fwdllm_server.profiler.scalars import Scalars
+from fwdllm_server.profiler.similarity import law
+from fwdllm_server.profiler.traffic import traffic_of_round
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Settings(_Part):
+    """What the measurements have in common."""
+
+    job: str
+    model: str
+    directions: int
+    rows: int
+    seed: int
+    threads: int
+    distribution: str
+    difference: str
+
+
+class SimilarityReport(_Part):
+    """Cosine of forward and true gradient: mean and standard deviation over ``groups`` of ``directions``."""
+
+    directions: int
+    groups: int
+    cosine: float
+    std: float | None
+    law: float
+
+
+class DropReport(_Part):
+    """By how much the loss is expected to fall, with its standard error, and over seconds and example-passes."""
+
+    expected: float
+    error: float
+    per_second: float
+    per_pass: float
+
+
+class AtBudget(_Part):
+    """What the budget buys: directions, their cosine by the law, the drop of the loss.
+
+    ``drop`` is None where no step along ĝ has a best length. Bytes are those of one device that does all of it.
+    """
+
+    directions: int
+    law: float
+    drop: DropReport | None
+    bytes_up: int
+    bytes_down: int
+
+
+class CurvatureReport(_Part):
+    """As in :class:`~fwdllm_server.profiler.progress.ExpectedProgress`."""
+
+    own: float
+    noise: float
+    enough_directions: float | None
+
+
+class CandidateReport(_Part):
+    """One candidate, ``peft`` as in a job file.
+
+    ``check`` is measured over expected drop of the steps that were taken, 1 for a quadratic loss.
+    """
+
+    rank: int
+    name: str
+    peft: dict[str, Any]
+    coordinates: int
+    epsilon: float
+    loss: float
+    gradient_norm: float
+    curvature: CurvatureReport | None
+    check: float | None
+    seconds_per_direction: float
+    passes_per_direction: float
+    bundle_bytes: int
+    similarities: list[SimilarityReport]
+    at_budget: AtBudget
+
+
+class Report(_Part):
+    """Candidates, the best first. The budget is what the cheapest needs for all its directions."""
+
+    format: Literal[1] = 1
+    settings: Settings
+    environment: dict[str, str]
+    budget_seconds: float
+    candidates: list[CandidateReport]
+    left_out: dict[str, str]
+
+
+def make_report(
+    measurements: Sequence[Measurement],
+    settings: Settings,
+    environment: Mapping[str, str],
+    left_out: Mapping[str, str],
+) -> Report:
+    """Rank what has been measured; ``left_out`` says for candidates by name why they are not among them."""
+    budget = min(len(each.scalars.seeds) * each.scalars.seconds_each for each in measurements)
+    candidates = sorted((_candidate(each, budget) for each in measurements), key=_promise, reverse=True)
+    return Report(
+        settings=settings,
+        environment=dict(environment),
+        budget_seconds=budget,
+        candidates=[each.model_copy(update={"rank": rank}) for rank, each in enumerate(candidates, start=1)],
+        left_out=dict(left_out),
+    )
+
+
+def _promise(candidate: CandidateReport) -> float:
+    drop = candidate.at_budget.drop
+    return drop.per_second if drop is not None else 0.0
+
+
+def _candidate(measured: Measurement, budget: float) -> CandidateReport:
+    expected = fmean(descent.expected_drop for descent in measured.descents)
+    return CandidateReport(
+        rank=0,
+        name=name_of(measured.spec),
+        peft=dict(settings_of(measured.spec)),
+        coordinates=measured.coordinates,
+        epsilon=measured.epsilon,
+        loss=measured.loss,
+        gradient_norm=sqrt(measured.gradient_sq),
+        curvature=_curvature(measured.progress),
+        check=fmean(descent.drop for descent in measured.descents) / expected if expected else None,
+        seconds_per_direction=measured.scalars.seconds_each,
+        passes_per_direction=measured.scalars.passes_each,
+        bundle_bytes=measured.bundle_bytes,
+        similarities=[SimilarityReport(**asdict(each)) for each in measured.similarities],
+        at_budget=_at_budget(measured, budget),
+    )
+
+
+def _curvature(progress: ExpectedProgress | None) -> CurvatureReport | None:
+    if progress is None:
+        return None
+    return CurvatureReport(
+        own=progress.own_curvature, noise=progress.noise_curvature, enough_directions=progress.enough
+    )
+
+
+def _at_budget(measured: Measurement, budget: float) -> AtBudget:
+    # A hair more, so that the cheapest affords all of its own.
+    affordable = max(1, int(budget / measured.scalars.seconds_each * (1 + 1e-9)))
+    traffic = traffic_of_round(measured.scalars, affordable, measured.snapshot_bytes)
+    return AtBudget(
+        directions=affordable,
+        law=law(affordable, measured.coordinates),
+        drop=_drop(measured.progress, measured.scalars, affordable),
+        bytes_up=traffic.up,
+        bytes_down=traffic.down,
+    )
+
+
+def _drop(progress: ExpectedProgress | None, scalars: Scalars, directions: int) -> DropReport | None:
+    if progress is None:
+        return None
+    drop = progress.drop(directions)
+    return DropReport(
+        expected=drop,
+        error=drop * progress.error,
+        per_second=drop / (directions * scalars.seconds_each),
+        per_pass=drop / (directions * scalars.passes_each),
+    )

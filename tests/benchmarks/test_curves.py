@@ -1,0 +1,59 @@
+"""What an accuracy cost, and which of two curves is kept."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers.synthetic_curves import curve
+
+from benchmarks.convergence.curves import Curve, Spent, keep_further, load_all
+
+
+def test_the_first_point_at_the_target_counts_interpolated_from_the_one_before() -> None:
+    # From 60 % at 100 to 90 % at 400: 80 % is two thirds of the way.
+    rising = curve("default", [(0, 0.25), (100, 0.6), (400, 0.9)])
+    spent = rising.until(0.8)
+    assert spent.reached
+    assert spent.value == pytest.approx(300)
+    assert rising.until(0.6) == Spent(100, reached=True)
+
+
+def test_a_later_fall_below_the_target_does_not_matter() -> None:
+    collapsing = curve("mezo", [(0, 0.25), (100, 0.8), (200, 0.3), (300, 0.9)])
+    assert collapsing.until(0.8) == Spent(100, reached=True)
+    assert collapsing.best.example_passes == 300
+
+
+def test_what_is_not_reached_is_a_lower_bound() -> None:
+    assert curve("mezo", [(0, 0.25), (100, 0.6)]).until(0.8) == Spent(100, reached=False)
+
+
+def test_what_it_has_from_the_start_costs_nothing() -> None:
+    assert curve("default", [(0, 0.5), (100, 0.6)]).until(0.4) == Spent(0, reached=True)
+
+
+def test_any_cost_is_read_in_the_same_way() -> None:
+    rising = curve("default", [(0, 0.4), (100, 0.8)])
+    assert rising.until(0.6, lambda point: point.bytes_up).value == pytest.approx(20)
+    assert rising.bytes_per_device == 10
+
+
+def test_a_curve_survives_its_file(tmp_path: Path) -> None:
+    whole = curve("default", [(0, 0.25), (100, 0.8)], final=0.79)
+    whole.save(tmp_path / f"{whole.name}.json")
+    assert whole.name == "ag_news.default.iid.1"
+    assert load_all(tmp_path) == [whole]
+
+
+def test_of_one_recipe_the_curve_that_got_further_is_kept(tmp_path: Path) -> None:
+    short, long = (curve("fwdllm-paper", [(0, 0.25), (passes, 0.5)], rounds=9) for passes in (100, 200))
+    complete = curve("fwdllm-paper", [(0, 0.25), (150, 0.5)], final=0.5)
+    assert keep_further(short, tmp_path)
+    assert keep_further(long, tmp_path)
+    assert not keep_further(short, tmp_path)
+    assert keep_further(complete, tmp_path)
+    assert not keep_further(long, tmp_path)
+    assert keep_further(replace(short, made={"recipe": "new"}), tmp_path)
+    assert [Curve.load(file).last.example_passes for file in tmp_path.glob("*.json")] == [100]
