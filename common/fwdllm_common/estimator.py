@@ -28,7 +28,7 @@ def coefficients(scalars: Sequence[Scalar]) -> NDArray[np.int64]:
     """The fixed-point coefficient of each scalar, int64 ``[K]``, so that ĝ = (1/K) Σ c_k v_k.
 
     A device counts by its number of examples, as in FedSGD (McMahan et al. 2017), however many directions it measured:
-    the weight n_i K / (K_i Σn) is 1 where all are alike, and is bounded by 2⁶.
+    the weight n_i K / (K_i Σn) is 1 where all are alike, and is bounded by 4.
     """
     measured = Counter(scalar.device for scalar in scalars)
     examples = {scalar.device: max(1, scalar.examples) for scalar in scalars}

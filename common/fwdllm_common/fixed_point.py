@@ -7,11 +7,13 @@ import math
 SCALE = 1 << 24
 """Units in 1."""
 MAX_MAGNITUDE = 1 << 16
-"""Largest |directional derivative| that is accepted; with a weight of at most 2⁶ and 2¹⁶ directions a round,
-the sum stays below 2⁶²."""
-MAX_WEIGHT = 1 << 6
+"""Largest |directional derivative| that is accepted; with a weight of at most 2² and 2¹⁶ directions a round,
+the sum stays below 2⁵⁸."""
+MAX_WEIGHT = 1 << 2
+"""Largest weight of a scalar: a slow device measures few directions, and one that counted for all that its examples are
+worth would drown the others' with the noise of its few."""
 MAX_DIRECTIONS = 1 << 16
-MAX_GAUSSIAN_DIRECTIONS = 1 << 11
+MAX_GAUSSIAN_DIRECTIONS = 1 << 15
 """A coordinate of a Gaussian direction is up to 32 units: fewer of them keep the sum below 2⁶²."""
 
 

@@ -15,6 +15,7 @@ from functools import cached_property
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Layout
+from fwdllm_common.prompt import Prompt
 
 MANIFEST_FORMAT = 1
 STAGE_INPUTS = ("input_ids", "attention_mask", "activation", "theta", "labels")
@@ -70,7 +71,8 @@ class Stage:
 class Manifest:
     """Everything a device needs to compute a loss, by hash.
 
-    ``max_tokens`` is the truncation length, ``pad_token_id`` fills up a batch, ``labels`` gives class i its name.
+    ``max_tokens`` is the truncation length, ``pad_token_id`` fills up a batch, ``labels`` gives class i its name. With a
+    ``prompt`` the model reads each text inside it.
     """
 
     labels: tuple[str, ...]
@@ -79,6 +81,7 @@ class Manifest:
     tokenizer: BundleFile
     layout: Layout
     stages: tuple[Stage, ...]
+    prompt: Prompt | None = None
 
     def __post_init__(self) -> None:
         if len(self.stages) < 2 or self.stages[0].block is not None:
@@ -113,6 +116,7 @@ class Manifest:
             "tokenizer": asdict(self.tokenizer),
             "layout": self.layout.to_json(),
             "stages": [asdict(stage) for stage in self.stages],
+            **({} if self.prompt is None else {"prompt": self.prompt.template}),
         }
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -133,6 +137,7 @@ class Manifest:
                 tokenizer=BundleFile(**value["tokenizer"]),
                 layout=Layout.from_json(value["layout"]),
                 stages=tuple(_stage(item) for item in value["stages"]),
+                prompt=Prompt.of(value.get("prompt")),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BadInputError(f"manifest: not a model bundle ({error})") from error

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fwdllm_common.directions import Distribution
 from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_GAUSSIAN_DIRECTIONS
 from fwdllm_common.optimizers import OptimizerKind
+from fwdllm_common.prompt import PLACEHOLDER
 from fwdllm_server.model.peft_spec import PeftSpec
 from fwdllm_server.presets import Preset, with_preset
 
@@ -33,7 +34,8 @@ class ModelSection(_Section):
     ``source`` is a hub id or a folder; ``pooling`` is how token states become a feature: as the model's own
     classification head does it, or the mean over tokens with a new linear head. A head that the checkpoint lacks starts
     with ``head``; ``class-means`` asks devices for per-class sums of features. With ``one_block`` directions of block
-    ``peft`` cover the head too.
+    ``peft`` cover the head too. Decoders may read each text in a ``prompt``, and start with a head that scores the words
+    which the ``verbaliser`` has for the labels.
     """
 
     source: str
@@ -42,11 +44,39 @@ class ModelSection(_Section):
     pooling: Literal["model", "mean"] = "model"
     head: Literal["zeros", "random", "class-means"] = "zeros"
     one_block: bool = False
+    prompt: str | None = None
+    verbaliser: dict[str, Annotated[str, Field(min_length=1, max_length=256)]] | None = None
 
     @model_validator(mode="after")
     def _unique_labels(self) -> ModelSection:
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("a label is given twice")
+        return self
+
+    @property
+    def words(self) -> list[str] | None:
+        """The verbaliser's words in the order of the labels."""
+        return None if self.verbaliser is None else [self.verbaliser[label] for label in self.labels]
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_has_a_place(cls, prompt: str | None) -> str | None:
+        if prompt is not None and prompt.count(PLACEHOLDER) != 1:
+            raise ValueError(f"must hold {PLACEHOLDER} once")
+        return prompt
+
+    @model_validator(mode="after")
+    def _prompt_and_words_suit_the_head(self) -> ModelSection:
+        if self.pooling != "model" and (self.prompt or self.verbaliser):
+            raise ValueError('a prompt or verbaliser needs pooling = "model"')
+        if self.verbaliser is None:
+            return self
+        if missing := [label for label in self.labels if label not in self.verbaliser]:
+            raise ValueError(f"the verbaliser has no word for the label {missing[0]!r}")
+        if unknown := [label for label in self.verbaliser if label not in self.labels]:
+            raise ValueError(f"the verbaliser has a word for {unknown[0]!r}, which is no label")
+        if self.head != "zeros":
+            raise ValueError(f'the verbaliser says how the head begins; leave out head = "{self.head}"')
         return self
 
     @model_validator(mode="after")
@@ -101,7 +131,7 @@ class RoundsSection(_Section):
     count: int = Field(default=50, ge=1, le=1_000_000)
     min_devices: int = Field(default=1, ge=1)
     max_devices: int = Field(default=100, ge=1)
-    gather_s: float = Field(default=2.0, ge=0)
+    gather_s: float = Field(default=5.0, ge=0)
     accept_s: float = Field(default=60.0, gt=0)
     deadline_s: float = Field(default=600.0, gt=0)
     assignment_s: float = Field(default=120.0, gt=0)

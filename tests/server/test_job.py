@@ -87,6 +87,10 @@ def test_a_job_file_needs_a_name_a_model_held_out_rows_and_a_block():
         ({"blocks.head": {"max_directions": 5}}, "[blocks.head]: max_directions is below directions"),
         ({"model": {"labels": ["a", "b", "a"]}}, "[model]: a label is given twice"),
         (
+            {"model": {"head": "class-means", "one_block": True}},
+            '[model]: head = "class-means" needs the head in a block of its own; leave out one_block',
+        ),
+        (
             {"blocks.head": {"first_round": 2}, "blocks.peft": {"every": 2}},
             "at least one block must take part in every round (first_round = 1, every = 1)",
         ),
@@ -99,21 +103,21 @@ def test_a_job_file_needs_a_name_a_model_held_out_rows_and_a_block():
             'sampling by momentum needs an optimiser that has it; sgd has reference = "gradient"',
         ),
         (
-            {"perturbation": {"distribution": "gaussian"}, "blocks.head": {"directions": 2049}},
-            "a round has at most 2048 gaussian directions of a block, over-assigned ones included; lower directions or "
+            {"perturbation": {"distribution": "gaussian"}, "blocks.head": {"directions": 32769}},
+            "a round has at most 32768 gaussian directions of a block, over-assigned ones included; lower directions or "
             'max_directions, or use distribution = "rademacher"',
         ),
         (
-            {"perturbation": {"distribution": "gaussian"}, "blocks.head": {"max_directions": 2049}},
-            "a round has at most 2048 gaussian directions of a block",
+            {"perturbation": {"distribution": "gaussian"}, "blocks.head": {"max_directions": 32769}},
+            "a round has at most 32768 gaussian directions of a block",
         ),
         (
             {
                 "perturbation": {"distribution": "gaussian"},
-                "blocks.head": {"directions": 2000},
+                "blocks.head": {"directions": 32000},
                 "rounds": {"over_assign": 1.1},
             },
-            "a round has at most 2048 gaussian directions of a block",
+            "a round has at most 32768 gaussian directions of a block",
         ),
     ],
 )
