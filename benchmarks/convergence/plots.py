@@ -27,15 +27,15 @@ _LEVEL = "probe-ridge"
 _MARKERS_PER_LINE = 12
 
 
-def draw_all(curves: Curves, folder: Path) -> list[Path]:
-    """One picture for each task with curves of devices alike."""
-    drawn = []
+def draw_all(curves: Curves, folder: Path) -> dict[str, Path]:
+    """One picture for each task with curves of devices alike, by the task's name."""
+    drawn = {}
     for task in TASKS.values():
         found = [curve for curve in curves.all if curve.task == task.name and curve.population == "iid"]
         if any(curve.method in _STYLES for curve in found):
             folder.mkdir(parents=True, exist_ok=True)
-            drawn.append(folder / f"convergence-{task.name.replace('_', '-')}.png")
-            _draw(task, found, drawn[-1])
+            drawn[task.name] = folder / f"convergence-{task.name.replace('_', '-')}.png"
+            _draw(task, found, drawn[task.name])
     return drawn
 
 

@@ -14,7 +14,8 @@ import torch
 from benchmarks.convergence import backprop, probes
 from benchmarks.convergence.curves import Curve, Final, Point
 from benchmarks.convergence.methods import Reference
-from benchmarks.convergence.runs import RESULT, Run, Settings, Show, check_recipe, population_of
+from benchmarks.convergence.progress import RESULT
+from benchmarks.convergence.runs import Run, Settings, Show, check_recipe, population_of
 from benchmarks.convergence.settings import settings_of
 from benchmarks.convergence.tasks import TaskFiles
 

@@ -11,8 +11,8 @@ from benchmarks.convergence import plots, tables
 from benchmarks.convergence.curves import Curve, keep_further, load_all
 from benchmarks.convergence.environment import REPOSITORY, environment
 from benchmarks.convergence.figures import Curves, all_figures
+from benchmarks.convergence.progress import read
 from benchmarks.convergence.runs import Run, Settings, all_runs
-from benchmarks.convergence.simulated import read
 from benchmarks.convergence.tasks import files_of
 
 _BEGIN = "<!-- results of make bench-convergence: begin -->"
@@ -53,12 +53,13 @@ def write_report(settings: Settings, places: Places) -> str:
     curves = Curves.quick(found) if settings.quick else Curves(found)
     figures = all_figures(curves)
     outdated = _outdated(found, settings)
-    text = "\n".join(tables.sections(curves, figures, lambda curve: curve.name in outdated))
+    drawn = plots.draw_all(curves, places.images)
+    pictures = {task: path.relative_to(places.document.parent).as_posix() for task, path in drawn.items()}
+    text = "\n".join(tables.sections(curves, figures, lambda curve: curve.name in outdated, pictures))
     places.figures.parent.mkdir(parents=True, exist_ok=True)
     values = {"environment": _environment_of(found), "figures": figures}
     places.figures.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _write_between_markers(places.document, text)
-    plots.draw_all(curves, places.images)
     return text
 
 

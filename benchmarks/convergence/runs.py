@@ -16,7 +16,6 @@ from benchmarks.convergence.settings import as_json, settings_of
 from benchmarks.convergence.tasks import QUICK_TASK, TASKS, Task, TaskFiles, available, prepare
 from fwdllm_server.simulation.population import Population
 
-RESULT = "result.json"
 _QUICK_WHERE = (f"{QUICK_TASK}/iid",)
 _QUICK_SKEWED = f"{QUICK_TASK}/dirichlet-0.1"
 

@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
-import time
-from collections.abc import Sequence
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.convergence.curves import Curve, Final, Point
+from benchmarks.convergence.curves import Curve, Final
 from benchmarks.convergence.jobs import preset_digest, to_toml
 from benchmarks.convergence.methods import Method
-from benchmarks.convergence.runs import RESULT, Run, Settings, Show, check_recipe, population_of
+from benchmarks.convergence.progress import BEGUN, RESULT, SIMULATION, Clock, points_of, read
+from benchmarks.convergence.runs import Run, Settings, Show, check_recipe, population_of
 from benchmarks.convergence.tasks import TaskFiles
 from fwdllm_client.data import DataSource
 from fwdllm_client.data.dataset import Dataset
 from fwdllm_client.engine import Engine
 from fwdllm_common.errors import JobFailedError
 from fwdllm_server.simulation.simulation import Simulation
-
-_SIMULATION = "simulation"
-_BEGUN = "begun.json"
-_CLOCK = "cpu-seconds.json"
 
 
 def simulate(run: Run, files: TaskFiles, settings: Settings, show: Show) -> Curve:
@@ -45,19 +38,8 @@ def simulate(run: Run, files: TaskFiles, settings: Settings, show: Show) -> Curv
     curve = _go_on(run, files, settings, limit, show)
     if curve.complete or curve.note:
         curve.save(folder / RESULT)
-        shutil.rmtree(folder / _SIMULATION)  # some hundred megabytes of model and cache
+        shutil.rmtree(folder / SIMULATION)  # some hundred megabytes of model and cache
     return curve
-
-
-def read(folder: Path) -> Curve | None:
-    """What a run has measured so far."""
-    if (folder / RESULT).exists():
-        return Curve.load(folder / RESULT)
-    if not (folder / _BEGUN).exists():
-        return None
-    points = folder / _SIMULATION / "curve.json"
-    found = json.loads(points.read_bytes()) if points.exists() else []
-    return replace(Curve.load(folder / _BEGUN), points=_points(found, _Clock(folder)))
 
 
 def _go_on(run: Run, files: TaskFiles, settings: Settings, limit: float, show: Show) -> Curve:
@@ -65,15 +47,15 @@ def _go_on(run: Run, files: TaskFiles, settings: Settings, limit: float, show: S
     folder.mkdir(parents=True, exist_ok=True)
     job, source, population = to_toml(settings.job(run, files)), DataSource(files.training), population_of(run, files)
     users = files.users if run.population == "user" else None
-    place = folder / _SIMULATION
+    place = folder / SIMULATION
     with Simulation(job, files.folder, source, population, place, users, settings.threads) as simulation:
-        if not (folder / _BEGUN).exists():
+        if not (folder / BEGUN).exists():
             _begin(run, files, settings, simulation)
-        clock = _Clock(folder)
+        clock = Clock(folder)
 
         def report(point: Any) -> None:
             clock.note(point.version)
-            show(_points([asdict(point)], clock)[0])
+            show(points_of([asdict(point)], clock)[0])
             if point.example_passes >= limit and point.version < simulation.spec.rounds.count:
                 raise asyncio.CancelledError  # as Ctrl-C does: the simulation keeps what it has done
 
@@ -87,9 +69,9 @@ def _go_on(run: Run, files: TaskFiles, settings: Settings, limit: float, show: S
             note = str(error)
         finally:
             clock.save()
-        points = _points([asdict(point) for point in simulation.points], clock)
+        points = points_of([asdict(point) for point in simulation.points], clock)
         complete = simulation.state.version == simulation.spec.rounds.count
-    return replace(Curve.load(folder / _BEGUN), points=points, complete=complete, final=final, note=note)
+    return replace(Curve.load(folder / BEGUN), points=points, complete=complete, final=final, note=note)
 
 
 def _begin(run: Run, files: TaskFiles, settings: Settings, simulation: Simulation) -> None:
@@ -100,7 +82,7 @@ def _begin(run: Run, files: TaskFiles, settings: Settings, simulation: Simulatio
     made = {**begun.made, **preset, "population": population, "trainable": len(simulation.theta)}
     folder = settings.folder(run)
     (folder / "job.toml").write_text(to_toml(settings.job(run, files)), encoding="utf-8")
-    replace(begun, made=made).save(folder / _BEGUN)
+    replace(begun, made=made).save(folder / BEGUN)
 
 
 def _evaluate(simulation: Simulation, files: TaskFiles, settings: Settings) -> Final:
@@ -111,32 +93,3 @@ def _evaluate(simulation: Simulation, files: TaskFiles, settings: Settings) -> F
     with Engine(bundle, manifest, dataset, cache, settings.threads, cache_limit_bytes=0) as engine:
         result = engine.evaluate(simulation.theta, np.arange(len(dataset)))
     return Final(result.correct / result.total, result.loss, result.total)
-
-
-def _points(found: Sequence[dict[str, Any]], clock: _Clock) -> tuple[Point, ...]:
-    return tuple(Point.of(point, clock.at.get(str(point["version"]))) for point in found)
-
-
-class _Clock:
-    """CPU seconds of a run over all its pieces, by version; what a killed piece did after its last point is lost."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / _CLOCK
-        kept = json.loads(self._path.read_bytes()) if self._path.exists() else {}
-        self.at: dict[str, float] = kept.get("at", {})
-        self._before = float(kept.get("spent", 0))
-        self._began = time.process_time()
-
-    def note(self, version: int) -> None:
-        """It has just been evaluated."""
-        self.at[str(version)] = round(self._spent(), 2)
-        self.save()
-
-    def save(self) -> None:
-        """Keep it for the next piece."""
-        unfinished = self._path.with_suffix(".part")
-        unfinished.write_text(json.dumps({"spent": self._spent(), "at": self.at}))
-        unfinished.replace(self._path)
-
-    def _spent(self) -> float:
-        return self._before + time.process_time() - self._began

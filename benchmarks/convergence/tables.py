@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import mean
 
 from benchmarks.convergence.curves import Cost, Curve, Spent, example_passes
@@ -157,11 +157,13 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(header), f"|{'|'.join('-' * (width + 2) for width in widths)}|", *map(line, rows)]
 
 
-def sections(curves: Curves, figures: Sequence[Figure], stale: Stale) -> Iterator[str]:
-    """The whole report, line by line."""
+def sections(curves: Curves, figures: Sequence[Figure], stale: Stale, pictures: Mapping[str, str]) -> Iterator[str]:
+    """The whole report, line by line; ``pictures`` are files by task, as the document names them."""
     yield from ("### Figures", "", *figures_table(figures), "")
     for task in TASKS.values():
         if any(curve.task == task.name for curve in curves.all):
             yield from (f"### {task.title}", "", *task_table(task, curves, stale), "")
+            if task.name in pictures:
+                yield from (f"![Accuracy against example-passes, {task.title}]({pictures[task.name]})", "")
     yield from ("### Devices that differ", "", *non_iid_table(curves, stale), "")
     yield from (f"### Each change alone, {curves.main.title}", "", *ablation_table(curves, stale))

@@ -71,8 +71,8 @@ class Stage:
 class Manifest:
     """Everything a device needs to compute a loss, by hash.
 
-    ``max_tokens`` is the truncation length, ``pad_token_id`` fills up a batch, ``labels`` gives class i its name. With a
-    ``prompt`` the model reads each text inside it.
+    ``max_tokens`` is the truncation length, ``pad_token_id`` fills up a batch, ``labels`` gives class i its name;
+    with a ``prompt`` the model reads each text in it.
     """
 
     labels: tuple[str, ...]

@@ -30,7 +30,9 @@ class GrpcFleet:
     async def news(self, within_s: float) -> None:
         """See :class:`fwdllm_server.rounds.fleet.Fleet`."""
         try:
-            await asyncio.wait_for(self._woken.wait(), None if within_s == inf else within_s)
+            # Not wait_for: until Python 3.12 it forgets that it was cancelled when the event came just before.
+            async with asyncio.timeout(None if within_s == inf else within_s):
+                await self._woken.wait()
         except TimeoutError:
             return
         self._woken.clear()

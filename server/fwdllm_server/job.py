@@ -34,8 +34,8 @@ class ModelSection(_Section):
     ``source`` is a hub id or a folder; ``pooling`` is how token states become a feature: as the model's own
     classification head does it, or the mean over tokens with a new linear head. A head that the checkpoint lacks starts
     with ``head``; ``class-means`` asks devices for per-class sums of features. With ``one_block`` directions of block
-    ``peft`` cover the head too. Decoders may read each text in a ``prompt``, and start with a head that scores the words
-    which the ``verbaliser`` has for the labels.
+    ``peft`` cover the head too. A decoder may read each text in a ``prompt``, and its head may start as the language
+    model's scores of the words that the ``verbaliser`` has for the labels.
     """
 
     source: str
@@ -76,7 +76,7 @@ class ModelSection(_Section):
         if unknown := [label for label in self.verbaliser if label not in self.labels]:
             raise ValueError(f"the verbaliser has a word for {unknown[0]!r}, which is no label")
         if self.head != "zeros":
-            raise ValueError(f'the verbaliser says how the head begins; leave out head = "{self.head}"')
+            raise ValueError('the verbaliser says how the head begins; set head = "zeros"')
         return self
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.optimizers import OptimizerSettings
+from fwdllm_common.prompt import Prompt
 from fwdllm_common.replay import ModelState, theta_digest
 from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.artifacts import ArtifactStore
@@ -64,7 +65,8 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
 
     ``texts`` are unlabelled ones, for PEFT methods that look at activations.
 
-    :raises BadInputError: no such model, it has no such layer or target, or texts are needed and absent.
+    :raises BadInputError: no such model, it has no such layer or target, prompt or verbaliser do not suit it, or texts
+        are needed and absent.
     """
     # Here and not above: the coordinator itself never loads torch.
     from fwdllm_server.model.adapter_template import BaseDescription, save_adapter_template
@@ -73,14 +75,17 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     from fwdllm_server.model.peft.methods import apply_peft
     from fwdllm_server.model.peft.sample import TextSample
     from fwdllm_server.model.trainable import initial_theta
+    from fwdllm_server.model.verbaliser import Prompting
 
     # What an interrupted export left may be linked from the artifacts: never write into it.
     shutil.rmtree(folder.path, ignore_errors=True)
     folder.path.mkdir(parents=True)
     tokenizer = load_tokenizer_file(source)
     base = load_base(source, spec.model.labels, spec.model.pooling, random_head=spec.model.head == "random")
-    head_init = spec.model.head if has_new_head(base) else "checkpoint"
-    model = apply_peft(base, spec.peft, spec.job.seed, TextSample(texts, tokenizer, spec.model.max_tokens))
+    prompt = Prompt.of(spec.model.prompt)
+    Prompting(prompt, spec.model.words).prepare(base, source, tokenizer, spec.model.max_tokens)
+    head_init = "verbaliser" if spec.model.words else spec.model.head if has_new_head(base) else "checkpoint"
+    model = apply_peft(base, spec.peft, spec.job.seed, TextSample(texts, tokenizer, spec.model.max_tokens, prompt))
     manifest = export_bundle(
         model,
         tokenizer.json,
@@ -89,10 +94,15 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
         spec.model.max_tokens,
         folder.bundle,
         one_block=spec.model.one_block,
+        prompt=prompt,
     )
     if head_init == "class-means":
         LinearHead.of(manifest)
     description = BaseDescription(source=source, labels=spec.model.labels, pooling=spec.model.pooling)
+    if spec.model.prompt is not None:
+        description["prompt"] = spec.model.prompt
+    if spec.model.verbaliser is not None:
+        description["verbaliser"] = spec.model.verbaliser
     save_adapter_template(model, description, folder.adapter)
     write_atomically(folder.path / _HEAD_INIT_FILE, head_init.encode())
     np.save(folder.path / _THETA_FILE, initial_theta(model, manifest.layout))

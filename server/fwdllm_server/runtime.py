@@ -45,7 +45,8 @@ class Runtime:
         """Wait for a change, at most ``timeout_s`` seconds."""
         async with self._changed:
             try:
-                await asyncio.wait_for(self._changed.wait(), timeout_s)
+                async with asyncio.timeout(timeout_s):
+                    await self._changed.wait()
             except TimeoutError:
                 return
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from helpers.synthetic_curves import curve
 
 from benchmarks.convergence.curves import Curve, Spent, keep_further, load_all
+from benchmarks.convergence.progress import BEGUN, RESULT, SIMULATION, Clock, read
 
 
 def test_the_first_point_at_the_target_counts_interpolated_from_the_one_before() -> None:
@@ -57,3 +59,36 @@ def test_of_one_recipe_the_curve_that_got_further_is_kept(tmp_path: Path) -> Non
     assert not keep_further(long, tmp_path)
     assert keep_further(replace(short, made={"recipe": "new"}), tmp_path)
     assert [Curve.load(file).last.example_passes for file in tmp_path.glob("*.json")] == [100]
+
+
+def test_an_unfinished_run_is_what_the_simulator_has_published(tmp_path: Path) -> None:
+    assert read(tmp_path) is None
+    whole = curve("default", [(0, 0.25), (100, 0.8), (200, 0.9)], final=0.9)
+    begun = replace(whole, points=(), final=None, complete=False)
+    begun.save(tmp_path / BEGUN)
+    assert read(tmp_path) == begun
+    (tmp_path / SIMULATION).mkdir()
+    points = [{**asdict(point), "something": "new"} for point in whole.points[:2]]
+    for point in points:
+        del point["cpu_seconds"]
+    (tmp_path / SIMULATION / "curve.json").write_text(json.dumps(points))
+    clock = Clock(tmp_path)
+    clock.note(1)
+    found = read(tmp_path)
+    assert found is not None
+    assert [point.example_passes for point in found.points] == [0, 100]
+    assert [point.cpu_seconds for point in found.points] == [None, clock.at["1"]]
+    assert not found.complete
+    whole.save(tmp_path / RESULT)
+    assert read(tmp_path) == whole
+
+
+def test_the_clock_goes_on_in_the_next_piece(tmp_path: Path) -> None:
+    first = Clock(tmp_path)
+    first.at["5"] = 7.0
+    first.save()
+    second = Clock(tmp_path)
+    second.note(6)
+    assert second.at["5"] == 7
+    assert second.at["6"] >= 0
+    assert Clock(tmp_path).at == second.at

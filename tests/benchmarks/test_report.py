@@ -77,7 +77,7 @@ def test_the_ablation_table_begins_with_the_paper_and_ends_with_all_together() -
 
 def test_the_report_writes_tables_figures_and_a_picture(places: Places) -> None:
     places.document.write_text(
-        "# Mine\n<!-- results of make bench-convergence: begin -->\nold\n"
+        "# Mine\n<!-- results of make bench-convergence: begin -->\nformer tables\n"
         "<!-- results of make bench-convergence: end -->\nafter\n"
     )
     text = write_report(Settings(places.curves), places)
@@ -85,13 +85,14 @@ def test_the_report_writes_tables_figures_and_a_picture(places: Places) -> None:
     assert text in document
     assert document.startswith("# Mine\n")
     assert document.endswith("after\n")
-    assert "old" not in document
+    assert "former tables" not in document
     assert write_report(Settings(places.curves), places) == text
     assert places.document.read_text() == document
     written = json.loads(places.figures.read_text())
     assert written.keys() == {"environment", "figures"}
     (picture,) = places.images.iterdir()
     assert picture.name == "convergence-ag-news.png"
+    assert "](images/convergence-ag-news.png)" in document
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 

@@ -8,6 +8,7 @@ from common.runs import LAYOUT
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Layout
 from fwdllm_common.manifest import MANIFEST_FORMAT, BundleFile, Manifest
+from fwdllm_common.prompt import Prompt
 
 SHA256 = "ab" * 32
 
@@ -27,6 +28,12 @@ def test_a_manifest_makes_the_round_trip():
     again = Manifest.from_bytes(MANIFEST.to_bytes())
     assert again == MANIFEST
     assert again.to_bytes() == MANIFEST.to_bytes()
+
+
+def test_a_prompt_makes_it_too_and_is_left_out_where_there_is_none():
+    prompted = replace(MANIFEST, prompt=Prompt("« {text} », c'était"))
+    assert Manifest.from_bytes(prompted.to_bytes()) == prompted
+    assert "prompt" not in json.loads(MANIFEST.to_bytes())
 
 
 def test_a_file_of_two_stages_is_listed_once():
@@ -106,6 +113,8 @@ def test_another_format_is_refused_with_the_way_out():
         (["layout", 0, "shape"], [16, -20]),
         (["max_tokens"], float("inf")),
         (["labels"], None),
+        (["prompt"], "no place for a text"),
+        (["prompt"], 3),
         (["tokenizer", "mode"], 0o755),
     ],
     ids=str,

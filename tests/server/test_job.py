@@ -90,6 +90,18 @@ def test_a_job_file_needs_a_name_a_model_held_out_rows_and_a_block():
             {"model": {"head": "class-means", "one_block": True}},
             '[model]: head = "class-means" needs the head in a block of its own; leave out one_block',
         ),
+        ({"model": {"prompt": "It was"}}, "[model] prompt is 'It was': must hold {text} once"),
+        ({"model": {"prompt": "{text}", "pooling": "mean"}}, '[model]: a prompt or verbaliser needs pooling = "model"'),
+        ({"model.verbaliser": {"yes": "good"}}, "[model]: the verbaliser has no word for the label 'no'"),
+        (
+            {"model.verbaliser": {"yes": "good", "no": "bad", "maybe": "fair"}},
+            "[model]: the verbaliser has a word for 'maybe', which is no label",
+        ),
+        ({"model.verbaliser": {"yes": "good", "no": ""}}, "[model.verbaliser] no is '': string should have at least 1"),
+        (
+            {"model": {"head": "random"}, "model.verbaliser": {"yes": "good", "no": "bad"}},
+            '[model]: the verbaliser says how the head begins; set head = "zeros"',
+        ),
         (
             {"blocks.head": {"first_round": 2}, "blocks.peft": {"every": 2}},
             "at least one block must take part in every round (first_round = 1, every = 1)",
@@ -126,6 +138,13 @@ def test_what_is_wrong_is_said_in_one_line_that_names_the_key(changes, message):
         parse(changes)
 
     assert "\n" not in str(raised.value)
+
+
+def test_the_verbalisers_words_follow_the_labels():
+    spec = parse({"model": {"prompt": "{text} It was"}, "model.verbaliser": {"yes": "great", "no": "terrible"}})
+
+    assert (spec.model.labels, spec.model.words) == (["no", "yes"], ["terrible", "great"])
+    assert parse({}).model.words is None
 
 
 def test_an_unknown_block_is_told_with_the_known_ones():

@@ -51,35 +51,46 @@ class Dataset:
 
     @classmethod
     def load(cls, source: DataSource, tokenizer_file: Path, manifest: Manifest) -> Dataset:
-        """Tokenise the rows of ``source``, each cut to the model's ``max_tokens``.
+        """Tokenise the rows of ``source``, each in the model's prompt and cut to its ``max_tokens``.
 
         A text without any token becomes a single padding token.
 
         :raises BadInputError: the file or a row is wrong, or a label is not one of the model's.
         """
-        tokenizer = _tokenizer(tokenizer_file, manifest.max_tokens)
+        tokenizer = _tokenizer(tokenizer_file, manifest)
         class_of = {label: index for index, label in enumerate(manifest.labels)}
         tokens: list[NDArray[np.int32]] = []
         lengths: list[NDArray[np.int64]] = []
         labels: list[NDArray[np.int32]] = []
         for rows in _batches(source.rows()):
             labels.append(np.array([_class_index(source, row, class_of) for row in rows], dtype=np.int32))
-            encoded = tokenizer.encode_batch_fast([row.text for row in rows])
-            ids = [encoding.ids or [manifest.pad_token_id] for encoding in encoded]
+            texts = [row.text for row in rows]
+            ids = [row or [manifest.pad_token_id] for row in _token_ids(tokenizer, texts, manifest)]
             lengths.append(np.array([len(row) for row in ids], dtype=np.int64))
             tokens.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(lengths[-1].sum())))
         offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.concatenate(lengths))])
         return cls(np.concatenate(tokens), offsets, np.concatenate(labels))
 
 
-def _tokenizer(file: Path, max_tokens: int) -> Tokenizer:
+def _tokenizer(file: Path, manifest: Manifest) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the tokenizers package raises plain Exception
         raise BadInputError(f"{file}: not a tokenizer file ({error}); download the model again") from error
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_tokens)
+    if manifest.prompt is None:
+        tokenizer.enable_truncation(manifest.max_tokens)
+    else:
+        tokenizer.no_truncation()
     return tokenizer
+
+
+def _token_ids(tokenizer: Tokenizer, texts: Sequence[str], manifest: Manifest) -> list[Sequence[int]]:
+    prompt = manifest.prompt
+    if prompt is None:
+        return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
+    encoded = tokenizer.encode_batch([prompt.apply(text) for text in texts])
+    return [prompt.cut(encoding, text, manifest.max_tokens) for encoding, text in zip(encoded, texts, strict=True)]
 
 
 def _batches(rows: Iterator[Row]) -> Iterator[Sequence[Row]]:

@@ -20,8 +20,8 @@ from fwdllm_common.manifest import Manifest
 CONFIDENCE = 0.97
 """How probable a class is at its own mean, were all means equally far from each other; it sets the scale s.
 
-Nothing that devices send says how far rows stray from their mean. On AG News and Yelp sentences (all-MiniLM-L6-v2, mean
-pooling, three depths) the loss on other rows is within 0.05 of that of the best s.
+Nothing that devices send says how far rows stray from their mean. On BBC News, AG News and Yelp sentences (mean-pooled
+all-MiniLM-L6-v2) the loss on other rows is 0.19, 0.38 and 0.23; the best s would give 0.12, 0.38 and 0.23.
 """
 MAX_SUM = float(1 << 28)
 """Largest magnitude in a sum of features that is accepted."""

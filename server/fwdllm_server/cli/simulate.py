@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -79,7 +80,8 @@ def simulate(
         with Simulation(text, file.absolute().parent, source, population, out, users, threads) as simulation:
             _run(simulation, out, json)
     except KeyboardInterrupt:
-        print(f"interrupted; the same command goes on where {out} stands", file=sys.stderr)
+        again = shlex.join(["fwdllm-server", *sys.argv[1:]])
+        print(f"interrupted; go on from there with the same command: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
 
 

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 from peft import PeftModel
 from safetensors.numpy import load_file, save_file
@@ -23,11 +23,13 @@ _WRAPPED = re.compile(r"\.(modules_to_save|original_module)\.")
 
 
 class BaseDescription(TypedDict):
-    """The arguments of :func:`load_base`."""
+    """The arguments of :func:`load_base`, and what users of a prompted model need to know."""
 
     source: str
     labels: Sequence[str]
     pooling: Pooling
+    prompt: NotRequired[str]
+    verbaliser: NotRequired[dict[str, str]]
 
 
 def save_adapter_template(peft_model: PeftModel, base: BaseDescription, folder: Path) -> None:

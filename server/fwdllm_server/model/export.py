@@ -19,6 +19,7 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import sha256_of, write_atomically
 from fwdllm_common.layout import Layout
 from fwdllm_common.manifest import BundleFile, Manifest, Stage
+from fwdllm_common.prompt import Prompt
 from fwdllm_server.model.cost import weights_multiplied
 from fwdllm_server.model.split import cut_stage, save_stage
 from fwdllm_server.model.staged import StagedLoss
@@ -41,6 +42,7 @@ def export_bundle(
     max_tokens: int,
     folder: Path,
     one_block: bool = False,
+    prompt: Prompt | None = None,
 ) -> Manifest:
     """Write tokenizer, stage graphs and ``manifest.json`` into ``folder`` (made if need be); returns the manifest.
 
@@ -63,6 +65,7 @@ def export_bundle(
         tokenizer=_bundle_file(folder / TOKENIZER_FILE),
         layout=layout,
         stages=tuple(_write_stages(model, layout, folder)),
+        prompt=prompt,
     )
     write_atomically(folder / MANIFEST_FILE, manifest.to_bytes())
     return manifest

@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from torch import nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+from torch import Tensor, nn
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+)
 from transformers.utils import logging as transformers_logging
 
 from fwdllm_common.errors import BadInputError
@@ -64,6 +71,27 @@ def has_new_head(base: nn.Module) -> bool:
     layer, _ = last_linear(base.get_submodule(head))
     made: Sequence[str] = getattr(base, "newly_made", ())
     return ".".join(filter(None, (head, layer))) in made
+
+
+def load_word_rows(source: str) -> Tensor:
+    """The rows by which the language model in ``source`` scores its next token, float32 ``[vocabulary, hidden]``.
+
+    :raises BadInputError: no such model, or it is not a language model with a head that is these rows alone.
+    """
+    config = _load_config(source, ())
+    with _quiet_transformers():
+        try:
+            model, loaded = AutoModelForCausalLM.from_pretrained(
+                source, config=config, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError) as error:
+            raise _cannot_load(source, error) from error
+    head = model.get_output_embeddings()
+    if loaded["missing_keys"] or head is None:
+        raise BadInputError(f"{source!r} holds no language model's head; a verbaliser needs a causal language model")
+    if getattr(head, "bias", None) is not None:
+        raise BadInputError(f"the language model's head in {source!r} has a bias, which a classifier's has not")
+    return head.weight.detach()  # type: ignore[no-any-return]
 
 
 def load_tokenizer_file(source: str) -> TokenizerFile:

@@ -28,7 +28,8 @@ class PeftSpec(BaseModel):
     ``lora`` trains A and B of every target, ``lora-fa`` B only, ``lora-xs`` a core between A and B; ``adapter`` adds
     bottlenecks of width ``rank``, ``bitfit`` trains the biases, ``ia3`` vectors that scale. ``bases`` starts A (and for
     ``lora-xs`` B) from the target's ``weights`` or from its ``activations`` on unlabelled texts; None means a random A,
-    for ``lora-xs`` the weights. ``targets`` are names of modules, by their last component or full path; none means the
+    for ``lora-xs`` the weights. ``targets`` are names of modules, by their last component or full path, or the
+    roles ``query``, ``key`` and ``value``, which every architecture calls differently; none means the
     method's choice for the architecture. ``layers`` restricts them to some transformer layers, negative numbers
     counting from the top; an empty list leaves only the head to train.
     """

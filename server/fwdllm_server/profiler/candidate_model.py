@@ -11,6 +11,7 @@ from peft import PeftModel
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.manifest import Manifest
+from fwdllm_common.prompt import Prompt
 from fwdllm_server.job import JobSpec
 from fwdllm_server.model.export import export_bundle
 from fwdllm_server.model.load import has_new_head, load_base, load_tokenizer_file
@@ -18,11 +19,12 @@ from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.peft.sample import TextSample
 from fwdllm_server.model.peft_spec import PeftSpec
 from fwdllm_server.model.trainable import PEFT_BLOCK, initial_theta, trainable_layout
+from fwdllm_server.model.verbaliser import Prompting
 
 
 @dataclass(frozen=True)
 class CandidateModel:
-    """The live model, its bundle in ``folder``, θ₀ float32 ``[d]``; ``new_head``: the checkpoint has none."""
+    """The live model, its bundle in ``folder``, θ₀ float32 ``[d]``; ``new_head``: it starts at zero."""
 
     model: PeftModel
     folder: Path
@@ -42,7 +44,7 @@ class ModelMaker:
         self._source = source
         self._seed = seed
         self._tokenizer = load_tokenizer_file(source)
-        self._sample = TextSample(texts, self._tokenizer, spec.model.max_tokens)
+        self._sample = TextSample(texts, self._tokenizer, spec.model.max_tokens, Prompt.of(spec.model.prompt))
 
     def check(self, peft: PeftSpec) -> None:
         """See whether the candidate fits the model, which is much faster than its export.
@@ -59,13 +61,22 @@ class ModelMaker:
         model, layout, new_head = self._wrapped(peft)
         tokenizer, task = self._tokenizer, self._task
         manifest = export_bundle(
-            model, tokenizer.json, tokenizer.pad_token_id, task.labels, task.max_tokens, folder / "bundle"
+            model,
+            tokenizer.json,
+            tokenizer.pad_token_id,
+            task.labels,
+            task.max_tokens,
+            folder / "bundle",
+            prompt=self._sample.prompt,
         )
         return CandidateModel(model, folder / "bundle", manifest, initial_theta(model, layout), new_head)
 
     def _wrapped(self, peft: PeftSpec) -> tuple[PeftModel, Layout, bool]:
         base = load_base(self._source, self._task.labels, self._task.pooling)
-        new_head = has_new_head(base)
+        Prompting(self._sample.prompt, self._task.words).prepare(
+            base, self._source, self._tokenizer, self._task.max_tokens
+        )
+        new_head = self._task.words is None and has_new_head(base)
         model = apply_peft(base, peft, self._seed, self._sample)
         layout = trainable_layout(model)
         if PEFT_BLOCK not in layout.blocks:

@@ -35,7 +35,7 @@ class Measurement:
 
     ``coordinates`` is d, the length of the PEFT block; ``epsilon`` the step along a direction; ``loss`` that of the
     gradient rows at θ₀ and ``gradient_sq`` ‖g‖² there; ``descents`` are along ĝ of a :data:`PARTS`-th of the
-    directions each.
+    directions each, None where it leads nowhere.
     """
 
     spec: PeftSpec
@@ -45,7 +45,7 @@ class Measurement:
     gradient_sq: float
     scalars: Scalars
     similarities: Sequence[Similarity]
-    descents: Sequence[Descent]
+    descents: Sequence[Descent | None]
     progress: ExpectedProgress | None
     bundle_bytes: int
     snapshot_bytes: int
@@ -96,10 +96,10 @@ class Bench:
         task = self._task(theta[block.slice])
         scalars = measure_scalars(engine, theta, self._directions, task, rows, tick)
         loss, weights, part = self._loss(engine, theta, block), theta[block.slice], self._count // PARTS
-        descents = [
-            descend(loss, weights, estimate, gradient)
-            for estimate in forward_gradients(self._directions, scalars, block, part, PARTS)
-        ]
+        descents: list[Descent | None] = []
+        for estimate in forward_gradients(self._directions, scalars, block, part, PARTS):
+            guess = descents[-1] if descents else None
+            descents.append(descend(loss, weights, estimate, gradient, guess))
         own = descend(loss, weights, gradient, gradient)
         state = ModelState.initial(run_header(self._spec, layout, theta), layout, theta)
         return Measurement(
@@ -107,7 +107,7 @@ class Bench:
             coordinates=block.size,
             epsilon=task.epsilon,
             loss=loss(weights),
-            gradient_sq=own.slope,
+            gradient_sq=float(np.square(gradient, dtype=np.float64).sum()),
             scalars=scalars,
             similarities=similarities(self._directions, scalars, block, gradient),
             descents=descents,

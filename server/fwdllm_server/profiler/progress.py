@@ -24,24 +24,28 @@ class ExpectedProgress:
     error: float
 
     @property
-    def enough(self) -> float | None:
-        """Directions that bring half of what the true gradient would; None if there is no end to it."""
-        return self.noise_curvature / self.own_curvature if self.own_curvature > 0 else None
+    def enough(self) -> float:
+        """Directions that bring half of what the true gradient would."""
+        return self.noise_curvature / self.own_curvature
 
     def drop(self, directions: float) -> float:
         """By how much the loss falls with ``directions``, above 0."""
         return self.gradient_sq / (2 * (self.own_curvature + self.noise_curvature / directions))
 
 
-def expected_progress(own: Descent, groups: Sequence[Descent], directions: int) -> ExpectedProgress | None:
-    """From the descent along g and those along several ĝ of ``directions`` each; None if these have no best length.
+def expected_progress(
+    own: Descent | None, groups: Sequence[Descent | None], directions: int
+) -> ExpectedProgress | None:
+    """From the descent along g and those along several ĝ of ``directions`` each; None if one of them leads nowhere.
 
-    What is averaged is ĝᵀHĝ / (gᵀĝ)², twice the inverse of a drop, which a curvature near zero does not blow up.
+    What is averaged is the inverse of a drop: it is linear in the curvature, which may come near zero.
     """
-    gradient_sq = own.slope
-    curvatures = [gradient_sq * descent.curvature / descent.slope**2 for descent in groups if descent.slope > 0]
-    if len(curvatures) < len(groups) or (mean := fmean(curvatures)) <= 0:
+    if own is None or own.best_drop <= 0:
         return None
-    own_curvature = min(max(0.0, own.curvature / gradient_sq), mean)
+    curvatures = [own.slope / (2 * each.best_drop) for each in groups if each is not None and each.best_drop > 0]
+    if len(curvatures) < len(groups):
+        return None
+    mean = fmean(curvatures)
+    own_curvature = min(own.slope / (2 * own.best_drop), mean)
     error = stdev(curvatures) / sqrt(len(curvatures)) / mean
-    return ExpectedProgress(gradient_sq, own_curvature, directions * (mean - own_curvature), error)
+    return ExpectedProgress(own.slope, own_curvature, directions * (mean - own_curvature), error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import sqrt
-from statistics import fmean
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -58,7 +57,7 @@ class DropReport(_Part):
 class AtBudget(_Part):
     """What the budget buys: directions, their cosine by the law, the drop of the loss.
 
-    ``drop`` is None where no step along ĝ has a best length. Bytes are those of one device that does all of it.
+    ``drop`` is None where no step along ĝ leads down. Bytes are those of one device that does all of it.
     """
 
     directions: int
@@ -73,7 +72,7 @@ class CurvatureReport(_Part):
 
     own: float
     noise: float
-    enough_directions: float | None
+    enough_directions: float
 
 
 class CandidateReport(_Part):
@@ -133,7 +132,6 @@ def _promise(candidate: CandidateReport) -> float:
 
 
 def _candidate(measured: Measurement, budget: float) -> CandidateReport:
-    expected = fmean(descent.expected_drop for descent in measured.descents)
     return CandidateReport(
         rank=0,
         name=name_of(measured.spec),
@@ -143,13 +141,18 @@ def _candidate(measured: Measurement, budget: float) -> CandidateReport:
         loss=measured.loss,
         gradient_norm=sqrt(measured.gradient_sq),
         curvature=_curvature(measured.progress),
-        check=fmean(descent.drop for descent in measured.descents) / expected if expected else None,
+        check=_check(measured),
         seconds_per_direction=measured.scalars.seconds_each,
         passes_per_direction=measured.scalars.passes_each,
         bundle_bytes=measured.bundle_bytes,
         similarities=[SimilarityReport(**asdict(each)) for each in measured.similarities],
         at_budget=_at_budget(measured, budget),
     )
+
+
+def _check(measured: Measurement) -> float | None:
+    steps = [descent for descent in measured.descents if descent is not None]
+    return sum(step.drop for step in steps) / sum(step.expected_drop for step in steps) if steps else None
 
 
 def _curvature(progress: ExpectedProgress | None) -> CurvatureReport | None:

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fwdllm_server.profiler.report import CandidateReport, Report, SimilarityReport
+from fwdllm_server.profiler.scalars import PARTS
 
 _HEADINGS = (
     "candidate",
@@ -68,5 +69,5 @@ def cells(candidate: CandidateReport) -> list[str]:
 
 
 def _compared(candidate: CandidateReport) -> SimilarityReport:
-    """The similarity with the most directions of which there is more than one group."""
-    return [each for each in candidate.similarities if each.groups > 1][-1]
+    """The similarity with the most directions of which there are several groups."""
+    return [each for each in candidate.similarities if each.groups >= PARTS][-1]

@@ -97,9 +97,9 @@ def slow_ends(held: Sequence[Held], load: Load, helpers: Sequence[float]) -> Ite
 
 
 def _idle(context: RoundContext, work: Sequence[AssignmentRecord]) -> list[str]:
-    busy = assignments.busy_devices(context.connection)
+    taken = assignments.busy_devices(context.connection) | _failed(work)
     here = context.presence.eligible(context.job.manifest.labels, context.now)
-    return [device for device in here if device not in busy and device not in _failed(work)]
+    return [device for device in here if device not in taken]
 
 
 def _failed(work: Sequence[AssignmentRecord]) -> set[str]:

@@ -32,6 +32,9 @@ class PassCounter:
         self._last = len(manifest.stages) - 1
         # For the output of each stage but the last, the θ that a row was computed with.
         self._cached: NDArray[np.uint64] = np.zeros((self._last, len(dataset)), dtype=np.uint64)
+        # A version's θ is the same array for all devices: its tags are made once.
+        self._tagged: Float32Vector | None = None
+        self._tags: dict[int, np.uint64] = {}
 
     def task(self, task: DirectionTask, theta: Float32Vector, rows: RowIndices) -> tuple[float, float]:
         """What a task on a batch of a device's ``rows`` costs before its first direction, and for each direction."""
@@ -69,9 +72,13 @@ class PassCounter:
 
     def _tag(self, stage: int, theta: Float32Vector) -> np.uint64:
         """A number above 0 for the θ that the output of a stage depends on."""
-        blocks = list(self._manifest.layout.blocks.values())[:stage]
-        read = hashlib.sha256(b"".join(theta[block.slice].tobytes() for block in blocks)).digest()
-        return np.uint64(int.from_bytes(read[:8], "little") | 1)
+        if self._tagged is not theta:
+            self._tagged, self._tags = theta, {}
+        if stage not in self._tags:
+            blocks = list(self._manifest.layout.blocks.values())[:stage]
+            read = hashlib.sha256(b"".join(theta[block.slice].tobytes() for block in blocks)).digest()
+            self._tags[stage] = np.uint64(int.from_bytes(read[:8], "little") | 1)
+        return self._tags[stage]
 
     def to_bytes(self) -> bytes:
         """What the caches hold."""

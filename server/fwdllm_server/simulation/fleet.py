@@ -33,8 +33,8 @@ REACTION_S = 1.0
 """The coordinator looks at what devices did at most once in so many simulated seconds."""
 AWAY = 2.0
 """A device that vanishes stays away for so many times the seconds after which its assignment expires."""
-NEVER = -1.0
-LONGEST_WAIT_S = 30 * 86400.0
+_NEVER = -1.0
+LONGEST_WAIT_S = 7 * 86400.0
 """Simulated seconds without any event after which nobody is waited for any longer."""
 
 
@@ -44,7 +44,7 @@ class SimulatedFleet:
     Devices fetch, compute, report and vanish as real ones do, through the same code of the coordinator. Numbers are
     ``engine``'s; time is simulated: what work takes follows from ``cost`` and a device's speed. Their owners allow sums
     of features. ``rest`` is called before each step of the rounds; the store, ``cost`` and :meth:`to_json` then say
-    together all there is to know.
+    together all there is to know. ``start`` is when it begins, seconds since 1970.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class SimulatedFleet:
         engine: Engine,
         cost: PassCounter,
         rest: Callable[[], None] = lambda: None,
+        start: float = 0.0,
     ) -> None:
         self._database = database
         self._presence = presence
@@ -69,9 +70,8 @@ class SimulatedFleet:
         self._slot = -1
         self._here: NDArray[np.bool_] = np.zeros(len(devices), dtype=np.bool_)
         # What a checkpoint keeps:
-        self.now = 0.0
-        self._until = NEVER  # to which all is to happen before the next step of the rounds
-        self._last_event = 0.0
+        self.now = self._last_event = start
+        self._until = _NEVER  # to which all is to happen before the next step of the rounds
         self._timeline = Timeline()
         self._busy: set[str] = set()
         self._works: dict[str, Work] = {}
@@ -92,7 +92,7 @@ class SimulatedFleet:
     async def news(self, within_s: float) -> None:
         """See :class:`fwdllm_server.rounds.fleet.Fleet`.
 
-        :raises JobFailedError: nothing has happened for a month.
+        :raises JobFailedError: nothing has happened for a week.
         """
         limit = self.now + within_s
         if self._population.availability < 1:
@@ -112,7 +112,7 @@ class SimulatedFleet:
         while self._timeline.next_at <= self._until:
             await asyncio.sleep(0)  # the only place where an interrupt is heard: between two events
             self._happen(self._timeline.take())
-        self._until = NEVER
+        self._until = _NEVER
 
     def to_json(self) -> str:
         """Where the devices stand."""

@@ -42,7 +42,7 @@ from fwdllm_server.store.rounds import Phase
 from fwdllm_server.toml_model import parse_toml
 
 CHECKPOINT_S = 5.0
-"""Seconds, real ones, after which a run puts what it has done on disk: as much is done again when it is killed."""
+"""Seconds, real ones, after which a run puts what it has done on disk: about as much is done again once killed."""
 _JOB_ID = "simulated"
 _DATABASE = "simulation.sqlite"
 _MAX_CACHE_BYTES = 1 << 34
@@ -189,7 +189,8 @@ class Simulation:
         """Run to the last round; ``report`` hears of each new point. Returns all points, those of former runs too.
 
         :raises JobFailedError: the model has diverged, too many rounds were abandoned, or the devices are never there.
-        :raises KeyboardInterrupt: Ctrl-C; the run goes on from there.
+        :raises KeyboardInterrupt: Ctrl-C; the next run goes on from there. So it does where ``report`` itself raises
+            :class:`asyncio.CancelledError`.
         """
         asyncio.run(self._run(report))
         record = self._required_record()

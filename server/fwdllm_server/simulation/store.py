@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import Column, Connection, LargeBinary, MetaData, String, Table, delete, insert, select
+from sqlalchemy import Column, Connection, LargeBinary, MetaData, String, Table, delete, insert, select, text
 
 from fwdllm_server.simulation.population import VirtualDevice
 from fwdllm_server.store import schema
@@ -19,6 +19,8 @@ _facts = Table(
     Column("name", String(32), primary_key=True),
     Column("value", LargeBinary, nullable=False),
 )
+# A run of thousands of rounds has millions of assignments, and each step asks which of them are open.
+_INDEX = text("CREATE INDEX IF NOT EXISTS simulation_assignments_by_state ON assignments (state)")
 
 
 class SimulationStore(Database):
@@ -35,6 +37,7 @@ class SimulationStore(Database):
         self._connection = self._engine.connect()
         with self.transaction() as connection:
             _metadata.create_all(connection)
+            connection.execute(_INDEX)
         self.checkpoint()
 
     @contextmanager

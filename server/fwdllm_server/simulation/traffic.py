@@ -30,7 +30,7 @@ class Traffic:
     def __init__(self, job: TrainingJob) -> None:
         self._job = job
         self._bundle_bytes = sum(file.bytes for file in job.manifest.files)
-        self._snapshot_bytes = len(job.state.to_bytes())
+        self._snapshot = (-1, 0)  # a version and its size, bytes
         self._links: dict[str, Link] = {}
 
     def fetched(self, connection: Connection, device_id: str, assignment: device_pb2.Assignment) -> None:
@@ -64,6 +64,9 @@ class Traffic:
         self._links = {device: Link(**link) for device, link in value.items()}
 
     def _weights_bytes(self, connection: Connection, link: Link) -> int:
+        state = self._job.state
+        if self._snapshot[0] != state.version:
+            self._snapshot = state.version, len(state.to_bytes())
         if link.version is None:
-            return self._snapshot_bytes
-        return min(ledger.bytes_since(connection, self._job.id, link.version), self._snapshot_bytes)
+            return self._snapshot[1]
+        return min(ledger.bytes_since(connection, self._job.id, link.version), self._snapshot[1])

@@ -10,8 +10,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 from fwdllm_common.estimator import Scalar
 from fwdllm_server.store.schema import devices, scalars
 
-_ROWS_PER_STATEMENT = 1000  # bound parameters of one statement are limited
-
 
 def record(
     connection: Connection,
@@ -34,12 +32,12 @@ def record(
         }
         for seed, value in values.items()
     ]
-    stored = 0
-    for start in range(0, len(rows), _ROWS_PER_STATEMENT):
-        statement = insert(scalars).values(rows[start : start + _ROWS_PER_STATEMENT]).on_conflict_do_nothing()
-        # Not every driver's count survives an INSERT unasked.
-        stored += connection.execute(statement, execution_options={"preserve_rowcount": True}).rowcount
-    return stored
+    if not rows:
+        return 0
+    # Rows as parameters and not as values: the statement is compiled once and not for each number of rows.
+    # Not every driver's count survives an INSERT unasked.
+    statement = insert(scalars).on_conflict_do_nothing()
+    return connection.execute(statement, rows, execution_options={"preserve_rowcount": True}).rowcount
 
 
 def count(connection: Connection, job_id: str, round_number: int) -> int:

@@ -9,6 +9,7 @@ from fwdllm_client.data import Dataset, DataSource
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Layout, TensorSpec
 from fwdllm_common.manifest import BundleFile, Manifest, Stage
+from fwdllm_common.prompt import Prompt
 
 FILE = BundleFile("file", "0" * 64, 0)
 
@@ -64,6 +65,16 @@ def test_many_rows_keep_their_order(tmp_path, manifest):
     dataset = load(tmp_path, "text,label\n" + "".join(f"{word},pos\n" for word in words), manifest, special=False)
     ids = {"a": 3, "b": 4, "c": 5}
     assert dataset.token_ids.tolist() == [ids[word] for text in words for word in text.split()]
+
+
+def test_a_text_is_cut_inside_its_prompt(tmp_path, manifest):
+    text = 'text,label\na,pos\na a a b,neg\n"",pos\n'
+    plain = load(tmp_path, text, manifest, special=False)
+    prompted = dataclasses.replace(manifest, prompt=Prompt("c {text} b c"))
+    dataset = load(tmp_path, text, prompted, special=False)
+    rows = np.split(dataset.token_ids, dataset.offsets[1:-1])
+    assert [row.tolist() for row in rows] == [[5, 3, 4, 5], [5, 3, 3, 4, 5], [5, 4, 5]]
+    assert dataset.fingerprint != plain.fingerprint, "the cache is named by it"
 
 
 def test_an_unknown_label_is_named_with_its_line(tmp_path, manifest):

@@ -37,3 +37,13 @@ def test_who_leaves_is_not_here():
     presence.leave("nobody")
 
     assert presence.eligible(LABELS, 100) == []
+
+
+def test_a_device_may_have_to_be_able_to_do_something():
+    presence = Presence(window_s=30)
+    presence.seen(Present("a", 100, frozenset(LABELS), frozenset({"x", "y"})))
+    presence.seen(Present("b", 100, frozenset(LABELS), frozenset({"y"})))
+    presence.seen(device("c"))
+
+    assert presence.eligible(LABELS, 100, "x") == ["a"]
+    assert presence.eligible(LABELS, 100) == ["a", "b", "c"]

@@ -11,6 +11,15 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_server.model.architecture import layer_stack
 
 
+_FUSED = {"Wqkv", "qkv_proj", "query_key_value", "c_attn"}
+ROLES = {
+    "query": {"query", "q_proj", "q_lin", *_FUSED},
+    "key": {"key", "k_proj", "k_lin", *_FUSED},
+    "value": {"value", "v_proj", "v_lin", *_FUSED},
+}
+"""What architectures call the projections of attention: a target may name the role instead of the module."""
+
+
 def chosen_layers(base: nn.Module, layers: Sequence[int] | None) -> list[str]:
     """Paths of the transformer layers with these numbers, negative ones counting from the top; None means all.
 
@@ -28,7 +37,7 @@ def chosen_layers(base: nn.Module, layers: Sequence[int] | None) -> list[str]:
 
 
 def matching(candidates: Sequence[str], targets: Collection[str]) -> list[str]:
-    """The candidates, in their order, that a target names by full path or by last components.
+    """The candidates, in their order, that a target names by full path, by last components or by its role.
 
     :raises BadInputError: a target names none.
     """
@@ -58,7 +67,7 @@ def inside(name: str, parents: Collection[str]) -> bool:
 
 
 def _matches(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
+    return name == target or name.endswith(f".{target}") or name.rpartition(".")[2] in ROLES.get(target, ())
 
 
 def _suggest(target: str, candidates: Sequence[str]) -> str:

@@ -1,0 +1,219 @@
+"""The rounds do not know where devices are: the same scalars give the same ledger on simulated and on real ones."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers.serving import ScriptedDevice, Serving, change_job, seeds_of, serving
+from helpers.tiny_job import job_toml
+from integration.conftest import DEVICES, SECTIONS
+
+from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, JOB_STATE_RUNNING, Job
+from fwdllm_client.agent import LocalData, run_agent
+from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data.split import split
+from fwdllm_client.engine import Engine
+from fwdllm_common.ledger import LedgerEntry
+from fwdllm_common.replay import ModelState
+from fwdllm_server.artifacts import ArtifactStore
+from fwdllm_server.home import ServerHome
+from fwdllm_server.rounds.fleet import drive
+from fwdllm_server.rounds.machine import RoundMachine
+from fwdllm_server.rounds.presence import Presence
+from fwdllm_server.rounds.training import TrainingJob
+from fwdllm_server.simulation.compute import Compute
+from fwdllm_server.simulation.cost import PassCounter
+from fwdllm_server.simulation.fleet import SimulatedFleet
+from fwdllm_server.simulation.population import Population, VirtualDevice
+from fwdllm_server.simulation.simulation import Simulation
+from fwdllm_server.store import assignments, devices, efforts, jobs, ledger
+from fwdllm_server.store.database import Database
+from fwdllm_server.store.ledger import EvaluationRecord
+
+VALIDATION = 0.2
+TOGETHER = {"min_devices": 4, "max_devices": 4}
+
+
+@pytest.fixture(autouse=True)
+def equal_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody's speed is ever known: who measures what must not depend on the clock of this machine."""
+    monkeypatch.setattr(efforts, "SHORTEST_MEASURED_S", float("inf"))
+
+
+class SimulatedTwin:
+    """A copy of a server's folder whose devices, by their own names and rows, are simulated in this process."""
+
+    def __init__(self, folder: Path, workplace: Path, now: float) -> None:
+        home = ServerHome.open(folder / "server")
+        self.database = Database(home.database_url(home.config()))
+        artifacts = ArtifactStore(home.artifacts)
+        with self.database.transaction() as connection:
+            (record,) = jobs.in_state(connection)
+            self.job = TrainingJob.load(connection, artifacts, record)
+        bundle = home.jobs / record.id / "bundle"
+        everything = DataSource(_joined(folder / "all.csv", [workplace / f"{name}.csv" for name in DEVICES]))
+        dataset = Dataset.load(everything, bundle / self.job.manifest.tokenizer.name, self.job.manifest)
+        self.engine = Engine(bundle, self.job.manifest, dataset, folder / "cache", threads=1)
+        presence = Presence(float("inf"))
+        self._machine = RoundMachine(self.database, artifacts, presence, self.job)
+        self._fleet = SimulatedFleet(
+            self.database,
+            presence,
+            self.job,
+            Population(devices=len(DEVICES)),
+            self._devices(folder, workplace),
+            self.engine,
+            PassCounter(self.job.manifest, dataset, self.job.header.directions.run_key),
+            start=now,
+        )
+
+    def _devices(self, folder: Path, workplace: Path) -> Sequence[VirtualDevice]:
+        found, first = [], 0
+        for name in DEVICES:
+            identity = json.loads((folder / name / "identity.json").read_text())["device_id"]
+            rows = np.arange(first, first + len((workplace / f"{name}.csv").read_text().splitlines()) - 1)
+            training, validation = (rows[part] for part in split(len(rows), VALIDATION))
+            found.append(VirtualDevice(identity, training, validation, 100.0, frozenset(self.job.manifest.labels)))
+            with self.database.transaction() as connection:
+                devices.seen(connection, identity, 0.0, len(training), "simulated")
+            first += len(rows)
+        return found
+
+    async def run(self) -> None:
+        await drive(self._machine, self._fleet, self._committed)
+
+    async def _committed(self, state: ModelState) -> None:
+        with self.database.transaction() as connection:
+            ledger.add_evaluation(connection, self.job.id, EvaluationRecord(state.version, 0.5, 0.5, 1))
+
+    def ledger(self) -> list[bytes]:
+        with self.database.transaction() as connection:
+            return list(ledger.entries(connection, self.job.id, after=0))
+
+    def facts(self) -> Mapping[str, tuple[int, float]]:
+        """Scalars and example-passes of each device."""
+        with self.database.transaction() as connection:
+            return {row.device_id: (row.scalars, row.example_passes) for row in efforts.of_job(connection, self.job.id)}
+
+    def federated(self) -> tuple[int, int]:
+        with self.database.transaction() as connection:
+            return assignments.federated_counts(connection, self.job.id)
+
+
+def _joined(path: Path, parts: Sequence[Path]) -> Path:
+    """The rows of some files in one."""
+    header, *_ = parts[0].read_text().splitlines()
+    path.write_text("\n".join([header, *(row for part in parts for row in part.read_text().splitlines()[1:])]))
+    return path
+
+
+@pytest.mark.parametrize("rounds", [{}, {"federated_evaluate_every": 1}])
+async def test_agents_and_their_simulated_twins_write_the_same_ledger(start, prepared, workplace, tmp_path, rounds):
+    """Four agents, each with rows of its own, over TLS; and the same four, simulated: bit for bit the same model."""
+    server = await start(**TOGETHER, **rounds)
+    job = await _work_of_agents(server, workplace)
+    shutil.copytree(prepared, tmp_path / "twin")
+    change_job(ServerHome.open(tmp_path / "twin" / "server"), {"rounds": {**TOGETHER, **rounds}})
+    twin = SimulatedTwin(tmp_path / "twin", workplace, server.clock())
+    await twin.run()
+
+    assert len(server.ledger()) == 2
+    assert twin.ledger() == server.ledger()
+    assert twin.job.state.digest == job.theta_digest
+    assert twin.facts() == {
+        device.device_id: (device.scalars, pytest.approx(device.example_passes)) for device in job.devices
+    }
+    correct, total = twin.federated()
+    assert total == job.latest_evaluation.federated_rows
+    assert (correct / total if total else 0) == job.latest_evaluation.federated_accuracy
+    twin.engine.close()
+    twin.database.close()
+
+
+async def _work_of_agents(server: Serving, workplace: Path) -> Job:
+    stop = threading.Event()
+    agents = []
+    for name in DEVICES:
+        home = server.client_home(name)
+        identity = json.loads((home.folder / "identity.json").read_text())
+        identity["device_address"] = server.device_address
+        (home.folder / "identity.json").write_text(json.dumps(identity))
+        data = LocalData(DataSource(workplace / f"{name}.csv"), VALIDATION)
+        agents.append(asyncio.to_thread(run_agent, home, data, stop, threads=1))
+    running = asyncio.gather(*agents)
+    try:
+        return await server.until_state(JOB_STATE_DONE)
+    finally:
+        stop.set()
+        await running
+
+
+PACED: Mapping[str, Any] = {
+    **SECTIONS,
+    "rounds": {**SECTIONS["rounds"], **TOGETHER, "count": 3},
+    # Three steps in each round: twelve, and twice as many again.
+    "blocks.head": {**SECTIONS["blocks.head"], "max_directions": 36, "variance_threshold": 1e-9},
+}
+
+
+@pytest.fixture
+def simulated(quick, workplace, tmp_path, monkeypatch):
+    """A simulation from its job file to its end, and what its devices measured, by seed."""
+    measured: dict[int, float] = {}
+    scalars = Compute.scalars
+
+    def heard(self, record, work):
+        values = scalars(self, record, work)
+        assert all(measured.setdefault(seed, value) == value for seed, value in zip(record.seeds, values, strict=True))
+        return values
+
+    monkeypatch.setattr(Compute, "scalars", heard)
+    data = DataSource(_joined(tmp_path / "all.csv", [workplace / f"{name}.csv" for name in DEVICES]))
+    population = Population(devices=len(DEVICES), partition="dirichlet", alpha=0.5)
+    with Simulation(job_toml(PACED), workplace, data, population, tmp_path / "simulated", threads=1) as simulation:
+        simulation.run(lambda point: None)
+        yield simulation, measured
+
+
+async def test_devices_that_replay_a_simulations_scalars_write_its_ledger(simulated, folder, clock):
+    """From the job file to the last round, with pacing: the model is exported twice, the scalars go over the wire."""
+    simulation, measured = simulated
+    home = ServerHome.open(folder / "server")
+    change_job(home, {name: PACED[name] for name in ("rounds", "blocks.head")})
+    async with serving(home, clock) as server:
+        # Shares go by the order of ids, weights by the number of rows.
+        found = sorted([await server.device(name) for name in DEVICES], key=lambda device: device.id)
+        rows = [len(device.training) for device in simulation.devices]
+        job = await _replay(server, found, rows, measured)
+
+        assert job.state == JOB_STATE_DONE
+        assert server.ledger() == simulation.ledger()
+        assert job.theta_digest.hex() == simulation.outcome.theta_digest
+    directions = [
+        len(update.seeds) for entry in simulation.ledger() for update in LedgerEntry.from_bytes(entry).updates
+    ]
+    assert directions == [8, 36] * 3
+    assert len(set(rows)) == 2
+
+
+async def _replay(
+    server: Serving, found: Sequence[ScriptedDevice], rows: Sequence[int], measured: Mapping[int, float]
+) -> Job:
+    for _ in range(1000):
+        for device, examples in zip(found, rows, strict=True):
+            answer = await device.check_in(training_examples=examples)
+            if answer.HasField("assignment"):
+                work = answer.assignment
+                await device.report(work.assignment_id, [measured[seed] for seed in seeds_of(work)])
+        job = await server.job()
+        if job.state != JOB_STATE_RUNNING:
+            return job
+    raise AssertionError(f"never done: {job}")
