@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -17,6 +19,7 @@ def bench(output: Path, *arguments: str, status: int = 0) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(900)  # 35 CPU seconds; other work on the machine multiplies them
 def test_paused_reported_taken_up_again_and_compared(tmp_path: Path) -> None:
     paused = bench(tmp_path, "--only", "bbc_news/default/iid", "--max-passes", "1")
     assert "bbc_news/default/iid/1: paused at its limit of passes" in paused

@@ -116,8 +116,8 @@ def test_a_job_file_needs_a_name_a_model_held_out_rows_and_a_block():
         ),
         (
             {"perturbation": {"distribution": "gaussian"}, "blocks.head": {"directions": 32769}},
-            "a round has at most 32768 gaussian directions of a block, over-assigned ones included; lower directions or "
-            'max_directions, or use distribution = "rademacher"',
+            "a round has at most 32768 gaussian directions of a block, over-assigned ones included; "
+            'lower directions or max_directions, or use distribution = "rademacher"',
         ),
         (
             {"perturbation": {"distribution": "gaussian"}, "blocks.head": {"max_directions": 32769}},

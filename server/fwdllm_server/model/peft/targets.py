@@ -10,7 +10,6 @@ from torch import nn
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.model.architecture import layer_stack
 
-
 _FUSED = {"Wqkv", "qkv_proj", "query_key_value", "c_attn"}
 ROLES = {
     "query": {"query", "q_proj", "q_lin", *_FUSED},
