@@ -11,7 +11,7 @@ from typing import Any, Self, TypeAlias
 class RidgeSettings:
     """The penalty is the one of these that is best on the validation rows."""
 
-    penalties: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0, 1000.0)
+    penalties: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0, 1000.0, 3000.0, 10000.0)
 
     def quick(self) -> Self:
         """The same."""
