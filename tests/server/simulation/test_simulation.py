@@ -37,17 +37,17 @@ def silently(point) -> None:
 def dies(monkeypatch):
     """Makes the engine's n-th task from now on the last thing that happens to a simulation."""
 
-    def dies(at: int) -> None:
-        derivatives, left = Engine.derivatives, at
+    def dies(at: int, task: str = "derivatives") -> None:
+        compute, left = getattr(Engine, task), at
 
         def mortal(*arguments):
             nonlocal left
             left -= 1
             if left == 0:
                 raise DiedError
-            return derivatives(*arguments)
+            return compute(*arguments)
 
-        monkeypatch.setattr(Engine, "derivatives", mortal)
+        monkeypatch.setattr(Engine, task, mortal)
 
     return dies
 
@@ -114,6 +114,28 @@ def test_a_simulation_that_dies_goes_on_to_the_same_end(simulate, monkeypatch, d
     assert resumed.points == whole.points
     assert resumed.outcome == whole.outcome
     assert (tmp_path / "estate" / "curve.json").read_bytes() == (tmp_path / "whole" / "curve.json").read_bytes()
+
+
+def test_a_simulation_that_dies_while_its_head_is_initialised_goes_on_too(simulate, monkeypatch, exported, dies):
+    def export(spec, source, folder, *_) -> None:
+        shutil.copytree(exported, folder.path)
+        (folder.path / "head_init").write_text("class-means")
+
+    monkeypatch.setattr(module, "CHECKPOINT_S", 0.0)
+    monkeypatch.setattr(module, "export_model", export)
+    whole = simulate("whole", {"speed_spread": 1.0}, max_devices=6)
+    assert whole.run(silently)[0].example_passes > 0
+    mortal = simulate("mortal", {"speed_spread": 1.0}, max_devices=6)
+    dies(3, "class_sums")
+    with pytest.raises(DiedError):
+        mortal.run(silently)
+    assert mortal.points == []
+    mortal.close()
+    resumed = simulate("mortal", {"speed_spread": 1.0}, max_devices=6)
+    resumed.run(silently)
+
+    assert resumed.ledger() == whole.ledger()
+    assert resumed.points == whole.points
 
 
 def test_an_interrupt_loses_nothing(simulate, monkeypatch):
