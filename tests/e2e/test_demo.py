@@ -64,7 +64,7 @@ def test_interrupted_and_taken_up_again(short_job: Path, tmp_path: Path) -> None
     assert report["rounds"] == 3
     assert report["directions"] == 3 * 2048 + 64
     assert report["head_init"] == "zeros"
-    assert report["accuracy_before"] < 0.4 < 0.7 < report["accuracy_after"]
+    assert report["accuracy_before"] < 0.4 < 0.55 < report["accuracy_after"]
     assert report["probe_accuracy"] > 0.9
     assert report["accuracy_by_peft"] == report["accuracy_after"]
     assert report["bytes_up_per_device"] < 100_000

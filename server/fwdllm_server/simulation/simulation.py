@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -14,9 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from fwdllm_client.data import Dataset, DataSource, labels_in
+from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.engine import Engine
-from fwdllm_common.errors import BadInputError, JobFailedError
+from fwdllm_common.errors import JobFailedError
 from fwdllm_common.files import storage_error
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.lock import locked
@@ -35,6 +33,7 @@ from fwdllm_server.simulation.cost import PassCounter
 from fwdllm_server.simulation.curve import Curve, Point
 from fwdllm_server.simulation.fleet import SimulatedFleet
 from fwdllm_server.simulation.population import Population, VirtualDevice
+from fwdllm_server.simulation.setup import check_data, check_same, make_folder
 from fwdllm_server.simulation.store import SimulationStore
 from fwdllm_server.store import efforts, jobs, ledger, rounds
 from fwdllm_server.store.jobs import JobRecord, JobState
@@ -87,8 +86,8 @@ class Simulation:
         self._model = JobFolder(folder / "model")
         if not (folder / _DATABASE).exists():
             check_held_out(self._spec, base_folder)
-            _check_data(self._spec, data, population, users is not None)
-        _make(folder)
+            check_data(self._spec, data, population, users is not None)
+            make_folder(folder)
         with ExitStack() as opened:
             busy = f"{folder} is being simulated in by another process"
             opened.enter_context(locked(folder / "lock", busy, "wait for it, or choose another folder"))
@@ -98,13 +97,14 @@ class Simulation:
             is_new = self._record() is None
             if is_new:
                 self._prepare(spec_toml, base_folder)
+            record = self._required_record()
             with self._store.transaction() as connection:
-                self._job = TrainingJob.load(connection, self._artifacts, self._required_record())
+                self._job = TrainingJob.load(connection, self._artifacts, record)
             dataset = Dataset.load(data, self._model.bundle / self._job.manifest.tokenizer.name, self._job.manifest)
             self._devices = population.draw(dataset, self._job.manifest.labels, users)
             if is_new:
                 self._store.enrol(self._devices)
-            self._check_setup(dataset, users, is_new)
+            check_same(self._store, folder, (record.spec_toml, spec_toml), population, dataset, users, is_new)
             self._store.checkpoint()
             self._cost = PassCounter(self._job.manifest, dataset, self._job.header.directions.run_key)
             cache = self._model.path / "cache"
@@ -280,24 +280,6 @@ class Simulation:
             jobs.add(connection, _JOB_ID, name, spec_toml, str(base_folder), count, 0.0)
             save_prepared(connection, self._artifacts, _JOB_ID, prepared)
 
-    def _check_setup(self, dataset: Dataset, users: Sequence[str] | None, is_new: bool) -> None:
-        """That the folder is of the same job, devices and data; a new one is from now on."""
-        data = hashlib.sha256("\0".join((dataset.fingerprint, *(users or ()))).encode()).hexdigest()
-        setup = {
-            "job": self._spec.model_dump(mode="json"),
-            "devices": self._population.model_dump(mode="json"),
-            "data": data,
-        }
-        if is_new:
-            self._store.keep("setup", json.dumps(setup).encode())
-            return
-        kept = json.loads(self._store.fact("setup") or b"{}")
-        if other := [part for part, value in json.loads(json.dumps(setup)).items() if kept.get(part) != value]:
-            raise BadInputError(
-                f"{self._model.path.parent} holds a simulation with another {' and '.join(other)}; choose another "
-                "folder, or go on in this one as it was begun"
-            )
-
     def _open_engine(self, dataset: Dataset, cache: Path, threads: int) -> Engine:
         try:
             cache.mkdir(parents=True, exist_ok=True)
@@ -317,28 +299,3 @@ class Simulation:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def _make(folder: Path) -> None:
-    """Make the folder, or see that it is one of a simulation."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / _DATABASE).exists() and any(file.name != "lock" for file in folder.iterdir()):
-            raise BadInputError(f"{folder} is not empty and holds no simulation; choose another folder")
-    except OSError as error:
-        raise storage_error(folder, error) from error
-
-
-def _check_data(spec: JobSpec, data: DataSource, population: Population, has_users: bool) -> None:
-    """Read the devices' rows once, before any work is done."""
-    labels, rows = labels_in(data)
-    if unknown := set(labels) - set(spec.model.labels):
-        raise BadInputError(
-            f"{data.path}: label {sorted(unknown)[0]!r} is not in [model] labels; add it there or mend the file"
-        )
-    population.check(rows, has_users)
-    if population.devices < spec.rounds.min_devices:
-        raise BadInputError(
-            f"a round of the job waits for {spec.rounds.min_devices} devices, and {population.devices} are simulated; "
-            "simulate more or lower [rounds] min_devices"
-        )

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from itertools import pairwise
 
 import pytest
-from helpers.tiny_job import job_spec
+from helpers.tiny_job import job_spec, job_toml
 from peft import PeftModel
 from server.simulation.conftest import SIMULATED
 
@@ -182,14 +182,17 @@ def test_the_curve_of_the_store_counts(simulate, tmp_path, damage):
 def test_a_folder_holds_one_simulation(simulate, place, tmp_path):
     simulate("run", VARIED).close()
 
-    with pytest.raises(BadInputError, match="another devices; choose another folder, or go on"):
+    with pytest.raises(BadInputError, match="a simulation with other devices; choose another folder, or go on"):
         simulate("run", {**VARIED, "alpha": 0.6})
-    with pytest.raises(BadInputError, match="another job;"):
+    with pytest.raises(BadInputError, match="with another job file;"):
         simulate("run", VARIED, count=5)
     toml = (place / "job.toml").read_text()
-    with pytest.raises(BadInputError, match="another data;"):
+    with pytest.raises(BadInputError, match="with other data;"):
         Simulation(toml, place, DataSource(place / "held_out.csv"), Population(devices=6, **VARIED), tmp_path / "run")
-    simulate("run", VARIED)
+    data = DataSource(place / "train.csv")
+    Simulation(
+        f"# the same\n{job_toml(SIMULATED)}", place, data, Population(devices=6, **VARIED), tmp_path / "run"
+    ).close()
 
 
 def test_one_process_at_a_time(simulate):

@@ -1,0 +1,88 @@
+"""What a simulation is of, and the folder that is of no other."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+
+from fwdllm_client.data import Dataset, DataSource, labels_in
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.files import storage_error
+from fwdllm_server.job import JobSpec
+from fwdllm_server.simulation.population import Population
+from fwdllm_server.simulation.store import SimulationStore
+
+_FACT = "setup"
+
+
+def check_data(spec: JobSpec, data: DataSource, population: Population, has_users: bool) -> None:
+    """Read the devices' rows once, before any work is done.
+
+    :raises BadInputError: they are wrong, or do not fit the job or the population.
+    """
+    labels, rows = labels_in(data)
+    if unknown := set(labels) - set(spec.model.labels):
+        raise BadInputError(
+            f"{data.path}: label {sorted(unknown)[0]!r} is not in [model] labels; add it there or mend the file"
+        )
+    population.check(rows, has_users)
+    if population.devices < spec.rounds.min_devices:
+        raise BadInputError(
+            f"a round of the job waits for {spec.rounds.min_devices} devices, and {population.devices} are simulated; "
+            "simulate more or lower [rounds] min_devices"
+        )
+
+
+def make_folder(folder: Path) -> None:
+    """Make the folder of a simulation that has not begun.
+
+    :raises BadInputError: there are other things in it.
+    :raises StorageError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(file.name != "lock" for file in folder.iterdir()):
+            raise BadInputError(f"{folder} is not empty and holds no simulation; choose another folder")
+    except OSError as error:
+        raise storage_error(folder, error) from error
+
+
+def check_same(
+    store: SimulationStore,
+    folder: Path,
+    texts: tuple[str, str],
+    population: Population,
+    dataset: Dataset,
+    users: Sequence[str] | None,
+    is_new: bool,
+) -> None:
+    """See that the store is of these devices and data, and the job file, in ``texts`` as kept and as given, the same.
+
+    Of a new store they are so from its next checkpoint on. Comments in the job file may differ, and so may what a newer
+    version of fwdllm says of a population beside what is kept.
+
+    :raises BadInputError: it is of others.
+    """
+    devices = population.model_dump(mode="json")
+    data = hashlib.sha256("\0".join((dataset.fingerprint, *(users or ()))).encode()).hexdigest()
+    if is_new:
+        store.keep(_FACT, json.dumps({"devices": devices, "data": data}).encode())
+        return
+    found = store.fact(_FACT)
+    if found is None:
+        raise BadInputError(f"{folder} holds a simulation of an earlier version of fwdllm; choose another folder")
+    kept = json.loads(found)
+    known = devices.keys() & kept["devices"].keys()
+    differs = {
+        "another job file": tomllib.loads(texts[0]) != tomllib.loads(texts[1]),
+        "other devices": any(kept["devices"][key] != devices[key] for key in known),
+        "other data": kept["data"] != data,
+    }
+    if other := [what for what, is_so in differs.items() if is_so]:
+        raise BadInputError(
+            f"{folder} holds a simulation with {' and '.join(other)}; choose another folder, or go on in this one as "
+            "it was begun"
+        )
