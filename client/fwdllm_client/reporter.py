@@ -114,7 +114,8 @@ class Reporter:
             with self._changed:
                 over.set()
                 self._changed.notify_all()
-        if not answers:
+        # A stream that breaks after its last answer is tried again, and then has nothing left to send.
+        if not answers and self._journal.unacknowledged():
             raise CallFailedError(StatusCode.ABORTED, "", "the coordinator ended the report without an answer")
 
     def _requests(self, over: threading.Event) -> Iterator[device_pb2.ReportRequest]:

@@ -102,6 +102,7 @@ class ScriptedCoordinator(device_pb2_grpc.DeviceServiceServicer, device_pb2_grpc
         self.on_artifact = self.artifact
         self.on_weights = lambda request: iter(())
         self.on_report = self.acknowledgement
+        self.after_report = lambda request: None
         self.on_feature_sums = lambda request: device_pb2.FeatureSumsResponse(accepted=len(request.sums), next=WINDOW)
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -199,6 +200,7 @@ class ScriptedCoordinator(device_pb2_grpc.DeviceServiceServicer, device_pb2_grpc
                 answer = self.on_report(request)
                 if answer is not None:
                     yield answer
+                self.after_report(request)
         except Refuse as refuse:
             await self._refuse(context, refuse)
 

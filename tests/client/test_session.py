@@ -230,6 +230,20 @@ def test_a_stream_that_ends_without_answers_is_backed_off_from(device, coordinat
     assert device.unacknowledged() == []
 
 
+def test_a_stream_that_breaks_after_its_last_answer_is_over(device, coordinator, job, new_stop, refuse):
+    """What comes after it has nothing to send, and its end without an answer is no failure."""
+
+    def break_at_the_end(request):
+        if request.first_index + len(request.derivatives) == len(SEEDS):
+            raise refuse(StatusCode.UNAVAILABLE, "broken")
+
+    coordinator.after_report = break_at_the_end
+    hand_out(coordinator, job.answer(job.assignment()))
+    device.run(new_stop(last=4))
+    assert len(coordinator.check_ins) > 1
+    assert device.unacknowledged() == []
+
+
 def test_a_coordinator_that_was_away_is_found_again(device, coordinator, job, new_stop):
     coordinator.stop()
     hand_out(coordinator, job.answer(job.assignment()))
