@@ -32,7 +32,9 @@ def profile(
     ] = None,
     directions: Annotated[int, typer.Option(help="Directions of each candidate.")] = 4096,
     rows: Annotated[int, typer.Option(min=1, help="Held-out rows of every gradient.")] = 64,
-    seed: Annotated[int | None, typer.Option(min=0, help="For rows and directions; the job's by default.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=(1 << 63) - 1, help="For rows and directions; the job's by default.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads of the model; 0 is one per core.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the report, its plot and the [peft] block.")] = None,
     json: JsonOption = False,
@@ -70,16 +72,13 @@ def profile(
 
 def _measure(profiler: Profiler, directions: int, out: Path | None) -> Report:
     """The report on all candidates; what there is of it is on disk after every one."""
-    from fwdllm_server.profiler.candidates import name_of
-
     report: Report | None = None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        names = [*map(name_of, profiler.candidates), "done"]
-        task = progress.add_task(names[0], total=directions * len(profiler.candidates))
-        reports = profiler.run(lambda count: progress.advance(task, count))
-        for done, report in enumerate(reports, start=1):
-            progress.update(task, description=names[done])
+        task = progress.add_task("", total=directions * len(profiler.candidates))
+        for report in profiler.run(
+            lambda name: progress.update(task, description=name), lambda count: progress.advance(task, count)
+        ):
             if out is not None:
                 write_atomically(out / REPORT_FILE, report.model_dump_json(indent=2).encode() + b"\n")
     assert report is not None

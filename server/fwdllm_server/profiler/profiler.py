@@ -54,8 +54,9 @@ class Profiler:
         local = base_folder / spec.model.source
         source = str(local) if local.is_dir() else spec.model.source
         maker = ModelMaker(spec, source, amount.seed, rows.texts)
+        self._by_default = candidates is None
         self._left_out: dict[str, str] = {}
-        self._candidates = self._fitting(maker, candidates)
+        self._candidates = self._fitting(maker, default_candidates() if candidates is None else candidates)
         self._bench = Bench(spec, maker, rows, amount.directions, amount.seed, amount.threads)
         self._settings = Settings(
             job=spec.job.name,
@@ -73,27 +74,43 @@ class Profiler:
         """Those that are measured."""
         return self._candidates
 
-    def run(self, tick: Callable[[int], None]) -> Iterator[Report]:
-        """A report after every candidate, of all so far; ``tick`` hears how many more directions are done."""
+    def run(self, begin: Callable[[str], None], tick: Callable[[int], None]) -> Iterator[Report]:
+        """A report after every candidate, of all so far.
+
+        ``begin`` hears the name of each, ``tick`` how many more directions are done.
+
+        :raises BadInputError: a candidate cannot be measured, or no default one can.
+        """
         measurements: list[Measurement] = []
         for candidate in self._candidates:
+            begin(name_of(candidate))
             try:
                 measurements.append(self._bench.measure(candidate, tick))
             except BadInputError as error:
-                raise BadInputError(f"candidate {name_of(candidate)!r}: {error}") from error
-            yield make_report(measurements, self._settings, environment(), self._left_out)
+                self._leave_out(candidate, error)
+            if measurements:
+                yield make_report(measurements, self._settings, environment(), self._left_out)
+        if not measurements:
+            raise self._none_fits()
 
-    def _fitting(self, maker: ModelMaker, candidates: Sequence[PeftSpec] | None) -> Sequence[PeftSpec]:
+    def _fitting(self, maker: ModelMaker, candidates: Sequence[PeftSpec]) -> Sequence[PeftSpec]:
         fitting = []
-        for candidate in default_candidates() if candidates is None else candidates:
+        for candidate in candidates:
             try:
                 maker.check(candidate)
             except BadInputError as error:
-                if candidates is not None:
-                    raise BadInputError(f"candidate {name_of(candidate)!r}: {error}") from error
-                self._left_out[name_of(candidate)] = str(error)
+                self._leave_out(candidate, error)
             else:
                 fitting.append(candidate)
         if not fitting:
-            raise BadInputError(f"no candidate fits the model: {'; '.join(self._left_out.values())}")
+            raise self._none_fits()
         return fitting
+
+    def _leave_out(self, candidate: PeftSpec, error: BadInputError) -> None:
+        """Go on without a default candidate; what the user has named is an error."""
+        if not self._by_default:
+            raise BadInputError(f"candidate {name_of(candidate)!r}: {error}") from error
+        self._left_out[name_of(candidate)] = str(error)
+
+    def _none_fits(self) -> BadInputError:
+        return BadInputError(f"no candidate fits the model: {'; '.join(self._left_out.values())}")

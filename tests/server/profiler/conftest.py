@@ -66,4 +66,4 @@ def report(job_file: Path, ticks: list[int]) -> Report:
     spec = parse_toml(JOB, JobSpec, "job file")
     candidates = parse_toml(CANDIDATES, CandidateFile, "candidates").candidate
     profiler = Profiler(spec, job_file.parent, Amount(directions=256, rows=16, seed=5, threads=1), candidates)
-    return list(profiler.run(ticks.append))[-1]
+    return list(profiler.run(lambda name: None, ticks.append))[-1]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import tempfile
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from fwdllm_server.cli import run
-from fwdllm_server.profiler import measurement
+from fwdllm_server.cli.profile import profile
+from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.profiler import measurement, profiler
 from fwdllm_server.profiler.report import Report
 
 CHEAP = '[[candidate]]\nmethod = "bitfit"\nlayers = [-1]\n'
@@ -105,15 +109,21 @@ def test_wrong_options(job_file, capfd, arguments, message):
     assert message in capfd.readouterr().err
 
 
-def test_defaults_that_do_not_fit_the_model_are_left_out(job_file, monkeypatch, tmp_path, capfd):
-    from fwdllm_server.profiler import profiler
-
-    fitting, not_fitting = (
-        profiler.default_candidates()[0],
-        profiler.default_candidates()[0].model_copy(update={"layers": [9]}),
+def test_defaults_that_do_not_fit_the_model_are_left_out(job_file, monkeypatch, capfd):
+    specs = [PeftSpec(layers=[9]), PeftSpec(method="bitfit", layers=[-1]), PeftSpec(layers=[-1])]
+    monkeypatch.setattr(profiler, "default_candidates", lambda: specs)
+    gradient = measurement.true_gradient
+    monkeypatch.setattr(
+        measurement, "true_gradient", lambda model, layout, *rest: gradient(model, layout, *rest) * (layout.size < 500)
     )
-    monkeypatch.setattr(profiler, "default_candidates", lambda: [not_fitting, fitting])
     assert run(["profile", str(job_file), *FEW, "--json"]) == 0
     report = Report.model_validate_json(capfd.readouterr().out)
-    assert list(report.left_out) == ["lora, rank 4, layers 9"]
-    assert [candidate.name for candidate in report.candidates] == ["lora, rank 4, top 2 layers"]
+    assert [candidate.name for candidate in report.candidates] == ["bitfit, top layer"]
+    assert list(report.left_out) == ["lora, rank 4, layers 9", "lora, rank 4, top layer"]
+    assert "does not depend on its weights" in report.left_out["lora, rank 4, top layer"]
+
+
+def test_every_option_is_documented():
+    document = (Path(__file__).parents[3] / "docs" / "profiler.md").read_text()
+    options = {f"--{name}" for name in inspect.signature(profile).parameters if name != "file"}
+    assert {option for option in options if f"`{option}`" not in document} == set()
