@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from benchmarks.convergence.curves import Final, Point
@@ -18,6 +16,8 @@ from benchmarks.convergence.encoder import Indices, PassShares, batch_of, evalua
 from benchmarks.convergence.settings import FedAvgSettings, FedSgdSettings
 from benchmarks.convergence.tasks import TaskFiles
 from fwdllm_client.data.dataset import Dataset
+from fwdllm_server.model.peft.methods import apply_peft
+from fwdllm_server.model.peft_spec import PeftSpec
 from fwdllm_server.simulation.population import Population
 
 _BYTES_OF_A_WEIGHT = 4
@@ -57,7 +57,7 @@ def fedsgd(
     files: TaskFiles, population: Population, seed: int, settings: FedSgdSettings, measured_on: str
 ) -> Iterator[Point | Final]:
     """A step is a round."""
-    task = _prepare(files, population, settings, measured_on)
+    task = _prepare(files, population, seed, settings, measured_on)
     optimizer = task.adam(settings)
     random = np.random.default_rng(seed)
 
@@ -78,7 +78,7 @@ def fedavg(
     files: TaskFiles, population: Population, seed: int, settings: FedAvgSettings, measured_on: str
 ) -> Iterator[Point | Final]:
     """A round is ``epochs`` over all rows of its devices."""
-    task = _prepare(files, population, settings, measured_on)
+    task = _prepare(files, population, seed, settings, measured_on)
     random = np.random.default_rng(seed)
 
     def step(devices: Sequence[Indices], scale: float) -> int:
@@ -96,7 +96,7 @@ def fedavg(
     yield from _rounds(task, settings, random, step)
 
 
-def _prepare(files: TaskFiles, population: Population, settings: FedSgdSettings, measured_on: str) -> _Task:
+def _prepare(files: TaskFiles, population: Population, seed: int, settings: FedSgdSettings, measured_on: str) -> _Task:
     training, measured, test = tokenised(files, "training", measured_on, "test")
     users = files.users if population.partition == "user" else None
     shards = [device.training for device in population.draw(training, files.task.labels, users)]
@@ -104,21 +104,10 @@ def _prepare(files: TaskFiles, population: Population, settings: FedSgdSettings,
     shares = PassShares.of(base)
     count = len(shares.layers)
     layers = [layer % count for layer in settings.layers or range(count)]
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=0.0,
-        target_modules=["query", "value"],
-        layers_to_transform=layers,
-        modules_to_save=["classifier"],
-    )
-    untyped: Any = base
-    with warnings.catch_warnings():
-        # PEFT 0.21 asks transformers by a name that 5.23 deprecates.
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        model = get_peft_model(untyped, config)
-    # No dropout, as on the devices. A row goes forwards through all, and backwards (as two) to the lowest LoRA.
-    return _Task(model.eval(), training, measured, test, shards, 1 + 2 * shares.from_layer(min(layers)))
+    lora = PeftSpec(rank=settings.rank, alpha=settings.alpha, targets=["query", "value"], layers=layers)
+    # A row goes forwards through all, and backwards (as two) to the lowest LoRA.
+    row_passes = 1 + 2 * shares.from_layer(min(layers))
+    return _Task(apply_peft(base, lora, seed), training, measured, test, shards, row_passes)
 
 
 def _rounds(task: _Task, settings: FedSgdSettings, random: np.random.Generator, step: Any) -> Iterator[Point | Final]:

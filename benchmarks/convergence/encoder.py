@@ -18,6 +18,7 @@ from benchmarks.convergence.curves import Final
 from benchmarks.convergence.jobs import model_folder
 from benchmarks.convergence.tasks import Task, TaskFiles, read_rows
 from fwdllm_client.data.dataset import Dataset
+from fwdllm_client.engine.batches import Group, text_of
 from fwdllm_server.model.load import load_base
 
 Indices = NDArray[np.int64]
@@ -55,12 +56,9 @@ class Batch:
 
 def batch_of(dataset: Dataset, rows: Indices) -> Batch:
     """These rows of the dataset."""
-    positions = np.arange(int(dataset.lengths[rows].max()))
-    is_text = positions < dataset.lengths[rows, None]
-    ids = np.zeros(is_text.shape, dtype=np.int64)
-    ids[is_text] = dataset.token_ids[(dataset.offsets[rows, None] + positions)[is_text]]
+    text = text_of(dataset, Group(rows, int(dataset.lengths[rows].max())), pad_token_id=0)
     labels = dataset.labels[rows].astype(np.int64)
-    return Batch(torch.from_numpy(ids), torch.from_numpy(is_text.astype(np.int64)), torch.from_numpy(labels))
+    return Batch(torch.from_numpy(text.input_ids), torch.from_numpy(text.attention_mask), torch.from_numpy(labels))
 
 
 def loss_of(model: nn.Module, batch: Batch) -> Tensor:

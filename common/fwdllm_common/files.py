@@ -32,6 +32,17 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
         raise storage_error(path, error) from error
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, unless it is there.
+
+    :raises StorageError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise storage_error(path, error) from error
+
+
 def sync(path: Path) -> None:
     """Put the bytes of a file, or the names in a folder, on disk."""
     descriptor = os.open(path, os.O_RDONLY)

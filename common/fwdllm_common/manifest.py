@@ -12,6 +12,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Layout
@@ -98,6 +102,16 @@ class Manifest:
     def files(self) -> tuple[BundleFile, ...]:
         """Every file that a device must hold, without repetition."""
         return tuple(dict.fromkeys(self._files()))
+
+    def row_costs(self, tokens: NDArray[Any]) -> NDArray[Any]:
+        """Multiplications of every stage for rows of so many (padded) tokens, ``[stages, rows]``."""
+        reads_tokens = [True, *(stage.per_token for stage in self.stages[:-1])]
+        return np.array(
+            [
+                np.full(len(tokens), stage.multiplications) * (tokens if on_tokens else 1)
+                for stage, on_tokens in zip(self.stages, reads_tokens, strict=True)
+            ]
+        )
 
     def _files(self) -> Iterator[BundleFile]:
         yield self.tokenizer

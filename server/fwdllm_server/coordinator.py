@@ -144,9 +144,7 @@ class Coordinator:
     async def _prepare(self, record: JobRecord) -> None:
         spec = parse_toml(record.spec_toml, JobSpec, record.name)
         folder = self.folder(record.id)
-        # A path in the job file starts from the job file's folder; anything else is a hub id.
-        local = Path(record.base_folder) / spec.model.source
-        source = str(local) if local.is_dir() else spec.model.source
+        source = spec.model.resolved_source(Path(record.base_folder))
         _log.info("preparing the model", job=record.name, source=source)
         texts = await asyncio.to_thread(held_out_texts, spec, Path(record.base_folder))
         pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fwdllm_common.directions import Distribution
 from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_GAUSSIAN_DIRECTIONS
+from fwdllm_common.layout import Float32Vector
 from fwdllm_common.optimizers import OptimizerKind
 from fwdllm_common.prompt import PLACEHOLDER
 from fwdllm_server.model.peft_spec import PeftSpec
@@ -52,6 +55,11 @@ class ModelSection(_Section):
         if len(set(self.labels)) != len(self.labels):
             raise ValueError("a label is given twice")
         return self
+
+    def resolved_source(self, base_folder: Path) -> str:
+        """The source as it is loaded: a path starts from ``base_folder``, the job file's; anything else is a hub id."""
+        local = base_folder / self.source
+        return str(local) if local.is_dir() else self.source
 
     @property
     def words(self) -> list[str] | None:
@@ -115,6 +123,11 @@ class PerturbationSection(_Section):
     difference: Literal["one-sided", "central"] = "one-sided"
     epsilon: float = Field(default=1e-3, gt=0)
     relative: float = Field(default=0.01, ge=0)
+
+    def epsilon_at(self, weights: Float32Vector) -> float:
+        """ε for a block with these weights, float32 ``[block size]``."""
+        rms = float(np.sqrt(np.mean(np.square(weights, dtype=np.float64))))
+        return max(self.epsilon, self.relative * rms)
 
 
 class RoundsSection(_Section):

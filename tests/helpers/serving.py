@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import json
+import threading
 import time
 import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -28,8 +32,12 @@ from fwdllm.v1.device_pb2 import (
     ReportRequest,
     ReportResponse,
 )
-from fwdllm.v1.operator_pb2 import JOB_STATE_RUNNING, GetJobRequest, Job
+from fwdllm.v1.operator_pb2 import JOB_STATE_RUNNING, CreateJoinTokenRequest, GetJobRequest, Job
+from fwdllm_client.agent import LocalData, run_agent
+from fwdllm_client.data import DataSource
+from fwdllm_client.enrol import join
 from fwdllm_client.home import ClientHome
+from fwdllm_client.policy import Policy
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR, REASON_KEY
 from fwdllm_server.coordinator import Coordinator
 from fwdllm_server.home import ServerHome
@@ -139,6 +147,31 @@ class Serving:
         identity = self.client_home(name).load_identity()
         opened = await self.channel(self.device_address, identity.key, identity.certificate)
         return ScriptedDevice(identity.device_id, device_pb2_grpc.DeviceServiceStub(opened))
+
+    async def join(self, *names: str) -> None:
+        """Let devices of these names join."""
+        for name in names:
+            made = await self.operator.CreateJoinToken(CreateJoinTokenRequest(name=name))
+            await asyncio.to_thread(join, self.client_home(name), made.join_token)
+
+    @asynccontextmanager
+    async def agents(self, folder: Path, policies: Mapping[str, Policy], validation: float) -> AsyncIterator[None]:
+        """Real agents, each with its policy and the rows of its ``NAME.csv``, at work until the block ends."""
+        stop = threading.Event()
+        agents = []
+        for name, policy in policies.items():
+            home = self.client_home(name)
+            identity = json.loads((home.folder / "identity.json").read_text())
+            identity["device_address"] = self.device_address
+            (home.folder / "identity.json").write_text(json.dumps(identity))
+            data = LocalData(DataSource(folder / f"{name}.csv"), validation)
+            agents.append(asyncio.to_thread(run_agent, home, data, stop, policy=policy, threads=1))
+        running = asyncio.gather(*agents)
+        try:
+            yield
+        finally:
+            stop.set()
+            await running
 
     async def job(self, job: str = JOB) -> Job:
         return await self.operator.GetJob(GetJobRequest(job=job), timeout=10)

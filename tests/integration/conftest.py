@@ -16,9 +16,7 @@ from helpers.tiny_job import job_toml
 from helpers.tiny_text import LABELS, save_tiny_model, write_rows
 from server.rpc.loopback import make_home
 
-from fwdllm.v1.operator_pb2 import CreateJoinTokenRequest, GetJobRequest, SubmitJobRequest
-from fwdllm_client.enrol import join
-from fwdllm_client.home import ClientHome
+from fwdllm.v1.operator_pb2 import GetJobRequest, SubmitJobRequest
 from fwdllm_server.home import ServerHome
 
 DEVICES = ("device-1", "device-2", "device-3", "device-4")
@@ -68,9 +66,7 @@ def prepared(quick: None, workplace: Path, tmp_path_factory: pytest.TempPathFact
     async def prepare() -> None:
         async with serving(make_home(folder / "server")) as server:
             await server.operator.SubmitJob(SubmitJobRequest(spec_toml=job_toml(SECTIONS), base_folder=str(workplace)))
-            for name in DEVICES:
-                made = await server.operator.CreateJoinToken(CreateJoinTokenRequest(name=name))
-                await asyncio.to_thread(join, ClientHome(folder / name), made.join_token)
+            await server.join(*DEVICES)
             async for job in server.operator.WatchJob(GetJobRequest(job=JOB), timeout=120):
                 if job.HasField("initial_evaluation"):
                     break

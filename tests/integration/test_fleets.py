@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import shutil
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +15,10 @@ from helpers.tiny_job import job_toml
 from integration.conftest import DEVICES, SECTIONS
 
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, JOB_STATE_RUNNING, Job
-from fwdllm_client.agent import LocalData, run_agent
 from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.data.split import split
 from fwdllm_client.engine import Engine
+from fwdllm_client.policy import Policy
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
 from fwdllm_server.artifacts import ArtifactStore
@@ -119,7 +117,8 @@ def _joined(path: Path, parts: Sequence[Path]) -> Path:
 async def test_agents_and_their_simulated_twins_write_the_same_ledger(start, prepared, workplace, tmp_path, rounds):
     """Four agents, each with rows of its own, over TLS; and the same four, simulated: bit for bit the same model."""
     server = await start(**TOGETHER, **rounds)
-    job = await _work_of_agents(server, workplace)
+    async with server.agents(workplace, dict.fromkeys(DEVICES, Policy()), VALIDATION):
+        job = await server.until_state(JOB_STATE_DONE)
     shutil.copytree(prepared, tmp_path / "twin")
     change_job(ServerHome.open(tmp_path / "twin" / "server"), {"rounds": {**TOGETHER, **rounds}})
     twin = SimulatedTwin(tmp_path / "twin", workplace, server.clock())
@@ -136,24 +135,6 @@ async def test_agents_and_their_simulated_twins_write_the_same_ledger(start, pre
     assert (correct / total if total else 0) == job.latest_evaluation.federated_accuracy
     twin.engine.close()
     twin.database.close()
-
-
-async def _work_of_agents(server: Serving, workplace: Path) -> Job:
-    stop = threading.Event()
-    agents = []
-    for name in DEVICES:
-        home = server.client_home(name)
-        identity = json.loads((home.folder / "identity.json").read_text())
-        identity["device_address"] = server.device_address
-        (home.folder / "identity.json").write_text(json.dumps(identity))
-        data = LocalData(DataSource(workplace / f"{name}.csv"), VALIDATION)
-        agents.append(asyncio.to_thread(run_agent, home, data, stop, threads=1))
-    running = asyncio.gather(*agents)
-    try:
-        return await server.until_state(JOB_STATE_DONE)
-    finally:
-        stop.set()
-        await running
 
 
 PACED: Mapping[str, Any] = {

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
-import threading
 from pathlib import Path
 
 import grpc
@@ -21,14 +19,10 @@ from fwdllm.v1.operator_pb2 import (
     JOB_STATE_DONE,
     JOB_STATE_PREPARING,
     JOB_STATE_RUNNING,
-    CreateJoinTokenRequest,
     GetJobRequest,
     SubmitJobRequest,
 )
-from fwdllm_client.agent import LocalData, run_agent
 from fwdllm_client.data import DataSource
-from fwdllm_client.enrol import join
-from fwdllm_client.home import ClientHome
 from fwdllm_client.policy import Policy
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.protocol import FEATURE_SUMS
@@ -71,9 +65,7 @@ def drafted(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     async def draft() -> None:
         async with serving(make_home(folder / "server")) as server:
             await server.operator.SubmitJob(SubmitJobRequest(spec_toml=job_toml(SECTIONS), base_folder=str(place)))
-            for name in DEVICES:
-                made = await server.operator.CreateJoinToken(CreateJoinTokenRequest(name=name))
-                await asyncio.to_thread(join, ClientHome(folder / name), made.join_token)
+            await server.join(*DEVICES)
             async for job in server.operator.WatchJob(RUN, timeout=120):
                 if job.round.phase == "initialising":
                     break
@@ -119,23 +111,12 @@ def stored(server):
 
 
 async def test_two_agents_of_which_one_allows_it(server, place, clock):
-    stop = threading.Event()
-    agents = []
-    for name, policy in zip(DEVICES, (Policy(8), Policy()), strict=True):
-        home = server.client_home(name)
-        identity = json.loads((home.folder / "identity.json").read_text())
-        identity["device_address"] = server.device_address
-        (home.folder / "identity.json").write_text(json.dumps(identity))
-        data = LocalData(DataSource(place / f"{name}.csv"), 0.2)
-        agents.append(asyncio.to_thread(run_agent, home, data, stop, policy=policy, threads=1))
-    running = asyncio.gather(*agents)
-    waiting = await server.until(lambda job: "1 have sent" in job.round.reason or job.state != JOB_STATE_PREPARING)
-    assert (waiting.state, waiting.head_init, waiting.theta_digest) == (JOB_STATE_PREPARING, "", b"")
-    clock.now += 60
-    server.coordinator.wake()
-    job = await server.until_state(JOB_STATE_DONE)
-    stop.set()
-    await running
+    async with server.agents(place, dict(zip(DEVICES, (Policy(8), Policy()), strict=True)), 0.2):
+        waiting = await server.until(lambda job: "1 have sent" in job.round.reason or job.state != JOB_STATE_PREPARING)
+        assert (waiting.state, waiting.head_init, waiting.theta_digest) == (JOB_STATE_PREPARING, "", b"")
+        clock.now += 60
+        server.coordinator.wake()
+        job = await server.until_state(JOB_STATE_DONE)
     senders, were_asked, record = stored(server)
 
     allowing = server.client_home("device-1").load_identity().device_id

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
-import threading
 
 import numpy as np
 import pytest
@@ -18,8 +16,7 @@ from fwdllm.v1.operator_pb2 import (
     JOB_STATE_STOPPED,
     GetJobRequest,
 )
-from fwdllm_client.agent import LocalData, run_agent
-from fwdllm_client.data import DataSource
+from fwdllm_client.policy import Policy
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_server.home import ServerHome
 
@@ -39,19 +36,8 @@ async def uninterrupted(folder, tmp_path, clock):
 async def test_four_agents_bring_a_job_to_its_end(start, workplace):
     names = ("device-1", "device-2", "device-3", "device-4")
     server = await start(min_devices=4, federated_evaluate_every=1)
-    stop = threading.Event()
-    agents = []
-    for name in names:
-        home = server.client_home(name)
-        identity = json.loads((home.folder / "identity.json").read_text())
-        identity["device_address"] = server.device_address
-        (home.folder / "identity.json").write_text(json.dumps(identity))
-        data = LocalData(DataSource(workplace / f"{name}.csv"), 0.2)
-        agents.append(asyncio.to_thread(run_agent, home, data, stop, threads=1))
-    running = asyncio.gather(*agents)
-    job = await server.until_state(JOB_STATE_DONE)
-    stop.set()
-    await running
+    async with server.agents(workplace, dict.fromkeys(names, Policy()), 0.2):
+        job = await server.until_state(JOB_STATE_DONE)
 
     assert (job.rounds_committed, job.rounds_abandoned, job.directions) == (2, 0, 40)
     assert [device.scalars for device in job.devices] == [10, 10, 10, 10]

@@ -52,7 +52,7 @@ class ForwardGradient:
                     )
                 ),
                 wanted=section.directions,
-                epsilon=self._epsilon(state.theta[block.slice]),
+                epsilon=self._spec.perturbation.epsilon_at(state.theta[block.slice]),
                 batch_size=section.batch_size,
                 learning_rate=section.learning_rate * self._schedule(step),
                 central=self._spec.perturbation.difference == "central",
@@ -131,10 +131,6 @@ class ForwardGradient:
     def _assigned(self, wanted: int) -> int:
         # Rounded first, so that 1.1 times 10 is 11; an update holds no more than MAX_DIRECTIONS.
         return min(ceil(round(wanted * self._spec.rounds.over_assign, 6)), MAX_DIRECTIONS)
-
-    def _epsilon(self, theta: Float32Vector) -> float:
-        rms = float(np.sqrt(np.mean(np.square(theta, dtype=np.float64))))
-        return max(self._spec.perturbation.epsilon, self._spec.perturbation.relative * rms)
 
     def _schedule(self, step: int) -> float:
         progress = (step - 1) / self._spec.rounds.count

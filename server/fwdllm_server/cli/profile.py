@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from fwdllm_common.files import storage_error, write_atomically
+from fwdllm_common.files import make_folder, write_atomically
 from fwdllm_server.cli.job_file import read_job_file
 from fwdllm_server.cli.options import JsonOption
 from fwdllm_server.job import JobSpec
@@ -51,7 +51,7 @@ def profile(
     chosen = parse_toml(read_job_file(candidates), CandidateFile, str(candidates)).candidate if candidates else None
     if out is not None:
         require_plotting()
-        _make_folder(out)
+        make_folder(out)
     amount = Amount(directions, rows, spec.job.seed if seed is None else seed, threads)
     report = _measure(Profiler(spec, file.absolute().parent, amount, chosen), directions, out)
     block = peft_block(report.candidates[0].peft)
@@ -83,10 +83,3 @@ def _measure(profiler: Profiler, directions: int, out: Path | None) -> Report:
                 write_atomically(out / REPORT_FILE, report.model_dump_json(indent=2).encode() + b"\n")
     assert report is not None
     return report
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(folder, error) from error

@@ -129,11 +129,10 @@ class Bench:
 
     def _task(self, weights: Float32Vector) -> DirectionTask:
         perturbation = self._spec.perturbation
-        rms = float(np.sqrt(np.mean(np.square(weights, dtype=np.float64))))
         return DirectionTask(
             block=PEFT_BLOCK,
             seeds=np.arange(self._count, dtype=np.uint64),
-            epsilon=max(perturbation.epsilon, perturbation.relative * rms),
+            epsilon=perturbation.epsilon_at(weights),
             batch_size=len(self._rows.gradient),
             central=perturbation.difference == "central",
         )

@@ -51,9 +51,7 @@ class Profiler:
                 f"{spec.perturbation.distribution} ones"
             )
         rows = PublicRows.draw(spec, base_folder, amount.rows, amount.seed)
-        local = base_folder / spec.model.source
-        source = str(local) if local.is_dir() else spec.model.source
-        maker = ModelMaker(spec, source, amount.seed, rows.texts)
+        maker = ModelMaker(spec, spec.model.resolved_source(base_folder), amount.seed, rows.texts)
         self._by_default = candidates is None
         self._left_out: dict[str, str] = {}
         self._candidates = self._fitting(maker, default_candidates() if candidates is None else candidates)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fwdllm_client.data import DataSource
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.evaluation import check_held_out
+from fwdllm_server.evaluation import check_held_out, held_out_source
 from fwdllm_server.job import JobSpec
 
 _MOST_HEAD_ROWS = 512
@@ -38,8 +38,7 @@ class PublicRows:
         :raises BadInputError: the file is missing or wrong, or has too few rows or classes.
         """
         check_held_out(spec, base_folder)
-        section = spec.held_out
-        source = DataSource(base_folder / section.file, section.text_column, section.label_column)
+        source = held_out_source(spec, base_folder)
         rows = list(source.rows())
         if len(rows) < 2 * count:
             raise BadInputError(

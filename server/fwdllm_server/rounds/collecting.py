@@ -12,10 +12,10 @@ import structlog
 from fwdllm_common.estimator import Scalar
 from fwdllm_server.algorithm import Verdict
 from fwdllm_server.rounds.abandoned import abandon
+from fwdllm_server.rounds.expiring import expire_overdue
 from fwdllm_server.rounds.handover import hand_over
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
-from fwdllm_server.store import assignments, ledger, rounds, scalars
-from fwdllm_server.store.assignments import AssignmentState
+from fwdllm_server.store import ledger, rounds, scalars
 from fwdllm_server.store.rounds import Phase
 
 _log = structlog.get_logger()
@@ -30,8 +30,8 @@ def advance(context: RoundContext) -> Step:
     left = context.round.phase_since + bounds.deadline_s - context.now
     if left <= 0:
         return _close(context, collected)
-    next_expiry = _expire(context)
-    return wait(min(left, next_expiry, hand_over(context, collected, left)))
+    work, next_expiry = expire_overdue(context)
+    return wait(min(left, next_expiry, hand_over(context, work, collected, left)))
 
 
 def by_block(context: RoundContext) -> Mapping[str, Sequence[Scalar]]:
@@ -87,19 +87,6 @@ def _close(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> 
         return abandon(context, reason)
     rounds.enter(context.connection, context.round, Phase.COMMITTING, context.now, reason)
     return MOVED
-
-
-def _expire(context: RoundContext) -> float:
-    """Expire assignments without news; returns the seconds until the next one is due."""
-    remaining = inf
-    for assignment in assignments.of_round(context.connection, context.job.id, context.round.number):
-        if assignment.open:
-            left = assignment.expires_at - context.now
-            if left <= 0:
-                assignments.set_state(context.connection, assignment.id, AssignmentState.EXPIRED)
-            else:
-                remaining = min(remaining, left)
-    return remaining
 
 
 def _excess(verdict: Verdict) -> float:

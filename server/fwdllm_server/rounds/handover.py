@@ -17,7 +17,6 @@ from fwdllm_server.algorithm import BlockPlan
 from fwdllm_server.rounds.distribution import Share, hand_out
 from fwdllm_server.rounds.load import Load
 from fwdllm_server.rounds.training import RoundContext
-from fwdllm_server.store import assignments
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 
 QUIET = 0.25
@@ -54,15 +53,20 @@ class Scene:
     left_s: float
 
 
-def hand_over(context: RoundContext, collected: Mapping[str, Sequence[Scalar]], left_s: float) -> float:
-    """Offer idle devices what there is left to do; ``left_s`` is the time to the deadline, seconds.
+def hand_over(
+    context: RoundContext,
+    work: Sequence[AssignmentRecord],
+    collected: Mapping[str, Sequence[Scalar]],
+    left_s: float,
+) -> float:
+    """Offer idle devices what there is left to do of the round's ``work``; ``left_s`` is the time to the deadline.
 
     A device that let an assignment of this round expire, or whose scalars were unusable, gets no other in it.
 
     :returns: seconds after which this is worth another look, if nothing happens before.
     """
-    work = assignments.of_round(context.connection, context.job.id, context.round.number)
-    idle = _idle(context, work)
+    failed = _failed(work)
+    idle = [device for device in context.idle_devices() if device not in failed]
     if not idle:
         return inf  # a check-in is something that happens
     scene = _look(context, work, idle, collected, left_s)
@@ -94,12 +98,6 @@ def slow_ends(held: Sequence[Held], load: Load, helpers: Sequence[float]) -> Ite
                 break
             left -= load.costs[block]
             yield seed, block
-
-
-def _idle(context: RoundContext, work: Sequence[AssignmentRecord]) -> list[str]:
-    taken = assignments.busy_devices(context.connection) | _failed(work)
-    here = context.presence.eligible(context.job.manifest.labels, context.now)
-    return [device for device in here if device not in taken]
 
 
 def _failed(work: Sequence[AssignmentRecord]) -> set[str]:

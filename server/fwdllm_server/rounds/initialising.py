@@ -14,6 +14,7 @@ from fwdllm_common.protocol import FEATURE_SUMS
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm.class_means import MAX_DEVICES, ClassTotals, LinearHead, head_from_means
 from fwdllm_server.prepare import PreparedModel, run_header, save_prepared
+from fwdllm_server.rounds.expiring import expire_overdue
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
 from fwdllm_server.store import assignments, feature_sums, rounds
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
@@ -25,8 +26,7 @@ _LEAST_CLASSES = 2
 def advance(context: RoundContext) -> Step:
     """Initialising → committed, which is version 0, once a window is over and enough is in."""
     bounds, since = context.job.spec.rounds, context.round.phase_since
-    next_expiry = _expire(context)
-    work = assignments.of_round(context.connection, context.job.id, context.round.number)
+    work, next_expiry = expire_overdue(context)
     answering = {assignment.device_id for assignment in work if assignment.open}
     senders, classes = feature_sums.sources(context.connection, context.job.id)
     room = min(bounds.max_devices, MAX_DEVICES) - len(answering | senders)
@@ -45,24 +45,10 @@ def advance(context: RoundContext) -> Step:
     return _open_window(context, work, max(1, missing), room)
 
 
-def _expire(context: RoundContext) -> float:
-    """Expire assignments whose time is up; returns the seconds until the next one is due."""
-    remaining = inf
-    for assignment in assignments.of_round(context.connection, context.job.id, context.round.number):
-        left = assignment.expires_at - context.now
-        if assignment.open and left <= 0:
-            assignments.set_state(context.connection, assignment.id, AssignmentState.EXPIRED)
-        elif assignment.open:
-            remaining = min(remaining, left)
-    return remaining
-
-
 def _askable(context: RoundContext, work: Sequence[AssignmentRecord], since: float) -> list[str]:
     """Idle devices that may be asked, and have neither answered nor failed in a window that began at ``since``."""
     asked = {found.device_id for found in work if found.state != AssignmentState.EXPIRED or found.expires_at > since}
-    busy = assignments.busy_devices(context.connection)
-    here = context.presence.eligible(context.job.manifest.labels, context.now, FEATURE_SUMS)
-    return [device for device in here if device not in busy and device not in asked]
+    return [device for device in context.idle_devices(FEATURE_SUMS) if device not in asked]
 
 
 def _open_window(context: RoundContext, work: Sequence[AssignmentRecord], needed: int, room: int) -> Step:

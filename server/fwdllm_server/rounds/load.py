@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import median_low
 
+import numpy as np
+
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.algorithm import BlockPlan
 from fwdllm_server.rounds.training import RoundContext
@@ -55,12 +57,7 @@ class Load:
 
 def direction_cost(manifest: Manifest, plan: BlockPlan) -> float:
     """Example-passes of one direction, counted as devices count them, for texts of half of the longest length."""
-    tokens = manifest.max_tokens / 2
-    reads_tokens = [True, *(stage.per_token for stage in manifest.stages[:-1])]
-    costs = [
-        stage.multiplications * (tokens if on_tokens else 1)
-        for stage, on_tokens in zip(manifest.stages, reads_tokens, strict=True)
-    ]
+    costs = manifest.row_costs(np.array([manifest.max_tokens / 2]))
     first = next(index for index, stage in enumerate(manifest.stages) if stage.block == plan.block)
     passes = 2 if plan.central else 1
-    return passes * plan.batch_size * sum(costs[first:]) / sum(costs)
+    return passes * plan.batch_size * float(costs[first:].sum() / costs.sum())

@@ -21,9 +21,7 @@ _log = structlog.get_logger()
 def advance(context: RoundContext) -> Step:
     """Selecting → assigned, once ``min_devices`` idle devices are here and no more are waited for."""
     bounds = context.job.spec.rounds
-    busy = assignments.busy_devices(context.connection)
-    here = context.presence.eligible(context.job.manifest.labels, context.now)
-    idle = [device for device in here if device not in busy]
+    idle = context.idle_devices()
     if len(idle) < bounds.min_devices:
         reason = f"waiting for devices: {len(idle)} of {bounds.min_devices} are here"
         rounds.set_plan(context.connection, context.round, ())

@@ -15,7 +15,7 @@ from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.job import JobSpec
 from fwdllm_server.prepare import run_header
 from fwdllm_server.rounds.presence import Presence
-from fwdllm_server.store import ledger
+from fwdllm_server.store import assignments, ledger
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.store.rounds import RoundRecord
 from fwdllm_server.toml_model import parse_toml
@@ -97,6 +97,12 @@ class RoundContext:
     presence: Presence
     artifacts: ArtifactStore
     now: float
+
+    def idle_devices(self, capability: str | None = None) -> list[str]:
+        """The devices here that can take part and have nothing to do, those with ``capability`` if one is named."""
+        busy = assignments.busy_devices(self.connection)
+        here = self.presence.eligible(self.job.manifest.labels, self.now, capability)
+        return [device for device in here if device not in busy]
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from fwdllm_client.data import Dataset, DataSource, labels_in
+from fwdllm_client.data import Dataset, DataSource
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import storage_error
+from fwdllm_server.evaluation import check_labels
 from fwdllm_server.job import JobSpec
 from fwdllm_server.simulation.population import Population
 from fwdllm_server.simulation.store import SimulationStore
@@ -23,12 +24,7 @@ def check_data(spec: JobSpec, data: DataSource, population: Population, has_user
 
     :raises BadInputError: they are wrong, or do not fit the job or the population.
     """
-    labels, rows = labels_in(data)
-    if unknown := set(labels) - set(spec.model.labels):
-        raise BadInputError(
-            f"{data.path}: label {sorted(unknown)[0]!r} is not in [model] labels; add it there or mend the file"
-        )
-    population.check(rows, has_users)
+    population.check(check_labels(spec, data), has_users)
     if population.devices < spec.rounds.min_devices:
         raise BadInputError(
             f"a round of the job waits for {spec.rounds.min_devices} devices, and {population.devices} are simulated; "
@@ -36,7 +32,7 @@ def check_data(spec: JobSpec, data: DataSource, population: Population, has_user
         )
 
 
-def make_folder(folder: Path) -> None:
+def begin_folder(folder: Path) -> None:
     """Make the folder of a simulation that has not begun.
 
     :raises BadInputError: there are other things in it.

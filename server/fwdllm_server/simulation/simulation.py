@@ -15,7 +15,7 @@ from typing import Self
 from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.engine import Engine
 from fwdllm_common.errors import JobFailedError
-from fwdllm_common.files import storage_error
+from fwdllm_common.files import make_folder, storage_error
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.lock import locked
 from fwdllm_common.manifest import Manifest
@@ -33,7 +33,7 @@ from fwdllm_server.simulation.cost import PassCounter
 from fwdllm_server.simulation.curve import Curve, Point
 from fwdllm_server.simulation.fleet import SimulatedFleet
 from fwdllm_server.simulation.population import Population, VirtualDevice
-from fwdllm_server.simulation.setup import check_data, check_same, make_folder
+from fwdllm_server.simulation.setup import begin_folder, check_data, check_same
 from fwdllm_server.simulation.store import SimulationStore
 from fwdllm_server.store import efforts, jobs, ledger, rounds
 from fwdllm_server.store.jobs import JobRecord, JobState
@@ -87,7 +87,7 @@ class Simulation:
         if not (folder / _DATABASE).exists():
             check_held_out(self._spec, base_folder)
             check_data(self._spec, data, population, users is not None)
-            make_folder(folder)
+            begin_folder(folder)
         with ExitStack() as opened:
             busy = f"{folder} is being simulated in by another process"
             opened.enter_context(locked(folder / "lock", busy, "wait for it, or choose another folder"))
@@ -270,8 +270,7 @@ class Simulation:
         return record
 
     def _prepare(self, spec_toml: str, base_folder: Path) -> None:
-        local = base_folder / self._spec.model.source
-        source = str(local) if local.is_dir() else self._spec.model.source
+        source = self._spec.model.resolved_source(base_folder)
         texts = held_out_texts(self._spec, base_folder)
         export_model(self._spec, source, self._model, texts)
         prepared = adopt(self._spec, self._model, self._artifacts)
@@ -281,10 +280,7 @@ class Simulation:
             save_prepared(connection, self._artifacts, _JOB_ID, prepared)
 
     def _open_engine(self, dataset: Dataset, cache: Path, threads: int) -> Engine:
-        try:
-            cache.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise storage_error(cache, error) from error
+        make_folder(cache)
         limit = min(_MAX_CACHE_BYTES, shutil.disk_usage(cache).free // 2)
         return Engine(self._model.bundle, self._job.manifest, dataset, cache, threads, limit)
 
