@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,12 @@ class Curve:
     def best(self) -> Point:
         """The first of its points with the highest accuracy."""
         return max(self.points, key=lambda point: point.accuracy)
+
+    @property
+    def largest_fall(self) -> float:
+        """How far the accuracy was below its best until then, at worst."""
+        best = accumulate((point.accuracy for point in self.points), max)
+        return max(high - point.accuracy for high, point in zip(best, self.points, strict=True))
 
     @property
     def bytes_per_device(self) -> float:

@@ -69,6 +69,7 @@ def all_figures(curves: Curves) -> list[Figure]:
         _slowdown(curves),
         _gap_closed(curves),
         _bytes(curves),
+        _fall(curves),
     ]
 
 
@@ -179,6 +180,22 @@ def progress(curve: Curve) -> str:
 def _best(curves: Curves, task: str, methods: Sequence[str]) -> float | None:
     found = (final_accuracy(curves.of(task, method)) for method in methods)
     return max((value for value in found if value is not None), default=None)
+
+
+def _fall(curves: Curves) -> Figure:
+    figure = _figure("largest_fall_500_rounds", "points of accuracy below the best until then", 2, "lower")
+    task = curves.main.name
+    figure["peer"] = {
+        method: _rounded(100 * max(curve.largest_fall for curve in found))
+        for method in ("default", *PAPER)
+        if (found := curves.of(task, method))
+    }
+    own = curves.of(task, "default-500-rounds")
+    if not own:
+        return figure | {"note": "no curve yet"}
+    figure["value"] = _rounded(100 * max(curve.largest_fall for curve in own))
+    unfinished = [progress(curve) for curve in own if not curve.complete]
+    return figure | ({"bound": "at least", "note": f"so far: {', '.join(unfinished)}"} if unfinished else {})
 
 
 def _figure(name: str, unit: str, goal: float | None, better: str) -> Figure:

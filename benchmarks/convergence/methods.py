@@ -107,6 +107,8 @@ ABLATIONS = (
         "default",
         {"blocks.head.sampling.reference": "momentum", "blocks.peft.sampling.reference": "momentum"},
     ),
+    # Does the accuracy stay? A tenth of the directions makes 500 rounds affordable, and each step a noisier one.
+    Method("default-500-rounds", "default", {"rounds.count": 500, "blocks.peft.directions": 48}, seeds=1),
 )
 
 # Those that take minutes before those that take hours.

@@ -26,6 +26,7 @@ NAMES = [
     "noniid_slowdown_default",
     "gap_closed_yelp",
     "bytes_per_device_default",
+    "largest_fall_500_rounds",
 ]
 
 
@@ -126,6 +127,15 @@ def test_the_gap_is_between_the_better_probe_and_the_better_backpropagation() ->
 
 def test_bytes_are_per_device() -> None:
     assert figure("bytes_per_device_default", *DEFAULT)["value"] == 30
+
+
+def test_the_largest_fall_is_from_the_best_until_then() -> None:
+    long = curve("default-500-rounds", [(0, 0.25), (100, 0.8), (200, 0.79), (300, 0.9), (400, 0.85)], final=0.85)
+    found = figure("largest_fall_500_rounds", long, PAPER)
+    assert found["value"] == 5
+    assert found["peer"] == {"fwdllm-paper": 0}
+    unfinished = curve("default-500-rounds", [(0, 0.25), (100, 0.8), (200, 0.79)], rounds=500)
+    assert figure("largest_fall_500_rounds", unfinished)["bound"] == "at least"
 
 
 def test_the_least_of_bounds_is_a_bound() -> None:
