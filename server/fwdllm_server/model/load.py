@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    GgufConfig,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -27,6 +29,9 @@ from fwdllm_server.model.pooling import MeanPooledClassifier
 Pooling = Literal["model", "mean"]
 
 _INIT_SEED = 0
+_GGUF = ".gguf"
+# What readers of checkpoints raise; ImportError names a package that this kind of checkpoint needs.
+_LOAD_ERRORS = (OSError, ValueError, IndexError, struct.error, ImportError)
 
 
 class TokenizerFile(NamedTuple):
@@ -39,10 +44,10 @@ class TokenizerFile(NamedTuple):
 def load_base(source: str, labels: Sequence[str], pooling: Pooling, random_head: bool = False) -> nn.Module:
     """The classifier to be tuned: eval mode, float32, every parameter frozen.
 
-    ``source`` is a folder or a hub id. With ``pooling="model"`` it is the architecture's own sequence classifier, with
-    ``"mean"`` a :class:`MeanPooledClassifier`. A head that the checkpoint does not hold starts at zero, so that it
-    predicts all classes alike, unless it is to be a ``random_head``. Modules that had to be made anew are named in the
-    attribute ``newly_made``.
+    ``source`` is a folder, a hub id, or a ``.gguf`` file, whose weights become float32. With ``pooling="model"`` it is
+    the architecture's own sequence classifier, with ``"mean"`` a :class:`MeanPooledClassifier`. A head that the
+    checkpoint does not hold starts at zero, so that it predicts all classes alike, unless it is to be a
+    ``random_head``. Modules that had to be made anew are named in the attribute ``newly_made``.
 
     :raises BadInputError: no such model, no head for it, or fewer than two labels.
     """
@@ -52,7 +57,7 @@ def load_base(source: str, labels: Sequence[str], pooling: Pooling, random_head:
     with _reproducible_init(), _quiet_transformers():
         try:
             model, loaded = _load_model(source, config, pooling)
-        except (OSError, ValueError) as error:
+        except _LOAD_ERRORS as error:
             raise _cannot_load(source, error) from error
     new_keys = {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
     if pooling == "mean":
@@ -82,9 +87,9 @@ def load_word_rows(source: str) -> Tensor:
     with _quiet_transformers():
         try:
             model, loaded = AutoModelForCausalLM.from_pretrained(
-                source, config=config, dtype=torch.float32, output_loading_info=True
+                **_weights(source), config=config, dtype=torch.float32, output_loading_info=True
             )
-        except (OSError, ValueError) as error:
+        except _LOAD_ERRORS as error:
             raise _cannot_load(source, error) from error
     head = model.get_output_embeddings()
     if loaded["missing_keys"] or head is None:
@@ -95,14 +100,14 @@ def load_word_rows(source: str) -> Tensor:
 
 
 def load_tokenizer_file(source: str) -> TokenizerFile:
-    """The tokenizer of ``source`` (a folder or a hub id) as the device reads it.
+    """The tokenizer of ``source`` as the device reads it.
 
     :raises BadInputError: no such model, no fast tokenizer, or no token to pad with.
     """
     config = _load_config(source, ())
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(**_location(source))
+    except _LOAD_ERRORS as error:
         raise _cannot_load(source, error) from error
     if not tokenizer.is_fast:
         raise BadInputError(f"{source!r} has no fast tokenizer; a model with a tokenizer.json is needed")
@@ -115,11 +120,25 @@ def load_tokenizer_file(source: str) -> TokenizerFile:
     return TokenizerFile(backend.to_str().encode(), int(pad_token_id))
 
 
+def _location(source: str) -> dict[str, str]:
+    """Where transformers finds it: a file of llama.cpp is named within its folder."""
+    path = Path(source)
+    if path.suffix != _GGUF:
+        return {"pretrained_model_name_or_path": source}
+    return {"pretrained_model_name_or_path": str(path.parent), "gguf_file": path.name}
+
+
+def _weights(source: str) -> dict[str, Any]:
+    location = _location(source)
+    # Else the model counts as quantised, which PEFT's layers and saving are not made for.
+    return {**location, "quantization_config": GgufConfig(dequantize=True)} if "gguf_file" in location else location
+
+
 def _load_config(source: str, labels: Sequence[str]) -> Any:
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     try:
-        config = AutoConfig.from_pretrained(source, **(names if labels else {}))
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(**_location(source), **(names if labels else {}))
+    except _LOAD_ERRORS as error:
         raise _cannot_load(source, error) from error
     # Decoders find the last token of a text by this id; many checkpoints leave it unset.
     config.get_text_config().pad_token_id = _pad_token_id(config)
@@ -140,13 +159,14 @@ def _load_model(source: str, config: Any, pooling: Pooling) -> tuple[Any, dict[s
     # 1 thread, opset 23) sdpa took 10.6 + 5.4 ms a row in prefix and suffix, eager 10.7 + 5.4; but sdpa needs less
     # memory for long texts (657 against 762 MB, BERT-base at 8 x 256).
     options: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
+    options |= _weights(source)
     if pooling == "model":
         # A head for another number of labels counts as missing.
-        return AutoModelForSequenceClassification.from_pretrained(source, ignore_mismatched_sizes=True, **options)  # type: ignore[no-any-return]
+        return AutoModelForSequenceClassification.from_pretrained(ignore_mismatched_sizes=True, **options)  # type: ignore[no-any-return]
     architecture = MODEL_MAPPING[type(config)]
     if "add_pooling_layer" in inspect.signature(architecture.__init__).parameters:
         options["add_pooling_layer"] = False
-    return AutoModel.from_pretrained(source, **options)  # type: ignore[no-any-return]
+    return AutoModel.from_pretrained(**options)  # type: ignore[no-any-return]
 
 
 def _zero_new_head(model: nn.Module, new_keys: set[str]) -> None:
@@ -159,6 +179,10 @@ def _zero_new_head(model: nn.Module, new_keys: set[str]) -> None:
 
 
 def _cannot_load(source: str, error: Exception) -> BadInputError:
+    if Path(source).suffix == _GGUF:
+        if not Path(source).is_file():
+            return BadInputError(f"no model file {source!r}; give an existing one")
+        return BadInputError(f"the file {source!r} holds no usable model ({_first_line(error)})")
     if source.startswith((".", "/", "~")) and not Path(source).is_dir():
         return BadInputError(f"no model folder {source!r}; give an existing folder or a hub id")
     if Path(source).is_dir():

