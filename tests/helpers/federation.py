@@ -55,17 +55,18 @@ class Federation:
         for name in self._environment:
             del os.environ[name]
 
-    def command(self, program: str, *arguments: str, expect: int = 0) -> str:
+    def command(self, program: str, *arguments: str, expect: int = 0, timeout_s: float = 120) -> str:
         """Run a command to its end, see its exit code and return what it printed (standard error if it failed)."""
         done = subprocess.run(
-            [PROGRAMS / program, *arguments], capture_output=True, text=True, check=False, timeout=120
+            [PROGRAMS / program, *arguments], capture_output=True, text=True, check=False, timeout=timeout_s
         )
         assert done.returncode == expect, f"{program} {arguments}: {done.returncode} {done.stdout} {done.stderr}"
         return done.stdout if expect == 0 else done.stderr
 
-    def server(self, *arguments: str, expect: int = 0) -> str:
+    def server(self, *arguments: str, expect: int = 0, timeout_s: float = 120) -> str:
         """Run an operator's command on this server."""
-        return self.command("fwdllm-server", *arguments, "--dir", str(self.server_folder), expect=expect)
+        folder = str(self.server_folder)
+        return self.command("fwdllm-server", *arguments, "--dir", folder, expect=expect, timeout_s=timeout_s)
 
     def start_server(self) -> None:
         """Start ``fwdllm-server serve`` and wait until it answers."""

@@ -18,7 +18,6 @@ from fwdllm_server.home import ServerHome
 from fwdllm_server.rpc.guard import Guard
 from fwdllm_server.rpc.limits import MAX_ENROLMENT_BYTES
 from fwdllm_server.security.ca import CertificateAuthority
-from fwdllm_server.security.roles import Role
 
 _SERVER_OPTIONS = (
     *CHANNEL_OPTIONS,
@@ -74,11 +73,11 @@ async def bind_servers(home: ServerHome, config: ServerConfig, authority: Certif
     open_to_all = grpc.ssl_server_credentials([(key, chain)])
     mutual = grpc.ssl_server_credentials([(key, chain)], authority.certificate_pem, require_client_auth=True)
 
-    device = grpc.aio.server(interceptors=[Guard(Role.DEVICE)], options=_SERVER_OPTIONS)
+    device = grpc.aio.server(interceptors=[Guard()], options=_SERVER_OPTIONS)
     enrolment = grpc.aio.server(
-        interceptors=[Guard(None)], options=_ENROLMENT_OPTIONS, maximum_concurrent_rpcs=_ENROLMENTS_AT_ONCE
+        interceptors=[Guard()], options=_ENROLMENT_OPTIONS, maximum_concurrent_rpcs=_ENROLMENTS_AT_ONCE
     )
-    operator = grpc.aio.server(interceptors=[Guard(Role.OPERATOR)], options=_SERVER_OPTIONS)
+    operator = grpc.aio.server(interceptors=[Guard()], options=_SERVER_OPTIONS)
     try:
         device_port = _bind(device, "device", config.listen.device, mutual)
         enrolment_port = _bind(enrolment, "enrolment", config.listen.enrolment, open_to_all)

@@ -9,21 +9,20 @@ from typing import Any, TypeAlias
 import grpc
 import grpc.aio
 
-from fwdllm_server.rpc.errors import answered_errors
+from fwdllm_common.protocol import Reason
+from fwdllm_server.rpc.errors import CallRefusedError, answered_errors
 from fwdllm_server.rpc.identity import Context, require_role
+from fwdllm_server.rpc.permissions import CALLERS
 from fwdllm_server.security.roles import Role
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Lets in only callers of ``role`` (None lets in anyone) and answers with :func:`answered_errors`.
+    """Lets in only whom :data:`CALLERS` names and answers with :func:`answered_errors`.
 
     Methods are coroutines, or asynchronous generators where the answer is a stream.
     """
-
-    def __init__(self, role: Role | None) -> None:
-        self._role = role
 
     async def intercept_service(
         self,
@@ -57,7 +56,7 @@ class Guard(grpc.aio.ServerInterceptor):
     def _unary(self, behaviour: Any, method: str) -> Callable[[Any, Context], Awaitable[Any]]:
         async def guarded(request: Any, context: Context) -> Any:
             async with answered_errors(context, method):
-                self._check(context)
+                _check(context, method)
                 return await behaviour(request, context)
 
         return guarded
@@ -65,13 +64,17 @@ class Guard(grpc.aio.ServerInterceptor):
     def _stream(self, behaviour: Any, method: str) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
             async with answered_errors(context, method):
-                self._check(context)
+                _check(context, method)
                 async with aclosing(behaviour(request, context)) as messages:
                     async for message in messages:
                         yield message
 
         return guarded
 
-    def _check(self, context: Context) -> None:
-        if self._role is not None:
-            require_role(context, self._role)
+
+def _check(context: Context, method: str) -> None:
+    allowed = CALLERS.get(method)
+    if allowed is None:
+        raise CallRefusedError(grpc.StatusCode.PERMISSION_DENIED, Reason.NOT_YOURS, f"{method} may be called by nobody")
+    if isinstance(allowed, Role):
+        require_role(context, allowed)

@@ -1,0 +1,34 @@
+"""Who may call what. A method that is not listed may be called by nobody."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import Enum
+
+from fwdllm_server.security.roles import Role
+
+
+class Anyone(Enum):
+    """Also those who show no certificate."""
+
+    ANYONE = "anyone"
+
+
+CALLERS: Mapping[str, Role | Anyone] = {
+    "/fwdllm.v1.EnrolmentService/Enroll": Anyone.ANYONE,
+    "/fwdllm.v1.DeviceService/CheckIn": Role.DEVICE,
+    "/fwdllm.v1.DeviceService/GetArtifact": Role.DEVICE,
+    "/fwdllm.v1.DeviceService/GetWeights": Role.DEVICE,
+    "/fwdllm.v1.DeviceService/Report": Role.DEVICE,
+    "/fwdllm.v1.DeviceService/ReportFeatureSums": Role.DEVICE,
+    "/fwdllm.v1.OperatorService/SubmitJob": Role.OPERATOR,
+    "/fwdllm.v1.OperatorService/ListJobs": Role.OPERATOR,
+    "/fwdllm.v1.OperatorService/GetJob": Role.OPERATOR,
+    "/fwdllm.v1.OperatorService/WatchJob": Role.OPERATOR,
+    "/fwdllm.v1.OperatorService/StopJob": Role.OPERATOR,
+    "/fwdllm.v1.OperatorService/ResumeJob": Role.OPERATOR,
+    "/fwdllm.v1.OperatorService/ExportAdapter": Role.OPERATOR,
+    "/fwdllm.v1.OperatorService/CreateJoinToken": Role.OPERATOR,
+    "/fwdllm.v1.OperatorService/ListDevices": Role.OPERATOR,
+    "/fwdllm.v1.OperatorService/RevokeDevice": Role.OPERATOR,
+}
