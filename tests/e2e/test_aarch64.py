@@ -75,7 +75,8 @@ def test_both_processors_did_their_part(finished: tuple[Federation, dict[str, ob
     federation, job = finished
     assert job["state"] == "done"
     assert job["latest_evaluation"]["accuracy"] > 0.8
-    assert {device["name"] for device in job["devices"] if device["scalars"]} == {"device-1", "device-2"}
+    assert len(job["devices"]) == 2
+    assert all(device["scalars"] for device in job["devices"])
     assert "hash" not in (federation.folder / "device-1.log").read_text()
 
 
