@@ -1,0 +1,96 @@
+"""A Linux machine, through /sys and /proc, and NetworkManager where there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from statistics import fmean
+
+from fwdllm_client.conditions.command import Run
+from fwdllm_client.conditions.conditions import Conditions
+from fwdllm_client.conditions.files import names_in, number_in, text_of
+from fwdllm_client.conditions.thermal_zones import thermal_state
+
+_MOBILE = ("wwan", "wwp", "ppp", "rmnet")
+"""How interfaces of mobile networks are called."""
+
+
+class LinuxSensors:
+    """Reads the files below ``root``, which is / but in tests."""
+
+    def __init__(self, run: Run, root: Path = Path("/")) -> None:
+        self._run = run
+        self._root = root
+
+    def read(self) -> Conditions:
+        """See :class:`fwdllm_client.conditions.sensors.Sensors`."""
+        charging, percent = self._power()
+        return Conditions(charging, percent, self._metered(), thermal_state(self._root / "sys/class/thermal"))
+
+    def _power(self) -> tuple[bool | None, float | None]:
+        """Whether it charges, and the charge in percent; a machine without a battery is on mains."""
+        folder = self._root / "sys/class/power_supply"
+        names = names_in(folder)
+        if names is None:
+            return None, None
+        supplies = [folder / name for name in names]
+        batteries = [supply for supply in supplies if _is_own_battery(supply)]
+        if not batteries:
+            return True, None
+        levels = [level for battery in batteries if (level := number_in(battery / "capacity")) is not None]
+        percent = fmean(levels) if levels and all(0 <= level <= 100 for level in levels) else None
+        return self._charging(supplies, batteries), percent
+
+    def _charging(self, supplies: list[Path], batteries: list[Path]) -> bool | None:
+        statuses = {text_of(battery / "status") for battery in batteries}
+        if statuses == {"Discharging"}:  # also when what it is plugged into is too weak
+            return False
+        if any(text_of(supply / "type") != "Battery" and number_in(supply / "online") for supply in supplies):
+            return True
+        if statuses & {"Charging", "Full", "Not charging"}:  # the last one: plugged in, and full enough
+            return True
+        return None
+
+    def _metered(self) -> bool | None:
+        """What NetworkManager says of the way out, or else what kind of interface it is."""
+        interfaces = self._ways_out()
+        if interfaces is None:
+            return None
+        return any(map(self._is_metered, interfaces))  # with no way out nothing is paid for
+
+    def _is_metered(self, interface: str) -> bool:
+        said = self._run(("nmcli", "-t", "-f", "GENERAL.METERED", "dev", "show", interface)) or ""
+        word = said.strip().removeprefix("GENERAL.METERED:").partition(" ")[0]  # "yes", "no (guessed)", "unknown"
+        if word in ("yes", "no"):
+            return word == "yes"
+        described = text_of(self._root / "sys/class/net" / interface / "uevent") or ""
+        return interface.startswith(_MOBILE) or "DEVTYPE=wwan" in described.split()
+
+    def _ways_out(self) -> set[str] | None:
+        """The interfaces of the default routes; of IPv4 the one with the smallest metric."""
+        four, six = text_of(self._root / "proc/net/route"), text_of(self._root / "proc/net/ipv6_route")
+        if four is None and six is None:
+            return None
+        routes = sorted(_default_routes(four or ""))
+        found = {routes[0][1]} if routes else set()
+        return found or {line.split()[-1] for line in (six or "").splitlines() if _is_default_of_ipv6(line)}
+
+
+def _is_own_battery(supply: Path) -> bool:
+    """Whether the machine runs on it: neither a mouse's nor an empty bay."""
+    if text_of(supply / "type") != "Battery":
+        return False
+    return text_of(supply / "scope") != "Device" and text_of(supply / "present") != "0"
+
+
+def _default_routes(table: str) -> Iterator[tuple[int, str]]:
+    """Metric and interface of each route of /proc/net/route to anywhere."""
+    for line in table.splitlines()[1:]:
+        fields = line.split()
+        if len(fields) >= 8 and fields[1] == fields[7] == "00000000" and fields[6].isdecimal():
+            yield int(fields[6]), fields[0]
+
+
+def _is_default_of_ipv6(line: str) -> bool:
+    fields = line.split()
+    return len(fields) == 10 and fields[0] == "0" * 32 and fields[1] == "00" and fields[-1] != "lo"
