@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 0
+PROTOCOL_MINOR = 1
 
 GENERATOR_VERSION = 1
 """How a seed becomes a direction. Here and not in :mod:`fwdllm_common.directions`: an idle device loads no numpy."""

@@ -8,12 +8,14 @@ from helpers.tiny_job import LABELS, add_tiny_job, load_job
 from sqlalchemy import insert, select
 
 from fwdllm.v1 import device_pb2
+from fwdllm.v1.conditions_pb2 import HOLD_UNPLUGGED, Conditions
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.rounds import reporting
 from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence, Present
+from fwdllm_server.rounds.returning import take_back
 from fwdllm_server.rounds.training import Step
 from fwdllm_server.store import assignments, jobs, ledger, rounds, schema
 from fwdllm_server.store.assignments import AssignmentRecord
@@ -73,6 +75,13 @@ class Rig:
                 return assignments.get(connection, work[0].id)
         self.presence.seen(Present(device, self.now, frozenset(LABELS)))
         return None
+
+    def hold(self, device: str) -> None:
+        """The device checks in and says that it does not work now."""
+        request = device_pb2.CheckInRequest(conditions=Conditions(holds=[HOLD_UNPLUGGED]))
+        with self.database.transaction() as connection:
+            take_back(connection, device, request, {JOB: self.job})
+        self.presence.leave(device)
 
     def report(
         self,

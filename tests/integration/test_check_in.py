@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import grpc
 import pytest
-from helpers.serving import everything, refusal, seeds_of
+from helpers.serving import derivative, everything, refusal, seeds_of
 
-from fwdllm.v1.device_pb2 import ProtocolVersion
-from fwdllm.v1.operator_pb2 import GetJobRequest
+from fwdllm.v1.conditions_pb2 import HOLD_HOT, HOLD_LOW_BATTERY, THERMAL_STATE_SEVERE, Conditions
+from fwdllm.v1.device_pb2 import JobChoice, ProtocolVersion
+from fwdllm.v1.operator_pb2 import GetJobRequest, ListDevicesRequest
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR
 
 BAD_FIELD = (grpc.StatusCode.INVALID_ARGUMENT, "bad-field")
@@ -49,6 +50,11 @@ async def test_another_generator_of_directions_is_refused(device, version):
         ({"software": "fwdllm\x1b[2J"}, "software has characters that cannot be printed"),
         ({"capabilities": ["x"] * 33}, "number of capabilities is 33; 0 to 32 are allowed"),
         ({"capabilities": ["x" * 65]}, "capability has 65 characters; 1 to 64 are allowed"),
+        ({"conditions": Conditions(battery_percent=101)}, "battery_percent is 101.0; 0 to 100 are allowed"),
+        ({"conditions": Conditions(battery_percent=float("nan"))}, "battery_percent is nan; 0 to 100 are allowed"),
+        ({"conditions": Conditions(holds=[1] * 17)}, "number of holds is 17; 0 to 16 are allowed"),
+        ({"jobs": JobChoice(names=["x"] * 257)}, "number of jobs is 257; 0 to 256 are allowed"),
+        ({"jobs": JobChoice(names=["x" * 65])}, "job has 65 characters; 1 to 64 are allowed"),
     ],
 )
 async def test_fields_out_of_bounds_are_refused(device, changes, words):
@@ -139,12 +145,49 @@ async def test_the_deadline_comes_closer_as_time_passes(server, device, clock):
 
 
 async def test_the_operator_sees_what_a_device_says_of_itself(server, device, clock):
-    from fwdllm.v1.operator_pb2 import ListDevicesRequest
-
     await device.check_in(training_examples=77, software="fwdllm/9")
     found = {d.device_id: d for d in (await server.operator.ListDevices(ListDevicesRequest())).devices}[device.id]
 
     assert (found.training_examples, found.software, found.last_seen_unix_s) == (77, "fwdllm/9", int(clock.now))
+
+
+async def test_the_operator_sees_a_devices_conditions(server, device):
+    said = Conditions(charging=True, battery_percent=81.5, thermal=THERMAL_STATE_SEVERE, holds=[HOLD_HOT])
+    await device.check_in(conditions=said)
+    found = {d.device_id: d for d in (await server.operator.ListDevices(ListDevicesRequest())).devices}
+
+    assert found[device.id].conditions == said
+    assert not any(d.HasField("conditions") for name, d in found.items() if name != device.id)
+
+
+async def test_a_held_device_is_not_selected(server, device):
+    for _ in range(5):
+        answer = await device.check_in(conditions=Conditions(holds=[HOLD_LOW_BATTERY]))
+        assert not answer.HasField("assignment")
+
+    assert answer.message == "this device does not work now"
+    assert (await server.job()).round.phase == "selecting"
+    assert (await device.assignment()).round == 1
+
+
+async def test_a_held_device_gives_back_what_it_has_and_another_gets_it(device, other):
+    work = await device.assignment()
+    await device.report(work.assignment_id, [derivative(seed) for seed in seeds_of(work)[:5]])
+    answer = await device.check_in(conditions=Conditions(holds=[HOLD_LOW_BATTERY]))
+
+    assert not answer.HasField("assignment")
+    assert answer.open_assignments == [work.assignment_id]  # what is under way still counts
+    assert seeds_of(await other.assignment()) == seeds_of(work)[5:]
+
+
+async def test_a_device_gets_nothing_of_a_job_that_its_owner_does_not_allow(server, device):
+    await device.assignment()
+    refused = JobChoice(names=["tiny"])
+    assert not (await device.check_in(jobs=refused)).HasField("assignment")
+    for _ in range(5):
+        assert not (await device.check_in(jobs=refused)).HasField("assignment")
+
+    assert (await device.assignment()).job_name == "tiny"
 
 
 async def test_an_operators_certificate_is_refused_on_the_device_port(server):

@@ -3,6 +3,7 @@ from collections.abc import Iterator
 import pytest
 from sqlalchemy import select
 
+from fwdllm.v1.conditions_pb2 import HOLD_UNPLUGGED, Conditions
 from fwdllm_common.errors import BadInputError, RefusedError
 from fwdllm_server.store import devices
 from fwdllm_server.store.database import Database
@@ -109,10 +110,13 @@ def test_a_device_that_joins_again_with_its_key_is_the_same_under_its_new_name(c
 
 def test_what_a_device_says_is_kept(connection):
     device = devices.enrol(connection, devices.create_token(connection, "pixel7", EXPIRY), KEY, NOW)
-    devices.seen(connection, device.id, NOW + 9, 120, "fwdllm/0.1.0")
+    assert device.conditions is None
+    conditions = Conditions(charging=False, holds=[HOLD_UNPLUGGED])
+    devices.seen(connection, device.id, NOW + 9, 120, "fwdllm/0.1.0", conditions)
     seen = devices.device(connection, device.id)
 
     assert (seen.last_seen_at, seen.training_examples, seen.software) == (NOW + 9, 120, "fwdllm/0.1.0")
+    assert seen.conditions == conditions
 
 
 def test_nobody_is_none(connection):

@@ -1,3 +1,4 @@
+from fwdllm.v1 import conditions_pb2 as _conditions_pb2
 from fwdllm.v1 import ledger_pb2 as _ledger_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
@@ -47,7 +48,7 @@ class CheckInWindow(_message.Message):
     def __init__(self, min_ms: _Optional[int] = ..., max_ms: _Optional[int] = ...) -> None: ...
 
 class CheckInRequest(_message.Message):
-    __slots__ = ("protocol", "generator_version", "capabilities", "labels", "training_examples", "validation_examples", "memory_bytes", "software")
+    __slots__ = ("protocol", "generator_version", "capabilities", "labels", "training_examples", "validation_examples", "memory_bytes", "software", "conditions", "jobs")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_VERSION_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +57,8 @@ class CheckInRequest(_message.Message):
     VALIDATION_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    JOBS_FIELD_NUMBER: _ClassVar[int]
     protocol: ProtocolVersion
     generator_version: int
     capabilities: _containers.RepeatedScalarFieldContainer[str]
@@ -64,7 +67,17 @@ class CheckInRequest(_message.Message):
     validation_examples: int
     memory_bytes: int
     software: str
-    def __init__(self, protocol: _Optional[_Union[ProtocolVersion, _Mapping]] = ..., generator_version: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., training_examples: _Optional[int] = ..., validation_examples: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., software: _Optional[str] = ...) -> None: ...
+    conditions: _conditions_pb2.Conditions
+    jobs: JobChoice
+    def __init__(self, protocol: _Optional[_Union[ProtocolVersion, _Mapping]] = ..., generator_version: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., training_examples: _Optional[int] = ..., validation_examples: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., software: _Optional[str] = ..., conditions: _Optional[_Union[_conditions_pb2.Conditions, _Mapping]] = ..., jobs: _Optional[_Union[JobChoice, _Mapping]] = ...) -> None: ...
+
+class JobChoice(_message.Message):
+    __slots__ = ("only", "names")
+    ONLY_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
+    only: bool
+    names: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, only: _Optional[bool] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CheckInResponse(_message.Message):
     __slots__ = ("next", "assignment", "message", "open_assignments")

@@ -143,7 +143,9 @@ class DeviceServiceServicer:
     """
 
     def CheckIn(self, request, context):
-        """Says what the device has and can do; gets an assignment, or when to ask again.
+        """Says what the device has and can do; gets an assignment, or when to ask again. A check-in with a hold among its
+        conditions gives back every assignment that the device has at hand, and any check-in those of jobs that it does not
+        choose: others measure the rest. What it has measured still counts until the round closes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

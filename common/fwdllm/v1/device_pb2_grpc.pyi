@@ -70,7 +70,10 @@ class DeviceServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DeviceServiceAsyncStub: ...
     CheckIn: _grpc.UnaryUnaryMultiCallable[_device_pb2.CheckInRequest, _device_pb2.CheckInResponse]
-    """Says what the device has and can do; gets an assignment, or when to ask again."""
+    """Says what the device has and can do; gets an assignment, or when to ask again. A check-in with a hold among its
+    conditions gives back every assignment that the device has at hand, and any check-in those of jobs that it does not
+    choose: others measure the rest. What it has measured still counts until the round closes.
+    """
     GetArtifact: _grpc.UnaryStreamMultiCallable[_device_pb2.GetArtifactRequest, _device_pb2.ArtifactChunk]
     """A file of the model bundle by its hash, from an offset."""
     GetWeights: _grpc.UnaryStreamMultiCallable[_device_pb2.GetWeightsRequest, _device_pb2.WeightsChunk]
@@ -86,7 +89,10 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckIn: _aio.UnaryUnaryMultiCallable[_device_pb2.CheckInRequest, _device_pb2.CheckInResponse]  # type: ignore[assignment]
-    """Says what the device has and can do; gets an assignment, or when to ask again."""
+    """Says what the device has and can do; gets an assignment, or when to ask again. A check-in with a hold among its
+    conditions gives back every assignment that the device has at hand, and any check-in those of jobs that it does not
+    choose: others measure the rest. What it has measured still counts until the round closes.
+    """
     GetArtifact: _aio.UnaryStreamMultiCallable[_device_pb2.GetArtifactRequest, _device_pb2.ArtifactChunk]  # type: ignore[assignment]
     """A file of the model bundle by its hash, from an offset."""
     GetWeights: _aio.UnaryStreamMultiCallable[_device_pb2.GetWeightsRequest, _device_pb2.WeightsChunk]  # type: ignore[assignment]
@@ -105,7 +111,10 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _device_pb2.CheckInRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_device_pb2.CheckInResponse, _abc.Awaitable[_device_pb2.CheckInResponse]]:
-        """Says what the device has and can do; gets an assignment, or when to ask again."""
+        """Says what the device has and can do; gets an assignment, or when to ask again. A check-in with a hold among its
+        conditions gives back every assignment that the device has at hand, and any check-in those of jobs that it does not
+        choose: others measure the rest. What it has measured still counts until the round closes.
+        """
 
     @_abc_1.abstractmethod
     def GetArtifact(

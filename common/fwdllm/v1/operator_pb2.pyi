@@ -1,3 +1,4 @@
+from fwdllm.v1 import conditions_pb2 as _conditions_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
@@ -195,7 +196,7 @@ class ListDevicesResponse(_message.Message):
     def __init__(self, devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("device_id", "name", "enrolled_unix_s", "last_seen_unix_s", "revoked", "training_examples", "software")
+    __slots__ = ("device_id", "name", "enrolled_unix_s", "last_seen_unix_s", "revoked", "training_examples", "software", "conditions")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ENROLLED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
@@ -203,6 +204,7 @@ class Device(_message.Message):
     REVOKED_FIELD_NUMBER: _ClassVar[int]
     TRAINING_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
+    CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     name: str
     enrolled_unix_s: int
@@ -210,7 +212,8 @@ class Device(_message.Message):
     revoked: bool
     training_examples: int
     software: str
-    def __init__(self, device_id: _Optional[str] = ..., name: _Optional[str] = ..., enrolled_unix_s: _Optional[int] = ..., last_seen_unix_s: _Optional[int] = ..., revoked: _Optional[bool] = ..., training_examples: _Optional[int] = ..., software: _Optional[str] = ...) -> None: ...
+    conditions: _conditions_pb2.Conditions
+    def __init__(self, device_id: _Optional[str] = ..., name: _Optional[str] = ..., enrolled_unix_s: _Optional[int] = ..., last_seen_unix_s: _Optional[int] = ..., revoked: _Optional[bool] = ..., training_examples: _Optional[int] = ..., software: _Optional[str] = ..., conditions: _Optional[_Union[_conditions_pb2.Conditions, _Mapping]] = ...) -> None: ...
 
 class RevokeDeviceRequest(_message.Message):
     __slots__ = ("device",)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fwdllm.v1.operator_pb2 import CreateJoinTokenRequest, ListDevicesRequest, RevokeDeviceRequest
+from fwdllm.v1.operator_pb2 import CreateJoinTokenRequest, Device, ListDevicesRequest, RevokeDeviceRequest
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
 from fwdllm_server.cli.facts import as_dict, print_json
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
@@ -52,11 +52,21 @@ def list_devices(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False
                 moment(device.enrolled_unix_s),
                 moment(device.last_seen_unix_s),
                 str(device.training_examples),
+                _readiness(device),
                 device.software,
             )
             for device in devices
         ]
-        print(columns(("DEVICE", "NAME", "STATE", "ENROLLED", "LAST SEEN", "EXAMPLES", "SOFTWARE"), rows))
+        heading = ("DEVICE", "NAME", "STATE", "ENROLLED", "LAST SEEN", "EXAMPLES", "CONDITIONS", "SOFTWARE")
+        print(columns(heading, rows))
+
+
+def _readiness(device: Device) -> str:
+    """``ready``, or the first reason why the device said it does not work; ``-`` if it said nothing."""
+    if not device.HasField("conditions"):
+        return "-"
+    holds = as_dict(device.conditions)["holds"]
+    return str(holds[0]).replace("_", " ") if holds else "ready"
 
 
 @app.command()

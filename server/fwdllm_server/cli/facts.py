@@ -17,7 +17,7 @@ def print_json(facts: object) -> None:
 
 
 def as_dict(message: Message) -> dict[str, Any]:
-    """Every field of ``message``; null for an absent message, infinity or NaN. Numbers stay numbers, also 64-bit."""
+    """Every field of ``message``; null for an absent one, infinity or NaN. Numbers stay numbers, also 64-bit."""
     return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
 
 
@@ -34,7 +34,7 @@ def _field(message: Message, field: Field) -> Any:
     value = getattr(message, field.name)
     if field.is_repeated:
         return [_plain(field, item) for item in value]
-    if field.message_type is not None and not message.HasField(field.name):
+    if field.has_presence and not message.HasField(field.name):
         return None
     return _plain(field, value)
 

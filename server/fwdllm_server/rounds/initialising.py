@@ -46,8 +46,16 @@ def advance(context: RoundContext) -> Step:
 
 
 def _askable(context: RoundContext, work: Sequence[AssignmentRecord], since: float) -> list[str]:
-    """Idle devices that may be asked, and have neither answered nor failed in a window that began at ``since``."""
-    asked = {found.device_id for found in work if found.state != AssignmentState.EXPIRED or found.expires_at > since}
+    """Idle devices that may be asked, and have neither answered nor failed in a window that began at ``since``.
+
+    Those that gave it back and are here again may.
+    """
+    asked = {
+        found.device_id
+        for found in work
+        if found.state not in (AssignmentState.EXPIRED, AssignmentState.RETURNED)
+        or (found.state == AssignmentState.EXPIRED and found.expires_at > since)
+    }
     return [device for device in context.idle_devices(FEATURE_SUMS) if device not in asked]
 
 
@@ -91,5 +99,6 @@ def _finish(context: RoundContext, senders: frozenset[str]) -> Step:
     )
     known = f"{(totals.rows > 0).sum()} of {head.classes} classes"
     reason = f"head from the means of {known}: {totals.rows.sum()} rows on {len(senders)} devices"
+    assignments.expire_open(connection, job.id, context.round.number)
     rounds.enter(connection, context.round, Phase.COMMITTED, context.now, reason)
     return Step(moved=True, state=state)

@@ -32,10 +32,7 @@ class Load:
 
     @classmethod
     def of(cls, context: RoundContext, devices: Iterable[str]) -> Load:
-        """As the store knows it now; a device that nobody has measured counts as the median of the others.
-
-        This is the place where the conditions of a device, battery or heat, would lower its speed; it reports none yet.
-        """
+        """As the store knows it now; a device that nobody has measured counts as the median of the others."""
         asked = sorted(set(devices))
         costs = {plan.block: direction_cost(context.job.manifest, plan) for plan in context.round.plan}
         known = efforts.speeds(context.connection, context.job.id, asked)

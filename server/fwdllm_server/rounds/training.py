@@ -101,7 +101,7 @@ class RoundContext:
     def idle_devices(self, capability: str | None = None) -> list[str]:
         """The devices here that can take part and have nothing to do, those with ``capability`` if one is named."""
         busy = assignments.busy_devices(self.connection)
-        here = self.presence.eligible(self.job.manifest.labels, self.now, capability)
+        here = self.presence.eligible(self.job.name, self.job.manifest.labels, self.now, capability)
         return [device for device in here if device not in busy]
 
 

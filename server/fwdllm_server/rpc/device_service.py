@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 
 from fwdllm.v1 import device_pb2, ledger_pb2
 from fwdllm.v1.device_pb2_grpc import DeviceServiceServicer
+from fwdllm_common.job_choice import JobChoice
 from fwdllm_common.protocol import (
     CHUNK_BYTES,
     FEATURE_SUMS,
@@ -24,6 +25,7 @@ from fwdllm_server.coordinator import Coordinator
 from fwdllm_server.rounds import feature_reporting, reporting
 from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.presence import Present
+from fwdllm_server.rounds.returning import take_back
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
 from fwdllm_server.rpc.identity import device_id_of, enrolled
@@ -35,6 +37,7 @@ from fwdllm_server.store.jobs import JobState
 _MAX_LABELS, _MAX_LABEL = 1024, 256
 _MAX_CAPABILITIES, _MAX_CAPABILITY = 32, 64
 _MAX_EXAMPLES = 10**9
+_MAX_HOLDS, _MAX_JOBS, _MAX_JOB = 16, 256, 64
 _MAX_ID = 64
 _WORDS_SHOWN = 200
 """Characters of labels in a refusal: an answer whose status line is too long never reaches the device."""
@@ -115,23 +118,33 @@ class DeviceService(DeviceServiceServicer):
         training = dict(self._coordinator.training)  # jobs come and go in the loop's thread
         with self._runtime.database.transaction() as connection:
             enrolled(connection, device_id)
-            devices.seen(connection, device_id, now, request.training_examples, request.software)
-            open_ones = assignments.open_of_device(connection, device_id)
+            conditions = request.conditions if request.HasField("conditions") else None
+            devices.seen(connection, device_id, now, request.training_examples, request.software, conditions)
+            take_back(connection, device_id, request, training)
+            counting = assignments.counting_of_device(connection, device_id)
             workable = [
                 found
-                for found in open_ones
-                if found.job_id in training
+                for found in counting
+                if found.open
+                and found.job_id in training
                 and (FEATURE_SUMS in request.capabilities or not training[found.job_id].is_draft)
             ]
             response = device_pb2.CheckInResponse(
-                next=self._window(), open_assignments=[found.id for found in open_ones]
+                next=self._window(), open_assignments=[found.id for found in counting]
             )
             if workable:
                 work = workable[0]
                 response.assignment.CopyFrom(fetch(connection, work, training[work.job_id], now))
                 return response
         self._check_labels(request, list(training.values()))
-        self._runtime.presence.seen(Present(device_id, now, frozenset(request.labels), frozenset(request.capabilities)))
+        if request.conditions.holds:
+            self._runtime.presence.leave(device_id)
+            response.message = "this device does not work now"
+            return response
+        jobs_chosen = JobChoice.from_message(request.jobs)
+        self._runtime.presence.seen(
+            Present(device_id, now, frozenset(request.labels), frozenset(request.capabilities), jobs_chosen)
+        )
         response.message = "waiting for a round" if training else "no job is running"
         return response
 
@@ -239,6 +252,11 @@ def _check_check_in(request: device_pb2.CheckInRequest) -> None:
     bounded("software", request.software, 256, 0)
     if not request.software.isprintable():  # operators see it in their terminals
         raise _bad_field("software has characters that cannot be printed")
+    in_range("number of holds", len(request.conditions.holds), 0, _MAX_HOLDS)
+    in_range("battery_percent", request.conditions.battery_percent, 0, 100)
+    in_range("number of jobs", len(request.jobs.names), 0, _MAX_JOBS)
+    for name in request.jobs.names:
+        bounded("job", name, _MAX_JOB)
 
 
 def _bad_field(message: str) -> CallRefusedError:

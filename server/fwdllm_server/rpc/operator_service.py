@@ -186,4 +186,5 @@ def _device_message(device: Device) -> operator_pb2.Device:
         revoked=device.revoked,
         training_examples=device.training_examples,
         software=device.software,
+        conditions=device.conditions,
     )

@@ -13,14 +13,16 @@ from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.schema import assignments, jobs, rounds
 
 _OPEN = ("offered", "taken")
+_COUNTING = (*_OPEN, "returned")
 
 
 class AssignmentState(StrEnum):
-    """Offered and taken ones are open; a scalar for any other is late."""
+    """Offered and taken ones are open; a scalar for an expired one is late."""
 
     OFFERED = "offered"
     TAKEN = "taken"
     DONE = "done"
+    RETURNED = "returned"  # given back by the device: others measure the rest; what it had measured still counts
     EXPIRED = "expired"
 
 
@@ -42,7 +44,7 @@ class AssignmentRecord:
 
     @property
     def open(self) -> bool:
-        """Whether the device may still report."""
+        """Whether the device is to work on it."""
         return self.state in _OPEN
 
     @property
@@ -89,10 +91,15 @@ def get(connection: Connection, assignment_id: str) -> AssignmentRecord | None:
 
 
 def open_of_device(connection: Connection, device_id: str) -> Sequence[AssignmentRecord]:
-    """What a device may still report on, oldest first."""
+    """What a device is to work on, oldest first."""
+    return [found for found in counting_of_device(connection, device_id) if found.open]
+
+
+def counting_of_device(connection: Connection, device_id: str) -> Sequence[AssignmentRecord]:
+    """What a device may still report on, also if it has given it back; oldest first."""
     query = (
         select(assignments)
-        .where(assignments.c.device_id == device_id, assignments.c.state.in_(_OPEN))
+        .where(assignments.c.device_id == device_id, assignments.c.state.in_(_COUNTING))
         .order_by(assignments.c.expires_at, assignments.c.id)
     )
     return [_record(row) for row in connection.execute(query)]
@@ -152,10 +159,10 @@ def evaluated(connection: Connection, assignment_id: str, correct: int, total: i
 
 
 def expire_open(connection: Connection, job_id: str, round_number: int) -> None:
-    """Close what is open in a round: from now on its scalars are late."""
+    """Close what still counts in a round: from now on its scalars are late."""
     connection.execute(
         update(assignments)
-        .where(assignments.c.job_id == job_id, assignments.c.round == round_number, assignments.c.state.in_(_OPEN))
+        .where(assignments.c.job_id == job_id, assignments.c.round == round_number, assignments.c.state.in_(_COUNTING))
         .values(state=AssignmentState.EXPIRED)
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, or_, select, update
 
+from fwdllm.v1 import conditions_pb2
 from fwdllm_common.errors import BadInputError, RefusedError
 from fwdllm_server.security.tokens import new_secret, secret_digest
 from fwdllm_server.store.schema import devices, join_tokens
@@ -28,6 +29,7 @@ class Device:
     last_seen_at: float | None
     training_examples: int
     software: str
+    conditions: conditions_pb2.Conditions | None = None
 
     @property
     def revoked(self) -> bool:
@@ -120,12 +122,24 @@ def revoke(connection: Connection, device_id: str, now: float) -> None:
     connection.execute(update(devices).where(devices.c.id == device_id, live).values(revoked_at=now))
 
 
-def seen(connection: Connection, device_id: str, now: float, training_examples: int, software: str) -> None:
+def seen(
+    connection: Connection,
+    device_id: str,
+    now: float,
+    training_examples: int,
+    software: str,
+    conditions: conditions_pb2.Conditions | None = None,
+) -> None:
     """Note what the device said when it checked in."""
     connection.execute(
         update(devices)
         .where(devices.c.id == device_id)
-        .values(last_seen_at=now, training_examples=training_examples, software=software)
+        .values(
+            last_seen_at=now,
+            training_examples=training_examples,
+            software=software,
+            conditions=None if conditions is None else conditions.SerializeToString(deterministic=True),
+        )
     )
 
 
@@ -145,4 +159,5 @@ def _device(row: Row[Any]) -> Device:
         row.last_seen_at,
         row.training_examples,
         row.software,
+        None if row.conditions is None else conditions_pb2.Conditions.FromString(row.conditions),
     )

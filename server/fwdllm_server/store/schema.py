@@ -40,6 +40,8 @@ devices = Table(
     Column("last_seen_at", Float),
     Column("training_examples", BigInteger, nullable=False, default=0),
     Column("software", String(256), nullable=False, default=""),
+    # A Conditions message as the device said it last.
+    Column("conditions", LargeBinary),
 )
 
 jobs = Table(

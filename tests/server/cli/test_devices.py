@@ -1,6 +1,8 @@
 import grpc
+import pytest
 from server.rpc.loopback import authority_of, device_identity, make_home
 
+from fwdllm.v1.conditions_pb2 import HOLD_HOT, HOLD_LOW_BATTERY, Conditions
 from fwdllm_server.cli.words import moment
 
 
@@ -32,8 +34,18 @@ async def test_devices_are_listed_without_what_could_steer_the_terminal(stage, c
     result = await cli("devices", "list")
     heading, row = result.out.splitlines()
 
-    assert heading.split() == ["DEVICE", "NAME", "STATE", "ENROLLED", "LAST", "SEEN", "EXAMPLES", "SOFTWARE"]
-    assert row.endswith("never      0         fwdllm/0.1.0?[31m")
+    assert heading.split() == [
+        "DEVICE",
+        "NAME",
+        "STATE",
+        "ENROLLED",
+        "LAST",
+        "SEEN",
+        "EXAMPLES",
+        "CONDITIONS",
+        "SOFTWARE",
+    ]
+    assert row.endswith("never      0         -           fwdllm/0.1.0?[31m")
     assert row.startswith("dev-1   pixel7  enrolled  ")
 
 
@@ -41,6 +53,34 @@ async def test_devices_as_json(stage, cli):
     [device] = (await cli("devices", "list", "--json")).json
 
     assert (device["device_id"], device["revoked"], device["last_seen_unix_s"]) == ("dev-1", False, 0)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "word"),
+    [
+        (Conditions(charging=True), "ready"),
+        (Conditions(holds=[HOLD_LOW_BATTERY, HOLD_HOT]), "low battery"),
+        (Conditions(holds=[99]), "99"),
+    ],
+)
+async def test_whether_a_device_works_is_a_word(stage, cli, conditions, word):
+    stage.service.devices[0].conditions.CopyFrom(conditions)
+    row = (await cli("devices", "list")).out.splitlines()[1]
+
+    assert f"  {word}  " in row
+
+
+async def test_conditions_as_json_tell_what_is_not_known(stage, cli):
+    stage.service.devices[0].conditions.CopyFrom(Conditions(charging=False, holds=[HOLD_LOW_BATTERY]))
+    [device] = (await cli("devices", "list", "--json")).json
+
+    assert device["conditions"] == {
+        "charging": False,
+        "battery_percent": None,
+        "metered": None,
+        "thermal": "unspecified",
+        "holds": ["low_battery"],
+    }
 
 
 async def test_no_devices_say_what_to_do(stage, cli):

@@ -1,3 +1,4 @@
+from fwdllm_common.job_choice import JobChoice
 from fwdllm_server.rounds.presence import Presence, Present
 
 LABELS = ("no", "yes")
@@ -7,7 +8,7 @@ def here(*devices: Present, now: float = 100.0) -> list[str]:
     presence = Presence(window_s=30)
     for device in devices:
         presence.seen(device)
-    return presence.eligible(LABELS, now)
+    return presence.eligible("news", LABELS, now)
 
 
 def device(name: str, at: float = 100.0, *labels: str) -> Present:
@@ -36,7 +37,7 @@ def test_who_leaves_is_not_here():
     presence.leave("a")
     presence.leave("nobody")
 
-    assert presence.eligible(LABELS, 100) == []
+    assert presence.eligible("news", LABELS, 100) == []
 
 
 def test_a_device_may_have_to_be_able_to_do_something():
@@ -45,5 +46,15 @@ def test_a_device_may_have_to_be_able_to_do_something():
     presence.seen(Present("b", 100, frozenset(LABELS), frozenset({"y"})))
     presence.seen(device("c"))
 
-    assert presence.eligible(LABELS, 100, "x") == ["a"]
-    assert presence.eligible(LABELS, 100) == ["a", "b", "c"]
+    assert presence.eligible("news", LABELS, 100, "x") == ["a"]
+    assert presence.eligible("news", LABELS, 100) == ["a", "b", "c"]
+
+
+def test_owners_choose_their_jobs():
+    presence = Presence(10)
+    presence.seen(Present("a", 100, frozenset(LABELS)))
+    presence.seen(Present("b", 100, frozenset(LABELS), jobs=JobChoice().deny("news")))
+    presence.seen(Present("c", 100, frozenset(LABELS), jobs=JobChoice(only=True).allow("news")))
+
+    assert presence.eligible("news", LABELS, 100) == ["a", "c"]
+    assert presence.eligible("weather", LABELS, 100) == ["a", "b"]

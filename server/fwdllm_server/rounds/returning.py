@@ -1,0 +1,31 @@
+"""The way of an assignment back from a device that may not work on it now."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import structlog
+from sqlalchemy import Connection
+
+from fwdllm.v1 import device_pb2
+from fwdllm_common.job_choice import JobChoice
+from fwdllm_server.rounds.training import TrainingJob
+from fwdllm_server.store import assignments
+from fwdllm_server.store.assignments import AssignmentState
+
+_log = structlog.get_logger()
+
+
+def take_back(
+    connection: Connection, device_id: str, request: device_pb2.CheckInRequest, training: Mapping[str, TrainingJob]
+) -> None:
+    """Take from a device what its check-in says that it does not work on: everything, or the jobs it does not choose.
+
+    What it has measured counts; what it has not is nobody's, and handed over (:mod:`fwdllm_server.rounds.handover`).
+    """
+    choice = JobChoice.from_message(request.jobs)
+    for found in assignments.open_of_device(connection, device_id):
+        job = training.get(found.job_id)
+        if request.conditions.holds or (job is not None and not choice.allows(job.name)):
+            assignments.set_state(connection, found.id, AssignmentState.RETURNED)
+            _log.info("assignment given back", device=device_id, assignment=found.id, was=str(found.state))
