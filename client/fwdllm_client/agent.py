@@ -12,11 +12,14 @@ from pathlib import Path
 import structlog
 
 from fwdllm.v1 import device_pb2
+from fwdllm_client.choices import ChoicesFile
+from fwdllm_client.conditions import Gate, Rules, Sensors, sensors_of_this_machine
 from fwdllm_client.data import DataSource, labels_in
 from fwdllm_client.data.validation import validation_count
 from fwdllm_client.effort import physical_memory_bytes
 from fwdllm_client.home import ClientHome
 from fwdllm_client.journal import Journal
+from fwdllm_client.permission import Permission
 from fwdllm_client.policy import Policy
 from fwdllm_client.reporter import Reporter
 from fwdllm_client.retry import Retry, Stop
@@ -41,19 +44,25 @@ def run_agent(
     stop: Stop,
     *,
     policy: Policy = Policy(),  # noqa: B008 - frozen
+    sensors: Sensors | None = None,
     threads: int = 0,
     once: bool = False,
 ) -> None:
     """Serve the coordinator that ``home`` has joined, with ``data``, until ``stop`` (or ``once``).
 
-    The data is checked before anybody is contacted. ``threads`` of 0 means one per core.
+    The data is checked before anybody is contacted. ``sensors`` are those of this machine if none are given.
+    ``threads`` of 0 means one per core.
 
-    :raises BadInputError: not joined, the data is wrong, or the coordinator refuses what the device says of itself.
+    :raises BadInputError: not joined, the data or the settings are wrong, or the coordinator refuses what the device
+        says of itself.
     :raises BusyError: another agent runs in ``home``.
     :raises RefusedError: the device is revoked or unknown.
     :raises StorageError: the disk is full.
+    :raises HeldError: with ``once``, the device may not work now.
     """
     identity = home.load_identity()
+    rules = Rules.load(home.settings)
+    permission = Permission(Gate(sensors or sensors_of_this_machine(), rules), rules, ChoicesFile(home.choices))
     with home.lock():
         profile = profile_of(data, policy)
         with GrpcCoordinator(identity) as coordinator, closing(Journal(home.journal)) as journal:
@@ -75,9 +84,11 @@ def run_agent(
                 _log.warning(
                     "the certificate has expired; ask for a new token and run: fwdllm-client join TOKEN --force"
                 )
-            work = _when_needed(lambda: _work(home, data, policy, coordinator, journal, new_reporter, stop, threads))
+            work = _when_needed(
+                lambda: _work(home, data, policy, coordinator, journal, new_reporter, stop, permission, threads)
+            )
             retry = Retry(coordinator.address, stop)
-            Session(coordinator, retry, journal, profile, work, new_reporter, stop).run(once=once)
+            Session(coordinator, retry, journal, profile, permission, work, new_reporter, stop).run(once=once)
 
 
 def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
@@ -107,6 +118,7 @@ def _work(
     journal: Journal,
     new_reporter: Callable[[], Reporter],
     stop: Stop,
+    permission: Permission,
     threads: int,
 ) -> Work:
     # An idle device has loaded neither numpy nor a tokenizer nor onnxruntime.
@@ -124,6 +136,7 @@ def _work(
         lambda bundle: LocalCompute(bundle, data.source, data.validation_fraction, home.cache / "activations", threads),
         new_reporter,
         stop,
+        permission,
         feature_sums=None if policy.class_rows is None else FeatureSums(coordinator, retry, policy.class_rows),
     )
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,10 @@ class Bundle:
     manifest: Manifest
 
 
+def _always() -> None:
+    """Nothing keeps a download from going on."""
+
+
 class ArtifactCache:
     """Files by SHA-256 in ``folder``/files, bundles of them in ``folder``/bundles."""
 
@@ -41,22 +47,24 @@ class ArtifactCache:
         self._retry = retry
         self._intact: dict[Path, tuple[int, int]] = {}
 
-    def bundle(self, manifest_sha256: bytes) -> Bundle:
+    def bundle(self, manifest_sha256: bytes, go_on: Callable[[], None] = _always) -> Bundle:
         """The bundle whose manifest has this hash, downloading what is missing or damaged.
+
+        ``go_on`` is called after each chunk; what it raises ends the download, which goes on from there another time.
 
         :raises IntegrityError: the coordinator sends other bytes than it announced.
         :raises BadInputError: the manifest is not one that this program understands.
         :raises StorageError: the disk is full.
         """
         sha256 = manifest_sha256.hex()
-        manifest = Manifest.from_bytes(self.fetch(sha256).read_bytes())
+        manifest = Manifest.from_bytes(self.fetch(sha256, None, go_on).read_bytes())
         folder = self._bundles / sha256
         for file in manifest.files:
-            self._place(self.fetch(file.sha256, file.bytes), folder / file.name, file.sha256)
+            self._place(self.fetch(file.sha256, file.bytes, go_on), folder / file.name, file.sha256)
         return Bundle(sha256, folder, manifest)
 
-    def fetch(self, sha256: str, size: int | None = None) -> Path:
-        """The file with this hash (hex); ``size`` in bytes, None for a manifest."""
+    def fetch(self, sha256: str, size: int | None = None, go_on: Callable[[], None] = _always) -> Path:
+        """The file with this hash (hex); ``size`` in bytes, None for a manifest; ``go_on`` as for :meth:`bundle`."""
         path = self._files / sha256
         if self._is_intact(path, sha256):
             return path
@@ -65,7 +73,7 @@ class ArtifactCache:
             path.unlink(missing_ok=True)
             self._files.mkdir(parents=True, exist_ok=True)
             for _ in range(2):
-                self._retry.call(lambda: self._download(part, sha256, size))
+                self._retry.call(lambda: self._download(part, sha256, size, go_on))
                 actual = sha256_of(part)
                 if actual == sha256:
                     part.replace(path)
@@ -81,7 +89,7 @@ class ArtifactCache:
             "twice; the file was not used; check the coordinator's artifact store"
         )
 
-    def _download(self, part: Path, sha256: str, size: int | None) -> None:
+    def _download(self, part: Path, sha256: str, size: int | None, go_on: Callable[[], None]) -> None:
         """Append what is missing to ``part``; a cut stream leaves what came for the next attempt."""
         limit = MAX_MANIFEST_BYTES if size is None else size
         with part.open("wb" if size is None else "ab") as file:
@@ -92,18 +100,20 @@ class ArtifactCache:
                 device_pb2.GetArtifactRequest(sha256=bytes.fromhex(sha256), offset=offset)
             )
             expected = limit if size is not None else 1
-            for chunk in stream:
-                expected = chunk.total_bytes
-                offset += len(chunk.data)
-                if max(offset, expected) > limit or (size is not None and expected != size):
-                    stream.cancel()
-                    file.truncate(0)
-                    raise IntegrityError(
-                        f"the coordinator at {self._coordinator.address} announced {limit} bytes at most for the file "
-                        f"{sha256} and sends {max(offset, expected)}; check the coordinator's artifact store"
-                    )
-                file.write(chunk.data)
-                self._retry.progressed()
+            with ExitStack() as ending:
+                ending.callback(stream.cancel)
+                for chunk in stream:
+                    expected = chunk.total_bytes
+                    offset += len(chunk.data)
+                    if max(offset, expected) > limit or (size is not None and expected != size):
+                        file.truncate(0)
+                        raise IntegrityError(
+                            f"the coordinator at {self._coordinator.address} announced {limit} bytes at most for the "
+                            f"file {sha256} and sends {max(offset, expected)}; check the coordinator's artifact store"
+                        )
+                    file.write(chunk.data)
+                    self._retry.progressed()
+                    go_on()
             file.flush()
             os.fsync(file.fileno())
         if offset < expected:

@@ -6,6 +6,7 @@ import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -18,6 +19,7 @@ from fwdllm_client.effort import Meter
 from fwdllm_client.engine import ClassSum, DirectionTask
 from fwdllm_client.feature_sums import FeatureSums
 from fwdllm_client.journal import Entry, Journal
+from fwdllm_client.permission import Permission, WithdrawnError
 from fwdllm_client.reporter import Reporter
 from fwdllm_client.retry import Stop, StopRequested
 from fwdllm_client.weights import Weights
@@ -28,6 +30,8 @@ from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
 
 GROUP_S = 0.5
 """Scalars wait about this long, seconds, for others to share a message with."""
+
+AT_ONCE = device_pb2.CheckInWindow(min_ms=0, max_ms=0)
 
 _log = structlog.get_logger()
 
@@ -57,6 +61,7 @@ class AssignmentWork:
     :param open_engine: makes the engine for a bundle; called again only when the bundle changes.
     :param new_reporter: makes a reporter for one assignment.
     :param stop: ends the work after the scalars that are being computed.
+    :param permission: ends it likewise; what is left is given back at the check-in that follows at once.
     :param clock: seconds, monotonic.
     :param feature_sums: sends per-class sums of features; None where the device's owner does not allow them.
     """
@@ -69,6 +74,7 @@ class AssignmentWork:
         open_engine: Callable[[Bundle], Compute],
         new_reporter: Callable[[], Reporter],
         stop: Stop,
+        permission: Permission,
         clock: Callable[[], float] = time.monotonic,
         feature_sums: FeatureSums | None = None,
     ) -> None:
@@ -78,6 +84,7 @@ class AssignmentWork:
         self._open_engine = open_engine
         self._new_reporter = new_reporter
         self._stop = stop
+        self._permission = permission
         self._clock = clock
         self._feature_sums = feature_sums
         self._bundle = ""
@@ -91,11 +98,18 @@ class AssignmentWork:
         :raises WorkGoneError: the coordinator does not know the assignment any more.
         :raises StopRequested: the agent is to stop; what it computed is in the journal.
         """
-        if assignment.feature_sums:
-            return self._send_feature_sums(assignment)
+        try:
+            with self._permission.session():
+                self._permission.check(assignment.job_name)
+                return self._send_feature_sums(assignment) if assignment.feature_sums else self._measure(assignment)
+        except WithdrawnError:
+            _log.info("work given back", job=assignment.job_name, round=assignment.round)
+            return AT_ONCE
+
+    def _measure(self, assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
         deadline = self._clock() + assignment.deadline_ms / 1000
         header = RunHeader.from_message(assignment.header)
-        bundle = self._artifacts.bundle(assignment.manifest_sha256)
+        bundle = self._artifacts.bundle(assignment.manifest_sha256, self._go_on(assignment))
         theta = self._weights.at(assignment, header, bundle.manifest.layout).theta
         engine = self._engine_for(bundle)
         started = self._clock()
@@ -105,11 +119,15 @@ class AssignmentWork:
             if self._stop.is_set():
                 raise StopRequested
             reporter.finish()
+        done = self._journal.progress(assignment.assignment_id) or 0
+        if not self._permission.granted(assignment.job_name):
+            _log.info("work given back", job=assignment.job_name, round=assignment.round, scalars=done)
+            return AT_ONCE
         _log.info(
             "assignment done",
             job=assignment.job_name,
             round=assignment.round,
-            scalars=self._journal.progress(assignment.assignment_id) or 0,
+            scalars=done,
             seconds=round(self._clock() - started, 3),
             stopped=reporter.is_stopped(assignment.assignment_id),
         )
@@ -123,13 +141,19 @@ class AssignmentWork:
                 job=assignment.job_name,
             )
             return None
-        bundle = self._artifacts.bundle(assignment.manifest_sha256)
-        file = self._artifacts.fetch(assignment.theta_digest.hex(), 4 * bundle.manifest.layout.size)
+        go_on = self._go_on(assignment)
+        bundle = self._artifacts.bundle(assignment.manifest_sha256, go_on)
+        file = self._artifacts.fetch(assignment.theta_digest.hex(), 4 * bundle.manifest.layout.size, go_on)
         theta = np.fromfile(file, dtype="<f4").astype(np.float32)
         engine = self._engine_for(bundle)
         meter = Meter(self._clock, lambda: engine.example_passes)
+        go_on()
         sums = engine.class_sums(theta)
+        go_on()
         return self._feature_sums.send(assignment, bundle.manifest.labels, sums, *meter.take())
+
+    def _go_on(self, assignment: device_pb2.Assignment) -> Callable[[], None]:
+        return partial(self._permission.check, assignment.job_name)
 
     def _engine_for(self, bundle: Bundle) -> Compute:
         if self._engine is None or self._bundle != bundle.sha256:
@@ -148,18 +172,27 @@ class AssignmentWork:
         reporter: Reporter,
     ) -> Iterator[Entry]:
         """The rest of the assignment as it is computed, in groups of about :data:`GROUP_S` seconds."""
-        if self._clock() >= deadline:  # the download took too long
+
+        def is_over() -> bool:
+            if self._stop.is_set() or reporter.is_stopped(assignment.assignment_id) or self._clock() >= deadline:
+                return True
+            return not self._permission.granted(assignment.job_name)
+
+        if is_over():  # the download took too long
             return
         done = self._journal.progress(assignment.assignment_id)
         scalars = _Scalars(self._clock, assignment.assignment_id, done or 0, engine)
         # Evaluated first and sent with the first scalars: a round that closes early has the counts all the same.
         if assignment.evaluate and done is None:
             scalars.evaluation = engine.evaluate(theta)
+            if is_over():
+                yield from scalars.last_group()
+                return
         for task in _rest(_tasks(assignment), done or 0):
             for _, values in engine.derivatives(theta, header.directions, task):
                 scalars.add(values)
                 yield from scalars.full_groups()
-                if self._stop.is_set() or reporter.is_stopped(assignment.assignment_id) or self._clock() >= deadline:
+                if is_over():
                     yield from scalars.last_group()
                     return
         yield from scalars.last_group()

@@ -44,6 +44,8 @@ class ClientHome:
         self.folder = folder
         self.cache = folder / "cache"
         self.journal = folder / "journal.sqlite"
+        self.settings = folder / "client.toml"
+        self.choices = folder / "choices.json"
         self._identity = folder / "identity.json"
         self._key = folder / "key.pem"
         self._new_key = folder / "new-key.pem"

@@ -8,14 +8,23 @@ from collections.abc import Callable
 import structlog
 
 from fwdllm.v1 import device_pb2
+from fwdllm_client.conditions import Hold
 from fwdllm_client.journal import Journal
+from fwdllm_client.permission import Permission
 from fwdllm_client.reporter import Reporter
 from fwdllm_client.retry import Retry, Stop, StopRequested, WorkGoneError
 from fwdllm_client.transport import Coordinator
-from fwdllm_common.errors import IntegrityError
+from fwdllm_common.errors import HeldError, IntegrityError
 
 INTEGRITY_PAUSE_MS = 15 * 60 * 1000
 """A model or weights with a wrong hash are not fetched again before this many milliseconds: they cost a data plan."""
+
+HELD_WINDOW = device_pb2.CheckInWindow(min_ms=15 * 60 * 1000, max_ms=30 * 60 * 1000)
+"""A device that may not work says so now and then, and is back as soon as it may."""
+LOOK_EVERY_S = 5.0
+"""How often it looks for the owner's permission meanwhile, seconds."""
+READ_EVERY_S = 120.0
+"""Age at which a reading of the sensors is too old to wait by, seconds."""
 
 DEFAULT_WINDOW = device_pb2.CheckInWindow(min_ms=30_000, max_ms=90_000)
 
@@ -27,7 +36,8 @@ Work = Callable[[device_pb2.Assignment], device_pb2.CheckInWindow | None]
 class Session:
     """One device's conversation with its coordinator.
 
-    :param profile: what the device says at every check-in.
+    :param profile: what the device says at every check-in, beside what the permission has to tell.
+    :param permission: without it no work is done.
     :param work: does an assignment and returns the window that its answers named, or None.
     :param new_reporter: makes a reporter for what is left in the journal.
     :param stop: ends the loop at the next wait or group of scalars.
@@ -40,6 +50,7 @@ class Session:
         retry: Retry,
         journal: Journal,
         profile: device_pb2.CheckInRequest,
+        permission: Permission,
         work: Work,
         new_reporter: Callable[[], Reporter],
         stop: Stop,
@@ -49,11 +60,13 @@ class Session:
         self._retry = retry
         self._journal = journal
         self._profile = profile
+        self._permission = permission
         self._work = work
         self._new_reporter = new_reporter
         self._stop = stop
         self._uniform = uniform
         self._said = ""
+        self._held: tuple[Hold, ...] = ()
 
     def run(self, *, once: bool = False) -> None:
         """Go on until ``stop``; with ``once`` check in a single time and do what that brings.
@@ -62,24 +75,41 @@ class Session:
         :raises BadInputError: the coordinator refuses what the device says of itself, or the local data does not fit.
         :raises StorageError: the disk is full.
         :raises IntegrityError: with ``once``, model or weights are not what was announced.
+        :raises HeldError: with ``once``, the device may not work now.
         """
         try:
             while not self._stop.is_set():
                 window = self._turn(once=once)
-                if once or self._stop.wait(self._uniform(window.min_ms, max(window.min_ms, window.max_ms)) / 1000):
+                if once and self._held:
+                    raise HeldError("this device may not work now; 'fwdllm-client status' says why")
+                if once or self._wait(self._uniform(window.min_ms, max(window.min_ms, window.max_ms)) / 1000):
                     return
         except StopRequested:
             return
+
+    def _wait(self, left_s: float) -> bool:
+        """Wait, no longer than until the device may work if it may not now; True when the agent is to stop."""
+        while self._held and left_s > LOOK_EVERY_S:
+            if self._stop.wait(LOOK_EVERY_S):
+                return True
+            left_s -= LOOK_EVERY_S
+            if not self._permission.holds(READ_EVERY_S):
+                return False
+        return self._stop.wait(left_s)
 
     def _turn(self, *, once: bool) -> device_pb2.CheckInWindow:
         """One check-in with everything that follows from it; returns when to come back."""
         window = DEFAULT_WINDOW
         try:
-            answer = self._retry.call(lambda: self._coordinator.check_in(self._profile))
+            answer = self._retry.call(self._check_in)
             window = answer.next if answer.HasField("next") else window
             self._journal.keep_only(answer.open_assignments)
             window = self._deliver_rest() or window
-            if answer.HasField("assignment"):
+            if self._held:
+                window = HELD_WINDOW
+            elif answer.HasField("assignment") and not self._permission.allows(answer.assignment.job_name):
+                _log.warning("work left undone: the owner does not allow this job", job=answer.assignment.job_name)
+            elif answer.HasField("assignment"):
                 self._said = ""
                 window = self._work(answer.assignment) or window
             elif self._said != answer.message:
@@ -93,6 +123,12 @@ class Session:
             _log.error("assignment left undone", cause=str(error))
             return device_pb2.CheckInWindow(min_ms=INTEGRITY_PAUSE_MS, max_ms=2 * INTEGRITY_PAUSE_MS)
         return window
+
+    def _check_in(self) -> device_pb2.CheckInResponse:
+        request = device_pb2.CheckInRequest()
+        request.CopyFrom(self._profile)
+        self._held = self._permission.tell(request)
+        return self._coordinator.check_in(request)
 
     def _deliver_rest(self) -> device_pb2.CheckInWindow | None:
         """Send again what an earlier life of this agent computed and never saw acknowledged."""

@@ -9,6 +9,7 @@
   - IntegrityError         a hash does not match what was announced                  exit code 7
   - BusyError              a port or directory is in use by another process          exit code 8
   - StorageError           the disk or the database cannot be written                exit code 9
+  - HeldError              the device's conditions or its owner forbid work now      exit code 10
   - JobFailedError         the job ended without a model                             exit code 1
 
 Exit code 0 is success, 1 a failure, 130 an interrupt (Ctrl-C).
@@ -74,3 +75,9 @@ class StorageError(FwdllmError):
     """The disk or the database cannot be written; nothing that was acknowledged is lost."""
 
     exit_code = 9
+
+
+class HeldError(FwdllmError):
+    """The device's conditions or its owner forbid work now; nothing is lost."""
+
+    exit_code = 10

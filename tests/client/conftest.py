@@ -20,8 +20,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fwdllm.v1 import device_pb2, device_pb2_grpc, ledger_pb2
 from fwdllm_client.artifacts import ArtifactCache
 from fwdllm_client.assignment import AssignmentWork
+from fwdllm_client.choices import ChoicesFile
+from fwdllm_client.conditions import Conditions, Gate, Rules, Thermal
 from fwdllm_client.home import ClientHome, Identity
 from fwdllm_client.journal import Journal
+from fwdllm_client.permission import Permission
 from fwdllm_client.reporter import Reporter
 from fwdllm_client.retry import Retry
 from fwdllm_client.session import Session
@@ -345,6 +348,18 @@ class FakeStop:
         return self.stopped
 
 
+class FakeSensors:
+    """A device on which all is well, until ``conditions`` are others."""
+
+    def __init__(self):
+        self.conditions = Conditions(True, 100.0, False, Thermal.NONE)
+        self.readings = 0
+
+    def read(self):
+        self.readings += 1
+        return self.conditions
+
+
 class Device:
     """One agent in ``folder``; every :meth:`session` is a new life of it."""
 
@@ -354,6 +369,9 @@ class Device:
         self.compute = QuadraticCompute(layout)
         self.opened = []
         self.now = 0.0
+        self.sensors = FakeSensors()
+        self.rules = Rules()
+        self.choices = ChoicesFile(self.home.choices)
 
     def clock(self):
         """Every look at the clock takes a second, so that no scalar waits for others."""
@@ -371,6 +389,9 @@ class Device:
                 return self.compute
 
             retry = Retry(coordinator.address, stop)
+            permission = Permission(
+                Gate(self.sensors, self.rules, lambda: self.now), self.rules, self.choices, lambda: self.now
+            )
             work = AssignmentWork(
                 ArtifactCache(self.home.cache, coordinator, retry),
                 Weights(self.home.cache / "weights", coordinator, retry),
@@ -378,10 +399,11 @@ class Device:
                 open_engine,
                 new_reporter,
                 stop,
+                permission,
                 clock or self.clock,
             )
             profile = device_pb2.CheckInRequest(labels=["no", "yes"], training_examples=9)
-            Session(coordinator, retry, journal, profile, work, new_reporter, stop).run(once=once)
+            Session(coordinator, retry, journal, profile, permission, work, new_reporter, stop).run(once=once)
 
     def unacknowledged(self):
         with closing(Journal(self.home.journal)) as journal:

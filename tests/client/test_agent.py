@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from client.engine.tiny_bundle import make_theta, write_bundle
 from grpc import StatusCode
+from helpers.undemanding import ask_for_nothing
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fwdllm.v1 import device_pb2, ledger_pb2
@@ -57,6 +58,7 @@ def source(tmp_path):
 def home(tmp_path, coordinator):
     home = ClientHome(tmp_path / "home")
     home.save_identity(coordinator.identity())
+    ask_for_nothing(home.folder)
     return home
 
 

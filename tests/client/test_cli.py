@@ -10,6 +10,7 @@ from contextlib import closing
 
 import pytest
 from grpc import StatusCode
+from helpers.undemanding import ask_for_nothing
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.cli import run_command
@@ -31,6 +32,7 @@ def home(tmp_path, coordinator):
     """A device that has joined."""
     home = ClientHome(tmp_path / "home")
     home.save_identity(coordinator.identity())
+    ask_for_nothing(home.folder)
     return home
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from helpers.undemanding import ask_for_nothing
 from sqlalchemy import Connection
 
 from fwdllm.v1.operator_pb2 import GetJobRequest, Job, ListJobsRequest
@@ -79,6 +80,7 @@ class Federation:
         token = json.loads(self.server("enroll", "--name", name, "--json"))["join_token"]
         home = self.folder / name
         subprocess.run([programs / "fwdllm-client", "join", token, "--home", home], check=True, timeout=60)
+        ask_for_nothing(home)
         return home
 
     def move_devices(self, names: Iterable[str]) -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from helpers.tiny_job import job_toml
 from helpers.tiny_text import LABELS
+from helpers.undemanding import ask_for_nothing
 from server.rpc.loopback import authority_of, channel
 from sqlalchemy import update
 
@@ -153,6 +154,7 @@ class Serving:
         for name in names:
             made = await self.operator.CreateJoinToken(CreateJoinTokenRequest(name=name))
             await asyncio.to_thread(join, self.client_home(name), made.join_token)
+            ask_for_nothing(self.client_home(name).folder)
 
     @asynccontextmanager
     async def agents(self, folder: Path, policies: Mapping[str, Policy], validation: float) -> AsyncIterator[None]:

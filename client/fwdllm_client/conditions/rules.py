@@ -1,0 +1,98 @@
+"""What the owner wants to hold before the device works: ``[conditions]`` in the agent's settings."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fwdllm_client.conditions.conditions import Conditions, Thermal
+from fwdllm_client.conditions.holds import Hold
+from fwdllm_common.errors import BadInputError
+
+BATTERY_MARGIN = 5.0
+"""A device at work goes on down to so many percent below what it needs to begin."""
+
+_SECTION = "conditions"
+_THERMAL = {state.name.lower(): state for state in Thermal if state > Thermal.NONE} | {"off": None}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Android's own for such work, unless the owner says otherwise.
+
+    ``charging`` and ``unmetered`` say whether that is asked for; ``battery_percent`` is the least to begin with, 0 to
+    100; ``thermal_below`` what the device must be cooler than, None for any heat; ``session_s`` the longest time at
+    work without a rest, seconds; ``settle_s`` how long all must be well again before the device goes on, and how long
+    it rests after a session, seconds.
+
+    What is not known counts as forbidden for charging and network, and as allowed for the level of the battery (there
+    may be none) and heat (few machines tell it, and those that get too hot slow down by themselves).
+    """
+
+    charging: bool = True
+    battery_percent: float = 30.0
+    unmetered: bool = True
+    thermal_below: Thermal | None = Thermal.MODERATE
+    session_s: float = 585.0
+    settle_s: float = 120.0
+
+    @classmethod
+    def load(cls, path: Path) -> Rules:
+        """The owner's, or the defaults if there is no such file.
+
+        :raises BadInputError: it is not TOML, or has an unknown key or a value out of bounds.
+        """
+        try:
+            table = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError) as error:
+            raise BadInputError(f"{path}: not TOML: {error}") from error
+        _known(table, [_SECTION], f"{path}: ")
+        section = table.get(_SECTION, {})
+        if not isinstance(section, dict):
+            raise BadInputError(f"{path}: {_SECTION} is no section; write [{_SECTION}]")
+        where = f"{path}: [{_SECTION}] "
+        _known(section, [field.name for field in fields(cls)], where)
+        return cls(**{key: _checked(key, value, where) for key, value in section.items()})
+
+    def holds(self, conditions: Conditions, *, working: bool) -> tuple[Hold, ...]:
+        """What forbids to begin, or if ``working`` to go on."""
+        least = self.battery_percent - (BATTERY_MARGIN if working else 0)
+        level, thermal = conditions.battery_percent, conditions.thermal
+        forbidden = {
+            Hold.UNPLUGGED: self.charging and conditions.charging is not True,
+            Hold.LOW_BATTERY: level is not None and level < least,
+            Hold.METERED: self.unmetered and conditions.metered is not False,
+            Hold.HOT: thermal is not None and self.thermal_below is not None and thermal >= self.thermal_below,
+        }
+        return tuple(hold for hold, is_so in forbidden.items() if is_so)
+
+
+def _known(table: Mapping[str, Any], names: list[str], where: str) -> None:
+    for key in table:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, n=1)
+            advice = f'did you mean "{near[0]}"?' if near else f"there is {', '.join(names)}"
+            raise BadInputError(f"{where}{key} is not known; {advice}")
+
+
+def _checked(key: str, value: object, where: str) -> Any:
+    if key == "thermal_below":
+        if not isinstance(value, str) or value not in _THERMAL:
+            raise BadInputError(f"{where}{key} is {value!r}; use one of {', '.join(_THERMAL)}")
+        return _THERMAL[value]
+    if key in ("charging", "unmetered"):
+        if not isinstance(value, bool):
+            raise BadInputError(f"{where}{key} is {value!r}; use true or false")
+        return value
+    most = 100.0 if key == "battery_percent" else float("inf")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise BadInputError(f"{where}{key} is {value!r}; use a number from 0 to {most:g}")
+    if key == "session_s" and value == 0:
+        raise BadInputError(f"{where}{key} is 0; use a number above it")
+    return float(value)
