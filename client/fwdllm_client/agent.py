@@ -21,8 +21,10 @@ from fwdllm_client.home import ClientHome
 from fwdllm_client.journal import Journal
 from fwdllm_client.permission import Permission
 from fwdllm_client.policy import Policy
+from fwdllm_client.recording import RecordingCoordinator
 from fwdllm_client.reporter import Reporter
 from fwdllm_client.retry import Retry, Stop
+from fwdllm_client.sent_log import SentLog
 from fwdllm_client.session import Session, Work
 from fwdllm_client.transport import Coordinator, GrpcCoordinator
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR
@@ -65,7 +67,12 @@ def run_agent(
     permission = Permission(Gate(sensors or sensors_of_this_machine(), rules), rules, ChoicesFile(home.choices))
     with home.lock():
         profile = profile_of(data, policy)
-        with GrpcCoordinator(identity) as coordinator, closing(Journal(home.journal)) as journal:
+        with (
+            GrpcCoordinator(identity) as connection,
+            closing(Journal(home.journal)) as journal,
+            closing(SentLog(home.sent)) as sent_log,
+        ):
+            coordinator = RecordingCoordinator(connection, sent_log)
 
             def new_reporter() -> Reporter:
                 return Reporter(coordinator, journal, Retry(coordinator.address, stop))

@@ -1,4 +1,4 @@
-"""``fwdllm-client``: join a coordinator, run the agent, see how it is.
+"""``fwdllm-client``: join a coordinator, run the agent, see how it is and say what it may.
 
 Exit codes are those of :mod:`fwdllm_common.errors`; 130 after Ctrl-C, 0 after SIGTERM.
 
@@ -15,7 +15,6 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -55,10 +54,9 @@ def _parser() -> _Parser:
     parser = _Parser(prog="fwdllm-client", description="The device agent of fwdllm.", allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = _command(commands, "join", _join, "Trade a join token for this device's identity.")
+    command = _json(_command(commands, "join", _join, "Trade a join token for this device's identity."))
     command.add_argument("token", metavar="TOKEN", help="what 'fwdllm-server enroll' printed")
     command.add_argument("--force", action="store_true", help="leave the coordinator joined before")
-    command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
 
     command = _command(commands, "run", _run, "Serve the coordinator with local data until Ctrl-C or SIGTERM.")
     command.add_argument("--data", type=Path, required=True, metavar="FILE", help="CSV, JSONL or Parquet file")
@@ -81,9 +79,26 @@ def _parser() -> _Parser:
     )
     command.add_argument("--once", action="store_true", help="check in a single time, do what that brings, and end")
 
-    command = _command(commands, "status", _status, "Show who this device is and what it has not delivered yet.")
-    command.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    _json(_command(commands, "status", _status, "Show how this device is, and what keeps it from working."))
+    command = _json(_command(commands, "pause", _pause, "Do no work from now on, also in a running agent."))
+    command.set_defaults(paused=True)
+    command = _json(_command(commands, "resume", _pause, "Work again after a pause."))
+    command.set_defaults(paused=False)
+
+    command = _json(_command(commands, "jobs", _jobs, "Show the jobs served, or choose which ones are."))
+    command.add_argument("action", nargs="?", choices=("allow", "deny"), help="take part in a job or not")
+    command.add_argument("name", nargs="?", metavar="NAME", help="of the job")
+    command.add_argument("--all", action="store_true", help="instead of NAME: every job, but those named later")
+
+    _json(_command(commands, "sent", _sent, "Show what has left this device, in plain words."))
+    command = _json(_command(commands, "leave", _leave, "Leave the coordinator: forget identity, cache and journal."))
+    command.add_argument("--yes", action="store_true", help="do not ask")
     return parser
+
+
+def _json(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    command.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    return command
 
 
 def _command(
@@ -125,44 +140,97 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _status(options: argparse.Namespace) -> None:
-    found = _facts(ClientHome.choose(options.home))
+    from fwdllm_client.conditions import sensors_of_this_machine
+    from fwdllm_client.owner import status
+
+    found = status(ClientHome.choose(options.home), sensors_of_this_machine())
     if options.json:
         print(json.dumps(found))
         return
+    found["holds"] = "; ".join(hold["why"] for hold in found["holds"]) or "none, free to work"
     width = max(map(len, found))
     for name, value in found.items():
-        print(f"{name.replace('_', ' '):{width}}  {'-' if value is None else value}")
+        print(f"{name.replace('_', ' '):{width}}  {_shown(value)}")
 
 
-def _facts(home: ClientHome) -> dict[str, str | int | bool | None]:
-    from fwdllm_client.journal import Journal
+def _pause(options: argparse.Namespace) -> None:
+    from fwdllm_client.owner import pause
 
-    identity = home.load_identity() if home.joined else None
-    facts: dict[str, str | int | bool | None] = {
-        "home": str(home.folder),
-        "joined": identity is not None,
-        "running": home.running,
-        "device_id": identity.device_id if identity else None,
-        "coordinator": identity.device_address if identity else None,
-        "certificate_expires": _moment(identity.expires_unix_s) if identity else None,
-        "unacknowledged_scalars": 0,
-        "cache_bytes": _bytes_below(home.cache),
-    }
-    if home.journal.exists():
-        journal = Journal(home.journal)
-        facts["unacknowledged_scalars"] = sum(len(entry.derivatives) for _, entry in journal.unacknowledged())
-        journal.close()
-    return facts
+    pause(ClientHome.choose(options.home), paused=options.paused)
+    if options.json:
+        print(json.dumps({"paused": options.paused}))
+    elif options.paused:
+        print("paused; a running agent stops within a direction. Go on with: fwdllm-client resume")
+    else:
+        print("not paused any more")
 
 
-def _moment(unix_s: int) -> str:
-    return datetime.fromtimestamp(unix_s, UTC).isoformat()
+def _jobs(options: argparse.Namespace) -> None:
+    from fwdllm_client.choices import ChoicesFile
+    from fwdllm_client.owner import choose, jobs_allowed, jobs_served
+
+    home = ClientHome.choose(options.home)
+    if options.action is None:
+        choice, served = ChoicesFile(home.choices).read().jobs, jobs_served(home)
+    elif (options.name is None) != options.all:
+        raise BadInputError(f"name a job or say --all: fwdllm-client jobs {options.action} NAME")
+    else:
+        choice, served = choose(home, options.name, allow=options.action == "allow"), jobs_served(home)
+    if options.json:
+        print(json.dumps({"allowed": jobs_allowed(choice), "served": served}))
+        return
+    print(f"allowed: {_shown(jobs_allowed(choice))}")
+    for job in served:
+        refused = "" if job["allowed"] else ", not allowed any more"
+        print(f"{job['job']}: {job['rounds']} rounds, {job['numbers']} numbers, last {job['last']}{refused}")
 
 
-def _bytes_below(folder: Path) -> int:
-    # Bundles are hard links to the cached files: each inode counts once.
-    files = {(stat := path.stat()).st_ino: stat.st_size for path in folder.rglob("*") if path.is_file()}
-    return sum(files.values())
+def _sent(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from fwdllm_client.owner import sent
+
+    lines = sent(ClientHome.choose(options.home))
+    if options.json:
+        print(json.dumps([{**asdict(line), "words": line.words} for line in lines]))
+    elif not lines:
+        print("nothing has been sent")
+    else:
+        print("\n".join(line.words for line in lines))
+
+
+def _leave(options: argparse.Namespace) -> None:
+    home = ClientHome.choose(options.home)
+    address = home.load_identity().device_address
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise BadInputError("leaving deletes this device's identity, cache and journal; confirm it with --yes")
+        if input(f"Leave {address} and delete identity, cache and journal in {home.folder}? [y/N] ") not in (
+            "y",
+            "yes",
+        ):
+            raise FwdllmError("nothing was deleted")
+    with home.lock():
+        home.forget()
+    if options.json:
+        print(json.dumps({"left": address}))
+    else:
+        print(f"left {address}; your data, your settings and the log of what was sent are where they were")
+
+
+def _shown(value: object) -> str:
+    """``value`` on one line, for people."""
+    match value:
+        case None:
+            return "-"
+        case {"all_but": names}:
+            return f"all but {', '.join(names)}" if names else "all"
+        case {"none_but": names}:
+            return f"none but {', '.join(names)}" if names else "none"
+        case dict():
+            return ", ".join(f"{name.replace('_', ' ')} {_shown(item)}" for name, item in value.items())
+        case _:
+            return str(value)
 
 
 def _number_of(what: str) -> Callable[[str], int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import grpc
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.home import ClientHome, Identity
 from fwdllm_client.keys import certificate_request, new_key
 from fwdllm_client.retry import Action, action_for, refusal
+from fwdllm_client.sent_log import SentLog
 from fwdllm_client.transport import AGENT_OPTIONS, CALL_TIMEOUT_S, CallFailedError, calling
 from fwdllm_client.trust import pinned_authority
 from fwdllm_common.errors import BadInputError, FwdllmError, RefusedError, UnreachableError
@@ -36,6 +39,8 @@ def join(home: ClientHome, text: str, *, force: bool = False) -> Identity:
     if key is None:
         key = new_key()
         home.save_pending_key(key)
+    with closing(SentLog(home.sent)) as log:
+        log.add(f"join {token.address}", f"a public key and a join token, to join {token.address}")
     request = device_pb2.EnrollRequest(token_secret=token.secret, certificate_request=certificate_request(key))
     try:
         answer = _enroll(token.address, authority, request)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class ClientHome:
         self.journal = folder / "journal.sqlite"
         self.settings = folder / "client.toml"
         self.choices = folder / "choices.json"
+        self.sent = folder / "sent.sqlite"
         self._identity = folder / "identity.json"
         self._key = folder / "key.pem"
         self._new_key = folder / "new-key.pem"
@@ -115,6 +117,20 @@ class ClientHome:
         }
         write_atomically(self._identity, json.dumps(value, indent=2).encode())
         self._new_key.unlink(missing_ok=True)
+
+    def forget(self) -> None:
+        """Delete the identity first, then cache, journal and choices; settings and the log of what was sent stay.
+
+        :raises StorageError: something cannot be deleted.
+        """
+        journal = [self.journal.with_name(self.journal.name + end) for end in ("", "-wal", "-shm")]
+        try:
+            for path in (self._identity, self._key, self._new_key, self._certificate, self._ca, *journal, self.choices):
+                path.unlink(missing_ok=True)
+            if self.cache.exists():
+                shutil.rmtree(self.cache)
+        except OSError as error:
+            raise storage_error(self.folder, error) from error
 
     @contextmanager
     def lock(self) -> Iterator[None]:

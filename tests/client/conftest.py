@@ -25,6 +25,7 @@ from fwdllm_client.conditions import Conditions, Gate, Rules, Thermal
 from fwdllm_client.home import ClientHome, Identity
 from fwdllm_client.journal import Journal
 from fwdllm_client.permission import Permission
+from fwdllm_client.recording import RecordingCoordinator
 from fwdllm_client.reporter import Reporter
 from fwdllm_client.retry import Retry
 from fwdllm_client.session import Session
@@ -371,6 +372,7 @@ class Device:
         self.now = 0.0
         self.sensors = FakeSensors()
         self.rules = Rules()
+        self.record = None
         self.choices = ChoicesFile(self.home.choices)
 
     def clock(self):
@@ -379,7 +381,8 @@ class Device:
         return self.now
 
     def run(self, stop, *, once=False, clock=None):
-        with GrpcCoordinator(self.identity) as coordinator, closing(Journal(self.home.journal)) as journal:
+        with GrpcCoordinator(self.identity) as connection, closing(Journal(self.home.journal)) as journal:
+            coordinator = connection if self.record is None else RecordingCoordinator(connection, self.record)
 
             def new_reporter():
                 return Reporter(coordinator, journal, Retry(coordinator.address, stop))

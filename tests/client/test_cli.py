@@ -163,18 +163,26 @@ def test_status(home, coordinator, capsys):
     (home.cache / "files" / "linked").hardlink_to(home.cache / "files" / "x")
     with home.lock():
         assert run_command(["status", "--home", str(home.folder), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {
+    found = json.loads(capsys.readouterr().out)
+    assert set(found.pop("conditions")) == {"charging", "battery_percent", "metered", "thermal"}
+    assert found == {
         "home": str(home.folder),
         "joined": True,
         "running": True,
+        "paused": False,
         "device_id": "device-1",
         "coordinator": coordinator.address,
         "certificate_expires": "2033-05-18T03:33:20+00:00",
+        "holds": [],
+        "jobs": {"all_but": []},
+        "last_round": None,
         "unacknowledged_scalars": 3,
         "cache_bytes": 100,
     }
     assert run_command(["status", "--home", str(home.folder)]) == 0
-    assert "device-1" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "device-1" in said
+    assert "none, free to work" in said
 
 
 def test_status_before_join(tmp_path, capsys):

@@ -71,6 +71,7 @@ def test_the_key_is_the_owners_alone(home, token):
         "certificate.pem",
         "identity.json",
         "key.pem",
+        "sent.sqlite",
     ]
 
 

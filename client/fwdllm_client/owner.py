@@ -1,0 +1,114 @@
+"""What the owner of a device can see and say: status, pause, resume, jobs, sent, leave."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from fwdllm_client.choices import Choices, ChoicesFile
+from fwdllm_client.conditions import Conditions, Hold, Rules, Sensors
+from fwdllm_client.home import ClientHome
+from fwdllm_client.journal import Journal
+from fwdllm_client.sent_log import Line, SentLog
+from fwdllm_common.job_choice import JobChoice
+
+
+def status(home: ClientHome, sensors: Sensors) -> dict[str, Any]:
+    """How the device is, for ``fwdllm-client status``; moments in ISO 8601.
+
+    :raises BadInputError: the identity, the settings or the choices are damaged.
+    """
+    identity = home.load_identity() if home.joined else None
+    choices = ChoicesFile(home.choices).read()
+    conditions = sensors.read()
+    holds = Rules.load(home.settings).holds(conditions, working=False)
+    holds = (Hold.PAUSED, *holds) if choices.paused else holds
+    rounds = [line for line in sent(home) if line.job]
+    last = max(rounds, key=lambda line: line.last_at, default=None)
+    return {
+        "home": str(home.folder),
+        "joined": identity is not None,
+        "running": home.running,
+        "paused": choices.paused,
+        "device_id": identity.device_id if identity else None,
+        "coordinator": identity.device_address if identity else None,
+        "certificate_expires": _moment(identity.expires_unix_s) if identity else None,
+        "holds": [{"hold": hold.word, "why": hold.explained(conditions)} for hold in holds],
+        "conditions": _facts_of(conditions),
+        "jobs": jobs_allowed(choices.jobs),
+        "last_round": {"job": last.job, "round": last.round, "at": _moment(last.last_at)} if last else None,
+        "unacknowledged_scalars": _unacknowledged(home),
+        "cache_bytes": _bytes_below(home.cache),
+    }
+
+
+def pause(home: ClientHome, *, paused: bool) -> None:
+    """Let no work be done from now on, or again; a running agent obeys within a direction."""
+    file = ChoicesFile(home.choices)
+    file.write(replace(file.read(), paused=paused))
+
+
+def choose(home: ClientHome, name: str | None, *, allow: bool) -> JobChoice:
+    """Allow or deny the job of this name, or all of them for None; returns the choice as it is now."""
+    file = ChoicesFile(home.choices)
+    choices = file.read()
+    change = choices.jobs.allow if allow else choices.jobs.deny
+    jobs = JobChoice(only=not allow) if name is None else change(name)
+    file.write(Choices(choices.paused, jobs))
+    return jobs
+
+
+def jobs_allowed(choice: JobChoice) -> dict[str, Any]:
+    """Which jobs are allowed: all but, or none but, those named."""
+    return {"none_but" if choice.only else "all_but": sorted(choice.names)}
+
+
+def jobs_served(home: ClientHome) -> list[dict[str, Any]]:
+    """The jobs that the log of what was sent knows, the last one served first."""
+    found: dict[str, dict[str, Any]] = {}
+    for line in sorted((line for line in sent(home) if line.job), key=lambda line: line.last_at):
+        job = found.setdefault(line.job, {"job": line.job, "rounds": set(), "numbers": 0})
+        job["rounds"].add(line.round)
+        job["numbers"] += line.numbers
+        job["last"] = _moment(line.last_at)
+    choice = ChoicesFile(home.choices).read().jobs
+    return [
+        {**job, "rounds": len(job["rounds"]), "allowed": choice.allows(name)} for name, job in reversed(found.items())
+    ]
+
+
+def sent(home: ClientHome) -> list[Line]:
+    """What has left the device, the oldest first."""
+    if not home.sent.exists():
+        return []
+    with closing(SentLog(home.sent)) as log:
+        return list(log.lines())
+
+
+def _facts_of(conditions: Conditions) -> dict[str, Any]:
+    return {
+        "charging": conditions.charging,
+        "battery_percent": conditions.battery_percent,
+        "metered": conditions.metered,
+        "thermal": None if conditions.thermal is None else conditions.thermal.name.lower(),
+    }
+
+
+def _unacknowledged(home: ClientHome) -> int:
+    if not home.journal.exists():
+        return 0
+    with closing(Journal(home.journal)) as journal:
+        return sum(len(entry.derivatives) for _, entry in journal.unacknowledged())
+
+
+def _moment(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds")
+
+
+def _bytes_below(folder: Path) -> int:
+    # Bundles are hard links to the cached files: each inode counts once.
+    files = {(stat := path.stat()).st_ino: stat.st_size for path in folder.rglob("*") if path.is_file()}
+    return sum(files.values())

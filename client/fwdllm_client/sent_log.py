@@ -1,0 +1,107 @@
+"""What has left the device, for its owner to read: ``fwdllm-client sent``.
+
+Like messages share a line, which counts them. Beyond :data:`MAX_LINES` the oldest lines go.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from fwdllm_common.errors import StorageError
+
+MAX_LINES = 5000
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS lines (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    likeness TEXT NOT NULL UNIQUE, -- messages of the same likeness share a line
+    first_at REAL NOT NULL,
+    last_at REAL NOT NULL,
+    what TEXT NOT NULL,
+    job TEXT NOT NULL,
+    round INTEGER NOT NULL,
+    messages INTEGER NOT NULL,
+    numbers INTEGER NOT NULL
+);
+"""
+_ADD = """
+INSERT INTO lines (likeness, first_at, last_at, what, job, round, messages, numbers) VALUES (?, ?, ?, ?, ?, ?, 1, ?)
+ON CONFLICT (likeness) DO UPDATE SET
+    last_at = excluded.last_at, messages = messages + 1, numbers = numbers + excluded.numbers
+"""
+
+
+@dataclass(frozen=True)
+class Line:
+    """``messages`` of one kind with so many ``numbers`` from the data; moments are seconds since 1970 UTC."""
+
+    first_at: float
+    last_at: float
+    what: str
+    job: str
+    round: int
+    messages: int
+    numbers: int
+
+    @property
+    def words(self) -> str:
+        """As the owner reads it."""
+        about = f"job {self.job} round {self.round}: {self.numbers} numbers, " if self.job else ""
+        often = f" ({self.messages} times until {_moment(self.last_at)})" if self.messages > 1 and not self.job else ""
+        return f"{_moment(self.first_at)} {about}{self.what}{often}"
+
+
+class SentLog:
+    """The log in the file ``path``. Any thread may use it, and another process read it meanwhile.
+
+    :param clock: seconds since 1970 UTC.
+    :raises StorageError: the disk is full or broken; raised by every method.
+    """
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._path = path
+        self._clock = clock
+        self._lock = threading.Lock()
+        with self._storing():
+            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = NORMAL")
+            self._database.executescript(_SCHEMA)
+
+    def add(self, likeness: str, what: str, job: str = "", round_number: int = 0, numbers: int = 0) -> None:
+        """Note one message; a line of the same ``likeness`` counts it, else it begins one that says ``what`` it is."""
+        now = self._clock()
+        with self._storing(), self._lock:
+            self._database.execute(_ADD, (likeness, now, now, what, job, round_number, numbers))
+            self._database.execute("DELETE FROM lines WHERE id <= (SELECT max(id) FROM lines) - ?", (MAX_LINES,))
+
+    def lines(self) -> Sequence[Line]:
+        """Every line, the oldest first."""
+        query = "SELECT first_at, last_at, what, job, round, messages, numbers FROM lines ORDER BY first_at, id"
+        with self._storing(), self._lock:
+            return [Line(*row) for row in self._database.execute(query)]
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._database.close()
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise StorageError(
+                f"cannot write {self._path} ({error}); free some space or delete it: it is only for its owner to read"
+            ) from error
+
+
+def _moment(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s).astimezone().strftime("%Y-%m-%d %H:%M")
