@@ -22,6 +22,7 @@ from fwdllm_client.journal import Entry, Journal
 from fwdllm_client.permission import Permission, WithdrawnError
 from fwdllm_client.reporter import Reporter
 from fwdllm_client.retry import Stop, StopRequested
+from fwdllm_client.session import AT_ONCE
 from fwdllm_client.weights import Weights
 from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Float32Vector
@@ -30,8 +31,6 @@ from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
 
 GROUP_S = 0.5
 """Scalars wait about this long, seconds, for others to share a message with."""
-
-AT_ONCE = device_pb2.CheckInWindow(min_ms=0, max_ms=0)
 
 _log = structlog.get_logger()
 

@@ -13,7 +13,8 @@ from fwdllm_client.conditions import Conditions, Hold, Rules, Sensors
 from fwdllm_client.home import ClientHome
 from fwdllm_client.journal import Journal
 from fwdllm_client.sent_log import Line, SentLog
-from fwdllm_common.job_choice import JobChoice
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.job_choice import MAX_JOB_NAME, MAX_JOB_NAMES, JobChoice
 
 
 def status(home: ClientHome, sensors: Sensors) -> dict[str, Any]:
@@ -52,11 +53,18 @@ def pause(home: ClientHome, *, paused: bool) -> None:
 
 
 def choose(home: ClientHome, name: str | None, *, allow: bool) -> JobChoice:
-    """Allow or deny the job of this name, or all of them for None; returns the choice as it is now."""
+    """Allow or deny the job of this name, or all of them for None; returns the choice as it is now.
+
+    :raises BadInputError: it is no job's name, or there are too many for a coordinator to hear of.
+    """
+    if name is not None and not 1 <= len(name) <= MAX_JOB_NAME:
+        raise BadInputError(f"{name[:80]!r} is no job's name; it has 1 to {MAX_JOB_NAME} characters")
     file = ChoicesFile(home.choices)
     choices = file.read()
     change = choices.jobs.allow if allow else choices.jobs.deny
     jobs = JobChoice(only=not allow) if name is None else change(name)
+    if len(jobs.names) > MAX_JOB_NAMES:
+        raise BadInputError(f"more than {MAX_JOB_NAMES} jobs are named; begin anew with --all")
     file.write(Choices(choices.paused, jobs))
     return jobs
 

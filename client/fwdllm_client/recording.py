@@ -34,7 +34,9 @@ class RecordingCoordinator:
         )
         answer = self._coordinator.check_in(request)
         if answer.HasField("assignment"):
-            self._work[answer.assignment.assignment_id] = (answer.assignment.job_name, answer.assignment.round)
+            # A job's name must not steer the terminal on which its owner reads it.
+            job = "".join(character if character.isprintable() else "?" for character in answer.assignment.job_name)
+            self._work[answer.assignment.assignment_id] = (job, answer.assignment.round)
         return answer
 
     def get_artifact(self, request: device_pb2.GetArtifactRequest) -> Stream[device_pb2.ArtifactChunk]:

@@ -19,6 +19,8 @@ from fwdllm_common.errors import HeldError, IntegrityError
 INTEGRITY_PAUSE_MS = 15 * 60 * 1000
 """A model or weights with a wrong hash are not fetched again before this many milliseconds: they cost a data plan."""
 
+AT_ONCE = device_pb2.CheckInWindow(min_ms=0, max_ms=0)
+"""Work that may not go on is given back by the next check-in."""
 HELD_WINDOW = device_pb2.CheckInWindow(min_ms=15 * 60 * 1000, max_ms=30 * 60 * 1000)
 """A device that may not work says so now and then, and is back as soon as it may."""
 LOOK_EVERY_S = 5.0
@@ -69,7 +71,7 @@ class Session:
         self._held: tuple[Hold, ...] = ()
 
     def run(self, *, once: bool = False) -> None:
-        """Go on until ``stop``; with ``once`` check in a single time and do what that brings.
+        """Go on until ``stop``; with ``once`` check in a single time and do what that brings, or give it back.
 
         :raises RefusedError: the device is revoked or unknown.
         :raises BadInputError: the coordinator refuses what the device says of itself, or the local data does not fit.
@@ -82,13 +84,14 @@ class Session:
                 window = self._turn(once=once)
                 if once and self._held:
                     raise HeldError("this device may not work now; 'fwdllm-client status' says why")
-                if once or self._wait(self._uniform(window.min_ms, max(window.min_ms, window.max_ms)) / 1000):
+                if (once and window is not AT_ONCE) or self._wait(window):
                     return
         except StopRequested:
             return
 
-    def _wait(self, left_s: float) -> bool:
+    def _wait(self, window: device_pb2.CheckInWindow) -> bool:
         """Wait, no longer than until the device may work if it may not now; True when the agent is to stop."""
+        left_s = self._uniform(window.min_ms, max(window.min_ms, window.max_ms)) / 1000
         while self._held and left_s > LOOK_EVERY_S:
             if self._stop.wait(LOOK_EVERY_S):
                 return True

@@ -7,6 +7,9 @@ from dataclasses import dataclass, replace
 
 from fwdllm.v1 import device_pb2
 
+MAX_JOB_NAMES, MAX_JOB_NAME = 256, 64
+"""Most names in a choice, and characters of one."""
+
 
 @dataclass(frozen=True)
 class JobChoice:

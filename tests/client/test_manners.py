@@ -223,3 +223,12 @@ def test_once_on_a_held_device_says_so_and_fails(device, coordinator, work, new_
     with pytest.raises(HeldError, match="fwdllm-client status"):
         device.run(new_stop(), once=True)
     assert len(coordinator.check_ins) == 1
+
+
+def test_once_gives_back_what_it_may_not_end(device, coordinator, work, new_stop):
+    after(device, 4, lambda: setattr(device.sensors, "conditions", UNPLUGGED))
+    with pytest.raises(HeldError):
+        device.run(new_stop(), once=True)
+
+    assert [held(request) for request in coordinator.check_ins] == [[], [HOLD_UNPLUGGED]]
+    assert sum(len(report.derivatives) for report in coordinator.reports) == 6

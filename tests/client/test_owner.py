@@ -97,6 +97,13 @@ def test_a_choice_needs_one_job_or_all(run, arguments):
     assert run("jobs", *arguments)[0] == 2
 
 
+def test_what_no_coordinator_would_hear_of_is_refused(run):
+    assert run("jobs", "deny", "x" * 65)[0] == 2
+    assert run("jobs", "deny", "")[0] == 2
+    for index in range(3):
+        assert run("jobs", "deny", f"job {index}")[0] == 0
+
+
 def test_a_pause_survives_a_choice(run):
     run("pause")
     run("jobs", "deny", "news")

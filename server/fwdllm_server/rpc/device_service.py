@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from fwdllm.v1 import device_pb2, ledger_pb2
 from fwdllm.v1.device_pb2_grpc import DeviceServiceServicer
-from fwdllm_common.job_choice import JobChoice
+from fwdllm_common.job_choice import MAX_JOB_NAME, MAX_JOB_NAMES, JobChoice
 from fwdllm_common.protocol import (
     CHUNK_BYTES,
     FEATURE_SUMS,
@@ -37,7 +37,7 @@ from fwdllm_server.store.jobs import JobState
 _MAX_LABELS, _MAX_LABEL = 1024, 256
 _MAX_CAPABILITIES, _MAX_CAPABILITY = 32, 64
 _MAX_EXAMPLES = 10**9
-_MAX_HOLDS, _MAX_JOBS, _MAX_JOB = 16, 256, 64
+_MAX_HOLDS = 16
 _MAX_ID = 64
 _WORDS_SHOWN = 200
 """Characters of labels in a refusal: an answer whose status line is too long never reaches the device."""
@@ -254,9 +254,9 @@ def _check_check_in(request: device_pb2.CheckInRequest) -> None:
         raise _bad_field("software has characters that cannot be printed")
     in_range("number of holds", len(request.conditions.holds), 0, _MAX_HOLDS)
     in_range("battery_percent", request.conditions.battery_percent, 0, 100)
-    in_range("number of jobs", len(request.jobs.names), 0, _MAX_JOBS)
+    in_range("number of jobs", len(request.jobs.names), 0, MAX_JOB_NAMES)
     for name in request.jobs.names:
-        bounded("job", name, _MAX_JOB)
+        bounded("job", name, MAX_JOB_NAME)
 
 
 def _bad_field(message: str) -> CallRefusedError:
