@@ -15,6 +15,7 @@ from fwdllm_common.layout import Float32Vector
 from fwdllm_common.optimizers import OptimizerKind
 from fwdllm_common.prompt import PLACEHOLDER
 from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.model.precision import Precision
 from fwdllm_server.presets import Preset, with_preset
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
@@ -37,8 +38,9 @@ class ModelSection(_Section):
     ``source`` is a hub id, a folder or a ``.gguf`` file; ``pooling`` is how token states become a feature: as the
     model's own classification head does it, or the mean over tokens with a new linear head. A head that the checkpoint
     lacks starts with ``head``; ``class-means`` asks devices for per-class sums of features. With ``one_block``
-    directions of block ``peft`` cover the head too. A decoder may read each text in a ``prompt``, and its head may
-    start as the language model's scores of the words that the ``verbaliser`` has for the labels.
+    directions of block ``peft`` cover the head too. ``precision`` is that of the weights that are not trained. A decoder
+    may read each text in a ``prompt``, and its head may start as the language model's scores of the words that the
+    ``verbaliser`` has for the labels.
     """
 
     source: str
@@ -47,6 +49,7 @@ class ModelSection(_Section):
     pooling: Literal["model", "mean"] = "model"
     head: Literal["zeros", "random", "class-means"] = "zeros"
     one_block: bool = False
+    precision: Precision = "float32"
     prompt: str | None = None
     verbaliser: dict[str, Annotated[str, Field(min_length=1, max_length=256)]] | None = None
 

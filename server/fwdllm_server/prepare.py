@@ -74,6 +74,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     from fwdllm_server.model.load import has_new_head, load_base, load_tokenizer_file
     from fwdllm_server.model.peft.methods import apply_peft
     from fwdllm_server.model.peft.sample import TextSample
+    from fwdllm_server.model.quantise import quantise_bundle
     from fwdllm_server.model.trainable import initial_theta
     from fwdllm_server.model.verbaliser import Prompting
 
@@ -96,6 +97,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
         one_block=spec.model.one_block,
         prompt=prompt,
     )
+    quantise_bundle(folder.bundle, manifest, spec.model.precision)
     if head_init == "class-means":
         LinearHead.of(manifest)
     description = BaseDescription(source=source, labels=spec.model.labels, pooling=spec.model.pooling)

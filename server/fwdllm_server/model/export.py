@@ -62,7 +62,7 @@ def export_bundle(
         labels=tuple(labels),
         max_tokens=max_tokens,
         pad_token_id=pad_token_id,
-        tokenizer=_bundle_file(folder / TOKENIZER_FILE),
+        tokenizer=bundle_file(folder / TOKENIZER_FILE),
         layout=layout,
         stages=tuple(_write_stages(model, layout, folder)),
         prompt=prompt,
@@ -121,8 +121,8 @@ def _write_stages(model: ir.Model, layout: Layout, folder: Path) -> Iterator[Sta
             raise BadInputError(f"the activation before {following!r} has no fixed width")
         yield Stage(
             block=block,
-            graph=_bundle_file(graph_file),
-            weights=None if weights is None else _bundle_file(weights),
+            graph=bundle_file(graph_file),
+            weights=None if weights is None else bundle_file(weights),
             inputs=tuple(str(value.name) for value in stage.graph.inputs),
             per_token=len(shape) == 3,
             width=shape[-1],
@@ -130,7 +130,8 @@ def _write_stages(model: ir.Model, layout: Layout, folder: Path) -> Iterator[Sta
         )
 
 
-def _bundle_file(path: Path) -> BundleFile:
+def bundle_file(path: Path) -> BundleFile:
+    """A file as the manifest names it."""
     return BundleFile(path.name, sha256_of(path), path.stat().st_size)
 
 

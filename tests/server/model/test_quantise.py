@@ -1,0 +1,177 @@
+"""Frozen weights in 8 or 4 bits: smaller files, nearly the same function, and the same way to θ."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+from server.model.conftest import CASES, Prepared, batch, by_block, run_stages
+
+from fwdllm_common.files import sha256_of
+from fwdllm_common.manifest import Manifest
+from fwdllm_server.model.export import OPSET
+from fwdllm_server.model.peft.methods import METHODS
+from fwdllm_server.model.precision import Precision
+from fwdllm_server.model.quantise import BLOCK, quantise_bundle, quantise_graph
+
+BITS: dict[Precision, int] = {"int8": 8, "int4": 4}
+
+
+def quantised(prepared: Prepared, precision: Precision, folder: Path) -> Prepared:
+    shutil.copytree(prepared.folder, folder, copy_function=shutil.copyfile)
+    return replace(prepared, folder=folder, manifest=quantise_bundle(folder, prepared.manifest, precision))
+
+
+def bytes_of(manifest: Manifest) -> list[int]:
+    return [stage.graph.bytes + (stage.weights.bytes if stage.weights else 0) for stage in manifest.stages]
+
+
+def graph_of(prepared: Prepared, stage: int) -> onnx.GraphProto:
+    return onnx.load(prepared.folder / prepared.manifest.stages[stage].graph.name).graph
+
+
+@pytest.fixture(params=list(BITS))
+def precision(request: pytest.FixtureRequest) -> Precision:
+    return request.param
+
+
+def test_losses_stay_close_for_every_architecture_and_method(
+    prepared: Prepared, precision: Precision, tmp_path: Path
+) -> None:
+    small = quantised(prepared, precision, tmp_path / "bundle")
+    feeds, theta = batch(12, 11), by_block(prepared.layout, prepared.theta(3))
+    expected, _ = run_stages(prepared, feeds, theta)
+    found, _ = run_stages(small, feeds, theta)
+    error = np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected)
+    assert 0 < error < {"int8": 0.1, "int4": 1.0}[precision]
+
+
+def test_every_stage_with_frozen_matrices_shrinks(prepared: Prepared, precision: Precision, tmp_path: Path) -> None:
+    small = quantised(prepared, precision, tmp_path / "bundle")
+    before, after = bytes_of(prepared.manifest), bytes_of(small.manifest)
+    assert sum(after) < 0.75 * sum(before)
+    assert all(new <= old for old, new in zip(before, after, strict=True))
+
+
+def test_what_is_multiplied_with_theta_stays_float32(prepared: Prepared, precision: Precision, tmp_path: Path) -> None:
+    """And so do the frozen bases of LoRA, which are narrow."""
+    small = quantised(prepared, precision, tmp_path / "bundle")
+    for index in range(len(small.manifest.stages)):
+        graph = graph_of(small, index)
+        sizes = {value.name: tuple(value.dims) for value in graph.initializer}
+        for node in graph.node:
+            if node.op_type == "MatMulNBits":
+                assert min(attribute.i for attribute in node.attribute if attribute.name in ("K", "N")) >= BLOCK
+            elif node.op_type in ("MatMul", "Gemm"):
+                assert all(min(sizes[name]) < BLOCK for name in node.input if len(sizes.get(name, ())) == 2)
+
+
+def test_theta_has_the_same_layout_and_passes_the_same_cost(
+    prepared: Prepared, precision: Precision, tmp_path: Path
+) -> None:
+    small = quantised(prepared, precision, tmp_path / "bundle").manifest
+    assert small.layout == prepared.manifest.layout
+    assert [stage.multiplications for stage in small.stages] == [s.multiplications for s in prepared.manifest.stages]
+
+
+def test_the_manifest_describes_the_new_files(prepared_bert: Prepared, precision: Precision, tmp_path: Path) -> None:
+    small = quantised(prepared_bert, precision, tmp_path / "bundle")
+    assert Manifest.from_bytes((small.folder / "manifest.json").read_bytes()) == small.manifest
+    assert {path.name for path in small.folder.iterdir()} == {f.name for f in small.manifest.files} | {"manifest.json"}
+    for file in small.manifest.files:
+        path = small.folder / file.name
+        assert (sha256_of(path), path.stat().st_size) == (file.sha256, file.bytes)
+
+
+def test_quantising_is_reproducible(prepared_bert: Prepared, precision: Precision, tmp_path: Path) -> None:
+    one, other = (quantised(prepared_bert, precision, tmp_path / name) for name in ("one", "other"))
+    assert one.manifest.to_bytes() == other.manifest.to_bytes()
+
+
+def test_float32_changes_nothing(prepared_bert: Prepared, tmp_path: Path) -> None:
+    same = quantised(prepared_bert, "float32", tmp_path / "bundle")
+    assert same.manifest == prepared_bert.manifest
+    for file in same.manifest.files:
+        assert sha256_of(same.folder / file.name) == file.sha256
+
+
+def test_a_linked_file_keeps_its_content(prepared_bert: Prepared, tmp_path: Path) -> None:
+    """The coordinator's store links what a job folder holds."""
+    folder, linked = tmp_path / "bundle", tmp_path / "linked.onnx"
+    shutil.copytree(prepared_bert.folder, folder)
+    graph = prepared_bert.manifest.stages[0].graph
+    linked.hardlink_to(folder / graph.name)
+    quantise_bundle(folder, prepared_bert.manifest, "int8")
+    assert sha256_of(linked) == graph.sha256
+
+
+@pytest.mark.parametrize("name", ["bert", "albert", "roberta"])
+def test_blocks_hold_the_nearest_numbers(
+    name: str, precision: Precision, prepared_models: Callable[[str], Prepared], tmp_path: Path
+) -> None:
+    """Every quantised value is within a step of a weight of the float32 graph, and a shared weight is there once."""
+    prepared = prepared_models(name)
+    small = quantised(prepared, precision, tmp_path / "bundle")
+    checked = sum(
+        check_blocks(graph_of(prepared, stage), graph_of(small, stage), BITS[precision]) for stage in range(2)
+    )
+    assert checked >= 7
+
+
+def check_blocks(before: onnx.GraphProto, after: onnx.GraphProto, bits: int) -> int:
+    """Holds the quantised weights of one stage against the float32 ones; returns how many nodes read them."""
+    originals = {value.name: numpy_helper.to_array(value) for value in before.initializer}
+    tensors = {value.name: numpy_helper.to_array(value) for value in after.initializer}
+    assert len(tensors) == len(after.initializer)
+    readers = [node for node in after.node if node.op_type in ("MatMulNBits", "GatherBlockQuantized")]
+    for node in readers:
+        weight = node.input[1] if node.op_type == "MatMulNBits" else node.input[0]
+        name, use, _ = weight.rsplit(".", 2)
+        original = originals[name].T if use == "product" else originals[name]
+        scales = tensors[node.input[2]]
+        values = unpacked(tensors[weight].reshape(len(scales), -1), bits)[:, : original.shape[1]]
+        steps = np.repeat(scales, BLOCK, axis=1)[:, : original.shape[1]]
+        assert (np.abs(values * steps - original) <= np.abs(steps) * 1.001).all()
+        assert np.abs(values * steps - original).mean() < 0.3 * np.abs(steps).mean()
+    return len(readers)
+
+
+def unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
+    """Bytes as the signed numbers in them, ``[rows, numbers]``."""
+    if bits == 8:
+        return packed.astype(np.int64) - 128
+    return np.stack([packed & 0xF, packed >> 4], axis=-1).reshape(len(packed), -1).astype(np.int64) - 8
+
+
+@pytest.mark.parametrize(("bits", "tolerance"), [(8, 0.02), (4, 0.2)])
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_gemm_with_a_bias(bits: int, tolerance: float, transposed: int) -> None:
+    """As GPT-2 has it; no architecture above exports one that is wide."""
+    random = np.random.default_rng(1)
+    shape = (40, 72) if transposed else (72, 40)
+    weight, bias = random.normal(size=shape).astype(np.float32), random.normal(size=40).astype(np.float32)
+    x = random.normal(size=(5, 72)).astype(np.float32)
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"], transB=transposed)
+    inputs = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["rows", 72])]
+    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["rows", 40])]
+    tensors = [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")]
+    graph = helper.make_graph([node], "gemm", inputs, outputs, tensors)
+    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10))
+    assert quantise_graph(model, bits)
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    expected = x @ (weight.T if transposed else weight) + bias
+    (found,) = session.run(None, {"x": x})
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert 0 < error < tolerance
+
+
+def test_cases_cover_all_methods() -> None:
+    assert {spec.method for _, spec in CASES.values()} == set(METHODS)
