@@ -132,6 +132,7 @@ def _work(
     from fwdllm_client.artifacts import ArtifactCache
     from fwdllm_client.assignment import AssignmentWork
     from fwdllm_client.feature_sums import FeatureSums
+    from fwdllm_client.self_test import SelfTest
     from fwdllm_client.weights import Weights
     from fwdllm_client.worker import LocalCompute
 
@@ -145,6 +146,7 @@ def _work(
         stop,
         permission,
         feature_sums=None if policy.class_rows is None else FeatureSums(coordinator, retry, policy.class_rows),
+        self_test=SelfTest(coordinator, retry),
     )
 
 

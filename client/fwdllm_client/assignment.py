@@ -22,6 +22,7 @@ from fwdllm_client.journal import Entry, Journal
 from fwdllm_client.permission import Permission, WithdrawnError
 from fwdllm_client.reporter import Reporter
 from fwdllm_client.retry import Stop, StopRequested
+from fwdllm_client.self_test import SelfTest
 from fwdllm_client.session import AT_ONCE
 from fwdllm_client.weights import Weights
 from fwdllm_common.directions import Directions
@@ -41,6 +42,9 @@ class Compute(Protocol):
     @property
     def example_passes(self) -> float:
         """Passes of one example through the whole model so far; a part of the model counts as its share."""
+
+    def signal_to_noise(self) -> float | None:
+        """What scalars computed here are worth, by the bundle's canary; None if it has none."""
 
     def derivatives(
         self, theta: Float32Vector, directions: Directions, task: DirectionTask
@@ -63,6 +67,7 @@ class AssignmentWork:
     :param permission: ends it likewise; what is left is given back at the check-in that follows at once.
     :param clock: seconds, monotonic.
     :param feature_sums: sends per-class sums of features; None where the device's owner does not allow them.
+    :param self_test: tells the coordinator what this device's scalars on a bundle are worth; None for not at all.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class AssignmentWork:
         permission: Permission,
         clock: Callable[[], float] = time.monotonic,
         feature_sums: FeatureSums | None = None,
+        self_test: SelfTest | None = None,
     ) -> None:
         self._artifacts = artifacts
         self._weights = weights
@@ -86,6 +92,8 @@ class AssignmentWork:
         self._permission = permission
         self._clock = clock
         self._feature_sums = feature_sums
+        self._self_test = self_test
+        self._tested = ""
         self._bundle = ""
         self._engine: Compute | None = None
 
@@ -111,6 +119,8 @@ class AssignmentWork:
         bundle = self._artifacts.bundle(assignment.manifest_sha256, self._go_on(assignment))
         theta = self._weights.at(assignment, header, bundle.manifest.layout).theta
         engine = self._engine_for(bundle)
+        if (answer := self._test(assignment, bundle, engine)) is not None and not answer.usable:
+            return answer.next
         started = self._clock()
         with self._new_reporter() as reporter:
             for entry in self._entries(assignment, header, theta, engine, deadline, reporter):
@@ -131,6 +141,20 @@ class AssignmentWork:
             stopped=reporter.is_stopped(assignment.assignment_id),
         )
         return reporter.window
+
+    def _test(
+        self, assignment: device_pb2.Assignment, bundle: Bundle, engine: Compute
+    ) -> device_pb2.SelfTestResponse | None:
+        """The coordinator's answer to the self-test, which comes before the first scalars on a bundle."""
+        if self._self_test is None or self._tested == bundle.sha256:
+            return None
+        signal_to_noise = engine.signal_to_noise()
+        if signal_to_noise is None:
+            return None
+        answer = self._self_test.send(assignment, signal_to_noise)
+        # One that has failed is made again, when the coordinator asks again.
+        self._tested = bundle.sha256 if answer.usable else ""
+        return answer
 
     def _send_feature_sums(self, assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
         if self._feature_sums is None:

@@ -89,6 +89,9 @@ class Coordinator(Protocol):
     def report_feature_sums(self, request: device_pb2.FeatureSumsRequest) -> device_pb2.FeatureSumsResponse:
         """Send per-class sums of features; answered once they are durable."""
 
+    def report_self_test(self, request: device_pb2.SelfTestRequest) -> device_pb2.SelfTestResponse:
+        """Say what this device's scalars are worth; the answer says whether they are wanted."""
+
 
 class GrpcCoordinator:
     """:class:`Coordinator` over one gRPC channel with mutual TLS; connects at the first call, and again when lost."""
@@ -110,6 +113,9 @@ class GrpcCoordinator:
         )
         self._report_feature_sums = self._channel.unary_unary(
             _SERVICE + "ReportFeatureSums", self._sends, self._receives(device_pb2.FeatureSumsResponse)
+        )
+        self._report_self_test = self._channel.unary_unary(
+            _SERVICE + "ReportSelfTest", self._sends, self._receives(device_pb2.SelfTestResponse)
         )
 
     def check_in(self, request: device_pb2.CheckInRequest) -> device_pb2.CheckInResponse:
@@ -133,6 +139,11 @@ class GrpcCoordinator:
         """See :class:`Coordinator`."""
         with calling():
             return self._report_feature_sums(request, timeout=CALL_TIMEOUT_S)
+
+    def report_self_test(self, request: device_pb2.SelfTestRequest) -> device_pb2.SelfTestResponse:
+        """See :class:`Coordinator`."""
+        with calling():
+            return self._report_self_test(request, timeout=CALL_TIMEOUT_S)
 
     def close(self) -> None:
         """End every call and the connection."""

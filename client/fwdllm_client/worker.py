@@ -14,6 +14,8 @@ from fwdllm_client.artifacts import Bundle
 from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.data.split import split
 from fwdllm_client.engine import ClassSum, DirectionTask, Engine
+from fwdllm_client.engine.self_test import canary_scalars
+from fwdllm_common.canary import Canary, signal_to_noise
 from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Float32Vector
 
@@ -37,6 +39,7 @@ class LocalCompute:
         self._training, self._validation = split(len(dataset), validation_fraction)
         cache_folder.mkdir(parents=True, exist_ok=True)
         limit = min(MAX_CACHE_BYTES, shutil.disk_usage(cache_folder).free // 2)
+        self._bundle, self._scratch, self._threads = bundle, cache_folder, threads
         self._engine = Engine(bundle.folder, bundle.manifest, dataset, cache_folder, threads, limit)
         _log.info("model loaded", training_rows=len(self._training), validation_rows=len(self._validation))
 
@@ -44,6 +47,15 @@ class LocalCompute:
     def example_passes(self) -> float:
         """See :class:`fwdllm_client.assignment.Compute`."""
         return self._engine.example_passes
+
+    def signal_to_noise(self) -> float | None:
+        """See :class:`fwdllm_client.assignment.Compute`."""
+        manifest = self._bundle.manifest
+        if manifest.canary is None:
+            return None
+        canary = Canary.from_bytes((self._bundle.folder / manifest.canary.name).read_bytes())
+        found = canary_scalars(self._bundle.folder, manifest, canary, self._scratch, self._threads)
+        return signal_to_noise(found, canary.expected)
 
     def derivatives(
         self, theta: Float32Vector, directions: Directions, task: DirectionTask

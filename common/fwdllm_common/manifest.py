@@ -12,16 +12,19 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fwdllm_common.errors import BadInputError
+from fwdllm_common.files import sha256_of
 from fwdllm_common.layout import Layout
 from fwdllm_common.prompt import Prompt
 
 MANIFEST_FORMAT = 1
+MANIFEST_FILE = "manifest.json"
 STAGE_INPUTS = ("input_ids", "attention_mask", "activation", "theta", "labels")
 
 _PLAIN_NAME = re.compile(r"[^/\\:\x00-\x1f]+")
@@ -43,6 +46,11 @@ class BundleFile:
             raise BadInputError(f"manifest: file {self.name!r} has no SHA-256 in lower-case hex")
         if not isinstance(self.bytes, int) or self.bytes < 0:
             raise BadInputError(f"manifest: file {self.name!r} has a size that is none, {self.bytes!r}")
+
+    @classmethod
+    def of(cls, path: Path) -> BundleFile:
+        """The file at ``path`` as it is."""
+        return cls(path.name, sha256_of(path), path.stat().st_size)
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,7 @@ class Manifest:
     """Everything a device needs to compute a loss, by hash.
 
     ``max_tokens`` is the truncation length, ``pad_token_id`` fills up a batch, ``labels`` gives class i its name;
-    with a ``prompt`` the model reads each text in it.
+    with a ``prompt`` the model reads each text in it; ``canary`` is a :class:`fwdllm_common.canary.Canary`.
     """
 
     labels: tuple[str, ...]
@@ -86,6 +94,7 @@ class Manifest:
     layout: Layout
     stages: tuple[Stage, ...]
     prompt: Prompt | None = None
+    canary: BundleFile | None = None
 
     def __post_init__(self) -> None:
         if len(self.stages) < 2 or self.stages[0].block is not None:
@@ -115,6 +124,8 @@ class Manifest:
 
     def _files(self) -> Iterator[BundleFile]:
         yield self.tokenizer
+        if self.canary is not None:
+            yield self.canary
         for stage in self.stages:
             yield stage.graph
             if stage.weights is not None:
@@ -131,6 +142,7 @@ class Manifest:
             "layout": self.layout.to_json(),
             "stages": [asdict(stage) for stage in self.stages],
             **({} if self.prompt is None else {"prompt": self.prompt.template}),
+            **({} if self.canary is None else {"canary": asdict(self.canary)}),
         }
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -152,6 +164,7 @@ class Manifest:
                 layout=Layout.from_json(value["layout"]),
                 stages=tuple(_stage(item) for item in value["stages"]),
                 prompt=Prompt.of(value.get("prompt")),
+                canary=BundleFile(**value["canary"]) if "canary" in value else None,
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BadInputError(f"manifest: not a model bundle ({error})") from error

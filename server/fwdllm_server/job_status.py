@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from fwdllm.v1 import operator_pb2
 from fwdllm_common.ledger import RunHeader
+from fwdllm_server.rounds.self_testing import noisy_devices
 from fwdllm_server.store import assignments, efforts, ledger, rounds, scalars
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.ledger import EvaluationRecord
@@ -25,7 +26,7 @@ _STATES = {
 def job_message(connection: Connection, record: JobRecord, now: float) -> operator_pb2.Job:
     """Everything there is to say about a job."""
     committed, directions = ledger.totals(connection, record.id)
-    devices = list(_devices(connection, record.id))
+    devices = list(_devices(connection, record.id, now))
     message = operator_pb2.Job(
         job_id=record.id,
         name=record.name,
@@ -104,7 +105,8 @@ def _round(connection: Connection, record: RoundRecord) -> operator_pb2.Round:
     )
 
 
-def _devices(connection: Connection, job_id: str) -> Iterator[operator_pb2.DeviceEffort]:
+def _devices(connection: Connection, job_id: str, now: float) -> Iterator[operator_pb2.DeviceEffort]:
+    noisy = noisy_devices(connection, job_id, now)
     for row in efforts.of_job(connection, job_id):
         yield operator_pb2.DeviceEffort(
             device_id=row.device_id,
@@ -115,4 +117,6 @@ def _devices(connection: Connection, job_id: str) -> Iterator[operator_pb2.Devic
             bytes_sent=row.bytes_sent,
             bytes_received=row.bytes_received,
             artifact_bytes=row.artifact_bytes,
+            signal_to_noise=row.signal_to_noise or 0.0,
+            noisy=row.device_id in noisy,
         )

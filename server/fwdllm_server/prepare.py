@@ -9,24 +9,28 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import structlog
 from sqlalchemy import Connection
 
 from fwdllm_common.directions import Directions
 from fwdllm_common.files import write_atomically
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.ledger import RunHeader
-from fwdllm_common.manifest import Manifest
+from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest
 from fwdllm_common.optimizers import OptimizerSettings
 from fwdllm_common.prompt import Prompt
 from fwdllm_common.replay import ModelState, theta_digest
 from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.artifacts import ArtifactStore
+from fwdllm_server.canary import CANARY_FILE, draw_canary, expect_of, fidelity
 from fwdllm_server.job import JobSpec
 from fwdllm_server.store import jobs, ledger
+
+_log = structlog.get_logger()
 
 _THETA_FILE = "initial_theta.npy"
 _HEAD_INIT_FILE = "head_init"
@@ -74,7 +78,6 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     from fwdllm_server.model.load import has_new_head, load_base, load_tokenizer_file
     from fwdllm_server.model.peft.methods import apply_peft
     from fwdllm_server.model.peft.sample import TextSample
-    from fwdllm_server.model.quantise import quantise_bundle
     from fwdllm_server.model.trainable import initial_theta
     from fwdllm_server.model.verbaliser import Prompting
 
@@ -97,7 +100,8 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
         one_block=spec.model.one_block,
         prompt=prompt,
     )
-    quantise_bundle(folder.bundle, manifest, spec.model.precision)
+    theta = initial_theta(model, manifest.layout)
+    _finish_bundle(spec, folder.bundle, manifest, theta)
     if head_init == "class-means":
         LinearHead.of(manifest)
     description = BaseDescription(source=source, labels=spec.model.labels, pooling=spec.model.pooling)
@@ -107,12 +111,26 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
         description["verbaliser"] = spec.model.verbaliser
     save_adapter_template(model, description, folder.adapter)
     write_atomically(folder.path / _HEAD_INIT_FILE, head_init.encode())
-    np.save(folder.path / _THETA_FILE, initial_theta(model, manifest.layout))
+    np.save(folder.path / _THETA_FILE, theta)
+
+
+def _finish_bundle(spec: JobSpec, bundle: Path, manifest: Manifest, theta: Float32Vector) -> None:
+    """Quantise the exported weights as the job asks, and put the canary in."""
+    from fwdllm_server.model.quantise import quantise_bundle
+
+    canary = draw_canary(bundle, manifest, theta, spec.perturbation)
+    if spec.model.precision != "float32":
+        manifest = quantise_bundle(bundle, manifest, spec.model.precision)
+        canary = expect_of(bundle, manifest, canary)
+        _log.info("weights quantised", precision=spec.model.precision, signal_to_noise=round(fidelity(canary), 2))
+    write_atomically(bundle / CANARY_FILE, canary.to_bytes())
+    file = BundleFile.of(bundle / CANARY_FILE)
+    write_atomically(bundle / MANIFEST_FILE, replace(manifest, canary=file).to_bytes())
 
 
 def adopt(spec: JobSpec, folder: JobFolder, artifacts: ArtifactStore) -> PreparedModel:
     """Take what :func:`export_model` wrote into the artifacts and fix the run's header."""
-    data = (folder.bundle / "manifest.json").read_bytes()
+    data = (folder.bundle / MANIFEST_FILE).read_bytes()
     manifest = Manifest.from_bytes(data)
     for file in manifest.files:
         artifacts.put_file(folder.bundle / file.name)

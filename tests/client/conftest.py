@@ -28,6 +28,7 @@ from fwdllm_client.permission import Permission
 from fwdllm_client.recording import RecordingCoordinator
 from fwdllm_client.reporter import Reporter
 from fwdllm_client.retry import Retry
+from fwdllm_client.self_test import SelfTest
 from fwdllm_client.session import Session
 from fwdllm_client.transport import GrpcCoordinator
 from fwdllm_client.weights import Weights
@@ -108,6 +109,8 @@ class ScriptedCoordinator(device_pb2_grpc.DeviceServiceServicer, device_pb2_grpc
         self.on_report = self.acknowledgement
         self.after_report = lambda request: None
         self.on_feature_sums = lambda request: device_pb2.FeatureSumsResponse(accepted=len(request.sums), next=WINDOW)
+        self.self_tests = []
+        self.usable = True
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self._thread.start()
@@ -215,6 +218,10 @@ class ScriptedCoordinator(device_pb2_grpc.DeviceServiceServicer, device_pb2_grpc
         except Refuse as refuse:
             await self._refuse(context, refuse)
 
+    async def ReportSelfTest(self, request, context):  # noqa: N802
+        self.self_tests.append(request)
+        return device_pb2.SelfTestResponse(usable=self.usable, next=WINDOW)
+
     async def _refuse(self, context, refuse):
         await context.abort(refuse.code, refuse.details, trailing_metadata=tuple(refuse.trailing))
 
@@ -312,6 +319,7 @@ class QuadraticCompute:
         self.tasks = []
         self.evaluations = 0
         self.before_chunk = lambda: None
+        self.self_test_result = None
 
     def derivatives(self, theta, directions, task):
         self.tasks.append(task)
@@ -324,6 +332,9 @@ class QuadraticCompute:
             self.computed += seeds.tolist()
             self.example_passes += len(seeds) * task.batch_size
             yield first, ((copies**2).sum(axis=1) - (part**2).sum()) / 2 / task.epsilon
+
+    def signal_to_noise(self):
+        return self.self_test_result
 
     def evaluate(self, theta):
         self.evaluations += 1
@@ -404,6 +415,7 @@ class Device:
                 stop,
                 permission,
                 clock or self.clock,
+                self_test=SelfTest(coordinator, retry),
             )
             profile = device_pb2.CheckInRequest(labels=["no", "yes"], training_examples=9)
             Session(coordinator, retry, journal, profile, permission, work, new_reporter, stop).run(once=once)

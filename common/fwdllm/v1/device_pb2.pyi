@@ -278,3 +278,19 @@ class FeatureSumsResponse(_message.Message):
     unusable: int
     next: CheckInWindow
     def __init__(self, accepted: _Optional[int] = ..., repeated: _Optional[int] = ..., late: _Optional[int] = ..., unusable: _Optional[int] = ..., next: _Optional[_Union[CheckInWindow, _Mapping]] = ...) -> None: ...
+
+class SelfTestRequest(_message.Message):
+    __slots__ = ("assignment_id", "signal_to_noise")
+    ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_TO_NOISE_FIELD_NUMBER: _ClassVar[int]
+    assignment_id: str
+    signal_to_noise: float
+    def __init__(self, assignment_id: _Optional[str] = ..., signal_to_noise: _Optional[float] = ...) -> None: ...
+
+class SelfTestResponse(_message.Message):
+    __slots__ = ("usable", "next")
+    USABLE_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    usable: bool
+    next: CheckInWindow
+    def __init__(self, usable: _Optional[bool] = ..., next: _Optional[_Union[CheckInWindow, _Mapping]] = ...) -> None: ...

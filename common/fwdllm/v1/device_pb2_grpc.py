@@ -136,6 +136,11 @@ class DeviceServiceStub:
                 request_serializer=fwdllm_dot_v1_dot_device__pb2.FeatureSumsRequest.SerializeToString,
                 response_deserializer=fwdllm_dot_v1_dot_device__pb2.FeatureSumsResponse.FromString,
                 _registered_method=True)
+        self.ReportSelfTest = channel.unary_unary(
+                '/fwdllm.v1.DeviceService/ReportSelfTest',
+                request_serializer=fwdllm_dot_v1_dot_device__pb2.SelfTestRequest.SerializeToString,
+                response_deserializer=fwdllm_dot_v1_dot_device__pb2.SelfTestResponse.FromString,
+                _registered_method=True)
 
 
 class DeviceServiceServicer:
@@ -179,6 +184,13 @@ class DeviceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportSelfTest(self, request, context):
+        """What the device's scalars are worth, before its first ones on a bundle with a canary.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeviceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -206,6 +218,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.ReportFeatureSums,
                     request_deserializer=fwdllm_dot_v1_dot_device__pb2.FeatureSumsRequest.FromString,
                     response_serializer=fwdllm_dot_v1_dot_device__pb2.FeatureSumsResponse.SerializeToString,
+            ),
+            'ReportSelfTest': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportSelfTest,
+                    request_deserializer=fwdllm_dot_v1_dot_device__pb2.SelfTestRequest.FromString,
+                    response_serializer=fwdllm_dot_v1_dot_device__pb2.SelfTestResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -344,6 +361,33 @@ class DeviceService:
             '/fwdllm.v1.DeviceService/ReportFeatureSums',
             fwdllm_dot_v1_dot_device__pb2.FeatureSumsRequest.SerializeToString,
             fwdllm_dot_v1_dot_device__pb2.FeatureSumsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportSelfTest(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fwdllm.v1.DeviceService/ReportSelfTest',
+            fwdllm_dot_v1_dot_device__pb2.SelfTestRequest.SerializeToString,
+            fwdllm_dot_v1_dot_device__pb2.SelfTestResponse.FromString,
             options,
             channel_credentials,
             insecure,

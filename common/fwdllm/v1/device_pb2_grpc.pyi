@@ -82,6 +82,8 @@ class DeviceServiceStub:
     """Scalars as they are computed; each message is answered once everything in it is durable."""
     ReportFeatureSums: _grpc.UnaryUnaryMultiCallable[_device_pb2.FeatureSumsRequest, _device_pb2.FeatureSumsResponse]
     """Per-class sums of features, answered once they are durable; only from a device whose owner allows it."""
+    ReportSelfTest: _grpc.UnaryUnaryMultiCallable[_device_pb2.SelfTestRequest, _device_pb2.SelfTestResponse]
+    """What the device's scalars are worth, before its first ones on a bundle with a canary."""
 
 @_typing.type_check_only
 class DeviceServiceAsyncStub(DeviceServiceStub):
@@ -101,6 +103,8 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     """Scalars as they are computed; each message is answered once everything in it is durable."""
     ReportFeatureSums: _aio.UnaryUnaryMultiCallable[_device_pb2.FeatureSumsRequest, _device_pb2.FeatureSumsResponse]  # type: ignore[assignment]
     """Per-class sums of features, answered once they are durable; only from a device whose owner allows it."""
+    ReportSelfTest: _aio.UnaryUnaryMultiCallable[_device_pb2.SelfTestRequest, _device_pb2.SelfTestResponse]  # type: ignore[assignment]
+    """What the device's scalars are worth, before its first ones on a bundle with a canary."""
 
 class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Mutual TLS: the device is who its certificate says."""
@@ -147,5 +151,13 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_device_pb2.FeatureSumsResponse, _abc.Awaitable[_device_pb2.FeatureSumsResponse]]:
         """Per-class sums of features, answered once they are durable; only from a device whose owner allows it."""
+
+    @_abc_1.abstractmethod
+    def ReportSelfTest(
+        self,
+        request: _device_pb2.SelfTestRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_device_pb2.SelfTestResponse, _abc.Awaitable[_device_pb2.SelfTestResponse]]:
+        """What the device's scalars are worth, before its first ones on a bundle with a canary."""
 
 def add_DeviceServiceServicer_to_server(servicer: DeviceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

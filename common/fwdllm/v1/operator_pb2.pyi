@@ -142,7 +142,7 @@ class Evaluation(_message.Message):
     def __init__(self, version: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., rows: _Optional[int] = ..., federated_accuracy: _Optional[float] = ..., federated_rows: _Optional[int] = ...) -> None: ...
 
 class DeviceEffort(_message.Message):
-    __slots__ = ("device_id", "scalars", "seconds", "example_passes", "peak_rss_bytes", "bytes_sent", "bytes_received", "artifact_bytes")
+    __slots__ = ("device_id", "scalars", "seconds", "example_passes", "peak_rss_bytes", "bytes_sent", "bytes_received", "artifact_bytes", "signal_to_noise", "noisy")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     SCALARS_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -151,6 +151,8 @@ class DeviceEffort(_message.Message):
     BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
     BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
     ARTIFACT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SIGNAL_TO_NOISE_FIELD_NUMBER: _ClassVar[int]
+    NOISY_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     scalars: int
     seconds: float
@@ -159,7 +161,9 @@ class DeviceEffort(_message.Message):
     bytes_sent: int
     bytes_received: int
     artifact_bytes: int
-    def __init__(self, device_id: _Optional[str] = ..., scalars: _Optional[int] = ..., seconds: _Optional[float] = ..., example_passes: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., artifact_bytes: _Optional[int] = ...) -> None: ...
+    signal_to_noise: float
+    noisy: bool
+    def __init__(self, device_id: _Optional[str] = ..., scalars: _Optional[int] = ..., seconds: _Optional[float] = ..., example_passes: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., artifact_bytes: _Optional[int] = ..., signal_to_noise: _Optional[float] = ..., noisy: _Optional[bool] = ...) -> None: ...
 
 class AdapterChunk(_message.Message):
     __slots__ = ("file_name", "data")

@@ -65,6 +65,8 @@ def render(job: Job) -> RenderableType:
         table.add_row("held out", Text(_evaluation(job)))
     table.add_row("traffic", Text(_traffic(job)))
     table.add_row("time", Text(_time(job)))
+    if noisy := _noisy(job):
+        table.add_row("not used", Text(noisy))
     if job.message:
         table.add_row("message", Text(printable(job.message)))
     return Group(title, table)
@@ -78,6 +80,8 @@ def line(job: Job) -> str:
     if job.HasField("latest_evaluation"):
         parts.append(_evaluation(job))
     parts += [_traffic(job), _time(job)]
+    if noisy := _noisy(job):
+        parts.append(f"not used {noisy}")
     if job.message:
         parts.append(printable(job.message))
     return ", ".join(parts)
@@ -126,6 +130,13 @@ def _traffic(job: Job) -> str:
     down = sum(device.bytes_received for device in job.devices)
     model = sum(device.artifact_bytes for device in job.devices)
     return f"up {size(up)}, down {size(down)}" + (f", model files {size(model)}" if model else "")
+
+
+def _noisy(job: Job) -> str:
+    found = [
+        f"{device.device_id} (signal to noise {device.signal_to_noise:.2g})" for device in job.devices if device.noisy
+    ]
+    return ", ".join(found) + ": failed the self-test, its scalars are noise" if found else ""
 
 
 def _time(job: Job) -> str:

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.export import Dim
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_common.files import sha256_of, write_atomically
+from fwdllm_common.files import write_atomically
 from fwdllm_common.layout import Layout
-from fwdllm_common.manifest import BundleFile, Manifest, Stage
+from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest, Stage
 from fwdllm_common.prompt import Prompt
 from fwdllm_server.model.cost import weights_multiplied
 from fwdllm_server.model.split import cut_stage, save_stage
@@ -27,7 +27,6 @@ from fwdllm_server.model.trainable import trainable_layout
 from fwdllm_server.model.twins import make_twin_model
 
 OPSET = 23
-MANIFEST_FILE = "manifest.json"
 TOKENIZER_FILE = "tokenizer.json"
 
 # Sizes of the example that is traced; pairwise different, so that no two of them look like one dimension.
@@ -62,7 +61,7 @@ def export_bundle(
         labels=tuple(labels),
         max_tokens=max_tokens,
         pad_token_id=pad_token_id,
-        tokenizer=bundle_file(folder / TOKENIZER_FILE),
+        tokenizer=BundleFile.of(folder / TOKENIZER_FILE),
         layout=layout,
         stages=tuple(_write_stages(model, layout, folder)),
         prompt=prompt,
@@ -121,18 +120,13 @@ def _write_stages(model: ir.Model, layout: Layout, folder: Path) -> Iterator[Sta
             raise BadInputError(f"the activation before {following!r} has no fixed width")
         yield Stage(
             block=block,
-            graph=bundle_file(graph_file),
-            weights=None if weights is None else bundle_file(weights),
+            graph=BundleFile.of(graph_file),
+            weights=None if weights is None else BundleFile.of(weights),
             inputs=tuple(str(value.name) for value in stage.graph.inputs),
             per_token=len(shape) == 3,
             width=shape[-1],
             multiplications=weights_multiplied(stage) + (0 if block is None else layout.block(block).size),
         )
-
-
-def bundle_file(path: Path) -> BundleFile:
-    """A file as the manifest names it."""
-    return BundleFile(path.name, sha256_of(path), path.stat().st_size)
 
 
 def _check_padding(peft_model: PeftModel, pad_token_id: int) -> None:

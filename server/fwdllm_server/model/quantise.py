@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
 
 from fwdllm_common.files import write_atomically
-from fwdllm_common.manifest import Manifest, Stage
-from fwdllm_server.model.export import MANIFEST_FILE, bundle_file
+from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest, Stage
 from fwdllm_server.model.precision import Precision
 from fwdllm_server.model.split import save_stage
 
@@ -33,7 +32,7 @@ _FLOAT32_PRODUCTS = 1  # accuracy_level of MatMulNBits; 4 would quantise activat
 
 
 def quantise_bundle(folder: Path, manifest: Manifest, precision: Precision) -> Manifest:
-    """Write the stages of the float32 bundle in ``folder`` anew; returns its manifest from now on.
+    """Write the stages of the float32 bundle in ``folder`` anew, and its manifest, which is returned.
 
     Matrices narrower than :data:`BLOCK` stay float32, as LoRA's frozen bases do.
     """
@@ -71,7 +70,7 @@ def _quantise_stage(folder: Path, stage: Stage, bits: int) -> Stage:
         if file is not None:
             (folder / file.name).unlink()
     weights = save_stage(model, graph_file)
-    return replace(stage, graph=bundle_file(graph_file), weights=None if weights is None else bundle_file(weights))
+    return replace(stage, graph=BundleFile.of(graph_file), weights=None if weights is None else BundleFile.of(weights))
 
 
 def _multiplies_constant(node: ir.Node) -> bool:

@@ -24,6 +24,8 @@ def advance(context: RoundContext) -> Step:
     idle = context.idle_devices()
     if len(idle) < bounds.min_devices:
         reason = f"waiting for devices: {len(idle)} of {bounds.min_devices} are here"
+        if noisy := len(context.noisy_devices()):
+            reason += f"; {noisy} failed their self-test and are not used, 'job show' names them"
         rounds.set_plan(context.connection, context.round, ())
         rounds.set_reason(context.connection, context.round, reason)
         return wait(inf)

@@ -15,6 +15,7 @@ from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.job import JobSpec
 from fwdllm_server.prepare import run_header
 from fwdllm_server.rounds.presence import Presence
+from fwdllm_server.rounds.self_testing import noisy_devices
 from fwdllm_server.store import assignments, ledger
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.store.rounds import RoundRecord
@@ -100,9 +101,13 @@ class RoundContext:
 
     def idle_devices(self, capability: str | None = None) -> list[str]:
         """The devices here that can take part and have nothing to do, those with ``capability`` if one is named."""
-        busy = assignments.busy_devices(self.connection)
+        unwanted = assignments.busy_devices(self.connection) | self.noisy_devices()
         here = self.presence.eligible(self.job.name, self.job.manifest.labels, self.now, capability)
-        return [device for device in here if device not in busy]
+        return [device for device in here if device not in unwanted]
+
+    def noisy_devices(self) -> frozenset[str]:
+        """The devices whose scalars are of no use to this job."""
+        return noisy_devices(self.connection, self.job.id, self.now)
 
 
 @dataclass(frozen=True)

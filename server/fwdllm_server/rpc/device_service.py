@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import structlog
 from sqlalchemy import Connection
 
 from fwdllm.v1 import device_pb2, ledger_pb2
@@ -22,7 +23,7 @@ from fwdllm_common.protocol import (
     Reason,
 )
 from fwdllm_server.coordinator import Coordinator
-from fwdllm_server.rounds import feature_reporting, reporting
+from fwdllm_server.rounds import feature_reporting, reporting, self_testing
 from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.presence import Present
 from fwdllm_server.rounds.returning import take_back
@@ -41,6 +42,8 @@ _MAX_HOLDS = 16
 _MAX_ID = 64
 _WORDS_SHOWN = 200
 """Characters of labels in a refusal: an answer whose status line is too long never reaches the device."""
+
+_log = structlog.get_logger()
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -109,6 +112,14 @@ class DeviceService(DeviceServiceServicer):
         self._coordinator.wake(job_id)
         return response
 
+    async def ReportSelfTest(
+        self, request: device_pb2.SelfTestRequest, context: Context
+    ) -> device_pb2.SelfTestResponse:
+        """Stores what a device's scalars are worth and answers whether it goes on."""
+        response, job_id = await self._runtime.in_store(self._report_self_test, device_id_of(context), request)
+        self._coordinator.wake(job_id)
+        return response
+
     def _identify(self, device_id: str) -> None:
         with self._runtime.database.transaction() as connection:
             enrolled(connection, device_id)
@@ -173,6 +184,23 @@ class DeviceService(DeviceServiceServicer):
             response = feature_reporting.record(connection, assignment, request, manifest)
         response.next.CopyFrom(self._window())
         return response, assignment.job_id
+
+    def _report_self_test(
+        self, device_id: str, request: device_pb2.SelfTestRequest
+    ) -> tuple[device_pb2.SelfTestResponse, str]:
+        with self._runtime.database.transaction() as connection:
+            enrolled(connection, device_id)
+            assignment = _own_assignment(connection, device_id, request.assignment_id)
+            usable = self_testing.record(connection, assignment, request.signal_to_noise, self._runtime.clock())
+        if not usable:
+            _log.warning(
+                "device not used: its scalars are noise",
+                device=device_id,
+                job=assignment.job_id,
+                signal_to_noise=round(request.signal_to_noise, 3),
+                needed=self_testing.MIN_SIGNAL_TO_NOISE,
+            )
+        return device_pb2.SelfTestResponse(usable=usable, next=self._window()), assignment.job_id
 
     def _weights(
         self, job: TrainingJob, request: device_pb2.GetWeightsRequest

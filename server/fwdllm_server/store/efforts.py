@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, func, select, update
 
 from fwdllm.v1 import device_pb2
 from fwdllm_server.store.schema import efforts
@@ -26,11 +26,7 @@ def add(connection: Connection, job_id: str, device_id: str, accepted: int, effo
 
     Seconds and example-passes come as differences, byte counters as totals of a process that may have begun anew.
     """
-    key = (efforts.c.job_id == job_id) & (efforts.c.device_id == device_id)
-    row = connection.execute(select(efforts).where(key)).one_or_none()
-    if row is None:
-        connection.execute(efforts.insert().values(job_id=job_id, device_id=device_id))
-        row = connection.execute(select(efforts).where(key)).one()
+    key, row = _row(connection, job_id, device_id)
     values: dict[str, object] = {
         "scalars": row.scalars + accepted,
         "seconds": row.seconds + effort.seconds,
@@ -43,6 +39,30 @@ def add(connection: Connection, job_id: str, device_id: str, accepted: int, effo
         values[f"last_{counter}"] = new
     values |= _recent(row.recent_seconds, row.recent_passes, effort)
     connection.execute(update(efforts).where(key).values(values))
+
+
+def self_tested(connection: Connection, job_id: str, device_id: str, signal_to_noise: float, now: float) -> None:
+    """Note what a device's self-test found."""
+    key, _ = _row(connection, job_id, device_id)
+    values = {"signal_to_noise": signal_to_noise, "self_tested_at": now}
+    connection.execute(update(efforts).where(key).values(values))
+
+
+def noisy(connection: Connection, job_id: str, below: float, since: float) -> frozenset[str]:
+    """The devices whose last self-test was after ``since`` and found a signal to noise ``below`` a bound."""
+    failed = (efforts.c.signal_to_noise < below) & (efforts.c.self_tested_at > since)
+    query = select(efforts.c.device_id).where(efforts.c.job_id == job_id, failed)
+    return frozenset(connection.execute(query).scalars())
+
+
+def _row(connection: Connection, job_id: str, device_id: str) -> tuple[ColumnElement[bool], Row[Any]]:
+    """The device's row, made if need be, and what finds it."""
+    key = (efforts.c.job_id == job_id) & (efforts.c.device_id == device_id)
+    row = connection.execute(select(efforts).where(key)).one_or_none()
+    if row is None:
+        connection.execute(efforts.insert().values(job_id=job_id, device_id=device_id))
+        row = connection.execute(select(efforts).where(key)).one()
+    return key, row
 
 
 def speeds(connection: Connection, job_id: str, devices: Sequence[str]) -> Mapping[str, float]:

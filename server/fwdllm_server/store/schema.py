@@ -167,6 +167,9 @@ efforts = Table(
     Column("last_bytes_sent", BigInteger, nullable=False, default=0),
     Column("last_bytes_received", BigInteger, nullable=False, default=0),
     Column("last_artifact_bytes", BigInteger, nullable=False, default=0),
+    # What the device's last self-test on the job's bundle found, and when; null before the first.
+    Column("signal_to_noise", Float),
+    Column("self_tested_at", Float),
 )
 
 feature_sums = Table(

@@ -53,6 +53,13 @@ def test_no_threshold_is_not_shown():
     assert "variance 1.25, " in line(job)
 
 
+def test_a_device_that_is_not_used_is_named():
+    job = running()
+    job.devices.add(device_id="d7", signal_to_noise=0.14, noisy=True)
+
+    assert "not used d7 (signal to noise 0.14): failed the self-test, its scalars are noise" in line(job)
+
+
 def test_what_a_server_says_does_not_steer_the_terminal():
     assert "\x1b" not in line(running(message="\x1b[2J", name="a\x07"))
 

@@ -1,0 +1,49 @@
+"""The scalars of a bundle's canary, as this machine computes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from fwdllm_client.data import Dataset
+from fwdllm_client.engine.derivatives import DirectionTask
+from fwdllm_client.engine.engine import Engine
+from fwdllm_common.canary import CANARY_DIRECTIONS, CANARY_SEEDS, BlockScalars, Canary
+from fwdllm_common.manifest import Manifest
+
+
+def canary_scalars(
+    bundle_folder: Path, manifest: Manifest, canary: Canary, scratch: Path, threads: int
+) -> BlockScalars:
+    """Measure every direction of ``canary`` by an engine of its own, which is gone when this returns.
+
+    ``scratch`` is a folder in which it may make files for as long.
+
+    :raises BadInputError: a graph is unreadable, or the canary belongs to another model.
+    :raises StorageError: ``scratch`` cannot be written.
+    """
+    rows = np.arange(len(canary.rows))
+    tasks = {
+        block: DirectionTask(block, CANARY_SEEDS, epsilon, len(rows), canary.central)
+        for block, epsilon in canary.epsilons.items()
+    }
+    with (
+        TemporaryDirectory(dir=scratch) as folder,
+        Engine(bundle_folder, manifest, _dataset(canary), Path(folder), threads, cache_limit_bytes=0) as engine,
+    ):
+        return {
+            block: [
+                float(value)
+                for _, values in engine.derivatives(canary.theta, CANARY_DIRECTIONS, task, rows)
+                for value in values
+            ]
+            for block, task in tasks.items()
+        }
+
+
+def _dataset(canary: Canary) -> Dataset:
+    offsets = np.cumsum([0, *map(len, canary.rows)], dtype=np.int64)
+    tokens = np.array([token for row in canary.rows for token in row], dtype=np.int32)
+    return Dataset(tokens, offsets, np.array(canary.labels, dtype=np.int32))
