@@ -101,6 +101,8 @@ ABLATIONS = (
     Method("default-without-head-first", "default", {"blocks.peft.first_round": 1}),
     Method("default-without-peft", "default", {"blocks.peft": None}),
     Method("default-without-schedule", "default", {"optimizer.schedule": "constant"}),
+    Method("default-int8", "default", {"model.precision": "int8"}),
+    Method("default-int4", "default", {"model.precision": "int4"}),
     Method("default-without-one-sided", "default", {"perturbation.difference": "central"}),
     Method(
         "default-with-sampling",

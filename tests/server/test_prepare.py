@@ -105,6 +105,18 @@ def test_a_device_that_computes_something_else_fails(bundles: Mapping[str, Path]
     assert found < 3
 
 
+def test_adapter_and_initial_theta_are_those_of_float32(bundles: Mapping[str, Path]):
+    contents = [
+        {
+            file.name: file.read_bytes()
+            for file in (*(bundle.parent / "adapter").iterdir(), bundle.parent / "initial_theta.npy")
+        }
+        for bundle in bundles.values()
+    ]
+    assert contents[0] == contents[1] == contents[2]
+    assert len(contents[0]) > 2
+
+
 def test_float32_is_the_default_and_leaves_the_graphs_as_they_were(
     bundles: Mapping[str, Path], source: str, tmp_path: Path
 ):

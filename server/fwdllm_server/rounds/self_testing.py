@@ -11,7 +11,7 @@ from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 MIN_SIGNAL_TO_NOISE = 3.0
 """At 3 the noise of a device adds a ninth to the mean square of its scalars, and so to the directions that are needed.
 
-Devices that compute in float32 are above 100, those that quantise activations at a small ε below 2 (decision 0014).
+Devices that compute in float32 are far above, those that quantise activations below 1 at the default ε (decision 0014).
 """
 RETEST_S = 86_400.0
 """Seconds after which a device that failed is asked again: its software may have changed."""
