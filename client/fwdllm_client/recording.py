@@ -63,6 +63,16 @@ class RecordingCoordinator:
         )
         return self._coordinator.report_feature_sums(request)
 
+    def report_self_test(self, request: device_pb2.SelfTestRequest) -> device_pb2.SelfTestResponse:
+        """See :class:`fwdllm_client.transport.Coordinator`."""
+        self._log.add(
+            f"self-test {request.assignment_id}",
+            "how exactly this device computes, measured on texts that came with the model",
+            *self._of(request.assignment_id),
+            1,
+        )
+        return self._coordinator.report_self_test(request)
+
     def _noted(self, request: device_pb2.ReportRequest) -> device_pb2.ReportRequest:
         work = self._of(request.assignment_id)
         derivatives = "directional derivatives of the loss, and the effort they took"
