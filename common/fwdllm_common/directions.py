@@ -23,6 +23,7 @@ Distribution: TypeAlias = Literal["rademacher", "gaussian"]
 
 _WORD_BITS = 64
 _WORDS_PER_COUNTER = 4
+_SLICE = 1 << 16
 _UNITS: dict[Distribution, int] = {"rademacher": 1, "gaussian": 4}
 _KURTOSES: dict[Distribution, float] = {"rademacher": 1.0, "gaussian": 3 - 2 / _WORD_BITS}
 
@@ -67,8 +68,12 @@ class Directions:
         """
         copies = np.empty((len(seeds), len(theta)), dtype=np.float32)
         for row, seed in zip(copies, seeds, strict=True):
-            np.multiply(self.vector(int(seed), start, start + len(theta)), np.float32(epsilon), out=row)
-            row += theta
+            # Slice by slice: a direction whole takes several times the memory of θ on its way.
+            for first in range(0, len(theta), _SLICE):
+                part = slice(first, min(first + _SLICE, len(theta)))
+                v = self.vector(int(seed), start + part.start, start + part.stop)
+                np.multiply(v, np.float32(epsilon), out=row[part])
+                row[part] += theta[part]
         return copies
 
     def weighted_sum(

@@ -1,3 +1,4 @@
+import tracemalloc
 from math import comb
 
 import common.reference as reference
@@ -137,6 +138,19 @@ def test_perturb_is_one_rounded_product_and_one_rounded_sum(distribution, epsilo
         v = [value / UNITS[distribution] for value in reference.integers(distribution, 5, seed, 130, 130 + 77)]
         steps = [reference.float32(reference.float32(epsilon) * each) for each in v]
         assert copy.tolist() == [reference.float32(x + step) for x, step in zip(theta, steps, strict=True)]
+
+
+@pytest.mark.parametrize("distribution", DISTRIBUTIONS)
+def test_perturb_is_the_same_whole_or_in_slices_and_takes_little_more_than_its_result(distribution):
+    theta = np.random.default_rng(0).normal(size=1_000_001).astype(np.float32)
+    subject = Directions(5, distribution)
+    whole = theta + np.float32(1e-3) * subject.vector(7, 11, 11 + len(theta))
+    tracemalloc.start()
+    found = subject.perturb(theta, np.array([7], dtype=np.uint64), 11, 1e-3)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    np.testing.assert_array_equal(found[0], whole)
+    assert peak < found.nbytes + (3 << 20)
 
 
 def test_perturb_leaves_theta_alone():

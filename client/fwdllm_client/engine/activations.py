@@ -76,18 +76,25 @@ class ActivationCache:
 
     def read(self, row: int, tag: int) -> Activation | None:
         """The activation of ``row`` under ``tag`` (64 bits): ``[tokens, width]``; None if the file does not have it."""
-        entry = int(self._entries[row])
-        if row >= self._kept or entry >> _HALF != tag >> _HALF:
+        if self.lacks(row, tag):
             return None
         size = int(self._starts[row + 1] - self._starts[row])
         data = os.pread(self._file, size, int(self._starts[row]))
-        if len(data) != size or _entry(tag, data) != entry:
+        if len(data) != size or _entry(tag, data) != int(self._entries[row]):
             return None
         return np.frombuffer(data, dtype=self._dtype).reshape(int(self._lengths[row]), self._width)
 
+    def lacks(self, row: int, tag: int) -> bool:
+        """Whether ``row`` was never computed under ``tag``, going by its entry alone."""
+        return row >= self._kept or int(self._entries[row]) >> _HALF != tag >> _HALF
+
+    def keeps(self, row: int) -> bool:
+        """Whether there is room for ``row``."""
+        return row < self._kept
+
     def write(self, row: int, tag: int, values: Activation) -> None:
         """Keep the activation of ``row``, if it fits; a full disk only ends the caching."""
-        if row >= self._kept:
+        if not self.keeps(row):
             return
         data = values.tobytes()
         entry = _entry(tag, data)

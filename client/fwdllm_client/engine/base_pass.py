@@ -2,6 +2,9 @@
 
 Each row is computed on its own and rounded to the precision of the cache, so that its numbers do not depend on which
 rows happened to be computed with it, nor on whether they were cached.
+
+Stages that only this pass runs are in memory one at a time, and not at all once the cache holds what they gave: so
+training, which adds perturbed copies of later stages, stays below what a whole forward pass takes.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwdllm_client.data import Dataset
+from fwdllm_client.data.split import RowIndices
 from fwdllm_client.engine.activations import Activation, ActivationCache, cache_dtype, rounded
 from fwdllm_client.engine.batches import Group, text_of
 from fwdllm_client.engine.cost import PassCost
@@ -22,13 +26,17 @@ from fwdllm_client.engine.stages import Float32, StageChain
 
 @dataclass(frozen=True)
 class Rows:
-    """What all passes over the local rows share: the model, the rows, the caches (of stage i's output), the count."""
+    """What all passes over the local rows share: the model, the rows, the caches (of stage i's output), the count.
+
+    ``tokens_per_run`` is the most tokens (copies × rows × length) that go through the model together.
+    """
 
     chain: StageChain
     dataset: Dataset
     padded: NDArray[np.int64]
     caches: Sequence[ActivationCache]
     cost: PassCost
+    tokens_per_run: int
 
 
 class BasePass:
@@ -38,6 +46,21 @@ class BasePass:
         self._shared = shared
         self._theta = theta
         self._tags = _tags(shared.chain, theta)
+
+    def fill(self, stage: int, rows: RowIndices) -> None:
+        """Put what ``stage`` reads of ``rows`` into the cache as far as it has room, and unload the stages below."""
+        chain, caches = self._shared.chain, self._shared.caches
+        wanted: list[RowIndices] = []
+        for index in reversed(range(stage)):
+            rows = np.array([row for row in rows if caches[index].lacks(int(row), self._tags[index])], dtype=np.int64)
+            wanted.append(rows)
+        for index, missing in enumerate(reversed(wanted)):
+            kept = [int(row) for row in missing if caches[index].keeps(int(row))]
+            if kept:
+                chain.unload_all_but(range(index, index + 1))
+            for row in kept:
+                self._row(index, row)
+        chain.unload_all_but(range(stage, chain.last + 1))
 
     def before(self, stage: int, group: Group) -> Activation:
         """What ``stage`` reads, in the cache's dtype: ``[N, T, width]``, zero after each text, or ``[N, width]``."""

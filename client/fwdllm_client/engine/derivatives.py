@@ -80,7 +80,9 @@ def directional_derivatives(
     epsilon = np.float32(task.epsilon)
     later = [chain.theta_of(index, theta) for index in range(stage + 1, chain.last + 1)]
     base_pass, groups = BasePass(shared, theta), run_groups(shared, stage, batch)
+    base_pass.fill(stage, batch)
     tiled = TiledBatch([RunInputs(shared, base_pass, stage, group) for group in groups])
+    chain.unload_all_but(range(stage, chain.last + 1))
 
     def mean_loss(copies: Float32) -> Derivatives:
         """L of each copy of the block: per-example float32 losses, summed in float64."""

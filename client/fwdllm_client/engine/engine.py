@@ -19,6 +19,8 @@ from fwdllm_client.engine.class_sums import ClassSum, class_sums
 from fwdllm_client.engine.cost import PassCost
 from fwdllm_client.engine.derivatives import Derivatives, DirectionTask, directional_derivatives
 from fwdllm_client.engine.evaluate import Evaluation, evaluate
+from fwdllm_client.engine.runs import TOKENS_PER_RUN
+from fwdllm_client.engine.sessions import Cpu, Provider
 from fwdllm_client.engine.stages import Float32, StageChain
 from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError
@@ -29,7 +31,8 @@ class Engine:
     """Computes for a bundle in ``bundle_folder``, whose files the caller has verified, on the rows of ``dataset``.
 
     Activations are kept in ``cache_folder``, at most ``cache_limit_bytes`` of them and across restarts; a limit of 0
-    keeps none. ``threads`` of 0 means one per core. A context manager; not for several threads at once.
+    keeps none. ``threads`` of 0 means one per core; ``provider`` runs the model, at most ``tokens_per_run`` tokens at
+    once. A context manager; not for several threads at once.
 
     :raises BadInputError: a graph is unreadable.
     :raises StorageError: the cache folder cannot be written.
@@ -43,12 +46,14 @@ class Engine:
         cache_folder: Path,
         threads: int = 0,
         cache_limit_bytes: int = 1 << 30,
+        provider: Provider = Cpu(),  # noqa: B008 - has no state
+        tokens_per_run: int = TOKENS_PER_RUN,
     ) -> None:
         self._cost = PassCost(manifest)
-        chain = StageChain(bundle_folder, manifest, threads)
+        chain = StageChain(bundle_folder, manifest, provider, threads)
         padded = padded_lengths(dataset.lengths, manifest.max_tokens)
         self._caches: list[ActivationCache] = open_caches(cache_folder, manifest, dataset, cache_limit_bytes)
-        self._shared = Rows(chain, dataset, padded, self._caches, self._cost)
+        self._shared = Rows(chain, dataset, padded, self._caches, self._cost, tokens_per_run)
 
     @property
     def example_passes(self) -> float:
@@ -81,8 +86,13 @@ class Engine:
         """
         return class_sums(self._shared, self._checked(theta), rows)
 
+    def unload(self) -> None:
+        """Give back the model's memory until there is work again."""
+        self._shared.chain.unload_all_but(range(0))
+
     def close(self) -> None:
-        """Close the cache files."""
+        """Unload the model and close the cache files."""
+        self.unload()
         for cache in self._caches:
             cache.close()
 

@@ -26,6 +26,7 @@ def evaluate(shared: Rows, theta: Float32, rows: RowIndices) -> Evaluation:
     """Predict ``rows`` at ``theta``, float32 ``[d]``."""
     chain = shared.chain
     stage, base = chain.last, BasePass(shared, theta)
+    base.fill(stage, rows)
     correct, total_loss = 0, 0.0
     for group in run_groups(shared, stage, rows):
         text, activation, labels = RunInputs(shared, base, stage, group).tiled(1)

@@ -13,7 +13,7 @@ from fwdllm_client.engine.batches import Group, Text, group_by_length, text_of
 from fwdllm_client.engine.stages import Float32
 
 TOKENS_PER_RUN = 256
-"""Most tokens (copies × rows × length) of a run that works on tokens: above it nothing gets faster, only larger."""
+"""Most tokens (copies × rows × length) of a run that works on tokens, unless a device has measured what suits it."""
 FLOATS_PER_RUN = 1 << 20
 """Most floats (copies × rows × width) of a run on pooled activations, and of the perturbed copies of a block."""
 
@@ -21,7 +21,7 @@ FLOATS_PER_RUN = 1 << 20
 def run_groups(shared: Rows, stage: int, rows: RowIndices) -> list[Group]:
     """``rows`` as the groups that run together from ``stage`` on: by length only if the length still matters."""
     if shared.chain.reads_tokens(stage):
-        return list(group_by_length(rows, shared.padded[rows], TOKENS_PER_RUN))
+        return list(group_by_length(rows, shared.padded[rows], shared.tokens_per_run))
     size = max(1, FLOATS_PER_RUN // _width_before(shared, stage))
     return [Group(rows[start : start + size], 0) for start in range(0, len(rows), size)]
 
@@ -30,7 +30,7 @@ def copies_per_run(shared: Rows, stage: int, groups: list[Group]) -> int:
     """How many perturbed copies go through the model together, at least 1."""
     theta = FLOATS_PER_RUN // shared.chain.block_size(stage)
     if shared.chain.reads_tokens(stage):
-        activations = TOKENS_PER_RUN // max(len(group.rows) * group.tokens for group in groups)
+        activations = shared.tokens_per_run // max(len(group.rows) * group.tokens for group in groups)
     else:
         activations = FLOATS_PER_RUN // (max(len(group.rows) for group in groups) * _width_before(shared, stage))
     return max(1, min(theta, activations))

@@ -11,12 +11,12 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from fwdllm_client.engine.batches import Text
-from fwdllm_common.errors import BadInputError, IntegrityError
+from fwdllm_client.engine.sessions import Provider, Session
+from fwdllm_common.errors import BadInputError, FwdllmError, IntegrityError
 from fwdllm_common.manifest import BundleFile, Manifest
 
 Float32 = NDArray[np.float32]
 _TEXT_INPUTS = {"input_ids", "attention_mask"}
-_ERRORS_ONLY = 3
 
 
 class StageChain:
@@ -25,18 +25,12 @@ class StageChain:
     ``threads`` of 0 means one per core.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int) -> None:
+    def __init__(self, folder: Path, manifest: Manifest, provider: Provider, threads: int) -> None:
         self.manifest = manifest
         self._folder = folder
-        self._sessions: dict[int, Any] = {}
-        self._options = onnxruntime.SessionOptions()
-        self._options.intra_op_num_threads = threads
-        self._options.inter_op_num_threads = 1
-        self._options.log_severity_level = _ERRORS_ONLY
-        # Batches come in many shapes and a memory plan is kept for each; plans save no time here.
-        self._options.enable_mem_pattern = False
-        # A thread that waits for work must not burn a phone's battery.
-        self._options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        self._provider = provider
+        self._threads = threads
+        self._sessions: dict[int, Session] = {}
 
     @property
     def last(self) -> int:
@@ -63,6 +57,21 @@ class StageChain:
         """The block of θ that a stage after the prefix reads, as a single copy: float32 ``[1, block size]``."""
         block = list(self.manifest.layout.blocks.values())[stage - 1]
         return theta[None, block.slice]
+
+    def unload_all_but(self, stages: range) -> None:
+        """Give back the memory of every other stage; it is loaded again when it is needed."""
+        for stage in self._sessions.keys() - set(stages):
+            del self._sessions[stage]
+
+    def session(self, stage: int) -> Session:
+        """The session of a stage, loaded if it is not.
+
+        :raises BadInputError: the graph is unreadable.
+        :raises IntegrityError: a file is missing or has another size.
+        """
+        if stage not in self._sessions:
+            self._sessions[stage] = self._load(stage)
+        return self._sessions[stage]
 
     def activation(self, stage: int, text: Text | None, activation: Float32 | None, copies: Float32 | None) -> Float32:
         """What one stage before the last returns: float32 ``[N, T, width]`` or ``[N, width]``."""
@@ -91,21 +100,20 @@ class StageChain:
         return [value.numpy() for value in self._run(self.last, outputs, feeds)]
 
     def _run(self, stage: int, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
-        if stage not in self._sessions:
-            self._sessions[stage] = self._load(stage)
         inputs = {name: feeds[name] for name in self.manifest.stages[stage].inputs}
-        values: list[Any] = self._sessions[stage].run_with_ort_values(outputs, inputs)
+        values: list[Any] = self.session(stage).run_with_ort_values(outputs, inputs)
         return values
 
-    def _load(self, stage: int) -> Any:
+    def _load(self, stage: int) -> Session:
         entry = self.manifest.stages[stage]
         for file in (entry.graph, *([entry.weights] if entry.weights else [])):
             self._check(file)
-        path = self._folder / entry.graph.name
         try:
-            return onnxruntime.InferenceSession(str(path), self._options, providers=["CPUExecutionProvider"])
+            return self._provider.open(self._folder, entry, self._threads)
+        except FwdllmError:
+            raise
         except Exception as error:  # ONNX Runtime's errors have no base class of their own
-            reason = " ".join(str(error).split())
+            path, reason = self._folder / entry.graph.name, " ".join(str(error).split())
             raise BadInputError(f"{path}: ONNX Runtime cannot load it ({reason}); update onnxruntime") from error
 
     def _check(self, file: BundleFile) -> None:

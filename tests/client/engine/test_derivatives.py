@@ -66,16 +66,18 @@ def test_central_differences_equal_float64_numpy(bundle, dataset, engine, theta,
 
 @pytest.mark.parametrize("central", [False, True])
 @pytest.mark.parametrize("block", ["peft", "head"])
-def test_copies_per_run_do_not_matter(engine, dataset, theta, block, central, monkeypatch):
+def test_copies_per_run_do_not_matter(bundle, dataset, theta, block, central, monkeypatch, tmp_path):
     task = DirectionTask(block, np.arange(20, dtype=np.uint64), 1e-2, 10, central)
     rows = np.arange(len(dataset))
-    alone = []
+    alone, chunks = [], []
     for budget in (1, 300, 1 << 20):
-        monkeypatch.setattr(runs, "TOKENS_PER_RUN", budget)
         monkeypatch.setattr(runs, "FLOATS_PER_RUN", budget)
-        alone.append(measure(engine, theta, task, rows))
+        with Engine(bundle.folder, bundle.manifest, dataset, tmp_path, threads=1, tokens_per_run=budget) as engine:
+            alone.append(measure(engine, theta, task, rows))
+            chunks.append(len(list(engine.derivatives(theta, DIRECTIONS, task, rows))))
     np.testing.assert_allclose(alone[1], alone[0], atol=1e-4)
     np.testing.assert_allclose(alone[2], alone[0], atol=1e-4)
+    assert chunks[0] == 20 > chunks[1] >= chunks[2] == 1
 
 
 @pytest.mark.parametrize("central", [False, True])
