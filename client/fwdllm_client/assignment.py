@@ -57,6 +57,9 @@ class Compute(Protocol):
     def class_sums(self, theta: Float32Vector) -> Sequence[ClassSum]:
         """For each class of the local training rows the sum of what the head reads."""
 
+    def unload(self) -> None:
+        """Give back the model's memory until there is work again."""
+
 
 class AssignmentWork:
     """Does assignments one after another and keeps what the next one can use.
@@ -125,6 +128,7 @@ class AssignmentWork:
         with self._new_reporter() as reporter:
             for entry in self._entries(assignment, header, theta, engine, deadline, reporter):
                 reporter.submit(entry)
+            engine.unload()
             if self._stop.is_set():
                 raise StopRequested
             reporter.finish()
@@ -172,6 +176,7 @@ class AssignmentWork:
         meter = Meter(self._clock, lambda: engine.example_passes)
         go_on()
         sums = engine.class_sums(theta)
+        engine.unload()
         go_on()
         return self._feature_sums.send(assignment, bundle.manifest.labels, sums, *meter.take())
 

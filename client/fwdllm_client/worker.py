@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,14 +12,10 @@ from numpy.typing import NDArray
 from fwdllm_client.artifacts import Bundle
 from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.data.split import split
-from fwdllm_client.engine import ClassSum, DirectionTask, Engine
-from fwdllm_client.engine.self_test import canary_scalars
+from fwdllm_client.engine import ClassSum, DeviceEngines, DirectionTask
 from fwdllm_common.canary import Canary, signal_to_noise
 from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Float32Vector
-
-MAX_CACHE_BYTES = 1 << 30
-"""Upper bound of the activation cache, bytes; it also takes at most half of the disk's free space."""
 
 _log = structlog.get_logger()
 
@@ -37,10 +32,10 @@ class LocalCompute:
     ) -> None:
         dataset = Dataset.load(source, bundle.folder / bundle.manifest.tokenizer.name, bundle.manifest)
         self._training, self._validation = split(len(dataset), validation_fraction)
-        cache_folder.mkdir(parents=True, exist_ok=True)
-        limit = min(MAX_CACHE_BYTES, shutil.disk_usage(cache_folder).free // 2)
-        self._bundle, self._scratch, self._threads = bundle, cache_folder, threads
-        self._engine = Engine(bundle.folder, bundle.manifest, dataset, cache_folder, threads, limit)
+        self._bundle = bundle
+        self._engines = DeviceEngines(bundle.folder, bundle.manifest, dataset, cache_folder, threads)
+        self._tuning = self._engines.tuner.tuning()
+        self._engine = self._engines.open(self._tuning)
         _log.info("model loaded", training_rows=len(self._training), validation_rows=len(self._validation))
 
     @property
@@ -54,8 +49,7 @@ class LocalCompute:
         if manifest.canary is None:
             return None
         canary = Canary.from_bytes((self._bundle.folder / manifest.canary.name).read_bytes())
-        found = canary_scalars(self._bundle.folder, manifest, canary, self._scratch, self._threads)
-        return signal_to_noise(found, canary.expected)
+        return signal_to_noise(self._engines.canary_scalars(self._tuning, canary), canary.expected)
 
     def derivatives(
         self, theta: Float32Vector, directions: Directions, task: DirectionTask
@@ -71,3 +65,7 @@ class LocalCompute:
     def class_sums(self, theta: Float32Vector) -> Sequence[ClassSum]:
         """See :class:`fwdllm_client.assignment.Compute`."""
         return self._engine.class_sums(theta, self._training)
+
+    def unload(self) -> None:
+        """See :class:`fwdllm_client.assignment.Compute`."""
+        self._engine.unload()

@@ -318,6 +318,7 @@ class QuadraticCompute:
         self.computed = []
         self.tasks = []
         self.evaluations = 0
+        self.unloaded = 0
         self.before_chunk = lambda: None
         self.self_test_result = None
 
@@ -339,6 +340,9 @@ class QuadraticCompute:
     def evaluate(self, theta):
         self.evaluations += 1
         return 3, 5
+
+    def unload(self):
+        self.unloaded += 1
 
 
 class FakeStop:

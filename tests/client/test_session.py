@@ -160,6 +160,7 @@ def test_evaluation_alone(device, coordinator, job, new_stop):
     device.run(new_stop(last=2))
     assert [report.evaluation.total for report in coordinator.reports] == [5]
     assert device.compute.evaluations == 1
+    assert device.compute.unloaded == 2  # after each of both turns
 
 
 def test_stop_ends_the_computing(device, coordinator, job, new_stop):

@@ -56,10 +56,10 @@ class PreparedCpu(Cpu):
             return super().open(folder, stage, threads)
         target = self._folder / machine_key(self.name, stage.graph.sha256, stage.weights.sha256)
         size = _GROWTH * stage.weights.bytes
-        if size > self._limit_bytes or target in self._given_up:
-            return super().open(folder, stage, threads)
         try:
             if not self._is_intact(target):
+                if size > self._limit_bytes or target in self._given_up:
+                    return super().open(folder, stage, threads)
                 self._prepare(folder / stage.graph.name, target, size, threads)
         except Exception as error:  # ONNX Runtime's errors have no base class of their own
             shutil.rmtree(target, ignore_errors=True)

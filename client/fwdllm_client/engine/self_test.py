@@ -10,16 +10,24 @@ import numpy as np
 from fwdllm_client.data import Dataset
 from fwdllm_client.engine.derivatives import DirectionTask
 from fwdllm_client.engine.engine import Engine
+from fwdllm_client.engine.runs import TOKENS_PER_RUN
+from fwdllm_client.engine.sessions import Cpu, Provider
 from fwdllm_common.canary import CANARY_DIRECTIONS, CANARY_SEEDS, BlockScalars, Canary
 from fwdllm_common.manifest import Manifest
 
 
 def canary_scalars(
-    bundle_folder: Path, manifest: Manifest, canary: Canary, scratch: Path, threads: int
+    bundle_folder: Path,
+    manifest: Manifest,
+    canary: Canary,
+    scratch: Path,
+    threads: int,
+    provider: Provider = Cpu(),  # noqa: B008 - has no state
+    tokens_per_run: int = TOKENS_PER_RUN,
 ) -> BlockScalars:
     """Measure every direction of ``canary`` by an engine of its own, which is gone when this returns.
 
-    ``scratch`` is a folder in which it may make files for as long.
+    ``scratch`` is a folder in which it may make files for as long; the rest is as for :class:`Engine`.
 
     :raises BadInputError: a graph is unreadable, or the canary belongs to another model.
     :raises StorageError: ``scratch`` cannot be written.
@@ -31,7 +39,9 @@ def canary_scalars(
     }
     with (
         TemporaryDirectory(dir=scratch) as folder,
-        Engine(bundle_folder, manifest, _dataset(canary), Path(folder), threads, cache_limit_bytes=0) as engine,
+        Engine(
+            bundle_folder, manifest, _dataset(canary), Path(folder), threads, 0, provider, tokens_per_run
+        ) as engine,
     ):
         return {
             block: [

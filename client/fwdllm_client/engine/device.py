@@ -1,0 +1,59 @@
+"""The engine as a device runs it: on the provider, threads and run size that suit it, with prepared weights."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from fwdllm_client.data import Dataset
+from fwdllm_client.engine.engine import Engine
+from fwdllm_client.engine.prepared import PreparedCpu
+from fwdllm_client.engine.providers import accelerators
+from fwdllm_client.engine.self_test import canary_scalars
+from fwdllm_client.engine.tuning import Tuner, Tuning
+from fwdllm_common.canary import BlockScalars, Canary
+from fwdllm_common.files import make_folder
+from fwdllm_common.manifest import Manifest
+
+MAX_CACHE_BYTES = 1 << 30
+"""Upper bound of the activation cache, bytes; it also takes at most half of the disk's free space."""
+MAX_PREPARED_BYTES = 8 << 30
+"""Upper bound of the prepared models, bytes; they also take at most half of the disk's free space."""
+
+
+class DeviceEngines:
+    """Makes engines for the bundle in ``folder`` on the rows of ``dataset``.
+
+    ``cache_folder`` holds activations, prepared models and tunings across restarts; ``threads`` of 0 means as many as
+    are worth it.
+
+    :raises StorageError: the cache folder cannot be made.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, dataset: Dataset, cache_folder: Path, threads: int) -> None:
+        make_folder(cache_folder)
+        free = shutil.disk_usage(cache_folder).free // 2
+        self._cache_bytes = min(MAX_CACHE_BYTES, free)
+        self._bundle = (folder, manifest, dataset, cache_folder)
+        cpu = PreparedCpu(cache_folder / "prepared", min(MAX_PREPARED_BYTES, free))
+        clock = time.perf_counter
+        tunings = cache_folder / "tunings"
+        self.tuner = Tuner(folder, manifest, dataset, accelerators(), cpu, threads, tunings, clock)
+
+    def open(self, tuning: Tuning) -> Engine:
+        """An engine that runs as ``tuning`` says.
+
+        :raises StorageError: the cache folder cannot be written.
+        """
+        provider = self.tuner.provider(tuning)
+        return Engine(*self._bundle, tuning.threads, self._cache_bytes, provider, tuning.tokens_per_run)
+
+    def canary_scalars(self, tuning: Tuning, canary: Canary) -> BlockScalars:
+        """The scalars of the bundle's canary, computed as ``tuning`` says.
+
+        :raises StorageError: the cache folder cannot be written.
+        """
+        folder, manifest, _, scratch = self._bundle
+        provider = self.tuner.provider(tuning)
+        return canary_scalars(folder, manifest, canary, scratch, tuning.threads, provider, tuning.tokens_per_run)

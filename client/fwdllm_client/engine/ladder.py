@@ -1,0 +1,103 @@
+"""Which execution provider runs the model: the fastest of those that give the CPU's numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fwdllm_client.engine.providers import placement
+from fwdllm_client.engine.runs import TOKENS_PER_RUN
+from fwdllm_client.engine.sessions import CPU_PROVIDER, Provider
+from fwdllm_client.engine.stages import StageChain
+from fwdllm_client.engine.trial import Answers, Clock, Trial
+from fwdllm_common.manifest import Manifest
+
+LOSS_TOLERANCE = 0.02
+"""By how much a loss may differ from the CPU's, as a share of it; what float16 makes of a deep model is a tenth."""
+RISE_TOLERANCE = 0.1
+"""By how much what scalars are made of, the differences of losses, may differ, as a share of their norm."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How one provider did: seconds a token, or why it is ``refused``; ``nodes`` of the graph by who ran them."""
+
+    provider: str
+    seconds_per_token: float | None = None
+    refused: str | None = None
+    nodes: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Climb:
+    """The provider that is best, how all did, and the CPU's answers where they were asked for."""
+
+    best: Provider
+    attempts: Sequence[Attempt]
+    golden: Answers | None
+
+
+def climb(
+    folder: Path,
+    manifest: Manifest,
+    trial: Trial,
+    candidates: Sequence[Provider],
+    cpu: Provider,
+    threads: int,
+    clock: Clock,
+) -> Climb:
+    """Try ``candidates`` and the ``cpu`` on the bundle in ``folder``.
+
+    The CPU's answers are asked for only once a candidate runs at all.
+    """
+    golden: list[Answers] = []
+
+    def expected() -> Answers:
+        if not golden:
+            golden.append(trial.answers(StageChain(folder, manifest, cpu, threads)))
+        return golden[0]
+
+    def attempts() -> Iterator[tuple[Provider, Attempt]]:
+        for candidate in candidates:
+            chain = StageChain(folder, manifest, candidate, threads)
+            try:
+                answers = trial.answers(chain)
+                nodes = placement(chain.session(1))
+                refused = _idle(nodes) or difference(answers, expected())
+                seconds = None if refused else trial.seconds_per_token(chain, TOKENS_PER_RUN, clock)
+            except Exception as error:  # whatever a provider's library raises is a reason not to use it
+                yield candidate, Attempt(candidate.name, refused=" ".join(str(error).split()))
+            else:
+                yield candidate, Attempt(candidate.name, seconds, refused, nodes)
+        chain = StageChain(folder, manifest, cpu, threads)
+        yield cpu, Attempt(cpu.name, trial.seconds_per_token(chain, TOKENS_PER_RUN, clock))
+
+    tried = list(attempts())
+    usable = [
+        (attempt.seconds_per_token, provider) for provider, attempt in tried if attempt.seconds_per_token is not None
+    ]
+    best = min(usable, key=lambda pair: pair[0])[1]
+    return Climb(best, [attempt for _, attempt in tried], golden[0] if golden else None)
+
+
+def difference(found: Answers, golden: Answers) -> str | None:
+    """What is wrong with the answers; None if they are the CPU's within the tolerances."""
+    losses, expected = np.array(found.losses), np.array(golden.losses)
+    off = np.abs(losses - expected) / np.maximum(np.abs(expected), 1e-3)
+    if not np.all(off <= LOSS_TOLERANCE):  # also if it is not a number
+        return f"its losses differ from the CPU's by {off.max():.2g} of them, more than {LOSS_TOLERANCE}"
+    rises, expected = np.array(found.rises), np.array(golden.rises)
+    error = float(np.linalg.norm(rises - expected) / max(float(np.linalg.norm(expected)), 1e-12))
+    if not error <= RISE_TOLERANCE:
+        return f"its differences of losses are off by {error:.2g} of the CPU's, more than {RISE_TOLERANCE}"
+    return None
+
+
+def _idle(nodes: Mapping[str, int]) -> str | None:
+    """Why a provider that left everything to the CPU is none."""
+    if nodes and not nodes.keys() - {CPU_PROVIDER}:
+        return f"it took none of the {sum(nodes.values())} nodes"
+    return None

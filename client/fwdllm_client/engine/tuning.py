@@ -1,0 +1,175 @@
+"""Provider, threads and tokens per run that suit this device: measured once for each model, then remembered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from fwdllm_client.data import Dataset
+from fwdllm_client.engine.ladder import Attempt, climb, difference
+from fwdllm_client.engine.processor import machine_key
+from fwdllm_client.engine.providers import OPT_IN
+from fwdllm_client.engine.runs import TOKENS_PER_RUN
+from fwdllm_client.engine.sessions import Provider
+from fwdllm_client.engine.stages import StageChain
+from fwdllm_client.engine.trial import Answers, Clock, Trial
+from fwdllm_common.errors import StorageError
+from fwdllm_common.files import make_folder, write_atomically
+from fwdllm_common.manifest import Manifest
+
+BUDGET_S = 20.0
+"""After so many seconds of measuring what has been found so far is taken."""
+TOKENS_TRIED = (128, 256, 512)
+_FORMAT = 1
+# A larger run or one more thread has to save so much of the time to be worth its memory or its heat.
+_WORTH = 0.95
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What runs the model and how; ``attempts`` is how the providers did."""
+
+    provider: str
+    threads: int
+    tokens_per_run: int
+    seconds_per_token: float
+    attempts: Sequence[Attempt]
+    golden: Answers | None = None
+
+
+class Tuner:
+    """Tunes for the bundle in ``folder`` on rows of ``dataset``; ``threads`` of 0 means as many as are worth it.
+
+    ``candidates`` are tried before the ``cpu``. Tunings are kept in ``cache_folder``.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        dataset: Dataset,
+        candidates: Sequence[Provider],
+        cpu: Provider,
+        threads: int,
+        cache_folder: Path,
+        clock: Clock,
+    ) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._trial = Trial(dataset)
+        self._candidates = candidates
+        self._cpu = cpu
+        self._threads = threads
+        self._clock = clock
+        sha256 = hashlib.sha256(manifest.to_bytes()).hexdigest()
+        self._path = cache_folder / f"{machine_key(sha256, str(threads))}.json"
+
+    def tuning(self) -> Tuning:
+        """The tuning that is remembered and still holds, else a new one."""
+        found = self._remembered()
+        return found if found is not None and self._holds(found) else self.measure()
+
+    def measure(self, opt_in: bool = False) -> Tuning:
+        """Measure now, and remember; a disk that cannot be written only means measuring again.
+
+        Providers that are :data:`OPT_IN` are tried with ``opt_in``; one that was chosen so stays chosen.
+        """
+        began = self._clock()
+        tried = [each for each in self._candidates if opt_in or each.name not in OPT_IN]
+        found = self._measured(tried, began + BUDGET_S)
+        try:
+            make_folder(self._path.parent)
+            write_atomically(self._path, json.dumps({"format": _FORMAT, **asdict(found)}, indent=1).encode())
+        except StorageError as error:
+            _log.warning("the tuning will be measured again at the next start", reason=str(error))
+        _log.info(
+            "tuned to this device",
+            provider=found.provider,
+            threads=found.threads,
+            tokens_per_run=found.tokens_per_run,
+            seconds=round(self._clock() - began, 1),
+        )
+        return found
+
+    def provider(self, tuning: Tuning) -> Provider:
+        """The provider that a tuning names."""
+        return next((each for each in self._candidates if each.name == tuning.provider), self._cpu)
+
+    def _measured(self, candidates: Sequence[Provider], deadline: float) -> Tuning:
+        most = self._threads or _cores()
+        if not self._runs_on_tokens:  # the head alone: nothing takes long enough to be measured
+            return Tuning(self._cpu.name, most, TOKENS_PER_RUN, 0.0, ())
+        found = climb(self._folder, self._manifest, self._trial, candidates, self._cpu, most, self._clock)
+        best = {most: min(each.seconds_per_token for each in found.attempts if each.seconds_per_token is not None)}
+        for threads in _fewer(most) if self._threads == 0 else ():
+            if self._clock() < deadline:
+                best[threads] = self._seconds(found.best, threads, TOKENS_PER_RUN)
+        threads = min(each for each in best if best[each] * _WORTH <= min(best.values()))
+        sizes = {TOKENS_PER_RUN: best[threads]}
+        for tokens in TOKENS_TRIED:
+            if tokens not in sizes and self._clock() < deadline:
+                sizes[tokens] = self._seconds(found.best, threads, tokens)
+        tokens = min(each for each in sizes if sizes[each] * _WORTH <= min(sizes.values()))
+        return Tuning(found.best.name, threads, tokens, sizes[tokens], found.attempts, found.golden)
+
+    @property
+    def _runs_on_tokens(self) -> bool:
+        return self._manifest.stages[0].per_token
+
+    def _seconds(self, provider: Provider, threads: int, tokens: int) -> float:
+        chain = StageChain(self._folder, self._manifest, provider, threads)
+        return self._trial.seconds_per_token(chain, tokens, self._clock)
+
+    def _remembered(self) -> Tuning | None:
+        try:
+            value = json.loads(self._path.read_bytes())
+            return _tuning(value) if value["format"] == _FORMAT else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def _holds(self, tuning: Tuning) -> bool:
+        """Whether another provider than the CPU is there and still gives the CPU's answers."""
+        provider = self.provider(tuning)
+        if provider.name != tuning.provider:
+            return False
+        if provider is self._cpu:
+            return True
+        try:
+            chain = StageChain(self._folder, self._manifest, provider, tuning.threads)
+            return tuning.golden is not None and difference(self._trial.answers(chain), tuning.golden) is None
+        except Exception as error:  # whatever a provider's library raises is a reason not to use it
+            _log.warning("the provider does not work any more", provider=provider.name, reason=str(error))
+            return False
+
+
+def _tuning(value: dict[str, Any]) -> Tuning:
+    golden = value["golden"]
+    found = Tuning(
+        provider=str(value["provider"]),
+        threads=int(value["threads"]),
+        tokens_per_run=int(value["tokens_per_run"]),
+        seconds_per_token=float(value["seconds_per_token"]),
+        attempts=[Attempt(**attempt) for attempt in value["attempts"]],
+        golden=None if golden is None else Answers(tuple(golden["losses"]), tuple(golden["rises"])),
+    )
+    if found.threads < 1 or found.tokens_per_run not in TOKENS_TRIED:
+        raise ValueError("no such tuning")
+    return found
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _fewer(most: int) -> Sequence[int]:
+    """Half of the threads, a quarter, …, 1."""
+    return [most >> shift for shift in range(1, most.bit_length())]
