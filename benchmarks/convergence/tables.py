@@ -10,6 +10,7 @@ from benchmarks.convergence.curves import Cost, Curve, Spent, example_passes
 from benchmarks.convergence.figures import PAPER, Curves, Figure, final_accuracy, progress, until
 from benchmarks.convergence.methods import ABLATIONS, HEADLINE, METHODS, REFERENCES
 from benchmarks.convergence.tasks import TASKS, Task
+from benchmarks.markdown import table
 
 Stale = Callable[[Curve], bool]
 
@@ -29,7 +30,7 @@ def figures_table(figures: Sequence[Figure]) -> list[str]:
         if figure["goal"] is not None:
             goal = f"{'≥' if figure['better'] == 'higher' else '≤'} {figure['goal']:g}"
         rows.append([f"`{figure['name']}`", value, goal, figure.get("note", "")])
-    return _table(["figure", "value (range over seeds)", "goal", "note"], rows)
+    return table(["figure", "value (range over seeds)", "goal", "note"], rows)
 
 
 def task_table(task: Task, curves: Curves, stale: Stale) -> list[str]:
@@ -46,7 +47,7 @@ def task_table(task: Task, curves: Curves, stale: Stale) -> list[str]:
         if found:
             passes = [_spent(found, target, example_passes) for target in targets]
             rows.append([f"`{method.name}`", str(len(found)), *passes, *_outcome(found), _state(found, stale)])
-    return _table(header, rows) if rows else ["No curve yet."]
+    return table(header, rows) if rows else ["No curve yet."]
 
 
 def non_iid_table(curves: Curves, stale: Stale) -> list[str]:
@@ -65,7 +66,7 @@ def non_iid_table(curves: Curves, stale: Stale) -> list[str]:
             row = [task.title, population, f"`{method}`", f"{task.goal:.0%}", passes, slowdown]
             rows.append([*row, _final(found), _state(found, stale)])
     header = ["task", "devices", "method", "goal", "passes to it", "slow-down", "final accuracy", "state"]
-    return _table(header, rows) if rows else ["No curve yet."]
+    return table(header, rows) if rows else ["No curve yet."]
 
 
 def ablation_table(curves: Curves, stale: Stale) -> list[str]:
@@ -85,7 +86,7 @@ def ablation_table(curves: Curves, stale: Stale) -> list[str]:
             rows.append([f"`{method.name}`", str(len(found)), *costs, *results])
     goal = f"to {task.goal:.0%}"
     header = ["recipe", "seeds", f"passes {goal}", f"CPU s {goal}", f"kB per device {goal}"]
-    return _table([*header, "final accuracy", "best on the curve", "state"], rows) if rows else ["No curve yet."]
+    return table([*header, "final accuracy", "best on the curve", "state"], rows) if rows else ["No curve yet."]
 
 
 def _kilobytes(devices: int) -> Cost:
@@ -146,15 +147,6 @@ def _range(texts: Sequence[str]) -> str:
         return ""
     ordered = sorted(texts, key=lambda text: float(text.replace(",", "")))
     return f" ({ordered[0]}–{ordered[-1]})"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))} |"
-
-    return [line(header), f"|{'|'.join('-' * (width + 2) for width in widths)}|", *map(line, rows)]
 
 
 def sections(curves: Curves, figures: Sequence[Figure], stale: Stale, pictures: Mapping[str, str]) -> Iterator[str]:

@@ -1,0 +1,1 @@
+"""``make bench-device``: what a directional derivative costs beside inference and backpropagation."""

@@ -1,0 +1,101 @@
+"""Tables and figures from what the processes told; nothing is measured here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import median
+from typing import Any, TypeAlias
+
+from benchmarks.device.work import FIRST_START, METHODS
+from benchmarks.markdown import table
+
+Measurement: TypeAlias = Mapping[str, float]
+Results: TypeAlias = Mapping[str, Mapping[str, Sequence[Measurement]]]
+"""Repetitions by shape and method."""
+Figure: TypeAlias = dict[str, Any]
+
+TRAINING = (FIRST_START, "derivative", "derivative-no-cache")
+_GB = 1e9
+_MB = 1e6
+_RSS, _ANONYMOUS, _CPU, _WALL = "peak_rss_bytes", "peak_anonymous_bytes", "cpu_seconds", "seconds"
+
+
+def sections(results: Results, titles: Mapping[str, str]) -> Iterator[str]:
+    """A table for each shape, line by line; ``titles`` are the shapes'."""
+    for shape, methods in results.items():
+        rows = []
+        for name, found in methods.items():
+            title = "its first start, with tuning" if name == FIRST_START else METHODS[name].title
+            memory = [_range(found, field, _MB, "{:,.0f}") for field in (_RSS, _ANONYMOUS)]
+            rows.append([title, *memory, *(_range(found, field, 1, "{:.4g}") for field in (_CPU, _WALL))])
+        yield from (f"### {titles[shape]}", "")
+        header = ["per batch of 8 x 64 tokens", "peak resident MB", "of it anonymous MB", "CPU s", "wall s"]
+        yield from (*table(header, rows), "")
+
+
+def all_figures(results: Results, bits: str) -> list[Figure]:
+    """The figures with their goals; ``bits`` says what the frozen weights are. What was not measured is empty."""
+    time_ratios = {shape: _ratio(results, shape, "derivative", "inference", _CPU) for shape in results}
+    memory = {name: _ratio(results, "minilm", name, "inference", _RSS) for name in TRAINING}
+    return [
+        _figure("memory_ratio_minilm", _most(memory), "inference's peak resident memory", 1.10)
+        | {"by_method": memory, "peer": _backprop(results, "minilm", _RSS)},
+        _figure("time_ratio_default", _most(time_ratios), "inferences per directional derivative, worst shape", 0.5)
+        | {
+            "by_shape": time_ratios,
+            "peer": {"without cache": _no_cache(results), **_backprop(results, "minilm", _CPU)},
+        },
+        *(_memory_figure(results, shape, goal, bits) for shape, goal in (("roberta_large", 0.53), ("bert_base", 0.25))),
+    ]
+
+
+def _memory_figure(results: Results, shape: str, goal: float, bits: str) -> Figure:
+    """The most that training ever took, the first start included, in which the weights are prepared."""
+    resident = {name: _gigabytes(results, shape, _RSS, name) for name in TRAINING}
+    anonymous = {name: _gigabytes(results, shape, _ANONYMOUS, name) for name in TRAINING}
+    peers = {name: _gigabytes(results, shape, _RSS, name) for name in METHODS if name not in TRAINING}
+    figure = _figure(f"rss_gb_{shape}", _most(resident), "GB resident at most", goal)
+    return figure | {"weights": bits, "by_method": resident, "anonymous_gb": anonymous, "peer": peers}
+
+
+def _most(values: Mapping[str, float | None]) -> float | None:
+    return max((value for value in values.values() if value is not None), default=None)
+
+
+def _figure(name: str, value: float | None, unit: str, goal: float) -> Figure:
+    return {"name": name, "value": value, "unit": unit, "goal": goal, "better": "lower"}
+
+
+def _backprop(results: Results, shape: str, field: str) -> dict[str, float | None]:
+    """Each kind of backpropagation over inference."""
+    names = (name for name in METHODS if name.startswith("torch"))
+    return {name: _ratio(results, shape, name, "inference", field) for name in names}
+
+
+def _no_cache(results: Results) -> dict[str, float | None]:
+    return {shape: _ratio(results, shape, "derivative-no-cache", "inference", _CPU) for shape in results}
+
+
+def _gigabytes(results: Results, shape: str, field: str, method: str) -> float | None:
+    value = _median(results, shape, method, field)
+    return None if value is None else _rounded(value / _GB)
+
+
+def _ratio(results: Results, shape: str, above: str, below: str, field: str) -> float | None:
+    over, under = (_median(results, shape, method, field) for method in (above, below))
+    return None if over is None or not under else _rounded(over / under)
+
+
+def _median(results: Results, shape: str, method: str, field: str) -> float | None:
+    found = results.get(shape, {}).get(method, ())
+    return median(each[field] for each in found) if found else None
+
+
+def _range(found: Sequence[Measurement], field: str, unit: float, form: str) -> str:
+    values = sorted(each[field] / unit for each in found)
+    middle = form.format(median(values))
+    return middle if len(values) < 2 else f"{middle} ({form.format(values[0])}–{form.format(values[-1])})"
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.4g}")

@@ -1,0 +1,84 @@
+"""Models of true size with random weights: memory and speed do not depend on what the numbers are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch import nn
+from transformers import AutoModel, BertConfig, PreTrainedConfig, RobertaConfig
+
+from benchmarks.device.work import THETA_FILE, TOKENS
+from fwdllm_common.manifest import Manifest
+from fwdllm_server.model.export import MANIFEST_FILE, export_bundle
+from fwdllm_server.model.load import TokenizerFile
+from fwdllm_server.model.peft.methods import apply_peft
+from fwdllm_server.model.peft.sample import TextSample
+from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.model.pooling import MeanPooledClassifier
+from fwdllm_server.model.trainable import initial_theta
+from fwdllm_server.presets import with_preset
+
+LABELS = ("a", "b", "c", "d")
+_SEED = 1
+_PAD = 1
+
+
+@dataclass(frozen=True)
+class Shape:
+    """An encoder by its config; ``title`` is what tables call it."""
+
+    name: str
+    title: str
+    config: PreTrainedConfig
+
+
+def _sizes(hidden: int, layers: int, heads: int) -> dict[str, Any]:
+    sizes = {"hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads}
+    return {**sizes, "intermediate_size": 4 * hidden, "pad_token_id": _PAD}
+
+
+_ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1}
+
+SHAPES: Mapping[str, Shape] = {
+    shape.name: shape
+    for shape in (
+        Shape("minilm", "MiniLM-L6 (22.7 M)", BertConfig(**_sizes(384, 6, 12))),
+        Shape("bert_base", "BERT-base (109 M)", BertConfig(**_sizes(768, 12, 12))),
+        Shape("roberta_large", "RoBERTa-large (354 M)", RobertaConfig(**_ROBERTA, **_sizes(1024, 24, 16))),
+    )
+}
+QUICK_SHAPE = Shape("tiny", "tiny (0.3 M)", BertConfig(vocab_size=500, **_sizes(64, 4, 4)))
+
+
+def new_model(shape: Shape) -> nn.Module:
+    """The classifier with its random weights, always the same, in eval mode and frozen."""
+    torch.manual_seed(_SEED)
+    model = MeanPooledClassifier(AutoModel.from_config(shape.config, add_pooling_layer=False), len(LABELS))
+    return model.float().eval().requires_grad_(False)
+
+
+def default_peft() -> PeftSpec:
+    """What the preset ``default`` trains."""
+    return PeftSpec(**with_preset({"preset": "default"})["peft"])
+
+
+def export_shape(shape: Shape, folder: Path) -> Manifest:
+    """The bundle of a shape with the default preset's PEFT method, and its θ₀ beside it; made once."""
+    if (folder / THETA_FILE).exists():
+        return Manifest.from_bytes((folder / MANIFEST_FILE).read_bytes())
+    # One word for each id: no text is ever tokenised, but for the sample that the bases of LoRA-FA are made from.
+    words = {f"w{index}": index for index in range(shape.config.vocab_size)}
+    tokenizer = TokenizerFile(Tokenizer(WordLevel(words, unk_token="w0")).to_str().encode(), _PAD)  # noqa: S106
+    random = np.random.default_rng(_SEED)
+    texts = [f"w{index}" for index in random.integers(2, shape.config.vocab_size, 64)]
+    model = apply_peft(new_model(shape), default_peft(), _SEED, TextSample(texts, tokenizer, TOKENS))
+    manifest = export_bundle(model, tokenizer.json, _PAD, LABELS, TOKENS, folder)
+    np.save(folder / THETA_FILE, initial_theta(model, manifest.layout))
+    return manifest
