@@ -104,14 +104,7 @@ def _device(place: Workplace) -> Step:
 
 def _without_cache(place: Workplace) -> Step:
     engines = DeviceEngines(place.bundle, place.manifest, place.rows, place.cache, place.threads)
-    tuning = engines.tuner.tuning()
-    provider = engines.tuner.provider(tuning)
-    folder = Path(tempfile.mkdtemp(dir=place.cache))
-    data = place.rows
-    return _assignment(
-        place,
-        Engine(place.bundle, place.manifest, data, folder, tuning.threads, 0, provider, tuning.tokens_per_run),
-    )
+    return _assignment(place, engines.open(engines.tuner.tuning(), Path(tempfile.mkdtemp(dir=place.cache))))
 
 
 def _torch(method: str) -> Callable[[Workplace], Step]:

@@ -16,12 +16,15 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from fwdllm_client.home import HOME_VARIABLE, ClientHome
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE, BadInputError, FwdllmError
 from fwdllm_common.logging import configure_logging
 from fwdllm_common.protocol import MIN_CLASS_ROWS
+
+if TYPE_CHECKING:
+    from fwdllm_client.data import DataSource
 
 
 def main() -> None:
@@ -59,12 +62,7 @@ def _parser() -> _Parser:
     command.add_argument("--force", action="store_true", help="leave the coordinator joined before")
 
     command = _command(commands, "run", _run, "Serve the coordinator with local data until Ctrl-C or SIGTERM.")
-    command.add_argument("--data", type=Path, required=True, metavar="FILE", help="CSV, JSONL or Parquet file")
-    command.add_argument("--text-column", default="text", metavar="NAME", help="column of the text (text)")
-    command.add_argument("--label-column", default="label", metavar="NAME", help="column of the label (label)")
-    command.add_argument("--user-column", metavar="NAME", help="column that says whose row it is")
-    command.add_argument("--user", metavar="NAME", help="use the rows of this user only")
-    command.add_argument("--threads", type=_number_of("threads"), default=0, metavar="N", help="0 for one per core (0)")
+    _add_data_and_threads(command)
     command.add_argument(
         "--validation-fraction", type=float, default=0.1, metavar="F", help="rows kept back for evaluation (0.1)"
     )
@@ -93,6 +91,11 @@ def _parser() -> _Parser:
     _json(_command(commands, "sent", _sent, "Show what has left this device, in plain words."))
     command = _json(_command(commands, "leave", _leave, "Leave the coordinator: forget identity, cache and journal."))
     command.add_argument("--yes", action="store_true", help="do not ask")
+
+    command = _json(_command(commands, "bench", _bench, "Tune this device to its model; show what the work costs it."))
+    _add_data_and_threads(command)
+    command.add_argument("--bundle", type=Path, metavar="FOLDER", help="another model than the agent fetched last")
+    command.add_argument("--nnapi", action="store_true", help="try NNAPI too; 'run' uses it from then on if it is best")
     return parser
 
 
@@ -113,6 +116,17 @@ def _command(
     return command
 
 
+def _add_data_and_threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", type=Path, required=True, metavar="FILE", help="CSV, JSONL or Parquet file")
+    command.add_argument("--text-column", default="text", metavar="NAME", help="column of the text (text)")
+    command.add_argument("--label-column", default="label", metavar="NAME", help="column of the label (label)")
+    command.add_argument("--user-column", metavar="NAME", help="column that says whose row it is")
+    command.add_argument("--user", metavar="NAME", help="use the rows of this user only")
+    command.add_argument(
+        "--threads", type=_number_of("threads"), default=0, metavar="N", help="0 for as many as are worth it (0)"
+    )
+
+
 def _join(options: argparse.Namespace) -> None:
     from fwdllm_client.enrol import join
 
@@ -127,16 +141,30 @@ def _join(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from fwdllm_client.agent import LocalData, run_agent
-    from fwdllm_client.data import DataSource
     from fwdllm_client.policy import Policy
 
-    source = DataSource(options.data, options.text_column, options.label_column, options.user_column, options.user)
-    data = LocalData(source, options.validation_fraction)
+    data = LocalData(_source(options), options.validation_fraction)
     # Every file is written whole or not at all, so both signals may end the agent wherever it is.
     signal.signal(signal.SIGTERM, _end)
     home = ClientHome.choose(options.home)
     policy = Policy(options.allow_feature_sums)
     run_agent(home, data, threading.Event(), policy=policy, threads=options.threads, once=options.once)
+
+
+def _source(options: argparse.Namespace) -> DataSource:
+    from fwdllm_client.data import DataSource
+
+    return DataSource(options.data, options.text_column, options.label_column, options.user_column, options.user)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from fwdllm_client.bench import bench, bundle_in, joined_bundle, lines
+
+    home = ClientHome.choose(options.home)
+    with home.lock():
+        bundle = bundle_in(options.bundle) if options.bundle else joined_bundle(home.cache)
+        found = bench(bundle, _source(options), home.cache / "activations", options.threads, options.nnapi)
+    print(json.dumps(found) if options.json else "\n".join(lines(found)))
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -35,25 +35,29 @@ class DeviceEngines:
         make_folder(cache_folder)
         free = shutil.disk_usage(cache_folder).free // 2
         self._cache_bytes = min(MAX_CACHE_BYTES, free)
-        self._bundle = (folder, manifest, dataset, cache_folder)
+        self._bundle = (folder, manifest, dataset)
+        self._cache_folder = cache_folder
         cpu = PreparedCpu(cache_folder / "prepared", min(MAX_PREPARED_BYTES, free))
         clock = time.perf_counter
         tunings = cache_folder / "tunings"
         self.tuner = Tuner(folder, manifest, dataset, accelerators(), cpu, threads, tunings, clock)
 
-    def open(self, tuning: Tuning) -> Engine:
-        """An engine that runs as ``tuning`` says.
+    def open(self, tuning: Tuning, scratch: Path | None = None) -> Engine:
+        """An engine that runs as ``tuning`` says; with a ``scratch`` folder no activation is kept.
 
         :raises StorageError: the cache folder cannot be written.
         """
+        cache, limit = (self._cache_folder, self._cache_bytes) if scratch is None else (scratch, 0)
         provider = self.tuner.provider(tuning)
-        return Engine(*self._bundle, tuning.threads, self._cache_bytes, provider, tuning.tokens_per_run)
+        return Engine(*self._bundle, cache, tuning.threads, limit, provider, tuning.tokens_per_run)
 
     def canary_scalars(self, tuning: Tuning, canary: Canary) -> BlockScalars:
         """The scalars of the bundle's canary, computed as ``tuning`` says.
 
         :raises StorageError: the cache folder cannot be written.
         """
-        folder, manifest, _, scratch = self._bundle
+        folder, manifest, _ = self._bundle
         provider = self.tuner.provider(tuning)
-        return canary_scalars(folder, manifest, canary, scratch, tuning.threads, provider, tuning.tokens_per_run)
+        return canary_scalars(
+            folder, manifest, canary, self._cache_folder, tuning.threads, provider, tuning.tokens_per_run
+        )
