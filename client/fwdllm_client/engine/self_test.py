@@ -39,9 +39,7 @@ def canary_scalars(
     }
     with (
         TemporaryDirectory(dir=scratch) as folder,
-        Engine(
-            bundle_folder, manifest, _dataset(canary), Path(folder), threads, 0, provider, tokens_per_run
-        ) as engine,
+        Engine(bundle_folder, manifest, _dataset(canary), Path(folder), threads, 0, provider, tokens_per_run) as engine,
     ):
         return {
             block: [

@@ -13,6 +13,7 @@ from typing import Any
 import structlog
 
 from fwdllm_client.data import Dataset
+from fwdllm_client.engine.crashes import Crashes
 from fwdllm_client.engine.ladder import Attempt, climb, difference
 from fwdllm_client.engine.processor import machine_key
 from fwdllm_client.engine.providers import OPT_IN
@@ -72,6 +73,7 @@ class Tuner:
         self._clock = clock
         sha256 = hashlib.sha256(manifest.to_bytes()).hexdigest()
         self._path = cache_folder / f"{machine_key(sha256, str(threads))}.json"
+        self._crashes = Crashes(self._path.with_suffix(".trying"))
 
     def tuning(self) -> Tuning:
         """The tuning that is remembered and still holds, else a new one."""
@@ -86,6 +88,7 @@ class Tuner:
         began = self._clock()
         tried = [each for each in self._candidates if opt_in or each.name not in OPT_IN]
         found = self._measured(tried, began + BUDGET_S)
+        self._crashes.none()
         try:
             make_folder(self._path.parent)
             write_atomically(self._path, json.dumps({"format": _FORMAT, **asdict(found)}, indent=1).encode())
@@ -108,7 +111,8 @@ class Tuner:
         most = self._threads or _cores()
         if not self._runs_on_tokens:  # the head alone: nothing takes long enough to be measured
             return Tuning(self._cpu.name, most, TOKENS_PER_RUN, 0.0, ())
-        found = climb(self._folder, self._manifest, self._trial, candidates, self._cpu, most, self._clock)
+        harmless = [self._crashes.watched(each) for each in candidates]
+        found = climb(self._folder, self._manifest, self._trial, harmless, self._cpu, most, self._clock)
         best = {most: min(each.seconds_per_token for each in found.attempts if each.seconds_per_token is not None)}
         for threads in _fewer(most) if self._threads == 0 else ():
             if self._clock() < deadline:
@@ -138,17 +142,19 @@ class Tuner:
 
     def _holds(self, tuning: Tuning) -> bool:
         """Whether another provider than the CPU is there and still gives the CPU's answers."""
-        provider = self.provider(tuning)
+        if tuning.provider == self._cpu.name:
+            return True
+        provider = self._crashes.watched(self.provider(tuning))
         if provider.name != tuning.provider:
             return False
-        if provider is self._cpu:
-            return True
         try:
             chain = StageChain(self._folder, self._manifest, provider, tuning.threads)
-            return tuning.golden is not None and difference(self._trial.answers(chain), tuning.golden) is None
+            holds = tuning.golden is not None and difference(self._trial.answers(chain), tuning.golden) is None
+            self._crashes.none()
         except Exception as error:  # whatever a provider's library raises is a reason not to use it
             _log.warning("the provider does not work any more", provider=provider.name, reason=str(error))
             return False
+        return holds
 
 
 def _tuning(value: dict[str, Any]) -> Tuning:

@@ -138,6 +138,35 @@ def test_a_chosen_provider_that_is_gone_leaves_the_cpu(tuner, clock):
     assert tuner(candidates=[Priced("npu", clock, 1e-4, opens=False)]).tuning().provider == "cpu"
 
 
+class Crash(BaseException):
+    """Ends the process, as far as the tuner can see."""
+
+
+def crash(*args):
+    raise Crash
+
+
+@pytest.mark.parametrize("at_first", [True, False], ids=["when-first-tried", "after-it-was-chosen"])
+def test_a_provider_that_ends_the_process_is_not_tried_again(tuner, clock, at_first):
+    fine, crashing = Priced("npu", clock, 1e-4), Priced("npu", clock, 1e-4, fault=crash)
+    if not at_first:
+        assert tuner(candidates=[fine]).tuning().provider == "npu"
+    with pytest.raises(Crash):
+        tuner(candidates=[crashing]).tuning()
+    crashing.opened.clear()
+    for _ in range(2):
+        found = tuner(candidates=[crashing]).tuning()
+        assert found.provider == "cpu"
+        assert "ended the process" in found.attempts[0].refused
+    assert tuner(candidates=[crashing]).measure().provider == "cpu"
+    assert not crashing.opened
+
+
+def test_a_provider_that_only_fails_may_be_tried_again(tuner, clock):
+    assert tuner(candidates=[Priced("npu", clock, 1e-4, opens=False)]).tuning().provider == "cpu"
+    assert tuner(candidates=[Priced("npu", clock, 1e-4)]).measure().provider == "npu"
+
+
 def test_nnapi_is_tried_only_where_it_is_asked_for_and_then_stays(tuner, clock):
     nnapi = Priced("nnapi", clock, 1e-4)
     assert tuner(candidates=[nnapi]).tuning().provider == "cpu"
