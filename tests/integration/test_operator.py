@@ -294,4 +294,4 @@ async def test_a_devices_certificate_is_refused_on_the_operator_port(server):
     status, reason, words = await refusal(OperatorServiceStub(opened).ListJobs(ListJobsRequest()))
 
     assert (status, reason) == (grpc.StatusCode.PERMISSION_DENIED, "not-yours")
-    assert 'this port is for the role "fwdllm operator"' in words
+    assert 'this call is for the role "fwdllm operator"' in words

@@ -53,8 +53,8 @@ def require_role(context: Context, role: Role) -> None:
         raise CallRefusedError(
             grpc.StatusCode.PERMISSION_DENIED,
             Reason.NOT_YOURS,
-            f'this port is for the role "{role}", and the certificate of "{caller.name}" is for '
-            f'"{caller.role or "no role of ours"}"; connect to the other port',
+            f'this call is for the role "{role}", and the certificate of "{caller.name}" is for '
+            f'"{caller.role or "no role of ours"}"; connect to the port for it',
         )
 
 

@@ -100,7 +100,7 @@ async def test_a_devices_certificate_does_not_open_the_operators_port(stage, cli
     result = await cli("devices", "list")
 
     assert result.code == 6
-    assert 'this port is for the role "fwdllm operator"' in result.err
+    assert 'this call is for the role "fwdllm operator"' in result.err
 
 
 async def test_another_federations_server_on_the_port_is_not_believed(stage, cli, tmp_path, capfd):

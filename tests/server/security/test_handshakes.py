@@ -12,6 +12,8 @@ from server.rpc.loopback import authority_of, bound, channel, device_identity, m
 
 from fwdllm.v1.device_pb2 import CheckInRequest, CheckInResponse
 from fwdllm.v1.device_pb2_grpc import DeviceServiceStub
+from fwdllm.v1.operator_pb2 import ListJobsRequest
+from fwdllm.v1.operator_pb2_grpc import OperatorServiceStub
 from fwdllm_common.protocol import REASON_KEY
 from fwdllm_server.rpc.identity import device_id_of, enrolled
 from fwdllm_server.security.ca import CertificateAuthority, KeyAndCertificate
@@ -35,13 +37,16 @@ class Greeter:
 
 
 def add_greeter(servers, database=None):
-    """On both ports, so that it is the port that refuses and not a missing method."""
+    """On both ports and in both services, so that it is the caller that is refused and not a missing method."""
     check_in = grpc.unary_unary_rpc_method_handler(
         Greeter(database).CheckIn, CheckInRequest.FromString, CheckInResponse.SerializeToString
     )
-    service = grpc.method_handlers_generic_handler("fwdllm.v1.DeviceService", {"CheckIn": check_in})
+    services = (
+        grpc.method_handlers_generic_handler("fwdllm.v1.DeviceService", {"CheckIn": check_in}),
+        grpc.method_handlers_generic_handler("fwdllm.v1.OperatorService", {"ListJobs": check_in}),
+    )
     for server in (servers.device, servers.operator):
-        server.add_generic_rpc_handlers((service,))
+        server.add_generic_rpc_handlers(services)
 
 
 @pytest.fixture(scope="module")
@@ -108,10 +113,13 @@ async def test_a_device_is_refused_at_the_operators_port(home, authority):
     async with bound(home) as servers:
         add_greeter(servers)
         await servers.start()
-        error = await refusal(servers.addresses.operator, authority, device_identity(authority, "operator"))
+        async with channel(servers.addresses.operator, authority, device_identity(authority, "operator")) as connected:
+            with pytest.raises(grpc.aio.AioRpcError) as refused:
+                await OperatorServiceStub(connected).ListJobs(ListJobsRequest(), timeout=10)
+        error = refused.value
 
         assert (error.code(), reason_of(error)) == (grpc.StatusCode.PERMISSION_DENIED, "not-yours")
-        assert error.details().startswith('this port is for the role "fwdllm operator"')
+        assert error.details().startswith('this call is for the role "fwdllm operator"')
 
 
 async def test_the_operator_is_refused_at_the_devices_port(home, authority):
