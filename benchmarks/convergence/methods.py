@@ -75,7 +75,7 @@ HEADLINE = (
     Method(
         "fwdllm-paper-tuned",
         "fwdllm-paper",
-        {"blocks.peft.learning_rate": 0.1},
+        {"blocks.peft.learning_rate": 0.05},
         where=(AG, BBC),
         seeds=1,
         max_passes=_PAPER,
