@@ -69,7 +69,7 @@ class Rig:
 
     def _check_in(self, device: str) -> AssignmentRecord | None:
         with self.database.transaction() as connection:
-            work = assignments.open_of_device(connection, device)
+            work = [found for found in assignments.counting_of_device(connection, device) if found.open]
             if work:
                 fetch(connection, work[0], self.job, self.now)
                 return assignments.get(connection, work[0].id)

@@ -82,7 +82,7 @@ class DraftRig(Rig):
     def fetch(self, device: str) -> device_pb2.Assignment | None:
         """What the device gets at a check-in."""
         with self.database.transaction() as connection:
-            work = assignments.open_of_device(connection, device)
+            work = [found for found in assignments.counting_of_device(connection, device) if found.open]
             return fetch(connection, work[0], self.job, self.now) if work else None
 
     def send(

@@ -10,7 +10,7 @@ from fwdllm.v1 import device_pb2
 from fwdllm_common.fixed_point import UnusableScalarError, to_fixed_point
 from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
 from fwdllm_server.store import assignments, efforts, jobs, rounds, scalars
-from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
+from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState, seeds_of
 from fwdllm_server.store.rounds import Phase
 
 _ACCEPTING = (Phase.ASSIGNED, Phase.COLLECTING)
@@ -85,13 +85,19 @@ def _move_on(
         assignments.set_state(connection, assignment.id, AssignmentState.EXPIRED)
         response.stop = True
         return
-    stored = scalars.seeds_of_round(connection, assignment.job_id, assignment.round)
-    if stored.issuperset(assignment.seeds):
+    if all(_is_measured(connection, assignment, task) for task in assignment.tasks):
         assignments.set_state(connection, assignment.id, AssignmentState.DONE)
         # What it has not measured itself, others have.
         response.stop = request.first_index + len(request.derivatives) < len(assignment.seeds)
     else:
         assignments.prolong(connection, assignment.id, expires_at)
+
+
+def _is_measured(connection: Connection, assignment: AssignmentRecord, task: device_pb2.DirectionTask) -> bool:
+    seeds = seeds_of(task)
+    # A round may have thousands of seeds, and this is asked for every message.
+    within = (min(seeds), max(seeds))
+    return scalars.seeds_of_round(connection, assignment.job_id, assignment.round, within).issuperset(seeds)
 
 
 def _record_evaluation(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 from sqlalchemy import Connection
@@ -11,21 +12,26 @@ from fwdllm.v1 import device_pb2
 from fwdllm_common.job_choice import JobChoice
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import assignments
-from fwdllm_server.store.assignments import AssignmentState
+from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 
 _log = structlog.get_logger()
 
 
 def take_back(
     connection: Connection, device_id: str, request: device_pb2.CheckInRequest, training: Mapping[str, TrainingJob]
-) -> None:
-    """Take from a device what its check-in says that it does not work on: everything, or the jobs it does not choose.
+) -> Sequence[AssignmentRecord]:
+    """What a device may still report on, after taking from it what its check-in says that it does not work on.
 
-    What it has measured counts; what it has not is nobody's, and handed over (:mod:`fwdllm_server.rounds.handover`).
+    That is everything, or the jobs it does not choose. What it has measured counts; what it has not is nobody's, and
+    handed over (:mod:`fwdllm_server.rounds.handover`).
     """
     choice = JobChoice.from_message(request.jobs)
-    for found in assignments.open_of_device(connection, device_id):
+    counting = []
+    for found in assignments.counting_of_device(connection, device_id):
         job = training.get(found.job_id)
-        if request.conditions.holds or (job is not None and not choice.allows(job.name)):
+        if found.open and (request.conditions.holds or (job is not None and not choice.allows(job.name))):
             assignments.set_state(connection, found.id, AssignmentState.RETURNED)
             _log.info("assignment given back", device=device_id, assignment=found.id, was=str(found.state))
+            found = replace(found, state=AssignmentState.RETURNED)
+        counting.append(found)
+    return counting

@@ -59,7 +59,9 @@ class DeviceService(DeviceServiceServicer):
         """An assignment, or when to ask again."""
         _check_check_in(request)
         device_id = device_id_of(context)
-        response = await self._runtime.in_store(self._check_in, device_id, request)
+        response = await self._runtime.commit(self._check_in, device_id, request)
+        if not response.HasField("assignment"):
+            self._let_wait(device_id, request, response)
         # Fetching an assignment moves its round on; an idle device is one more to select.
         self._coordinator.wake()
         return response
@@ -69,7 +71,7 @@ class DeviceService(DeviceServiceServicer):
     ) -> AsyncIterator[device_pb2.ArtifactChunk]:
         """A file that a running job's bundle names, or the weights that features are computed with."""
         bounded("sha256", request.sha256, 32, 32)
-        await self._runtime.in_store(self._identify, device_id_of(context))
+        await self._runtime.commit(self._identify, device_id_of(context))
         sha256 = request.sha256.hex()
         if not any(sha256 in _artifacts_of(job) for job in self._coordinator.training.values()):
             raise _refusal(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, f"no running job has the file {sha256}")
@@ -85,7 +87,7 @@ class DeviceService(DeviceServiceServicer):
     ) -> AsyncIterator[device_pb2.WeightsChunk]:
         """The weights of the version that the job is at."""
         bounded("job_id", request.job_id, _MAX_ID)
-        await self._runtime.in_store(self._identify, device_id_of(context))
+        await self._runtime.commit(self._identify, device_id_of(context))
         kind, data = await self._runtime.in_store(self._weights, self._running(request.job_id), request)
         # A device that is up to date gets an empty ledger, not an empty stream.
         for start in range(0, max(1, len(data)), CHUNK_BYTES):
@@ -99,7 +101,7 @@ class DeviceService(DeviceServiceServicer):
         async for request in request_iterator:
             if len(request.derivatives) > MAX_SCALARS_PER_REPORT:
                 raise _bad_field(f"{len(request.derivatives)} derivatives; at most {MAX_SCALARS_PER_REPORT} fit")
-            response, job_id = await self._runtime.in_store(self._report, device_id, request)
+            response, job_id = await self._runtime.commit(self._report, device_id, request)
             self._coordinator.wake(job_id)
             yield response
 
@@ -108,7 +110,7 @@ class DeviceService(DeviceServiceServicer):
     ) -> device_pb2.FeatureSumsResponse:
         """Stores per-class sums and answers when they are durable."""
         in_range("number of sums", len(request.sums), 0, _MAX_LABELS)
-        response, job_id = await self._runtime.in_store(self._report_feature_sums, device_id_of(context), request)
+        response, job_id = await self._runtime.commit(self._report_feature_sums, device_id_of(context), request)
         self._coordinator.wake(job_id)
         return response
 
@@ -116,82 +118,77 @@ class DeviceService(DeviceServiceServicer):
         self, request: device_pb2.SelfTestRequest, context: Context
     ) -> device_pb2.SelfTestResponse:
         """Stores what a device's scalars are worth and answers whether it goes on."""
-        response, job_id = await self._runtime.in_store(self._report_self_test, device_id_of(context), request)
+        response, job_id = await self._runtime.commit(self._report_self_test, device_id_of(context), request)
         self._coordinator.wake(job_id)
         return response
 
-    def _identify(self, device_id: str) -> None:
-        with self._runtime.database.transaction() as connection:
-            enrolled(connection, device_id)
+    def _identify(self, connection: Connection, device_id: str) -> None:
+        enrolled(connection, device_id)
 
-    def _check_in(self, device_id: str, request: device_pb2.CheckInRequest) -> device_pb2.CheckInResponse:
+    def _check_in(
+        self, connection: Connection, device_id: str, request: device_pb2.CheckInRequest
+    ) -> device_pb2.CheckInResponse:
         now = self._runtime.clock()
         training = dict(self._coordinator.training)  # jobs come and go in the loop's thread
-        with self._runtime.database.transaction() as connection:
-            enrolled(connection, device_id)
-            conditions = request.conditions if request.HasField("conditions") else None
-            devices.seen(connection, device_id, now, request.training_examples, request.software, conditions)
-            take_back(connection, device_id, request, training)
-            counting = assignments.counting_of_device(connection, device_id)
-            workable = [
-                found
-                for found in counting
-                if found.open
-                and found.job_id in training
-                and (FEATURE_SUMS in request.capabilities or not training[found.job_id].is_draft)
-            ]
-            response = device_pb2.CheckInResponse(
-                next=self._window(), open_assignments=[found.id for found in counting]
-            )
-            if workable:
-                work = workable[0]
-                response.assignment.CopyFrom(fetch(connection, work, training[work.job_id], now))
-                return response
-        self._check_labels(request, list(training.values()))
+        enrolled(connection, device_id)
+        conditions = request.conditions if request.HasField("conditions") else None
+        devices.seen(connection, device_id, now, request.training_examples, request.software, conditions)
+        counting = take_back(connection, device_id, request, training)
+        response = device_pb2.CheckInResponse(next=self._window(), open_assignments=[found.id for found in counting])
+        for work in counting:
+            job = training.get(work.job_id)
+            if work.open and job is not None and (FEATURE_SUMS in request.capabilities or not job.is_draft):
+                response.assignment.CopyFrom(fetch(connection, work, job, now))
+                break
+        return response
+
+    def _let_wait(
+        self, device_id: str, request: device_pb2.CheckInRequest, response: device_pb2.CheckInResponse
+    ) -> None:
+        """Note a device that has nothing to do as one to select, and tell it what it waits for."""
+        training = list(self._coordinator.training.values())
+        self._check_labels(request, training)
         if request.conditions.holds:
             self._runtime.presence.leave(device_id)
             response.message = "this device does not work now"
-            return response
+            return
         jobs_chosen = JobChoice.from_message(request.jobs)
-        self._runtime.presence.seen(
-            Present(device_id, now, frozenset(request.labels), frozenset(request.capabilities), jobs_chosen)
-        )
+        labels, capabilities = frozenset(request.labels), frozenset(request.capabilities)
+        self._runtime.presence.seen(Present(device_id, self._runtime.clock(), labels, capabilities, jobs_chosen))
         response.message = "waiting for a round" if training else "no job is running"
-        return response
 
-    def _report(self, device_id: str, request: device_pb2.ReportRequest) -> tuple[device_pb2.ReportResponse, str]:
+    def _report(
+        self, connection: Connection, device_id: str, request: device_pb2.ReportRequest
+    ) -> tuple[device_pb2.ReportResponse, str]:
         now = self._runtime.clock()
-        with self._runtime.database.transaction() as connection:
-            enrolled(connection, device_id)
-            assignment = _own_assignment(connection, device_id, request.assignment_id)
-            job = self._coordinator.training.get(assignment.job_id)
-            # While nobody drives its job, an assignment keeps the time that it had.
-            assignment_s = job.spec.rounds.assignment_s if job is not None else max(0.0, assignment.expires_at - now)
-            response = reporting.record(connection, assignment, request, assignment_s, now)
-            record = jobs.get(connection, assignment.job_id)
+        enrolled(connection, device_id)
+        assignment = _own_assignment(connection, device_id, request.assignment_id)
+        job = self._coordinator.training.get(assignment.job_id)
+        # While nobody drives its job, an assignment keeps the time that it had.
+        assignment_s = job.spec.rounds.assignment_s if job is not None else max(0.0, assignment.expires_at - now)
+        response = reporting.record(connection, assignment, request, assignment_s, now)
+        record = jobs.get(connection, assignment.job_id)
         response.next.CopyFrom(self._window())
         # A job that is stopped or has ended needs no more of it.
         response.stop = response.stop or record is None or record.state != JobState.RUNNING
         return response, assignment.job_id
 
     def _report_feature_sums(
-        self, device_id: str, request: device_pb2.FeatureSumsRequest
+        self, connection: Connection, device_id: str, request: device_pb2.FeatureSumsRequest
     ) -> tuple[device_pb2.FeatureSumsResponse, str]:
-        with self._runtime.database.transaction() as connection:
-            enrolled(connection, device_id)
-            assignment = _own_assignment(connection, device_id, request.assignment_id)
-            manifest = self._running(assignment.job_id).manifest
-            response = feature_reporting.record(connection, assignment, request, manifest)
+        enrolled(connection, device_id)
+        assignment = _own_assignment(connection, device_id, request.assignment_id)
+        manifest = self._running(assignment.job_id).manifest
+        response = feature_reporting.record(connection, assignment, request, manifest)
         response.next.CopyFrom(self._window())
         return response, assignment.job_id
 
     def _report_self_test(
-        self, device_id: str, request: device_pb2.SelfTestRequest
+        self, connection: Connection, device_id: str, request: device_pb2.SelfTestRequest
     ) -> tuple[device_pb2.SelfTestResponse, str]:
-        with self._runtime.database.transaction() as connection:
-            enrolled(connection, device_id)
-            assignment = _own_assignment(connection, device_id, request.assignment_id)
-            usable = self_testing.record(connection, assignment, request.signal_to_noise, self._runtime.clock())
+        enrolled(connection, device_id)
+        assignment = _own_assignment(connection, device_id, request.assignment_id)
+        usable = self_testing.record(connection, assignment, request.signal_to_noise, self._runtime.clock())
         if not usable:
             _log.warning(
                 "device not used: its scalars are noise",

@@ -50,9 +50,12 @@ class AssignmentRecord:
     @property
     def seeds(self) -> list[int]:
         """The seed of each scalar, by its index in the report."""
-        return [
-            seed for task in self.tasks for span in task.seeds for seed in range(span.first, span.first + span.count)
-        ]
+        return [seed for task in self.tasks for seed in seeds_of(task)]
+
+
+def seeds_of(task: device_pb2.DirectionTask) -> list[int]:
+    """The seeds of a task, in order."""
+    return [seed for span in task.seeds for seed in range(span.first, span.first + span.count)]
 
 
 def offer(
@@ -88,11 +91,6 @@ def get(connection: Connection, assignment_id: str) -> AssignmentRecord | None:
     """The assignment with this id."""
     row = connection.execute(select(assignments).where(assignments.c.id == assignment_id)).one_or_none()
     return None if row is None else _record(row)
-
-
-def open_of_device(connection: Connection, device_id: str) -> Sequence[AssignmentRecord]:
-    """What a device is to work on, oldest first."""
-    return [found for found in counting_of_device(connection, device_id) if found.open]
 
 
 def counting_of_device(connection: Connection, device_id: str) -> Sequence[AssignmentRecord]:

@@ -46,9 +46,13 @@ def count(connection: Connection, job_id: str, round_number: int) -> int:
     return int(connection.execute(query).scalar_one())
 
 
-def seeds_of_round(connection: Connection, job_id: str, round_number: int) -> frozenset[int]:
-    """The seeds of a round that are in, whoever measured them."""
+def seeds_of_round(
+    connection: Connection, job_id: str, round_number: int, within: tuple[int, int] | None = None
+) -> frozenset[int]:
+    """The seeds of a round that are in, whoever measured them; ``within`` is the least and the greatest wanted."""
     query = select(scalars.c.seed).where(scalars.c.job_id == job_id, scalars.c.round == round_number)
+    if within is not None:
+        query = query.where(scalars.c.seed.between(*within))
     return frozenset(connection.execute(query).scalars())
 
 

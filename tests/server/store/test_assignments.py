@@ -18,7 +18,7 @@ def task(first: int, count: int, block: str = "head") -> device_pb2.DirectionTas
 
 def offer(connection, device: str, number: int = 1, evaluate: bool = False, job: str = JOB) -> AssignmentRecord:
     assignments.offer(connection, job, number, device, [task(10, 2), task(90, 1, "peft")], evaluate, 500.0)
-    return assignments.open_of_device(connection, device)[-1]
+    return assignments.counting_of_device(connection, device)[-1]
 
 
 def test_what_is_offered_is_what_the_device_finds(connection):
@@ -51,7 +51,7 @@ def test_a_device_is_busy_while_its_assignment_is_open(connection, state, is_ope
     assignments.set_state(connection, work.id, state)
 
     assert (assignments.busy_devices(connection) == {"ann"}) is is_open
-    assert bool(assignments.open_of_device(connection, "ann")) is is_open
+    assert any(found.open for found in assignments.counting_of_device(connection, "ann")) is is_open
 
 
 @pytest.mark.parametrize("state", [JobState.STOPPED, JobState.FAILED])
