@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
 
 from fwdllm_common.files import write_atomically
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest, Stage
+from fwdllm_server.model.block_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
 from fwdllm_server.model.precision import Precision
 from fwdllm_server.model.split import save_stage
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -175,3 +178,9 @@ def test_gemm_with_a_bias(bits: int, tolerance: float, transposed: int) -> None:
 
 def test_cases_cover_all_methods() -> None:
     assert {spec.method for _, spec in CASES.values()} == set(METHODS)
+
+
+def test_the_quantiser_leaves_everybodys_logging_alone() -> None:
+    program = "import logging as l, fwdllm_server.model.quantise; print(l.getLogger().handlers, l.getLogger().level)"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["[]", str(logging.WARNING)]
