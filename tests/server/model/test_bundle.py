@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,24 @@ def test_copies_matter(prepared: Prepared) -> None:
         theta[block] = by_block(prepared.layout, prepared.theta(2, seed=1))[block]
         loss, _ = run_stages(prepared, feeds, theta)
         assert abs(loss[0] - loss[1]) > 1e-4, block
+
+
+def test_a_decoder_reads_rows_of_unequal_length_together(prepared_models: Callable[[str], Prepared]) -> None:
+    """Each as PyTorch reads it alone; from opset 23 on a rotary embedding whose rows share their angles fails."""
+    prepared = prepared_models("llama")
+    lengths = np.array([2, 11, 5, 8, 3, 12])
+    feeds = batch(len(lengths), int(lengths.max()))
+    feeds["attention_mask"] = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+    feeds["input_ids"] = np.random.default_rng(1).integers(2, 50, feeds["input_ids"].shape) * feeds["attention_mask"]
+    start, theta = initial_theta(prepared.model, prepared.layout), prepared.theta(1)
+    _, logits = run_stages(prepared, feeds, by_block(prepared.layout, theta))
+    load_theta(prepared.model, prepared.layout, theta[0])
+    with torch.no_grad():
+        rows = [torch.from_numpy(ids[None, :length]) for ids, length in zip(feeds["input_ids"], lengths, strict=True)]
+        alone = torch.cat([prepared.model(input_ids=row).logits for row in rows]).numpy()
+    load_theta(prepared.model, prepared.layout, start)
+    np.testing.assert_allclose(logits, alone, rtol=1e-4, atol=1e-5)
+    assert np.ptp(alone, axis=0).min() > 0.01
 
 
 def test_an_unperturbed_block_needs_one_copy_only(prepared_bert: Prepared) -> None:
