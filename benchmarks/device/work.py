@@ -41,6 +41,7 @@ class Workplace:
     threads: int
     vocabulary: int
     directions: int = DIRECTIONS
+    batch: int = BATCH
 
     @property
     def manifest(self) -> Manifest:
@@ -57,9 +58,9 @@ class Workplace:
     def rows(self) -> Dataset:
         """A batch of random tokens, all texts equally long."""
         random = np.random.default_rng(_SEED)
-        tokens = random.integers(2, self.vocabulary, BATCH * TOKENS).astype(np.int32)
-        offsets = np.arange(BATCH + 1, dtype=np.int64) * TOKENS
-        return Dataset(tokens, offsets, random.integers(0, 4, BATCH).astype(np.int32))
+        tokens = random.integers(2, self.vocabulary, self.batch * TOKENS).astype(np.int32)
+        offsets = np.arange(self.batch + 1, dtype=np.int64) * TOKENS
+        return Dataset(tokens, offsets, random.integers(0, 4, self.batch).astype(np.int32))
 
 
 Step = Callable[[], object]
@@ -78,14 +79,15 @@ class Method:
 def _inference(place: Workplace) -> Step:
     """The whole batch through the whole model, as a program that only predicts would do it."""
     chain, data, theta = StageChain(place.bundle, place.manifest, Cpu(), place.threads), place.rows, place.theta
-    text = text_of(data, Group(np.arange(BATCH), TOKENS), chain.manifest.pad_token_id)
+    text = text_of(data, Group(np.arange(place.batch), TOKENS), chain.manifest.pad_token_id)
 
     def step() -> object:
         activation: Any = None
         for stage in range(chain.last):
-            activation = chain.activation(stage, text, activation, chain.theta_of(stage, theta) if stage else None)
-        copies = [chain.theta_of(chain.last, theta)]
-        return chain.loss(chain.last, text, activation, data.labels.astype(np.int64), copies, outputs=("logits",))
+            copies = chain.theta_of(stage, theta) if stage >= chain.manifest.frozen else None
+            activation = chain.activation(stage, text, activation, copies)
+        head = [chain.theta_of(chain.last, theta)]
+        return chain.loss(chain.last, text, activation, data.labels.astype(np.int64), head, outputs=("logits",))
 
     return step
 
@@ -93,8 +95,8 @@ def _inference(place: Workplace) -> Step:
 def _assignment(place: Workplace, engine: Engine) -> Step:
     directions, theta, seeds = Directions(_SEED), place.theta, np.arange(place.directions, dtype=np.uint64)
     block = next(iter(place.manifest.layout.blocks))
-    task = DirectionTask(block, seeds, _EPSILON, BATCH)
-    return lambda: list(engine.derivatives(theta, directions, task, np.arange(BATCH)))
+    task = DirectionTask(block, seeds, _EPSILON, place.batch)
+    return lambda: list(engine.derivatives(theta, directions, task, np.arange(place.batch)))
 
 
 def _device(place: Workplace) -> Step:

@@ -1,8 +1,9 @@
 """The model bundle as a device sees it: the graph cut into stages, the tokenizer, the layout of θ.
 
-A forward pass is the stages in order. The first, without a block, is the frozen prefix; every later stage reads the
-activation of the one before and its own block of θ; the last returns the per-example loss and the logits. A direction
-in a block costs the stages from that block on, everything before comes from a cache.
+A forward pass is the stages in order. The first ones, without a block, are the frozen prefix: a single stage, or
+several where a device is not to hold all of it at once. Every later stage reads the activation of the one before and
+its own block of θ; the last returns the per-example loss and the logits. A direction in a block costs the stages from
+that block on, everything before comes from a cache.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -97,15 +99,20 @@ class Manifest:
     canary: BundleFile | None = None
 
     def __post_init__(self) -> None:
-        if len(self.stages) < 2 or self.stages[0].block is not None:
+        if not 0 < self.frozen < len(self.stages):
             raise BadInputError("manifest: the first stage must be the frozen prefix and a block must follow")
-        if [stage.block for stage in self.stages[1:]] != list(self.layout.blocks):
+        if [stage.block for stage in self.stages[self.frozen :]] != list(self.layout.blocks):
             raise BadInputError("manifest: the stages do not follow the blocks of the layout")
         if len(self.labels) < 2 or self.max_tokens < 1:
             raise BadInputError("manifest: at least two labels and one token are needed")
         names = [file.name for file in self.files]
         if twice := [name for name in names if names.count(name) > 1]:
             raise BadInputError(f"manifest: {twice[0]!r} is the name of two files")
+
+    @cached_property
+    def frozen(self) -> int:
+        """Number of stages before the first block, and so the index of its stage."""
+        return sum(1 for _ in takewhile(lambda stage: stage.block is None, self.stages))
 
     @cached_property
     def files(self) -> tuple[BundleFile, ...]:

@@ -86,6 +86,7 @@ def test_an_unknown_stage_input_is_refused():
         {"stages": MANIFEST.stages[:2]},
         {"stages": (MANIFEST.stages[0], MANIFEST.stages[2], MANIFEST.stages[1])},
         {"stages": (*MANIFEST.stages, MANIFEST.stages[2])},
+        {"stages": (*MANIFEST.stages[:2], MANIFEST.stages[0], MANIFEST.stages[2])},
         {"layout": Layout(LAYOUT.tensors[::-1])},
         {"labels": ("one",)},
         {"max_tokens": 0},

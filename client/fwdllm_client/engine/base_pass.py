@@ -4,13 +4,15 @@ Each row is computed on its own and rounded to the precision of the cache, so th
 rows happened to be computed with it, nor on whether they were cached.
 
 Stages that only this pass runs are in memory one at a time, and not at all once the cache holds what they gave: so
-training, which adds perturbed copies of later stages, stays below what a whole forward pass takes.
+training, which adds perturbed copies of later stages, stays below what a whole forward pass takes. Between frozen
+stages activations stay in float32, so that the numbers are those of a prefix in one piece, and in memory, a portion of
+the rows at a time.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +25,13 @@ from fwdllm_client.engine.batches import Group, text_of
 from fwdllm_client.engine.cost import PassCost
 from fwdllm_client.engine.stages import Float32, StageChain
 
+FLOATS_CARRIED = 1 << 22
+"""Most floats (rows × length × width) that go from one frozen stage to the next together."""
+
 
 @dataclass(frozen=True)
 class Rows:
-    """What all passes over the local rows share: the model, the rows, the caches (of stage i's output), the count.
+    """What all passes over the local rows share: the model, the rows, the caches by stage of its output, the count.
 
     ``tokens_per_run`` is the most tokens (copies × rows × length) that go through the model together.
     """
@@ -34,7 +39,7 @@ class Rows:
     chain: StageChain
     dataset: Dataset
     padded: NDArray[np.int64]
-    caches: Sequence[ActivationCache]
+    caches: Mapping[int, ActivationCache]
     cost: PassCost
     tokens_per_run: int
 
@@ -50,22 +55,23 @@ class BasePass:
     def fill(self, stage: int, rows: RowIndices) -> None:
         """Put what ``stage`` reads of ``rows`` into the cache as far as it has room, and unload the stages below."""
         chain, caches = self._shared.chain, self._shared.caches
+        first = chain.manifest.frozen - 1
         wanted: list[RowIndices] = []
-        for index in reversed(range(stage)):
+        for index in reversed(range(first, stage)):
             rows = np.array([row for row in rows if caches[index].lacks(int(row), self._tags[index])], dtype=np.int64)
             wanted.append(rows)
-        for index, missing in enumerate(reversed(wanted)):
+        for index, missing in enumerate(reversed(wanted), start=first):
             kept = [int(row) for row in missing if caches[index].keeps(int(row))]
             if kept:
                 chain.unload_all_but(range(index, index + 1))
-            for row in kept:
-                self._row(index, row)
+            for portion in self._portions(kept):
+                self._outputs(index, portion)
         chain.unload_all_but(range(stage, chain.last + 1))
 
     def before(self, stage: int, group: Group) -> Activation:
         """What ``stage`` reads, in the cache's dtype: ``[N, T, width]``, zero after each text, or ``[N, width]``."""
         source = self._shared.chain.manifest.stages[stage - 1]
-        rows = [self._row(stage - 1, int(row)) for row in group.rows]
+        rows = self._outputs(stage - 1, [int(row) for row in group.rows])
         if not source.per_token:
             return np.concatenate(rows)
         padded = np.zeros((len(rows), group.tokens, source.width), dtype=cache_dtype(per_token=True))
@@ -73,25 +79,62 @@ class BasePass:
             target[: len(row)] = row
         return padded
 
-    def _row(self, stage: int, row: int) -> Activation:
-        cache = self._shared.caches[stage]
-        values = cache.read(row, self._tags[stage])
-        if values is None:
-            values = self._compute(stage, row)
-            cache.write(row, self._tags[stage], values)
-        return values
+    def _outputs(self, stage: int, rows: Sequence[int]) -> Sequence[Activation]:
+        """What ``stage`` gives for each of ``rows``, in the cache's dtype and without padding."""
+        cache, tag = self._shared.caches[stage], self._tags[stage]
+        found = {row: cache.read(row, tag) for row in rows}
+        missing = [row for row, values in found.items() if values is None]
+        for row, computed in zip(missing, self._computed(stage, missing), strict=True):
+            found[row] = computed
+            cache.write(row, tag, computed)
+        return [values for row in rows if (values := found[row]) is not None]
 
-    def _compute(self, stage: int, row: int) -> Activation:
-        shared, chain = self._shared, self._shared.chain
-        group = Group(np.array([row], dtype=np.int64), int(shared.padded[row]))
-        before = self.before(stage, group).astype(np.float32) if stage > 0 else None
-        copies = chain.theta_of(stage, self._theta) if stage > 0 else None
-        text = text_of(shared.dataset, group, chain.manifest.pad_token_id)
-        output = chain.activation(stage, text, before, copies)
+    def _computed(self, stage: int, rows: Sequence[int]) -> Iterator[Activation]:
+        per_token = self._shared.chain.manifest.stages[stage].per_token
+        outputs = self._prefix(rows) if stage < self._shared.chain.manifest.frozen else self._block(stage, rows)
+        for row, output in zip(rows, outputs, strict=True):
+            kept = output[0, : int(self._shared.dataset.lengths[row])] if per_token else output
+            yield rounded(kept, cache_dtype(per_token))
+
+    def _block(self, stage: int, rows: Sequence[int]) -> Iterator[Float32]:
+        copies = self._shared.chain.theta_of(stage, self._theta)
+        for row in rows:
+            yield self._run(stage, row, self.before(stage, self._alone(row)).astype(np.float32), copies)
+
+    def _prefix(self, rows: Sequence[int]) -> Sequence[Float32]:
+        """All frozen stages; of several, only the one that runs stays in memory."""
+        chain = self._shared.chain
+        outputs: list[Float32 | None] = [None] * len(rows)
+        for stage in range(chain.manifest.frozen if rows else 0):
+            if chain.manifest.frozen > 1:
+                chain.unload_all_but(range(stage, stage + 1))
+            for index, row in enumerate(rows):
+                outputs[index] = self._run(stage, row, outputs[index], None)
+        return [output for output in outputs if output is not None]
+
+    def _run(self, stage: int, row: int, before: Float32 | None, copies: Float32 | None) -> Float32:
+        shared, group = self._shared, self._alone(row)
         shared.cost.add(shared.padded[group.rows], stage, stage + 1)
-        per_token = chain.manifest.stages[stage].per_token
-        kept = output[0, : int(shared.dataset.lengths[row])] if per_token else output
-        return rounded(kept, cache_dtype(per_token))
+        text = text_of(shared.dataset, group, shared.chain.manifest.pad_token_id)
+        return shared.chain.activation(stage, text, before, copies)
+
+    def _alone(self, row: int) -> Group:
+        return Group(np.array([row], dtype=np.int64), int(self._shared.padded[row]))
+
+    def _portions(self, rows: Sequence[int]) -> Iterator[Sequence[int]]:
+        """Consecutive ``rows`` whose activations may be in memory together, at least one."""
+        width = max(stage.width for stage in self._shared.chain.manifest.stages)
+        portion: list[int] = []
+        floats = 0
+        for row in rows:
+            size = int(self._shared.padded[row]) * width
+            if portion and floats + size > FLOATS_CARRIED:
+                yield portion
+                portion, floats = [], 0
+            portion.append(row)
+            floats += size
+        if portion:
+            yield portion
 
 
 def _tags(chain: StageChain, theta: Float32) -> list[int]:
@@ -99,7 +142,7 @@ def _tags(chain: StageChain, theta: Float32) -> list[int]:
     digest = hashlib.sha256()
     tags = []
     for stage in range(chain.last):
-        if stage > 0:
+        if stage >= chain.manifest.frozen:
             digest.update(np.ascontiguousarray(chain.theta_of(stage, theta), dtype="<f4").data)
         tags.append(int.from_bytes(digest.digest()[:8], "little"))
     return tags

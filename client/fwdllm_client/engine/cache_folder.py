@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -15,26 +16,29 @@ from fwdllm_common.manifest import Manifest
 _SUFFIX = ".activations"
 
 
-def open_caches(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes: int) -> list[ActivationCache]:
-    """A cache for the output of every stage but the last, in one file each; together at most ``limit_bytes``.
+def open_caches(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes: int) -> Mapping[int, ActivationCache]:
+    """Caches by the index of the stage whose output they hold, in one file each; together at most ``limit_bytes``.
+
+    Every stage has one but the last and those that only a further frozen stage reads.
 
     Pooled activations get room first, they are few and save the most, then the earliest stages, whose output stays
     valid longest. Files of other models or rows are deleted, the oldest first, as far as the limit demands it.
 
     :raises StorageError: the folder cannot be written.
     """
-    stages = manifest.stages[:-1]
-    paths = [folder / f"{_boundary_key(manifest, dataset, stage)[:32]}{_SUFFIX}" for stage in range(len(stages))]
+    stages = manifest.stages
+    kept = range(manifest.frozen - 1, len(stages) - 1)
+    paths = {stage: folder / f"{_boundary_key(manifest, dataset, stage)[:32]}{_SUFFIX}" for stage in kept}
     caches: dict[int, ActivationCache] = {}
     left = limit_bytes
-    for index in sorted(range(len(stages)), key=lambda index: (stages[index].per_token, index)):
+    for index in sorted(kept, key=lambda index: (stages[index].per_token, index)):
         stage = stages[index]
         lengths = dataset.lengths if stage.per_token else np.ones(len(dataset), dtype=np.int64)
         cache = ActivationCache(paths[index], lengths, stage.width, cache_dtype(stage.per_token), left)
         left -= cache.max_bytes
         caches[index] = cache
-    _delete_others(folder, set(paths), left)
-    return [caches[index] for index in range(len(stages))]
+    _delete_others(folder, set(paths.values()), left)
+    return caches
 
 
 def _delete_others(folder: Path, own: set[Path], limit_bytes: int) -> None:

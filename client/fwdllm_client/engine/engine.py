@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -52,7 +52,7 @@ class Engine:
         self._cost = PassCost(manifest)
         chain = StageChain(bundle_folder, manifest, provider, threads)
         padded = padded_lengths(dataset.lengths, manifest.max_tokens)
-        self._caches: list[ActivationCache] = open_caches(cache_folder, manifest, dataset, cache_limit_bytes)
+        self._caches: Mapping[int, ActivationCache] = open_caches(cache_folder, manifest, dataset, cache_limit_bytes)
         self._shared = Rows(chain, dataset, padded, self._caches, self._cost, tokens_per_run)
 
     @property
@@ -93,7 +93,7 @@ class Engine:
     def close(self) -> None:
         """Unload the model and close the cache files."""
         self.unload()
-        for cache in self._caches:
+        for cache in self._caches.values():
             cache.close()
 
     def __enter__(self) -> Self:

@@ -65,7 +65,7 @@ def climb(
             chain = StageChain(folder, manifest, candidate, threads)
             try:
                 answers = trial.answers(chain)
-                nodes = placement(chain.session(1))
+                nodes = placement(chain.session(manifest.frozen))
                 refused = _idle(nodes) or difference(answers, expected())
                 seconds = None if refused else trial.seconds_per_token(chain, TOKENS_PER_RUN, clock)
             except Exception as error:  # whatever a provider's library raises is a reason not to use it

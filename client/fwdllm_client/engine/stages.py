@@ -20,7 +20,7 @@ _TEXT_INPUTS = {"input_ids", "attention_mask"}
 
 
 class StageChain:
-    """The stages of a bundle in ``folder``; stage 0 is the frozen prefix, the last one returns the loss.
+    """The stages of a bundle in ``folder``: first the frozen ones, then one for each block; the last returns the loss.
 
     ``threads`` of 0 means one per core.
     """
@@ -42,7 +42,7 @@ class StageChain:
 
         :raises BadInputError: there is none.
         """
-        return 1 + list(self.manifest.layout.blocks).index(self.manifest.layout.block(block).name)
+        return self.manifest.frozen + list(self.manifest.layout.blocks).index(self.manifest.layout.block(block).name)
 
     def reads_tokens(self, stage: int) -> bool:
         """Whether the length of the texts matters from this stage on."""
@@ -51,11 +51,11 @@ class StageChain:
 
     def block_size(self, stage: int) -> int:
         """Coordinates of θ that a stage after the prefix reads."""
-        return list(self.manifest.layout.blocks.values())[stage - 1].size
+        return list(self.manifest.layout.blocks.values())[stage - self.manifest.frozen].size
 
     def theta_of(self, stage: int, theta: Float32) -> Float32:
         """The block of θ that a stage after the prefix reads, as a single copy: float32 ``[1, block size]``."""
-        block = list(self.manifest.layout.blocks.values())[stage - 1]
+        block = list(self.manifest.layout.blocks.values())[stage - self.manifest.frozen]
         return theta[None, block.slice]
 
     def unload_all_but(self, stages: range) -> None:

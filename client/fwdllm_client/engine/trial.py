@@ -48,20 +48,20 @@ class Trial:
 
     def seconds_per_token(self, chain: StageChain, tokens: int, clock: Clock) -> float:
         """The fastest of a few runs of the first perturbed stage on about ``tokens`` tokens, after one to warm up."""
-        manifest, length = chain.manifest, self._length(chain)
+        manifest, first, length = chain.manifest, chain.manifest.frozen, self._length(chain)
         rows = np.resize(self._rows, max(1, tokens // length))
         text = text_of(self._dataset, Group(rows, length), manifest.pad_token_id)
-        width = manifest.stages[0].width
+        width = manifest.stages[first - 1].width
         activation = np.random.default_rng(0).normal(size=(len(rows), length, width)).astype(np.float32)
-        theta = np.zeros((1, chain.block_size(1)), dtype=np.float32)
+        theta = np.zeros((1, chain.block_size(first)), dtype=np.float32)
         times = []
         for _ in range(1 + _TIMED_RUNS):
             began = clock()
-            if chain.last == 1:
+            if chain.last == first:
                 labels = np.zeros(len(rows), dtype=np.int64)
-                chain.loss(1, text, activation, labels, [theta])
+                chain.loss(first, text, activation, labels, [theta])
             else:
-                chain.activation(1, text, activation, theta)
+                chain.activation(first, text, activation, theta)
             times.append(clock() - began)
         return min(times[1:]) / (len(rows) * length)
 
@@ -74,7 +74,8 @@ class Trial:
         activation: Float32 | None = None
         for stage in range(chain.last):
             chain.unload_all_but(range(stage, stage + 1))
-            activation = chain.activation(stage, text, activation, chain.theta_of(stage, theta) if stage else None)
+            copies = chain.theta_of(stage, theta) if stage >= chain.manifest.frozen else None
+            activation = chain.activation(stage, text, activation, copies)
         chain.unload_all_but(range(chain.last, chain.last + 1))
         assert activation is not None
         labels = self._dataset.labels[self._rows].astype(np.int64)

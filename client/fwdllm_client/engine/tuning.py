@@ -127,7 +127,7 @@ class Tuner:
 
     @property
     def _runs_on_tokens(self) -> bool:
-        return self._manifest.stages[0].per_token
+        return self._manifest.stages[self._manifest.frozen - 1].per_token
 
     def _seconds(self, provider: Provider, threads: int, tokens: int) -> float:
         chain = StageChain(self._folder, self._manifest, provider, threads)

@@ -22,11 +22,13 @@ from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest, Stage
 from fwdllm_common.prompt import Prompt
 from fwdllm_server.model.cost import weights_multiplied
 from fwdllm_server.model.split import cut_stage, save_stage
-from fwdllm_server.model.staged import StagedLoss
+from fwdllm_server.model.staged import StagedLoss, frozen_cuts
 from fwdllm_server.model.trainable import trainable_layout
-from fwdllm_server.model.twins import make_twin_model
+from fwdllm_server.model.twins import TwinModel, make_twin_model
 
 OPSET = 23
+STAGE_WEIGHTS = 1 << 28
+"""Most weights of a frozen stage that holds more than one layer: a gigabyte in float32, a sixth of that in int4."""
 TOKENIZER_FILE = "tokenizer.json"
 
 # Sizes of the example that is traced; pairwise different, so that no two of them look like one dimension.
@@ -42,10 +44,12 @@ def export_bundle(
     folder: Path,
     one_block: bool = False,
     prompt: Prompt | None = None,
+    stage_weights: int = STAGE_WEIGHTS,
 ) -> Manifest:
     """Write tokenizer, stage graphs and ``manifest.json`` into ``folder`` (made if need be); returns the manifest.
 
-    The stages are the frozen prefix and one per block of the layout, of which there is but one with ``one_block``.
+    The stages are the frozen prefix and one per block of the layout, of which there is but one with ``one_block``. A
+    prefix of more than ``stage_weights`` weights becomes several stages of whole layers.
     Number of copies P, batch and text length stay dynamic, the length up to ``max_tokens``.
 
     :raises BadInputError: the model pads with another id, cannot read ``max_tokens`` tokens, or has a trainable
@@ -54,7 +58,9 @@ def export_bundle(
     layout = trainable_layout(peft_model, one_block)
     _check_padding(peft_model, pad_token_id)
     _check_length(peft_model, max_tokens)
-    model = _export(peft_model, layout, max_tokens)
+    twin = make_twin_model(peft_model, layout)
+    cuts = frozen_cuts(twin, stage_weights)
+    model = _export(twin, cuts, layout, max_tokens)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TOKENIZER_FILE, tokenizer_json)
     manifest = Manifest(
@@ -63,15 +69,15 @@ def export_bundle(
         pad_token_id=pad_token_id,
         tokenizer=BundleFile.of(folder / TOKENIZER_FILE),
         layout=layout,
-        stages=tuple(_write_stages(model, layout, folder)),
+        stages=tuple(_write_stages(model, len(cuts), layout, folder)),
         prompt=prompt,
     )
     write_atomically(folder / MANIFEST_FILE, manifest.to_bytes())
     return manifest
 
 
-def _export(peft_model: PeftModel, layout: Layout, max_tokens: int) -> ir.Model:
-    """One graph: ``input_ids, attention_mask, theta.<block>…, labels`` → ``loss, logits, cut.<block>…``."""
+def _export(twin: TwinModel, cuts: Sequence[str], layout: Layout, max_tokens: int) -> ir.Model:
+    """One graph: ``input_ids, attention_mask, theta.<block>…, labels`` → ``loss, logits, cut.<stage>…``."""
     blocks = list(layout.blocks)
     rows = _COPIES * _BATCH
     ids = torch.ones(rows, _TOKENS, dtype=torch.int64)
@@ -83,13 +89,13 @@ def _export(peft_model: PeftModel, layout: Layout, max_tokens: int) -> ir.Model:
     copies = [{0: Dim(f"copies_{block}", min=1)} for block in blocks]
     with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
-            StagedLoss(make_twin_model(peft_model, layout), blocks).eval(),
+            StagedLoss(twin, blocks, cuts).eval(),
             example,
             dynamo=True,
             opset_version=OPSET,
             verbose=False,
             input_names=["input_ids", "attention_mask", *(f"theta.{block}" for block in blocks), "labels"],
-            output_names=["loss", "logits", *(f"cut.{block}" for block in blocks)],
+            output_names=["loss", "logits", *(f"cut.{name}" for name in _stage_names(len(cuts), layout)[1:])],
             dynamic_shapes=(text, text, copies, {0: row_dim}),
         )
     if program is None:
@@ -97,14 +103,21 @@ def _export(peft_model: PeftModel, layout: Layout, max_tokens: int) -> ir.Model:
     return program.model
 
 
-def _write_stages(model: ir.Model, layout: Layout, folder: Path) -> Iterator[Stage]:
-    blocks = list(layout.blocks)
+def _stage_names(cuts: int, layout: Layout) -> list[str]:
+    return ["prefix", *(f"prefix-{index + 2}" for index in range(cuts)), *layout.blocks]
+
+
+def _write_stages(model: ir.Model, cuts: int, layout: Layout, folder: Path) -> Iterator[Stage]:
+    names = _stage_names(cuts, layout)
     text = {"input_ids": "input_ids", "attention_mask": "attention_mask"}
     values = ir.convenience.create_value_mapping(model.graph)
-    for block, following in zip((None, *blocks), (*blocks, None), strict=True):
+    for name, following in zip(names, (*names[1:], None), strict=True):
+        block = name if name in layout.blocks else None
         inputs = dict(text)
+        if name != names[0]:
+            inputs |= {f"cut.{name}": "activation"}
         if block is not None:
-            inputs |= {f"cut.{block}": "activation", f"theta.{block}": "theta"}
+            inputs |= {f"theta.{block}": "theta"}
         if following is None:
             inputs |= {"labels": "labels"}
             outputs = {"loss": "loss", "logits": "logits"}
@@ -114,7 +127,7 @@ def _write_stages(model: ir.Model, layout: Layout, folder: Path) -> Iterator[Sta
             outputs = {f"cut.{following}": "next_activation"}
             shape = values[f"cut.{following}"].shape
         stage = cut_stage(model, inputs, outputs)
-        graph_file = folder / f"{block or 'prefix'}.onnx"
+        graph_file = folder / f"{name}.onnx"
         weights = save_stage(stage, graph_file)
         if shape is None or not isinstance(shape[-1], int):
             raise BadInputError(f"the activation before {following!r} has no fixed width")

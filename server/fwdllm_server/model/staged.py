@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -18,22 +19,26 @@ Outputs = tuple[Tensor, Tensor, *tuple[Tensor, ...]]
 
 
 class StagedLoss(nn.Module):
-    """Loss, logits and, for every block, the activation that is the first thing its weights touch."""
+    """Loss, logits and, for every block, the activation that is the first thing its weights touch.
 
-    def __init__(self, twin: TwinModel, blocks: Sequence[str]) -> None:
+    Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the twin model) read.
+    """
+
+    def __init__(self, twin: TwinModel, blocks: Sequence[str], frozen_cuts: Sequence[str] = ()) -> None:
         super().__init__()
         # The classifier itself: PEFT's wrapper adds nothing to the pass.
         self.classifier: Any = twin.model.base_model.model
         self._rotary = any(type(module).__name__.endswith("RotaryEmbedding") for module in self.classifier.modules())
         self._blocks = tuple(blocks)
+        self._frozen_cuts = tuple(frozen_cuts)
         self._theta = twin.inputs
         self._cuts: list[dict[str, Tensor]] = []
-        for path, block in twin.twins.items():
-            entry = twin.model.get_submodule(_entry(twin, path))
-            entry.register_forward_pre_hook(self._remember_input(block), with_kwargs=True)
+        entries = [(path, path) for path in frozen_cuts] + [(_entry(twin, p), block) for p, block in twin.twins.items()]
+        for path, name in entries:
+            twin.model.get_submodule(path).register_forward_pre_hook(self._remember_input(name), with_kwargs=True)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, thetas: list[Tensor], labels: Tensor) -> Outputs:
-        """``loss [N]``, ``logits [N, labels]`` and one activation per block.
+        """``loss [N]``, ``logits [N, labels]`` and one activation per frozen cut and block.
 
         ``input_ids``, ``attention_mask`` int64 ``[N, T]``, ``thetas`` per block float32 ``[P, block size]``, ``labels``
         int64 ``[N]``; row n uses copy n // (N / P) of each block.
@@ -48,7 +53,7 @@ class StagedLoss(nn.Module):
             self._theta.by_block.clear()
         # Not functional.cross_entropy: its operator is exported with a wrong output shape.
         loss = -functional.log_softmax(logits, dim=-1).gather(1, labels[:, None]).squeeze(1)
-        return (loss, logits, *(cuts[block] for block in self._blocks))
+        return (loss, logits, *(cuts[name] for name in (*self._frozen_cuts, *self._blocks)))
 
     def _logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         text = {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -70,11 +75,38 @@ class StagedLoss(nn.Module):
         logits: Tensor = self.classifier.score(hidden.gather(1, index).squeeze(1))
         return logits
 
-    def _remember_input(self, block: str) -> Callable[..., None]:
+    def _remember_input(self, name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._cuts[-1].setdefault(block, args[0] if args else kwargs["hidden_states"])
+            self._cuts[-1].setdefault(name, args[0] if args else kwargs["hidden_states"])
 
         return hook
+
+
+def frozen_cuts(twin: TwinModel, stage_weights: int) -> Sequence[str]:
+    """The layers (paths) before which to cut what lies below the first twin, into parts of at most so many weights.
+
+    A layer is never cut itself, however large it is.
+    """
+    classifier: Any = twin.model.base_model.model
+    stack = classifier.get_submodule(layer_stack(classifier))
+    layers = {f"base_model.model.{layer_stack(classifier)}.{name}": layer for name, layer in stack.named_children()}
+    entries = {_entry(twin, path) for path in twin.twins}
+    if any(path not in layers and not path.startswith(_head_path(twin)) for path in entries):
+        return ()
+    everything = (classifier, stack, classifier.get_submodule(head_name(classifier)))
+    weights, inside, head = (sum(parameter.numel() for parameter in each.parameters()) for each in everything)
+    held, cuts = weights - inside - head, []
+    for path, layer in takewhile(lambda item: item[0] not in entries, layers.items()):
+        size = sum(parameter.numel() for parameter in layer.parameters())
+        if held and held + size > stage_weights:
+            cuts.append(path)
+            held = 0
+        held += size
+    return cuts
+
+
+def _head_path(twin: TwinModel) -> str:
+    return f"base_model.model.{head_name(twin.model.base_model.model)}."
 
 
 def _entry(twin: TwinModel, path: str) -> str:
@@ -82,7 +114,7 @@ def _entry(twin: TwinModel, path: str) -> str:
 
     In the head the twin itself; else the transformer layer around it, or outside the layers the adapted module.
     """
-    if path.startswith(f"base_model.model.{head_name(twin.model.base_model.model)}."):
+    if path.startswith(_head_path(twin)):
         return path
     stack = "base_model.model." + layer_stack(twin.model.base_model.model)
     if path.startswith(f"{stack}."):

@@ -38,7 +38,7 @@ class PassCounter:
 
     def task(self, task: DirectionTask, theta: Float32Vector, rows: RowIndices) -> tuple[float, float]:
         """What a task on a batch of a device's ``rows`` costs before its first direction, and for each direction."""
-        stage = 1 + list(self._manifest.layout.blocks).index(task.block)
+        stage = self._manifest.frozen + list(self._manifest.layout.blocks).index(task.block)
         batch = sample_rows(self._run_key, int(task.seeds[0]), rows, task.batch_size)
         before, once = PassCost(self._manifest), PassCost(self._manifest)
         self._fill(stage - 1, batch, theta, before)
@@ -75,7 +75,7 @@ class PassCounter:
         if self._tagged is not theta:
             self._tagged, self._tags = theta, {}
         if stage not in self._tags:
-            blocks = list(self._manifest.layout.blocks.values())[:stage]
+            blocks = list(self._manifest.layout.blocks.values())[: max(0, stage + 1 - self._manifest.frozen)]
             read = hashlib.sha256(b"".join(theta[block.slice].tobytes() for block in blocks)).digest()
             self._tags[stage] = np.uint64(int.from_bytes(read[:8], "little") | 1)
         return self._tags[stage]

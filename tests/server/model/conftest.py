@@ -35,7 +35,7 @@ from transformers import (
 
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.manifest import Manifest
-from fwdllm_server.model.export import export_bundle
+from fwdllm_server.model.export import STAGE_WEIGHTS, export_bundle
 from fwdllm_server.model.load import Pooling, load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import METHODS, apply_peft
 from fwdllm_server.model.peft.sample import TextSample
@@ -141,12 +141,16 @@ def save_model(name: str, folder: Path) -> str:
     return str(folder)
 
 
-def prepare(source: str, pooling: Pooling, spec: PeftSpec, folder: Path) -> Prepared:
+def prepare(
+    source: str, pooling: Pooling, spec: PeftSpec, folder: Path, stage_weights: int = STAGE_WEIGHTS
+) -> Prepared:
     """Load, adapt, export."""
     tokenizer = load_tokenizer_file(source)
     sample = TextSample(TEXTS, tokenizer, MAX_TOKENS)
     model = apply_peft(load_base(source, LABELS, pooling), spec, 3, sample)
-    manifest = export_bundle(model, tokenizer.json, tokenizer.pad_token_id, LABELS, MAX_TOKENS, folder)
+    manifest = export_bundle(
+        model, tokenizer.json, tokenizer.pad_token_id, LABELS, MAX_TOKENS, folder, stage_weights=stage_weights
+    )
     return Prepared(source, pooling, model, trainable_layout(model), folder, manifest)
 
 
