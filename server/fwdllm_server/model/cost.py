@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-_LOOKUPS = {"Gather", "GatherBlockQuantized"}
+_NO_PRODUCTS = {"Gather", "GatherBlockQuantized", "Transpose"}
 
 
 def weights_multiplied(stage: ir.Model) -> int:
@@ -14,9 +14,17 @@ def weights_multiplied(stage: ir.Model) -> int:
     does attention's own product, small at the lengths that devices train on.
     """
     return sum(
-        value.const_value.size
+        constant.size
         for node in stage.graph
-        if node.op_type not in _LOOKUPS
+        if node.op_type not in _NO_PRODUCTS
         for value in node.inputs
-        if value is not None and value.const_value is not None and len(value.const_value.shape) > 1
+        if (constant := _constant(value)) is not None and len(constant.shape) > 1
     )
+
+
+def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """The weight that ``value`` or its transpose is: large ones that several nodes read are exported transposed."""
+    producer = None if value is None else value.producer()
+    if producer is not None and producer.op_type == "Transpose":
+        value = producer.inputs[0]
+    return None if value is None else value.const_value

@@ -52,6 +52,9 @@ def quantise_graph(model: ir.Model, bits: int) -> bool:
             _replace_product(node, weights)
         elif _looks_up_constant(node):
             _replace_lookup(node, weights)
+    for node in list(model.graph):
+        if _transposed(node.outputs[0]) is not None and not node.outputs[0].uses():
+            model.graph.remove(node, safe=True)
     if weights.made:
         model.opset_imports[_DOMAIN] = 1
     for value in list(model.graph.initializers.values()):
@@ -81,7 +84,7 @@ def _multiplies_constant(node: ir.Node) -> bool:
             and (len(node.inputs) < 3 or _rank(node.inputs[2]) == 1)
         )
         return is_plain and _is_wide(node.inputs[1])
-    return node.op_type == "MatMul" and _is_wide(node.inputs[1])
+    return node.op_type == "MatMul" and _is_wide(_transposed(node.inputs[1]) or node.inputs[1])
 
 
 def _looks_up_constant(node: ir.Node) -> bool:
@@ -98,6 +101,15 @@ def _is_wide(value: ir.Value | None) -> bool:
     )
 
 
+def _transposed(value: ir.Value | None) -> ir.Value | None:
+    """The constant matrix whose transpose ``value`` is: large weights that several nodes read are exported so."""
+    producer = None if value is None else value.producer()
+    if producer is None or producer.op_type != "Transpose":
+        return None
+    (matrix,) = producer.inputs
+    return matrix if _is_wide(matrix) else None
+
+
 def _rank(value: ir.Value | None) -> int | None:
     return None if value is None or value.shape is None else len(value.shape)
 
@@ -105,7 +117,9 @@ def _rank(value: ir.Value | None) -> int | None:
 def _replace_product(node: ir.Node, weights: _Weights) -> None:
     data, weight, *bias = node.inputs
     assert weight is not None
-    transposed = bool(node.attributes.get_int("transB", 0))
+    matrix = _transposed(weight)
+    transposed = matrix is not None or bool(node.attributes.get_int("transB", 0))
+    weight = matrix or weight
     blocks, scales = weights.quantised(weight, along_rows=not transposed)
     assert weight.shape is not None
     rows, columns = weight.shape.numpy()

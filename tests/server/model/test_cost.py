@@ -27,6 +27,11 @@ def test_a_weight_counts_for_every_node_that_reads_it():
     assert weights_multiplied(model_of(*nodes, w=np.ones((3, 3), dtype=np.float32))) == 18
 
 
+def test_a_shared_weight_that_is_transposed_counts_for_every_product():
+    nodes = (("Transpose", ["w"], "t"), ("MatMul", ["x", "t"], "z"), ("MatMul", ["z", "t"], "y"))
+    assert weights_multiplied(model_of(*nodes, w=np.ones((3, 3), dtype=np.float32))) == 18
+
+
 def test_tables_and_biases_do_not_count():
     nodes = (("Gather", ["table", "x"], "z"), ("Add", ["z", "b"], "y"))
     table, bias = np.ones((50, 4), dtype=np.float32), np.ones(4, dtype=np.float32)

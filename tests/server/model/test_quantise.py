@@ -176,6 +176,29 @@ def test_gemm_with_a_bias(bits: int, tolerance: float, transposed: int) -> None:
     assert 0 < error < tolerance
 
 
+def test_a_large_weight_that_two_products_share(precision: Precision) -> None:
+    """The exporter leaves its transpose to the device: as ALBERT has it, but for its small twin above."""
+    weight = np.random.default_rng(1).normal(0, 0.1, (64, 64)).astype(np.float32)
+    x = np.random.default_rng(2).normal(size=(5, 64)).astype(np.float32)
+    nodes = [
+        helper.make_node("Transpose", ["w"], ["t"], perm=[1, 0]),
+        helper.make_node("MatMul", ["x", "t"], ["z"]),
+        helper.make_node("MatMul", ["z", "t"], ["y"]),
+    ]
+    inputs, outputs = (
+        [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["rows", 64])] for name in ("x", "y")
+    )
+    graph = helper.make_graph(nodes, "shared", inputs, outputs, [numpy_helper.from_array(weight, "w")])
+    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10))
+    assert quantise_graph(model, BITS[precision])
+    assert [node.op_type for node in model.graph] == ["MatMulNBits"] * 2
+    assert len(model.graph.initializers) == 2
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"x": x})
+    expected = x @ weight.T @ weight.T
+    assert 0 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < {"int8": 0.03, "int4": 0.3}[precision]
+
+
 def test_cases_cover_all_methods() -> None:
     assert {spec.method for _, spec in CASES.values()} == set(METHODS)
 
