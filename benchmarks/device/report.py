@@ -33,8 +33,8 @@ def sections(results: Results, titles: Mapping[str, str]) -> Iterator[str]:
         yield from (*table(header, rows), "")
 
 
-def all_figures(results: Results, bits: str) -> list[Figure]:
-    """The figures with their goals; ``bits`` says what the frozen weights are. What was not measured is empty."""
+def all_figures(results: Results, precisions: Mapping[str, str]) -> list[Figure]:
+    """The figures with their goals; ``precisions`` are the shapes' frozen weights. What was not measured is empty."""
     time_ratios = {shape: _ratio(results, shape, "derivative", "inference", _CPU) for shape in results}
     memory = {name: _ratio(results, "minilm", name, "inference", _RSS) for name in TRAINING}
     return [
@@ -45,17 +45,20 @@ def all_figures(results: Results, bits: str) -> list[Figure]:
             "by_shape": time_ratios,
             "peer": {"without cache": _no_cache(results), **_backprop(results, "minilm", _CPU)},
         },
-        *(_memory_figure(results, shape, goal, bits) for shape, goal in (("roberta_large", 0.53), ("bert_base", 0.25))),
+        *(
+            _memory_figure(results, shape, goal, precisions)
+            for shape, goal in (("roberta_large", 0.53), ("bert_base", 0.25))
+        ),
     ]
 
 
-def _memory_figure(results: Results, shape: str, goal: float, bits: str) -> Figure:
+def _memory_figure(results: Results, shape: str, goal: float, precisions: Mapping[str, str]) -> Figure:
     """The most that training ever took, the first start included, in which the weights are prepared."""
     resident = {name: _gigabytes(results, shape, _RSS, name) for name in TRAINING}
     anonymous = {name: _gigabytes(results, shape, _ANONYMOUS, name) for name in TRAINING}
     peers = {name: _gigabytes(results, shape, _RSS, name) for name in METHODS if name not in TRAINING}
     figure = _figure(f"rss_gb_{shape}", _most(resident), "GB resident at most", goal)
-    return figure | {"weights": bits, "by_method": resident, "anonymous_gb": anonymous, "peer": peers}
+    return figure | {"weights": precisions.get(shape), "by_method": resident, "anonymous_gb": anonymous, "peer": peers}
 
 
 def _most(values: Mapping[str, float | None]) -> float | None:

@@ -22,6 +22,8 @@ from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.peft.sample import TextSample
 from fwdllm_server.model.peft_spec import PeftSpec
 from fwdllm_server.model.pooling import MeanPooledClassifier
+from fwdllm_server.model.precision import Precision
+from fwdllm_server.model.quantise import quantise_bundle
 from fwdllm_server.model.trainable import initial_theta
 from fwdllm_server.presets import with_preset
 
@@ -32,11 +34,12 @@ _PAD = 1
 
 @dataclass(frozen=True)
 class Shape:
-    """An encoder by its config; ``title`` is what tables call it."""
+    """An encoder by its config and what its frozen weights are; ``title`` is what tables call it."""
 
     name: str
     title: str
     config: PreTrainedConfig
+    precision: Precision = "float32"
 
 
 def _sizes(hidden: int, layers: int, heads: int) -> dict[str, Any]:
@@ -50,8 +53,13 @@ SHAPES: Mapping[str, Shape] = {
     shape.name: shape
     for shape in (
         Shape("minilm", "MiniLM-L6 (22.7 M)", BertConfig(**_sizes(384, 6, 12))),
-        Shape("bert_base", "BERT-base (109 M)", BertConfig(**_sizes(768, 12, 12))),
-        Shape("roberta_large", "RoBERTa-large (354 M)", RobertaConfig(**_ROBERTA, **_sizes(1024, 24, 16))),
+        Shape("bert_base", "BERT-base (109 M), int4", BertConfig(**_sizes(768, 12, 12)), "int4"),
+        Shape(
+            "roberta_large",
+            "RoBERTa-large (354 M), int4",
+            RobertaConfig(**_ROBERTA, **_sizes(1024, 24, 16)),
+            "int4",
+        ),
     )
 }
 QUICK_SHAPE = Shape("tiny", "tiny (0.3 M)", BertConfig(vocab_size=500, **_sizes(64, 4, 4)))
@@ -80,5 +88,6 @@ def export_shape(shape: Shape, folder: Path) -> Manifest:
     texts = [f"w{index}" for index in random.integers(2, shape.config.vocab_size, 64)]
     model = apply_peft(new_model(shape), default_peft(), _SEED, TextSample(texts, tokenizer, TOKENS))
     manifest = export_bundle(model, tokenizer.json, _PAD, LABELS, TOKENS, folder)
+    manifest = quantise_bundle(folder, manifest, shape.precision)
     np.save(folder / THETA_FILE, initial_theta(model, manifest.layout))
     return manifest

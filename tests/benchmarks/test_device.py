@@ -80,10 +80,11 @@ def test_figures_count_the_worst_of_training() -> None:
             "torch-full": [repetition(2e9, 9.0)],
         },
     }
-    figures = {figure["name"]: figure for figure in all_figures(results, "float32")}
+    figures = {figure["name"]: figure for figure in all_figures(results, {"bert_base": "int8"})}
     assert figures["memory_ratio_minilm"]["value"] == 1.05
     assert figures["time_ratio_default"]["value"] == 0.3
     assert figures["rss_gb_bert_base"]["value"] == 0.2
+    assert figures["rss_gb_bert_base"]["weights"] == "int8"
     assert figures["rss_gb_bert_base"]["peer"]["torch-full"] == 2
     assert figures["rss_gb_roberta_large"]["value"] is None
     text = "\n".join(sections(results, {"minilm": "MiniLM", "bert_base": "BERT"}))
