@@ -1,6 +1,6 @@
 """LLaMA-2-7B's shape in int4: made a layer at a time, then trained with one layer in memory at a time.
 
-Its weights would be 26 GB in float32, so a model of three layers of the true size, which share their weights, is
+Its weights would be 26 GB in float32, so a model of three layers of the true size, two of which share weights, is
 exported and quantised; the frozen layer is then copied, each copy with weights of its own, drawn as int4.
 """
 
@@ -94,7 +94,9 @@ def export_template(shape: LlamaShape, folder: Path) -> None:
     model: Any = LlamaForSequenceClassification(config).float().eval().requires_grad_(False)
     layers = model.model.layers
     for index in range(1, _TEMPLATE_LAYERS):
-        layers.append(copy.deepcopy(layers[0], {id(weight): weight for weight in layers[0].parameters()}))
+        # Only the top layer has weights of its own: the two with LoRA are one stage, which must be of its true size.
+        shared = {id(weight): weight for weight in layers[0].parameters()} if index == 1 else {}
+        layers.append(copy.deepcopy(layers[0], shared))
         layers[index].self_attn.layer_idx = index
     config.num_hidden_layers = _TEMPLATE_LAYERS
     words = {f"w{index}": index for index in range(shape.vocabulary)}

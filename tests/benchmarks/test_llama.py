@@ -25,6 +25,8 @@ def test_every_frozen_layer_is_a_stage_with_weights_of_its_own(place: Workplace)
     stages = place.manifest.stages
     assert [stage.block for stage in stages] == [None] * (1 + TINY.layers - 2) + ["peft", "head"]
     assert len({stage.graph.sha256 for stage in stages[1:-2]}) == TINY.layers - 2
+    layer, top = (stage.multiplications for stage in (stages[1], stages[-2]))
+    assert top == 2 * layer + place.manifest.layout.block("peft").size
     assert place.theta.shape == (place.manifest.layout.size,)
 
 
