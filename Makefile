@@ -35,7 +35,7 @@ bench-llama: setup ## memory and minutes of LLaMA-2-7B's shape in int4 (4 GB of 
 	$(BIN)/python -m benchmarks.device.llama $(if $(QUICK),--quick,--keep)
 
 test: setup ## every test: unit, property, integration, end to end
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 nightly: setup ## tests that take long or need more than pip installs (emulated aarch64: debootstrap, qemu-user-static)
 	$(BIN)/python -m pytest -m nightly
