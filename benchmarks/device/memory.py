@@ -15,10 +15,19 @@ _INTERVAL_S = 0.02
 
 def anonymous_bytes() -> int:
     """Memory that no file is behind, which the system cannot take back."""
+    return _held("RssAnon")
+
+
+def mapped_bytes() -> int:
+    """Memory that files are behind, which the system may take back and read again."""
+    return _held("RssFile")
+
+
+def _held(kind: str) -> int:
     for line in _STATUS.read_text().splitlines():
-        if line.startswith("RssAnon:"):
+        if line.startswith(f"{kind}:"):
             return int(line.split()[1]) * 1024
-    raise ValueError(f"{_STATUS} has no RssAnon")
+    raise ValueError(f"{_STATUS} has no {kind}")
 
 
 class Watch:

@@ -17,7 +17,7 @@ from fwdllm_client.engine.sessions import Cpu
 from fwdllm_client.engine.stages import StageChain
 from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Float32Vector
-from fwdllm_common.manifest import Manifest
+from fwdllm_common.manifest import MANIFEST_FILE, Manifest
 
 if TYPE_CHECKING:
     from benchmarks.device.shapes import Shape
@@ -46,7 +46,7 @@ class Workplace:
     @property
     def manifest(self) -> Manifest:
         """Of the bundle."""
-        return Manifest.from_bytes((self.bundle / "manifest.json").read_bytes())
+        return Manifest.from_bytes((self.bundle / MANIFEST_FILE).read_bytes())
 
     @property
     def theta(self) -> Float32Vector:

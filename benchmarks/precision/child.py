@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.device.memory import anonymous_bytes, mapped_bytes
 from fwdllm_client.data import Dataset
 from fwdllm_client.effort import peak_rss_bytes
 from fwdllm_client.engine import DirectionTask, Engine
@@ -34,8 +35,7 @@ def main() -> None:
     ):
         list(engine.derivatives(theta, Directions(1), task, np.arange(ROWS)))
         seconds = time.process_time() - started
-        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    held = {name: 1024 * int(status[key].split()[0]) for name, key in (("anonymous", "RssAnon"), ("mapped", "RssFile"))}
+        held = {"anonymous": anonymous_bytes(), "mapped": mapped_bytes()}
     print(json.dumps({**held, "peak": peak_rss_bytes(), "seconds": seconds}))
 
 

@@ -16,7 +16,7 @@ from fwdllm_client.effort import peak_rss_bytes
 from fwdllm_client.engine import DeviceEngines, DirectionTask
 from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError
-from fwdllm_common.manifest import Manifest
+from fwdllm_common.manifest import MANIFEST_FILE, Manifest
 
 BATCH = 8
 DIRECTIONS = 8
@@ -43,10 +43,10 @@ def bundle_in(folder: Path) -> tuple[Path, Manifest]:
     :raises BadInputError: the folder has no manifest, or one that is none.
     """
     try:
-        return folder, Manifest.from_bytes((folder / "manifest.json").read_bytes())
+        return folder, Manifest.from_bytes((folder / MANIFEST_FILE).read_bytes())
     except OSError as error:
         raise BadInputError(
-            f"{folder} holds no bundle ({error.strerror}); name a folder with a manifest.json"
+            f"{folder} holds no bundle ({error.strerror}); name a folder with a {MANIFEST_FILE}"
         ) from error
 
 
