@@ -114,6 +114,13 @@ class Manifest:
         """Number of stages before the first block, and so the index of its stage."""
         return sum(1 for _ in takewhile(lambda stage: stage.block is None, self.stages))
 
+    def stage_of(self, block: str) -> int:
+        """Index of the stage that reads this block of θ.
+
+        :raises BadInputError: there is none.
+        """
+        return self.frozen + list(self.layout.blocks).index(self.layout.block(block).name)
+
     @cached_property
     def files(self) -> tuple[BundleFile, ...]:
         """Every file that a device must hold, without repetition."""

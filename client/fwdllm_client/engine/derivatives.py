@@ -75,7 +75,7 @@ def directional_derivatives(
     :raises BadInputError: there are no rows, or the model has no such block.
     """
     chain = shared.chain
-    block, stage = chain.manifest.layout.block(task.block), chain.index_of(task.block)
+    block, stage = chain.manifest.layout.block(task.block), chain.manifest.stage_of(task.block)
     batch = sample_rows(directions.run_key, int(task.seeds[0]), rows, task.batch_size)
     epsilon = np.float32(task.epsilon)
     later = [chain.theta_of(index, theta) for index in range(stage + 1, chain.last + 1)]

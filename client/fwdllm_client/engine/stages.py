@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from fwdllm_client.engine.batches import Text
 from fwdllm_client.engine.sessions import Provider, Session
 from fwdllm_common.errors import BadInputError, FwdllmError, IntegrityError
+from fwdllm_common.layout import Block
 from fwdllm_common.manifest import BundleFile, Manifest
 
 Float32 = NDArray[np.float32]
@@ -37,13 +38,6 @@ class StageChain:
         """Index of the stage that returns the loss."""
         return len(self.manifest.stages) - 1
 
-    def index_of(self, block: str) -> int:
-        """The stage that reads this block of θ.
-
-        :raises BadInputError: there is none.
-        """
-        return self.manifest.frozen + list(self.manifest.layout.blocks).index(self.manifest.layout.block(block).name)
-
     def reads_tokens(self, stage: int) -> bool:
         """Whether the length of the texts matters from this stage on."""
         stages = self.manifest.stages
@@ -51,12 +45,11 @@ class StageChain:
 
     def block_size(self, stage: int) -> int:
         """Coordinates of θ that a stage after the prefix reads."""
-        return list(self.manifest.layout.blocks.values())[stage - self.manifest.frozen].size
+        return self._block(stage).size
 
     def theta_of(self, stage: int, theta: Float32) -> Float32:
         """The block of θ that a stage after the prefix reads, as a single copy: float32 ``[1, block size]``."""
-        block = list(self.manifest.layout.blocks.values())[stage - self.manifest.frozen]
-        return theta[None, block.slice]
+        return theta[None, self._block(stage).slice]
 
     def unload_all_but(self, stages: range) -> None:
         """Give back the memory of every other stage; it is loaded again when it is needed."""
@@ -98,6 +91,11 @@ class StageChain:
             if stage < self.last:
                 feeds["activation"] = self._run(stage, ["next_activation"], feeds)[0]
         return [value.numpy() for value in self._run(self.last, outputs, feeds)]
+
+    def _block(self, stage: int) -> Block:
+        name = self.manifest.stages[stage].block
+        assert name is not None, "a frozen stage reads nothing of θ"
+        return self.manifest.layout.blocks[name]
 
     def _run(self, stage: int, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         inputs = {name: feeds[name] for name in self.manifest.stages[stage].inputs}

@@ -55,6 +55,6 @@ class Load:
 def direction_cost(manifest: Manifest, plan: BlockPlan) -> float:
     """Example-passes of one direction, counted as devices count them, for texts of half of the longest length."""
     costs = manifest.row_costs(np.array([manifest.max_tokens / 2]))
-    first = next(index for index, stage in enumerate(manifest.stages) if stage.block == plan.block)
+    first = manifest.stage_of(plan.block)
     passes = 2 if plan.central else 1
     return passes * plan.batch_size * float(costs[first:].sum() / costs.sum())

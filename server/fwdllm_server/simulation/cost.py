@@ -38,7 +38,7 @@ class PassCounter:
 
     def task(self, task: DirectionTask, theta: Float32Vector, rows: RowIndices) -> tuple[float, float]:
         """What a task on a batch of a device's ``rows`` costs before its first direction, and for each direction."""
-        stage = self._manifest.frozen + list(self._manifest.layout.blocks).index(task.block)
+        stage = self._manifest.stage_of(task.block)
         batch = sample_rows(self._run_key, int(task.seeds[0]), rows, task.batch_size)
         before, once = PassCost(self._manifest), PassCost(self._manifest)
         self._fill(stage - 1, batch, theta, before)
