@@ -191,5 +191,15 @@ def test_small_and_large_coefficients_are_summed_in_64_bits(distribution, coeffi
 
 @pytest.mark.parametrize("distribution", DISTRIBUTIONS)
 def test_weighted_sum_refuses_a_seed_without_coefficient(distribution):
-    with pytest.raises(ValueError, match="shorter"):
+    with pytest.raises(ValueError, match="3 seeds and 2 coefficients"):
         Directions(1, distribution).weighted_sum(np.arange(3, dtype=np.uint64), np.ones(2, dtype=np.int64), 0, 4)
+
+
+def test_weighted_sum_is_the_sum_of_vectors_whatever_slices_it_is_made_in(monkeypatch):
+    monkeypatch.setattr("fwdllm_common.directions._SUM_SLICE", 1000)
+    directions, seeds = Directions(5), np.arange(9, 30, dtype=np.uint64)
+    coefficients = np.random.default_rng(0).integers(-(1 << 45), 1 << 45, len(seeds))
+    expected = sum(
+        c * directions.integers(int(s), 70, 3333).astype(np.int64) for s, c in zip(seeds, coefficients, strict=True)
+    )
+    assert np.array_equal(directions.weighted_sum(seeds, coefficients, 70, 3333), expected)
