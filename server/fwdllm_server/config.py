@@ -24,7 +24,12 @@ def _check_address(text: str) -> str:
     return text
 
 
+def _check_optional_address(text: str) -> str:
+    return text and _check_address(text)
+
+
 Address = Annotated[str, AfterValidator(_check_address)]
+OptionalAddress = Annotated[str, AfterValidator(_check_optional_address)]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,253}$")]
 WindowMs = Annotated[int, Field(ge=1, le=_DAY_MS)]
 
@@ -34,11 +39,12 @@ class _Section(BaseModel):
 
 
 class ListenSection(_Section):
-    """Addresses to listen on, host:port each; port 0 takes any free one."""
+    """Addresses to listen on, host:port each; port 0 takes any free one, an empty address turns the page off."""
 
     device: Address = "0.0.0.0:7443"
     enrolment: Address = "0.0.0.0:7444"
     operator: Address = "127.0.0.1:7445"
+    metrics: OptionalAddress = "127.0.0.1:7447"
 
 
 class PublicSection(_Section):

@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.config import ServerConfig
 from fwdllm_server.home import ServerHome
+from fwdllm_server.metrics.live import STORE_SECONDS
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.group_commit import GroupCommit
@@ -38,14 +39,16 @@ class Runtime:
 
     async def in_store(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``function`` in the store's thread; its transactions are on disk when this returns."""
-        return await asyncio.get_running_loop().run_in_executor(self._store, lambda: function(*args, **kwargs))
+        with STORE_SECONDS.time():
+            return await asyncio.get_running_loop().run_in_executor(self._store, lambda: function(*args, **kwargs))
 
     async def commit(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``work`` in the store's thread, in a transaction that it shares with other such work.
 
         All that it did is on disk when this returns; where it raises, that is undone.
         """
-        return await self._group_commit.run(lambda connection: work(connection, *args, **kwargs))
+        with STORE_SECONDS.time():
+            return await self._group_commit.run(lambda connection: work(connection, *args, **kwargs))
 
     async def notify(self) -> None:
         """Tell those who wait for a change that there is one."""

@@ -1,21 +1,27 @@
-"""The running server: store, jobs and the three ports, from start to stop."""
+"""The running server: store, jobs, ports and pages, from start to stop."""
 
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 
 import structlog
+from grpc_health.v1 import health_pb2_grpc
 
 from fwdllm.v1 import device_pb2_grpc, operator_pb2_grpc
 from fwdllm_server.config import ServerConfig
 from fwdllm_server.coordinator import Coordinator
+from fwdllm_server.health import Health
 from fwdllm_server.home import ServerHome
 from fwdllm_server.rpc.device_service import DeviceService
 from fwdllm_server.rpc.enrolment_service import EnrolmentService
 from fwdllm_server.rpc.grpc_server import bind_servers
+from fwdllm_server.rpc.health_service import HealthService
 from fwdllm_server.rpc.operator_service import OperatorService
 from fwdllm_server.runtime import Runtime
 from fwdllm_server.security.ca import CertificateAuthority
+from fwdllm_server.web.listening import listening
+from fwdllm_server.web.metrics import metrics_app
 
 _GRACE_S = 2.0
 
@@ -41,11 +47,22 @@ async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> 
     operator_pb2_grpc.add_OperatorServiceServicer_to_server(
         OperatorService(coordinator, addresses.enrolment, authority.fingerprint), servers.operator
     )
+    health = Health(runtime)
+    for server in (servers.device, servers.enrolment, servers.operator):
+        health_pb2_grpc.add_HealthServicer_to_server(HealthService(health), server)
     try:
-        await coordinator.start()
-        await servers.start()
-        _log.info("serving", device=addresses.device, enrolment=addresses.enrolment, operator=addresses.operator)
-        await stop.wait()
+        async with AsyncExitStack() as pages:
+            if config.listen.metrics:
+                await pages.enter_async_context(
+                    listening(metrics_app(runtime, health), "metrics", config.listen.metrics)
+                )
+            await coordinator.start()
+            await servers.start()
+            async with health.watching():
+                _log.info(
+                    "serving", device=addresses.device, enrolment=addresses.enrolment, operator=addresses.operator
+                )
+                await stop.wait()
     finally:
         await servers.stop(_GRACE_S)
         await coordinator.close()

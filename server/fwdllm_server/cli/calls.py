@@ -35,6 +35,13 @@ _ANY_HOST = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - where to c
 
 @contextmanager
 def operator_service(folder: Path) -> Iterator[OperatorServiceStub]:
+    """The operator's service of :func:`operator_channel`."""
+    with operator_channel(folder) as channel:
+        yield OperatorServiceStub(channel)
+
+
+@contextmanager
+def operator_channel(folder: Path) -> Iterator[grpc.Channel]:
     """The server of ``folder``; failed calls inside become errors for people.
 
     :raises BadInputError: ``folder`` is no server's directory, or the server found the request wrong.
@@ -46,7 +53,7 @@ def operator_service(folder: Path) -> Iterator[OperatorServiceStub]:
     host, _, port = address.rpartition(":")
     with grpc.secure_channel(f"{_ANY_HOST.get(host, host)}:{port}", _credentials(home), _OPTIONS) as channel:
         try:
-            yield OperatorServiceStub(channel)
+            yield channel
         except grpc.RpcError as error:
             raise _explained(error, address, folder) from error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from fwdllm_common.errors import (
     StorageError,
 )
 from fwdllm_common.protocol import REASON_KEY, Reason
+from fwdllm_server.metrics.live import RPC_CALLS
 
 _log = structlog.get_logger()
 
@@ -44,6 +46,7 @@ class CallRefusedError(FwdllmError):
 @asynccontextmanager
 async def answered_errors(context: grpc.aio.ServicerContext[Any, Any], method: str) -> AsyncIterator[None]:
     """Turn what a service raises inside into the call's status; what is not ours is logged and stays inside."""
+    status, reason = grpc.StatusCode.OK, None
     try:
         yield
     except FwdllmError as error:
@@ -51,11 +54,17 @@ async def answered_errors(context: grpc.aio.ServicerContext[Any, Any], method: s
         if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNKNOWN):
             _log.error("call failed", method=method, error=str(error))
         await context.abort(status, str(error)[:_LONGEST], ((REASON_KEY, reason),) if reason else ())
+    except (asyncio.CancelledError, GeneratorExit):  # the caller has gone
+        status = grpc.StatusCode.CANCELLED
+        raise
     except grpc.aio.AbortError:
         raise
     except Exception:
+        status = grpc.StatusCode.INTERNAL
         _log.exception("call failed", method=method)
         await context.abort(grpc.StatusCode.INTERNAL, f"the coordinator failed in {method}; its log says why")
+    finally:
+        RPC_CALLS.labels(method, status.name, reason or "").inc()
 
 
 def _status_of(error: FwdllmError) -> tuple[grpc.StatusCode, Reason | None]:

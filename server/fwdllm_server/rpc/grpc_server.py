@@ -99,11 +99,11 @@ def _bind(server: grpc.aio.Server, key: str, address: str, credentials: grpc.Ser
     try:
         return server.add_secure_port(address, credentials)
     except RuntimeError as error:
-        raise _binding_error(key, address) from error
+        raise binding_error(key, address) from error
 
 
-def _binding_error(key: str, address: str) -> BusyError | BadInputError:
-    """Why ``address`` could not be bound: gRPC does not tell, a plain socket does."""
+def binding_error(key: str, address: str) -> BusyError | BadInputError:
+    """Why ``address``, of ``key`` in ``[listen]``, could not be bound: gRPC does not tell, a plain socket does."""
     host, _, port = address.rpartition(":")
     try:
         with socket.create_server((host.strip("[]"), int(port)), family=_family(host)):

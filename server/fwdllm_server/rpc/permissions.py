@@ -15,6 +15,8 @@ class Anyone(Enum):
 
 
 CALLERS: Mapping[str, Role | Anyone] = {
+    "/grpc.health.v1.Health/Check": Anyone.ANYONE,
+    "/grpc.health.v1.Health/Watch": Anyone.ANYONE,
     "/fwdllm.v1.EnrolmentService/Enroll": Anyone.ANYONE,
     "/fwdllm.v1.DeviceService/CheckIn": Role.DEVICE,
     "/fwdllm.v1.DeviceService/GetArtifact": Role.DEVICE,

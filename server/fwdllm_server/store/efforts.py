@@ -93,20 +93,35 @@ def _recent(seconds: float, passes: float, effort: device_pb2.Effort) -> dict[st
 
 
 class TotalEffort(NamedTuple):
-    """What all devices of a job spent together."""
+    """What all devices of a job spent together; ``peak_rss_bytes`` is the largest of any."""
 
     example_passes: float
     seconds: float
     bytes_sent: int
     bytes_received: int
+    artifact_bytes: int
+    scalars: int
+    peak_rss_bytes: int
+    devices: int
 
 
 def total(connection: Connection, job_id: str) -> TotalEffort:
     """The sum over the job's devices."""
-    columns = (efforts.c.example_passes, efforts.c.seconds, efforts.c.bytes_sent, efforts.c.bytes_received)
-    query = select(*(func.coalesce(func.sum(column), 0) for column in columns)).where(efforts.c.job_id == job_id)
-    passes, seconds, sent, received = connection.execute(query).one()
-    return TotalEffort(float(passes), float(seconds), int(sent), int(received))
+    columns = (
+        efforts.c.example_passes,
+        efforts.c.seconds,
+        efforts.c.bytes_sent,
+        efforts.c.bytes_received,
+        efforts.c.artifact_bytes,
+        efforts.c.scalars,
+    )
+    query = select(
+        *(func.coalesce(func.sum(column), 0) for column in columns),
+        func.coalesce(func.max(efforts.c.peak_rss_bytes), 0),
+        func.count(),
+    ).where(efforts.c.job_id == job_id)
+    passes, seconds, *counts = connection.execute(query).one()
+    return TotalEffort(float(passes), float(seconds), *map(int, counts))
 
 
 def of_job(connection: Connection, job_id: str) -> Sequence[Row[tuple[object, ...]]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
 from server.rpc.loopback import authority_of, bound, channel, device_identity, make_home
 
 from fwdllm.v1 import device_pb2, operator_pb2
@@ -16,7 +17,7 @@ from fwdllm_server.security.roles import Role
 
 METHODS = {
     f"/{service.full_name}/{method.name}"
-    for file in (device_pb2.DESCRIPTOR, operator_pb2.DESCRIPTOR)
+    for file in (device_pb2.DESCRIPTOR, operator_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR)
     for service in file.services_by_name.values()
     for method in service.methods
 }
@@ -26,9 +27,10 @@ def test_every_method_is_listed_and_nothing_else() -> None:
     assert set(CALLERS) == METHODS
 
 
-def test_only_enrolment_is_open_to_all_and_each_service_has_one_role() -> None:
+def test_only_enrolment_and_health_are_open_to_all_and_each_service_has_one_role() -> None:
     roles = {method: allowed for method, allowed in CALLERS.items() if allowed is not Anyone.ANYONE}
-    assert set(CALLERS) - set(roles) == {"/fwdllm.v1.EnrolmentService/Enroll"}
+    open_to_all = {"/fwdllm.v1.EnrolmentService/Enroll", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"}
+    assert set(CALLERS) - set(roles) == open_to_all
     for method, role in roles.items():
         assert role is (Role.DEVICE if "DeviceService" in method else Role.OPERATOR)
 

@@ -1,0 +1,24 @@
+"""``fwdllm-server health``: whether the running server can do its work; a container's health check."""
+
+from __future__ import annotations
+
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
+
+from fwdllm_common.errors import FwdllmError
+from fwdllm_server.cli.calls import ANSWER_S, operator_channel
+from fwdllm_server.cli.facts import print_json
+from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
+
+
+def health(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
+    """Ask the server how it is: 0 it serves, 1 its store cannot be written or it is overloaded, 3 nothing answers."""
+    with operator_channel(folder) as channel:
+        answer = HealthStub(channel).Check(HealthCheckRequest(), timeout=ANSWER_S)
+    word = HealthCheckResponse.ServingStatus.Name(answer.status).lower()
+    if json:
+        print_json({"status": word})
+    if answer.status != HealthCheckResponse.SERVING:
+        raise FwdllmError("the server says that it cannot do its work now; its log and /healthz say why")
+    if not json:
+        print(word)

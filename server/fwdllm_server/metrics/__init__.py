@@ -1,0 +1,1 @@
+"""What Prometheus is told: numbers counted as things happen (``live``) and numbers read from the store (``state``)."""

@@ -1,0 +1,1 @@
+"""What the coordinator shows over HTTP: metrics for Prometheus, a dashboard for people."""

@@ -1,0 +1,37 @@
+"""HTTP ports: bound before the coordinator starts, so that a taken one is said at once."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import web
+
+from fwdllm_server.rpc.grpc_server import binding_error
+
+_GRACE_S = 2.0
+
+
+@asynccontextmanager
+async def listening(
+    app: web.Application, key: str, address: str, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[str]:
+    """Answer HTTP requests (HTTPS with ``tls``) until the block ends; yields the bound address, host:port.
+
+    :param key: of ``address`` in the configuration's ``[listen]``.
+    :raises BusyError: the port is taken.
+    :raises BadInputError: the address cannot be listened on.
+    """
+    host, _, port = address.rpartition(":")
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE_S, handler_cancellation=True)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls)
+        try:
+            await site.start()
+        except OSError as error:
+            raise binding_error(key, address) from error
+        yield f"{host}:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

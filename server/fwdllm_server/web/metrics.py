@@ -1,0 +1,43 @@
+"""``/metrics`` for Prometheus and ``/healthz`` for whoever speaks only HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+from prometheus_client.core import Metric
+from prometheus_client.exposition import choose_encoder
+
+from fwdllm_server.health import Health
+from fwdllm_server.metrics.live import REGISTRY
+from fwdllm_server.metrics.state import StateCollector, read
+from fwdllm_server.runtime import Runtime
+
+
+def metrics_app(runtime: Runtime, health: Health) -> web.Application:
+    """The pages of the metrics port."""
+    state = StateCollector()
+
+    def read_state() -> list[Metric]:
+        with runtime.database.transaction() as connection:
+            return read(connection, runtime.config.check_in, runtime.clock())
+
+    async def metrics(request: web.Request) -> web.Response:
+        # A store that is in trouble must not hide what is counted in memory.
+        state.families = [] if health.problem else await runtime.in_store(read_state)
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(REGISTRY), headers={"Content-Type": content_type})
+
+    async def healthz(_: web.Request) -> web.Response:
+        problem = health.problem
+        return web.Response(text=f"{problem or 'serving'}\n", status=503 if problem else 200)
+
+    async def registered(_: web.Application) -> AsyncIterator[None]:
+        REGISTRY.register(state)
+        yield
+        REGISTRY.unregister(state)
+
+    app = web.Application()
+    app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz)])
+    app.cleanup_ctx.append(registered)
+    return app
