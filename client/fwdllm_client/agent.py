@@ -12,8 +12,9 @@ from pathlib import Path
 import structlog
 
 from fwdllm.v1 import device_pb2
+from fwdllm_client.cache_room import CacheRoom
 from fwdllm_client.choices import ChoicesFile
-from fwdllm_client.conditions import Gate, Rules, Sensors, sensors_of_this_machine
+from fwdllm_client.conditions import Gate, Sensors, sensors_of_this_machine
 from fwdllm_client.data import DataSource, labels_in
 from fwdllm_client.data.validation import validation_count
 from fwdllm_client.effort import physical_memory_bytes
@@ -26,6 +27,7 @@ from fwdllm_client.reporter import Reporter
 from fwdllm_client.retry import Retry, Stop
 from fwdllm_client.sent_log import SentLog
 from fwdllm_client.session import Session, Work
+from fwdllm_client.settings import Settings
 from fwdllm_client.transport import Coordinator, GrpcCoordinator
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR
 
@@ -63,7 +65,8 @@ def run_agent(
     :raises HeldError: with ``once``, the device may not work now.
     """
     identity = home.load_identity()
-    rules = Rules.load(home.settings)
+    settings = Settings.load(home.settings)
+    rules, room = settings.rules, CacheRoom(home.cache, settings.cache_limit_bytes)
     permission = Permission(Gate(sensors or sensors_of_this_machine(), rules), rules, ChoicesFile(home.choices))
     with home.lock():
         profile = profile_of(data, policy)
@@ -92,7 +95,7 @@ def run_agent(
                     "the certificate has expired; ask for a new token and run: fwdllm-client join TOKEN --force"
                 )
             work = _when_needed(
-                lambda: _work(home, data, policy, coordinator, journal, new_reporter, stop, permission, threads)
+                lambda: _work(room, data, policy, coordinator, journal, new_reporter, stop, permission, threads)
             )
             retry = Retry(coordinator.address, stop)
             Session(coordinator, retry, journal, profile, permission, work, new_reporter, stop).run(once=once)
@@ -118,7 +121,7 @@ def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
 
 
 def _work(
-    home: ClientHome,
+    room: CacheRoom,
     data: LocalData,
     policy: Policy,
     coordinator: Coordinator,
@@ -138,10 +141,10 @@ def _work(
 
     retry = Retry(coordinator.address, stop)
     return AssignmentWork(
-        ArtifactCache(home.cache, coordinator, retry),
-        Weights(home.cache / "weights", coordinator, retry),
+        ArtifactCache(room, coordinator, retry),
+        Weights(room.weights, coordinator, retry),
         journal,
-        lambda bundle: LocalCompute(bundle, data.source, data.validation_fraction, home.cache / "activations", threads),
+        lambda bundle: LocalCompute(bundle, data.source, data.validation_fraction, room, threads),
         new_reporter,
         stop,
         permission,

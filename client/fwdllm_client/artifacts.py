@@ -13,6 +13,7 @@ import structlog
 from grpc import StatusCode
 
 from fwdllm.v1 import device_pb2
+from fwdllm_client.cache_room import CacheRoom
 from fwdllm_client.retry import Retry
 from fwdllm_client.transport import CallFailedError, Coordinator
 from fwdllm_common.errors import IntegrityError
@@ -38,11 +39,12 @@ def _always() -> None:
 
 
 class ArtifactCache:
-    """Files by SHA-256 in ``folder``/files, bundles of them in ``folder``/bundles."""
+    """Files by SHA-256, and bundles of them, in ``room``: jobs with the same model share them."""
 
-    def __init__(self, folder: Path, coordinator: Coordinator, retry: Retry) -> None:
-        self._files = folder / "files"
-        self._bundles = folder / "bundles"
+    def __init__(self, room: CacheRoom, coordinator: Coordinator, retry: Retry) -> None:
+        self._room = room
+        self._files = room.files
+        self._bundles = room.bundles
         self._coordinator = coordinator
         self._retry = retry
         self._intact: dict[Path, tuple[int, int]] = {}
@@ -54,13 +56,16 @@ class ArtifactCache:
 
         :raises IntegrityError: the coordinator sends other bytes than it announced.
         :raises BadInputError: the manifest is not one that this program understands.
+        :raises NoRoomError: it is larger than the owner of the device allows.
         :raises StorageError: the disk is full.
         """
         sha256 = manifest_sha256.hex()
         manifest = Manifest.from_bytes(self.fetch(sha256, None, go_on).read_bytes())
+        self._room.make(sha256, manifest.sizes)
         folder = self._bundles / sha256
         for file in manifest.files:
             self._place(self.fetch(file.sha256, file.bytes, go_on), folder / file.name, file.sha256)
+        folder.touch()
         return Bundle(sha256, folder, manifest)
 
     def fetch(self, sha256: str, size: int | None = None, go_on: Callable[[], None] = _always) -> Path:

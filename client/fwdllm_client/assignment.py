@@ -119,7 +119,7 @@ class AssignmentWork:
     def _measure(self, assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
         deadline = self._clock() + assignment.deadline_ms / 1000
         header = RunHeader.from_message(assignment.header)
-        bundle = self._artifacts.bundle(assignment.manifest_sha256, self._go_on(assignment))
+        bundle = self._fetched(assignment)
         theta = self._weights.at(assignment, header, bundle.manifest.layout).theta
         engine = self._engine_for(bundle)
         if (answer := self._test(assignment, bundle, engine)) is not None and not answer.usable:
@@ -169,7 +169,7 @@ class AssignmentWork:
             )
             return None
         go_on = self._go_on(assignment)
-        bundle = self._artifacts.bundle(assignment.manifest_sha256, go_on)
+        bundle = self._fetched(assignment)
         file = self._artifacts.fetch(assignment.theta_digest.hex(), 4 * bundle.manifest.layout.size, go_on)
         theta = np.fromfile(file, dtype="<f4").astype(np.float32)
         engine = self._engine_for(bundle)
@@ -183,9 +183,14 @@ class AssignmentWork:
     def _go_on(self, assignment: device_pb2.Assignment) -> Callable[[], None]:
         return partial(self._permission.check, assignment.job_name)
 
+    def _fetched(self, assignment: device_pb2.Assignment) -> Bundle:
+        """The assignment's bundle; before, another model is let go of, whose files may have to give way."""
+        if self._bundle != assignment.manifest_sha256.hex():
+            self._engine = None
+        return self._artifacts.bundle(assignment.manifest_sha256, self._go_on(assignment))
+
     def _engine_for(self, bundle: Bundle) -> Compute:
-        if self._engine is None or self._bundle != bundle.sha256:
-            self._engine = None  # let go of the old model before the new one is loaded
+        if self._engine is None:
             self._engine = self._open_engine(bundle)
             self._bundle = bundle.sha256
         return self._engine

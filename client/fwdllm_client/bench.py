@@ -14,6 +14,7 @@ import numpy as np
 from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.effort import peak_rss_bytes
 from fwdllm_client.engine import DeviceEngines, DirectionTask
+from fwdllm_client.engine.device import MAX_CACHE_BYTES, MAX_PREPARED_BYTES
 from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import MANIFEST_FILE, Manifest
@@ -25,7 +26,7 @@ _EPSILON = 1e-3
 
 
 def joined_bundle(cache: Path) -> tuple[Path, Manifest]:
-    """Folder and manifest of the model that an agent with this cache folder fetched last.
+    """Folder and manifest of the model that an agent with this cache folder used last.
 
     :raises BadInputError: it has none.
     """
@@ -55,19 +56,22 @@ def bench(
     source: DataSource,
     cache_folder: Path,
     threads: int,
+    limit_bytes: int = MAX_CACHE_BYTES + MAX_PREPARED_BYTES,
     nnapi: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
     """Tune anew for the bundle on the rows of ``source`` and measure; what is found serves the agent from then on.
 
-    ``cache_folder`` is the agent's. Seconds are of the first :data:`BATCH` rows together, ``clock`` gives them; a
-    derivative is one of :data:`DIRECTIONS` on rows that are cached.
+    ``cache_folder`` is the agent's, whose whole cache may take ``limit_bytes``. Seconds
+    are of the first :data:`BATCH` rows together, ``clock`` gives them; a derivative is one of :data:`DIRECTIONS` on
+    rows that are cached.
 
     :raises BadInputError: the data does not fit the model, or a graph is unreadable.
     """
     folder, manifest = bundle
     dataset = Dataset.load(source, folder / manifest.tokenizer.name, manifest)
-    engines = DeviceEngines(folder, manifest, dataset, cache_folder, threads)
+    left = limit_bytes - sum(manifest.sizes.values())
+    engines = DeviceEngines(folder, manifest, dataset, cache_folder, threads, left)
     tuning = engines.tuner.measure(opt_in=nnapi)
     rows, theta = np.arange(min(BATCH, len(dataset))), np.zeros(manifest.layout.size, dtype=np.float32)
 

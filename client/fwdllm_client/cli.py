@@ -159,11 +159,13 @@ def _source(options: argparse.Namespace) -> DataSource:
 
 def _bench(options: argparse.Namespace) -> None:
     from fwdllm_client.bench import bench, bundle_in, joined_bundle, lines
+    from fwdllm_client.settings import Settings
 
     home = ClientHome.choose(options.home)
+    limit = Settings.load(home.settings).cache_limit_bytes
     with home.lock():
         bundle = bundle_in(options.bundle) if options.bundle else joined_bundle(home.cache)
-        found = bench(bundle, _source(options), home.cache / "activations", options.threads, options.nnapi)
+        found = bench(bundle, _source(options), home.cache / "activations", options.threads, limit, options.nnapi)
     print(json.dumps(found) if options.json else "\n".join(lines(found)))
 
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
+from fwdllm_client.cache_room import bytes_below
 from fwdllm_client.choices import Choices, ChoicesFile
-from fwdllm_client.conditions import Conditions, Hold, Rules, Sensors
+from fwdllm_client.conditions import Conditions, Hold, Sensors
 from fwdllm_client.home import ClientHome
 from fwdllm_client.journal import Journal
 from fwdllm_client.sent_log import Line, SentLog
+from fwdllm_client.settings import Settings
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.job_choice import MAX_JOB_NAME, MAX_JOB_NAMES, JobChoice
 
@@ -25,7 +26,8 @@ def status(home: ClientHome, sensors: Sensors) -> dict[str, Any]:
     identity = home.load_identity() if home.joined else None
     choices = ChoicesFile(home.choices).read()
     conditions = sensors.read()
-    holds = Rules.load(home.settings).holds(conditions, working=False)
+    settings = Settings.load(home.settings)
+    holds = settings.rules.holds(conditions, working=False)
     holds = (Hold.PAUSED, *holds) if choices.paused else holds
     rounds = [line for line in sent(home) if line.job]
     last = max(rounds, key=lambda line: line.last_at, default=None)
@@ -42,7 +44,8 @@ def status(home: ClientHome, sensors: Sensors) -> dict[str, Any]:
         "jobs": jobs_allowed(choices.jobs),
         "last_round": {"job": last.job, "round": last.round, "at": _moment(last.last_at)} if last else None,
         "unacknowledged_scalars": _unacknowledged(home),
-        "cache_bytes": _bytes_below(home.cache),
+        "cache_bytes": bytes_below(home.cache),
+        "cache_limit_bytes": settings.cache_limit_bytes,
     }
 
 
@@ -114,9 +117,3 @@ def _unacknowledged(home: ClientHome) -> int:
 
 def _moment(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="seconds")
-
-
-def _bytes_below(folder: Path) -> int:
-    # Bundles are hard links to the cached files: each inode counts once.
-    files = {(stat := path.stat()).st_ino: stat.st_size for path in folder.rglob("*") if path.is_file()}
-    return sum(files.values())

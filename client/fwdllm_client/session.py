@@ -14,10 +14,11 @@ from fwdllm_client.permission import Permission
 from fwdllm_client.reporter import Reporter
 from fwdllm_client.retry import Retry, Stop, StopRequested, WorkGoneError
 from fwdllm_client.transport import Coordinator
-from fwdllm_common.errors import HeldError, IntegrityError
+from fwdllm_common.errors import HeldError, IntegrityError, NoRoomError
 
-INTEGRITY_PAUSE_MS = 15 * 60 * 1000
-"""A model or weights with a wrong hash are not fetched again before this many milliseconds: they cost a data plan."""
+UNUSABLE_PAUSE_MS = 15 * 60 * 1000
+"""A model or weights with a wrong hash, or too large, are not tried again before this many milliseconds: they cost a
+data plan."""
 
 AT_ONCE = device_pb2.CheckInWindow(min_ms=0, max_ms=0)
 """Work that may not go on is given back by the next check-in."""
@@ -77,6 +78,7 @@ class Session:
         :raises BadInputError: the coordinator refuses what the device says of itself, or the local data does not fit.
         :raises StorageError: the disk is full.
         :raises IntegrityError: with ``once``, model or weights are not what was announced.
+        :raises NoRoomError: with ``once``, the model is larger than the owner allows.
         :raises HeldError: with ``once``, the device may not work now.
         """
         try:
@@ -120,11 +122,11 @@ class Session:
                 _log.info("nothing to do", coordinator=self._coordinator.address, message=answer.message)
         except WorkGoneError as gone:
             _log.info("this work is over", message=str(gone))
-        except IntegrityError as error:
+        except (IntegrityError, NoRoomError) as error:
             if once:
                 raise
             _log.error("assignment left undone", cause=str(error))
-            return device_pb2.CheckInWindow(min_ms=INTEGRITY_PAUSE_MS, max_ms=2 * INTEGRITY_PAUSE_MS)
+            return device_pb2.CheckInWindow(min_ms=UNUSABLE_PAUSE_MS, max_ms=2 * UNUSABLE_PAUSE_MS)
         return window
 
     def _check_in(self) -> device_pb2.CheckInResponse:

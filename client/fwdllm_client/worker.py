@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from fwdllm_client.artifacts import Bundle
+from fwdllm_client.cache_room import CacheRoom
 from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.data.split import split
 from fwdllm_client.engine import ClassSum, DeviceEngines, DirectionTask
@@ -23,17 +23,23 @@ _log = structlog.get_logger()
 class LocalCompute:
     """The engine for one bundle on the rows of ``source``, of which a fraction is kept back for evaluation.
 
+    What it keeps of the model and the rows is in ``room``.
+
     :raises BadInputError: a row's label is not one of the model's, or a graph is unreadable.
     :raises StorageError: the activation cache cannot be written.
     """
 
     def __init__(
-        self, bundle: Bundle, source: DataSource, validation_fraction: float, cache_folder: Path, threads: int
+        self, bundle: Bundle, source: DataSource, validation_fraction: float, room: CacheRoom, threads: int
     ) -> None:
         dataset = Dataset.load(source, bundle.folder / bundle.manifest.tokenizer.name, bundle.manifest)
         self._training, self._validation = split(len(dataset), validation_fraction)
         self._bundle = bundle
-        self._engines = DeviceEngines(bundle.folder, bundle.manifest, dataset, cache_folder, threads)
+        sizes = bundle.manifest.sizes
+        self._engines = DeviceEngines(
+            bundle.folder, bundle.manifest, dataset, room.activations, threads, room.beside(sizes)
+        )
+        room.make(bundle.sha256, sizes, self._engines.files)
         self._tuning = self._engines.tuner.tuning()
         self._engine = self._engines.open(self._tuning)
         _log.info("model loaded", training_rows=len(self._training), validation_rows=len(self._validation))

@@ -9,6 +9,7 @@
   - IntegrityError         a hash does not match what was announced                  exit code 7
   - BusyError              a port or directory is in use by another process          exit code 8
   - StorageError           the disk or the database cannot be written                exit code 9
+    - NoRoomError          a model does not fit what a device's owner allows            exit code 9
   - HeldError              the device's conditions or its owner forbid work now      exit code 10
   - JobFailedError         the job ended without a model                             exit code 1
 
@@ -75,6 +76,10 @@ class StorageError(FwdllmError):
     """The disk or the database cannot be written; nothing that was acknowledged is lost."""
 
     exit_code = 9
+
+
+class NoRoomError(StorageError):
+    """A model, or what is made of it, is larger than what the owner of a device allows."""
 
 
 class HeldError(FwdllmError):

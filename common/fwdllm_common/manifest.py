@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -125,6 +125,11 @@ class Manifest:
     def files(self) -> tuple[BundleFile, ...]:
         """Every file that a device must hold, without repetition."""
         return tuple(dict.fromkeys(self._files()))
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Bytes of each file by its SHA-256."""
+        return {file.sha256: file.bytes for file in self.files}
 
     def row_costs(self, tokens: NDArray[Any]) -> NDArray[Any]:
         """Multiplications of every stage for rows of so many (padded) tokens, ``[stages, rows]``."""

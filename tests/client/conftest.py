@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from fwdllm.v1 import device_pb2, device_pb2_grpc, ledger_pb2
 from fwdllm_client.artifacts import ArtifactCache
 from fwdllm_client.assignment import AssignmentWork
+from fwdllm_client.cache_room import CacheRoom
 from fwdllm_client.choices import ChoicesFile
 from fwdllm_client.conditions import Conditions, Gate, Rules, Thermal
 from fwdllm_client.home import ClientHome, Identity
@@ -388,6 +389,7 @@ class Device:
         self.sensors = FakeSensors()
         self.rules = Rules()
         self.record = None
+        self.cache_bytes = 1 << 40
         self.choices = ChoicesFile(self.home.choices)
 
     def clock(self):
@@ -411,7 +413,7 @@ class Device:
                 Gate(self.sensors, self.rules, lambda: self.now), self.rules, self.choices, lambda: self.now
             )
             work = AssignmentWork(
-                ArtifactCache(self.home.cache, coordinator, retry),
+                ArtifactCache(CacheRoom(self.home.cache, self.cache_bytes), coordinator, retry),
                 Weights(self.home.cache / "weights", coordinator, retry),
                 journal,
                 open_engine,

@@ -17,6 +17,7 @@ from client.conftest import FakeStop, Job, QuadraticCompute
 from fwdllm.v1 import device_pb2
 from fwdllm_client.artifacts import ArtifactCache
 from fwdllm_client.assignment import AssignmentWork
+from fwdllm_client.cache_room import CacheRoom
 from fwdllm_client.choices import ChoicesFile
 from fwdllm_client.conditions import Conditions, Gate, Rules
 from fwdllm_client.journal import Journal
@@ -197,7 +198,7 @@ class Day:
             choices = ChoicesFile(self.folder / "choices.json")
             permission = Permission(Gate(self, self.rules, clock), self.rules, choices, clock)
             work = AssignmentWork(
-                ArtifactCache(self.folder, self.office, retry),
+                ArtifactCache(CacheRoom(self.folder, 1 << 40), self.office, retry),
                 Weights(self.folder / "weights", self.office, retry),
                 journal,
                 lambda bundle: self.compute,

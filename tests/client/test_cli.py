@@ -178,6 +178,7 @@ def test_status(home, coordinator, capsys):
         "last_round": None,
         "unacknowledged_scalars": 3,
         "cache_bytes": 100,
+        "cache_limit_bytes": 16_000_000_000,
     }
     assert run_command(["status", "--home", str(home.folder)]) == 0
     said = capsys.readouterr().out

@@ -13,9 +13,9 @@ from grpc import StatusCode
 from fwdllm.v1 import device_pb2
 from fwdllm_client.journal import Journal
 from fwdllm_client.retry import BASE_S
-from fwdllm_client.session import INTEGRITY_PAUSE_MS
+from fwdllm_client.session import UNUSABLE_PAUSE_MS
 from fwdllm_common.directions import Directions
-from fwdllm_common.errors import BadInputError, IntegrityError, RefusedError, StorageError
+from fwdllm_common.errors import BadInputError, IntegrityError, NoRoomError, RefusedError, StorageError
 
 SEEDS = [1, 2, 3, 4, 5, 6, 50, 51, 52, 53]
 
@@ -350,13 +350,25 @@ def test_a_check_in_that_cannot_be_answered_is_repeated_later(device, coordinato
     assert stop.waits[0] >= 30
 
 
+def test_a_model_larger_than_the_owner_allows_is_left_undone(device, coordinator, job, new_stop):
+    hand_out(coordinator, job.answer(job.assignment()))
+    device.cache_bytes = sum(file.bytes for file in job.manifest.files) - 1
+    stop = new_stop(last=1)
+    device.run(stop)
+    assert stop.waits[0] >= UNUSABLE_PAUSE_MS / 1000
+    with pytest.raises(NoRoomError, match="this device's owner allows"):
+        device.run(new_stop(), once=True)
+    assert device.opened == []
+    assert [request.sha256 for request in coordinator.artifact_requests[1:]] == []
+
+
 def test_files_with_a_wrong_hash_are_never_run(device, coordinator, job, new_stop):
     victim = bytes.fromhex(job.manifest.stages[1].graph.sha256)
     coordinator.files[victim] = bytes(len(coordinator.files[victim]))
     hand_out(coordinator, job.answer(job.assignment()))
     stop = new_stop(last=1)
     device.run(stop)
-    assert stop.waits[0] >= INTEGRITY_PAUSE_MS / 1000
+    assert stop.waits[0] >= UNUSABLE_PAUSE_MS / 1000
     with pytest.raises(IntegrityError, match=victim.hex()):
         device.run(new_stop(), once=True)
     assert device.opened == []

@@ -15,6 +15,7 @@ from helpers.tiny_text import LABELS, save_tiny_model, write_rows
 from server.model.conftest import save_model
 
 from fwdllm_client.artifacts import Bundle
+from fwdllm_client.cache_room import CacheRoom
 from fwdllm_client.data import DataSource
 from fwdllm_client.worker import LocalCompute
 from fwdllm_common.canary import Canary
@@ -69,9 +70,8 @@ def bundles(source: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[st
 
 def device_on(bundle: Path, source: DataSource, cache: Path) -> LocalCompute:
     data = (bundle / "manifest.json").read_bytes()
-    return LocalCompute(
-        Bundle(hashlib.sha256(data).hexdigest(), bundle, Manifest.from_bytes(data)), source, 0.2, cache, 1
-    )
+    made = Bundle(hashlib.sha256(data).hexdigest(), bundle, Manifest.from_bytes(data))
+    return LocalCompute(made, source, 0.2, CacheRoom(cache, 1 << 40), 1)
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "int4"])
@@ -81,7 +81,7 @@ def test_a_device_passes_the_self_test_of_its_bundle(
     found = device_on(bundles[precision], rows, tmp_path).signal_to_noise()
     assert found is not None
     assert found > 100
-    left = {path.suffix or path.name for path in tmp_path.iterdir()}
+    left = {path.suffix or path.name for path in (tmp_path / "activations").iterdir()}
     assert left == {".activations", "tunings"}, "the self-test's own engine left something"
 
 

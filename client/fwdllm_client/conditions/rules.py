@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any
 
 from fwdllm_client.conditions.conditions import Conditions, Thermal
@@ -16,7 +13,6 @@ from fwdllm_common.errors import BadInputError
 BATTERY_MARGIN = 5.0
 """A device at work goes on down to so many percent below what it needs to begin."""
 
-_SECTION = "conditions"
 _THERMAL = {state.name.lower(): state for state in Thermal if state > Thermal.NONE} | {"off": None}
 
 
@@ -41,23 +37,16 @@ class Rules:
     settle_s: float = 120.0
 
     @classmethod
-    def load(cls, path: Path) -> Rules:
-        """The owner's, or the defaults if there is no such file.
+    def names(cls) -> Sequence[str]:
+        """Of the settings."""
+        return [field.name for field in fields(cls)]
 
-        :raises BadInputError: it is not TOML, or has an unknown key or a value out of bounds.
+    @classmethod
+    def of(cls, section: Mapping[str, Any], where: str) -> Rules:
+        """The rules with these settings, all of them known ones; ``where`` they are is for messages.
+
+        :raises BadInputError: a value is out of bounds.
         """
-        try:
-            table = tomllib.loads(path.read_text())
-        except FileNotFoundError:
-            return cls()
-        except (OSError, ValueError) as error:
-            raise BadInputError(f"{path}: not TOML: {error}") from error
-        _known(table, [_SECTION], f"{path}: ")
-        section = table.get(_SECTION, {})
-        if not isinstance(section, dict):
-            raise BadInputError(f"{path}: {_SECTION} is no section; write [{_SECTION}]")
-        where = f"{path}: [{_SECTION}] "
-        _known(section, [field.name for field in fields(cls)], where)
         return cls(**{key: _checked(key, value, where) for key, value in section.items()})
 
     def holds(self, conditions: Conditions, *, working: bool) -> tuple[Hold, ...]:
@@ -71,14 +60,6 @@ class Rules:
             Hold.HOT: thermal is not None and self.thermal_below is not None and thermal >= self.thermal_below,
         }
         return tuple(hold for hold, is_so in forbidden.items() if is_so)
-
-
-def _known(table: Mapping[str, Any], names: list[str], where: str) -> None:
-    for key in table:
-        if key not in names:
-            near = difflib.get_close_matches(key, names, n=1)
-            advice = f'did you mean "{near[0]}"?' if near else f"there is {', '.join(names)}"
-            raise BadInputError(f"{where}{key} is not known; {advice}")
 
 
 def _checked(key: str, value: object, where: str) -> Any:

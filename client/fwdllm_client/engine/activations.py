@@ -23,6 +23,7 @@ from fwdllm_common.files import storage_error
 
 Activation = NDArray[Any]
 """float16 or float32."""
+ENTRY_BYTES = 8
 _HALF = 32
 _FLOAT16_MAX = 65504.0
 
@@ -56,7 +57,7 @@ class ActivationCache:
         self._lengths = row_lengths
         self._width = width
         self._dtype = dtype
-        data_start = 8 * len(row_lengths)
+        data_start = ENTRY_BYTES * len(row_lengths)
         ends = data_start + np.cumsum(row_lengths) * width * dtype.itemsize
         self._starts = np.concatenate([np.array([data_start], dtype=np.int64), ends])
         self._kept = int(np.searchsorted(ends, limit_bytes, side="right"))
@@ -100,7 +101,7 @@ class ActivationCache:
         entry = _entry(tag, data)
         try:
             os.pwrite(self._file, data, int(self._starts[row]))
-            os.pwrite(self._file, entry.to_bytes(8, "little"), 8 * row)
+            os.pwrite(self._file, entry.to_bytes(8, "little"), ENTRY_BYTES * row)
         except OSError as error:
             self._kept = 0
             _log.warning(

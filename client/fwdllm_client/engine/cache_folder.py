@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
+from numpy.typing import NDArray
 
 from fwdllm_client.data import Dataset
-from fwdllm_client.engine.activations import ActivationCache, cache_dtype
-from fwdllm_common.manifest import Manifest
+from fwdllm_client.engine.activations import ENTRY_BYTES, ActivationCache, cache_dtype
+from fwdllm_common.manifest import Manifest, Stage
 
 _SUFFIX = ".activations"
 
@@ -26,19 +27,45 @@ def open_caches(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes:
 
     :raises StorageError: the folder cannot be written.
     """
-    stages = manifest.stages
-    kept = range(manifest.frozen - 1, len(stages) - 1)
-    paths = {stage: folder / f"{_boundary_key(manifest, dataset, stage)[:32]}{_SUFFIX}" for stage in kept}
     caches: dict[int, ActivationCache] = {}
+    own = set()
     left = limit_bytes
-    for index in sorted(kept, key=lambda index: (stages[index].per_token, index)):
-        stage = stages[index]
-        lengths = dataset.lengths if stage.per_token else np.ones(len(dataset), dtype=np.int64)
-        cache = ActivationCache(paths[index], lengths, stage.width, cache_dtype(stage.per_token), left)
+    for index in _kept(manifest):
+        stage, path = manifest.stages[index], _path(folder, manifest, dataset, index)
+        cache = ActivationCache(path, _lengths(stage, dataset), stage.width, cache_dtype(stage.per_token), left)
+        path.touch()  # used now
         left -= cache.max_bytes
         caches[index] = cache
-    _delete_others(folder, set(paths.values()), left)
+        own.add(path)
+    _delete_others(folder, own, left)
     return caches
+
+
+def file_sizes(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes: int) -> dict[Path, int]:
+    """The files that :func:`open_caches` opens, and the bytes that each may grow to."""
+    found: dict[Path, int] = {}
+    left = limit_bytes
+    for index in _kept(manifest):
+        stage = manifest.stages[index]
+        bytes_of_rows = int(_lengths(stage, dataset).sum()) * stage.width * cache_dtype(stage.per_token).itemsize
+        size = min(left, ENTRY_BYTES * len(dataset) + bytes_of_rows)
+        found[_path(folder, manifest, dataset, index)] = size
+        left -= size
+    return found
+
+
+def _kept(manifest: Manifest) -> Sequence[int]:
+    """The stages whose output is kept, in the order in which they get room."""
+    kept = range(manifest.frozen - 1, len(manifest.stages) - 1)
+    return sorted(kept, key=lambda index: (manifest.stages[index].per_token, index))
+
+
+def _lengths(stage: Stage, dataset: Dataset) -> NDArray[np.int64]:
+    return dataset.lengths if stage.per_token else np.ones(len(dataset), dtype=np.int64)
+
+
+def _path(folder: Path, manifest: Manifest, dataset: Dataset, stage: int) -> Path:
+    return folder / f"{_boundary_key(manifest, dataset, stage)[:32]}{_SUFFIX}"
 
 
 def _delete_others(folder: Path, own: set[Path], limit_bytes: int) -> None:

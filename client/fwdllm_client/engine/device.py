@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from fwdllm_client.data import Dataset
+from fwdllm_client.engine.cache_folder import file_sizes
 from fwdllm_client.engine.engine import Engine
 from fwdllm_client.engine.prepared import PreparedCpu
 from fwdllm_client.engine.providers import accelerators
@@ -26,18 +27,30 @@ class DeviceEngines:
     """Makes engines for the bundle in ``folder`` on the rows of ``dataset``.
 
     ``cache_folder`` holds activations, prepared models and tunings across restarts; ``threads`` of 0 means as many as
-    are worth it.
+    are worth it. What is kept of a bundle takes at most ``limit_bytes``.
 
     :raises StorageError: the cache folder cannot be made.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, dataset: Dataset, cache_folder: Path, threads: int) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        manifest: Manifest,
+        dataset: Dataset,
+        cache_folder: Path,
+        threads: int,
+        limit_bytes: int = MAX_CACHE_BYTES + MAX_PREPARED_BYTES,
+    ) -> None:
         make_folder(cache_folder)
-        free = shutil.disk_usage(cache_folder).free // 2
+        free = max(0, min(shutil.disk_usage(cache_folder).free // 2, limit_bytes))
         self._cache_bytes = min(MAX_CACHE_BYTES, free)
+        activations = file_sizes(cache_folder, manifest, dataset, self._cache_bytes)
+        prepared_bytes = min(MAX_PREPARED_BYTES, free, limit_bytes - sum(activations.values()))
         self._bundle = (folder, manifest, dataset)
         self._cache_folder = cache_folder
-        cpu = PreparedCpu(cache_folder / "prepared", min(MAX_PREPARED_BYTES, free))
+        cpu = PreparedCpu(cache_folder / "prepared", prepared_bytes)
+        self.files = activations | cpu.file_sizes(manifest)
+        """What may be kept of this bundle below the cache folder, and how many bytes each may grow to."""
         clock = time.perf_counter
         tunings = cache_folder / "tunings"
         self.tuner = Tuner(folder, manifest, dataset, accelerators(), cpu, threads, tunings, clock)

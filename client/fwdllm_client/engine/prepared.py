@@ -19,7 +19,7 @@ from fwdllm_client.engine.processor import machine_key
 from fwdllm_client.engine.sessions import Cpu, Session, open_session, session_options
 from fwdllm_common.errors import StorageError
 from fwdllm_common.files import sha256_of, sync, write_atomically
-from fwdllm_common.manifest import Stage
+from fwdllm_common.manifest import BundleFile, Manifest, Stage
 
 WORTH_BYTES = 128 << 20
 """Smaller weights are not prepared: making the file takes more memory, once, than it would save."""
@@ -54,8 +54,7 @@ class PreparedCpu(Cpu):
         """See :class:`Provider`; a disk that cannot be written only means more memory."""
         if stage.weights is None or stage.weights.bytes < self._worth_bytes:
             return super().open(folder, stage, threads)
-        target = self._folder / machine_key(self.name, stage.graph.sha256, stage.weights.sha256)
-        size = _GROWTH * stage.weights.bytes
+        target, size = self._target(stage.graph, stage.weights), _GROWTH * stage.weights.bytes
         try:
             if not self._is_intact(target):
                 if size > self._limit_bytes or target in self._given_up:
@@ -70,6 +69,19 @@ class PreparedCpu(Cpu):
         options = session_options(threads)
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it has been optimised
         return open_session(target / _GRAPH, options)
+
+    def file_sizes(self, manifest: Manifest) -> dict[Path, int]:
+        """The folders of this model's prepared stages, and the bytes that each may take."""
+        found: dict[Path, int] = {}
+        for stage in manifest.stages:
+            if stage.weights is not None and stage.weights.bytes >= self._worth_bytes:
+                size = _GROWTH * stage.weights.bytes
+                if sum(found.values()) + size <= self._limit_bytes:
+                    found[self._target(stage.graph, stage.weights)] = size
+        return found
+
+    def _target(self, graph: BundleFile, weights: BundleFile) -> Path:
+        return self._folder / machine_key(self.name, graph.sha256, weights.sha256)
 
     def _prepare(self, graph: Path, target: Path, size: int, threads: int) -> None:
         self._make_room(target, size)

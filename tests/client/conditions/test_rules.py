@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fwdllm_client.conditions import Conditions, Hold, Rules, Thermal
+from fwdllm_client.settings import Settings
 from fwdllm_common.errors import BadInputError
 
 WELL = Conditions(True, 80.0, False, Thermal.NONE)
@@ -72,11 +73,17 @@ def test_every_hold_has_words(conditions):
 
 def load(tmp_path, text):
     (tmp_path / "client.toml").write_text(text)
-    return Rules.load(tmp_path / "client.toml")
+    return Settings.load(tmp_path / "client.toml").rules
 
 
 def test_no_file_and_an_empty_one_are_the_defaults(tmp_path):
-    assert Rules.load(tmp_path / "client.toml") == load(tmp_path, "") == load(tmp_path, "[conditions]") == Rules()
+    assert Settings.load(tmp_path / "client.toml") == Settings()
+    assert load(tmp_path, "") == load(tmp_path, "[conditions]") == Rules()
+
+
+def test_the_cache_can_be_limited(tmp_path):
+    load(tmp_path, "[cache]\nlimit_gb = 0.5")
+    assert Settings.load(tmp_path / "client.toml") == Settings(cache_limit_bytes=500_000_000)
 
 
 def test_every_setting_can_be_set(tmp_path):
@@ -103,6 +110,10 @@ def test_every_setting_can_be_set(tmp_path):
         ("[condition]", 'condition is not known; did you mean "conditions"?'),
         ("conditions = 3", "conditions is no section"),
         ("[conditions]\nbattery = 3", r'\[conditions\] battery is not known; did you mean "battery_percent"'),
+        ("[cache]\nlimit = 3", r'\[cache\] limit is not known; did you mean "limit_gb"'),
+        ("[cache]\nlimit_gb = 0", r"\[cache\] limit_gb is 0; use a number above 0"),
+        ("[cache]\nlimit_gb = true", "limit_gb is True"),
+        ("[cache]\nlimit_gb = nan", "limit_gb is nan"),
         ("[conditions]\nfoo = 3", "foo is not known; there is charging, battery_percent, unmetered"),
         ("[conditions]\ncharging = 1", "charging is 1; use true or false"),
         ("[conditions]\nbattery_percent = 101", "battery_percent is 101; use a number from 0 to 100"),

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 from client.engine.providers import FakeClock, Priced
 from client.engine.tiny_bundle import make_theta, write_bundle
@@ -183,3 +184,19 @@ def test_a_device_opens_its_engine_as_tuned(bundle, dataset, tmp_path):
     with engines.open(found) as engine:
         result = engine.evaluate(make_theta(bundle.manifest), range(10))
     assert result.total == 10
+
+
+def test_what_is_kept_of_a_bundle_is_known_before_it_is_made(bundle, dataset, theta, tmp_path):
+    engines = DeviceEngines(bundle.folder, bundle.manifest, dataset, tmp_path / "cache", threads=1)
+    with engines.open(engines.tuner.tuning()) as engine:
+        engine.evaluate(theta, np.arange(len(dataset)))
+    made = {path: path.stat().st_size for path in (tmp_path / "cache").glob("*.activations")}
+    assert made == engines.files
+
+
+def test_a_small_limit_is_kept(bundle, dataset, theta, tmp_path):
+    engines = DeviceEngines(bundle.folder, bundle.manifest, dataset, tmp_path / "cache", threads=1, limit_bytes=2000)
+    with engines.open(engines.tuner.tuning()) as engine:
+        engine.evaluate(theta, np.arange(len(dataset)))
+    made = {path: path.stat().st_size for path in (tmp_path / "cache").glob("*.activations")}
+    assert sum(made.values()) <= sum(engines.files.values()) <= 2000

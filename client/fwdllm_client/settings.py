@@ -1,0 +1,66 @@
+"""What the owner of a device has written into ``client.toml`` in the agent's folder."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fwdllm_client.conditions import Rules
+from fwdllm_common.errors import BadInputError
+
+_GB = 10**9
+
+
+@dataclass(frozen=True)
+class Settings:
+    """``rules`` are the section ``[conditions]``, ``cache_limit_bytes`` is ``limit_gb`` of the section ``[cache]``.
+
+    That is the most that models and all that is made of them may take on disk.
+    """
+
+    rules: Rules = Rules()  # noqa: RUF009 - frozen
+    cache_limit_bytes: int = 16 * _GB
+
+    @classmethod
+    def load(cls, path: Path) -> Settings:
+        """The owner's, or the defaults if there is no such file.
+
+        :raises BadInputError: it is not TOML, or has an unknown key or a value out of bounds.
+        """
+        try:
+            table = tomllib.loads(path.read_text())
+        except FileNotFoundError:
+            return cls()
+        except (OSError, ValueError) as error:
+            raise BadInputError(f"{path}: not TOML: {error}") from error
+        _check_keys(table, ["conditions", "cache"], f"{path}: ")
+        rules = Rules.of(_section(table, "conditions", Rules.names(), path), f"{path}: [conditions] ")
+        limit_gb = _section(table, "cache", ["limit_gb"], path).get("limit_gb", cls.cache_limit_bytes / _GB)
+        if isinstance(limit_gb, bool) or not isinstance(limit_gb, int | float) or not 0 < limit_gb < 1e9:
+            raise BadInputError(f"{path}: [cache] limit_gb is {limit_gb!r}; use a number above 0")
+        return cls(rules, int(limit_gb * _GB))
+
+
+def _check_keys(table: Mapping[str, Any], names: Iterable[str], where: str) -> None:
+    """Nothing but ``names`` is in ``table``, which is at ``where``.
+
+    :raises BadInputError: something else is, probably mistyped.
+    """
+    known = list(names)
+    for key in table:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            advice = f'did you mean "{near[0]}"?' if near else f"there is {', '.join(known)}"
+            raise BadInputError(f"{where}{key} is not known; {advice}")
+
+
+def _section(table: Mapping[str, Any], name: str, keys: Iterable[str], path: Path) -> Mapping[str, Any]:
+    section = table.get(name, {})
+    if not isinstance(section, dict):
+        raise BadInputError(f"{path}: {name} is no section; write [{name}]")
+    _check_keys(section, keys, f"{path}: [{name}] ")
+    return section
