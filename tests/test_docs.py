@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from fwdllm_common import errors
+import fwdllm_client
+import fwdllm_common
+import fwdllm_server
+from fwdllm_common.errors import FwdllmError
+from fwdllm_common.protocol import Reason
 from fwdllm_server.job import BlockSection, JobSpec, SamplingSection
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -18,15 +25,46 @@ def keys_of(model: type[BaseModel]) -> set[str]:
     return {key for section in sections if hasattr(section, "model_fields") for key in section.model_fields}
 
 
+def all_errors() -> set[type[FwdllmError]]:
+    """Every error of every module."""
+    for package in (fwdllm_common, fwdllm_client, fwdllm_server):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+            if ".migrations" not in module.name:  # Alembic's, they run only inside a migration
+                importlib.import_module(module.name)
+    return {FwdllmError, *below(FwdllmError)}
+
+
+def below(error: type[FwdllmError]) -> Iterator[type[FwdllmError]]:
+    for child in error.__subclasses__():
+        yield child
+        yield from below(child)
+
+
 def test_every_key_of_the_job_file_is_documented() -> None:
     documented = set(re.findall(r"`(?:\[\w+\] )?(\w+)`", (DOCS / "job-file.md").read_text()))
     assert keys_of(JobSpec) | {*BlockSection.model_fields, *SamplingSection.model_fields} <= documented
 
 
-def test_every_exit_code_is_documented() -> None:
-    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", (DOCS / "exit-codes.md").read_text(), re.MULTILINE)}
-    used = {error.exit_code for error in vars(errors).values() if isinstance(error, type)}
-    assert used | {0, 130} == documented
+def test_every_exit_code_and_error_code_is_in_the_table() -> None:
+    rows = re.findall(
+        r"^\| (\d+) \|(?: \[`([\w-]+)`\]\(\2\.md\))? \|", (DOCS / "errors/index.md").read_text(), re.MULTILINE
+    )
+    assert {(int(exit_code), code) for exit_code, code in rows} == {(e.exit_code, e.code) for e in all_errors()} | {
+        (0, ""),
+        (130, ""),
+    }
+
+
+def test_every_error_code_has_a_page_and_every_page_an_error() -> None:
+    pages = {path.stem: path.read_text() for path in (DOCS / "errors").glob("*.md") if path.stem != "index"}
+    assert pages.keys() == {error.code for error in all_errors()}
+    for error in all_errors():
+        assert pages[error.code].startswith(f"# {error.code}\n\nExit code {error.exit_code}. ")
+
+
+def test_every_reason_of_the_wire_contract_is_documented() -> None:
+    rows = re.findall(r"^\| `([\w-]+)` \|", (DOCS / "errors/index.md").read_text(), re.MULTILINE)
+    assert set(rows) == set(Reason)
 
 
 def test_every_field_of_the_wire_contract_is_commented() -> None:

@@ -41,7 +41,7 @@ def run_command(arguments: list[str]) -> int:
     except FwdllmError as error:
         if "--verbose" in arguments:
             traceback.print_exc()
-        print(f"fwdllm-client: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"fwdllm-client: {error.line}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED_EXIT_CODE

@@ -125,7 +125,7 @@ class Session:
         except (IntegrityError, NoRoomError) as error:
             if once:
                 raise
-            _log.error("assignment left undone", cause=str(error))
+            _log.error("assignment left undone", code=error.code, cause=str(error))
             return device_pb2.CheckInWindow(min_ms=UNUSABLE_PAUSE_MS, max_ms=2 * UNUSABLE_PAUSE_MS)
         return window
 

@@ -1,6 +1,6 @@
 """Every error that fwdllm raises on purpose.
 
-* FwdllmError
+* FwdllmError              anything else                                             exit code 1
   - BadInputError          a file, option or message of the user's is wrong         exit code 2
   - UnreachableError       the other side does not answer                            exit code 3
   - WaitTimeoutError       it answered, but what was waited for did not happen       exit code 4
@@ -14,67 +14,84 @@
   - JobFailedError         the job ended without a model                             exit code 1
 
 Exit code 0 is success, 1 a failure, 130 an interrupt (Ctrl-C).
-A message is one line: what is wrong, where, and what to do next.
+A message is one line: what is wrong, where, and what to do next. A terminal shows it behind the error's code, and
+behind it the page of ``docs/errors`` that says more.
 """
 
 INTERRUPTED_EXIT_CODE = 130
 
 
 class FwdllmError(Exception):
-    """Base of all errors raised on purpose; ``exit_code`` is what a command line program ends with."""
+    """Base of all errors raised on purpose: ``code`` names its kind, ``exit_code`` is what a program ends with."""
 
+    code = "failed"
     exit_code = 1
+
+    @property
+    def line(self) -> str:
+        """The error as a terminal shows it, on one line: ``error[bad-input]: … (docs/errors/bad-input.md)``."""
+        return f"error[{self.code}]: {' '.join(str(self).split())} (docs/errors/{self.code}.md)"
 
 
 class JobFailedError(FwdllmError):
     """The job ended without a model."""
 
+    code = "job-failed"
+
 
 class BadInputError(FwdllmError):
     """A file, an option or a message that the user controls is wrong."""
 
+    code = "bad-input"
     exit_code = 2
 
 
 class UnreachableError(FwdllmError):
     """The coordinator or the device does not answer."""
 
+    code = "unreachable"
     exit_code = 3
 
 
 class WaitTimeoutError(FwdllmError):
     """What was waited for did not happen in time."""
 
+    code = "timeout"
     exit_code = 4
 
 
 class StoppedError(FwdllmError):
     """The job was stopped before it was done."""
 
+    code = "stopped"
     exit_code = 5
 
 
 class RefusedError(FwdllmError):
     """An identity, a join token or a certificate is not accepted."""
 
+    code = "refused"
     exit_code = 6
 
 
 class IntegrityError(FwdllmError):
     """Bytes whose hash differs from the announced one; they are never used."""
 
+    code = "integrity"
     exit_code = 7
 
 
 class BusyError(FwdllmError):
     """A port or a directory that another process holds."""
 
+    code = "busy"
     exit_code = 8
 
 
 class StorageError(FwdllmError):
     """The disk or the database cannot be written; nothing that was acknowledged is lost."""
 
+    code = "storage"
     exit_code = 9
 
 
@@ -85,4 +102,5 @@ class NoRoomError(StorageError):
 class HeldError(FwdllmError):
     """The device's conditions or its owner forbid work now; nothing is lost."""
 
+    code = "held"
     exit_code = 10

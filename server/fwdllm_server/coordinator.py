@@ -113,7 +113,9 @@ class Coordinator:
             try:
                 await self._run_once(job_id)
             except StorageError as error:
-                _log.warning("job waits for the store", job=job_id, reason=str(error), seconds=_STORE_RETRY_S)
+                _log.warning(
+                    "job waits for the store", job=job_id, code=error.code, reason=str(error), seconds=_STORE_RETRY_S
+                )
                 await asyncio.sleep(_STORE_RETRY_S)
             else:
                 return
@@ -130,8 +132,8 @@ class Coordinator:
         except StorageError:
             raise
         except FwdllmError as error:
-            _log.warning("job failed", job=job_id, reason=str(error))
-            await self.runtime.in_store(self._set_state, job_id, JobState.FAILED, str(error))
+            _log.warning("job failed", job=job_id, code=error.code, reason=str(error))
+            await self.runtime.in_store(self._set_state, job_id, JobState.FAILED, f"[{error.code}] {error}")
         except Exception:
             _log.exception("job failed", job=job_id)
             message = "an internal error, see the coordinator's log; resume the job to try again"

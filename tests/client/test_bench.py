@@ -88,8 +88,8 @@ def test_the_model_that_the_agent_fetched_last(bench, bundle, tmp_path):
 def test_without_a_model_it_says_what_to_do(bench, tmp_path):
     assert bench()[::2] == (
         2,
-        f"fwdllm-client: {tmp_path / 'home' / 'cache'} holds no model yet; run the agent until it "
-        "has one, or name a folder with --bundle\n",
+        f"fwdllm-client: error[bad-input]: {tmp_path / 'home' / 'cache'} holds no model yet; run the agent until it "
+        "has one, or name a folder with --bundle (docs/errors/bad-input.md)\n",
     )
     code, _, error = bench("--bundle", tmp_path)
     assert code == 2

@@ -125,7 +125,7 @@ def test_a_wrong_call_is_one_line_and_contacts_nobody(arguments, code, message, 
         filled += ["--home", str(home.folder)]
     assert run_command(filled) == code
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("fwdllm-client: ")
+    assert line.startswith("fwdllm-client: error[bad-input]: ")
     assert message in line
     assert coordinator.check_ins == []
 
@@ -140,14 +140,14 @@ def test_an_unknown_label_is_explained(home, data, coordinator, refuse, capsys):
     assert run_command(["run", "--data", str(data), "--home", str(home.folder)]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"{coordinator.address} refuses" in said
-    assert said.endswith(details)
+    assert said.endswith(f"{details} (docs/errors/bad-input.md)")
 
 
 def test_verbose_shows_the_traceback_and_ends_alike(tmp_path, data, capsys):
     assert run_command(["run", "--data", str(data), "--home", str(tmp_path / "new"), "--verbose"]) == 2
     said = capsys.readouterr().err
     assert "Traceback" in said
-    assert said.splitlines()[-1].startswith("fwdllm-client: ")
+    assert said.splitlines()[-1].startswith("fwdllm-client: error[bad-input]: ")
 
 
 def test_run_before_join(tmp_path, data, capsys):

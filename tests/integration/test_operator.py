@@ -92,7 +92,7 @@ async def test_a_job_whose_preparation_fails_says_why_and_the_server_goes_on(ser
     assert (await device.assignment()).job_name == "tiny"
     job = await server.until_state(JOB_STATE_FAILED, submitted.job_id)
 
-    assert job.message == "the model cannot read 1000 tokens; lower max_tokens"
+    assert job.message == "[bad-input] the model cannot read 1000 tokens; lower max_tokens"
     assert (await server.job()).state == JOB_STATE_RUNNING
     assert (await work_until_done(server, device)).state == JOB_STATE_DONE
 

@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from fwdllm_common.errors import INTERRUPTED_EXIT_CODE, FwdllmError
+from fwdllm_common.errors import INTERRUPTED_EXIT_CODE, BadInputError, FwdllmError
 
 # gRPC's C core writes lines of its own to standard error, unless told not to before it is loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> int:
     try:
         code = app(arguments, prog_name="fwdllm-server", standalone_mode=False)
     except FwdllmError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(error)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED_EXIT_CODE
     except BrokenPipeError:
@@ -33,10 +33,10 @@ def run(arguments: list[str]) -> int:
         sys.stdout = None
         return 1
     except typer.TyperException as error:  # an unknown command, option or value
-        return _fail(f"{error.format_message()} ('--help' lists what there is)", error.exit_code)
+        return _fail(BadInputError(f"{error.format_message()} ('--help' lists what there is)"))
     return int(code or 0)
 
 
-def _fail(message: str, code: int) -> int:
-    print(f"fwdllm-server: {' '.join(message.split())}", file=sys.stderr)
-    return code
+def _fail(error: FwdllmError) -> int:
+    print(f"fwdllm-server: {error.line}", file=sys.stderr)
+    return error.exit_code

@@ -52,7 +52,7 @@ async def answered_errors(context: grpc.aio.ServicerContext[Any, Any], method: s
     except FwdllmError as error:
         status, reason = _status_of(error)
         if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNKNOWN):
-            _log.error("call failed", method=method, error=str(error))
+            _log.error("call failed", method=method, code=error.code, error=str(error))
         await context.abort(status, str(error)[:_LONGEST], ((REASON_KEY, reason),) if reason else ())
     except (asyncio.CancelledError, GeneratorExit):  # the caller has gone
         status = grpc.StatusCode.CANCELLED

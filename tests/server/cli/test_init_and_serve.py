@@ -65,7 +65,7 @@ def test_init_does_not_touch_a_directory_that_is_one_already(home, capfd):
 
 def test_init_refuses_a_host_that_is_none(tmp_path, capfd):
     assert run(["init", str(tmp_path / "server"), "--host", "a b"]) == 2
-    assert capfd.readouterr().err.startswith("fwdllm-server: --host: host is 'a b'")
+    assert capfd.readouterr().err.startswith("fwdllm-server: error[bad-input]: --host: host is 'a b'")
     assert not (tmp_path / "server").exists()
 
 
@@ -109,7 +109,8 @@ def test_a_second_server_on_the_directory_is_refused(home, capfd):
 
     assert code == BusyError.exit_code == 8
     assert capfd.readouterr().err == (
-        f"fwdllm-server: another fwdllm-server serves {home.folder} (pid {server.pid}); stop it first\n"
+        f"fwdllm-server: error[busy]: another fwdllm-server serves {home.folder} (pid {server.pid}); stop it first "
+        "(docs/errors/busy.md)\n"
     )
 
 
@@ -143,7 +144,7 @@ def test_commands_start_without_the_training_libraries(home):
 def test_wrong_usage_is_one_line(arguments, words, capfd):
     assert run(arguments) == 2
     [line] = capfd.readouterr().err.splitlines()
-    assert line.startswith("fwdllm-server: ")
+    assert line.startswith("fwdllm-server: error[bad-input]: ")
     assert words in line
 
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 from server.cli.scripted import DIGEST, DONE, FAILED, STOPPED, running
 
-from fwdllm_common.errors import UnreachableError
+from fwdllm_common.errors import BadInputError, UnreachableError
 
 
 async def test_submit_sends_the_file_and_the_folder_it_lies_in(stage, cli, tmp_path, monkeypatch):
@@ -27,7 +27,7 @@ async def test_submit_says_what_is_wrong_with_the_job_file(stage, cli, tmp_path)
     result = await cli("job", "submit", str(tmp_path / "job.toml"))
 
     assert (result.code, result.out) == (2, "")
-    assert result.err == "fwdllm-server: job file: wrong is no known key\n"
+    assert result.err == f"fwdllm-server: {BadInputError('job file: wrong is no known key').line}\n"
 
 
 async def test_a_job_file_that_is_not_there_is_bad_input(stage, cli, tmp_path):
@@ -75,7 +75,10 @@ async def test_show_for_people(stage, cli):
 async def test_an_unknown_job_is_bad_input(stage, cli):
     result = await cli("job", "show", "gone")
 
-    assert (result.code, result.err) == (2, "fwdllm-server: no job gone; 'job list' shows all\n")
+    assert (result.code, result.err) == (
+        2,
+        "fwdllm-server: " + BadInputError("no job gone; 'job list' shows all").line + "\n",
+    )
 
 
 async def test_watch_prints_a_line_at_every_step(stage, cli):
@@ -178,5 +181,6 @@ async def test_a_server_that_is_not_running_is_named_with_what_to_do(home, cli):
 
     assert result.code == UnreachableError.exit_code == 3
     assert result.err == (
-        f"fwdllm-server: no server answers at 127.0.0.1:9; start it with 'fwdllm-server serve {home.folder}'\n"
+        f"fwdllm-server: error[unreachable]: no server answers at 127.0.0.1:9; "
+        f"start it with 'fwdllm-server serve {home.folder}' (docs/errors/unreachable.md)\n"
     )

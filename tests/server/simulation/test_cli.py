@@ -100,7 +100,7 @@ def test_errors_are_one_line(command, tmp_path, options, message):
 
     assert (code, out) == (2, "")
     assert len(err.splitlines()) == 1
-    assert err.startswith("fwdllm-server: ")
+    assert err.startswith("fwdllm-server: error[")
     assert message in err
     assert not (tmp_path / "run").exists()
 
