@@ -92,6 +92,8 @@ def _parser() -> _Parser:
     command = _json(_command(commands, "leave", _leave, "Leave the coordinator: forget identity, cache and journal."))
     command.add_argument("--yes", action="store_true", help="do not ask")
 
+    _json(_command(commands, "doctor", _doctor, "Check whether this device can work, and say what to type next."))
+
     command = _json(_command(commands, "bench", _bench, "Tune this device to its model; show what the work costs it."))
     _add_data_and_threads(command)
     command.add_argument("--bundle", type=Path, metavar="FOLDER", help="another model than the agent fetched last")
@@ -181,6 +183,18 @@ def _status(options: argparse.Namespace) -> None:
     width = max(map(len, found))
     for name, value in found.items():
         print(f"{name.replace('_', ' '):{width}}  {_shown(value)}")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from fwdllm_client.conditions import sensors_of_this_machine
+    from fwdllm_client.doctor import checks
+    from fwdllm_common.doctor import examine, raise_failures, report
+
+    found = examine(checks(ClientHome.choose(options.home), sensors_of_this_machine()))
+    facts = report(found, None if options.json else print)
+    if options.json:
+        print(json.dumps(facts))
+    raise_failures(facts)
 
 
 def _pause(options: argparse.Namespace) -> None:

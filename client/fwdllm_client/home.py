@@ -68,6 +68,11 @@ class ClientHome:
         """Whether the device has an identity."""
         return self._identity.exists()
 
+    @property
+    def joined_at(self) -> float:
+        """When the identity was saved, seconds since 1970 UTC by this device's clock."""
+        return self._identity.stat().st_mtime
+
     def load_identity(self) -> Identity:
         """The identity that ``join`` saved.
 

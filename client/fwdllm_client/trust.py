@@ -31,7 +31,7 @@ def pinned_authority(token: JoinToken) -> bytes:
 
 
 def _presented_chain(address: str) -> list[bytes]:
-    host, port = _host_and_port(address)
+    host, port = host_and_port(address)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -59,7 +59,11 @@ def _unverified_chain(secure: ssl.SSLSocket) -> list[bytes]:
     return [ssl.PEM_cert_to_DER_cert(certificate.public_bytes()) for certificate in chain]
 
 
-def _host_and_port(address: str) -> tuple[str, int]:
+def host_and_port(address: str) -> tuple[str, int]:
+    """Both parts of ``host:port``, an IPv6 address without its brackets.
+
+    :raises BadInputError: it is not of that form.
+    """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:
         raise BadInputError(f"the token's address {address!r} is not host:port; ask for a new token")

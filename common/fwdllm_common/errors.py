@@ -98,6 +98,8 @@ class StorageError(FwdllmError):
 class NoRoomError(StorageError):
     """A model, or what is made of it, is larger than what the owner of a device allows."""
 
+    code = "no-room"
+
 
 class HeldError(FwdllmError):
     """The device's conditions or its owner forbid work now; nothing is lost."""

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fwdllm_common.errors import BadInputError
+from fwdllm_common.errors import BadInputError, BusyError
 from fwdllm_common.files import write_atomically
 from fwdllm_common.lock import locked
 from fwdllm_server.config import CONFIG_FILE, ServerConfig, load_config
@@ -117,3 +117,12 @@ class ServerHome:
         """
         with locked(self.lock_file, f"another fwdllm-server serves {self.folder}", "stop it first"):
             yield
+
+    @property
+    def served(self) -> bool:
+        """Whether a server holds the directory now."""
+        try:
+            with self.lock():
+                return False
+        except BusyError:
+            return True

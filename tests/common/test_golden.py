@@ -7,13 +7,15 @@ be added: ``python -c "import json; from common.test_golden import golden; print
 """
 
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import common.reference as reference
 import pytest
-from common.runs import KINDS, golden_digest
+from common.runs import KINDS, golden_digest, round_of
 
 from fwdllm_common.directions import Directions, direction_bits
+from fwdllm_common.golden import disagreements
 from fwdllm_common.protocol import GENERATOR_VERSION
 
 GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
@@ -103,3 +105,15 @@ def test_golden_file_has_every_case():
     for distribution in ("bits", "gaussian"):
         assert [place(case) for case in GOLDEN[distribution]] == list(SLICES)
     assert set(GOLDEN["theta"]) == set(GOLDEN["theta_gaussian"]) == set(KINDS)
+
+
+def test_what_doctor_compares_with_is_the_golden_run():
+    shipped = json.loads(files("fwdllm_common").joinpath("golden.json").read_text())
+    assert [bytes.fromhex(entry) for entry in shipped["entries"]] == [
+        round_of(version).to_bytes() for version in range(1, ROUNDS + 1)
+    ]
+    last = {(run["optimiser"], run["directions"]): run["theta_sha256"] for run in shipped["runs"]}
+    assert last == {(kind, "rademacher"): GOLDEN["theta"][kind][-1] for kind in KINDS} | {
+        (KINDS[0], "gaussian"): GOLDEN["theta_gaussian"][KINDS[0]][-1]
+    }
+    assert disagreements() == []

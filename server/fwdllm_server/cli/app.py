@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fwdllm_server.cli import devices, export, health, init, job, profile, serve, simulate
+from fwdllm_server.cli import devices, doctor, export, health, init, job, profile, serve, simulate
 
 app = typer.Typer(
     help="Fine-tune a language model on devices that keep their data.",
@@ -22,6 +22,7 @@ def _commands() -> None:
 app.command("init")(init.init)
 app.command("serve")(serve.serve)
 app.command("health")(health.health)
+app.command("doctor")(doctor.doctor)
 app.command("enroll")(devices.enroll)
 app.command("export")(export.export)
 app.command("simulate")(simulate.simulate)

@@ -104,15 +104,37 @@ def _bind(server: grpc.aio.Server, key: str, address: str, credentials: grpc.Ser
 
 def binding_error(key: str, address: str) -> BusyError | BadInputError:
     """Why ``address``, of ``key`` in ``[listen]``, could not be bound: gRPC does not tell, a plain socket does."""
+    try:
+        check_free(key, address)
+    except (BusyError, BadInputError) as error:
+        return error
+    return _taken(key, address)
+
+
+def check_free(key: str, address: str) -> None:
+    """See that ``address``, of ``key`` in ``[listen]``, can be listened on now.
+
+    :raises BusyError: another process does.
+    :raises BadInputError: it cannot be, at all or with this user's rights.
+    """
     host, _, port = address.rpartition(":")
     try:
         with socket.create_server((host.strip("[]"), int(port)), family=_family(host)):
             pass
-    except PermissionError:
-        return BadInputError(f"[listen] {key}: {address} needs root's rights; choose a port above 1023 in server.toml")
+    except PermissionError as error:
+        raise BadInputError(
+            f"[listen] {key}: {address} needs root's rights; choose a port above 1023 in server.toml"
+        ) from error
     except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            return BadInputError(f"[listen] {key}: cannot listen on {address} ({error}); change it in server.toml")
+        if error.errno == errno.EADDRINUSE:
+            raise _taken(key, address) from error
+        raise BadInputError(
+            f"[listen] {key}: cannot listen on {address} ({error}); change it in server.toml"
+        ) from error
+
+
+def _taken(key: str, address: str) -> BusyError:
+    host, _, port = address.rpartition(":")
     return BusyError(
         f"[listen] {key}: port {port} on {host} is in use by another program; "
         f"stop it, or choose another port in server.toml"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DBAPIError, IntegrityError
@@ -56,9 +58,28 @@ class Database:
         self._engine.dispose()
 
 
-def _migrate(engine: Engine) -> None:
+def schema_versions(url: str) -> tuple[str | None, str | None]:
+    """The version of the tables that a database has, None for no tables yet, and the newest that there is.
+
+    :raises StorageError: it cannot be opened.
+    """
+    engine = create_engine(url)
+    try:
+        with storage_errors(), engine.connect() as connection:
+            found = MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
+    return found, ScriptDirectory.from_config(_migrations()).get_current_head()
+
+
+def _migrations() -> Config:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return config
+
+
+def _migrate(engine: Engine) -> None:
+    config = _migrations()
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         try:

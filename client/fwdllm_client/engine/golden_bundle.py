@@ -1,0 +1,44 @@
+"""A tiny model in the package whose scalars are known: does ONNX Runtime compute right on this machine?
+
+``golden/`` is what the coordinator exports of a BERT of three layers, 32 wide, with random weights and LoRA on the last
+layer; its canary holds the scalars.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fwdllm_client.engine.providers import accelerators
+from fwdllm_client.engine.self_test import canary_scalars
+from fwdllm_client.engine.sessions import Cpu, Provider
+from fwdllm_common.canary import Canary, signal_to_noise
+from fwdllm_common.manifest import MANIFEST_FILE, Manifest
+
+GOLDEN_FOLDER = Path(__file__).parent / "golden"
+ENOUGH = 10.0
+"""Least signal to noise: float32 has far above 100 on any machine, a coordinator asks for 3."""
+
+
+def bundle_signal_to_noise(folder: Path, manifest: Manifest, provider: Provider = Cpu()) -> float | None:  # noqa: B008
+    """What this machine's scalars of the bundle's canary are worth; None for a bundle without one.
+
+    :raises BadInputError: a graph is unreadable.
+    """
+    if manifest.canary is None:
+        return None
+    canary = Canary.from_bytes((folder / manifest.canary.name).read_bytes())
+    with tempfile.TemporaryDirectory() as scratch:
+        found = canary_scalars(folder, manifest, canary, Path(scratch), threads=1, provider=provider)
+    return signal_to_noise(found, canary.expected)
+
+
+def providers_tried(candidates: Sequence[Provider] | None = None) -> Iterator[tuple[str, float | str]]:
+    """Each provider's signal to noise on the golden bundle, or why it does not run; the CPU comes first."""
+    manifest = Manifest.from_bytes((GOLDEN_FOLDER / MANIFEST_FILE).read_bytes())
+    for provider in candidates or [Cpu(), *accelerators()]:
+        try:
+            yield provider.name, bundle_signal_to_noise(GOLDEN_FOLDER, manifest, provider) or 0.0
+        except Exception as error:  # whatever a provider's library raises is a reason not to use it
+            yield provider.name, " ".join(str(error).split())

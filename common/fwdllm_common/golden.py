@@ -1,0 +1,40 @@
+"""Numbers that every machine must come to: one that does not would spoil the run it takes part in."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+
+import numpy as np
+
+from fwdllm_common.layout import Float32Vector, Layout
+from fwdllm_common.ledger import LedgerEntry, RunHeader
+from fwdllm_common.replay import ModelState
+
+
+def disagreements() -> list[str]:
+    """The made-up runs whose weights this machine does not reproduce bit for bit, by optimiser and directions.
+
+    ``golden.json`` holds a ledger of four rounds, and for each optimiser and distribution of directions the run's
+    header and the SHA-256 of its last weights.
+    """
+    golden = json.loads(files("fwdllm_common").joinpath("golden.json").read_text("utf-8"))
+    layout = Layout.from_json(golden["layout"])
+    entries = [LedgerEntry.from_bytes(bytes.fromhex(entry)) for entry in golden["entries"]]
+    return [
+        f"{run['optimiser']} with {run['directions']} directions"
+        for run in golden["runs"]
+        if _replayed(bytes.fromhex(run["header"]), layout, entries) != run["theta_sha256"]
+    ]
+
+
+def initial_theta(size: int) -> Float32Vector:
+    """The runs' θ₀, float32 ``[size]``."""
+    return (np.arange(size, dtype=np.float32) - np.float32(100)) / np.float32(64)
+
+
+def _replayed(header: bytes, layout: Layout, entries: list[LedgerEntry]) -> str:
+    state = ModelState.initial(RunHeader.from_bytes(header), layout, initial_theta(layout.size))
+    for entry in entries:
+        state.advance(entry)
+    return state.digest.hex()
