@@ -47,6 +47,9 @@ lint: setup ## style, types, import rules, generated code
 	$(BIN)/lint-imports
 	PYTHON=$(BIN)/python .ci/protos-current
 
+wheel: setup ## what users install, in dist/
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+
 protos: setup ## generate the wire contract again
 	PYTHON=$(BIN)/python .ci/protos
 

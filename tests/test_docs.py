@@ -72,3 +72,18 @@ def test_every_field_of_the_wire_contract_is_commented() -> None:
     fields = [line for line in lines if re.match(r"\s+(repeated )?[\w.]+ \w+ = \d+;", line)]
     assert len(fields) > 100
     assert [line for line in fields if "//" not in line] == []
+
+
+def test_the_map_of_the_code_is_right_and_whole() -> None:
+    repository = DOCS.parent
+    text = (repository / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`((?:common|server|client|protos|docs|deploy|benchmarks)(?:/[\w/.-]*)?)`", text))
+    assert {path for path in named if not (repository / path).exists()} == set()
+    folders = {
+        path for package in ("server", "client") for path in (repository / package).glob("fwdllm_*/*/__init__.py")
+    }
+    assert {
+        str(path.parent.relative_to(repository))
+        for path in folders
+        if str(path.parent.relative_to(repository)) not in text
+    } == set()

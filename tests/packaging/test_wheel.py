@@ -1,0 +1,128 @@
+"""What users install: the wheel's contents, and each extra in an environment that holds nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+import zipfile
+from collections.abc import Mapping
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+EXTRAS = sorted(PYPROJECT["project"]["optional-dependencies"])
+PACKAGES = ("fwdllm", "fwdllm_common", "fwdllm_server", "fwdllm_client")
+TRAINING = {"torch", "transformers", "peft", "onnx", "pydantic", "sqlalchemy", "cryptography"}
+MOST_CLIENT_BYTES = 250_000_000
+
+
+def run(*command: str | Path, expect: int = 0, environment: Mapping[str, str] | None = None) -> str:
+    # PYTHONPATH, by which developers run these tests on another checkout, would hide what is installed.
+    done = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, check=False, timeout=280, env=environment or {}
+    )
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, REPOSITORY],
+        check=True,
+        timeout=280,
+    )
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="session")
+def names(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+def test_every_file_of_the_packages_is_in_it_and_nothing_else(names: set[str]) -> None:
+    listed = subprocess.run(["git", "ls-files"], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    ours = {
+        path.partition("/")[2]
+        for path in listed.stdout.splitlines()
+        if path.split("/")[0] in ("common", "server", "client")
+    }
+    packed = {name for name in names if ".dist-info/" not in name}
+    assert packed >= ours
+    assert {name.split("/")[0] for name in packed} == set(PACKAGES)
+    assert {f"{package}/py.typed" for package in PACKAGES} <= packed
+
+
+def test_its_metadata(wheel: Path, names: set[str]) -> None:
+    (info,) = {name.split("/")[0] for name in names if ".dist-info/" in name}
+    with zipfile.ZipFile(wheel) as archive:
+        said = Parser().parsestr(archive.read(f"{info}/METADATA").decode())
+    assert said["License-Expression"] == "Apache-2.0"
+    assert f"{info}/licenses/LICENSE" in names
+    assert "Typing :: Typed" in said.get_all("Classifier")
+    assert said.get_all("Provides-Extra") == EXTRAS
+    assert re.fullmatch(r"\d+\.\d+\.\d+((a|b|rc)\d+)?", said["Version"]), "semantic versioning"
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text()
+    assert re.search(rf"^## {re.escape(said['Version'])} \(", changelog, re.MULTILINE), "the changelog has the version"
+
+
+def test_the_client_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "empty", with_pip=True)
+    programs = tmp_path / "empty" / "bin"
+    library = next((tmp_path / "empty" / "lib").glob("python*")) / "site-packages"
+    before = _bytes_below(library)
+    install = [programs / "python", "-m", "pip", "install", "--quiet", "--no-compile"]
+    constraints = ["--constraint", REPOSITORY / "constraints.txt"]
+    subprocess.run([*install, *constraints, f"{wheel}[client]"], check=True, timeout=280)
+    size = _bytes_below(library) - before
+    listed = json.loads(run(programs / "python", "-m", "pip", "list", "--format=json"))
+    print(f"fwdllm[client]: {size / 1e6:.0f} MB, {len(listed)} packages")
+    assert size < MOST_CLIENT_BYTES
+    assert {package["name"].lower() for package in listed}.isdisjoint(TRAINING)
+    run(programs / "python", "-m", "pip", "check")
+    home = {"FWDLLM_HOME": str(tmp_path / "home")}
+    found = json.loads(run(programs / "fwdllm-client", "doctor", "--json", expect=1, environment=home))
+    states = {fact["check"]: fact["state"] for fact in found}
+    assert (states["software"], states["generator"], states["inference"]) == ("ok", "ok", "ok")
+    assert {name for name, state in states.items() if state == "failed"} == {"certificate"}, "it has not joined"
+
+
+@pytest.fixture(scope="session")
+def beside(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel in an environment that sees what is installed here: torch's gigabyte is not fetched again."""
+    folder = tmp_path_factory.mktemp("beside")
+    venv.create(folder, with_pip=False)
+    library = next((folder / "lib").glob("python*")) / "site-packages"
+    here = {str(Path(path)) for path in sys.path if path.endswith("-packages")}
+    (library / "installed-here.pth").write_text("\n".join(sorted(here)))
+    alone = ("--no-index", "--no-deps", "--no-compile", "--ignore-installed")
+    run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", *alone, wheel)
+    return folder
+
+
+def test_the_server_from_the_wheel(beside: Path) -> None:
+    where = run(beside / "bin" / "python", "-c", "import fwdllm_server; print(fwdllm_server.__file__)")
+    assert where.startswith(str(beside))
+    assert "Fine-tune a language model" in run(beside / "bin" / "fwdllm-server", "--help")
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_every_extra_resolves(extra: str, wheel: Path, beside: Path) -> None:
+    """With no index at hand, everything that the extra names must be there, in a version that it allows."""
+    asked = f"fwdllm[{extra}] @ {wheel.as_uri()}"
+    resolved = run(beside / "bin" / "python", "-m", "pip", "install", "--no-index", "--dry-run", asked)
+    assert "Would install" not in resolved.replace(f"Would install {wheel.name.partition('-py3')[0]}", "")
+
+
+def _bytes_below(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
