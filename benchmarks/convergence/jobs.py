@@ -47,6 +47,8 @@ def recipe_of(job: Mapping[str, Any]) -> dict[str, Any]:
     """All that the job and its preset say, but for the names of files: what a result depends on."""
     tables = with_preset(job)
     recipe = {name: table for name, table in tables.items() if name not in ("preset", "held_out")}
+    if recipe.get("robust") == {"clip": 0}:  # curves made before there was clipping say nothing of it
+        del recipe["robust"]
     recipe["job"] = {"seed": tables["job"]["seed"]}
     recipe["model"] = {key: value for key, value in tables["model"].items() if key != "source"}
     return json.loads(json.dumps(recipe).replace("Infinity", '"inf"'))  # type: ignore[no-any-return]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import median_high
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from numpy.typing import NDArray
 from fwdllm_common.directions import Directions
 from fwdllm_common.fixed_point import MAX_WEIGHT, SCALE
 from fwdllm_common.layout import Block, Float32Vector
+
+MOST_EXAMPLES = 2
+"""A device counts for so many times the median of examples at most: of five devices, one that lies has a third."""
 
 
 @dataclass(frozen=True)
@@ -28,10 +32,13 @@ def coefficients(scalars: Sequence[Scalar]) -> NDArray[np.int64]:
     """The fixed-point coefficient of each scalar, int64 ``[K]``, so that ĝ = (1/K) Σ c_k v_k.
 
     A device counts by its number of examples, as in FedSGD (McMahan et al. 2017), however many directions it measured:
-    the weight n_i K / (K_i Σn) is 1 where all are alike, and is bounded by 4.
+    the weight n_i K / (K_i Σn) is 1 where all are alike, and is bounded by 4. How many examples it has is a device's
+    own word: it counts for no more than twice the median (of two, twice the larger).
     """
     measured = Counter(scalar.device for scalar in scalars)
-    examples = {scalar.device: max(1, scalar.examples) for scalar in scalars}
+    said = {scalar.device: max(1, scalar.examples) for scalar in scalars}
+    most = MOST_EXAMPLES * median_high(said.values())
+    examples = {device: min(count, most) for device, count in said.items()}
     everything = sum(examples.values())
     weights = {
         device: min(float(MAX_WEIGHT), examples[device] * len(scalars) / (count * everything))

@@ -169,6 +169,16 @@ class RoundsSection(_Section):
         return self
 
 
+class RobustSection(_Section):
+    """What devices that lie can do at most.
+
+    A scalar counts with no more than ``clip`` times the running scale of its block, the median magnitude of the
+    scalars of the last rounds; 0 clips nothing.
+    """
+
+    clip: float = Field(default=3.0, ge=0, le=1e6)
+
+
 class SamplingSection(_Section):
     """Discriminative perturbation sampling: of 1 / ``keep`` times as many candidates the nearest to a reference.
 
@@ -189,7 +199,8 @@ class BlockSection(_Section):
     A round begins with ``directions`` and goes on in steps of as many, up to ``max_directions``, while the variance of
     the estimate is above ``variance_threshold``: ``relative`` is the variance over the squared gradient, ``absolute``
     the paper's difference of two halves, in units of the gradient squared; ``pacing_tensor`` restricts the statistic to
-    one tensor. The block takes part from round ``first_round`` on, every ``every`` rounds.
+    one tensor. The block takes part from round ``first_round`` on, every ``every`` rounds. Each direction is measured
+    by ``devices_per_direction`` devices, and from three on counts with the median of what they say.
     """
 
     directions: int = Field(ge=1, le=MAX_DIRECTIONS)
@@ -202,6 +213,14 @@ class BlockSection(_Section):
     sampling: SamplingSection | None = None
     first_round: int = Field(default=1, ge=1)
     every: int = Field(default=1, ge=1)
+    devices_per_direction: int = Field(default=1, ge=1, le=16)
+
+    @field_validator("devices_per_direction")
+    @classmethod
+    def _a_majority_is_possible(cls, devices: int) -> int:
+        if devices == 2:
+            raise ValueError("two devices cannot outvote one; use 1, or 3 and more")
+        return devices
 
     @model_validator(mode="after")
     def _bounds_in_order(self) -> BlockSection:
@@ -230,6 +249,7 @@ class JobSpec(_Section):
     optimizer: OptimizerSection = OptimizerSection()
     perturbation: PerturbationSection = PerturbationSection()
     rounds: RoundsSection = RoundsSection()
+    robust: RobustSection = RobustSection()
     blocks: dict[Literal["peft", "head"], BlockSection] = Field(min_length=1)
 
     @model_validator(mode="before")
@@ -241,6 +261,13 @@ class JobSpec(_Section):
     def _every_round_has_directions(self) -> JobSpec:
         if not any(block.first_round == 1 and block.every == 1 for block in self.blocks.values()):
             raise ValueError("at least one block must take part in every round (first_round = 1, every = 1)")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_devices_for_a_direction(self) -> JobSpec:
+        most = max(block.devices_per_direction for block in self.blocks.values())
+        if most > self.rounds.min_devices:
+            raise ValueError(f"devices_per_direction = {most} needs as many devices; raise [rounds] min_devices")
         return self
 
     @model_validator(mode="after")

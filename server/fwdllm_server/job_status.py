@@ -91,7 +91,16 @@ def _round(connection: Connection, record: RoundRecord) -> operator_pb2.Round:
     collected = (
         ledger.directions_of(connection, record.job_id, record.version + 1)
         if record.phase == Phase.COMMITTED
-        else scalars.count(connection, record.job_id, record.number)
+        else sum(
+            scalars.count(
+                connection,
+                record.job_id,
+                record.number,
+                within=(plan.first_seed, plan.end_seed - 1),
+                copy=plan.devices_per_direction - 1,
+            )
+            for plan in record.plan
+        )
     )
     return operator_pb2.Round(
         number=record.number,

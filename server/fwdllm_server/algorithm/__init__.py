@@ -3,5 +3,6 @@
 from fwdllm_server.algorithm.forward_gradient import ForwardGradient
 from fwdllm_server.algorithm.pacing import Verdict
 from fwdllm_server.algorithm.plan import BlockPlan
+from fwdllm_server.algorithm.robust import directions_measured
 
-__all__ = ["BlockPlan", "ForwardGradient", "Verdict"]
+__all__ = ["BlockPlan", "ForwardGradient", "Verdict", "directions_measured"]

@@ -14,6 +14,15 @@ from fwdllm_common.ledger import BlockUpdate, LedgerEntry, RunHeader
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm.pacing import Verdict, relative_variance, split_half_variance
 from fwdllm_server.algorithm.plan import BlockPlan, seed_ranges
+from fwdllm_server.algorithm.robust import (
+    RECENT,
+    Scales,
+    bound_of,
+    by_direction,
+    clipped,
+    directions_measured,
+    scale_of,
+)
 from fwdllm_server.algorithm.sampling import nearest
 from fwdllm_server.job import BlockSection, JobSpec
 
@@ -56,15 +65,16 @@ class ForwardGradient:
                 batch_size=section.batch_size,
                 learning_rate=section.learning_rate * self._schedule(step),
                 central=self._spec.perturbation.difference == "central",
+                devices_per_direction=section.devices_per_direction,
             )
             for index, (name, block) in enumerate(self._layout.blocks.items())
             if (section := self._spec.blocks.get(name)) is not None and _takes_part(section, step)  # type: ignore[call-overload]
         )
 
-    def judge(self, plan: BlockPlan, scalars: Sequence[Scalar]) -> Verdict:
+    def judge(self, plan: BlockPlan, scalars: Sequence[Scalar], recent: Scales) -> Verdict:
         """Whether the scalars of one block suffice, or another step of directions is worth its cost."""
         section = self._section(plan.block)
-        update = self._update(plan, scalars)
+        update = self._update(plan, scalars, recent)
         statistic = _STATISTICS[section.pacing]
         variance = statistic(self._header.directions, update.seeds, update.coefficients, self._judged[plan.block])
         threshold = section.variance_threshold
@@ -72,7 +82,7 @@ class ForwardGradient:
             reason = f"{plan.block}: {section.pacing} variance {variance:.3g} is within {threshold:.3g}"
             return Verdict(True, variance, threshold, reason)
         if plan.wanted >= section.max_directions:
-            reason = f"{plan.block}: {len(scalars)} directions, the most allowed"
+            reason = f"{plan.block}: {len(update.seeds)} directions, the most allowed"
             return Verdict(True, variance, threshold, reason)
         reason = f"{plan.block}: {section.pacing} variance {variance:.3g} is above {threshold:.3g}"
         return Verdict(False, variance, threshold, reason)
@@ -88,9 +98,24 @@ class ForwardGradient:
         block = self._layout.block(plan.block)
         return plan.extended(wanted, self._seeds(block, plan.end_seed, missing, state, last) if missing > 0 else ())
 
-    def update(self, plans: Sequence[BlockPlan], scalars: Mapping[str, Sequence[Scalar]]) -> tuple[BlockUpdate, ...]:
-        """The round's ledger updates; the same whatever the order in which the scalars came."""
-        return tuple(self._update(plan, scalars[plan.block]) for plan in plans)
+    def update(
+        self, plans: Sequence[BlockPlan], scalars: Mapping[str, Sequence[Scalar]], recent: Scales
+    ) -> tuple[BlockUpdate, ...]:
+        """The round's ledger updates; the same whatever the order in which the scalars came.
+
+        A block of which no direction is measured has none. ``recent`` are the scales as of the last committed round.
+        """
+        return tuple(
+            self._update(plan, scalars[plan.block], recent)
+            for plan in plans
+            if directions_measured(scalars[plan.block], plan.devices_per_direction)
+        )
+
+    def scales(self, plans: Sequence[BlockPlan], scalars: Mapping[str, Sequence[Scalar]], recent: Scales) -> Scales:
+        """The scales as of a round that commits these scalars."""
+        found = {plan.block: by_direction(scalars[plan.block], plan.devices_per_direction) for plan in plans}
+        now = {block: scale_of(merged) for block, merged in found.items() if merged}
+        return {**recent, **{block: [*recent.get(block, ()), scale][-RECENT:] for block, scale in now.items()}}
 
     def _seeds(
         self, block: Block, first: int, count: int, state: ModelState, last: LedgerEntry | None
@@ -116,8 +141,11 @@ class ForwardGradient:
                 return forward_gradient(self._header.directions, update.seeds, update.coefficients, block)
         return None
 
-    def _update(self, plan: BlockPlan, scalars: Sequence[Scalar]) -> BlockUpdate:
-        ordered = sorted(scalars, key=lambda scalar: scalar.seed)
+    def _update(self, plan: BlockPlan, scalars: Sequence[Scalar], recent: Scales) -> BlockUpdate:
+        ordered = by_direction(scalars, plan.devices_per_direction)
+        if self._spec.robust.clip:
+            bound = bound_of(recent.get(plan.block, ()), scale_of(ordered), self._spec.robust.clip)
+            ordered = clipped(ordered, bound)
         return BlockUpdate(
             block=plan.block,
             seeds=np.array([scalar.seed for scalar in ordered], dtype=np.uint64),

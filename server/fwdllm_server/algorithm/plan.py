@@ -20,7 +20,8 @@ class BlockPlan:
     """Directions by the ranges of their seeds, ascending, of which any ``wanted`` are waited for.
 
     ``epsilon`` is the step along a direction, ``central`` asks for the central difference, ``batch_size`` are the rows
-    that all directions of an assignment share, ``learning_rate`` that of the step the round ends with.
+    that all directions of an assignment share, ``learning_rate`` that of the step the round ends with. A direction is
+    measured when ``devices_per_direction`` devices have measured it.
     """
 
     block: str
@@ -30,6 +31,7 @@ class BlockPlan:
     batch_size: int
     learning_rate: float
     central: bool = False
+    devices_per_direction: int = 1
 
     @property
     def seeds(self) -> list[int]:

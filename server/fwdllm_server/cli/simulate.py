@@ -45,6 +45,10 @@ def simulate(
     latency: Annotated[float, typer.Option(help="Seconds that a message takes.")] = 0.1,
     availability: Annotated[float, typer.Option(help="Probability that a device is there, in each minute.")] = 1.0,
     drop_out: Annotated[float, typer.Option(help="Probability that it vanishes from an assignment.")] = 0.0,
+    byzantine: Annotated[float, typer.Option(help="Fraction of the devices that lie.")] = 0.0,
+    attack: Annotated[
+        Literal["flip", "large", "constant", "random", "nan", "flip-large"], typer.Option(help="How they lie.")
+    ] = "flip",
     seed: Annotated[int, typer.Option(help="Of all that is random about the devices.")] = 0,
     threads: Annotated[int, typer.Option(min=0, help="Threads of the engine; 0 is one per core.")] = 0,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log what the coordinator logs.")] = False,
@@ -73,6 +77,8 @@ def simulate(
         "latency_s": latency,
         "availability": availability,
         "drop_out": drop_out,
+        "byzantine": byzantine,
+        "attack": attack,
     }
     population = validate(drawn_from, Population, "simulated devices")
     source, users = read_source(data, text_column, label_column, user_column)

@@ -10,7 +10,7 @@ from math import inf
 import structlog
 
 from fwdllm_common.estimator import Scalar
-from fwdllm_server.algorithm import Verdict
+from fwdllm_server.algorithm import BlockPlan, Verdict, directions_measured
 from fwdllm_server.rounds.abandoned import abandon
 from fwdllm_server.rounds.expiring import expire_overdue
 from fwdllm_server.rounds.handover import hand_over
@@ -25,7 +25,7 @@ def advance(context: RoundContext) -> Step:
     """Collecting → committing, or abandoned, or collecting again with more directions."""
     bounds = context.job.spec.rounds
     collected = by_block(context)
-    if all(len(collected[plan.block]) >= plan.wanted for plan in context.round.plan):
+    if all(_measured(plan, collected) >= plan.wanted for plan in context.round.plan):
         return _judge(context, collected)
     left = context.round.phase_since + bounds.deadline_s - context.now
     if left <= 0:
@@ -47,7 +47,8 @@ def by_block(context: RoundContext) -> Mapping[str, Sequence[Scalar]]:
 def _judge(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> Step:
     """Everything asked for is in: commit, or ask for more (variance-controlled pacing)."""
     algorithm = context.job.algorithm
-    verdicts = {plan.block: algorithm.judge(plan, collected[plan.block]) for plan in context.round.plan}
+    recent = ledger.recent_scales(context.connection, context.job.id)
+    verdicts = {plan.block: algorithm.judge(plan, collected[plan.block], recent) for plan in context.round.plan}
     decisive = max(verdicts.values(), key=_excess)
     rounds.set_variance(context.connection, context.round, decisive.variance, decisive.threshold)
     reason = "; ".join(verdict.reason for verdict in verdicts.values())
@@ -80,13 +81,18 @@ def _judge(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> 
 def _close(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> Step:
     """The time is up: commit what is there if it is enough of the first step; what pacing added is not needed."""
     step = {plan.block: context.job.algorithm.step_size(plan) for plan in context.round.plan}
-    have = sum(min(len(collected[block]), directions) for block, directions in step.items())
-    in_all = sum(min(len(collected[plan.block]), plan.wanted) for plan in context.round.plan)
+    measured = {plan.block: _measured(plan, collected) for plan in context.round.plan}
+    have = sum(min(measured[block], directions) for block, directions in step.items())
+    in_all = sum(min(measured[plan.block], plan.wanted) for plan in context.round.plan)
     reason = f"deadline: {in_all} of {sum(plan.wanted for plan in context.round.plan)} directions are in"
     if have < sum(step.values()) * context.job.spec.rounds.min_fraction:
         return abandon(context, reason)
     rounds.enter(context.connection, context.round, Phase.COMMITTING, context.now, reason)
     return MOVED
+
+
+def _measured(plan: BlockPlan, collected: Mapping[str, Sequence[Scalar]]) -> int:
+    return directions_measured(collected[plan.block], plan.devices_per_direction)
 
 
 def _excess(verdict: Verdict) -> float:

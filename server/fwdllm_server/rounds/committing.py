@@ -18,17 +18,18 @@ def advance(context: RoundContext) -> Step:
     """Committing → committed. The same scalars give the same entry, however often this is begun."""
     connection, job = context.connection, context.job
     collected = by_block(context)
-    plans = [plan for plan in context.round.plan if collected[plan.block]]
+    recent = ledger.recent_scales(connection, job.id)
     entry = LedgerEntry(
         version=context.round.version + 1,
-        updates=job.algorithm.update(plans, collected),
+        updates=job.algorithm.update(context.round.plan, collected, recent),
         theta_digest=b"",
     )
+    scales = job.algorithm.scales(context.round.plan, collected, recent)
     state = copy(job.state)  # until the transaction is on disk, the job's own stays at its version
     entry = state.advance(entry)
     if state.version % SNAPSHOT_EVERY == 0 or state.version == job.spec.rounds.count:
         ledger.add_snapshot(connection, job.id, state.version, context.artifacts.put(state.to_bytes()))
-    ledger.append(connection, job.id, entry, context.now)
+    ledger.append(connection, job.id, entry, scales, context.now)
     scalars.forget(connection, job.id, context.round.number)
     assignments.expire_open(connection, job.id, context.round.number)
     rounds.enter(connection, context.round, Phase.COMMITTED, context.now, context.round.reason)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import cached_property
 from itertools import accumulate, pairwise
 from math import floor
 from random import Random
@@ -19,10 +21,38 @@ from fwdllm_server.store import assignments
 
 @dataclass(frozen=True)
 class Share:
-    """Some of a block's directions, by ascending seed."""
+    """Some of a block's directions, by ascending seed, again and again for those that several devices measure.
+
+    A device measures each once, and none that is its own already: ``had`` are those seeds of a device.
+    """
 
     plan: BlockPlan
     seeds: Sequence[int]
+    had: Mapping[str, Set[int]] = field(default_factory=dict)
+
+    def possible(self, device: str) -> int:
+        """How many directions a device can measure."""
+        return len(self._directions - self.had[device] if device in self.had else self._directions)
+
+    def parts(self, devices: Sequence[str], counts: Sequence[int]) -> list[list[int]]:
+        """Seeds for each device, ascending: as many as ``counts`` says, or as are left that it can measure."""
+        left = deque(self.seeds)
+        found = []
+        for device, count in zip(devices, counts, strict=True):
+            own = set(self.had.get(device, ()))
+            part: list[int] = []
+            passed_over: list[int] = []
+            while left and len(part) < count:
+                seed = left.popleft()
+                (passed_over if seed in own else part).append(seed)
+                own.add(seed)
+            left.extendleft(reversed(passed_over))
+            found.append(sorted(part))
+        return found
+
+    @cached_property
+    def _directions(self) -> Set[int]:
+        return set(self.seeds)
 
 
 def hand_out(
@@ -50,14 +80,17 @@ def hand_out(
     tasks: dict[str, list[device_pb2.DirectionTask]] = {device: [] for device in devices}
     for share in shares:
         bounds = [
-            min(most(share.plan, device), max(1, floor(len(share.seeds) * part)))
+            min(
+                most(share.plan, device),
+                max(1, floor(len(share.seeds) * part)),
+                share.possible(device),
+            )
             for device, part in zip(devices, manageable, strict=True)
         ]
-        parts = divide(len(share.seeds), [load.speeds[device] for device in devices], bounds, _turn(context))
-        ends = [0, *accumulate(parts)]
-        for device, (start, end) in zip(devices, pairwise(ends), strict=True):
-            if end > start:
-                tasks[device].append(_task(share.plan, share.seeds[start:end]))
+        counts = divide(len(share.seeds), [load.speeds[device] for device in devices], bounds, _turn(context))
+        for device, seeds in zip(devices, share.parts(devices, counts), strict=True):
+            if seeds:
+                tasks[device].append(_task(share.plan, seeds))
     offered = {device: tasks[device] for device in devices if tasks[device]}
     for device, own in offered.items():
         assignments.offer(

@@ -6,14 +6,14 @@ scalar counts and the second is a repeated one.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, inf
 
 from fwdllm_common.estimator import Scalar
-from fwdllm_server.algorithm import BlockPlan
+from fwdllm_server.algorithm import BlockPlan, directions_measured
 from fwdllm_server.rounds.distribution import Share, hand_out
 from fwdllm_server.rounds.load import Load
 from fwdllm_server.rounds.training import RoundContext
@@ -42,13 +42,19 @@ class Held:
 
 @dataclass(frozen=True)
 class Scene:
-    """What a handover looks at; ``missing`` has the block of each seed that is still wanted, by ascending seed."""
+    """What a handover looks at.
+
+    ``missing`` has the block of each seed that is still wanted, by ascending seed, and ``wanted`` how many devices are
+    still to measure it; ``measured`` are the seeds of each device in the blocks that several devices measure.
+    """
 
     context: RoundContext
     work: Sequence[AssignmentRecord]
     idle: Sequence[str]
     load: Load
     missing: Mapping[int, str]
+    wanted: Mapping[int, int]
+    measured: Mapping[str, Set[int]]
     held: Sequence[Held]
     left_s: float
 
@@ -75,16 +81,19 @@ def hand_over(
     return min([*quiet_in, QUIET * context.job.spec.rounds.assignment_s if offered else inf])
 
 
-def slow_ends(held: Sequence[Held], load: Load, helpers: Sequence[float]) -> Iterator[tuple[int, str]]:
+def slow_ends(
+    held: Sequence[Held], load: Load, helpers: Sequence[float], wanted: Mapping[int, int] = {}
+) -> Iterator[tuple[int, str]]:
     """The directions, seed and block, that helpers of these speeds should take over.
 
     They are the ends of assignments that take too long, so that all would be done at about the same time with the
-    helpers at work after :data:`TURNAROUND_S`. What two devices have at hand already is left to them.
+    helpers at work after :data:`TURNAROUND_S`. What more devices have at hand than are ``wanted``, one where nothing is
+    said, is left to them.
     """
     holders = Counter(seed for each in held for seed, _ in each.owed)
     waiting = []
     for each in held:
-        own = [(seed, block) for seed, block in each.owed if holders[seed] == 1]
+        own = [(seed, block) for seed, block in each.owed if holders[seed] <= wanted.get(seed, 1)]
         speed = load.speeds[each.device]
         waiting.append((sum(load.costs[block] for _, block in own) - speed * each.silent_s, speed, own))
     waiting.sort(key=lambda entry: -entry[0] / entry[1])
@@ -112,20 +121,35 @@ def _look(
     left_s: float,
 ) -> Scene:
     load = Load.of(context, [*idle, *(assignment.device_id for assignment in work)])
-    missing = {seed: block for plan in context.round.plan for seed, block in _missing(plan, collected)}
-    held = [_held(context, load, assignment, missing) for assignment in work if assignment.open]
-    return Scene(context, work, idle, load, missing, held, left_s)
+    open_plans = [plan for plan in context.round.plan if not _is_complete(plan, collected[plan.block])]
+    measured: dict[str, set[int]] = defaultdict(set)
+    for plan in open_plans:
+        for scalar in collected[plan.block] if plan.devices_per_direction > 1 else ():
+            measured[scalar.device].add(scalar.seed)
+    missing, wanted = {}, {}
+    for plan in open_plans:
+        have = Counter(scalar.seed for scalar in collected[plan.block])
+        for seed in plan.seeds:
+            if have[seed] < plan.devices_per_direction:
+                missing[seed], wanted[seed] = plan.block, plan.devices_per_direction - have[seed]
+    held = [_held(context, load, assignment, missing, measured) for assignment in work if assignment.open]
+    return Scene(context, work, idle, load, missing, wanted, measured, held, left_s)
 
 
-def _missing(plan: BlockPlan, collected: Mapping[str, Sequence[Scalar]]) -> Iterator[tuple[int, str]]:
-    have = {scalar.seed for scalar in collected[plan.block]}
-    if len(have) < plan.wanted:
-        yield from ((seed, plan.block) for seed in plan.seeds if seed not in have)
+def _is_complete(plan: BlockPlan, scalars: Sequence[Scalar]) -> bool:
+    return directions_measured(scalars, plan.devices_per_direction) >= plan.wanted
 
 
-def _held(context: RoundContext, load: Load, work: AssignmentRecord, missing: Mapping[int, str]) -> Held:
+def _held(
+    context: RoundContext,
+    load: Load,
+    work: AssignmentRecord,
+    missing: Mapping[int, str],
+    measured: Mapping[str, Set[int]],
+) -> Held:
     assignment_s = context.job.spec.rounds.assignment_s
-    owed = [(seed, missing[seed]) for seed in work.seeds if seed in missing]
+    own = measured.get(work.device_id, frozenset())
+    owed = [(seed, missing[seed]) for seed in work.seeds if seed in missing and seed not in own]
     needed_s = load.seconds(work.device_id, sum(load.costs[block] for _, block in owed))
     return Held(
         device=work.device_id,
@@ -141,7 +165,8 @@ def _offer_again(scene: Scene) -> Mapping[str, int]:
 
     Nobody gets more than its part of a step: devices check in one by one, and the first is not to do the work of all.
     """
-    in_hand = {seed for each in scene.held if each.live for seed, _ in each.owed}
+    in_hand = Counter(seed for each in scene.held if each.live for seed, _ in each.owed)
+    short = {seed: count for seed, wanted in scene.wanted.items() if (count := wanted - in_hand[seed]) > 0}
     taken_part = {assignment.device_id for assignment in scene.work}
     devices = [device for device in scene.idle if device not in taken_part] or scene.idle
     speeds = {device: Fraction(speed) for device, speed in scene.load.speeds.items()}
@@ -149,9 +174,9 @@ def _offer_again(scene: Scene) -> Mapping[str, int]:
 
     def part_of_step(plan: BlockPlan, device: str) -> int:
         part = speeds[device] / max(together, speeds[device])
-        return ceil(scene.context.job.algorithm.step_size(plan) * part)
+        return ceil(scene.context.job.algorithm.step_size(plan) * plan.devices_per_direction * part)
 
-    return _offer(scene, scene.missing.keys() - in_hand, devices, part_of_step)
+    return _offer(scene, short, devices, part_of_step)
 
 
 def _help(scene: Scene) -> Mapping[str, int]:
@@ -161,14 +186,23 @@ def _help(scene: Scene) -> Mapping[str, int]:
     if not helpers or not scene.load.measured:
         return {}
     live = [each for each in scene.held if each.live]
-    ends = {seed for seed, _ in slow_ends(live, scene.load, [scene.load.speeds[device] for device in helpers])}
+    speeds = [scene.load.speeds[device] for device in helpers]
+    ends = {seed: 1 for seed, _ in slow_ends(live, scene.load, speeds, scene.wanted)}
     return _offer(scene, ends, helpers, lambda plan, _device: len(plan.seeds))
 
 
 def _offer(
-    scene: Scene, seeds: Set[int], devices: Sequence[str], most: Callable[[BlockPlan, str], int]
+    scene: Scene, counts: Mapping[int, int], devices: Sequence[str], most: Callable[[BlockPlan, str], int]
 ) -> Mapping[str, int]:
-    found = [Share(plan, [seed for seed in plan.seeds if seed in seeds]) for plan in scene.context.round.plan]
+    """Offer each seed to so many devices, none that has measured it; idle ones have nothing at hand."""
+    found = [
+        Share(
+            plan,
+            [seed for copy in range(plan.devices_per_direction) for seed in plan.seeds if counts.get(seed, 0) > copy],
+            scene.measured,
+        )
+        for plan in scene.context.round.plan
+    ]
     shares = [share for share in found if share.seeds]
     chosen = devices[: scene.context.job.spec.rounds.max_devices]
     return hand_out(scene.context, shares, chosen, scene.load, scene.left_s, most) if shares else {}

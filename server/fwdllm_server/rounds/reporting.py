@@ -11,7 +11,7 @@ from fwdllm_common.fixed_point import UnusableScalarError, to_fixed_point
 from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
 from fwdllm_server.store import assignments, efforts, jobs, rounds, scalars
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState, seeds_of
-from fwdllm_server.store.rounds import Phase
+from fwdllm_server.store.rounds import Phase, RoundRecord
 
 _ACCEPTING = (Phase.ASSIGNED, Phase.COLLECTING)
 
@@ -30,9 +30,10 @@ def record(
     response = device_pb2.ReportResponse(assignment_id=assignment.id, first_index=request.first_index)
     if request.HasField("evaluation"):
         _record_evaluation(connection, assignment, request.evaluation)
-    if _accepts(connection, assignment):
-        _record_scalars(connection, assignment, request, response)
-        _move_on(connection, assignment, request, response, now + assignment_s)
+    current = _accepting_round(connection, assignment)
+    if current is not None:
+        _record_scalars(connection, assignment, current, request, response)
+        _move_on(connection, assignment, current, request, response, now + assignment_s)
     else:
         response.late = len(request.derivatives)
         response.stop = True
@@ -43,19 +44,21 @@ def record(
     return response
 
 
-def _accepts(connection: Connection, assignment: AssignmentRecord) -> bool:
+def _accepting_round(connection: Connection, assignment: AssignmentRecord) -> RoundRecord | None:
     current = rounds.latest(connection, assignment.job_id)
-    return (
+    accepts = (
         assignment.state != AssignmentState.EXPIRED
         and current is not None
         and current.number == assignment.round
         and current.phase in _ACCEPTING
     )
+    return current if accepts else None
 
 
 def _record_scalars(
     connection: Connection,
     assignment: AssignmentRecord,
+    current: RoundRecord,
     request: device_pb2.ReportRequest,
     response: device_pb2.ReportResponse,
 ) -> None:
@@ -67,15 +70,18 @@ def _record_scalars(
         except UnusableScalarError:
             continue
     response.unusable = len(request.derivatives) - len(values)
-    response.accepted = scalars.record(
-        connection, assignment.job_id, assignment.round, assignment.id, assignment.device_id, values
-    )
+    place = (connection, assignment.job_id, assignment.round)
+    shared = {seed: devices for seed in values if (devices := current.devices_for(seed)) > 1}
+    copies = scalars.next_copies(*place, assignment.device_id, shared)
+    new = {seed: value for seed, value in values.items() if seed not in shared or seed in copies}
+    response.accepted = scalars.record(*place, assignment.id, assignment.device_id, new, copies)
     response.repeated = len(values) - response.accepted
 
 
 def _move_on(
     connection: Connection,
     assignment: AssignmentRecord,
+    current: RoundRecord,
     request: device_pb2.ReportRequest,
     response: device_pb2.ReportResponse,
     expires_at: float,
@@ -85,7 +91,7 @@ def _move_on(
         assignments.set_state(connection, assignment.id, AssignmentState.EXPIRED)
         response.stop = True
         return
-    if all(_is_measured(connection, assignment, task) for task in assignment.tasks):
+    if all(_is_measured(connection, assignment, current, task) for task in assignment.tasks):
         assignments.set_state(connection, assignment.id, AssignmentState.DONE)
         # What it has not measured itself, others have.
         response.stop = request.first_index + len(request.derivatives) < len(assignment.seeds)
@@ -93,11 +99,16 @@ def _move_on(
         assignments.prolong(connection, assignment.id, expires_at)
 
 
-def _is_measured(connection: Connection, assignment: AssignmentRecord, task: device_pb2.DirectionTask) -> bool:
+def _is_measured(
+    connection: Connection, assignment: AssignmentRecord, current: RoundRecord, task: device_pb2.DirectionTask
+) -> bool:
     seeds = seeds_of(task)
     # A round may have thousands of seeds, and this is asked for every message.
     within = (min(seeds), max(seeds))
-    return scalars.seeds_of_round(connection, assignment.job_id, assignment.round, within).issuperset(seeds)
+    last = current.devices_for(seeds[0]) - 1  # where this one has a scalar, there are enough
+    own = assignment.device_id if last else None  # measured by the device, it is others' to measure as well
+    measured = scalars.seeds_of_round(connection, assignment.job_id, assignment.round, within, last, own)
+    return measured.issuperset(seeds)
 
 
 def _record_evaluation(

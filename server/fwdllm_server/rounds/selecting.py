@@ -61,7 +61,7 @@ def _assign(context: RoundContext, idle: list[str]) -> Step:
         # Drawn anew in each round, and the same if the coordinator dies and draws again.
         draw = Random(f"{context.job.header.directions.run_key}/{context.round.number}")  # noqa: S311 - sampling, not secrecy
         cohort = sorted(draw.sample(idle, bounds.max_devices))
-    shares = [Share(plan, plan.seeds) for plan in context.round.plan]
+    shares = [Share(plan, plan.seeds * plan.devices_per_direction) for plan in context.round.plan]
     parts = hand_out(context, shares, cohort, Load.of(context, cohort), bounds.deadline_s)
     rounds.enter(context.connection, context.round, Phase.ASSIGNED, context.now, f"{len(parts)} devices selected")
     jobs.started(context.connection, context.job.id, context.now)

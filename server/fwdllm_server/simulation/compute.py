@@ -11,6 +11,7 @@ from fwdllm.v1 import device_pb2
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_common.protocol import MIN_CLASS_ROWS
 from fwdllm_server.rounds.training import TrainingJob
+from fwdllm_server.simulation.attacks import attacked
 from fwdllm_server.simulation.cost import PassCounter
 from fwdllm_server.simulation.population import Population, VirtualDevice
 from fwdllm_server.simulation.work import Stretch, Work
@@ -70,8 +71,11 @@ class Compute:
         if work.assignment_id not in self._scalars:
             if record.state == AssignmentState.EXPIRED:
                 return [0.0] * work.sendable
-            derivatives = self._derivatives(record, self._devices[work.device_id])
-            self._scalars[work.assignment_id] = list(islice(derivatives, work.sendable))
+            device = self._devices[work.device_id]
+            measured = np.fromiter(islice(self._derivatives(record, device), work.sendable), dtype=np.float64)
+            if device.attack is not None:
+                measured = attacked(device.attack, measured, work.assignment_id)
+            self._scalars[work.assignment_id] = measured.tolist()
         return self._scalars[work.assignment_id]
 
     def class_sums(self, work: Work) -> Sequence[device_pb2.ClassSum]:

@@ -14,6 +14,7 @@ from fwdllm_client.data import Dataset
 from fwdllm_client.data.split import RowIndices, split
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.simulation import shards
+from fwdllm_server.simulation.attacks import Attack
 
 SLOT_S = 60.0
 """Simulated seconds after which each device is there or not anew."""
@@ -28,7 +29,8 @@ class Population(BaseModel):
     device per user of the data file. ``rows_per_device`` bounds a device's rows, 0 is no bound.
     Speeds are log-normal around ``passes_per_s`` example-passes a second, with ``speed_spread`` as the standard
     deviation of the logarithm. In each minute a device is there with probability ``availability``; from an assignment
-    it vanishes on the way with probability ``drop_out``. Messages take ``latency_s`` in each direction.
+    it vanishes on the way with probability ``drop_out``. Messages take ``latency_s`` in each direction. A fraction of
+    the devices is ``byzantine``: they measure as all do, and send what ``attack`` makes of it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -44,6 +46,8 @@ class Population(BaseModel):
     latency_s: float = Field(default=0.1, ge=0)
     availability: float = Field(default=1.0, gt=0, le=1)
     drop_out: float = Field(default=0.0, ge=0, lt=1)
+    byzantine: float = Field(default=0.0, ge=0, lt=1)
+    attack: Attack = "flip"
 
     def check(self, rows: int, has_users: bool) -> None:
         """That a file of so many rows, and perhaps a user of each, can be divided.
@@ -66,12 +70,16 @@ class Population(BaseModel):
         parts = self._shards(dataset, users, generator)
         speeds = self.passes_per_s * np.exp(self.speed_spread * generator.standard_normal(len(parts)))
         devices = []
+        liars = self.generator("liars").permutation(len(parts))[: round(self.byzantine * len(parts))]
         for number, (rows, speed) in enumerate(zip(parts, speeds, strict=True)):
             kept = rows[: self.rows_per_device] if self.rows_per_device else rows
             training, validation = (kept[part] for part in split(len(kept), self.validation_fraction))
             if len(training):
                 own = frozenset(labels[index] for index in np.unique(dataset.labels[kept]))
-                devices.append(VirtualDevice(f"sim-{number:07}", np.sort(training), validation, float(speed), own))
+                attack = self.attack if number in liars else None
+                devices.append(
+                    VirtualDevice(f"sim-{number:07}", np.sort(training), validation, float(speed), own, attack)
+                )
         return devices
 
     def present(self, slot: int, devices: int) -> NDArray[np.bool_]:
@@ -106,10 +114,14 @@ class Population(BaseModel):
 
 @dataclass(frozen=True, eq=False)
 class VirtualDevice:
-    """One simulated device: its rows of the shared dataset, its speed in example-passes a second, its labels."""
+    """One simulated device: its rows of the shared dataset, its speed in example-passes a second, its labels.
+
+    ``attack`` is how it lies, None that it does not.
+    """
 
     id: str
     training: RowIndices
     validation: RowIndices
     passes_per_s: float
     labels: frozenset[str]
+    attack: Attack | None = None

@@ -66,6 +66,8 @@ class Simulation:
 
     :param data: the devices' rows, divided among them as ``population`` says; ``users`` names the user of each row.
     :param threads: of the engine; 0 means one per core.
+    :param model: what a simulation of the same model, PEFT, seed and data has in :attr:`bundle`, copied instead of
+        exported anew.
     :raises BadInputError: the job file or the data is wrong, or the folder holds another simulation.
     :raises BusyError: another process simulates in the folder.
     :raises StorageError: the folder cannot be written.
@@ -80,6 +82,7 @@ class Simulation:
         folder: Path,
         users: Sequence[str] | None = None,
         threads: int = 0,
+        model: JobFolder | None = None,
     ) -> None:
         self._spec = parse_toml(spec_toml, JobSpec, "job file")
         self._population = population
@@ -96,7 +99,7 @@ class Simulation:
             self._artifacts = ArtifactStore(folder / "artifacts")
             is_new = self._record() is None
             if is_new:
-                self._prepare(spec_toml, base_folder)
+                self._prepare(spec_toml, base_folder, model)
             record = self._required_record()
             with self._store.transaction() as connection:
                 self._job = TrainingJob.load(connection, self._artifacts, record)
@@ -269,10 +272,12 @@ class Simulation:
         assert record is not None
         return record
 
-    def _prepare(self, spec_toml: str, base_folder: Path) -> None:
-        source = self._spec.model.resolved_source(base_folder)
-        texts = held_out_texts(self._spec, base_folder)
-        export_model(self._spec, source, self._model, texts)
+    def _prepare(self, spec_toml: str, base_folder: Path, model: JobFolder | None) -> None:
+        if model is not None:
+            shutil.copytree(model.path, self._model.path)
+        else:
+            source = self._spec.model.resolved_source(base_folder)
+            export_model(self._spec, source, self._model, held_out_texts(self._spec, base_folder))
         prepared = adopt(self._spec, self._model, self._artifacts)
         with self._store.transaction() as connection:
             name, count = self._spec.job.name, self._spec.rounds.count

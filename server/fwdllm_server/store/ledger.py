@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, delete, func, select
 
 from fwdllm_common.ledger import LedgerEntry
+from fwdllm_server.algorithm.robust import Scales
 from fwdllm_server.store.schema import evaluations, ledger, snapshots
 
 
@@ -21,8 +23,8 @@ class EvaluationRecord:
     rows: int
 
 
-def append(connection: Connection, job_id: str, entry: LedgerEntry, now: float) -> None:
-    """Add a committed round."""
+def append(connection: Connection, job_id: str, entry: LedgerEntry, scales: Scales, now: float) -> None:
+    """Add a committed round, and the scales of the blocks as of it."""
     connection.execute(
         ledger.insert().values(
             job_id=job_id,
@@ -31,8 +33,16 @@ def append(connection: Connection, job_id: str, entry: LedgerEntry, now: float) 
             directions=sum(len(update.seeds) for update in entry.updates),
             theta_digest=entry.theta_digest,
             committed_at=now,
+            scales=json.dumps(scales),
         )
     )
+
+
+def recent_scales(connection: Connection, job_id: str) -> Scales:
+    """The scales of the blocks as of the last committed round."""
+    query = select(ledger.c.scales).where(ledger.c.job_id == job_id).order_by(ledger.c.version.desc()).limit(1)
+    found: Scales = json.loads(connection.execute(query).scalar_one_or_none() or "{}")
+    return found
 
 
 def entries(connection: Connection, job_id: str, after: int, up_to: int | None = None) -> Sequence[bytes]:

@@ -38,6 +38,10 @@ class RoundRecord:
     variance_threshold: float
     reason: str
 
+    def devices_for(self, seed: int) -> int:
+        """How many devices the round asks to measure a direction."""
+        return next((p.devices_per_direction for p in self.plan if p.first_seed <= seed < p.end_seed), 1)
+
 
 def begin(
     connection: Connection, job_id: str, number: int, version: int, now: float, phase: Phase = Phase.SELECTING

@@ -110,10 +110,12 @@ assignments = Table(
 scalars = Table(
     "scalars",
     metadata,
-    # The primary key is what counts every scalar once: one row for each seed of a round.
+    # The primary key is what counts every scalar once: one row for each seed of a round, or where several devices
+    # measure each direction, one for each of them: 0, 1, …
     Column("job_id", String(64), primary_key=True),
     Column("round", BigInteger, primary_key=True),
     Column("seed", BigInteger, primary_key=True),
+    Column("copy", Integer, primary_key=True, autoincrement=False, default=0),
     Column("assignment_id", String(96), nullable=False),
     Column("device_id", String(64), nullable=False),
     Column("value", BigInteger, nullable=False),
@@ -128,6 +130,8 @@ ledger = Table(
     Column("directions", BigInteger, nullable=False),
     Column("theta_digest", LargeBinary, nullable=False),
     Column("committed_at", Float, nullable=False),
+    # JSON: the scales of each block's scalars in the last rounds; see algorithm/robust.py.
+    Column("scales", Text, nullable=False, default="{}"),
 )
 
 snapshots = Table(

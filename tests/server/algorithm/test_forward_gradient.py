@@ -59,6 +59,7 @@ def test_a_quadratic_is_minimised(optimizer, learning_rate, difference, distribu
     sections = {
         "optimizer": {**optimizer, "schedule": "cosine"},
         "rounds": {"count": 120},
+        "robust": {"clip": 0},
         "perturbation": {
             "epsilon": 1e-4,
             "relative": 0.0,
@@ -73,7 +74,7 @@ def test_a_quadratic_is_minimised(optimizer, learning_rate, difference, distribu
     for number in range(1, 121):
         plans = algorithm.plan(number, state, None)
         scalars = {plan.block: measure(plan, state) for plan in plans}
-        state.advance(LedgerEntry(state.version + 1, algorithm.update(plans, scalars), b""))
+        state.advance(LedgerEntry(state.version + 1, algorithm.update(plans, scalars, {}), b""))
 
     assert loss(state.theta) < before / 1000
 
@@ -81,7 +82,8 @@ def test_a_quadratic_is_minimised(optimizer, learning_rate, difference, distribu
 def test_a_block_that_takes_no_part_stays_as_it_was():
     algorithm, state = make({"blocks.peft": None})
     plans = algorithm.plan(1, state, None)
-    state.advance(LedgerEntry(1, algorithm.update(plans, {plan.block: measure(plan, state) for plan in plans}), b""))
+    scalars = {plan.block: measure(plan, state) for plan in plans}
+    state.advance(LedgerEntry(1, algorithm.update(plans, scalars, {}), b""))
     peft, head = (LAYOUT.block(name).slice for name in ("peft", "head"))
 
     assert np.array_equal(state.theta[peft], THETA[peft])
@@ -102,8 +104,8 @@ def test_the_order_in_which_scalars_come_does_not_matter(order):
         for plan in plans
     }
     shuffled = {block: [found[index] for index in shuffle(len(found))] for block, found in scalars.items()}
-    entry = state.advance(LedgerEntry(1, first.update(plans, scalars), b""))
-    other = other_state.advance(LedgerEntry(1, second.update(plans, shuffled), b""))
+    entry = state.advance(LedgerEntry(1, first.update(plans, scalars, {}), b""))
+    other = other_state.advance(LedgerEntry(1, second.update(plans, shuffled, {}), b""))
 
     assert entry.to_bytes() == other.to_bytes()
     assert state.to_bytes() == other_state.to_bytes()
@@ -116,7 +118,7 @@ def judge(scalars: int, plan_wanted: int, **head):
     algorithm, state = make({"blocks.head": {"directions": 9, **head}})
     plan = algorithm.plan(1, state, None)[1]
     plan = plan.extended(plan_wanted, range(plan.end_seed, plan.first_seed + plan_wanted))
-    return algorithm.judge(plan, measure(plan, state)[:scalars])
+    return algorithm.judge(plan, measure(plan, state)[:scalars], {})
 
 
 def test_without_a_threshold_any_estimate_is_enough():

@@ -106,12 +106,12 @@ LAYOUT = Layout((TensorSpec("first", (13,), "peft"), TensorSpec("second", (4, 6)
 def test_a_pacing_tensor_restricts_the_statistic_to_its_coordinates(statistic, tensor):
     pacing = {relative_variance: "relative", split_half_variance: "absolute"}[statistic]
     keys = {"directions": 200, "learning_rate": 0.1, "pacing": pacing, "pacing_tensor": tensor}
-    spec = job_spec({"blocks.peft": keys, "blocks.head": None})
+    spec = job_spec({"blocks.peft": keys, "blocks.head": None, "robust": {"clip": 0}})
     header = run_header(spec, LAYOUT)
     seeds, values = measured(header.directions, 200)
     scalars = [Scalar(int(seed), int(value), str(seed), 1) for seed, value in zip(seeds, values, strict=True)]
     plan = BlockPlan("peft", (SeedRange(1 << 32, 200),), 200, 1e-3, 16, 0.1)
-    verdict = ForwardGradient(spec, header, LAYOUT).judge(plan, scalars)
+    verdict = ForwardGradient(spec, header, LAYOUT).judge(plan, scalars, {})
     part = {"first": Block("peft", 0, 13), "second": Block("peft", 13, 37), "": Block("peft", 0, 37)}[tensor]
 
     assert verdict.variance == statistic(header.directions, seeds, values, part) < inf

@@ -33,7 +33,7 @@ def test_the_ledger_replays_to_the_model(make_rig):
 
 
 def test_the_ledger_holds_what_the_devices_measured(make_rig):
-    rig = run(make_rig(count=1))
+    rig = run(make_rig({"robust": {"clip": 0}}, count=1))
     (entry,) = rig.ledger()
 
     assert [(update.block, len(update.seeds)) for update in entry.updates] == [("peft", 6), ("head", 9)]

@@ -16,24 +16,24 @@ def entry(version: int, directions: int = 3) -> LedgerEntry:
 
 def test_entries_come_back_byte_for_byte_in_order(connection):
     for version in (1, 2, 3):
-        ledger.append(connection, JOB, entry(version), 0.0)
+        ledger.append(connection, JOB, entry(version), {}, 0.0)
 
     assert list(ledger.entries(connection, JOB, after=0)) == [entry(version).to_bytes() for version in (1, 2, 3)]
     assert list(ledger.entries(connection, JOB, after=1, up_to=2)) == [entry(2).to_bytes()]
 
 
 def test_a_version_is_committed_once(connection):
-    ledger.append(connection, JOB, entry(1), 0.0)
+    ledger.append(connection, JOB, entry(1), {}, 0.0)
 
     with pytest.raises(IntegrityError), connection.begin_nested():
-        ledger.append(connection, JOB, entry(1, 2), 1.0)
+        ledger.append(connection, JOB, entry(1, 2), {}, 1.0)
 
 
 def test_totals_and_the_newest_digest_follow_the_entries(connection):
     assert (ledger.totals(connection, JOB), ledger.newest_digest(connection, JOB)) == ((0, 0), None)
 
-    ledger.append(connection, JOB, entry(1, 3), 0.0)
-    ledger.append(connection, JOB, entry(2, 4), 0.0)
+    ledger.append(connection, JOB, entry(1, 3), {}, 0.0)
+    ledger.append(connection, JOB, entry(2, 4), {}, 0.0)
     assert ledger.totals(connection, JOB) == (2, 7)
     assert ledger.newest_digest(connection, JOB) == bytes([2]) * 32
 
@@ -42,7 +42,7 @@ def test_the_last_entry_is_the_newest_of_the_job(connection):
     assert ledger.last_entry(connection, JOB) is None
 
     for version in (1, 2):
-        ledger.append(connection, JOB, entry(version), 0.0)
+        ledger.append(connection, JOB, entry(version), {}, 0.0)
     found = ledger.last_entry(connection, JOB)
     assert found is not None
     assert found.to_bytes() == entry(2).to_bytes()
@@ -63,3 +63,11 @@ def test_evaluating_a_version_again_replaces_its_evaluation(connection):
         ledger.add_evaluation(connection, JOB, record)
 
     assert [record.version for record in ledger.evaluations_of(connection, JOB)] == [0, 5]
+
+
+def test_the_scales_are_those_of_the_newest_version(connection):
+    assert ledger.recent_scales(connection, JOB) == {}
+    ledger.append(connection, JOB, entry(1), {"head": [3]}, 0.0)
+    ledger.append(connection, JOB, entry(2), {"head": [3, 7], "peft": [1 << 40]}, 0.0)
+
+    assert ledger.recent_scales(connection, JOB) == {"head": [3, 7], "peft": [1 << 40]}

@@ -1,0 +1,114 @@
+"""What is run: the default preset, shortened, on BBC News, by defence and attack."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.convergence.jobs import job_of, to_toml
+from benchmarks.convergence.methods import Method
+from benchmarks.convergence.tasks import TaskFiles
+from fwdllm_client.data import DataSource
+from fwdllm_server.prepare import JobFolder
+from fwdllm_server.simulation.population import Population
+from fwdllm_server.simulation.simulation import Simulation
+
+HONEST = "none"
+ATTACKS = ("flip", "constant", "random", "nan", "large", "flip-large")
+BYZANTINE = 0.2
+ALPHA = 0.5
+_DEVICES = 20
+_ROUNDS, _HEAD, _PEFT = 30, 1020, 48
+_FIRST_PEFT = 26
+
+
+@dataclass(frozen=True)
+class Defence:
+    """A job's ``robust.clip`` and ``devices_per_direction``, with as many scalars in a round whatever it is."""
+
+    title: str
+    clip: float
+    devices: int
+
+
+DEFENCES = {
+    "off": Defence("no defence", 0.0, 1),
+    "clip": Defence("clipped (default)", 3.0, 1),
+    "three": Defence("clipped, median of 3", 3.0, 3),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the table."""
+
+    defence: str
+    attack: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Of its file."""
+        return f"{self.defence}.{self.attack}.{self.seed}"
+
+
+def all_runs(seeds: int) -> list[Run]:
+    """The cells, the seeds of all before the next seed."""
+    return [
+        Run(defence, attack, seed)
+        for seed in range(1, seeds + 1)
+        for defence in DEFENCES
+        for attack in (HONEST, *ATTACKS)
+    ]
+
+
+def result_of(run: Run, files: TaskFiles, folder: Path, *, quick: bool, threads: int) -> Mapping[str, Any]:
+    """Accuracy on the test rows after the last round; made once and kept in ``folder``."""
+    kept = folder / f"{run.name}.json"
+    if not kept.exists():
+        place, model = folder / run.name, JobFolder(folder / f"model.{run.seed}")
+        population = Population(
+            devices=files.devices if quick else _DEVICES,
+            seed=run.seed,
+            partition="dirichlet",
+            alpha=ALPHA,
+            byzantine=0.0 if run.attack == HONEST else BYZANTINE,
+            attack="flip" if run.attack == HONEST else run.attack,
+        )
+        job, source = to_toml(_job(run, files, quick=quick)), DataSource(files.training)
+        known = model if model.path.exists() else None
+        with Simulation(job, files.folder, source, population, place, None, threads, known) as simulation:
+            points = simulation.run(lambda _point: None)
+            found = {
+                "accuracy": points[-1].accuracy,
+                "best": max(point.accuracy for point in points),
+                "directions": points[-1].directions,
+                **asdict(simulation.outcome),
+            }
+        if known is None:  # with what devices cache of it: half of the time
+            (place / "model").rename(model.path)
+        kept.write_text(json.dumps(found), encoding="utf-8")
+        shutil.rmtree(place)
+    result: Mapping[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+    return result
+
+
+def _job(run: Run, files: TaskFiles, *, quick: bool) -> dict[str, Any]:
+    defence = DEFENCES[run.defence]
+    rounds, first_peft, head, peft = (4, 3, 192, 6) if quick else (_ROUNDS, _FIRST_PEFT, _HEAD, _PEFT)
+    changes = {
+        "rounds.count": rounds,
+        "rounds.min_devices": 3,
+        "rounds.evaluate_every": 5,
+        "robust.clip": defence.clip,
+        "blocks.head.directions": head // defence.devices,
+        "blocks.peft.directions": peft // defence.devices,
+        "blocks.peft.first_round": first_peft,
+        "blocks.head.devices_per_direction": defence.devices,
+        "blocks.peft.devices_per_direction": defence.devices,
+    }
+    return job_of(Method("byzantine", "default", changes), files, run.seed, files.curve.name)

@@ -1,0 +1,161 @@
+"""What devices that lie can do to a round's coefficients."""
+
+import numpy as np
+import pytest
+from helpers.tiny_job import LAYOUT, THETA, job_spec, run_header
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fwdllm_common.estimator import Scalar, coefficients
+from fwdllm_common.fixed_point import MAX_MAGNITUDE, SCALE
+from fwdllm_common.replay import ModelState
+from fwdllm_server.algorithm import ForwardGradient
+from fwdllm_server.algorithm.robust import bound_of, by_direction, clipped, directions_measured, scale_of
+
+LARGEST = MAX_MAGNITUDE * SCALE
+values = st.integers(-LARGEST, LARGEST)
+
+
+def votes(*of_seeds):
+    """Scalars of devices 0, 1, … for seeds 0, 1, …"""
+    return [
+        Scalar(seed, value, f"d{device}", 10)
+        for seed, found in enumerate(of_seeds)
+        for device, value in enumerate(found)
+    ]
+
+
+# several devices for a direction
+
+
+@pytest.mark.parametrize(
+    ("votes_of_one", "counts"),
+    [
+        ([5, LARGEST, 7], 7),
+        ([-LARGEST, 5, 7], 5),
+        ([1, 2, 9, 100], 6),  # of four the mean of the middle two, half to even
+        ([3, 1, 2, LARGEST, -LARGEST], 2),
+        ([1, 2, 3, 4, 5, 6, 900, 900], 4),  # of eight the mean of four: 3, 4, 5, 6 → 4.5, to even
+    ],
+)
+def test_a_direction_counts_with_the_middle_of_what_devices_say(votes_of_one, counts):
+    (found,) = by_direction(votes(votes_of_one), len(votes_of_one))
+
+    assert found.value == counts
+
+
+@given(st.lists(values, min_size=3, max_size=9), st.data())
+def test_a_minority_cannot_leave_the_range_of_the_honest(honest, data):
+    liars = data.draw(st.lists(values, min_size=0, max_size=(len(honest) - 1) // 3))
+    (found,) = by_direction(votes(honest + liars), len(honest) + len(liars))
+
+    assert min(honest) <= found.value <= max(honest)
+
+
+def test_a_direction_that_too_few_have_measured_does_not_count():
+    scalars = votes([1, 2, 3], [4, 5])
+
+    assert [found.seed for found in by_direction(scalars, 3)] == [0]
+    assert (directions_measured(scalars, 3), directions_measured(votes([1], [2]), 1)) == (1, 2)
+
+
+def test_each_device_has_one_vote_whatever_it_says_of_its_rows():
+    scalars = [Scalar(1, value, device, rows) for device, value, rows in (("a", 1, 1), ("b", 2, 9), ("c", 9, 10**9))]
+
+    assert coefficients(by_direction(scalars, 3)).tolist() == [2]
+
+
+# the scale
+
+
+def test_the_scale_is_the_middle_device_not_the_middle_scalar():
+    """One that has measured more than all others together has one vote."""
+    loud = [Scalar(seed, LARGEST, "loud", 1) for seed in range(100)]
+    quiet = [Scalar(1000 + device, (-1) ** device * (10 + device), f"d{device}", 1) for device in range(4)]
+
+    assert scale_of(loud + quiet) == 12
+
+
+def test_the_scale_is_that_of_the_last_rounds():
+    assert bound_of([10, 10, 10, 10], LARGEST, 3.0) == 30
+    assert bound_of([LARGEST, 10, 10, 10, 10], 10, 3.0) == 30  # the last five alone
+    assert bound_of([], 10, 2.5) == 25
+
+
+@given(st.lists(values, min_size=1), st.integers(0, LARGEST))
+def test_what_is_clipped_is_within_the_bound_and_has_its_sign(found, bound):
+    scalars = clipped(votes(*([value] for value in found)), bound)
+
+    for before, after in zip(found, scalars, strict=True):
+        assert after.value == (before if abs(before) <= bound else bound * np.sign(before))
+
+
+# in the algorithm
+
+
+def make(clip):
+    spec = job_spec(
+        {"robust": {"clip": clip}, "blocks.head": {"directions": 20, "pacing": "absolute"}, "blocks.peft": None}
+    )
+    header = run_header(spec)
+    algorithm = ForwardGradient(spec, header, LAYOUT)
+    return algorithm, algorithm.plan(1, ModelState.initial(header, LAYOUT, THETA), None)
+
+
+def liars_among(plan):
+    """One of five devices sends the most that is accepted."""
+    return {
+        "head": [
+            Scalar(seed, LARGEST if number % 5 == 0 else (number % 7 - 3) * SCALE, f"d{number % 5}", 10)
+            for number, seed in enumerate(plan[0].seeds)
+        ]
+    }
+
+
+def test_no_coefficient_is_above_the_bound_and_the_rest_are_as_measured():
+    algorithm, plan = make(3.0)
+    scalars = liars_among(plan)
+    (update,) = algorithm.update(plan, scalars, {})
+    bound = 3 * scale_of(scalars["head"])
+
+    assert update.coefficients.max() == bound < 10 * SCALE
+    assert [c for c in update.coefficients if c != bound] == [s.value for s in scalars["head"] if s.value != LARGEST]
+
+
+def test_without_clipping_one_device_decides():
+    algorithm, plan = make(0)
+
+    assert algorithm.update(plan, liars_among(plan), {})[0].coefficients.max() == LARGEST
+
+
+def test_a_round_of_lies_alone_is_held_to_the_rounds_before():
+    algorithm, plan = make(3.0)
+    lies = {"head": [Scalar(seed, LARGEST, "d", 10) for seed in plan[0].seeds]}
+    before = {"head": [SCALE] * 4}
+
+    assert algorithm.update(plan, lies, before)[0].coefficients.tolist() == [3 * SCALE] * 20
+
+
+def test_the_scales_of_five_rounds_are_kept_and_those_of_other_blocks():
+    algorithm, plan = make(3.0)
+    scales = algorithm.scales(plan, liars_among(plan), {"head": [1, 2, 3, 4, 5], "peft": [9]})
+
+    assert scales["head"][:4] == [2, 3, 4, 5]
+    assert (len(scales["head"]), scales["peft"]) == (5, [9])
+
+
+def test_pacing_judges_what_is_committed():
+    algorithm, plan = make(3.0)
+    verdict = algorithm.judge(plan[0], liars_among(plan)["head"], {})
+    unclipped, _ = make(0)
+
+    assert verdict.variance != unclipped.judge(plan[0], liars_among(plan)["head"], {}).variance
+
+
+# the weight of a device
+
+
+def test_a_device_that_says_it_has_all_the_rows_of_the_world_counts_for_twice_the_median():
+    scalars = [Scalar(seed, 1000, f"d{seed}", 10**9 if seed == 0 else 100) for seed in range(5)]
+
+    assert coefficients(scalars).tolist() == [1667, 833, 833, 833, 833]
