@@ -30,6 +30,7 @@ from fwdllm_client.session import Session, Work
 from fwdllm_client.settings import Settings
 from fwdllm_client.transport import Coordinator, GrpcCoordinator
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR
+from fwdllm_common.service_manager import notify
 
 _log = structlog.get_logger()
 
@@ -89,6 +90,7 @@ def run_agent(
                 labels=len(profile.labels),
                 feature_sums="never sent" if policy.class_rows is None else f"of {policy.class_rows} rows or more",
             )
+            notify("READY=1")
             # Only a warning: the device's clock may be wrong, and the coordinator's is the one that counts.
             if identity.expires_unix_s <= time.time():
                 _log.warning(

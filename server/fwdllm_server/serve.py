@@ -9,6 +9,7 @@ import structlog
 from grpc_health.v1 import health_pb2_grpc
 
 from fwdllm.v1 import device_pb2_grpc, operator_pb2_grpc
+from fwdllm_common.service_manager import notify
 from fwdllm_server.config import ServerConfig
 from fwdllm_server.coordinator import Coordinator
 from fwdllm_server.health import Health
@@ -62,7 +63,9 @@ async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> 
                 _log.info(
                     "serving", device=addresses.device, enrolment=addresses.enrolment, operator=addresses.operator
                 )
+                notify("READY=1")
                 await stop.wait()
+                notify("STOPPING=1")
     finally:
         await servers.stop(_GRACE_S)
         await coordinator.close()

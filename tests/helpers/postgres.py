@@ -20,12 +20,17 @@ def program(name: str) -> Path | None:
     return Path(found) if found else kept[-1] if kept else None
 
 
+def owner() -> str | None:
+    """The user that a server is to run as: another one where we are root."""
+    return next(filter(_exists, _OWNERS)) if os.geteuid() == 0 else None
+
+
 class Postgres:
     """A context manager; while it is open, the server runs. Its data is not flushed: the machine does not crash."""
 
     def __init__(self) -> None:
         self._numbers = count(1)
-        self._user = next(filter(_exists, _OWNERS)) if os.geteuid() == 0 else None
+        self._user = owner()
 
     def __enter__(self) -> Postgres:
         # A path short enough for a socket, in a folder that another user may enter.

@@ -1,0 +1,7 @@
+#!/bin/sh
+# Submit the job unless it is there, see it through, and write the adapter.
+set -eu
+fwdllm-server job show bbc-news > /dev/null 2>&1 || fwdllm-server job submit /srv/shared/job.toml
+fwdllm-server job watch bbc-news
+test -e /srv/shared/adapter || fwdllm-server export bbc-news --out /srv/shared/adapter
+echo "done; copy the adapter with: docker compose cp coordinator:/srv/shared/adapter ."
