@@ -28,7 +28,9 @@ def locked(file: Path, busy: str, remedy: str) -> Iterator[None]:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BusyError(f"{busy} (pid {held.read().strip() or 'unknown'}); {remedy}") from error
-        held.truncate()
-        held.write(str(os.getpid()))
-        held.flush()
+        try:
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+        except OSError as error:
+            raise storage_error(file, error) from error
         yield

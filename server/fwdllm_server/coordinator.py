@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from uuid import uuid4
 
@@ -13,9 +11,10 @@ import structlog
 
 from fwdllm_common.errors import BadInputError, FwdllmError, StorageError
 from fwdllm_server.evaluation import check_held_out, held_out_texts
+from fwdllm_server.export_process import export_in_process
 from fwdllm_server.job import JobSpec
 from fwdllm_server.job_loop import JobLoop
-from fwdllm_server.prepare import JobFolder, PreparedModel, adopt, export_model, save_prepared
+from fwdllm_server.prepare import JobFolder, PreparedModel, adopt, save_prepared
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.runtime import Runtime
 from fwdllm_server.store import assignments, jobs, rounds
@@ -149,16 +148,7 @@ class Coordinator:
         source = spec.model.resolved_source(Path(record.base_folder))
         _log.info("preparing the model", job=record.name, source=source)
         texts = await asyncio.to_thread(held_out_texts, spec, Path(record.base_folder))
-        pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-        try:
-            await asyncio.get_running_loop().run_in_executor(pool, export_model, spec, source, folder, texts)
-        except asyncio.CancelledError:
-            for process in pool._processes.values():  # public only from Python 3.14 on
-                process.kill()
-            raise
-        finally:
-            # A process takes a while to end, and everybody else is being served in this thread.
-            await asyncio.to_thread(pool.shutdown)
+        await export_in_process(spec, source, folder, texts)
         prepared = await asyncio.to_thread(adopt, spec, folder, self.runtime.artifacts)
         await self.runtime.in_store(self._save_prepared, record.id, prepared)
         _log.info(

@@ -52,6 +52,11 @@ class JobFolder:
         """The adapter as it was at version 0."""
         return self.path / "adapter"
 
+    @property
+    def exported(self) -> bool:
+        """Whether :func:`export_model` came to its end here."""
+        return (self.path / _THETA_FILE).exists()
+
 
 @dataclass(frozen=True)
 class PreparedModel:

@@ -33,6 +33,7 @@ async def _serve(home: ServerHome, config: ServerConfig) -> signal.Signals | Non
     """Serve until a signal asks to stop; which one it was."""
     # Only this command needs the coordinator; the others start at once.
     from fwdllm_server import serve as coordinator
+    from fwdllm_server.store.exclusive import only_user
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -45,5 +46,6 @@ async def _serve(home: ServerHome, config: ServerConfig) -> signal.Signals | Non
 
     for which in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(which, ask_to_stop, which)
-    await coordinator.serve(home, config, stop)
+    with only_user(home.database_url(config)):
+        await coordinator.serve(home, config, stop)
     return received[0] if received else None

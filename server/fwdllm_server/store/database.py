@@ -13,7 +13,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from fwdllm_common.errors import StorageError
 
@@ -107,7 +107,7 @@ def storage_errors() -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if isinstance(error, IntegrityError):
+        if isinstance(error, IntegrityError | DataError):  # the caller's doing
             raise
         raise StorageError(
             f"the database cannot be used ({error.orig}); check its disk and permissions and start again, "

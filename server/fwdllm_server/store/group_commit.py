@@ -14,6 +14,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 
+from fwdllm_common.errors import StorageError
 from fwdllm_server.store.database import Database, storage_errors
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ class GroupCommit:
     async def run(self, work: Callable[[Connection], T]) -> T:
         """What ``work`` returns, once all that it did is on disk.
 
-        Work that raises is undone alone; what shares its transaction stays.
+        Work that raises is undone alone; what shares its transaction stays, unless the store itself failed.
 
         :raises StorageError: the transaction could not be committed; nothing of it was done.
         """
@@ -75,5 +76,9 @@ def _outcome(work: _Work, connection: Connection) -> Any:
     try:
         with storage_errors(), connection.begin_nested():
             return work(connection)
+    except StorageError:
+        # Where the disk is full or the connection gone, the whole transaction may be undone already, what others have
+        # done in it included: then nobody is told that it was done.
+        raise
     except Exception as error:  # it goes to whoever asked
         return error

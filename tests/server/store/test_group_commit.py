@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection, event
@@ -111,6 +112,25 @@ async def test_a_commit_that_fails_is_everybodys_failure(
     event.remove(database._engine, "commit", full)
     assert names(database) == set()
     assert await group.run(add("later")) == "later"
+
+
+async def test_a_disk_that_fills_up_in_the_middle_is_everybodys_failure(
+    executor: ThreadPoolExecutor, tmp_path: Path
+) -> None:
+    """SQLite may have undone the whole transaction by then: nobody may be told that his part of it was done."""
+    database = Database(f"sqlite:///{tmp_path / 'small.db'}")
+    group = GroupCommit(database, executor)
+
+    def fills_up(connection: Connection) -> None:
+        pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 5}")
+        for number in range(10_000):
+            devices.add(connection, f"dev-{number}", "full" * 100, f"key-{number}", 1.0)
+
+    outcomes = await run_together(group, Gate(executor), add("x"), add("a"), fills_up, add("b"))
+    assert [type(outcome) for outcome in outcomes] == [str, StorageError, StorageError, StorageError]
+    assert names(database) == {"x"}
+    database.close()
 
 
 async def test_a_caller_that_goes_away_holds_up_nobody(

@@ -1,0 +1,28 @@
+"""One coordinator for each SQLite file, from whatever directory it is served."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import make_url
+
+from fwdllm_common.lock import locked
+
+
+@contextmanager
+def only_user(url: str) -> Iterator[None]:
+    """Hold the SQLite file that ``url`` names for this process; other databases have several users.
+
+    :raises BusyError: another process holds it.
+    :raises StorageError: its folder cannot be written.
+    """
+    parsed = make_url(url)
+    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+        yield
+        return
+    file = Path(parsed.database)
+    remedy = "stop it first, or give this one a database of its own ([store] url in server.toml)"
+    with locked(file.with_name(f"{file.name}.lock"), f"another fwdllm-server uses {file}", remedy):
+        yield
