@@ -43,6 +43,9 @@ class Compute(Protocol):
     def example_passes(self) -> float:
         """Passes of one example through the whole model so far; a part of the model counts as its share."""
 
+    def obey(self, go_on: Callable[[], None]) -> None:
+        """From now on call ``go_on`` before every run but the perturbed ones; what it raises ends the work."""
+
     def signal_to_noise(self) -> float | None:
         """What scalars computed here are worth, by the bundle's canary; None if it has none."""
 
@@ -174,9 +177,11 @@ class AssignmentWork:
         theta = np.fromfile(file, dtype="<f4").astype(np.float32)
         engine = self._engine_for(bundle)
         meter = Meter(self._clock, lambda: engine.example_passes)
-        go_on()
-        sums = engine.class_sums(theta)
-        engine.unload()
+        engine.obey(go_on)
+        try:
+            sums = engine.class_sums(theta)
+        finally:
+            engine.unload()
         go_on()
         return self._feature_sums.send(assignment, bundle.manifest.labels, sums, *meter.take())
 
@@ -211,23 +216,27 @@ class AssignmentWork:
                 return True
             return not self._permission.granted(assignment.job_name)
 
+        def go_on() -> None:
+            if is_over():
+                raise WithdrawnError
+
         if is_over():  # the download took too long
             return
+        engine.obey(go_on)
         done = self._journal.progress(assignment.assignment_id)
         scalars = _Scalars(self._clock, assignment.assignment_id, done or 0, engine)
-        # Evaluated first and sent with the first scalars: a round that closes early has the counts all the same.
-        if assignment.evaluate and done is None:
-            scalars.evaluation = engine.evaluate(theta)
-            if is_over():
-                yield from scalars.last_group()
-                return
-        for task in _rest(_tasks(assignment), done or 0):
-            for _, values in engine.derivatives(theta, header.directions, task):
-                scalars.add(values)
-                yield from scalars.full_groups()
-                if is_over():
-                    yield from scalars.last_group()
-                    return
+        try:
+            # Evaluated first and sent with the first scalars: a round that closes early has the counts all the same.
+            if assignment.evaluate and done is None:
+                scalars.evaluation = engine.evaluate(theta)
+                go_on()
+            for task in _rest(_tasks(assignment), done or 0):
+                for _, values in engine.derivatives(theta, header.directions, task):
+                    scalars.add(values)
+                    yield from scalars.full_groups()
+                    go_on()
+        except WithdrawnError:
+            pass  # what has been computed counts
         yield from scalars.last_group()
 
 

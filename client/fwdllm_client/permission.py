@@ -59,8 +59,9 @@ class Permission:
         :raises BadInputError: the owner's choices cannot be read.
         """
         paused = (Hold.PAUSED,) if self._choices.read().paused else ()
+        by_conditions = self._gate.holds(max_age_s)
         resting = (Hold.RESTING,) if self._is_resting() else ()
-        found = (*paused, *self._gate.holds(max_age_s), *resting)
+        found = (*paused, *by_conditions, *resting)
         if found != self._said:
             self._said = found
             reasons = "; ".join(hold.explained(self._gate.conditions) for hold in found)
@@ -92,7 +93,7 @@ class Permission:
         return found
 
     def _is_resting(self) -> bool:
-        now = self._clock()
-        if self._working and self._began is not None and now - self._began >= self._rules.session_s:
+        now, longest_s = self._clock(), self._rules.longest_session_s(self._gate.conditions)
+        if self._working and self._began is not None and now - self._began >= longest_s:
             self._began, self._rests_until = None, now + self._rules.settle_s
         return now < self._rests_until

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import structlog
@@ -48,6 +48,10 @@ class LocalCompute:
     def example_passes(self) -> float:
         """See :class:`fwdllm_client.assignment.Compute`."""
         return self._engine.example_passes
+
+    def obey(self, go_on: Callable[[], None]) -> None:
+        """See :class:`fwdllm_client.assignment.Compute`."""
+        self._engine.obey(go_on)
 
     def signal_to_noise(self) -> float | None:
         """See :class:`fwdllm_client.assignment.Compute`."""

@@ -335,6 +335,9 @@ class QuadraticCompute:
             self.example_passes += len(seeds) * task.batch_size
             yield first, ((copies**2).sum(axis=1) - (part**2).sum()) / 2 / task.epsilon
 
+    def obey(self, go_on):
+        self.go_on = go_on
+
     def signal_to_noise(self):
         return self.self_test_result
 

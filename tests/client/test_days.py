@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from fwdllm_client.conditions import Conditions, Thermal
+from fwdllm_client.conditions.rules import SESSION_S
 from fwdllm_client.permission import READ_EVERY_S
 
 SOON_S = 1000.0
@@ -106,7 +107,7 @@ def rests(day, restarts):
         restarted = any(previous_end - day.direction_s < each <= moment for each in restarts)
         if restarted or moment - previous_end > day.rules.settle_s - 1e-3:
             began = moment
-        assert moment - began < day.rules.session_s
+        assert moment - began < SESSION_S
         previous_end = moment + day.direction_s
 
 

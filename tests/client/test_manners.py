@@ -113,6 +113,21 @@ def test_it_gives_back_after_the_directions_that_are_being_computed(
     assert device.unacknowledged() == []
 
 
+def test_a_count_of_the_validation_rows_is_interrupted_too(device, coordinator, work, new_stop):
+    def evaluate(theta):
+        device.sensors.conditions = UNPLUGGED
+        device.now += 20
+        device.compute.go_on()
+        pytest.fail("went on")
+
+    device.compute.evaluate = evaluate
+    device.run(new_stop(last=2))
+    assert [held(request) for request in coordinator.check_ins] == [[], [HOLD_UNPLUGGED]]
+    assert coordinator.reports == []
+    assert device.compute.computed == []
+    assert device.compute.unloaded == 1
+
+
 def test_the_check_in_that_gives_back_is_made_at_once(device, coordinator, work, new_stop):
     after(device, 2, lambda: setattr(device.sensors, "conditions", UNPLUGGED))
     stop = new_stop(last=2)

@@ -94,6 +94,29 @@ def test_an_owner_may_have_no_limit(tmp_path):
         assert owned.at(1e9) == ()
 
 
+def test_on_mains_work_needs_no_rest(tmp_path):
+    owned = Owned(tmp_path)
+    owned.conditions = Conditions(True, None, False, None, mains=True)
+    with owned.permission.session():
+        assert owned.at(1e6) == ()
+
+
+def test_a_battery_whose_level_is_not_known_is_no_mains(tmp_path):
+    owned = Owned(tmp_path)
+    owned.conditions = Conditions(True, None, False, None)
+    with owned.permission.session():
+        assert owned.at(584) == ()
+        assert owned.at(586) == (Hold.RESTING,)
+
+
+def test_the_owner_of_a_box_on_mains_may_ask_for_rests(tmp_path):
+    owned = Owned(tmp_path, Rules(session_s=60.0))
+    owned.conditions = Conditions(True, None, False, None, mains=True)
+    with owned.permission.session():
+        owned.at(0)
+        assert owned.at(61) == (Hold.RESTING,)
+
+
 def test_a_check_in_tells_everything(owned):
     owned.conditions = replace(WELL, charging=False)
     owned.choices.write(Choices(paused=True, jobs=JobChoice(only=True).allow("news")))

@@ -23,13 +23,14 @@ class Conditions:
     """One reading; None is what is not known.
 
     ``charging`` is also True on mains without a battery; ``battery_percent`` is 0 to 100, None without a battery;
-    ``metered`` is whether the owner pays for the network by the byte.
+    ``metered`` is whether the owner pays for the network by the byte; ``mains`` is whether it has no battery for sure.
     """
 
     charging: bool | None = None
     battery_percent: float | None = None
     metered: bool | None = None
     thermal: Thermal | None = None
+    mains: bool = False
 
     def to_message(self) -> conditions_pb2.Conditions:
         """The reading as it goes over the wire, without holds."""

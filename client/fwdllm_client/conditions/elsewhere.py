@@ -16,5 +16,5 @@ class PsutilSensors:
             return Conditions(metered=False)
         battery = psutil.sensors_battery()
         if battery is None:
-            return Conditions(charging=True, metered=False)
+            return Conditions(charging=True, metered=False, mains=True)
         return Conditions(charging=battery.power_plugged, battery_percent=float(battery.percent), metered=False)

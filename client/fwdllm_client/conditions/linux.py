@@ -24,22 +24,23 @@ class LinuxSensors:
 
     def read(self) -> Conditions:
         """See :class:`fwdllm_client.conditions.sensors.Sensors`."""
-        charging, percent = self._power()
-        return Conditions(charging, percent, self._metered(), thermal_state(self._root / "sys/class/thermal"))
+        charging, percent, mains = self._power()
+        thermal = thermal_state(self._root / "sys/class/thermal")
+        return Conditions(charging, percent, self._metered(), thermal, mains)
 
-    def _power(self) -> tuple[bool | None, float | None]:
-        """Whether it charges, and the charge in percent; a machine without a battery is on mains."""
+    def _power(self) -> tuple[bool | None, float | None, bool]:
+        """Whether it charges, the charge in percent, and whether it is on mains, having no battery."""
         folder = self._root / "sys/class/power_supply"
         names = names_in(folder)
         if names is None:
-            return None, None
+            return None, None, False
         supplies = [folder / name for name in names]
         batteries = [supply for supply in supplies if _is_own_battery(supply)]
         if not batteries:
-            return True, None
+            return True, None, True
         levels = [level for battery in batteries if (level := number_in(battery / "capacity")) is not None]
         percent = fmean(levels) if levels and all(0 <= level <= 100 for level in levels) else None
-        return self._charging(supplies, batteries), percent
+        return self._charging(supplies, batteries), percent, False
 
     def _charging(self, supplies: list[Path], batteries: list[Path]) -> bool | None:
         statuses = {text_of(battery / "status") for battery in batteries}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from math import inf
 from typing import Any
 
 from fwdllm_client.conditions.conditions import Conditions, Thermal
@@ -12,6 +13,9 @@ from fwdllm_common.errors import BadInputError
 
 BATTERY_MARGIN = 5.0
 """A device at work goes on down to so many percent below what it needs to begin."""
+
+SESSION_S = 585.0
+"""Of devices with a battery: Android gives such work ten minutes at most."""
 
 _THERMAL = {state.name.lower(): state for state in Thermal if state > Thermal.NONE} | {"off": None}
 
@@ -22,8 +26,8 @@ class Rules:
 
     ``charging`` and ``unmetered`` say whether that is asked for; ``battery_percent`` is the least to begin with, 0 to
     100; ``thermal_below`` what the device must be cooler than, None for any heat; ``session_s`` the longest time at
-    work without a rest, seconds; ``settle_s`` how long all must be well again before the device goes on, and how long
-    it rests after a session, seconds.
+    work without a rest, seconds, None for :data:`SESSION_S`, or no limit on mains; ``settle_s`` how long all must be
+    well again before the device goes on, and how long it rests after a session, seconds.
 
     What is not known counts as forbidden for charging and network, and as allowed for the level of the battery (there
     may be none) and heat (few machines tell it, and those that get too hot slow down by themselves).
@@ -33,7 +37,7 @@ class Rules:
     battery_percent: float = 30.0
     unmetered: bool = True
     thermal_below: Thermal | None = Thermal.MODERATE
-    session_s: float = 585.0
+    session_s: float | None = None
     settle_s: float = 120.0
 
     @classmethod
@@ -48,6 +52,12 @@ class Rules:
         :raises BadInputError: a value is out of bounds.
         """
         return cls(**{key: _checked(key, value, where) for key, value in section.items()})
+
+    def longest_session_s(self, conditions: Conditions) -> float:
+        """How long the device may be at work without a rest, seconds."""
+        if self.session_s is not None:
+            return self.session_s
+        return inf if conditions.mains else SESSION_S
 
     def holds(self, conditions: Conditions, *, working: bool) -> tuple[Hold, ...]:
         """What forbids to begin, or if ``working`` to go on."""

@@ -6,14 +6,15 @@ rows happened to be computed with it, nor on whether they were cached.
 Stages that only this pass runs are in memory one at a time, and not at all once the cache holds what they gave: so
 training, which adds perturbed copies of later stages, stays below what a whole forward pass takes. Between frozen
 stages activations stay in float32, so that the numbers are those of a prefix in one piece, and in memory, a portion of
-the rows at a time.
+the rows at a time. Rows for which the cache has no room go through the stages a portion at a time too.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,15 +26,22 @@ from fwdllm_client.engine.batches import Group, text_of
 from fwdllm_client.engine.cost import PassCost
 from fwdllm_client.engine.stages import Float32, StageChain
 
+T = TypeVar("T")
+
 FLOATS_CARRIED = 1 << 22
 """Most floats (rows × length × width) that go from one frozen stage to the next together."""
 
 
-@dataclass(frozen=True)
+def always() -> None:
+    """Nothing keeps the work from going on."""
+
+
+@dataclass
 class Rows:
     """What all passes over the local rows share: the model, the rows, the caches by stage of its output, the count.
 
-    ``tokens_per_run`` is the most tokens (copies × rows × length) that go through the model together.
+    ``tokens_per_run`` is the most tokens (copies × rows × length) that go through the model together; ``go_on`` is
+    called before every unperturbed run, what it raises ends the work.
     """
 
     chain: StageChain
@@ -42,6 +50,7 @@ class Rows:
     caches: Mapping[int, ActivationCache]
     cost: PassCost
     tokens_per_run: int
+    go_on: Callable[[], None] = always
 
 
 class BasePass:
@@ -51,6 +60,7 @@ class BasePass:
         self._shared = shared
         self._theta = theta
         self._tags = _tags(shared.chain, theta)
+        self._held: Mapping[int, Activation] = {}
 
     def fill(self, stage: int, rows: RowIndices) -> None:
         """Put what ``stage`` reads of ``rows`` into the cache as far as it has room, and unload the stages below."""
@@ -64,17 +74,39 @@ class BasePass:
             kept = [int(row) for row in missing if caches[index].keeps(int(row))]
             if kept:
                 chain.unload_all_but(range(index, index + 1))
-            for portion in self._portions(kept):
+            for portion in self._portions(kept, self._row_floats):
                 self._outputs(index, portion)
         chain.unload_all_but(range(stage, chain.last + 1))
 
+    def ready(self, stage: int, groups: Sequence[Group]) -> Iterator[Group]:
+        """The ``groups`` one after the other, each once :meth:`before` can give what ``stage`` reads of it.
+
+        What the cache has no room for is computed for a portion of the groups together, so that a prefix that is
+        streamed is streamed once for each portion.
+        """
+        boundary = stage - 1
+        for portion in self._portions(groups, lambda group: sum(self._row_floats(int(row)) for row in group.rows)):
+            rows = [int(row) for group in portion for row in group.rows]
+            if homeless := [row for row in rows if not self._shared.caches[boundary].keeps(row)]:
+                self._held = dict(zip(homeless, self._outputs(boundary, homeless), strict=True))
+            for group in portion:
+                self._shared.go_on()
+                yield group
+            self._held = {}
+
     def before(self, stage: int, group: Group) -> Activation:
         """What ``stage`` reads, in the cache's dtype: ``[N, T, width]``, zero after each text, or ``[N, width]``."""
-        source = self._shared.chain.manifest.stages[stage - 1]
-        rows = self._outputs(stage - 1, [int(row) for row in group.rows])
+        rows = [int(row) for row in group.rows]
+        missing = [row for row in rows if row not in self._held]
+        found = {**self._held, **dict(zip(missing, self._outputs(stage - 1, missing), strict=True))}
+        return self._padded(stage - 1, [found[row] for row in rows], group.tokens)
+
+    def _padded(self, stage: int, rows: Sequence[Activation], tokens: int) -> Activation:
+        """Outputs of ``stage`` together, zero after each text."""
+        source = self._shared.chain.manifest.stages[stage]
         if not source.per_token:
             return np.concatenate(rows)
-        padded = np.zeros((len(rows), group.tokens, source.width), dtype=cache_dtype(per_token=True))
+        padded = np.zeros((len(rows), tokens, source.width), dtype=cache_dtype(per_token=True))
         for target, row in zip(padded, rows, strict=True):
             target[: len(row)] = row
         return padded
@@ -98,40 +130,47 @@ class BasePass:
 
     def _block(self, stage: int, rows: Sequence[int]) -> Iterator[Float32]:
         copies = self._shared.chain.theta_of(stage, self._theta)
-        for row in rows:
-            yield self._run(stage, row, self.before(stage, self._alone(row)).astype(np.float32), copies)
+        for portion in self._portions(rows, self._row_floats):
+            for row, before in zip(portion, self._outputs(stage - 1, portion), strict=True):
+                padded = self._padded(stage - 1, [before], int(self._shared.padded[row]))
+                yield self._run(stage, row, padded.astype(np.float32), copies)
 
     def _prefix(self, rows: Sequence[int]) -> Sequence[Float32]:
-        """All frozen stages; of several, only the one that runs stays in memory."""
+        """All frozen stages; of several, only the one that runs is in memory, and none afterwards."""
         chain = self._shared.chain
+        streamed = chain.manifest.frozen > 1
         outputs: list[Float32 | None] = [None] * len(rows)
         for stage in range(chain.manifest.frozen if rows else 0):
-            if chain.manifest.frozen > 1:
+            if streamed:
                 chain.unload_all_but(range(stage, stage + 1))
             for index, row in enumerate(rows):
                 outputs[index] = self._run(stage, row, outputs[index], None)
+        if rows and streamed:
+            chain.unload_all_but(range(0))
         return [output for output in outputs if output is not None]
 
     def _run(self, stage: int, row: int, before: Float32 | None, copies: Float32 | None) -> Float32:
-        shared, group = self._shared, self._alone(row)
+        shared, group = self._shared, Group(np.array([row], dtype=np.int64), int(self._shared.padded[row]))
+        shared.go_on()
         shared.cost.add(shared.padded[group.rows], stage, stage + 1)
         text = text_of(shared.dataset, group, shared.chain.manifest.pad_token_id)
         return shared.chain.activation(stage, text, before, copies)
 
-    def _alone(self, row: int) -> Group:
-        return Group(np.array([row], dtype=np.int64), int(self._shared.padded[row]))
+    def _row_floats(self, row: int) -> int:
+        """How many floats an activation of ``row`` is at most."""
+        return int(self._shared.padded[row]) * max(stage.width for stage in self._shared.chain.manifest.stages)
 
-    def _portions(self, rows: Sequence[int]) -> Iterator[Sequence[int]]:
-        """Consecutive ``rows`` whose activations may be in memory together, at least one."""
-        width = max(stage.width for stage in self._shared.chain.manifest.stages)
-        portion: list[int] = []
+    @staticmethod
+    def _portions(items: Sequence[T], floats_of: Callable[[T], int]) -> Iterator[Sequence[T]]:
+        """Consecutive ``items`` whose activations may be in memory together, at least one."""
+        portion: list[T] = []
         floats = 0
-        for row in rows:
-            size = int(self._shared.padded[row]) * width
+        for item in items:
+            size = floats_of(item)
             if portion and floats + size > FLOATS_CARRIED:
                 yield portion
                 portion, floats = [], 0
-            portion.append(row)
+            portion.append(item)
             floats += size
         if portion:
             yield portion

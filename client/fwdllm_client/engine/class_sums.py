@@ -42,7 +42,7 @@ def class_sums(shared: Rows, theta: Float32, rows: RowIndices) -> Sequence[Class
     totals = np.zeros((len(chain.manifest.labels), before.width))
     base = BasePass(shared, theta)
     base.fill(stage, rows)
-    for group in run_groups(shared, stage, rows):
+    for group in base.ready(stage, run_groups(shared, stage, rows)):
         np.add.at(totals, shared.dataset.labels[group.rows], base.before(stage, group).astype(np.float64))
     counts = np.bincount(shared.dataset.labels[rows], minlength=len(totals))
     with np.errstate(over="ignore"):  # the coordinator refuses what is not finite

@@ -81,7 +81,7 @@ def directional_derivatives(
     later = [chain.theta_of(index, theta) for index in range(stage + 1, chain.last + 1)]
     base_pass, groups = BasePass(shared, theta), run_groups(shared, stage, batch)
     base_pass.fill(stage, batch)
-    tiled = TiledBatch([RunInputs(shared, base_pass, stage, group) for group in groups])
+    tiled = TiledBatch([RunInputs(shared, base_pass, stage, group) for group in base_pass.ready(stage, groups)])
     chain.unload_all_but(range(stage, chain.last + 1))
 
     def mean_loss(copies: Float32) -> Derivatives:

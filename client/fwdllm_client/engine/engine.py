@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -59,6 +59,10 @@ class Engine:
     def example_passes(self) -> float:
         """Rows × forward passes so far, a part of the model counted as its share."""
         return self._cost.example_passes
+
+    def obey(self, go_on: Callable[[], None]) -> None:
+        """From now on call ``go_on`` before every unperturbed run; what it raises ends the work that was asked for."""
+        self._shared.go_on = go_on
 
     def derivatives(
         self, theta: Float32, directions: Directions, task: DirectionTask, rows: RowIndices

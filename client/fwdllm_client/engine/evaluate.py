@@ -28,7 +28,7 @@ def evaluate(shared: Rows, theta: Float32, rows: RowIndices) -> Evaluation:
     stage, base = chain.last, BasePass(shared, theta)
     base.fill(stage, rows)
     correct, total_loss = 0, 0.0
-    for group in run_groups(shared, stage, rows):
+    for group in base.ready(stage, run_groups(shared, stage, rows)):
         text, activation, labels = RunInputs(shared, base, stage, group).tiled(1)
         head = [chain.theta_of(stage, theta)]
         losses, logits = chain.loss(stage, text, activation, labels, head, outputs=("loss", "logits"))

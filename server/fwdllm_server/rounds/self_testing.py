@@ -17,14 +17,19 @@ RETEST_S = 86_400.0
 """Seconds after which a device that failed is asked again: its software may have changed."""
 
 
-def record(connection: Connection, assignment: AssignmentRecord, signal_to_noise: float, now: float) -> bool:
+def record(
+    connection: Connection, assignment: AssignmentRecord, signal_to_noise: float, assignment_s: float, now: float
+) -> bool:
     """Store what a self-test found; returns whether the device goes on. If not, others do its assignment.
 
+    If it does, the news prolongs an open assignment by ``assignment_s`` seconds: a download may have come before.
     What is no number from 0 to :data:`MAX_SIGNAL_TO_NOISE` counts as 0.
     """
     found = signal_to_noise if 0 <= signal_to_noise <= MAX_SIGNAL_TO_NOISE else 0.0
     efforts.self_tested(connection, assignment.job_id, assignment.device_id, found, now)
     if found >= MIN_SIGNAL_TO_NOISE:
+        if assignment.open:
+            assignments.prolong(connection, assignment.id, now + assignment_s)
         return True
     if assignment.open:
         assignments.set_state(connection, assignment.id, AssignmentState.EXPIRED)

@@ -163,10 +163,7 @@ class DeviceService(DeviceServiceServicer):
         now = self._runtime.clock()
         enrolled(connection, device_id)
         assignment = _own_assignment(connection, device_id, request.assignment_id)
-        job = self._coordinator.training.get(assignment.job_id)
-        # While nobody drives its job, an assignment keeps the time that it had.
-        assignment_s = job.spec.rounds.assignment_s if job is not None else max(0.0, assignment.expires_at - now)
-        response = reporting.record(connection, assignment, request, assignment_s, now)
+        response = reporting.record(connection, assignment, request, self._prolonged_s(assignment, now), now)
         record = jobs.get(connection, assignment.job_id)
         response.next.CopyFrom(self._window())
         # A job that is stopped or has ended needs no more of it.
@@ -188,7 +185,9 @@ class DeviceService(DeviceServiceServicer):
     ) -> tuple[device_pb2.SelfTestResponse, str]:
         enrolled(connection, device_id)
         assignment = _own_assignment(connection, device_id, request.assignment_id)
-        usable = self_testing.record(connection, assignment, request.signal_to_noise, self._runtime.clock())
+        now = self._runtime.clock()
+        prolonged_s = self._prolonged_s(assignment, now)
+        usable = self_testing.record(connection, assignment, request.signal_to_noise, prolonged_s, now)
         if not usable:
             _log.warning(
                 "device not used: its scalars are noise",
@@ -214,6 +213,12 @@ class DeviceService(DeviceServiceServicer):
                 segment = ledger_pb2.LedgerSegment(entries=map(ledger_pb2.LedgerEntry.FromString, entries))
                 return device_pb2.WeightsChunk.KIND_LEDGER, segment.SerializeToString()
         return device_pb2.WeightsChunk.KIND_SNAPSHOT, snapshot
+
+    def _prolonged_s(self, assignment: AssignmentRecord, now: float) -> float:
+        """How many seconds from ``now`` an assignment has after news of it."""
+        job = self._coordinator.training.get(assignment.job_id)
+        # While nobody drives its job, it keeps the time that it had.
+        return job.spec.rounds.assignment_s if job is not None else max(0.0, assignment.expires_at - now)
 
     def _running(self, job_id: str) -> TrainingJob:
         job = self._coordinator.training.get(job_id)

@@ -189,7 +189,7 @@ def test_routes_of_ipv6_alone(box):
 
 
 def test_nothing_below_sys_is_a_machine_on_mains_of_unknown_heat(tmp_path):
-    assert LinuxSensors(lambda _: None, tmp_path).read() == Conditions(charging=True)
+    assert LinuxSensors(lambda _: None, tmp_path).read() == Conditions(charging=True, mains=True)
 
 
 def test_a_charger_that_is_too_weak_is_none(box):

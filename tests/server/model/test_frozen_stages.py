@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,14 +44,14 @@ class Watching(Cpu):
 
     def __init__(self) -> None:
         self._alive: weakref.WeakValueDictionary[int, Session] = weakref.WeakValueDictionary()
-        self._names: list[str] = []
+        self.names: list[str] = []
         self.together: set[frozenset[str]] = set()
 
     def open(self, folder: Path, stage: Stage, threads: int) -> Session:
         session = super().open(folder, stage, threads)
-        self._alive[len(self._names)] = session
-        self._names.append(stage.graph.name)
-        self.together.add(frozenset(self._names[index] for index in self._alive))
+        self._alive[len(self.names)] = session
+        self.names.append(stage.graph.name)
+        self.together.add(frozenset(self.names[index] for index in self._alive))
         return session
 
 
@@ -122,9 +122,44 @@ def test_a_device_gives_the_same_bits_with_one_frozen_stage_in_memory(
     watching = Watching()
     expected = answers(pair[0], tmp_path / "whole", ROOM, Watching())
     assert answers(pair[1], tmp_path / "split", limit, watching) == expected
-    most = 1 if limit else 3  # rows without room are computed with the later stages in memory, as in inference
-    assert all(len(names) <= most for names in watching.together if names & set(SPLIT))
-    assert all(len(names & set(SPLIT)) <= 1 for names in watching.together)
+    assert all(len(names) == 1 for names in watching.together if names & set(SPLIT))
+
+
+def test_rows_without_room_are_streamed_together(pair: list[Prepared], tmp_path: Path) -> None:
+    prepared, watching = pair[1], Watching()
+    with Engine(prepared.folder, prepared.manifest, rows(), tmp_path, 1, 0, watching) as engine:
+        engine.evaluate(prepared.theta(1)[0], ROWS)
+    assert [watching.names.count(name) for name in SPLIT] == [1] * len(SPLIT)
+
+
+@pytest.mark.parametrize("block", [None, "peft", "head"])
+def test_work_can_be_interrupted_before_every_unperturbed_run(
+    pair: list[Prepared], tmp_path: Path, block: str | None
+) -> None:
+    """A count of the predictions (None) or a task in a block, interrupted ever later, and then to its end."""
+    prepared, theta = pair[0], pair[0].theta(1)[0]
+    task = block and DirectionTask(block, np.arange(3, dtype=np.uint64), 1e-3, 5)
+
+    def work(engine: Engine) -> object:
+        if task is None:
+            return engine.evaluate(theta, ROWS)
+        return [values.tolist() for _, values in engine.derivatives(theta, Directions(1), task, ROWS)]
+
+    with Engine(prepared.folder, prepared.manifest, rows(), tmp_path / "whole", 1, ROOM) as engine:
+        expected = work(engine)
+    with Engine(prepared.folder, prepared.manifest, rows(), tmp_path / "interrupted", 1, ROOM) as engine:
+        for allowed in (0, 1, 3):
+            calls = iter(range(allowed))
+
+            def go_on(calls: Iterator[int] = calls) -> None:
+                if next(calls, None) is None:
+                    raise InterruptedError
+
+            engine.obey(go_on)
+            with pytest.raises(InterruptedError):
+                work(engine)
+        engine.obey(lambda: None)
+        assert work(engine) == expected
 
 
 def test_rows_that_are_cached_need_no_frozen_stage(pair: list[Prepared], tmp_path: Path) -> None:

@@ -16,7 +16,9 @@ from fwdllm_server.store.rounds import Phase
 
 def tell(rig, work, signal_to_noise):
     with rig.database.transaction() as connection:
-        return self_testing.record(connection, assignments.get(connection, work.id), signal_to_noise, rig.now)
+        assignment_s = rig.job.spec.rounds.assignment_s
+        record = assignments.get(connection, work.id)
+        return self_testing.record(connection, record, signal_to_noise, assignment_s, rig.now)
 
 
 def status(rig):
@@ -33,6 +35,16 @@ def test_a_good_device_goes_on(make_rig, good):
     assert [(device.device_id, device.signal_to_noise, device.noisy) for device in status(rig).devices] == [
         ("a", good, False)
     ]
+
+
+def test_a_self_test_is_news_that_prolongs_the_assignment(make_rig):
+    rig = make_rig(min_devices=1)
+    (work,) = rig.begin_round("a")
+    almost_s = rig.job.spec.rounds.assignment_s - 1
+    rig.later(almost_s)
+    assert tell(rig, work, 100.0)
+    rig.later(almost_s)
+    assert rig.finish(work).accepted == len(work.seeds)
 
 
 @pytest.mark.parametrize("bad", [0.0, MIN_SIGNAL_TO_NOISE * 0.999, -1.0, nan, inf])
