@@ -1,4 +1,4 @@
-"""LLaMA-2-7B's shape in int4: made a layer at a time, then trained with one layer in memory at a time.
+"""LLaMA-2-7B's shape in int4: made a layer at a time, then trained in real rounds with one layer in memory at a time.
 
 Its weights would be 26 GB in float32, so a model of three layers of the true size, two of which share weights, is
 exported and quantised; the frozen layer is then copied, each copy with weights of its own, drawn as int4.
@@ -72,6 +72,7 @@ def export_template(shape: LlamaShape, folder: Path) -> None:
     import torch
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     from fwdllm_server.model.export import export_bundle
@@ -100,7 +101,9 @@ def export_template(shape: LlamaShape, folder: Path) -> None:
         layers[index].self_attn.layer_idx = index
     config.num_hidden_layers = _TEMPLATE_LAYERS
     words = {f"w{index}": index for index in range(shape.vocabulary)}
-    tokenizer = TokenizerFile(Tokenizer(WordLevel(words, unk_token="w0")).to_str().encode(), _PAD)  # noqa: S106
+    by_words = Tokenizer(WordLevel(words, unk_token="w0"))  # noqa: S106
+    by_words.pre_tokenizer = WhitespaceSplit()
+    tokenizer = TokenizerFile(by_words.to_str().encode(), _PAD)
     spec = PeftSpec(method="lora", layers=[-2, -1])
     model = apply_peft(model, spec, _SEED, TextSample([], tokenizer, TOKENS))
     manifest = export_bundle(model, tokenizer.json, _PAD, LABELS, TOKENS, folder, stage_weights=1)
@@ -132,13 +135,6 @@ EXPORTS = {"template": export_template, "layers": fill_layers}
 """In this order and in processes of their own, which bounds the memory of each."""
 
 
-def _assignment(place: Workplace) -> Callable[[], object]:
-    """A device's: the first time it tunes itself and runs the frozen layers, after that only what θ changes."""
-    engines = DeviceEngines(place.bundle, place.manifest, place.rows, place.cache, place.threads)
-    engines.tuner.tuning()
-    return METHODS["derivative"].make(place)
-
-
 def _streamed(place: Workplace) -> Callable[[], object]:
     """A prediction of the batch, nothing cached, a layer in memory at a time."""
     engines = DeviceEngines(place.bundle, place.manifest, place.rows, place.cache, place.threads)
@@ -157,10 +153,13 @@ def _streamed(place: Workplace) -> Callable[[], object]:
 
 
 KINDS = {
-    "assignment": ("an assignment, layers streamed", _assignment),
     "streamed": ("a prediction, layers streamed", _streamed),
     "held": ("a prediction, all layers in memory", METHODS["inference"].make),
 }
+
+
+ROUND = "round"
+"""Beside them: two rounds with an agent, see :mod:`benchmarks.device.llama_round`."""
 
 
 def measured(kind: str, place: Workplace) -> dict[str, Any]:
@@ -183,9 +182,10 @@ def measured(kind: str, place: Workplace) -> dict[str, Any]:
 
 def report(shape: LlamaShape, place: Workplace, found: Mapping[str, Mapping[str, float]]) -> Sequence[str]:
     """A table, line by line."""
+    titles = {ROUND: "an agent in a round, layers streamed"} | {kind: title for kind, (title, _) in KINDS.items()}
     rows = [
         [
-            KINDS[kind][0],
+            titles[kind],
             f"{each['peak_rss_bytes'] / 1e9:.2f}",
             f"{each['peak_anonymous_bytes'] / 1e9:.2f}",
             f"{each['first_seconds']:.0f}",
@@ -197,26 +197,36 @@ def report(shape: LlamaShape, place: Workplace, found: Mapping[str, Mapping[str,
     manifest = place.manifest
     size = sum(file.bytes for file in manifest.files) / 1e9
     texts = f"{place.batch} x {TOKENS} tokens, {place.directions} directions, {place.threads} thread"
-    return [
+    lines = [
         f"{shape.title}, int4, {len(manifest.stages)} stages, {size:.2f} GB of files; {texts}.",
         "",
         *table(header, rows),
     ]
+    if ROUND in found:
+        bytes_by_way = "sent {bytes_sent:,.0f} bytes, received {bytes_received:,.0f} and the model".format(
+            **found[ROUND]
+        )
+        minutes = found[ROUND]["seconds_per_direction"] / 60
+        lines += ["", f"In two rounds the agent {bytes_by_way}; a direction took {minutes:.2f} minutes in the second."]
+    return lines
 
 
 def figures(place: Workplace, found: Mapping[str, Mapping[str, float]]) -> Sequence[dict[str, Any]]:
-    """What a device's assignment takes, its first start included, and what a direction takes after that."""
-    assignment = found["assignment"]
+    """What two rounds take an agent, its first start included, and what a direction takes in the second."""
+    both = found[ROUND]
     what = {
         "better": "lower",
         "weights": "int4",
-        "minutes_per_direction": assignment["seconds"] / place.directions / 60,
-        "minutes_first_assignment": assignment["first_seconds"] / 60,
+        "minutes_per_direction": both["seconds_per_direction"] / 60,
+        "minutes_first_round": both["first_seconds"] / 60,
+        "bytes_sent": both["bytes_sent"],
+        "bytes_received": both["bytes_received"],
+        "artifact_bytes": both["artifact_bytes"],
         "rows": place.batch,
         "threads": place.threads,
-        "peer": {kind: dict(each) for kind, each in found.items() if kind != "assignment"},
+        "peer": {kind: dict(each) for kind, each in found.items() if kind != ROUND},
     }
-    resident, anonymous = assignment["peak_rss_bytes"] / 1e9, assignment["peak_anonymous_bytes"] / 1e9
+    resident, anonymous = both["peak_rss_bytes"] / 1e9, both["peak_anonymous_bytes"] / 1e9
     return [
         {"name": "rss_gb_llama7b_int4", "value": resident, "unit": "GB resident at most", "goal": 4.0, **what},
         {"name": "anon_gb_llama7b_streamed", "value": anonymous, "unit": "GB anonymous at most", "goal": 1.5, **what},
@@ -231,7 +241,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--directions", type=int, default=4)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--kind", action="append", choices=list(KINDS), help="only this; may be repeated")
+    parser.add_argument("--kind", action="append", choices=[ROUND, *KINDS], help="only this; may be repeated")
     parser.add_argument("--output", type=Path, default=REPOSITORY / "benchmark-output" / "device")
     parser.add_argument("--step", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -245,6 +255,11 @@ def main() -> None:
             EXPORTS[arguments.step](shape, folder)
         print(json.dumps({"peak_rss_bytes": watch.peak_rss_bytes}))
         return
+    if arguments.step == ROUND:
+        from benchmarks.device.llama_round import run_rounds  # the rest does without a coordinator
+
+        print(json.dumps(run_rounds(place, arguments.output / f"{shape.name}-round")))
+        return
     if arguments.step is not None:
         print(json.dumps(measured(arguments.step, place)))
         return
@@ -254,9 +269,9 @@ def main() -> None:
             _alone(step)
     shutil.rmtree(cache, ignore_errors=True)
     cache.mkdir(parents=True)
-    found = {kind: _alone(kind) for kind in arguments.kind or KINDS}
+    found = {kind: _alone(kind) for kind in arguments.kind or [ROUND, *KINDS]}
     print("\n".join(report(shape, place, found)))
-    value = {"environment": environment(), "figures": figures(place, found) if "assignment" in found else []}
+    value = {"environment": environment(), "figures": figures(place, found) if ROUND in found else []}
     results = (
         REPOSITORY / "benchmarks/results/llama.json" if arguments.keep else arguments.output / f"{shape.name}.json"
     )

@@ -74,15 +74,15 @@ class Cluster:
         with operator_service(self.server_folder) as service:
             service.ListJobs(ListJobsRequest(), timeout=_READY_S, wait_for_ready=True)
 
-    def start_agent(self, name: str, data: Path, threads: int) -> None:
-        """``fwdllm-server enroll`` and ``fwdllm-client join`` if need be, and ``run``."""
+    def start_agent(self, name: str, data: Path, threads: int) -> int:
+        """``fwdllm-server enroll`` and ``fwdllm-client join`` if need be, and ``run``; returns the process's id."""
         home = self._folder / name
         if not home.exists():
             enrolled = self.run("fwdllm-server", "enroll", "--name", name, "--dir", str(self.server_folder), "--json")
             self.run("fwdllm-client", "join", json.loads(enrolled)["join_token"], "--home", str(home))
             (home / "client.toml").write_text(_UNDEMANDING)
         arguments = ("run", "--data", str(data), "--home", str(home), "--threads", str(threads))
-        self._start(name, "fwdllm-client", *arguments)
+        return self._start(name, "fwdllm-client", *arguments)
 
     def run(self, program: str, *arguments: str) -> str:
         """Run a command to its end and return what it prints.
@@ -103,7 +103,7 @@ class Cluster:
             if process.poll() is not None:
                 raise SystemExit(f"a process ended with code {process.returncode}; see {self._folder}/*.log")
 
-    def _start(self, name: str, program: str, *arguments: str) -> None:
+    def _start(self, name: str, program: str, *arguments: str) -> int:
         with (self._folder / f"{name}.log").open("ab") as log:
             self._processes.append(
                 subprocess.Popen(
@@ -115,6 +115,7 @@ class Cluster:
                     start_new_session=True,
                 )
             )
+        return self._processes[-1].pid
 
     def _addresses(self) -> dict[str, str]:
         """Three free ports, the same again when the cluster is started again."""
