@@ -1,0 +1,1 @@
+"""``make bench-idle``: what an agent without work costs its device, by the byte and in memory."""

@@ -1,0 +1,105 @@
+"""Flower's idle SuperNode, from the package ``flwr`` in an environment of its own: it pins other versions than ours.
+
+Its SuperLink has no run; the node's traffic is counted in real time and scaled to a day. Without TLS, which its quick
+start leaves out too: with it there would be more bytes.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.idle.agent import DAY_S
+from benchmarks.idle.memory import memory_of
+from benchmarks.idle.proxy import CountingProxy
+
+VERSION = "1.42.0"
+_SETTLED_S = 30
+_END_S = 20
+
+
+def measured(folder: Path, seconds: float) -> dict[str, Any]:
+    """What passes in so many ``seconds`` once the node has settled, scaled to a day, and its memory then."""
+    programs = _installed(folder / "environment")
+    fleet, *others = _free_ports(4)
+    names = ("--fleet-api-address", "--control-api-address", "--serverappio-api-address")
+    apis = [f"127.0.0.1:{port}" for port in (fleet, *others)]
+    link = [programs / "flower-superlink", "--insecure"]
+    for name, address in zip(names, apis[:3], strict=True):
+        link += [name, address]
+    with (folder / "log").open("wb") as log:
+        superlink = subprocess.Popen(link, stdout=log, stderr=log)
+        try:
+            _wait_for(fleet)
+            with CountingProxy(("127.0.0.1", fleet)) as proxy:
+                node = subprocess.Popen(
+                    [
+                        programs / "flower-supernode",
+                        "--insecure",
+                        *("--superlink", f"127.0.0.1:{proxy.port}"),
+                        *("--clientappio-api-address", apis[3]),
+                    ],
+                    stdout=log,
+                    stderr=log,
+                )
+                try:
+                    time.sleep(_SETTLED_S)
+                    before, began = proxy.traffic, time.monotonic()
+                    time.sleep(seconds)
+                    passed, took = proxy.traffic.since(before), time.monotonic() - began
+                    if node.poll() is not None or not passed.sent:
+                        raise SystemExit(f"error: Flower's SuperNode does not run; see {folder}/log")
+                    memory = memory_of(node.pid)
+                finally:
+                    _end(node)
+        finally:
+            _end(superlink)
+    return {
+        "version": VERSION,
+        "seconds": took,
+        "bytes_a_day": round(passed.bytes_on_the_network * DAY_S / took),
+        "tls_bytes_a_day": round((passed.sent + passed.received) * DAY_S / took),
+        "resident_bytes": memory["Rss"],
+        "anonymous_bytes": memory["Anonymous"],
+    }
+
+
+def _installed(environment: Path) -> Path:
+    """The folder of Flower's programs, installed if they are not."""
+    programs = environment / "bin"
+    if not (programs / "flower-supernode").exists():
+        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
+        subprocess.run([programs / "python", "-m", "pip", "install", "--quiet", f"flwr=={VERSION}"], check=True)
+    return programs
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [int(listening.getsockname()[1]) for listening in sockets]
+    for listening in sockets:
+        listening.close()
+    return ports
+
+
+def _wait_for(port: int) -> None:
+    for _ in range(600):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            time.sleep(0.2)
+        else:
+            return
+    raise SystemExit("error: Flower's SuperLink does not listen")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_END_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
