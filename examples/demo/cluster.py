@@ -126,7 +126,7 @@ class Cluster:
         return {
             f"FWDLLM_LISTEN__{name}": f"127.0.0.1:{port}"
             for name, port in zip(names, json.loads(file.read_text()), strict=True)
-        } | {"FWDLLM_LISTEN__METRICS": "127.0.0.1:0"}
+        } | {f"FWDLLM_LISTEN__{name}": "127.0.0.1:0" for name in ("DASHBOARD", "METRICS")}
 
 
 def _free_ports(count: int) -> Sequence[int]:

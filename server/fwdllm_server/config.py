@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -28,6 +30,16 @@ def _check_optional_address(text: str) -> str:
     return text and _check_address(text)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host, without a port, is this machine and no other."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 Address = Annotated[str, AfterValidator(_check_address)]
 OptionalAddress = Annotated[str, AfterValidator(_check_optional_address)]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,253}$")]
@@ -44,6 +56,7 @@ class ListenSection(_Section):
     device: Address = "0.0.0.0:7443"
     enrolment: Address = "0.0.0.0:7444"
     operator: Address = "127.0.0.1:7445"
+    dashboard: OptionalAddress = "127.0.0.1:7446"
     metrics: OptionalAddress = "127.0.0.1:7447"
 
 
@@ -91,6 +104,11 @@ class ServerConfig(_Section):
     store: StoreSection = StoreSection()
     check_in: CheckInSection = CheckInSection()
     certificates: CertificatesSection = CertificatesSection()
+
+    @property
+    def certificate_hosts(self) -> list[str]:
+        """Names and addresses that the server's certificate is good for."""
+        return [self.public.host, *self.public.names, "localhost", "127.0.0.1", socket.gethostname()]
 
 
 def load_config(path: Path, environment: Mapping[str, str] | None = None) -> ServerConfig:

@@ -17,6 +17,8 @@ from fwdllm_server.store.jobs import JobState
 
 NOISY, AWAY, REVOKED = "noisy", "away", "revoked"
 _PREFIX = "HOLD_"
+_SLACK_S = 15.0
+"""A busy machine may be so late."""
 
 
 class DeviceState(StrEnum):
@@ -59,7 +61,7 @@ def device_statuses(connection: Connection, check_in: CheckInSection, now: float
     noisy: frozenset[str] = frozenset().union(
         *(noisy_devices(connection, job.id, now) for job in jobs.in_state(connection, JobState.RUNNING))
     )
-    here_since = now - 2 * check_in.idle_max_ms / 1000
+    here_since = now - 2 * check_in.idle_max_ms / 1000 - _SLACK_S
     return [
         _status(device, device.id in busy, device.id in noisy, here_since) for device in devices.all_devices(connection)
     ]

@@ -48,6 +48,11 @@ class Health:
         """Why the coordinator does not serve, in one line."""
         return "; ".join(self._problems.values())
 
+    @property
+    def store_works(self) -> bool:
+        """Whether the store answered when it was tried last."""
+        return "store" not in self._problems
+
     async def change(self) -> None:
         """Wait until the problem is another, or none."""
         await self._changed.wait()

@@ -10,7 +10,8 @@ from pathlib import Path
 from fwdllm_common.errors import BadInputError, BusyError
 from fwdllm_common.files import write_atomically
 from fwdllm_common.lock import locked
-from fwdllm_server.config import CONFIG_FILE, ServerConfig, load_config
+from fwdllm_server.config import CONFIG_FILE, ServerConfig, is_loopback, load_config
+from fwdllm_server.security.tokens import new_secret
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,16 @@ class ServerHome:
         """Where the operator port was last bound, host:port."""
         return self.folder / "operator.address"
 
+    @property
+    def profiles(self) -> Path:
+        """Reports of ``fwdllm-server profile`` that the dashboard shows, one folder each."""
+        return self.folder / "profiles"
+
+    @property
+    def dashboard_address_file(self) -> Path:
+        """Where the dashboard was last bound, host:port."""
+        return self.folder / "dashboard.address"
+
     def config(self) -> ServerConfig:
         """``server.toml`` with the environment's overrides.
 
@@ -107,6 +118,30 @@ class ServerHome:
         :raises StorageError: the directory cannot be written.
         """
         write_atomically(self.operator_address_file, address.encode())
+
+    def dashboard_url(self, config: ServerConfig) -> str:
+        """The dashboard's page as configured, or as last bound when the port is any free one; empty if it is off."""
+        address = config.listen.dashboard
+        if address.endswith(":0") and self.dashboard_address_file.exists():
+            address = self.dashboard_address_file.read_text(encoding="utf-8")
+        host, _, port = address.rpartition(":")
+        if not host:
+            return ""
+        if is_loopback(host):
+            return f"http://{address}/"
+        if host in ("0.0.0.0", "[::]"):  # noqa: S104 - every address, of which one is told to devices
+            host = f"[{config.public.host}]" if ":" in config.public.host else config.public.host
+        return f"https://{host}:{port}/"
+
+    def dashboard_token(self) -> str:
+        """What lets a browser on another machine see the dashboard; made at first.
+
+        :raises StorageError: it cannot be written.
+        """
+        file = self.folder / "dashboard.token"
+        if not file.exists():
+            write_atomically(file, new_secret().encode(), mode=0o600)
+        return file.read_text(encoding="utf-8")
 
     @contextmanager
     def lock(self) -> Iterator[None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 
 import structlog
 from grpc_health.v1 import health_pb2_grpc
@@ -21,8 +20,7 @@ from fwdllm_server.rpc.health_service import HealthService
 from fwdllm_server.rpc.operator_service import OperatorService
 from fwdllm_server.runtime import Runtime
 from fwdllm_server.security.ca import CertificateAuthority
-from fwdllm_server.web.listening import listening
-from fwdllm_server.web.metrics import metrics_app
+from fwdllm_server.web.pages import open_pages
 
 _GRACE_S = 2.0
 
@@ -52,11 +50,7 @@ async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> 
     for server in (servers.device, servers.enrolment, servers.operator):
         health_pb2_grpc.add_HealthServicer_to_server(HealthService(health), server)
     try:
-        async with AsyncExitStack() as pages:
-            if config.listen.metrics:
-                await pages.enter_async_context(
-                    listening(metrics_app(runtime, health), "metrics", config.listen.metrics)
-                )
+        async with open_pages(runtime, health, authority):
             await coordinator.start()
             await servers.start()
             async with health.watching():

@@ -39,7 +39,7 @@ class Federation:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.server_folder = folder / "server"
-        names = ("DEVICE", "ENROLMENT", "OPERATOR", "METRICS")
+        names = ("DEVICE", "ENROLMENT", "OPERATOR", "DASHBOARD", "METRICS")
         self.addresses = dict(zip(names, free_ports(len(names)), strict=True))
         self._environment = FAST | {
             f"FWDLLM_LISTEN__{name}": f"127.0.0.1:{port}" for name, port in self.addresses.items()

@@ -200,7 +200,7 @@ class ListDevicesResponse(_message.Message):
     def __init__(self, devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("device_id", "name", "enrolled_unix_s", "last_seen_unix_s", "revoked", "training_examples", "software", "conditions")
+    __slots__ = ("device_id", "name", "enrolled_unix_s", "last_seen_unix_s", "revoked", "training_examples", "software", "conditions", "state", "reasons")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ENROLLED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
@@ -209,6 +209,8 @@ class Device(_message.Message):
     TRAINING_EXAMPLES_FIELD_NUMBER: _ClassVar[int]
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REASONS_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     name: str
     enrolled_unix_s: int
@@ -217,7 +219,9 @@ class Device(_message.Message):
     training_examples: int
     software: str
     conditions: _conditions_pb2.Conditions
-    def __init__(self, device_id: _Optional[str] = ..., name: _Optional[str] = ..., enrolled_unix_s: _Optional[int] = ..., last_seen_unix_s: _Optional[int] = ..., revoked: _Optional[bool] = ..., training_examples: _Optional[int] = ..., software: _Optional[str] = ..., conditions: _Optional[_Union[_conditions_pb2.Conditions, _Mapping]] = ...) -> None: ...
+    state: str
+    reasons: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, device_id: _Optional[str] = ..., name: _Optional[str] = ..., enrolled_unix_s: _Optional[int] = ..., last_seen_unix_s: _Optional[int] = ..., revoked: _Optional[bool] = ..., training_examples: _Optional[int] = ..., software: _Optional[str] = ..., conditions: _Optional[_Union[_conditions_pb2.Conditions, _Mapping]] = ..., state: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RevokeDeviceRequest(_message.Message):
     __slots__ = ("device",)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from fwdllm_server.cli import devices, doctor, export, health, init, job, profile, serve, simulate
+from fwdllm_server.cli import dashboard, devices, doctor, export, health, init, job, profile, serve, simulate, top
 
 app = typer.Typer(
     help="Fine-tune a language model on devices that keep their data.",
@@ -21,10 +21,12 @@ def _commands() -> None:
 
 app.command("init")(init.init)
 app.command("serve")(serve.serve)
+app.command("dashboard")(dashboard.dashboard)
 app.command("health")(health.health)
 app.command("doctor")(doctor.doctor)
 app.command("enroll")(devices.enroll)
 app.command("export")(export.export)
+app.command("top")(top.top)
 app.command("simulate")(simulate.simulate)
 app.command("profile")(profile.profile)
 app.add_typer(job.app, name="job")

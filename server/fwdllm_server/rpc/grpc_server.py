@@ -68,8 +68,7 @@ async def bind_servers(home: ServerHome, config: ServerConfig, authority: Certif
     :raises BadInputError: an address cannot be listened on.
     :raises StorageError: the directory cannot be written.
     """
-    hosts = [config.public.host, *config.public.names, "localhost", "127.0.0.1", socket.gethostname()]
-    key, chain = authority.issue_server(hosts, time.time())
+    key, chain = authority.issue_server(config.certificate_hosts, time.time())
     open_to_all = grpc.ssl_server_credentials([(key, chain)])
     mutual = grpc.ssl_server_credentials([(key, chain)], authority.certificate_pem, require_client_auth=True)
 

@@ -18,13 +18,13 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.join_token import JoinToken
 from fwdllm_common.protocol import CHUNK_BYTES, Reason
 from fwdllm_server.coordinator import Coordinator
+from fwdllm_server.device_status import REVOKED, DeviceState, DeviceStatus, device_statuses
 from fwdllm_server.job_status import job_message
 from fwdllm_server.model.adapter import write_adapter
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
 from fwdllm_server.rpc.limits import MAX_TOKEN_LIFETIME_S, bounded, in_range, plain_name
 from fwdllm_server.store import devices, jobs
-from fwdllm_server.store.devices import Device
 from fwdllm_server.store.jobs import JobRecord
 
 _DAY_S = 86_400
@@ -163,7 +163,8 @@ class OperatorService(OperatorServiceServicer):
 
     def _all_devices(self) -> list[operator_pb2.Device]:
         with self._runtime.database.transaction() as connection:
-            return [_device_message(device) for device in devices.all_devices(connection)]
+            found = device_statuses(connection, self._runtime.config.check_in, self._runtime.clock())
+            return [_device_message(status) for status in found]
 
     def _revoke(self, id_or_name: str) -> operator_pb2.Device:
         with self._runtime.database.transaction() as connection:
@@ -174,10 +175,11 @@ class OperatorService(OperatorServiceServicer):
             devices.revoke(connection, found.id, self._runtime.clock())
             revoked = devices.device(connection, found.id)
         assert revoked is not None
-        return _device_message(revoked)
+        return _device_message(DeviceStatus(revoked, DeviceState.REVOKED, (REVOKED,)))
 
 
-def _device_message(device: Device) -> operator_pb2.Device:
+def _device_message(status: DeviceStatus) -> operator_pb2.Device:
+    device = status.device
     return operator_pb2.Device(
         device_id=device.id,
         name=device.name,
@@ -187,4 +189,6 @@ def _device_message(device: Device) -> operator_pb2.Device:
         training_examples=device.training_examples,
         software=device.software,
         conditions=device.conditions,
+        state=status.state,
+        reasons=status.reasons,
     )

@@ -8,6 +8,7 @@ from aiohttp import web
 from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
+from fwdllm_common.errors import StorageError
 from fwdllm_server.health import Health
 from fwdllm_server.metrics.live import REGISTRY
 from fwdllm_server.metrics.state import StateCollector, read
@@ -24,7 +25,10 @@ def metrics_app(runtime: Runtime, health: Health) -> web.Application:
 
     async def metrics(request: web.Request) -> web.Response:
         # A store that is in trouble must not hide what is counted in memory.
-        state.families = [] if health.problem else await runtime.in_store(read_state)
+        try:
+            state.families = await runtime.in_store(read_state) if health.store_works else []
+        except StorageError:
+            state.families = []
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(REGISTRY), headers={"Content-Type": content_type})
 

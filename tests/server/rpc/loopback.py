@@ -25,7 +25,7 @@ def make_home(folder: Path) -> ServerHome:
     assert run(["init", str(folder), "--host", "localhost", "--json"]) == 0
     home = ServerHome.open(folder)
     text = home.config_file.read_text()
-    for default in ("0.0.0.0:7443", "0.0.0.0:7444", "127.0.0.1:7445", "127.0.0.1:7447"):
+    for default in ("0.0.0.0:7443", "0.0.0.0:7444", "127.0.0.1:7445", "127.0.0.1:7446", "127.0.0.1:7447"):
         text = text.replace(default, "127.0.0.1:0")
     home.config_file.write_text(text)
     return home

@@ -1,0 +1,23 @@
+"""``fwdllm-server dashboard``: where to look, and the token that lets one in from elsewhere."""
+
+from __future__ import annotations
+
+from fwdllm_common.errors import BadInputError
+from fwdllm_server.cli.facts import print_json
+from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
+from fwdllm_server.home import ServerHome
+
+
+def dashboard(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
+    """Print the dashboard's address; from another machine it opens with the token that is in it, once."""
+    home = ServerHome.open(folder)
+    config = home.config()
+    url = home.dashboard_url(config)
+    if not url:
+        raise BadInputError(f"the dashboard is off; give [listen] dashboard in {home.config_file} an address")
+    if json:
+        print_json({"url": url, "token": home.dashboard_token()})
+    elif url.startswith("https:"):
+        print(f"{url}?token={home.dashboard_token()}")
+    else:
+        print(url)

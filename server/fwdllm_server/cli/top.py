@@ -1,0 +1,158 @@
+"""``fwdllm-server top``: every running job and every device, live."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.rule import Rule
+from rich.table import Table
+from rich.text import Text
+
+from fwdllm.v1.operator_pb2 import (
+    JOB_STATE_PREPARING,
+    JOB_STATE_RUNNING,
+    Device,
+    Job,
+    ListDevicesRequest,
+    ListJobsRequest,
+)
+from fwdllm_server.cli.calls import ANSWER_S, operator_service
+from fwdllm_server.cli.facts import as_dict, print_json
+from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
+from fwdllm_server.cli.progress import line, render, state_word
+from fwdllm_server.cli.words import duration, printable, size
+
+_ACTIVE = (JOB_STATE_PREPARING, JOB_STATE_RUNNING)
+_STATES = ("working", "idle", "held", "away", "revoked")
+_ORDER = {state: at for at, state in enumerate(_STATES)}
+_STYLES = {"working": "blue", "idle": "green", "held": "yellow", "away": "dim", "revoked": "red"}
+_DEVICES = 200
+"""Devices shown at most; a terminal has fewer lines."""
+
+
+def top(
+    folder: FolderOption = DEFAULT_FOLDER,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Watch every running job and every device; plain lines when not on a terminal, until Ctrl-C."""
+    with operator_service(folder) as service, Screen(Console(quiet=json), once) as screen:
+        while True:
+            jobs = service.ListJobs(ListJobsRequest(), timeout=ANSWER_S).jobs
+            devices = service.ListDevices(ListDevicesRequest(), timeout=ANSWER_S).devices
+            if json:
+                print_json({"jobs": [as_dict(job) for job in jobs], "devices": [as_dict(each) for each in devices]})
+            else:
+                screen.show(jobs, devices)
+            if once:
+                return
+            time.sleep(every)
+
+
+class Screen:
+    """The whole terminal, or lines where something has changed, as a context manager."""
+
+    def __init__(self, console: Console, once: bool) -> None:
+        self._console = console
+        self._live = (
+            Live(console=console, auto_refresh=False, screen=True) if console.is_terminal and not once else None
+        )
+        self._plain = not console.is_terminal
+        self._shown: set[str] = set()
+
+    def __enter__(self) -> Screen:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def show(self, jobs: Sequence[Job], devices: Sequence[Device]) -> None:
+        """Show what there is now."""
+        active = [job for job in jobs if job.state in _ACTIVE]
+        if self._live:
+            self._live.update(_picture(jobs, active, devices), refresh=True)
+        elif self._plain:
+            lines = [_summary(jobs, devices), *(line(job) for job in active)]
+            for text in lines:
+                if text not in self._shown:
+                    self._console.out(text, highlight=False)
+            self._shown = set(lines)
+        else:
+            self._console.print(_picture(jobs, active, devices))
+
+
+def _summary(jobs: Sequence[Job], devices: Sequence[Device]) -> str:
+    job_states = Counter(state_word(job) for job in jobs)
+    states = Counter(device.state for device in devices)
+    reasons = Counter(reason.replace("_", " ") for device in devices for reason in device.reasons)
+    parts = [
+        f"{len(jobs)} job{'s' * (len(jobs) != 1)}"
+        + (f" ({', '.join(f'{count} {state}' for state, count in job_states.items())})" if jobs else ""),
+        f"{len(devices)} device{'s' * (len(devices) != 1)}"
+        + (f" ({', '.join(f'{states[state]} {state}' for state in _STATES if states[state])})" if devices else ""),
+    ]
+    if reasons:
+        parts.append(f"no work for: {', '.join(f'{reason} {count}' for reason, count in reasons.most_common())}")
+    return "; ".join(map(printable, parts))
+
+
+def _picture(jobs: Sequence[Job], active: Sequence[Job], devices: Sequence[Device]) -> RenderableType:
+    parts: list[RenderableType] = [Text(_summary(jobs, devices), style="bold")]
+    for job in active:
+        parts += [Rule(style="dim"), render(job)]
+    if not active:
+        parts += [Rule(style="dim"), Text("no job is running", style="dim")]
+    if devices:
+        parts += [Rule(style="dim"), _table(active, devices)]
+    return Group(*parts)
+
+
+def _table(active: Sequence[Job], devices: Sequence[Device]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for title in ("DEVICE", "STATE", "WHY", "CONDITIONS", "SEEN"):
+        table.add_column(title, no_wrap=True)
+    for title in ("SCALARS", "SECONDS", "PEAK", "SENT", "RECEIVED"):
+        table.add_column(title, no_wrap=True, justify="right")
+    ordered = sorted(devices, key=lambda device: (_ORDER.get(device.state, len(_STATES)), device.name))
+    now = time.time()
+    for device in ordered[:_DEVICES]:
+        spent = [effort for job in active for effort in job.devices if effort.device_id == device.device_id]
+        table.add_row(
+            printable(device.name),
+            Text(device.state, style=_STYLES.get(device.state, "")),
+            printable(", ".join(reason.replace("_", " ") for reason in device.reasons if reason != device.state)),
+            _conditions(device),
+            duration(max(0.0, now - device.last_seen_unix_s)) if device.last_seen_unix_s else "never",
+            str(sum(effort.scalars for effort in spent)),
+            f"{sum(effort.seconds for effort in spent):.0f}",
+            size(max((effort.peak_rss_bytes for effort in spent), default=0)),
+            size(sum(effort.bytes_sent for effort in spent)),
+            size(sum(effort.bytes_received + effort.artifact_bytes for effort in spent)),
+        )
+    return table
+
+
+def _conditions(device: Device) -> str:
+    if not device.HasField("conditions"):
+        return "-"
+    said = as_dict(device.conditions)
+    words = [
+        {True: "charging", False: "on battery"}.get(said["charging"], ""),
+        f"{said['battery_percent']:.0f}%" if said["battery_percent"] is not None else "",
+        "metered" if said["metered"] else "",
+        said["thermal"] if said["thermal"] not in ("unspecified", "none") else "",
+    ]
+    return " ".join(word for word in words if word) or "-"

@@ -1,0 +1,189 @@
+"""What the dashboard shows, as JSON; field names are those of ``--json`` on the command line where it has them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+from math import isfinite
+from typing import Any, TypeAlias
+
+from sqlalchemy import Connection
+
+from fwdllm_common.fixed_point import SCALE
+from fwdllm_common.ledger import BlockUpdate
+from fwdllm_server.cli.facts import as_dict
+from fwdllm_server.config import CheckInSection
+from fwdllm_server.device_status import DeviceState, DeviceStatus, device_statuses
+from fwdllm_server.job_status import job_message
+from fwdllm_server.store import efforts, history, jobs, ledger, rounds
+from fwdllm_server.store.history import CommittedRound
+from fwdllm_server.store.jobs import JobRecord
+
+Facts: TypeAlias = dict[str, Any]
+
+MAX_ROWS = 500
+"""Rows of a table in one answer."""
+
+
+def overview(connection: Connection, check_in: CheckInSection, now: float) -> Facts:
+    """Every job in a line, and how many devices stand how."""
+    statuses = device_statuses(connection, check_in, now)
+    states = Counter(status.state for status in statuses)
+    reasons = Counter(reason for status in statuses for reason in status.reasons)
+    return {
+        "version": version("fwdllm"),
+        "jobs": [_job_line(connection, record) for record in jobs.in_state(connection)],
+        "devices": {
+            "total": len(statuses),
+            "states": {state.value: states[state] for state in DeviceState},
+            "reasons": dict(reasons.most_common()),
+        },
+    }
+
+
+def job(connection: Connection, record: JobRecord, now: float) -> Facts:
+    """A job as ``job show --json`` has it, with sums over its devices in place of the devices."""
+    message = job_message(connection, record, now)
+    del message.devices[:]
+    spent = efforts.total(connection, record.id)
+    current = rounds.latest(connection, record.id)
+    return {
+        **as_dict(message),
+        "spent": spent._asdict(),
+        "created_at": record.created_at,
+        "phase_since": current.phase_since if current is not None else None,
+    }
+
+
+def evaluations(connection: Connection, job_id: str) -> Sequence[Facts]:
+    """The curve of accuracy and loss, by ascending version."""
+    return [
+        {"version": each.version, "accuracy": _number(each.accuracy), "loss": _number(each.loss)}
+        for each in ledger.evaluations_of(connection, job_id)
+    ]
+
+
+def committed_rounds(connection: Connection, job_id: str, after: int) -> Sequence[Facts]:
+    """The rounds that led to versions above ``after``, oldest first."""
+    return [_committed(each) for each in history.committed_after(connection, job_id, after)]
+
+
+def ledger_page(connection: Connection, job_id: str, before: int, limit: int) -> Sequence[Facts]:
+    """The rounds that led to versions below ``before``, newest first."""
+    return [_committed(each) for each in history.committed_before(connection, job_id, before, limit)]
+
+
+def ledger_entry(connection: Connection, job_id: str, at: int, offset: int, limit: int) -> Facts | None:
+    """Everything of the round that led to version ``at``; of each block the directions from ``offset`` on."""
+    found = history.entry(connection, job_id, at)
+    if found is None:
+        return None
+    made, entry = found
+    return {
+        **_committed(made),
+        "reason": made.reason,
+        "bytes": made.size,
+        "participants": [vars(each) for each in history.participants(connection, job_id, made.round)],
+        "offset": offset,
+        "blocks": [_block(update, offset, limit) for update in entry.updates],
+    }
+
+
+def devices(connection: Connection, check_in: CheckInSection, now: float, job_id: str | None) -> Sequence[Facts]:
+    """Every device by name; with a job, those that reported to it and what each did."""
+    spent = {row.device_id: row for row in efforts.of_job(connection, job_id)} if job_id else {}
+    found = [
+        _device(status, spent.get(status.device.id))
+        for status in device_statuses(connection, check_in, now)
+        if not job_id or status.device.id in spent
+    ]
+    # By what stays while states change, so that nothing jumps under a finger.
+    return sorted(found, key=lambda device: (device["name"], device["device_id"]))
+
+
+def page_of(found: Sequence[Facts], search: str, state: str, offset: int, limit: int) -> Facts:
+    """The devices with ``search`` in their name or id and in a state, from ``offset`` on."""
+    matching = [
+        device
+        for device in found
+        if state in ("", device["state"])
+        and (search.lower() in device["name"].lower() or search in device["device_id"])
+    ]
+    return {"total": len(matching), "offset": offset, "devices": matching[offset : offset + limit]}
+
+
+def _job_line(connection: Connection, record: JobRecord) -> Facts:
+    found = ledger.evaluations_of(connection, record.id)
+    committed, directions = ledger.totals(connection, record.id)
+    return {
+        "job_id": record.id,
+        "name": record.name,
+        "state": record.state.value,
+        "message": record.message,
+        "rounds_committed": committed,
+        "rounds_wanted": record.rounds_wanted,
+        "directions": directions,
+        "accuracy": _number(found[-1].accuracy) if found else None,
+        "initial_accuracy": _number(found[0].accuracy) if found else None,
+        "loss": _number(found[-1].loss) if found else None,
+        "created_at": record.created_at,
+        "ended_at": record.ended_at,
+        "curve": [_number(each.accuracy) for each in found],
+    }
+
+
+def _committed(made: CommittedRound) -> Facts:
+    threshold = made.variance_threshold
+    return {
+        "version": made.version,
+        "round": made.round,
+        "directions": made.directions,
+        "variance": _number(made.variance),
+        "variance_threshold": _number(threshold) if threshold > 0 else None,
+        "committed_at": made.committed_at,
+        "theta_digest": made.theta_digest.hex(),
+    }
+
+
+def _block(update: BlockUpdate, offset: int, limit: int) -> Facts:
+    some = slice(offset, offset + limit)
+    return {
+        "block": update.block,
+        "learning_rate": float(update.learning_rate),
+        "directions": len(update.seeds),
+        # As text: a browser's numbers hold 53 bits.
+        "seeds": [str(seed) for seed in update.seeds[some].tolist()],
+        "coefficients": [str(value) for value in update.coefficients[some].tolist()],
+        "derivatives": [value / SCALE for value in update.coefficients[some].tolist()],
+    }
+
+
+def _device(status: DeviceStatus, spent: Any) -> Facts:
+    device = status.device
+    conditions = device.conditions
+    return {
+        "device_id": device.id,
+        "name": device.name,
+        "state": status.state.value,
+        "reasons": list(status.reasons),
+        "last_seen_at": device.last_seen_at,
+        "training_examples": device.training_examples,
+        "software": device.software,
+        "conditions": as_dict(conditions) if conditions is not None else None,
+        "spent": None
+        if spent is None
+        else {
+            "scalars": spent.scalars,
+            "seconds": spent.seconds,
+            "peak_rss_bytes": spent.peak_rss_bytes,
+            "bytes_sent": spent.bytes_sent,
+            "bytes_received": spent.bytes_received,
+            "artifact_bytes": spent.artifact_bytes,
+            "signal_to_noise": spent.signal_to_noise,
+        },
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if isfinite(value) else None

@@ -1,0 +1,69 @@
+"""Reads facts in the store's thread, once for all who look at the dashboard at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Hashable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from sqlalchemy import Connection
+
+from fwdllm_server.runtime import Runtime
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+FRESH_S = 0.5
+"""Seconds for which facts are not read again."""
+_SHARE = 20
+"""A read that took long is not done again before so many times as long: devices need the store more than viewers."""
+_KEPT = 256
+
+
+class Reading:
+    """The store's facts for the dashboard; what is asked for again soon is answered from memory."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self._known: dict[Hashable, tuple[float, asyncio.Future[Any]]] = {}
+
+    async def read(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What ``function`` finds in a transaction, now or a moment ago."""
+        with_connection = self._in_transaction(lambda connection: function(connection, *args, **kwargs))
+        return await self.runtime.in_store(with_connection)
+
+    async def shared(self, key: Hashable, function: Callable[[Connection], T]) -> T:
+        """Like :meth:`read`, for facts that many ask for under one key."""
+        fresh_until, known = self._known.get(key, (0.0, None))
+        if known is None or (known.done() and time.monotonic() >= fresh_until):
+            if len(self._known) >= _KEPT:
+                self._known.clear()
+            known = asyncio.ensure_future(self._measured(key, function))
+            self._known[key] = (0.0, known)
+        found: T = await asyncio.shield(known)
+        return found
+
+    async def _measured(self, key: Hashable, function: Callable[[Connection], T]) -> T:
+        took = 0.0
+
+        def measured() -> T:
+            nonlocal took
+            began = time.monotonic()
+            try:
+                return self._in_transaction(function)()
+            finally:
+                took = time.monotonic() - began
+
+        found = await self.runtime.in_store(measured)
+        task = asyncio.current_task()
+        assert task is not None
+        self._known[key] = (time.monotonic() + max(FRESH_S, _SHARE * took), task)
+        return found
+
+    def _in_transaction(self, function: Callable[[Connection], T]) -> Callable[[], T]:
+        def read() -> T:
+            with self.runtime.database.transaction() as connection:
+                return function(connection)
+
+        return read

@@ -1,0 +1,57 @@
+// Accuracy and loss over the versions, and under them what each round's estimate was worth.
+
+import { Chart } from "../chart.js";
+import { h, table } from "../dom.js";
+import { decimal, percent } from "../format.js";
+
+export function curves() {
+  let evaluations = [], rounds = [];
+  const spread = () => Math.max(...rounds.map((each) => each.variance ?? 0)) / Math.min(...rounds.map((each) => each.variance || Infinity));
+  const accuracy = new Chart({
+    title: "Accuracy", hue: "accent", format: (value, axis) => percent(value, axis ? 0 : 1),
+    range: (_, least, most) => (least === null ? [0, 1] : padded(least, most, 0.02, 0, 1)),
+  });
+  const loss = new Chart({ title: "Loss", hue: "loss", format: (value, axis) => (value === null ? "–" : value.toFixed(axis ? 2 : 4)), range: (_, least, most) => (least === null ? [0, 1] : padded(least, most, 0.02, 0, Infinity)) });
+  const variance = new Chart({
+    title: "Variance of the estimate", hue: "variance", format: (value) => decimal(value), limitTitle: "at most",
+    logarithmic: () => rounds.length > 1 && spread() > 30,
+  });
+  const charts = [accuracy, loss, variance];
+  const numbers = h("div");
+  const details = h("details", { ontoggle: () => tabulate() }, h("summary", {}, "As a table"), numbers);
+  const element = h("section", { class: "card", "aria-label": "Curves" }, h("h2", {}, "Learning"), charts.map((chart) => chart.element), details);
+
+  function tabulate() {
+    if (!details.open) return;
+    const made = Object.fromEntries(rounds.map((each) => [each.version, each]));
+    numbers.replaceChildren(table("Accuracy, loss and variance", [
+      { title: "Round", cell: (row) => String(row.version) },
+      { title: "Accuracy", number: true, cell: (row) => percent(row.accuracy) },
+      { title: "Loss", number: true, cell: (row) => decimal(row.loss, 5) },
+      { title: "Variance", number: true, cell: (row) => decimal(made[row.version]?.variance) },
+      { title: "Threshold", number: true, cell: (row) => decimal(made[row.version]?.variance_threshold) },
+    ], [...evaluations].reverse()));
+  }
+
+  return {
+    element,
+    versions: () => rounds.length,
+    // Entries from some place on; after a new connection from the beginning.
+    add(found) {
+      evaluations = [...evaluations.slice(0, found.evaluations_from), ...found.evaluations];
+      rounds = [...rounds.filter((each) => each.version <= found.rounds_from), ...found.rounds];
+      const at = evaluations.map((each) => each.version);
+      accuracy.set(at, evaluations.map((each) => each.accuracy));
+      loss.set(at, evaluations.map((each) => each.loss));
+      const limits = rounds.map((each) => each.variance_threshold);
+      variance.set(rounds.map((each) => each.version), rounds.map((each) => each.variance || null), limits.some(Boolean) ? limits : null);
+      tabulate();
+    },
+    close: () => charts.forEach((chart) => chart.close()),
+  };
+}
+
+function padded(least, most, pad, floor, ceiling) {
+  const room = Math.max(pad, (most - least) * 0.08);
+  return [Math.max(floor, least - room), Math.min(ceiling, most + room)];
+}

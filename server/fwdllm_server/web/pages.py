@@ -1,0 +1,43 @@
+"""The coordinator's HTTP ports as the configuration wants them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import structlog
+
+from fwdllm_common.files import write_atomically
+from fwdllm_server.config import is_loopback
+from fwdllm_server.dashboard.app import dashboard_app
+from fwdllm_server.health import Health
+from fwdllm_server.runtime import Runtime
+from fwdllm_server.security.ca import CertificateAuthority
+from fwdllm_server.web.listening import listening
+from fwdllm_server.web.metrics import metrics_app
+from fwdllm_server.web.tls import tls_context
+
+_log = structlog.get_logger()
+
+
+@asynccontextmanager
+async def open_pages(runtime: Runtime, health: Health, authority: CertificateAuthority) -> AsyncIterator[None]:
+    """Show dashboard and metrics, each unless its address is empty, until the block ends.
+
+    :raises BusyError: a port is taken.
+    :raises BadInputError: an address cannot be listened on.
+    """
+    config, home = runtime.config, runtime.home
+    async with AsyncExitStack() as stack:
+        if address := config.listen.dashboard:
+            local = is_loopback(address.rpartition(":")[0])
+            tls = None if local else tls_context(authority.issue_server(config.certificate_hosts, time.time()))
+            app = dashboard_app(runtime, home.dashboard_token(), lambda: health.problem)
+            bound = await stack.enter_async_context(listening(app, "dashboard", address, tls))
+            write_atomically(home.dashboard_address_file, bound.encode())
+            _log.info("dashboard", url=home.dashboard_url(config))
+        if address := config.listen.metrics:
+            bound = await stack.enter_async_context(listening(metrics_app(runtime, health), "metrics", address))
+            _log.info("metrics", url=f"http://{bound}/metrics")
+        yield
