@@ -50,6 +50,12 @@ lint: setup ## style, types, import rules, generated code
 	$(BIN)/lint-imports
 	PYTHON=$(BIN)/python .ci/protos-current
 
+reference: setup ## docs/reference, from the protos and the pydantic models
+	$(BIN)/python .ci/reference.py
+
+site: setup ## the documentation as a site, in build/site
+	$(BIN)/mkdocs build --strict
+
 wheel: setup ## what users install, in dist/
 	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
