@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,22 @@ _ROOT = Path(__file__).parents[1]
 
 
 def on_config(config: Any) -> None:
-    """An entry of the navigation that ends with a slash stands for every page in the folder, the index first."""
-    config["nav"] = _expanded(config["nav"])
+    """An entry of the navigation that ends with a slash stands for every page in the folder, the index first.
+
+    Pages that are in no entry come last.
+    """
+    nav = _expanded(config["nav"])
+    every = {str(path.relative_to(_ROOT / "docs")) for path in (_ROOT / "docs").rglob("*.md")}
+    rest = sorted(every - set(_leaves(nav)))
+    config["nav"] = [*nav, {"More": rest}] if rest else nav
+
+
+def _leaves(entry: Any) -> Iterator[str]:
+    if isinstance(entry, str):
+        yield entry
+    else:
+        for item in entry.values() if isinstance(entry, dict) else entry:
+            yield from _leaves(item)
 
 
 def _expanded(entry: Any) -> Any:
