@@ -103,7 +103,7 @@ def test_backup_and_restore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     from fwdllm_server.home import ServerHome
     from fwdllm_server.store.database import Database
 
-    for port in ("DEVICE", "ENROLMENT", "OPERATOR", "METRICS"):
+    for port in ("DEVICE", "ENROLMENT", "OPERATOR", "METRICS", "DASHBOARD"):
         monkeypatch.setenv(f"FWDLLM_LISTEN__{port}", "127.0.0.1:0")
     folder = tmp_path / "fwdllm-server"
     assert run(["init", str(folder), "--host", "localhost"]) == 0
