@@ -24,6 +24,7 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import sha256_of
 from fwdllm_common.layout import Layout
 from fwdllm_common.prompt import Prompt
+from fwdllm_common.task import CLASSIFICATION, TASKS, Task
 
 MANIFEST_FORMAT = 1
 MANIFEST_FILE = "manifest.json"
@@ -61,9 +62,10 @@ class Stage:
 
     ``inputs`` are the graph's inputs, a subset of :data:`STAGE_INPUTS`: ``input_ids``, ``attention_mask`` int64
     ``[N, T]``; ``activation`` float32, the previous stage's output; ``theta`` float32 ``[P, block size]``, with N a
-    multiple of P and row n using copy n // (N / P); ``labels`` int64 ``[N]``.
+    multiple of P and row n using copy n // (N / P); ``labels`` int64 ``[N]``, or ``[N, 2]`` where spans are answers.
     The output is ``next_activation``, float32 ``[N, T, width]`` when ``per_token`` else ``[N, width]``; the last stage
-    returns ``loss`` float32 ``[N]`` and ``logits`` float32 ``[N, labels]`` instead (width is then the label count).
+    returns ``loss`` float32 ``[N]`` and ``logits`` float32 ``[N, labels]``, or ``[N, T, 2]``, instead (width is then
+    the label count, or 2).
     ``weights`` is the graph's external data file, if it has one. ``multiplications`` is what the stage costs: how many
     weights, θ's among them, one token of a row (or one row, where the stage reads pooled features) is multiplied with.
     """
@@ -86,7 +88,8 @@ class Manifest:
     """Everything a device needs to compute a loss, by hash.
 
     ``max_tokens`` is the truncation length, ``pad_token_id`` fills up a batch, ``labels`` gives class i its name;
-    with a ``prompt`` the model reads each text in it; ``canary`` is a :class:`fwdllm_common.canary.Canary`.
+    with a ``prompt`` the model reads each text in it; ``canary`` is a :class:`fwdllm_common.canary.Canary`. There are
+    labels if and only if the ``task`` is classification.
     """
 
     labels: tuple[str, ...]
@@ -97,14 +100,21 @@ class Manifest:
     stages: tuple[Stage, ...]
     prompt: Prompt | None = None
     canary: BundleFile | None = None
+    task: Task = CLASSIFICATION
 
     def __post_init__(self) -> None:
         if not 0 < self.frozen < len(self.stages):
             raise BadInputError("manifest: the first stage must be the frozen prefix and a block must follow")
         if [stage.block for stage in self.stages[self.frozen :]] != list(self.layout.blocks):
             raise BadInputError("manifest: the stages do not follow the blocks of the layout")
-        if len(self.labels) < 2 or self.max_tokens < 1:
-            raise BadInputError("manifest: at least two labels and one token are needed")
+        if self.task not in TASKS:
+            raise BadInputError(f"manifest: the task {self.task!r} is not known here; update fwdllm")
+        if self.task == CLASSIFICATION and len(self.labels) < 2:
+            raise BadInputError("manifest: at least two labels are needed")
+        if self.task != CLASSIFICATION and self.labels:
+            raise BadInputError(f"manifest: {self.task} has no labels")
+        if self.max_tokens < 1:
+            raise BadInputError("manifest: at least one token is needed")
         names = [file.name for file in self.files]
         if twice := [name for name in names if names.count(name) > 1]:
             raise BadInputError(f"manifest: {twice[0]!r} is the name of two files")
@@ -162,6 +172,7 @@ class Manifest:
             "stages": [asdict(stage) for stage in self.stages],
             **({} if self.prompt is None else {"prompt": self.prompt.template}),
             **({} if self.canary is None else {"canary": asdict(self.canary)}),
+            **({} if self.task == CLASSIFICATION else {"task": self.task}),
         }
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -184,6 +195,7 @@ class Manifest:
                 stages=tuple(_stage(item) for item in value["stages"]),
                 prompt=Prompt.of(value.get("prompt")),
                 canary=BundleFile(**value["canary"]) if "canary" in value else None,
+                task=value.get("task", CLASSIFICATION),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BadInputError(f"manifest: not a model bundle ({error})") from error

@@ -36,6 +36,27 @@ def test_a_prompt_makes_it_too_and_is_left_out_where_there_is_none():
     assert "prompt" not in json.loads(MANIFEST.to_bytes())
 
 
+def test_a_task_makes_it_too_and_is_left_out_of_classifiers():
+    """Bundles from before there were tasks keep their hash."""
+    asking = replace(MANIFEST, labels=(), task="question-answering")
+    assert Manifest.from_bytes(asking.to_bytes()) == asking
+    assert Manifest.from_bytes(MANIFEST.to_bytes()).task == "classification"
+    assert "task" not in json.loads(MANIFEST.to_bytes())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "question-answering"}, "question-answering has no labels"),
+        ({"labels": ()}, "at least two labels are needed"),
+        ({"labels": (), "task": "translation"}, "the task 'translation' is not known here; update fwdllm"),
+    ],
+)
+def test_labels_are_classification_s(changes, message):
+    with pytest.raises(BadInputError, match=message):
+        replace(MANIFEST, **changes)
+
+
 def test_a_file_of_two_stages_is_listed_once():
     names = [file.name for file in MANIFEST.files]
     assert names == ["tokenizer.json", "prefix.onnx", "weights.bin", "peft.onnx", "head.onnx"]

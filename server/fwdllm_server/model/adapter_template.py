@@ -14,6 +14,7 @@ from torch import nn
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import sync, write_atomically
+from fwdllm_common.task import CLASSIFICATION, Task
 from fwdllm_server.model.adapter import ADAPTER_FILE
 from fwdllm_server.model.load import Pooling, load_base
 from fwdllm_server.model.peft.bottleneck import bottleneck_widths, insert_bottlenecks
@@ -28,6 +29,7 @@ class BaseDescription(TypedDict):
     source: str
     labels: Sequence[str]
     pooling: Pooling
+    task: NotRequired[Task]
     prompt: NotRequired[str]
     verbaliser: NotRequired[dict[str, str]]
 
@@ -56,9 +58,10 @@ def load_base_of(adapter_folder: Path) -> nn.Module:
     try:
         base = json.loads((adapter_folder / BASE_FILE).read_bytes())
         source, labels, pooling = str(base["source"]), [str(label) for label in base["labels"]], base["pooling"]
+        task = base.get("task", CLASSIFICATION)
         bottlenecks = {str(host): int(width) for host, width in base.get("bottlenecks", {}).items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInputError(f"{adapter_folder} holds no adapter of fwdllm: {BASE_FILE} is unreadable") from error
-    model = load_base(source, labels, pooling)
+    model = load_base(source, labels, pooling, task=task)
     insert_bottlenecks(model, bottlenecks)
     return model

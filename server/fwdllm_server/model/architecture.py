@@ -10,13 +10,13 @@ from transformers.pytorch_utils import Conv1D
 
 from fwdllm_common.errors import BadInputError
 
-HEAD_NAMES = ("classifier", "score")
+HEAD_NAMES = ("classifier", "score", "qa_outputs")
 
 
 def head_name(model: nn.Module) -> str:
-    """The attribute of the classification head: ``classifier`` in encoders, ``score`` in decoders.
+    """The attribute of the head: ``classifier`` in encoders, ``score`` in decoders, ``qa_outputs`` where spans answer.
 
-    :raises BadInputError: the model has neither.
+    :raises BadInputError: the model has none of them.
     """
     children = dict(model.named_children())
     for name in HEAD_NAMES:

@@ -20,11 +20,13 @@ from fwdllm_common.files import write_atomically
 from fwdllm_common.layout import Layout
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest, Stage
 from fwdllm_common.prompt import Prompt
+from fwdllm_common.task import CLASSIFICATION, Task
 from fwdllm_server.model.cost import weights_multiplied
+from fwdllm_server.model.segments import segment_separator
 from fwdllm_server.model.split import cut_stage, save_stage
 from fwdllm_server.model.staged import StagedLoss, frozen_cuts
 from fwdllm_server.model.trainable import trainable_layout
-from fwdllm_server.model.twins import TwinModel, make_twin_model
+from fwdllm_server.model.twins import make_twin_model
 
 OPSET = 23
 STAGE_WEIGHTS = 1 << 28
@@ -45,11 +47,13 @@ def export_bundle(
     one_block: bool = False,
     prompt: Prompt | None = None,
     stage_weights: int = STAGE_WEIGHTS,
+    task: Task = CLASSIFICATION,
 ) -> Manifest:
     """Write tokenizer, stage graphs and ``manifest.json`` into ``folder`` (made if need be); returns the manifest.
 
     The stages are the frozen prefix and one per block of the layout, of which there is but one with ``one_block``. A
-    prefix of more than ``stage_weights`` weights becomes several stages of whole layers.
+    prefix of more than ``stage_weights`` weights becomes several stages of whole layers. Only classification has
+    ``labels``.
     Number of copies P, batch and text length stay dynamic, the length up to ``max_tokens``.
 
     :raises BadInputError: the model pads with another id, cannot read ``max_tokens`` tokens, or has a trainable
@@ -60,7 +64,8 @@ def export_bundle(
     _check_length(peft_model, max_tokens)
     twin = make_twin_model(peft_model, layout)
     cuts = frozen_cuts(twin, stage_weights)
-    model = _export(twin, cuts, layout, max_tokens)
+    separator = None if task == CLASSIFICATION else segment_separator(peft_model.config, tokenizer_json)
+    model = _export(StagedLoss(twin, list(layout.blocks), cuts, separator), layout, max_tokens, task, len(cuts))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TOKENIZER_FILE, tokenizer_json)
     manifest = Manifest(
@@ -71,31 +76,33 @@ def export_bundle(
         layout=layout,
         stages=tuple(_write_stages(model, len(cuts), layout, folder)),
         prompt=prompt,
+        task=task,
     )
     write_atomically(folder / MANIFEST_FILE, manifest.to_bytes())
     return manifest
 
 
-def _export(twin: TwinModel, cuts: Sequence[str], layout: Layout, max_tokens: int) -> ir.Model:
+def _export(staged: StagedLoss, layout: Layout, max_tokens: int, task: Task, cuts: int) -> ir.Model:
     """One graph: ``input_ids, attention_mask, theta.<block>…, labels`` → ``loss, logits, cut.<stage>…``."""
     blocks = list(layout.blocks)
     rows = _COPIES * _BATCH
     ids = torch.ones(rows, _TOKENS, dtype=torch.int64)
     thetas = [torch.zeros(_COPIES, layout.block(block).size) for block in blocks]
-    example: tuple[Tensor | list[Tensor], ...] = (ids, ids.clone(), thetas, torch.zeros(rows, dtype=torch.int64))
+    labels = torch.zeros((rows,) if task == CLASSIFICATION else (rows, 2), dtype=torch.int64)
+    example: tuple[Tensor | list[Tensor], ...] = (ids, ids.clone(), thetas, labels)
     row_dim, token_dim = Dim("rows", min=1), Dim("tokens", min=2, max=max_tokens)
     text = {0: row_dim, 1: token_dim}
     # A block may have its own number of copies: where only one block is perturbed, the others need a single copy.
     copies = [{0: Dim(f"copies_{block}", min=1)} for block in blocks]
     with _quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
-            StagedLoss(twin, blocks, cuts).eval(),
+            staged.eval(),
             example,
             dynamo=True,
             opset_version=OPSET,
             verbose=False,
             input_names=["input_ids", "attention_mask", *(f"theta.{block}" for block in blocks), "labels"],
-            output_names=["loss", "logits", *(f"cut.{name}" for name in _stage_names(len(cuts), layout)[1:])],
+            output_names=["loss", "logits", *(f"cut.{name}" for name in _stage_names(cuts, layout)[1:])],
             dynamic_shapes=(text, text, copies, {0: row_dim}),
         )
     if program is None:

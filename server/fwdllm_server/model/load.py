@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint becomes a classifier in float32, and its tokenizer one portable file."""
+"""A Hugging Face checkpoint becomes the model of a task in float32, and its tokenizer one portable file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from fwdllm_common.errors import BadInputError
+from fwdllm_common.task import CLASSIFICATION, Task
 from fwdllm_server.model.architecture import head_name, last_linear
+from fwdllm_server.model.backbone import check_backbone, load_span_model, new_keys
 from fwdllm_server.model.pooling import MeanPooledClassifier
 
 Pooling = Literal["model", "mean"]
@@ -41,32 +43,41 @@ class TokenizerFile(NamedTuple):
     pad_token_id: int
 
 
-def load_base(source: str, labels: Sequence[str], pooling: Pooling, random_head: bool = False) -> nn.Module:
-    """The classifier to be tuned: eval mode, float32, every parameter frozen.
+def load_base(
+    source: str,
+    labels: Sequence[str],
+    pooling: Pooling,
+    random_head: bool = False,
+    task: Task = CLASSIFICATION,
+) -> nn.Module:
+    """The model to be tuned: eval mode, float32, every parameter frozen.
 
     ``source`` is a folder, a hub id, or a ``.gguf`` file, whose weights become float32. With ``pooling="model"`` it is
-    the architecture's own sequence classifier, with ``"mean"`` a :class:`MeanPooledClassifier`. A head that the
-    checkpoint does not hold starts at zero, so that it predicts all classes alike, unless it is to be a
+    the architecture's own sequence classifier, with ``"mean"`` a :class:`MeanPooledClassifier`; for question answering,
+    which has neither labels nor pooling, its own model that scores tokens as start and end of a span. A head that the
+    checkpoint does not hold starts at zero, so that it predicts all classes or spans alike, unless it is to be a
     ``random_head``. Modules that had to be made anew are named in the attribute ``newly_made``.
 
-    :raises BadInputError: no such model, no head for it, or fewer than two labels.
+    :raises BadInputError: no such model, no head for it, weights of the backbone are missing, or fewer than two labels.
     """
-    if len(labels) < 2 or len(set(labels)) != len(labels):
+    if task == CLASSIFICATION and (len(labels) < 2 or len(set(labels)) != len(labels)):
         raise BadInputError("at least two labels are needed, and no label twice")
+    if task != CLASSIFICATION and (labels or pooling != "model"):
+        raise BadInputError(f"{task} has neither labels nor pooling")
     config = _load_config(source, labels)
     with _reproducible_init(), _quiet_transformers():
         try:
-            model, loaded = _load_model(source, config, pooling)
+            model, made = _load_model(source, config, pooling, task)
         except _LOAD_ERRORS as error:
             raise _cannot_load(source, error) from error
-    new_keys = {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
+    check_backbone(model, made, source)
     if pooling == "mean":
         with _reproducible_init():
             model = MeanPooledClassifier(model, len(labels))
-        new_keys = {f"backbone.{key}" for key in new_keys} | {"classifier.weight", "classifier.bias"}
-    model.newly_made = sorted({key.rpartition(".")[0] for key in new_keys})
+        made = {f"backbone.{key}" for key in made} | {"classifier.weight", "classifier.bias"}
+    model.newly_made = sorted({key.rpartition(".")[0] for key in made})
     if not random_head:
-        _zero_new_head(model, new_keys)
+        _zero_new_head(model, made)
     return model.float().eval().requires_grad_(False)  # type: ignore[no-any-return]
 
 
@@ -154,26 +165,31 @@ def _pad_token_id(config: Any) -> int | None:
     return eos[0] if isinstance(eos, list) else eos
 
 
-def _load_model(source: str, config: Any, pooling: Pooling) -> tuple[Any, dict[str, Any]]:
+def _load_model(source: str, config: Any, pooling: Pooling, task: Task) -> tuple[Any, set[str]]:
+    """The model and which of its tensors are new."""
     # Attention is transformers' default: sdpa where the architecture has it. In ONNX Runtime 1.32 (MiniLM, 16 x 64,
     # 1 thread, opset 23) sdpa took 10.6 + 5.4 ms a row in prefix and suffix, eager 10.7 + 5.4; but sdpa needs less
     # memory for long texts (657 against 762 MB, BERT-base at 8 x 256).
     options: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
     options |= _weights(source)
+    if task != CLASSIFICATION:
+        return load_span_model(options, config)
     if pooling == "model":
         # A head for another number of labels counts as missing.
-        return AutoModelForSequenceClassification.from_pretrained(ignore_mismatched_sizes=True, **options)  # type: ignore[no-any-return]
+        model, loaded = AutoModelForSequenceClassification.from_pretrained(ignore_mismatched_sizes=True, **options)
+        return model, new_keys(loaded)
     architecture = MODEL_MAPPING[type(config)]
     if "add_pooling_layer" in inspect.signature(architecture.__init__).parameters:
         options["add_pooling_layer"] = False
-    return AutoModel.from_pretrained(**options)  # type: ignore[no-any-return]
+    model, loaded = AutoModel.from_pretrained(**options)
+    return model, new_keys(loaded)
 
 
-def _zero_new_head(model: nn.Module, new_keys: set[str]) -> None:
+def _zero_new_head(model: nn.Module, made: set[str]) -> None:
     """Zero the layer that makes the logits, and only it: with the layers below it zero too, no gradient would flow."""
     head = head_name(model)
     layer, module = last_linear(model.get_submodule(head))
-    if ".".join(filter(None, (head, layer, "weight"))) in new_keys:
+    if ".".join(filter(None, (head, layer, "weight"))) in made:
         for parameter in module.parameters():
             nn.init.zeros_(parameter)
 

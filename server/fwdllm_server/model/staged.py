@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
-from torch.nn import functional
 
 from fwdllm_server.model.architecture import head_name, layer_stack
+from fwdllm_server.model.losses import class_losses, span_losses
 from fwdllm_server.model.peft.bottleneck import AdaptedModule
+from fwdllm_server.model.segments import token_types
 from fwdllm_server.model.twins import TwinModel
 
 Outputs = tuple[Tensor, Tensor, *tuple[Tensor, ...]]
@@ -21,16 +22,21 @@ Outputs = tuple[Tensor, Tensor, *tuple[Tensor, ...]]
 class StagedLoss(nn.Module):
     """Loss, logits and, for every block, the activation that is the first thing its weights touch.
 
-    Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the twin model) read.
+    Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the twin model) read. What loss
+    and logits are follows from the output of the model: class scores, or a start and an end score for each token. With
+    a ``separator`` (token id) the model is told which tokens come after it.
     """
 
-    def __init__(self, twin: TwinModel, blocks: Sequence[str], frozen_cuts: Sequence[str] = ()) -> None:
+    def __init__(
+        self, twin: TwinModel, blocks: Sequence[str], frozen_cuts: Sequence[str] = (), separator: int | None = None
+    ) -> None:
         super().__init__()
-        # The classifier itself: PEFT's wrapper adds nothing to the pass.
+        # The model itself: PEFT's wrapper adds nothing to the pass.
         self.classifier: Any = twin.model.base_model.model
         self._rotary = any(type(module).__name__.endswith("RotaryEmbedding") for module in self.classifier.modules())
         self._blocks = tuple(blocks)
         self._frozen_cuts = tuple(frozen_cuts)
+        self._separator = separator
         self._theta = twin.inputs
         self._cuts: list[dict[str, Tensor]] = []
         entries = [(path, path) for path in frozen_cuts] + [(_entry(twin, p), block) for p, block in twin.twins.items()]
@@ -38,10 +44,10 @@ class StagedLoss(nn.Module):
             twin.model.get_submodule(path).register_forward_pre_hook(self._remember_input(name), with_kwargs=True)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, thetas: list[Tensor], labels: Tensor) -> Outputs:
-        """``loss [N]``, ``logits [N, labels]`` and one activation per frozen cut and block.
+        """``loss [N]``, ``logits [N, labels]`` or ``[N, T, 2]``, and one activation per frozen cut and block.
 
         ``input_ids``, ``attention_mask`` int64 ``[N, T]``, ``thetas`` per block float32 ``[P, block size]``, ``labels``
-        int64 ``[N]``; row n uses copy n // (N / P) of each block.
+        int64 ``[N]`` or ``[N, 2]``; row n uses copy n // (N / P) of each block.
         """
         cuts: dict[str, Tensor] = {}
         self._cuts.append(cuts)
@@ -51,8 +57,7 @@ class StagedLoss(nn.Module):
         finally:
             self._cuts.clear()
             self._theta.by_block.clear()
-        # Not functional.cross_entropy: its operator is exported with a wrong output shape.
-        loss = -functional.log_softmax(logits, dim=-1).gather(1, labels[:, None]).squeeze(1)
+        loss = class_losses(logits, labels) if logits.dim() == 2 else span_losses(logits, labels, attention_mask)
         return (loss, logits, *(cuts[name] for name in (*self._frozen_cuts, *self._blocks)))
 
     def _logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -61,9 +66,16 @@ class StagedLoss(nn.Module):
             # One row of positions per example: with a shared row the exporter fuses the rotary embedding into an
             # operator whose cosines ONNX Runtime wants per example.
             text["position_ids"] = torch.arange(input_ids.shape[1]).expand(input_ids.shape)
+        if self._separator is not None:
+            text["token_type_ids"] = token_types(input_ids, self._separator)
         if head_name(self.classifier) == "score":
             return self._decoder_logits(text)
-        logits: Tensor = self.classifier(**text).logits
+        output: Any = self.classifier(**text)
+        logits: Tensor
+        if "start_logits" in output:
+            logits = torch.stack((output.start_logits, output.end_logits), dim=-1)
+        else:
+            logits = output.logits
         return logits
 
     def _decoder_logits(self, text: dict[str, Tensor]) -> Tensor:

@@ -1,0 +1,52 @@
+"""The transformer below a head: it has to come from the checkpoint, and may have to be moved there."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from torch import nn
+from transformers import AutoModel, AutoModelForQuestionAnswering
+
+from fwdllm_common.errors import BadInputError
+
+_SPANS = 2
+
+
+def new_keys(loaded: Mapping[str, Any]) -> set[str]:
+    """The tensors that a load had to make anew, by what transformers tells of it."""
+    return {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
+
+
+def check_backbone(model: Any, made: Collection[str], source: str) -> None:
+    """See that of the tensors ``made`` anew none but a pooler's is the backbone's.
+
+    :raises BadInputError: the checkpoint in ``source`` lacks more than a head, and the model would be partly random.
+    """
+    if lost := sorted(_of_backbone(model, made)):
+        raise BadInputError(
+            f"{source!r} lacks weights of {type(model).__name__}, {lost[0]!r} and {len(lost) - 1} more: "
+            "only a head may be new; choose a checkpoint of this architecture"
+        )
+
+
+def load_span_model(options: Mapping[str, Any], config: Any) -> tuple[nn.Module, set[str]]:
+    """A model that scores each token as start and end of an answer, and which of its tensors are new.
+
+    Decoders call their backbone otherwise here than in the language model that the checkpoint holds, and transformers
+    then does not find it: it is loaded by itself and put in its place.
+    """
+    config.num_labels = _SPANS
+    model, loaded = AutoModelForQuestionAnswering.from_pretrained(ignore_mismatched_sizes=True, **options)
+    made = new_keys(loaded)
+    lost = _of_backbone(model, made)
+    if not lost or model.base_model is model:
+        return model, made
+    backbone, loaded = AutoModel.from_pretrained(**options)
+    setattr(model, model.base_model_prefix, backbone)
+    return model, (made - lost) | {f"{model.base_model_prefix}.{key}" for key in new_keys(loaded)}
+
+
+def _of_backbone(model: Any, keys: Collection[str]) -> set[str]:
+    prefix = "" if model.base_model is model else f"{model.base_model_prefix}."
+    return {key for key in keys if key.startswith(prefix) and "pooler" not in key.split(".")}
