@@ -15,7 +15,7 @@ from fwdllm.v1 import device_pb2
 from fwdllm_client.cache_room import CacheRoom
 from fwdllm_client.choices import ChoicesFile
 from fwdllm_client.conditions import Gate, Sensors, sensors_of_this_machine
-from fwdllm_client.data import DataSource, labels_in
+from fwdllm_client.data import Source, contents_of
 from fwdllm_client.data.validation import validation_count
 from fwdllm_client.effort import physical_memory_bytes
 from fwdllm_client.home import ClientHome
@@ -31,6 +31,7 @@ from fwdllm_client.settings import Settings
 from fwdllm_client.transport import Coordinator, GrpcCoordinator
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR
 from fwdllm_common.service_manager import notify
+from fwdllm_common.task import CLASSIFICATION
 
 _log = structlog.get_logger()
 
@@ -39,7 +40,7 @@ _log = structlog.get_logger()
 class LocalData:
     """The rows of ``source``, of which ``validation_fraction`` is kept back for evaluation."""
 
-    source: DataSource
+    source: Source
     validation_fraction: float
 
 
@@ -108,14 +109,15 @@ def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
 
     :raises BadInputError: the data cannot be read.
     """
-    labels, rows = labels_in(data.source)
-    kept_back = validation_count(rows, data.validation_fraction)
+    contents = contents_of(data.source)
+    kept_back = validation_count(contents.rows, data.validation_fraction)
     return device_pb2.CheckInRequest(
         protocol=device_pb2.ProtocolVersion(major=PROTOCOL_MAJOR, minor=PROTOCOL_MINOR),
         generator_version=GENERATOR_VERSION,
         capabilities=policy.capabilities,
-        labels=labels,
-        training_examples=rows - kept_back,
+        task="" if contents.task == CLASSIFICATION else contents.task,
+        labels=contents.labels,
+        training_examples=contents.rows - kept_back,
         validation_examples=kept_back,
         memory_bytes=physical_memory_bytes(),
         software=" ".join(f"{name}/{version}" for name in ("fwdllm", "onnxruntime") if (version := _installed(name))),

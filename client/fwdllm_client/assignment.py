@@ -25,6 +25,7 @@ from fwdllm_client.retry import Stop, StopRequested
 from fwdllm_client.self_test import SelfTest
 from fwdllm_client.session import AT_ONCE
 from fwdllm_client.weights import Weights
+from fwdllm_common.counts import Counts
 from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.ledger import RunHeader
@@ -54,7 +55,7 @@ class Compute(Protocol):
     ) -> Iterator[tuple[int, NDArray[np.float64]]]:
         """The directional derivatives of the task's seeds in order, in chunks with the index of their first."""
 
-    def evaluate(self, theta: Float32Vector) -> tuple[int, int]:
+    def evaluate(self, theta: Float32Vector) -> Counts:
         """How many of the local validation rows the model gets right, and how many there are."""
 
     def class_sums(self, theta: Float32Vector) -> Sequence[ClassSum]:
@@ -244,7 +245,7 @@ class _Scalars:
     """Scalars that wait for others to share a message with."""
 
     def __init__(self, clock: Callable[[], float], assignment_id: str, first_index: int, engine: Compute) -> None:
-        self.evaluation: tuple[int, int] | None = None
+        self.evaluation: Counts | None = None
         self._clock = clock
         self._assignment_id = assignment_id
         self._first_index = first_index

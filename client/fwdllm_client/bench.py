@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data import Dataset, Source
 from fwdllm_client.effort import peak_rss_bytes
 from fwdllm_client.engine import DeviceEngines, DirectionTask
 from fwdllm_client.engine.device import MAX_CACHE_BYTES, MAX_PREPARED_BYTES
@@ -53,7 +53,7 @@ def bundle_in(folder: Path) -> tuple[Path, Manifest]:
 
 def bench(
     bundle: tuple[Path, Manifest],
-    source: DataSource,
+    source: Source,
     cache_folder: Path,
     threads: int,
     limit_bytes: int = MAX_CACHE_BYTES + MAX_PREPARED_BYTES,
@@ -73,7 +73,8 @@ def bench(
     left = limit_bytes - sum(manifest.sizes.values())
     engines = DeviceEngines(folder, manifest, dataset, cache_folder, threads, left)
     tuning = engines.tuner.measure(opt_in=nnapi)
-    rows, theta = np.arange(min(BATCH, len(dataset))), np.zeros(manifest.layout.size, dtype=np.float32)
+    rows = np.flatnonzero(dataset.learnable(np.arange(len(dataset))))[:BATCH]
+    theta = np.zeros(manifest.layout.size, dtype=np.float32)
 
     def fastest(work: Callable[[], object]) -> float:
         times = []

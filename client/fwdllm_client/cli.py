@@ -22,9 +22,10 @@ from fwdllm_client.home import HOME_VARIABLE, ClientHome
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE, BadInputError, FwdllmError
 from fwdllm_common.logging import configure_logging
 from fwdllm_common.protocol import MIN_CLASS_ROWS
+from fwdllm_common.task import CLASSIFICATION, TASKS
 
 if TYPE_CHECKING:
-    from fwdllm_client.data import DataSource
+    from fwdllm_client.data import Source
 
 
 def main() -> None:
@@ -120,6 +121,13 @@ def _command(
 
 def _add_data_and_threads(command: argparse.ArgumentParser) -> None:
     command.add_argument("--data", type=Path, required=True, metavar="FILE", help="CSV, JSONL or Parquet file")
+    command.add_argument(
+        "--task",
+        choices=TASKS,
+        default=CLASSIFICATION,
+        help=f"what the rows are for ({CLASSIFICATION}); questions have the columns question, context, answer_start "
+        "and answer, or are a JSON file in SQuAD's format",
+    )
     command.add_argument("--text-column", default="text", metavar="NAME", help="column of the text (text)")
     command.add_argument("--label-column", default="label", metavar="NAME", help="column of the label (label)")
     command.add_argument("--user-column", metavar="NAME", help="column that says whose row it is")
@@ -153,9 +161,11 @@ def _run(options: argparse.Namespace) -> None:
     run_agent(home, data, threading.Event(), policy=policy, threads=options.threads, once=options.once)
 
 
-def _source(options: argparse.Namespace) -> DataSource:
-    from fwdllm_client.data import DataSource
+def _source(options: argparse.Namespace) -> Source:
+    from fwdllm_client.data import DataSource, QuestionSource
 
+    if options.task != CLASSIFICATION:
+        return QuestionSource(options.data, options.user_column, options.user)
     return DataSource(options.data, options.text_column, options.label_column, options.user_column, options.user)
 
 

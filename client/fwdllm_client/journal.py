@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fwdllm_common.counts import Counts
 from fwdllm_common.errors import StorageError
 
 _SCHEMA = """
@@ -27,6 +28,7 @@ CREATE TABLE IF NOT EXISTS entries (
     total INTEGER,
     seconds REAL NOT NULL,
     example_passes REAL NOT NULL,
+    f1 REAL,                    -- of the evaluation, or null
     UNIQUE (assignment_id, first_index)
 );
 CREATE TABLE IF NOT EXISTS progress (
@@ -34,19 +36,21 @@ CREATE TABLE IF NOT EXISTS progress (
     next_index INTEGER NOT NULL -- also of scalars that were acknowledged and have left entries
 );
 """
-_COLUMNS = "assignment_id, first_index, derivatives, correct, total, seconds, example_passes"
+# Journals that an earlier version made lack it.
+_ADD_F1 = "ALTER TABLE entries ADD COLUMN f1 REAL"
+_COLUMNS = "assignment_id, first_index, derivatives, correct, total, f1, seconds, example_passes"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One message's worth of an assignment: ``derivatives`` from ``first_index`` on, the counts of an evaluation
-    (correct, total) or None, and what it cost: ``seconds`` of computing and passes of one example through the model.
+    """One message's worth of an assignment: ``derivatives`` from ``first_index`` on, the ``evaluation`` or
+    None, and what it cost: ``seconds`` of computing and passes of one example through the model.
     """
 
     assignment_id: str
     first_index: int
     derivatives: array[float]
-    evaluation: tuple[int, int] | None
+    evaluation: Counts | None
     seconds: float
     example_passes: float
 
@@ -65,19 +69,20 @@ class Journal:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(_SCHEMA)
+            if not any(column[1] == "f1" for column in self._database.execute("PRAGMA table_info (entries)")):
+                self._database.execute(_ADD_F1)
 
     def append(self, entry: Entry) -> None:
         """Make ``entry`` durable; only then may it be sent."""
-        correct, total = entry.evaluation or (None, None)
+        counts = entry.evaluation or (None, None, None)
         with self._transaction() as database:
             database.execute(
-                f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
+                f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
                 (
                     entry.assignment_id,
                     entry.first_index,
                     entry.derivatives.tobytes(),
-                    correct,
-                    total,
+                    *counts,
                     entry.seconds,
                     entry.example_passes,
                 ),
@@ -108,12 +113,12 @@ class Journal:
                     assignment_id,
                     first_index,
                     array("f", derivatives),
-                    None if total is None else (correct, total),
+                    None if total is None else Counts(correct, total, f1),
                     seconds,
                     example_passes,
                 ),
             )
-            for sequence, assignment_id, first_index, derivatives, correct, total, seconds, example_passes in rows
+            for sequence, assignment_id, first_index, derivatives, correct, total, f1, seconds, example_passes in rows
         ]
 
     def progress(self, assignment_id: str) -> int | None:

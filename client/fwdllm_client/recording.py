@@ -28,7 +28,7 @@ class RecordingCoordinator:
         likeness = hashlib.sha256(lasting.SerializeToString(deterministic=True)).hexdigest()
         self._log.add(
             f"check-in {likeness}",
-            f"check-in: labels {', '.join(request.labels)}; {request.training_examples} rows to train on and "
+            f"check-in: {_kind(request)}; {request.training_examples} rows to train on and "
             f"{request.validation_examples} to validate; {request.memory_bytes >> 20} MiB of memory; {request.software}"
             "; battery, network and heat, why the device does not work, and which jobs its owner allows",
         )
@@ -79,9 +79,15 @@ class RecordingCoordinator:
         self._log.add(f"scalars {request.assignment_id}", derivatives, *work, len(request.derivatives))
         if request.HasField("evaluation"):
             counts = "how many of the validation rows are predicted right, and how many there are"
-            self._log.add(f"counts {request.assignment_id}", counts, *work, 2)
+            if request.evaluation.HasField("f1"):
+                counts += ", and the sum of how well their answers overlap with the right ones (F1)"
+            self._log.add(f"counts {request.assignment_id}", counts, *work, 2 + request.evaluation.HasField("f1"))
         return request
 
     def _of(self, assignment_id: str) -> tuple[str, int]:
         """Job and round; of work that an earlier life of the agent took, only the assignment is known."""
         return self._work.get(assignment_id, (f"of assignment {assignment_id}", 0))
+
+
+def _kind(request: device_pb2.CheckInRequest) -> str:
+    return f"data for {request.task}" if request.task else f"labels {', '.join(request.labels)}"

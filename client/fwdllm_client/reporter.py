@@ -147,6 +147,5 @@ class Reporter:
             effort=effort_message(entry.seconds, entry.example_passes, self._coordinator.traffic),
         )
         if entry.evaluation is not None:
-            correct, total = entry.evaluation
-            message.evaluation.CopyFrom(device_pb2.EvaluationCounts(correct=correct, total=total))
+            message.evaluation.CopyFrom(entry.evaluation.to_message())
         return message

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from fwdllm_client.artifacts import Bundle
 from fwdllm_client.cache_room import CacheRoom
-from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data import Dataset, Source
 from fwdllm_client.data.split import split
 from fwdllm_client.engine import ClassSum, DeviceEngines, DirectionTask
 from fwdllm_common.canary import Canary, signal_to_noise
+from fwdllm_common.counts import Counts
 from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Float32Vector
 
@@ -30,10 +31,11 @@ class LocalCompute:
     """
 
     def __init__(
-        self, bundle: Bundle, source: DataSource, validation_fraction: float, room: CacheRoom, threads: int
+        self, bundle: Bundle, source: Source, validation_fraction: float, room: CacheRoom, threads: int
     ) -> None:
         dataset = Dataset.load(source, bundle.folder / bundle.manifest.tokenizer.name, bundle.manifest)
-        self._training, self._validation = split(len(dataset), validation_fraction)
+        training, self._validation = split(len(dataset), validation_fraction)
+        self._training = training[dataset.learnable(training)]
         self._bundle = bundle
         sizes = bundle.manifest.sizes
         self._engines = DeviceEngines(
@@ -67,10 +69,9 @@ class LocalCompute:
         """See :class:`fwdllm_client.assignment.Compute`."""
         return self._engine.derivatives(theta, directions, task, self._training)
 
-    def evaluate(self, theta: Float32Vector) -> tuple[int, int]:
+    def evaluate(self, theta: Float32Vector) -> Counts:
         """See :class:`fwdllm_client.assignment.Compute`."""
-        result = self._engine.evaluate(theta, self._validation)
-        return result.correct, result.total
+        return self._engine.evaluate(theta, self._validation).counts
 
     def class_sums(self, theta: Float32Vector) -> Sequence[ClassSum]:
         """See :class:`fwdllm_client.assignment.Compute`."""

@@ -30,12 +30,14 @@ BlockScalars: TypeAlias = Mapping[str, Sequence[float]]
 class Canary:
     """``rows`` of token ids with their ``labels``, ``theta`` float32 ``[d]``, and each block's ``epsilons``.
 
+    Labels are classes, or the first and last token of each answer.
+
     ``expected`` are the scalars of the bundle that the canary is part of, ``float32`` those of the model before it was
     quantised, both computed by the coordinator.
     """
 
     rows: Sequence[Sequence[int]]
-    labels: Sequence[int]
+    labels: Sequence[int] | Sequence[Sequence[int]]
     theta: Float32Vector
     epsilons: Mapping[str, float]
     central: bool
@@ -46,7 +48,7 @@ class Canary:
         """The file; the same canary has the same bytes."""
         facts = {
             "rows": [list(row) for row in self.rows],
-            "labels": list(self.labels),
+            "labels": np.asarray(self.labels).tolist(),
             "epsilons": dict(self.epsilons),
             "central": self.central,
             "expected": {block: list(scalars) for block, scalars in self.expected.items()},
@@ -66,14 +68,14 @@ class Canary:
             facts = json.loads(line)
             return cls(
                 rows=[[int(token) for token in row] for row in facts["rows"]],
-                labels=[int(label) for label in facts["labels"]],
+                labels=np.asarray(facts["labels"], dtype=np.int32).tolist(),
                 theta=np.frombuffer(theta, dtype="<f4").astype(np.float32),
                 epsilons={str(block): float(value) for block, value in facts["epsilons"].items()},
                 central=bool(facts["central"]),
                 expected=_scalars(facts["expected"]),
                 float32=_scalars(facts["float32"]),
             )
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BadInputError(f"the bundle's canary is unreadable ({error}); update fwdllm") from error
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 1
+PROTOCOL_MINOR = 2
 
 GENERATOR_VERSION = 1
 """How a seed becomes a direction. Here and not in :mod:`fwdllm_common.directions`: an idle device loads no numpy."""
@@ -38,6 +38,7 @@ class Reason(StrEnum):
     PROTOCOL_VERSION = "protocol-version"
     GENERATOR_VERSION = "generator-version"
     UNKNOWN_LABEL = "unknown-label"
+    UNKNOWN_TASK = "unknown-task"
     NOT_FOUND = "not-found"
     NOT_YOURS = "not-yours"
     WRONG_STATE = "wrong-state"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,11 +11,12 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data import Dataset, DataSource, QuestionSource, Source
 from fwdllm_client.engine.self_test import canary_scalars
 from fwdllm_common.canary import CANARY_DIRECTIONS, Canary, signal_to_noise
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import Manifest
+from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.job import PerturbationSection
 
 CANARY_FILE = "canary.bin"
@@ -27,6 +29,7 @@ TEXTS = (
     "I would not buy this kettle again, it leaked on the second day.",
     "What a lovely film; we laughed and cried and stayed for the credits.",
 )
+_QUESTION = "Which?"
 _MAX_TOKENS = 32
 _MOVED = 0.03
 
@@ -39,7 +42,7 @@ def draw_canary(bundle: Path, manifest: Manifest, theta: Float32Vector, perturba
     dataset = _tokenised(bundle, manifest)
     canary = Canary(
         rows=[dataset.token_ids[a:b].tolist() for a, b in zip(dataset.offsets, dataset.offsets[1:], strict=False)],
-        labels=dataset.labels.tolist(),
+        labels=dataset.targets(np.arange(len(dataset))).tolist(),
         theta=CANARY_DIRECTIONS.perturb(theta, np.zeros(1, dtype=np.uint64), 0, _MOVED)[0],
         epsilons=_epsilons(manifest, theta, perturbation),
         central=perturbation.difference == "central",
@@ -63,12 +66,29 @@ def fidelity(canary: Canary) -> float:
 def _tokenised(bundle: Path, manifest: Manifest) -> Dataset:
     short = replace(manifest, max_tokens=min(manifest.max_tokens, _MAX_TOKENS))
     with TemporaryDirectory(dir=bundle.parent) as folder:
-        file = Path(folder) / "texts.csv"
-        with file.open("w", encoding="utf-8", newline="") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(("text", "label"))
-            writer.writerows((text, manifest.labels[i % len(manifest.labels)]) for i, text in enumerate(TEXTS))
-        return Dataset.load(DataSource(file), bundle / manifest.tokenizer.name, short)
+        write = _labelled if manifest.task == CLASSIFICATION else _questions
+        return Dataset.load(write(Path(folder), manifest), bundle / manifest.tokenizer.name, short)
+
+
+def _labelled(folder: Path, manifest: Manifest) -> Source:
+    file = folder / "texts.csv"
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("text", "label"))
+        writer.writerows((text, manifest.labels[i % len(manifest.labels)]) for i, text in enumerate(TEXTS))
+    return DataSource(file)
+
+
+def _questions(folder: Path, _manifest: Manifest) -> Source:
+    """Each answered by a word near its beginning, which no cut takes away."""
+    file = folder / "questions.jsonl"
+    words = [(text, text.split()[1 + i % 3]) for i, text in enumerate(TEXTS)]
+    rows = (
+        {"question": _QUESTION, "context": text, "answer_start": text.index(word), "answer": word}
+        for text, word in words
+    )
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return QuestionSource(file)
 
 
 def _epsilons(manifest: Manifest, theta: Float32Vector, perturbation: PerturbationSection) -> Mapping[str, float]:

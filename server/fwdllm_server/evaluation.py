@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from fwdllm_client.data import Dataset, DataSource, labels_in
+from fwdllm_client.data import Dataset, DataSource, QuestionSource, Source, contents_of
 from fwdllm_client.engine import Engine
 from fwdllm_common.errors import BadInputError, JobFailedError
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import Manifest
+from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.job import JobSpec
 from fwdllm_server.store.ledger import EvaluationRecord
 
@@ -25,35 +26,40 @@ def check_held_out(spec: JobSpec, base_folder: Path) -> None:
 
     :raises BadInputError: it is missing, wrong, or has a label that the job does not name.
     """
-    check_labels(spec, held_out_source(spec, base_folder))
+    check_rows(spec, held_out_source(spec, base_folder))
 
 
-def check_labels(spec: JobSpec, source: DataSource) -> int:
+def check_rows(spec: JobSpec, source: Source) -> int:
     """Read rows for the task of a job; returns how many there are.
 
     :raises BadInputError: the file is missing, wrong, or has a label that the job does not name.
     """
-    labels, rows = labels_in(source)
-    if unknown := set(labels) - set(spec.model.labels):
+    contents = contents_of(source)
+    if unknown := set(contents.labels) - set(spec.model.labels):
         raise BadInputError(
             f"{source.path}: label {sorted(unknown)[0]!r} is not in [model] labels; add it there or mend the file"
         )
-    return rows
+    return contents.rows
 
 
-def held_out_source(spec: JobSpec, base_folder: Path) -> DataSource:
+def held_out_source(spec: JobSpec, base_folder: Path) -> Source:
     """Where the held-out rows are."""
     section = spec.held_out
+    if spec.model.task != CLASSIFICATION:
+        return QuestionSource(base_folder / section.file)
     return DataSource(base_folder / section.file, section.text_column, section.label_column)
 
 
 def held_out_texts(spec: JobSpec, base_folder: Path) -> list[str]:
     """Some of the held-out texts, without their labels: the only text that the coordinator has."""
-    return [row.text for row in islice(held_out_source(spec, base_folder).rows(), _SAMPLE)]
+    source = held_out_source(spec, base_folder)
+    if isinstance(source, QuestionSource):
+        return [f"{row.question} {row.context}" for row in islice(source.rows(), _SAMPLE)]
+    return [row.text for row in islice(source.rows(), _SAMPLE)]
 
 
 class HeldOutEvaluator:
-    """Accuracy and loss of a version of θ; the frozen prefix is computed once and kept in ``cache_folder``."""
+    """Accuracy (or F1) and loss of a version of θ; the frozen prefix is computed once and kept in ``cache_folder``."""
 
     def __init__(self, spec: JobSpec, base_folder: Path, bundle: Path, manifest: Manifest, cache_folder: Path) -> None:
         dataset = Dataset.load(held_out_source(spec, base_folder), bundle / manifest.tokenizer.name, manifest)
@@ -71,4 +77,5 @@ class HeldOutEvaluator:
                 f"the model has diverged: at version {version} its loss on the held-out rows is {result.loss}; "
                 "submit the job with a lower learning_rate"
             )
-        return EvaluationRecord(version, result.correct / result.total, result.loss, result.total)
+        exact_match = None if result.f1 is None else result.correct / result.total
+        return EvaluationRecord(version, result.score, result.loss, result.total, exact_match)

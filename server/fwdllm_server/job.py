@@ -14,11 +14,14 @@ from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_GAUSSIAN_DIRECTIONS
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.optimizers import OptimizerKind
 from fwdllm_common.prompt import PLACEHOLDER
+from fwdllm_common.task import CLASSIFICATION, Task
 from fwdllm_server.model.peft_spec import PeftSpec
 from fwdllm_server.model.precision import Precision
 from fwdllm_server.presets import Preset, with_preset
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+_LEAST_LABELS = 2
+_LEAST_PAIR_TOKENS = 16
 
 
 class _Section(BaseModel):
@@ -33,18 +36,19 @@ class JobSection(_Section):
 
 
 class ModelSection(_Section):
-    """Which model, on which task.
+    """Which model, on which ``task``.
 
     ``source`` is a hub id, a folder or a ``.gguf`` file; ``pooling`` is how token states become a feature: as the
     model's own classification head does it, or the mean over tokens with a new linear head. A head that the checkpoint
     lacks starts with ``head``; ``class-means`` asks devices for per-class sums of features. With ``one_block``
     directions of block ``peft`` cover the head too. ``precision`` is that of the weights that are not trained. A
     decoder may read each text in a ``prompt``, and its head may start as the language model's scores of the words that
-    the ``verbaliser`` has for the labels.
+    the ``verbaliser`` has for the labels. ``labels``, pooling, prompt and words are classification's alone.
     """
 
     source: str
-    labels: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(min_length=2, max_length=1024)
+    task: Task = CLASSIFICATION
+    labels: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(default_factory=list, max_length=1024)
     max_tokens: int = Field(default=128, ge=2, le=8192)
     pooling: Literal["model", "mean"] = "model"
     head: Literal["zeros", "random", "class-means"] = "zeros"
@@ -52,6 +56,27 @@ class ModelSection(_Section):
     precision: Precision = "float32"
     prompt: str | None = None
     verbaliser: dict[str, Annotated[str, Field(min_length=1, max_length=256)]] | None = None
+
+    @field_validator("labels")
+    @classmethod
+    def _two_labels(cls, labels: list[str]) -> list[str]:
+        if len(labels) < _LEAST_LABELS:
+            raise ValueError("should have at least two")
+        return labels
+
+    @model_validator(mode="after")
+    def _task_has_what_it_needs(self) -> ModelSection:
+        if self.task == CLASSIFICATION:
+            if not self.labels:
+                raise ValueError("labels are missing, which classification needs")
+            return self
+        given = [name for name in ("labels", "prompt", "verbaliser") if getattr(self, name)]
+        if given or self.pooling != "model" or self.head == "class-means":
+            wrong = given[0] if given else 'pooling = "mean"' if self.pooling != "model" else 'head = "class-means"'
+            raise ValueError(f"{self.task} has no {wrong}; leave it out")
+        if self.max_tokens < _LEAST_PAIR_TOKENS:
+            raise ValueError(f"question and context need a max_tokens of {_LEAST_PAIR_TOKENS} at least; 384 is usual")
+        return self
 
     @model_validator(mode="after")
     def _unique_labels(self) -> ModelSection:
@@ -98,7 +123,10 @@ class ModelSection(_Section):
 
 
 class HeldOutSection(_Section):
-    """The coordinator's own rows: CSV, JSONL or Parquet, never seen by a device."""
+    """The coordinator's own rows: CSV, JSONL or Parquet, never seen by a device; questions also in SQuAD's format.
+
+    Their columns have fixed names, see :class:`fwdllm_client.data.QuestionSource`.
+    """
 
     file: str
     text_column: str = "text"

@@ -76,14 +76,23 @@ def _add_evaluations(connection: Connection, message: operator_pb2.Job) -> None:
         message.initial_evaluation.CopyFrom(_evaluation(found[0]))
     message.latest_evaluation.CopyFrom(_evaluation(found[-1]))
     message.best_evaluation.CopyFrom(_evaluation(max(found, key=lambda record: record.accuracy)))
-    correct, total = assignments.federated_counts(connection, message.job_id)
+    correct, total, f1 = assignments.federated_counts(connection, message.job_id)
     if total:
-        message.latest_evaluation.federated_accuracy = correct / total
-        message.latest_evaluation.federated_rows = total
+        latest = message.latest_evaluation
+        latest.federated_rows = total
+        latest.federated_accuracy = (correct if f1 is None else f1) / total
+        if f1 is not None:
+            latest.federated_exact_match = correct / total
 
 
 def _evaluation(record: EvaluationRecord) -> operator_pb2.Evaluation:
-    return operator_pb2.Evaluation(version=record.version, accuracy=record.accuracy, loss=record.loss, rows=record.rows)
+    return operator_pb2.Evaluation(
+        version=record.version,
+        accuracy=record.accuracy,
+        loss=record.loss,
+        rows=record.rows,
+        exact_match=record.exact_match,
+    )
 
 
 def _round(connection: Connection, record: RoundRecord) -> operator_pb2.Round:

@@ -24,6 +24,7 @@ from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest
 from fwdllm_common.optimizers import OptimizerSettings
 from fwdllm_common.prompt import Prompt
 from fwdllm_common.replay import ModelState, theta_digest
+from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.canary import CANARY_FILE, draw_canary, expect_of, fidelity
@@ -90,7 +91,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     shutil.rmtree(folder.path, ignore_errors=True)
     folder.path.mkdir(parents=True)
     tokenizer = load_tokenizer_file(source)
-    base = load_base(source, spec.model.labels, spec.model.pooling, random_head=spec.model.head == "random")
+    base = load_base(source, spec.model.labels, spec.model.pooling, spec.model.head == "random", spec.model.task)
     prompt = Prompt.of(spec.model.prompt)
     Prompting(prompt, spec.model.words).prepare(base, source, tokenizer, spec.model.max_tokens)
     head_init = "verbaliser" if spec.model.words else spec.model.head if has_new_head(base) else "checkpoint"
@@ -104,12 +105,15 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
         folder.bundle,
         one_block=spec.model.one_block,
         prompt=prompt,
+        task=spec.model.task,
     )
     theta = initial_theta(model, manifest.layout)
     _finish_bundle(spec, folder.bundle, manifest, theta)
     if head_init == "class-means":
         LinearHead.of(manifest)
     description = BaseDescription(source=source, labels=spec.model.labels, pooling=spec.model.pooling)
+    if spec.model.task != CLASSIFICATION:
+        description["task"] = spec.model.task
     if spec.model.prompt is not None:
         description["prompt"] = spec.model.prompt
     if spec.model.verbaliser is not None:

@@ -33,6 +33,7 @@ from fwdllm_client.self_test import SelfTest
 from fwdllm_client.session import Session
 from fwdllm_client.transport import GrpcCoordinator
 from fwdllm_client.weights import Weights
+from fwdllm_common.counts import Counts
 from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Layout, TensorSpec
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry, RunHeader
@@ -343,7 +344,7 @@ class QuadraticCompute:
 
     def evaluate(self, theta):
         self.evaluations += 1
-        return 3, 5
+        return Counts(3, 5)
 
     def unload(self):
         self.unloaded += 1

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fwdllm_client.journal import Entry, Journal
+from fwdllm_common.counts import Counts
 from fwdllm_common.errors import StorageError
 
 
@@ -34,13 +35,14 @@ def journal(path):
 
 
 def test_what_is_appended_comes_back_after_a_restart(path):
-    written = [entry(), entry(first_index=2, evaluation=(3, 5)), entry("b", values=())]
+    written = [entry(), entry(first_index=2, evaluation=Counts(3, 5)), entry("b", values=())]
+    written.append(entry("c", evaluation=Counts(3, 5, 4.25)))
     with closing(Journal(path)) as journal:
         for one in written:
             journal.append(one)
     with closing(Journal(path)) as journal:
         assert entries(journal) == written
-        assert [journal.progress(name) for name in ("a", "b", "c")] == [4, 0, None]
+        assert [journal.progress(name) for name in ("a", "b", "d")] == [4, 0, None]
 
 
 def test_acknowledged_scalars_leave_but_are_not_computed_again(journal):
@@ -48,6 +50,17 @@ def test_acknowledged_scalars_leave_but_are_not_computed_again(journal):
     journal.acknowledge("a", 0)
     assert entries(journal) == []
     assert journal.progress("a") == 2
+
+
+def test_a_journal_of_an_earlier_version_goes_on(path):
+    """It has no column for F1."""
+    with closing(Journal(path)) as journal:
+        journal.append(entry(evaluation=Counts(3, 5)))
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("ALTER TABLE entries DROP COLUMN f1")
+    with closing(Journal(path)) as journal:
+        journal.append(entry("b", evaluation=Counts(1, 2, 1.5)))
+        assert entries(journal) == [entry(evaluation=Counts(3, 5)), entry("b", evaluation=Counts(1, 2, 1.5))]
 
 
 def test_an_unknown_acknowledgement_changes_nothing(journal):

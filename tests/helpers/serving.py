@@ -35,7 +35,7 @@ from fwdllm.v1.device_pb2 import (
 )
 from fwdllm.v1.operator_pb2 import JOB_STATE_RUNNING, CreateJoinTokenRequest, GetJobRequest, Job
 from fwdllm_client.agent import LocalData, run_agent
-from fwdllm_client.data import DataSource
+from fwdllm_client.data import DataSource, Source
 from fwdllm_client.enrol import join
 from fwdllm_client.home import ClientHome
 from fwdllm_client.policy import Policy
@@ -157,8 +157,15 @@ class Serving:
             ask_for_nothing(self.client_home(name).folder)
 
     @asynccontextmanager
-    async def agents(self, folder: Path, policies: Mapping[str, Policy], validation: float) -> AsyncIterator[None]:
-        """Real agents, each with its policy and the rows of its ``NAME.csv``, at work until the block ends."""
+    async def agents(
+        self,
+        folder: Path,
+        policies: Mapping[str, Policy],
+        validation: float,
+        source: Callable[[Path], Source] = DataSource,
+        suffix: str = "csv",
+    ) -> AsyncIterator[None]:
+        """Real agents, each with its policy and the rows of its file ``NAME.suffix``, at work until the block ends."""
         stop = threading.Event()
         agents = []
         for name, policy in policies.items():
@@ -166,7 +173,7 @@ class Serving:
             identity = json.loads((home.folder / "identity.json").read_text())
             identity["device_address"] = self.device_address
             (home.folder / "identity.json").write_text(json.dumps(identity))
-            data = LocalData(DataSource(folder / f"{name}.csv"), validation)
+            data = LocalData(source(folder / f"{name}.{suffix}"), validation)
             agents.append(asyncio.to_thread(run_agent, home, data, stop, policy=policy, threads=1))
         running = asyncio.gather(*agents)
         try:

@@ -19,6 +19,7 @@ from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.data.split import split
 from fwdllm_client.engine import Engine
 from fwdllm_client.policy import Policy
+from fwdllm_common.counts import Counts
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
 from fwdllm_server.artifacts import ArtifactStore
@@ -101,7 +102,7 @@ class SimulatedTwin:
         with self.database.transaction() as connection:
             return {row.device_id: (row.scalars, row.example_passes) for row in efforts.of_job(connection, self.job.id)}
 
-    def federated(self) -> tuple[int, int]:
+    def federated(self) -> Counts:
         with self.database.transaction() as connection:
             return assignments.federated_counts(connection, self.job.id)
 
@@ -130,7 +131,7 @@ async def test_agents_and_their_simulated_twins_write_the_same_ledger(start, pre
     assert twin.facts() == {
         device.device_id: (device.scalars, pytest.approx(device.example_passes)) for device in job.devices
     }
-    correct, total = twin.federated()
+    correct, total, _ = twin.federated()
     assert total == job.latest_evaluation.federated_rows
     assert (correct / total if total else 0) == job.latest_evaluation.federated_accuracy
     twin.engine.close()

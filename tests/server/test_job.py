@@ -8,6 +8,8 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_server.job import JobSpec
 from fwdllm_server.toml_model import parse_toml
 
+ASKING = {"labels": None, "task": "question-answering"}
+
 
 def parse(changes):
     return parse_toml(job_toml(changes), JobSpec, "job.toml")
@@ -85,6 +87,12 @@ def test_a_job_file_needs_a_name_a_model_held_out_rows_and_a_block():
         # keys that contradict each other
         ({"rounds": {"min_devices": 5, "max_devices": 4}}, "[rounds]: max_devices is below min_devices"),
         ({"blocks.head": {"max_directions": 5}}, "[blocks.head]: max_directions is below directions"),
+        ({"model": {"labels": None}}, "[model]: labels are missing, which classification needs"),
+        ({"model": ASKING | {"labels": ["a", "b"]}}, "[model]: question-answering has no labels; leave it out"),
+        ({"model": ASKING | {"prompt": "{text}"}}, "[model]: question-answering has no prompt; leave it out"),
+        ({"model": ASKING | {"pooling": "mean"}}, '[model]: question-answering has no pooling = "mean"; leave it out'),
+        ({"model": ASKING | {"head": "class-means"}}, '[model]: question-answering has no head = "class-means"'),
+        ({"model": ASKING | {"max_tokens": 15}}, "[model]: question and context need a max_tokens of 16 at least"),
         ({"model": {"labels": ["a", "b", "a"]}}, "[model]: a label is given twice"),
         (
             {"model": {"head": "class-means", "one_block": True}},

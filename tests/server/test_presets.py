@@ -27,6 +27,13 @@ def test_a_task_and_a_preset_are_a_job(name):
     assert spec(top=f'preset = "{name}"\n').blocks
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_questions_have_no_pooling_from_a_preset(name):
+    task = TASK.replace('labels = ["x", "y"]', 'task = "question-answering"')
+    model = parse_toml(f'preset = "{name}"\n{task}', JobSpec, "job.toml").model
+    assert (model.task, model.pooling, model.labels) == ("question-answering", "model", [])
+
+
 def test_a_job_that_says_nothing_has_the_default():
     named = spec(top='preset = "default"\n')
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fwdllm_client.data.source import DataSource, Row, labels_in
+from fwdllm_client.data.contents import Contents, Source, contents_of
+from fwdllm_client.data.questions import QuestionSource
+from fwdllm_client.data.source import DataSource, Row
 
 if TYPE_CHECKING:
     from fwdllm_client.data.dataset import Dataset
 
-__all__ = ["DataSource", "Dataset", "Row", "labels_in"]
+__all__ = ["Contents", "DataSource", "Dataset", "QuestionSource", "Row", "Source", "contents_of"]
 
 
 def __getattr__(name: str) -> object:

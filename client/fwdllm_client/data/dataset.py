@@ -1,4 +1,4 @@
-"""The local examples as the model wants them: token ids and class indices in flat arrays."""
+"""The local examples as the model wants them: token ids in a flat array, and class indices or spans."""
 
 from __future__ import annotations
 
@@ -13,9 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from fwdllm_client.data.contents import Source
+from fwdllm_client.data.passages import Passages, tokenise
+from fwdllm_client.data.questions import QuestionSource
 from fwdllm_client.data.source import DataSource, Row
+from fwdllm_client.data.split import RowIndices
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest
+from fwdllm_common.task import CLASSIFICATION
 
 # Texts are tokenised whole before they are cut: with 256 rows a batch the process keeps 35 MB more, for no speed.
 _ROWS_PER_BATCH = 32
@@ -27,11 +32,14 @@ class Dataset:
     """Tokenised rows: row i is ``token_ids[offsets[i]:offsets[i + 1]]`` with class ``labels[i]``.
 
     ``token_ids`` int32 ``[tokens]``, ``offsets`` int64 ``[rows + 1]``, ``labels`` int32 ``[rows]``. No row is empty.
+    Of questions the labels are the first and last token of the answer, ``[rows, 2]``, -1 where that is cut off, and
+    their ``passages`` say what a span of tokens says.
     """
 
     token_ids: NDArray[np.int32]
     offsets: NDArray[np.int64]
     labels: NDArray[np.int32]
+    passages: Passages | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,14 +57,32 @@ class Dataset:
             digest.update(np.ascontiguousarray(array, dtype=kind).data)
         return digest.hexdigest()
 
+    def learnable(self, rows: RowIndices) -> NDArray[np.bool_]:
+        """Which of ``rows`` have something to learn, bool ``[N]``: all but questions whose answer is cut off."""
+        labels = self.labels[rows]
+        found: NDArray[np.bool_] = (labels if labels.ndim == 1 else labels[:, 0]) >= 0
+        return found
+
+    def targets(self, rows: RowIndices) -> NDArray[np.int64]:
+        """The labels of ``rows`` as the model reads them, int64 ``[N]`` or ``[N, 2]``; 0 where nothing is to learn."""
+        return np.maximum(self.labels[rows], 0).astype(np.int64)
+
     @classmethod
-    def load(cls, source: DataSource, tokenizer_file: Path, manifest: Manifest) -> Dataset:
+    def load(cls, source: Source, tokenizer_file: Path, manifest: Manifest) -> Dataset:
         """Tokenise the rows of ``source``, each in the model's prompt and cut to its ``max_tokens``.
 
         A text without any token becomes a single padding token.
 
-        :raises BadInputError: the file or a row is wrong, or a label is not one of the model's.
+        :raises BadInputError: the file or a row is wrong, a label is not one of the model's, all answers are cut off,
+            or the rows are for another task.
         """
+        if isinstance(source, QuestionSource) != (manifest.task != CLASSIFICATION):
+            raise BadInputError(
+                f"{source.path}: the model's task is {manifest.task}, these rows are for another; choose it with --task"
+            )
+        if isinstance(source, QuestionSource):
+            found = tokenise(source, _plain_tokenizer(tokenizer_file), manifest)
+            return cls(found.token_ids, _offsets(found.lengths), found.spans, found.passages)
         tokenizer = _tokenizer(tokenizer_file, manifest)
         class_of = {label: index for index, label in enumerate(manifest.labels)}
         tokens: list[NDArray[np.int32]] = []
@@ -68,20 +94,27 @@ class Dataset:
             ids = [row or [manifest.pad_token_id] for row in _token_ids(tokenizer, texts, manifest)]
             lengths.append(np.array([len(row) for row in ids], dtype=np.int64))
             tokens.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(lengths[-1].sum())))
-        offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(np.concatenate(lengths))])
-        return cls(np.concatenate(tokens), offsets, np.concatenate(labels))
+        return cls(np.concatenate(tokens), _offsets(np.concatenate(lengths)), np.concatenate(labels))
+
+
+def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(lengths)])
 
 
 def _tokenizer(file: Path, manifest: Manifest) -> Tokenizer:
+    tokenizer = _plain_tokenizer(file)
+    if manifest.prompt is None:
+        tokenizer.enable_truncation(manifest.max_tokens)
+    return tokenizer
+
+
+def _plain_tokenizer(file: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the tokenizers package raises plain Exception
         raise BadInputError(f"{file}: not a tokenizer file ({error}); download the model again") from error
     tokenizer.no_padding()
-    if manifest.prompt is None:
-        tokenizer.enable_truncation(manifest.max_tokens)
-    else:
-        tokenizer.no_truncation()
+    tokenizer.no_truncation()
     return tokenizer
 
 

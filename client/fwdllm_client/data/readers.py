@@ -27,7 +27,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record]:
         text is not UTF-8.
     """
     csv.field_size_limit(_MAX_FIELD_CHARACTERS)
-    with _open(path) as file:
+    with open_data(path) as file:
         reader = csv.reader((line for _, line in _lines(path, file)), strict=True)
         header: list[str] = []
         positions: list[int] = []
@@ -60,7 +60,7 @@ def read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[Record]:
 
     :raises BadInputError: a line is cut off or no object, a column is missing in it, or the text is not UTF-8.
     """
-    with _open(path) as file:
+    with open_data(path) as file:
         for number, line in _lines(path, file):
             if not line.strip():
                 continue
@@ -75,7 +75,7 @@ def read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[Record]:
                 raise BadInputError(f"{path}, line {number}: not a JSON object; write one object a line")
             for column in columns:
                 if column not in value:
-                    raise _missing_column(f"{path}, line {number}", column, list(value))
+                    raise missing_column(f"{path}, line {number}", column, list(value))
             yield number, tuple(value[column] for column in columns)
 
 
@@ -89,7 +89,7 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
         import pyarrow.parquet
     except ImportError as error:
         raise BadInputError(f"{path}: reading Parquet needs pyarrow; pip install 'fwdllm[parquet]'") from error
-    with _open(path) as stream:
+    with open_data(path) as stream:
         try:
             file = pyarrow.parquet.ParquetFile(stream)
             for column in columns:
@@ -104,14 +104,18 @@ def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
             raise BadInputError(f"{path}: not a readable Parquet file ({error}); write it again") from error
 
 
-def _open(path: Path) -> BinaryIO:
+def open_data(path: Path) -> BinaryIO:
+    """The file, to be read as bytes.
+
+    :raises BadInputError: it cannot be opened, or is empty.
+    """
     try:
         file = path.open("rb")
     except OSError as error:
         raise BadInputError(f"{path}: cannot read the data ({error.strerror}); check the path") from error
     if not file.peek(1):
         file.close()
-        raise BadInputError(f"{path}: the file is empty; it needs rows with a text and a label")
+        raise BadInputError(f"{path}: the file is empty; it needs rows")
     return file
 
 
@@ -131,13 +135,14 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
 
 def _position(path: Path, names: list[str], column: str) -> int:
     if column not in names:
-        raise _missing_column(str(path), column, names)
+        raise missing_column(str(path), column, names)
     if names.count(column) > 1:
         raise BadInputError(f"{path}: the column {column!r} occurs twice; rename one")
     return names.index(column)
 
 
-def _missing_column(place: str, column: str, names: list[str]) -> BadInputError:
+def missing_column(place: str, column: str, names: list[str]) -> BadInputError:
+    """What is wrong with a file that has other columns."""
     near = difflib.get_close_matches(column, names, n=1)
     advice = f"did you mean {near[0]!r}?" if near else "name the right one"
     return BadInputError(f"{place}: no column {column!r}, only {', '.join(map(repr, names)) or 'none'}; {advice}")

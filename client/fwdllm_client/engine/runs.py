@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,17 +46,15 @@ class RunInputs:
 
     def __init__(self, shared: Rows, base: BasePass, stage: int, group: Group) -> None:
         self._activation = base.before(stage, group)
-        self._labels = shared.dataset.labels[group.rows].astype(np.int64)
+        self._labels = shared.dataset.targets(group.rows)
         reads_tokens = shared.chain.reads_tokens(stage)
         self._text = text_of(shared.dataset, group, shared.chain.manifest.pad_token_id) if reads_tokens else None
 
     def tiled(self, copies: int) -> Inputs:
         """The group's rows, repeated for each copy of θ."""
         activation = self._activation.astype(np.float32)
-        text = self._text and Text(
-            np.tile(self._text.input_ids, (copies, 1)), np.tile(self._text.attention_mask, (copies, 1))
-        )
-        return text, np.tile(activation, (copies, *(1,) * (activation.ndim - 1))), np.tile(self._labels, copies)
+        text = self._text and Text(_tiled(self._text.input_ids, copies), _tiled(self._text.attention_mask, copies))
+        return text, _tiled(activation, copies), _tiled(self._labels, copies)
 
 
 class TiledBatch:
@@ -72,6 +71,10 @@ class TiledBatch:
         if self._kept[0] != copies:
             self._kept = (copies, [group.tiled(copies) for group in self._groups])
         return self._kept[1]
+
+
+def _tiled(rows: NDArray[Any], copies: int) -> NDArray[Any]:
+    return np.tile(rows, (copies, *(1,) * (rows.ndim - 1)))
 
 
 def _width_before(shared: Rows, stage: int) -> int:

@@ -58,7 +58,7 @@ class Trial:
         for _ in range(1 + _TIMED_RUNS):
             began = clock()
             if chain.last == first:
-                labels = np.zeros(len(rows), dtype=np.int64)
+                labels = np.zeros_like(self._dataset.targets(rows))
                 chain.loss(first, text, activation, labels, [theta])
             else:
                 chain.activation(first, text, activation, theta)
@@ -78,6 +78,6 @@ class Trial:
             activation = chain.activation(stage, text, activation, copies)
         chain.unload_all_but(range(chain.last, chain.last + 1))
         assert activation is not None
-        labels = self._dataset.labels[self._rows].astype(np.int64)
+        labels = self._dataset.targets(self._rows)
         (losses,) = chain.loss(chain.last, text, activation, labels, [chain.theta_of(chain.last, theta)])
         return losses.astype(np.float64)

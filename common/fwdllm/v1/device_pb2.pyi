@@ -48,7 +48,7 @@ class CheckInWindow(_message.Message):
     def __init__(self, min_ms: _Optional[int] = ..., max_ms: _Optional[int] = ...) -> None: ...
 
 class CheckInRequest(_message.Message):
-    __slots__ = ("protocol", "generator_version", "capabilities", "labels", "training_examples", "validation_examples", "memory_bytes", "software", "conditions", "jobs")
+    __slots__ = ("protocol", "generator_version", "capabilities", "labels", "training_examples", "validation_examples", "memory_bytes", "software", "conditions", "jobs", "task")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_VERSION_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
@@ -59,6 +59,7 @@ class CheckInRequest(_message.Message):
     SOFTWARE_FIELD_NUMBER: _ClassVar[int]
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     JOBS_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
     protocol: ProtocolVersion
     generator_version: int
     capabilities: _containers.RepeatedScalarFieldContainer[str]
@@ -69,7 +70,8 @@ class CheckInRequest(_message.Message):
     software: str
     conditions: _conditions_pb2.Conditions
     jobs: JobChoice
-    def __init__(self, protocol: _Optional[_Union[ProtocolVersion, _Mapping]] = ..., generator_version: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., training_examples: _Optional[int] = ..., validation_examples: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., software: _Optional[str] = ..., conditions: _Optional[_Union[_conditions_pb2.Conditions, _Mapping]] = ..., jobs: _Optional[_Union[JobChoice, _Mapping]] = ...) -> None: ...
+    task: str
+    def __init__(self, protocol: _Optional[_Union[ProtocolVersion, _Mapping]] = ..., generator_version: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., training_examples: _Optional[int] = ..., validation_examples: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., software: _Optional[str] = ..., conditions: _Optional[_Union[_conditions_pb2.Conditions, _Mapping]] = ..., jobs: _Optional[_Union[JobChoice, _Mapping]] = ..., task: _Optional[str] = ...) -> None: ...
 
 class JobChoice(_message.Message):
     __slots__ = ("only", "names")
@@ -200,12 +202,14 @@ class ReportRequest(_message.Message):
     def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., derivatives: _Optional[_Iterable[float]] = ..., evaluation: _Optional[_Union[EvaluationCounts, _Mapping]] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ...) -> None: ...
 
 class EvaluationCounts(_message.Message):
-    __slots__ = ("correct", "total")
+    __slots__ = ("correct", "total", "f1")
     CORRECT_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FIELD_NUMBER: _ClassVar[int]
+    F1_FIELD_NUMBER: _ClassVar[int]
     correct: int
     total: int
-    def __init__(self, correct: _Optional[int] = ..., total: _Optional[int] = ...) -> None: ...
+    f1: float
+    def __init__(self, correct: _Optional[int] = ..., total: _Optional[int] = ..., f1: _Optional[float] = ...) -> None: ...
 
 class Effort(_message.Message):
     __slots__ = ("seconds", "example_passes", "peak_rss_bytes", "bytes_sent", "bytes_received", "artifact_bytes")

@@ -13,6 +13,7 @@ from fwdllm.v1.operator_pb2 import (
     JOB_STATE_DONE,
     JOB_STATE_FAILED,
     JOB_STATE_STOPPED,
+    Evaluation,
     GetJobRequest,
     Job,
     ListJobsRequest,
@@ -63,7 +64,7 @@ def list_jobs(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -
                 job.name,
                 state_word(job),
                 f"{job.rounds_committed}/{job.rounds_wanted}",
-                f"{job.latest_evaluation.accuracy:.1%}" if job.HasField("latest_evaluation") else "-",
+                _score(job.latest_evaluation) if job.HasField("latest_evaluation") else "-",
                 job.message,
             )
             for job in jobs
@@ -128,6 +129,10 @@ def resume(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOp
     """Go on with a job that was stopped or failed."""
     with operator_service(folder) as service:
         _print_job(service.ResumeJob(GetJobRequest(job=job), timeout=ANSWER_S), json)
+
+
+def _score(found: Evaluation) -> str:
+    return f"{found.accuracy:.1%}{' F1' if found.HasField('exact_match') else ''}"
 
 
 def _changes(folder: Path, job: str, timeout: float | None) -> Iterator[Job]:

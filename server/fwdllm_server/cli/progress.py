@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fwdllm.v1.operator_pb2 import Job
+from fwdllm.v1.operator_pb2 import Evaluation, Job
 from fwdllm_server.cli.facts import enum_word
 from fwdllm_server.cli.words import duration, printable, size
 
@@ -117,12 +117,19 @@ def _variance(job: Job) -> str:
 
 def _evaluation(job: Job) -> str:
     latest = job.latest_evaluation
-    text = f"accuracy {latest.accuracy:.1%}, loss {latest.loss:.4f}"
+    text = f"{score(latest)}, loss {latest.loss:.4f}"
     if job.HasField("initial_evaluation"):
         text += f" (began at {job.initial_evaluation.accuracy:.1%}, best {job.best_evaluation.accuracy:.1%})"
     if latest.federated_rows:
         text += f", on devices {latest.federated_accuracy:.1%}"
     return text
+
+
+def score(found: Evaluation) -> str:
+    """How good a version is, by its task's figures."""
+    if found.HasField("exact_match"):
+        return f"F1 {found.accuracy:.1%}, exact match {found.exact_match:.1%}"
+    return f"accuracy {found.accuracy:.1%}"
 
 
 def _traffic(job: Job) -> str:

@@ -19,7 +19,8 @@ from fwdllm_server.cli.facts import print_json
 from fwdllm_server.cli.job_file import read_job_file
 from fwdllm_server.cli.options import JsonOption
 from fwdllm_server.cli.words import duration, size
-from fwdllm_server.toml_model import validate
+from fwdllm_server.job import JobSpec
+from fwdllm_server.toml_model import parse_toml, validate
 
 if TYPE_CHECKING:
     from fwdllm_server.simulation.curve import Point
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 def simulate(
     file: Annotated[Path, typer.Argument(metavar="JOB", help="The job file, TOML.")],
-    data: Annotated[Path, typer.Option(help="The devices' rows, all in one file: CSV, JSONL or Parquet.")],
+    data: Annotated[Path, typer.Option(help="The devices' rows, all in one file: CSV, JSONL, Parquet, SQuAD's JSON.")],
     out: Annotated[Path, typer.Option(help="The simulation's folder; the same command again goes on in it.")],
     text_column: Annotated[str, typer.Option(help="The column of texts.")] = "text",
     label_column: Annotated[str, typer.Option(help="The column of labels.")] = "label",
@@ -81,7 +82,8 @@ def simulate(
         "attack": attack,
     }
     population = validate(drawn_from, Population, "simulated devices")
-    source, users = read_source(data, text_column, label_column, user_column)
+    task = parse_toml(text, JobSpec, "job file").model.task
+    source, users = read_source(data, task, text_column, label_column, user_column)
     try:
         with Simulation(text, file.absolute().parent, source, population, out, users, threads) as simulation:
             _run(simulation, out, json)
@@ -115,7 +117,7 @@ def _run(simulation: Simulation, out: Path, json: bool) -> None:
         print_json({**asdict(outcome), "points": len(points), "adapter": str(adapter)})
         return
     print(
-        f"accuracy {first.accuracy:.1%} before, {last.accuracy:.1%} after, {best.accuracy:.1%} at best "
+        f"{first.metric} {first.accuracy:.1%} before, {last.accuracy:.1%} after, {best.accuracy:.1%} at best "
         f"(round {best.version})\n"
         f"{outcome.rounds_committed} rounds committed, {outcome.rounds_abandoned} abandoned; {outcome.scalars_late} "
         f"scalars late, {outcome.scalars_repeated} repeated, {outcome.scalars_unusable} unusable\n"
@@ -128,10 +130,15 @@ def _run(simulation: Simulation, out: Path, json: bool) -> None:
 def line(point: Point, wanted: int, devices: int) -> str:
     """A point of the learning curve in one line."""
     return (
-        f"round {point.version} of {wanted}: accuracy {point.accuracy:.1%}, loss {point.loss:.4f}, "
+        f"round {point.version} of {wanted}: {_score(point)}, loss {point.loss:.4f}, "
         f"{point.directions:,} directions, {point.example_passes:,.0f} example-passes, "
         f"{duration(point.seconds)} simulated, {_traffic(point, devices)} a device"
     )
+
+
+def _score(point: Point) -> str:
+    exact = "" if point.exact_match is None else f", exact match {point.exact_match:.1%}"
+    return f"{point.metric} {point.accuracy:.1%}{exact}"
 
 
 def _traffic(point: Point, devices: int) -> str:

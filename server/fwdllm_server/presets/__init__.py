@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, Literal, TypeAlias, get_args
 
+from fwdllm_common.task import CLASSIFICATION
+
 Preset: TypeAlias = Literal["default", "fwdllm-paper", "mezo"]
 
 NAMES: tuple[str, ...] = get_args(Preset)
@@ -19,8 +21,8 @@ def with_preset(job: Mapping[str, Any]) -> dict[str, Any]:
     """A job file's tables with what they leave open filled in from the preset it names.
 
     A job that names none has ``default``, unless it brings its own blocks: then it stands alone. Tables are merged key
-    by key, with two exceptions: of the preset's blocks only those remain that the job names, if it names any, and
-    another PEFT method takes nothing from the preset's.
+    by key, with three exceptions: of the preset's blocks only those remain that the job names, if it names any, another
+    PEFT method takes nothing from the preset's, and another task than classification has no pooling.
     """
     name = job.get("preset", None if "blocks" in job else "default")
     if name not in NAMES:
@@ -30,6 +32,8 @@ def with_preset(job: Mapping[str, Any]) -> dict[str, Any]:
         preset["blocks"] = {block: keys for block, keys in preset["blocks"].items() if block in job["blocks"]}
     if "method" in job.get("peft", {}) and job["peft"]["method"] != preset["peft"]["method"]:
         del preset["peft"]
+    if job.get("model", {}).get("task", CLASSIFICATION) != CLASSIFICATION:
+        preset.get("model", {}).pop("pooling", None)
     return _merged(preset, job)
 
 

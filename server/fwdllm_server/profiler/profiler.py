@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_GAUSSIAN_DIRECTIONS
+from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.job import JobSpec
 from fwdllm_server.model.peft_spec import PeftSpec
 from fwdllm_server.profiler.candidate_model import ModelMaker
@@ -44,6 +45,8 @@ class Profiler:
     def __init__(
         self, spec: JobSpec, base_folder: Path, amount: Amount, candidates: Sequence[PeftSpec] | None = None
     ) -> None:
+        if spec.model.task != CLASSIFICATION:
+            raise BadInputError(f"only classification can be profiled, not {spec.model.task}; choose [peft] by hand")
         most = MAX_GAUSSIAN_DIRECTIONS if spec.perturbation.distribution == "gaussian" else MAX_DIRECTIONS
         if not LEAST_DIRECTIONS <= amount.directions <= most:
             raise BadInputError(

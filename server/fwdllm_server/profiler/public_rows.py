@@ -39,6 +39,7 @@ class PublicRows:
         """
         check_held_out(spec, base_folder)
         source = held_out_source(spec, base_folder)
+        assert isinstance(source, DataSource), "a profile is of classification"
         rows = list(source.rows())
         if len(rows) < 2 * count:
             raise BadInputError(

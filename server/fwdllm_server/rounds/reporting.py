@@ -7,6 +7,7 @@ from math import isfinite
 from sqlalchemy import Connection
 
 from fwdllm.v1 import device_pb2
+from fwdllm_common.counts import Counts
 from fwdllm_common.fixed_point import UnusableScalarError, to_fixed_point
 from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
 from fwdllm_server.store import assignments, efforts, jobs, rounds, scalars
@@ -14,6 +15,7 @@ from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState, s
 from fwdllm_server.store.rounds import Phase, RoundRecord
 
 _ACCEPTING = (Phase.ASSIGNED, Phase.COLLECTING)
+_ROUNDING = 1e-9
 
 
 def record(
@@ -114,8 +116,11 @@ def _is_measured(
 def _record_evaluation(
     connection: Connection, assignment: AssignmentRecord, counts: device_pb2.EvaluationCounts
 ) -> None:
-    if assignment.evaluate and counts.correct <= counts.total:
-        assignments.evaluated(connection, assignment.id, counts.correct, counts.total)
+    f1 = counts.f1 if counts.HasField("f1") else None
+    # Exact matches have an F1 of 1; the rounding of a sum is forgiven.
+    plausible_f1 = f1 is None or (counts.correct <= f1 * (1 + _ROUNDING) and f1 <= counts.total * (1 + _ROUNDING))
+    if assignment.evaluate and counts.correct <= counts.total and plausible_f1:
+        assignments.evaluated(connection, assignment.id, Counts(counts.correct, counts.total, f1))
 
 
 def plausible(effort: device_pb2.Effort) -> bool:

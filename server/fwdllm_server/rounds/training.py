@@ -102,7 +102,8 @@ class RoundContext:
     def idle_devices(self, capability: str | None = None) -> list[str]:
         """The devices here that can take part and have nothing to do, those with ``capability`` if one is named."""
         unwanted = assignments.busy_devices(self.connection) | self.noisy_devices()
-        here = self.presence.eligible(self.job.name, self.job.manifest.labels, self.now, capability)
+        manifest = self.job.manifest
+        here = self.presence.eligible(self.job.name, manifest.labels, self.now, capability, manifest.task)
         return [device for device in here if device not in unwanted]
 
     def noisy_devices(self) -> frozenset[str]:

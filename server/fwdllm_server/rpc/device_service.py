@@ -22,6 +22,7 @@ from fwdllm_common.protocol import (
     PROTOCOL_MAJOR,
     Reason,
 )
+from fwdllm_common.task import CLASSIFICATION, TASKS
 from fwdllm_server.coordinator import Coordinator
 from fwdllm_server.rounds import feature_reporting, reporting, self_testing
 from fwdllm_server.rounds.fetching import fetch
@@ -147,14 +148,17 @@ class DeviceService(DeviceServiceServicer):
     ) -> None:
         """Note a device that has nothing to do as one to select, and tell it what it waits for."""
         training = list(self._coordinator.training.values())
-        self._check_labels(request, training)
+        task = request.task or CLASSIFICATION
+        _check_task(task, training)
+        self._check_labels(request, [job for job in training if job.manifest.task == task])
         if request.conditions.holds:
             self._runtime.presence.leave(device_id)
             response.message = "this device does not work now"
             return
         jobs_chosen = JobChoice.from_message(request.jobs)
         labels, capabilities = frozenset(request.labels), frozenset(request.capabilities)
-        self._runtime.presence.seen(Present(device_id, self._runtime.clock(), labels, capabilities, jobs_chosen))
+        now = self._runtime.clock()
+        self._runtime.presence.seen(Present(device_id, now, labels, capabilities, jobs_chosen, task))
         response.message = "waiting for a round" if training else "no job is running"
 
     def _report(
@@ -244,6 +248,15 @@ class DeviceService(DeviceServiceServicer):
             raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.UNKNOWN_LABEL, message)
 
 
+def _check_task(task: str, running: Sequence[TrainingJob]) -> None:
+    """Refuse a device whose data is for another task than every running job, so that its owner hears of it."""
+    if running and all(job.manifest.task != task for job in running):
+        message = (
+            f"job {running[0].name} is for {running[0].manifest.task}, the data of this device for {task}; check --task"
+        )
+        raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.UNKNOWN_TASK, message)
+
+
 def _own_assignment(connection: Connection, device_id: str, assignment_id: str) -> AssignmentRecord:
     assignment = assignments.get(connection, assignment_id)
     if assignment is None:
@@ -272,7 +285,12 @@ def _check_check_in(request: device_pb2.CheckInRequest) -> None:
             "install the coordinator's version of fwdllm"
         )
         raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.GENERATOR_VERSION, message)
-    in_range("number of labels", len(request.labels), 1, _MAX_LABELS)
+    if request.task and request.task not in TASKS:
+        raise _bad_field(f"task {request.task[:_MAX_CAPABILITY]!r} is not known here; update the coordinator")
+    if request.task in ("", CLASSIFICATION):
+        in_range("number of labels", len(request.labels), 1, _MAX_LABELS)
+    else:
+        in_range(f"number of labels for {request.task}", len(request.labels), 0, 0)
     for label in request.labels:
         bounded("label", label, _MAX_LABEL)
     in_range("number of capabilities", len(request.capabilities), 0, _MAX_CAPABILITIES)

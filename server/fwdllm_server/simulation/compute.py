@@ -49,8 +49,7 @@ class Compute:
             # Evaluated first and sent with the first scalars, as the agent does.
             passes = self._cost.evaluation(theta, device.validation)
             stretches[0] = stretches[0]._replace(before=stretches[0].before + passes)
-            result = self._engine.evaluate(theta, device.validation)
-            evaluation = (result.correct, result.total)
+            evaluation = self._engine.evaluate(theta, device.validation).counts
         work = Work(
             assignment_id=assignment.assignment_id,
             device_id=device_id,

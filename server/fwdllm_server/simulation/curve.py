@@ -17,6 +17,7 @@ _FACT = "curve"
 class Point:
     """Where a run is at an evaluated version: accuracy (0 to 1) and loss, and what it has cost all devices together.
 
+    Of question answering, which alone has ``exact_match`` (0 to 1), the accuracy is the mean F1.
     ``example_passes`` are rows × forward passes, ``device_seconds`` of computing and ``seconds`` of the run are
     simulated, ``bytes_up`` and ``bytes_down`` without the model itself.
     """
@@ -30,6 +31,12 @@ class Point:
     seconds: float
     bytes_up: int
     bytes_down: int
+    exact_match: float | None = None
+
+    @property
+    def metric(self) -> str:
+        """What ``accuracy`` is."""
+        return "accuracy" if self.exact_match is None else "F1"
 
 
 class Curve:

@@ -152,7 +152,8 @@ class SimulatedFleet:
 
     def _tell_presence(self, device: VirtualDevice) -> None:
         if self._here[self._places[device.id]]:
-            self._presence.seen(Present(device.id, self.now, device.labels, frozenset((FEATURE_SUMS,))))
+            task = self._job.manifest.task
+            self._presence.seen(Present(device.id, self.now, device.labels, frozenset((FEATURE_SUMS,)), task=task))
         else:
             self._presence.leave(device.id)
 
@@ -216,8 +217,7 @@ class SimulatedFleet:
             effort=device_pb2.Effort(seconds=message.seconds, example_passes=message.example_passes),
         )
         if work.evaluation is not None and message.first == 0:
-            correct, total = work.evaluation
-            request.evaluation.CopyFrom(device_pb2.EvaluationCounts(correct=correct, total=total))
+            request.evaluation.CopyFrom(work.evaluation.to_message())
         self._traffic.report(work.device_id, request, request.effort)
         response = reporting.record(connection, record, request, self._job.spec.rounds.assignment_s, self.now)
         self._traffic.answered(work.device_id, response)

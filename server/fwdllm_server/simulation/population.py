@@ -61,7 +61,7 @@ class Population(BaseModel):
             raise BadInputError(f"{rows} rows are too few for {self.devices} devices; simulate fewer")
 
     def draw(self, dataset: Dataset, labels: Sequence[str], users: Sequence[str] | None = None) -> list[VirtualDevice]:
-        """The devices; those without a row to train on are left out. ``users`` names the user of each row.
+        """The devices; those without a row to learn from are left out. ``users`` names the user of each row.
 
         :raises BadInputError: fewer rows than devices, or a partition by user without users.
         """
@@ -74,8 +74,9 @@ class Population(BaseModel):
         for number, (rows, speed) in enumerate(zip(parts, speeds, strict=True)):
             kept = rows[: self.rows_per_device] if self.rows_per_device else rows
             training, validation = (kept[part] for part in split(len(kept), self.validation_fraction))
+            training = training[dataset.learnable(training)]
             if len(training):
-                own = frozenset(labels[index] for index in np.unique(dataset.labels[kept]))
+                own = frozenset(labels[index] for index in np.unique(dataset.labels[kept])) if labels else frozenset()
                 attack = self.attack if number in liars else None
                 devices.append(
                     VirtualDevice(f"sim-{number:07}", np.sort(training), validation, float(speed), own, attack)

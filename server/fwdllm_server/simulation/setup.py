@@ -8,10 +8,11 @@ import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
-from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data import Dataset, Source
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import storage_error
-from fwdllm_server.evaluation import check_labels
+from fwdllm_common.task import CLASSIFICATION
+from fwdllm_server.evaluation import check_rows
 from fwdllm_server.job import JobSpec
 from fwdllm_server.simulation.population import Population
 from fwdllm_server.simulation.store import SimulationStore
@@ -19,12 +20,14 @@ from fwdllm_server.simulation.store import SimulationStore
 _FACT = "setup"
 
 
-def check_data(spec: JobSpec, data: DataSource, population: Population, has_users: bool) -> None:
+def check_data(spec: JobSpec, data: Source, population: Population, has_users: bool) -> None:
     """Read the devices' rows once, before any work is done.
 
     :raises BadInputError: they are wrong, or do not fit the job or the population.
     """
-    population.check(check_labels(spec, data), has_users)
+    if spec.model.task != CLASSIFICATION and population.partition == "dirichlet":
+        raise BadInputError(f"a Dirichlet partition is over labels, which {spec.model.task} has not; use iid or user")
+    population.check(check_rows(spec, data), has_users)
     if population.devices < spec.rounds.min_devices:
         raise BadInputError(
             f"a round of the job waits for {spec.rounds.min_devices} devices, and {population.devices} are simulated; "

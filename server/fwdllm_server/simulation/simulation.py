@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data import Dataset, Source
 from fwdllm_client.engine import Engine
 from fwdllm_common.errors import JobFailedError
 from fwdllm_common.files import make_folder, storage_error
@@ -77,7 +77,7 @@ class Simulation:
         self,
         spec_toml: str,
         base_folder: Path,
-        data: DataSource,
+        data: Source,
         population: Population,
         folder: Path,
         users: Sequence[str] | None = None,
@@ -259,6 +259,7 @@ class Simulation:
             seconds=now,
             bytes_up=spent.bytes_sent,
             bytes_down=spent.bytes_received,
+            exact_match=record.exact_match,
         )
         self._curve.add(point)
         return point

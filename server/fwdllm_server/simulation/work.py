@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fwdllm_common.counts import Counts
 from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
 
 GROUP_S = 0.5
@@ -39,7 +40,7 @@ class Work:
     """One assignment from its start, in simulated seconds since 1970, to its last message.
 
     Nothing is begun ``closes_s`` seconds after the start or later, nothing is sent ``vanishes_s`` seconds after it.
-    ``evaluation`` is what a federated evaluation found, correct and total. The scalars before ``next_index`` are sent;
+    ``evaluation`` is what a federated evaluation found. The scalars before ``next_index`` are sent;
     where ``feature_sums`` are asked for, they stand for a single one.
     """
 
@@ -50,7 +51,7 @@ class Work:
     stretches: Sequence[Stretch]
     closes_s: float
     vanishes_s: float | None
-    evaluation: tuple[int, int] | None
+    evaluation: Counts | None
     feature_sums: bool = False
     next_index: int = 0
 
@@ -114,5 +115,5 @@ class Work:
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Work:
         """The inverse of :meth:`to_json`."""
-        evaluation = value["evaluation"] and tuple(value["evaluation"])
+        evaluation = value["evaluation"] and Counts(*value["evaluation"])
         return cls(**{**value, "stretches": [Stretch(*part) for part in value["stretches"]], "evaluation": evaluation})

@@ -9,6 +9,7 @@ from enum import StrEnum
 from sqlalchemy import Connection, Row, func, select, update
 
 from fwdllm.v1 import device_pb2
+from fwdllm_common.counts import Counts
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.schema import assignments, jobs, rounds
 
@@ -41,6 +42,7 @@ class AssignmentRecord:
     expires_at: float
     correct: int
     total: int
+    f1: float | None
 
     @property
     def open(self) -> bool:
@@ -149,11 +151,9 @@ def prolong(connection: Connection, assignment_id: str, expires_at: float) -> No
     connection.execute(update(assignments).where(assignments.c.id == assignment_id).values(expires_at=expires_at))
 
 
-def evaluated(connection: Connection, assignment_id: str, correct: int, total: int) -> None:
+def evaluated(connection: Connection, assignment_id: str, counts: Counts) -> None:
     """Record a device's federated evaluation."""
-    connection.execute(
-        update(assignments).where(assignments.c.id == assignment_id).values(correct=correct, total=total)
-    )
+    connection.execute(update(assignments).where(assignments.c.id == assignment_id).values(counts._asdict()))
 
 
 def expire_open(connection: Connection, job_id: str, round_number: int) -> None:
@@ -165,14 +165,16 @@ def expire_open(connection: Connection, job_id: str, round_number: int) -> None:
     )
 
 
-def federated_counts(connection: Connection, job_id: str) -> tuple[int, int]:
-    """Correct and total predictions on the devices' own validation rows in the last round that has any."""
+def federated_counts(connection: Connection, job_id: str) -> Counts:
+    """What was found on the devices' own validation rows in the last round that has any."""
     last = select(func.max(assignments.c.round)).where(assignments.c.job_id == job_id, assignments.c.total > 0)
     query = select(
-        func.coalesce(func.sum(assignments.c.correct), 0), func.coalesce(func.sum(assignments.c.total), 0)
+        func.coalesce(func.sum(assignments.c.correct), 0),
+        func.coalesce(func.sum(assignments.c.total), 0),
+        func.sum(assignments.c.f1),
     ).where(assignments.c.job_id == job_id, assignments.c.round == last.scalar_subquery())
-    correct, total = connection.execute(query).one()
-    return int(correct), int(total)
+    correct, total, f1 = connection.execute(query).one()
+    return Counts(int(correct), int(total), f1)
 
 
 def _record(row: Row[tuple[object, ...]]) -> AssignmentRecord:

@@ -15,12 +15,16 @@ from fwdllm_server.store.schema import evaluations, ledger, snapshots
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """Accuracy (0 to 1) and mean cross-entropy (nats) of one version on the held-out rows."""
+    """Accuracy (0 to 1) and mean cross-entropy (nats) of one version on the held-out rows.
+
+    Of question answering, which alone has ``exact_match`` (0 to 1), the accuracy is the mean F1.
+    """
 
     version: int
     accuracy: float
     loss: float
     rows: int
+    exact_match: float | None = None
 
 
 def append(connection: Connection, job_id: str, entry: LedgerEntry, scales: Scales, now: float) -> None:
@@ -110,7 +114,12 @@ def add_evaluation(connection: Connection, job_id: str, record: EvaluationRecord
     )
     connection.execute(
         evaluations.insert().values(
-            job_id=job_id, version=record.version, accuracy=record.accuracy, loss=record.loss, rows=record.rows
+            job_id=job_id,
+            version=record.version,
+            accuracy=record.accuracy,
+            loss=record.loss,
+            rows=record.rows,
+            exact_match=record.exact_match,
         )
     )
 
@@ -118,4 +127,7 @@ def add_evaluation(connection: Connection, job_id: str, record: EvaluationRecord
 def evaluations_of(connection: Connection, job_id: str) -> Sequence[EvaluationRecord]:
     """Every evaluation of a job, by ascending version."""
     query = select(evaluations).where(evaluations.c.job_id == job_id).order_by(evaluations.c.version)
-    return [EvaluationRecord(row.version, row.accuracy, row.loss, row.rows) for row in connection.execute(query)]
+    return [
+        EvaluationRecord(row.version, row.accuracy, row.loss, row.rows, row.exact_match)
+        for row in connection.execute(query)
+    ]

@@ -101,6 +101,8 @@ assignments = Table(
     # What a federated evaluation found; total 0 until it is in.
     Column("correct", BigInteger, nullable=False, default=0),
     Column("total", BigInteger, nullable=False, default=0),
+    # Of question answering the sum of F1; null for other tasks.
+    Column("f1", Float),
     # Every check-in asks for the open assignments of one device.
     Index("assignments_by_device", "device_id", "state"),
     # Every transition asks for the assignments of one round.
@@ -147,9 +149,11 @@ evaluations = Table(
     metadata,
     Column("job_id", ForeignKey("jobs.id"), primary_key=True),
     Column("version", BigInteger, primary_key=True),
+    # Of question answering the mean F1, with the share of exact matches beside it.
     Column("accuracy", Float, nullable=False),
     Column("loss", Float, nullable=False),
     Column("rows", BigInteger, nullable=False),
+    Column("exact_match", Float),
 )
 
 efforts = Table(

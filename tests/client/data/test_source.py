@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwdllm_client.data import DataSource, Row, labels_in
+from fwdllm_client.data import Contents, DataSource, Row, contents_of
 from fwdllm_common.errors import BadInputError
 
 
@@ -55,8 +55,8 @@ def test_other_column_names_and_a_user(write):
     path = write("a.csv", "body,topic,who\na,x,1\nb,y,2\nc,x,1\n")
     source = DataSource(path, "body", "topic", "who", "1")
     assert list(source.rows()) == [Row(2, "a", "x"), Row(4, "c", "x")]
-    assert labels_in(source) == (("x",), 2)
-    assert labels_in(DataSource(path, "body", "topic")) == (("x", "y"), 3)
+    assert contents_of(source) == Contents("classification", 2, ("x",))
+    assert contents_of(DataSource(path, "body", "topic")) == Contents("classification", 3, ("x", "y"))
 
 
 def test_a_very_long_text(write):
@@ -101,7 +101,7 @@ def test_jsonl_gives_back_any_text(tmp_path_factory, texts):
 )
 def test_what_is_wrong_where_and_what_to_do(write, name, data, message):
     with pytest.raises(BadInputError) as error:
-        labels_in(DataSource(write(name, data)))
+        contents_of(DataSource(write(name, data)))
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 

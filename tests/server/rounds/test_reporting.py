@@ -2,6 +2,7 @@ import pytest
 from helpers.rig import JOB, derivative
 
 from fwdllm.v1 import device_pb2
+from fwdllm_common.counts import Counts
 from fwdllm_server.rounds import reporting
 from fwdllm_server.store import assignments, efforts, scalars
 from fwdllm_server.store.assignments import AssignmentState
@@ -182,14 +183,26 @@ def test_a_federated_evaluation_is_counted(rig, work):
     send(rig, work, device_pb2.ReportRequest(evaluation=device_pb2.EvaluationCounts(correct=7, total=9)))
 
     with rig.database.transaction() as connection:
-        assert assignments.federated_counts(connection, JOB) == (7, 9)
+        assert assignments.federated_counts(connection, JOB) == Counts(7, 9)
+
+
+@pytest.mark.parametrize(
+    ("f1", "believed"), [(2.5, True), (2.0, True), (9.0, True), (1.5, False), (9.5, False), (NAN, False)]
+)
+def test_f1_lies_between_the_exact_matches_and_the_rows(rig, work, f1, believed):
+    counts = device_pb2.EvaluationCounts(correct=2, total=9, f1=f1)
+    send(rig, work, device_pb2.ReportRequest(evaluation=counts))
+
+    with rig.database.transaction() as connection:
+        found = assignments.federated_counts(connection, JOB)
+    assert found == (Counts(2, 9, f1) if believed else Counts(0, 0))
 
 
 def test_more_correct_predictions_than_rows_are_not_believed(rig, work):
     send(rig, work, device_pb2.ReportRequest(evaluation=device_pb2.EvaluationCounts(correct=10, total=9)))
 
     with rig.database.transaction() as connection:
-        assert assignments.federated_counts(connection, JOB) == (0, 0)
+        assert assignments.federated_counts(connection, JOB) == Counts(0, 0)
 
 
 def test_an_evaluation_that_was_not_asked_for_is_not_used(make_rig):
@@ -198,7 +211,7 @@ def test_an_evaluation_that_was_not_asked_for_is_not_used(make_rig):
     send(rig, work, device_pb2.ReportRequest(evaluation=device_pb2.EvaluationCounts(correct=7, total=9)))
 
     with rig.database.transaction() as connection:
-        assert assignments.federated_counts(connection, JOB) == (0, 0)
+        assert assignments.federated_counts(connection, JOB) == Counts(0, 0)
 
 
 @pytest.mark.parametrize(

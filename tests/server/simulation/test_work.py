@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from fwdllm_common.counts import Counts
 from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
 from fwdllm_server.simulation.work import Stretch, Work
 
@@ -65,7 +66,7 @@ def test_nothing_comes_from_a_device_that_has_vanished():
 
 
 def test_work_can_be_put_away():
-    found = work((1, 2, 3), vanishes_s=0.5, evaluation=(3, 4))
+    found = work((1, 2, 3), vanishes_s=0.5, evaluation=Counts(3, 4))
     found.next_index = 1
 
     assert Work.from_json(json.loads(json.dumps(found.to_json()))) == found

@@ -2,6 +2,7 @@ import pytest
 from helpers.rig import JOB
 
 from fwdllm.v1 import device_pb2
+from fwdllm_common.counts import Counts
 from fwdllm_server.store import assignments, jobs
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 from fwdllm_server.store.jobs import JobState
@@ -82,12 +83,20 @@ def test_news_prolongs_only_the_assignment_it_is_of(connection):
 def test_federated_counts_are_of_the_last_round_that_has_any(connection):
     for device, number, correct in (("ann", 1, 1), ("ann", 2, 7), ("bob", 2, 8)):
         work = offer(connection, device, number, evaluate=True)
-        assignments.evaluated(connection, work.id, correct, 10)
+        assignments.evaluated(connection, work.id, Counts(correct, 10))
         assignments.set_state(connection, work.id, AssignmentState.DONE)
     offer(connection, "cid", 3, evaluate=True)
 
-    assert assignments.federated_counts(connection, JOB) == (15, 20)
+    assert assignments.federated_counts(connection, JOB) == Counts(15, 20)
+
+
+def test_f1_is_added_up_where_spans_are_answers(connection):
+    for device, exact, f1 in (("ann", 3, 4.5), ("bob", 2, 2.25)):
+        work = offer(connection, device, 1, evaluate=True)
+        assignments.evaluated(connection, work.id, Counts(exact, 10, f1))
+
+    assert assignments.federated_counts(connection, JOB) == Counts(5, 20, 6.75)
 
 
 def test_without_an_evaluation_the_counts_are_zero(connection):
-    assert assignments.federated_counts(connection, JOB) == (0, 0)
+    assert assignments.federated_counts(connection, JOB) == Counts(0, 0)

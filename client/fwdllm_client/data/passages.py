@@ -1,0 +1,128 @@
+"""Questions and contexts as the model reads them together, and what a span of their tokens says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+from tokenizers import Encoding, Tokenizer
+
+from fwdllm_client.data.questions import Question, QuestionSource
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.manifest import Manifest
+
+NO_SPAN = (-1, -1)
+"""Of an answer that the tokens do not have: it lies behind the cut."""
+_ROWS_PER_BATCH = 32
+_CONTEXT, _QUESTION, _NEITHER = 1, 0, -1
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, eq=False)
+class Passages:
+    """The contexts of a dataset's rows, and the answers that count as right.
+
+    ``tokens`` int64 ``[rows, 2]``: the first token of each row's context and the one after its last. ``characters``
+    int32 ``[all tokens, 2]``: where in the context a token begins and ends; of no meaning outside of it.
+    """
+
+    contexts: Sequence[str]
+    answers: Sequence[Sequence[str]]
+    tokens: NDArray[np.int64]
+    characters: NDArray[np.int32]
+
+
+class Tokenised(NamedTuple):
+    """``token_ids`` of all rows, their number in each, ``spans`` int32 ``[rows, 2]`` of the answers that are learnt."""
+
+    token_ids: NDArray[np.int32]
+    lengths: NDArray[np.int64]
+    spans: NDArray[np.int32]
+    passages: Passages
+
+
+def tokenise(source: QuestionSource, tokenizer: Tokenizer, manifest: Manifest) -> Tokenised:
+    """The rows of ``source`` as pairs of question and context, the end of the context cut off to fit ``max_tokens``.
+
+    :raises BadInputError: the file or a row is wrong, or no answer is left to learn.
+    """
+    rows: list[_Row] = []
+    contexts: dict[str, str] = {}  # many questions share one
+    for questions in _batches(source.rows()):
+        encoded = tokenizer.encode_batch([(each.question, each.context) for each in questions])
+        for question, encoding in zip(questions, encoded, strict=True):
+            context = contexts.setdefault(question.context, question.context)
+            rows.append(_row(question, context, encoding, manifest))
+    spans = np.array([row.span for row in rows], dtype=np.int32)
+    cut = int((spans[:, 0] < 0).sum())
+    if cut == len(rows):
+        raise BadInputError(
+            f"{source.path}: no answer lies within the first {manifest.max_tokens} tokens of question and context; "
+            "raise [model] max_tokens, or shorten the contexts"
+        )
+    if cut:
+        _log.info("answers behind the cut are not learnt", rows=cut, of=len(rows), max_tokens=manifest.max_tokens)
+    return Tokenised(
+        np.concatenate([row.ids for row in rows]),
+        np.array([len(row.ids) for row in rows], dtype=np.int64),
+        spans,
+        Passages(
+            [row.context for row in rows],
+            [row.answers for row in rows],
+            np.array([row.tokens for row in rows], dtype=np.int64),
+            np.concatenate([row.characters for row in rows]),
+        ),
+    )
+
+
+class _Row(NamedTuple):
+    ids: NDArray[np.int32]
+    span: tuple[int, int]
+    context: str
+    answers: Sequence[str]
+    tokens: tuple[int, int]
+    characters: NDArray[np.int32]
+
+
+def _row(question: Question, context: str, encoding: Encoding, manifest: Manifest) -> _Row:
+    texts = np.array([_NEITHER if each is None else each for each in encoding.sequence_ids], dtype=np.int64)
+    kept = _cut(texts, manifest.max_tokens)
+    own = np.flatnonzero(texts[kept] == _CONTEXT)
+    first, end = (int(own[0]), int(own[-1]) + 1) if len(own) else (0, 0)
+    characters = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)[kept]
+    ids = np.array(encoding.ids, dtype=np.int32)[kept]
+    if not len(ids):
+        ids, characters = np.array([manifest.pad_token_id], dtype=np.int32), np.zeros((1, 2), dtype=np.int32)
+    answer, start = question.answers[0], question.starts[0]
+    begin = start + len(answer) - len(answer.lstrip())
+    span = _span(characters[first:end], begin, start + len(answer.rstrip()))
+    found = NO_SPAN if span is None else (first + span[0], first + span[1])
+    return _Row(ids, found, context, question.answers, (first, end), characters)
+
+
+def _cut(texts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Indices of the tokens that stay: those at the end of the context go first, then those of the question."""
+    kept, excess = np.arange(len(texts)), len(texts) - most
+    for text in (_CONTEXT, _QUESTION):
+        own = np.flatnonzero(texts == text)
+        gone = own[len(own) - min(len(own), max(0, excess)) :]
+        kept, excess = np.setdiff1d(kept, gone), excess - len(gone)
+    return kept[:most]
+
+
+def _span(characters: NDArray[np.int32], begin: int, end: int) -> tuple[int, int] | None:
+    """The first and last token that have something of the characters from ``begin`` to ``end``; None if one is cut."""
+    first = int(np.searchsorted(characters[:, 1], begin, side="right"))
+    last = int(np.searchsorted(characters[:, 0], end, side="left")) - 1
+    return (first, last) if first <= last and characters[last, 1] >= end else None
+
+
+def _batches(rows: Iterator[Question]) -> Iterator[Sequence[Question]]:
+    while batch := list(islice(rows, _ROWS_PER_BATCH)):
+        yield batch
