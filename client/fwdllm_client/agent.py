@@ -23,6 +23,7 @@ from fwdllm_client.journal import Journal
 from fwdllm_client.permission import Permission
 from fwdllm_client.policy import Policy
 from fwdllm_client.recording import RecordingCoordinator
+from fwdllm_client.renewal import Renewal
 from fwdllm_client.reporter import Reporter
 from fwdllm_client.retry import Retry, Stop
 from fwdllm_client.sent_log import SentLog
@@ -101,7 +102,8 @@ def run_agent(
                 lambda: _work(room, data, policy, coordinator, journal, new_reporter, stop, permission, threads)
             )
             retry = Retry(coordinator.address, stop)
-            Session(coordinator, retry, journal, profile, permission, work, new_reporter, stop).run(once=once)
+            renewal = Renewal(home, coordinator.renew_certificate, connection.use)
+            Session(coordinator, retry, journal, profile, permission, work, new_reporter, stop, renewal).run(once=once)
 
 
 def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:

@@ -34,6 +34,11 @@ class Identity:
     certificate: bytes
     ca: bytes
 
+    @property
+    def renewable(self) -> bool:
+        """Whether the coordinator signed the certificate, and not an authority of its operator's own."""
+        return bool(self.enrolment_address)
+
 
 class ClientHome:
     """The files of one agent below ``folder``, which is made if it does not exist.
@@ -53,6 +58,7 @@ class ClientHome:
         self._new_key = folder / "new-key.pem"
         self._certificate = folder / "certificate.pem"
         self._ca = folder / "ca.pem"
+        self._renewed = folder / "renewed.json"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
@@ -81,6 +87,7 @@ class ClientHome:
         if not self.joined:
             raise BadInputError(f"{self.folder} has not joined a coordinator; run: fwdllm-client join TOKEN")
         try:
+            self._finish_renewal()
             value = json.loads(self._identity.read_bytes())
             return Identity(
                 device_id=str(value["device_id"]),
@@ -111,6 +118,7 @@ class ClientHome:
         A crash half-way leaves a folder that has not joined and still holds the new key: the same token works again.
         """
         self._identity.unlink(missing_ok=True)
+        self._renewed.unlink(missing_ok=True)
         write_atomically(self._key, identity.key, mode=0o600)
         write_atomically(self._certificate, identity.certificate)
         write_atomically(self._ca, identity.ca)
@@ -123,6 +131,30 @@ class ClientHome:
         write_atomically(self._identity, json.dumps(value, indent=2).encode())
         self._new_key.unlink(missing_ok=True)
 
+    def renew_identity(self, identity: Identity) -> None:
+        """Become ``identity``, whose key, certificate and end alone are new.
+
+        A crash leaves the old identity, or what the next :meth:`load_identity` makes the new one of.
+        """
+        value = {
+            "key": identity.key.decode(),
+            "certificate": identity.certificate.decode(),
+            "expires_unix_s": identity.expires_unix_s,
+        }
+        write_atomically(self._renewed, json.dumps(value).encode(), mode=0o600)
+        self._finish_renewal()
+
+    def _finish_renewal(self) -> None:
+        if not self._renewed.exists():
+            return
+        new = json.loads(self._renewed.read_bytes())
+        value = json.loads(self._identity.read_bytes())
+        write_atomically(self._key, new["key"].encode(), mode=0o600)
+        write_atomically(self._certificate, new["certificate"].encode())
+        value["expires_unix_s"] = new["expires_unix_s"]
+        write_atomically(self._identity, json.dumps(value, indent=2).encode())
+        self._renewed.unlink()
+
     def forget(self) -> None:
         """Delete the identity first, then cache, journal and choices; settings and the log of what was sent stay.
 
@@ -130,7 +162,8 @@ class ClientHome:
         """
         journal = [self.journal.with_name(self.journal.name + end) for end in ("", "-wal", "-shm")]
         try:
-            for path in (self._identity, self._key, self._new_key, self._certificate, self._ca, *journal, self.choices):
+            keys = (self._key, self._new_key, self._certificate, self._ca)
+            for path in (self._identity, self._renewed, *keys, *journal, self.choices):
                 path.unlink(missing_ok=True)
             if self.cache.exists():
                 shutil.rmtree(self.cache)

@@ -106,20 +106,23 @@ class Journal:
                 f"SELECT sequence, {_COLUMNS} FROM entries WHERE sequence > ? ORDER BY sequence",  # noqa: S608 - a constant
                 (after,),
             ).fetchall()
-        return [
-            (
-                sequence,
-                Entry(
-                    assignment_id,
-                    first_index,
-                    array("f", derivatives),
-                    None if total is None else Counts(correct, total, f1),
-                    seconds,
-                    example_passes,
-                ),
-            )
-            for sequence, assignment_id, first_index, derivatives, correct, total, f1, seconds, example_passes in rows
-        ]
+        try:
+            return [
+                (
+                    sequence,
+                    Entry(
+                        str(work),
+                        int(first_index),
+                        array("f", derivatives),
+                        None if total is None else Counts(int(correct), int(total), f1),
+                        float(seconds),
+                        float(passes),
+                    ),
+                )
+                for sequence, work, first_index, derivatives, correct, total, f1, seconds, passes in rows
+            ]
+        except (ValueError, TypeError, OverflowError) as error:
+            raise self._damaged(error) from error
 
     def progress(self, assignment_id: str) -> int | None:
         """Index of the first scalar that was never appended; None if nothing of the assignment was."""
@@ -164,6 +167,9 @@ class Journal:
                 f"cannot write {self._path} ({error}); free some space and start again, nothing is lost"
             ) from error
         except sqlite3.DatabaseError as error:
-            raise StorageError(
-                f"{self._path} is damaged ({error}); delete it and start again: what it held is measured again"
-            ) from error
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> StorageError:
+        return StorageError(
+            f"{self._path} is damaged ({error}); delete it and start again: what it held is measured again"
+        )

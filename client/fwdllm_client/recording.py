@@ -73,6 +73,11 @@ class RecordingCoordinator:
         )
         return self._coordinator.report_self_test(request)
 
+    def renew_certificate(self, request: device_pb2.RenewCertificateRequest) -> device_pb2.RenewCertificateResponse:
+        """See :class:`fwdllm_client.transport.Coordinator`."""
+        self._log.add("renewal", "a new public key, to renew the certificate")
+        return self._coordinator.renew_certificate(request)
+
     def _noted(self, request: device_pb2.ReportRequest) -> device_pb2.ReportRequest:
         work = self._of(request.assignment_id)
         derivatives = "directional derivatives of the loss, and the effort they took"

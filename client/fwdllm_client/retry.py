@@ -58,6 +58,8 @@ REASONS: dict[str, Action] = {
     Reason.NOT_YOURS: Action.CHECK_IN,
     Reason.WRONG_STATE: Action.CHECK_IN,
     Reason.STORAGE: Action.BACK_OFF,
+    Reason.BUSY: Action.BACK_OFF,
+    Reason.IDLE: Action.RETRY_NOW,
 }
 """Reasons that say more than the status."""
 
@@ -138,7 +140,8 @@ class Retry:
             self._cause = str(error)
             _log.warning("no answer, trying again until there is one", address=self._address, cause=self._cause)
         longest = min(CAP_S, BASE_S * 2.0 ** min(self._failures - 1, 16))
-        if self._stop.wait(self._uniform(0.0, longest)):
+        # What the coordinator asks for is the least; that all come back at once would not help it.
+        if self._stop.wait(error.retry_after_s + self._uniform(0.0, longest)):
             raise StopRequested from error
 
 

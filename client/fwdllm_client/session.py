@@ -44,6 +44,7 @@ class Session:
     :param work: does an assignment and returns the window that its answers named, or None.
     :param new_reporter: makes a reporter for what is left in the journal.
     :param stop: ends the loop at the next wait or group of scalars.
+    :param renew: renews the certificate when it is time; called before each check-in.
     :param uniform: random float between two bounds.
     """
 
@@ -57,6 +58,7 @@ class Session:
         work: Work,
         new_reporter: Callable[[], Reporter],
         stop: Stop,
+        renew: Callable[[], None] = lambda: None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self._coordinator = coordinator
@@ -67,6 +69,7 @@ class Session:
         self._work = work
         self._new_reporter = new_reporter
         self._stop = stop
+        self._renew = renew
         self._uniform = uniform
         self._said = ""
         self._held: tuple[Hold, ...] = ()
@@ -83,6 +86,7 @@ class Session:
         """
         try:
             while not self._stop.is_set():
+                self._renew()
                 window = self._turn(once=once)
                 if once and self._held:
                     raise HeldError("this device may not work now; 'fwdllm-client status' says why")

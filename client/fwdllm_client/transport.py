@@ -18,10 +18,12 @@ from google.protobuf.message import Message
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.home import Identity
-from fwdllm_common.protocol import CHANNEL_OPTIONS, REASON_KEY
+from fwdllm_common.protocol import CHANNEL_OPTIONS, REASON_KEY, RETRY_AFTER_KEY
 
 CALL_TIMEOUT_S = 30.0
 """Longest wait for a unary answer, seconds."""
+MOST_PATIENCE_S = 3600.0
+"""Longest wait that a coordinator can ask for with a refusal, seconds."""
 
 AGENT_OPTIONS: tuple[tuple[str, int], ...] = (
     *CHANNEL_OPTIONS,
@@ -42,14 +44,15 @@ _Item = TypeVar("_Item", covariant=True)
 
 class CallFailedError(Exception):
     """A call that ended without its answer: gRPC status ``code``, the coordinator's machine-readable ``reason`` (or
-    "") and its one line for people.
+    "") and its one line for people; ``retry_after_s`` is how many seconds it wants to be left alone.
     """
 
-    def __init__(self, code: grpc.StatusCode, reason: str, details: str) -> None:
+    def __init__(self, code: grpc.StatusCode, reason: str, details: str, retry_after_s: float = 0.0) -> None:
         super().__init__(f"{code.name}: {details}")
         self.code = code
         self.reason = reason
         self.details = details
+        self.retry_after_s = retry_after_s
 
 
 @dataclass
@@ -92,13 +95,24 @@ class Coordinator(Protocol):
     def report_self_test(self, request: device_pb2.SelfTestRequest) -> device_pb2.SelfTestResponse:
         """Say what this device's scalars are worth; the answer says whether they are wanted."""
 
+    def renew_certificate(self, request: device_pb2.RenewCertificateRequest) -> device_pb2.RenewCertificateResponse:
+        """Get a certificate for a new key."""
+
 
 class GrpcCoordinator:
     """:class:`Coordinator` over one gRPC channel with mutual TLS; connects at the first call, and again when lost."""
 
+    _channel: grpc.Channel | None = None
+
     def __init__(self, identity: Identity) -> None:
         self.address = identity.device_address
         self.traffic = Traffic()
+        self.use(identity)
+
+    def use(self, identity: Identity) -> None:
+        """Make all further calls as ``identity``; those that are open end."""
+        if self._channel is not None:
+            self._channel.close()
         credentials = grpc.ssl_channel_credentials(identity.ca, identity.key, identity.certificate)
         self._channel = grpc.secure_channel(self.address, credentials, AGENT_OPTIONS)
         self._check_in = self._channel.unary_unary(
@@ -116,6 +130,9 @@ class GrpcCoordinator:
         )
         self._report_self_test = self._channel.unary_unary(
             _SERVICE + "ReportSelfTest", self._sends, self._receives(device_pb2.SelfTestResponse)
+        )
+        self._renew_certificate = self._channel.unary_unary(
+            _SERVICE + "RenewCertificate", self._sends, self._receives(device_pb2.RenewCertificateResponse)
         )
 
     def check_in(self, request: device_pb2.CheckInRequest) -> device_pb2.CheckInResponse:
@@ -145,9 +162,15 @@ class GrpcCoordinator:
         with calling():
             return self._report_self_test(request, timeout=CALL_TIMEOUT_S)
 
+    def renew_certificate(self, request: device_pb2.RenewCertificateRequest) -> device_pb2.RenewCertificateResponse:
+        """See :class:`Coordinator`."""
+        with calling():
+            return self._renew_certificate(request, timeout=CALL_TIMEOUT_S)
+
     def close(self) -> None:
         """End every call and the connection."""
-        self._channel.close()
+        if self._channel is not None:
+            self._channel.close()
 
     def __enter__(self) -> Self:
         return self
@@ -197,4 +220,7 @@ def calling() -> Iterator[None]:
 
 def _call_failed(error: grpc.RpcError) -> CallFailedError:
     trailing = {item.key: item.value for item in error.trailing_metadata() or ()}
-    return CallFailedError(error.code(), str(trailing.get(REASON_KEY, "")), " ".join((error.details() or "").split()))
+    reason, retry_after = (str(trailing.get(key, "")) for key in (REASON_KEY, RETRY_AFTER_KEY))
+    is_number = retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 10
+    retry_after_s = min(int(retry_after) / 1000, MOST_PATIENCE_S) if is_number else 0.0
+    return CallFailedError(error.code(), reason, " ".join((error.details() or "").split()), retry_after_s)

@@ -22,6 +22,9 @@ MIN_CLASS_ROWS = 8
 REASON_KEY = "fwdllm-reason"
 """Trailing metadata that carries the :class:`Reason` of a refusal."""
 
+RETRY_AFTER_KEY = "fwdllm-retry-after-ms"
+"""Trailing metadata of a refusal with reason ``busy``: milliseconds after which to try again."""
+
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -43,3 +46,5 @@ class Reason(StrEnum):
     NOT_YOURS = "not-yours"
     WRONG_STATE = "wrong-state"
     STORAGE = "storage"
+    BUSY = "busy"
+    IDLE = "idle"

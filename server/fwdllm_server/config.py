@@ -91,9 +91,27 @@ class CheckInSection(_Section):
 
 
 class CertificatesSection(_Section):
-    """``device_days`` is how long a device's certificate is good for."""
+    """``device_days`` is how long a device's certificate is good for.
+
+    ``device_ca`` is a PEM file, in the server's directory if it is no absolute path, of an authority of your own:
+    whoever has a certificate of it is a device, by its common name.
+    """
 
     device_days: int = Field(default=90, ge=1, le=3650)
+    device_ca: str = ""
+
+
+class LimitsSection(_Section):
+    """What devices may use; beyond it they are told when to come back.
+
+    A device has at most ``streams_per_device`` open streams and makes ``calls_per_s``, each message of a stream being
+    one; all together have ``calls_at_once`` open. A call without a message for ``idle_s`` seconds is ended.
+    """
+
+    streams_per_device: int = Field(default=8, ge=1, le=1000)
+    calls_per_s: float = Field(default=50.0, ge=1, le=1e9)
+    calls_at_once: int = Field(default=20_000, ge=1, le=1_000_000)
+    idle_s: float = Field(default=300.0, ge=1, le=86_400)
 
 
 class ServerConfig(_Section):
@@ -104,6 +122,7 @@ class ServerConfig(_Section):
     store: StoreSection = StoreSection()
     check_in: CheckInSection = CheckInSection()
     certificates: CertificatesSection = CertificatesSection()
+    limits: LimitsSection = LimitsSection()
 
     @property
     def certificate_hosts(self) -> list[str]:

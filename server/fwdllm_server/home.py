@@ -143,6 +143,22 @@ class ServerHome:
             write_atomically(file, new_secret().encode(), mode=0o600)
         return file.read_text(encoding="utf-8")
 
+    def device_authority(self, config: ServerConfig) -> bytes:
+        """PEM, the authority of the operator's own whose certificates devices may have; empty if there is none.
+
+        :raises BadInputError: the file cannot be read or holds no certificate.
+        """
+        if not config.certificates.device_ca:
+            return b""
+        path = self.folder / config.certificates.device_ca
+        try:
+            pem = path.read_bytes()
+        except OSError as error:
+            raise BadInputError(f"[certificates] device_ca: cannot read {path} ({error.strerror})") from error
+        if b"-----BEGIN CERTIFICATE-----" not in pem:
+            raise BadInputError(f"[certificates] device_ca: {path} holds no certificate in PEM")
+        return pem
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the directory for this process.

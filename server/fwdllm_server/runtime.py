@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -15,6 +15,7 @@ from fwdllm_server.config import ServerConfig
 from fwdllm_server.home import ServerHome
 from fwdllm_server.metrics.live import STORE_SECONDS
 from fwdllm_server.rounds.presence import Presence
+from fwdllm_server.store import devices
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.group_commit import GroupCommit
 
@@ -49,6 +50,10 @@ class Runtime:
         """
         with STORE_SECONDS.time():
             return await self._group_commit.run(lambda connection: work(connection, *args, **kwargs))
+
+    async def revoked_among(self, device_ids: Collection[str]) -> Collection[str]:
+        """Which of these devices are revoked, by this coordinator or another on the same store."""
+        return await self.commit(devices.revoked_among, device_ids)
 
     async def notify(self) -> None:
         """Tell those who wait for a change that there is one."""

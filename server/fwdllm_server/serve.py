@@ -38,7 +38,7 @@ async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> 
     runtime = Runtime(home, config)
     coordinator = Coordinator(runtime)
     addresses = servers.addresses
-    device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(coordinator), servers.device)
+    device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(coordinator, authority), servers.device)
     device_pb2_grpc.add_EnrolmentServiceServicer_to_server(
         EnrolmentService(runtime, authority, addresses.device),
         servers.enrolment,
@@ -53,7 +53,7 @@ async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> 
         async with open_pages(runtime, health, authority):
             await coordinator.start()
             await servers.start()
-            async with health.watching():
+            async with health.watching(), servers.device_calls.watched(runtime.revoked_among):
                 _log.info(
                     "serving", device=addresses.device, enrolment=addresses.enrolment, operator=addresses.operator
                 )

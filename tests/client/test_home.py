@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from fwdllm_client.home import HOME_VARIABLE, ClientHome
+from fwdllm_client.home import HOME_VARIABLE, ClientHome, Identity
 from fwdllm_common.errors import BadInputError, BusyError, StorageError
 
 
@@ -44,3 +46,28 @@ def test_a_home_that_cannot_be_made_is_named(tmp_path):
 def test_a_home_without_identity_says_how_to_join(tmp_path):
     with pytest.raises(BadInputError, match="fwdllm-client join TOKEN"):
         ClientHome(tmp_path).load_identity()
+
+
+IDENTITY = Identity("dev-1", "host:1", "host:2", 1000, b"old key", b"old certificate", b"ca")
+RENEWED = replace(IDENTITY, key=b"new key", certificate=b"new certificate", expires_unix_s=2000)
+
+
+@pytest.mark.parametrize("writes", range(5))
+def test_a_crash_while_an_identity_is_renewed_leaves_the_old_or_the_new_one(tmp_path, monkeypatch, writes):
+    """Whichever file is the last that gets to the disk, the folder has a key and its own certificate."""
+    home = ClientHome(tmp_path)
+    home.save_identity(IDENTITY)
+    left = [writes]
+
+    def write_some(path, data, mode=0o644):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        path.write_bytes(data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("fwdllm_client.home.write_atomically", write_some)
+        with suppress(KeyboardInterrupt):
+            home.renew_identity(RENEWED)
+
+    assert ClientHome(tmp_path).load_identity() == (RENEWED if writes else IDENTITY)

@@ -151,3 +151,11 @@ def test_what_a_real_coordinator_sends_is_understood(coordinator, link, refuse):
         link.check_in(device_pb2.CheckInRequest())
     error = caught.value
     assert (error.code, error.reason, error.details) == (StatusCode.RESOURCE_EXHAUSTED, "storage", "too many")
+
+
+def test_a_coordinator_that_is_busy_is_left_alone_for_as_long_as_it_says(new_stop):
+    stop = new_stop()
+    busy = CallFailedError(StatusCode.RESOURCE_EXHAUSTED, "busy", "come back later", retry_after_s=7.0)
+
+    assert Retry(ADDRESS, stop, highest).call(Script(busy, busy)) == 42
+    assert stop.waits == [7 + BASE_S, 7 + 2 * BASE_S]

@@ -216,7 +216,7 @@ async def serving(home: ServerHome, clock: Callable[[], float] = time.time) -> A
     async with AsyncExitStack() as stack:
         running = Serving(home, clock, runtime, servers.addresses.device, stack)
         coordinator, addresses = running.coordinator, servers.addresses
-        device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(coordinator), servers.device)
+        device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(coordinator, authority), servers.device)
         device_pb2_grpc.add_EnrolmentServiceServicer_to_server(
             EnrolmentService(runtime, authority, addresses.device), servers.enrolment
         )
@@ -230,6 +230,7 @@ async def serving(home: ServerHome, clock: Callable[[], float] = time.time) -> A
         try:
             await coordinator.start()
             await servers.start()
+            await stack.enter_async_context(servers.device_calls.watched(runtime.revoked_among))
             yield running
         finally:
             await servers.stop(None)

@@ -31,6 +31,20 @@ class EnrollResponse(_message.Message):
     device_address: str
     def __init__(self, device_id: _Optional[str] = ..., certificate: _Optional[bytes] = ..., ca_certificate: _Optional[bytes] = ..., expires_unix_s: _Optional[int] = ..., device_address: _Optional[str] = ...) -> None: ...
 
+class RenewCertificateRequest(_message.Message):
+    __slots__ = ("certificate_request",)
+    CERTIFICATE_REQUEST_FIELD_NUMBER: _ClassVar[int]
+    certificate_request: bytes
+    def __init__(self, certificate_request: _Optional[bytes] = ...) -> None: ...
+
+class RenewCertificateResponse(_message.Message):
+    __slots__ = ("certificate", "expires_unix_s")
+    CERTIFICATE_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    certificate: bytes
+    expires_unix_s: int
+    def __init__(self, certificate: _Optional[bytes] = ..., expires_unix_s: _Optional[int] = ...) -> None: ...
+
 class ProtocolVersion(_message.Message):
     __slots__ = ("major", "minor")
     MAJOR_FIELD_NUMBER: _ClassVar[int]

@@ -141,6 +141,11 @@ class DeviceServiceStub:
                 request_serializer=fwdllm_dot_v1_dot_device__pb2.SelfTestRequest.SerializeToString,
                 response_deserializer=fwdllm_dot_v1_dot_device__pb2.SelfTestResponse.FromString,
                 _registered_method=True)
+        self.RenewCertificate = channel.unary_unary(
+                '/fwdllm.v1.DeviceService/RenewCertificate',
+                request_serializer=fwdllm_dot_v1_dot_device__pb2.RenewCertificateRequest.SerializeToString,
+                response_deserializer=fwdllm_dot_v1_dot_device__pb2.RenewCertificateResponse.FromString,
+                _registered_method=True)
 
 
 class DeviceServiceServicer:
@@ -191,6 +196,13 @@ class DeviceServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RenewCertificate(self, request, context):
+        """Since 1.2. A certificate for a new key, asked for with the old one, which is good until the new one is first shown.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeviceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -223,6 +235,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.ReportSelfTest,
                     request_deserializer=fwdllm_dot_v1_dot_device__pb2.SelfTestRequest.FromString,
                     response_serializer=fwdllm_dot_v1_dot_device__pb2.SelfTestResponse.SerializeToString,
+            ),
+            'RenewCertificate': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenewCertificate,
+                    request_deserializer=fwdllm_dot_v1_dot_device__pb2.RenewCertificateRequest.FromString,
+                    response_serializer=fwdllm_dot_v1_dot_device__pb2.RenewCertificateResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -388,6 +405,33 @@ class DeviceService:
             '/fwdllm.v1.DeviceService/ReportSelfTest',
             fwdllm_dot_v1_dot_device__pb2.SelfTestRequest.SerializeToString,
             fwdllm_dot_v1_dot_device__pb2.SelfTestResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenewCertificate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fwdllm.v1.DeviceService/RenewCertificate',
+            fwdllm_dot_v1_dot_device__pb2.RenewCertificateRequest.SerializeToString,
+            fwdllm_dot_v1_dot_device__pb2.RenewCertificateResponse.FromString,
             options,
             channel_credentials,
             insecure,

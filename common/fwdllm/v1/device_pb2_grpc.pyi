@@ -5,7 +5,7 @@ What devices say to the coordinator and hear from it (DESIGN section 7).
 
 Every call is idempotent, no correctness depends on a stream staying open, and every answer says when to come back.
 Messages are at most 4 MiB. Errors are gRPC status codes whose details are a single line for people, with a
-machine-readable reason in the trailing metadata "fwdllm-reason".
+machine-readable reason in the trailing metadata "fwdllm-reason"; with reason "busy" comes "fwdllm-retry-after-ms".
 """
 
 from collections import abc as _abc
@@ -84,6 +84,8 @@ class DeviceServiceStub:
     """Per-class sums of features, answered once they are durable; only from a device whose owner allows it."""
     ReportSelfTest: _grpc.UnaryUnaryMultiCallable[_device_pb2.SelfTestRequest, _device_pb2.SelfTestResponse]
     """What the device's scalars are worth, before its first ones on a bundle with a canary."""
+    RenewCertificate: _grpc.UnaryUnaryMultiCallable[_device_pb2.RenewCertificateRequest, _device_pb2.RenewCertificateResponse]
+    """Since 1.2. A certificate for a new key, asked for with the old one, which is good until the new one is first shown."""
 
 @_typing.type_check_only
 class DeviceServiceAsyncStub(DeviceServiceStub):
@@ -105,6 +107,8 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     """Per-class sums of features, answered once they are durable; only from a device whose owner allows it."""
     ReportSelfTest: _aio.UnaryUnaryMultiCallable[_device_pb2.SelfTestRequest, _device_pb2.SelfTestResponse]  # type: ignore[assignment]
     """What the device's scalars are worth, before its first ones on a bundle with a canary."""
+    RenewCertificate: _aio.UnaryUnaryMultiCallable[_device_pb2.RenewCertificateRequest, _device_pb2.RenewCertificateResponse]  # type: ignore[assignment]
+    """Since 1.2. A certificate for a new key, asked for with the old one, which is good until the new one is first shown."""
 
 class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
     """Mutual TLS: the device is who its certificate says."""
@@ -159,5 +163,13 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_device_pb2.SelfTestResponse, _abc.Awaitable[_device_pb2.SelfTestResponse]]:
         """What the device's scalars are worth, before its first ones on a bundle with a canary."""
+
+    @_abc_1.abstractmethod
+    def RenewCertificate(
+        self,
+        request: _device_pb2.RenewCertificateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_device_pb2.RenewCertificateResponse, _abc.Awaitable[_device_pb2.RenewCertificateResponse]]:
+        """Since 1.2. A certificate for a new key, asked for with the old one, which is good until the new one is first shown."""
 
 def add_DeviceServiceServicer_to_server(servicer: DeviceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

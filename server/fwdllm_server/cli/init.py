@@ -42,7 +42,14 @@ busy_min_ms = 2000  # a job is running
 busy_max_ms = 5000
 
 [certificates]
-device_days = 90 # until a device's certificate ends
+device_days = 90 # until a device's certificate ends; devices renew theirs before
+device_ca = ""   # PEM file of an authority of your own whose certificates devices may show
+
+[limits] # of devices; beyond them they are told when to come back
+streams_per_device = 8
+calls_per_s = 50.0    # of each, a message of a stream being one
+calls_at_once = 20000 # of all together
+idle_s = 300.0        # a call without a message for so long is ended
 """
 
 

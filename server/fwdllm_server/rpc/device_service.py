@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import structlog
+from cryptography.hazmat.primitives import serialization
 from sqlalchemy import Connection
 
 from fwdllm.v1 import device_pb2, ledger_pb2
@@ -30,8 +31,11 @@ from fwdllm_server.rounds.presence import Present
 from fwdllm_server.rounds.returning import take_back
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
-from fwdllm_server.rpc.identity import device_id_of, enrolled
-from fwdllm_server.rpc.limits import bounded, in_range
+from fwdllm_server.rpc.identity import caller_of, enrolled
+from fwdllm_server.rpc.limits import MAX_CERTIFICATE_REQUEST_BYTES, bounded, in_range
+from fwdllm_server.security.ca import CertificateAuthority
+from fwdllm_server.security.requests import parse_request
+from fwdllm_server.security.roles import Holder
 from fwdllm_server.store import assignments, devices, jobs, ledger
 from fwdllm_server.store.assignments import AssignmentRecord
 from fwdllm_server.store.jobs import JobState
@@ -52,17 +56,18 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class DeviceService(DeviceServiceServicer):
     """Answers devices on behalf of the coordinator's jobs."""
 
-    def __init__(self, coordinator: Coordinator) -> None:
+    def __init__(self, coordinator: Coordinator, authority: CertificateAuthority) -> None:
         self._coordinator = coordinator
+        self._authority = authority
         self._runtime = coordinator.runtime
 
     async def CheckIn(self, request: device_pb2.CheckInRequest, context: Context) -> device_pb2.CheckInResponse:
         """An assignment, or when to ask again."""
-        _check_check_in(request)
-        device_id = device_id_of(context)
-        response = await self._runtime.commit(self._check_in, device_id, request)
+        check_check_in(request)
+        caller = caller_of(context)
+        response = await self._runtime.commit(self._check_in, caller, request)
         if not response.HasField("assignment"):
-            self._let_wait(device_id, request, response)
+            self._let_wait(caller.name, request, response)
         # Fetching an assignment moves its round on; an idle device is one more to select.
         self._coordinator.wake()
         return response
@@ -72,7 +77,7 @@ class DeviceService(DeviceServiceServicer):
     ) -> AsyncIterator[device_pb2.ArtifactChunk]:
         """A file that a running job's bundle names, or the weights that features are computed with."""
         bounded("sha256", request.sha256, 32, 32)
-        await self._runtime.commit(self._identify, device_id_of(context))
+        await self._runtime.commit(self._identify, caller_of(context))
         sha256 = request.sha256.hex()
         if not any(sha256 in _artifacts_of(job) for job in self._coordinator.training.values()):
             raise _refusal(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, f"no running job has the file {sha256}")
@@ -88,7 +93,7 @@ class DeviceService(DeviceServiceServicer):
     ) -> AsyncIterator[device_pb2.WeightsChunk]:
         """The weights of the version that the job is at."""
         bounded("job_id", request.job_id, _MAX_ID)
-        await self._runtime.commit(self._identify, device_id_of(context))
+        await self._runtime.commit(self._identify, caller_of(context))
         kind, data = await self._runtime.in_store(self._weights, self._running(request.job_id), request)
         # A device that is up to date gets an empty ledger, not an empty stream.
         for start in range(0, max(1, len(data)), CHUNK_BYTES):
@@ -98,11 +103,11 @@ class DeviceService(DeviceServiceServicer):
         self, request_iterator: AsyncIterator[device_pb2.ReportRequest], context: Context
     ) -> AsyncIterator[device_pb2.ReportResponse]:
         """Stores each message's scalars and answers when they are durable."""
-        device_id = device_id_of(context)
+        caller = caller_of(context)
         async for request in request_iterator:
             if len(request.derivatives) > MAX_SCALARS_PER_REPORT:
                 raise _bad_field(f"{len(request.derivatives)} derivatives; at most {MAX_SCALARS_PER_REPORT} fit")
-            response, job_id = await self._runtime.commit(self._report, device_id, request)
+            response, job_id = await self._runtime.commit(self._report, caller, request)
             self._coordinator.wake(job_id)
             yield response
 
@@ -111,7 +116,7 @@ class DeviceService(DeviceServiceServicer):
     ) -> device_pb2.FeatureSumsResponse:
         """Stores per-class sums and answers when they are durable."""
         in_range("number of sums", len(request.sums), 0, _MAX_LABELS)
-        response, job_id = await self._runtime.commit(self._report_feature_sums, device_id_of(context), request)
+        response, job_id = await self._runtime.commit(self._report_feature_sums, caller_of(context), request)
         self._coordinator.wake(job_id)
         return response
 
@@ -119,19 +124,37 @@ class DeviceService(DeviceServiceServicer):
         self, request: device_pb2.SelfTestRequest, context: Context
     ) -> device_pb2.SelfTestResponse:
         """Stores what a device's scalars are worth and answers whether it goes on."""
-        response, job_id = await self._runtime.commit(self._report_self_test, device_id_of(context), request)
+        response, job_id = await self._runtime.commit(self._report_self_test, caller_of(context), request)
         self._coordinator.wake(job_id)
         return response
 
-    def _identify(self, connection: Connection, device_id: str) -> None:
-        enrolled(connection, device_id)
+    async def RenewCertificate(
+        self, request: device_pb2.RenewCertificateRequest, context: Context
+    ) -> device_pb2.RenewCertificateResponse:
+        """A new certificate for a device that shows its old one."""
+        bounded("certificate_request", request.certificate_request, MAX_CERTIFICATE_REQUEST_BYTES)
+        key, caller = parse_request(request.certificate_request), caller_of(context)
+        if caller.is_own:
+            message = "this certificate is from an authority of the operator's own, which renews it"
+            raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.WRONG_STATE, message)
+        device_id = await self._runtime.commit(self._identify, caller)
+        days = self._runtime.config.certificates.device_days
+        certificate = self._authority.sign_device(key.public_key, device_id, self._runtime.clock(), days)
+        _log.info("certificate renewed", device=device_id, until=certificate.not_valid_after_utc.isoformat())
+        return device_pb2.RenewCertificateResponse(
+            certificate=certificate.public_bytes(serialization.Encoding.PEM),
+            expires_unix_s=int(certificate.not_valid_after_utc.timestamp()),
+        )
+
+    def _identify(self, connection: Connection, caller: Holder) -> str:
+        return enrolled(connection, caller, self._runtime.clock()).id
 
     def _check_in(
-        self, connection: Connection, device_id: str, request: device_pb2.CheckInRequest
+        self, connection: Connection, caller: Holder, request: device_pb2.CheckInRequest
     ) -> device_pb2.CheckInResponse:
         now = self._runtime.clock()
         training = dict(self._coordinator.training)  # jobs come and go in the loop's thread
-        enrolled(connection, device_id)
+        device_id = self._identify(connection, caller)
         conditions = request.conditions if request.HasField("conditions") else None
         devices.seen(connection, device_id, now, request.training_examples, request.software, conditions)
         counting = take_back(connection, device_id, request, training)
@@ -162,10 +185,10 @@ class DeviceService(DeviceServiceServicer):
         response.message = "waiting for a round" if training else "no job is running"
 
     def _report(
-        self, connection: Connection, device_id: str, request: device_pb2.ReportRequest
+        self, connection: Connection, caller: Holder, request: device_pb2.ReportRequest
     ) -> tuple[device_pb2.ReportResponse, str]:
         now = self._runtime.clock()
-        enrolled(connection, device_id)
+        device_id = self._identify(connection, caller)
         assignment = _own_assignment(connection, device_id, request.assignment_id)
         response = reporting.record(connection, assignment, request, self._prolonged_s(assignment, now), now)
         record = jobs.get(connection, assignment.job_id)
@@ -175,9 +198,9 @@ class DeviceService(DeviceServiceServicer):
         return response, assignment.job_id
 
     def _report_feature_sums(
-        self, connection: Connection, device_id: str, request: device_pb2.FeatureSumsRequest
+        self, connection: Connection, caller: Holder, request: device_pb2.FeatureSumsRequest
     ) -> tuple[device_pb2.FeatureSumsResponse, str]:
-        enrolled(connection, device_id)
+        device_id = self._identify(connection, caller)
         assignment = _own_assignment(connection, device_id, request.assignment_id)
         manifest = self._running(assignment.job_id).manifest
         response = feature_reporting.record(connection, assignment, request, manifest)
@@ -185,9 +208,9 @@ class DeviceService(DeviceServiceServicer):
         return response, assignment.job_id
 
     def _report_self_test(
-        self, connection: Connection, device_id: str, request: device_pb2.SelfTestRequest
+        self, connection: Connection, caller: Holder, request: device_pb2.SelfTestRequest
     ) -> tuple[device_pb2.SelfTestResponse, str]:
-        enrolled(connection, device_id)
+        device_id = self._identify(connection, caller)
         assignment = _own_assignment(connection, device_id, request.assignment_id)
         now = self._runtime.clock()
         prolonged_s = self._prolonged_s(assignment, now)
@@ -272,7 +295,11 @@ def _artifacts_of(job: TrainingJob) -> set[str]:
     return {job.manifest_sha256, *(file.sha256 for file in job.manifest.files)} | theta
 
 
-def _check_check_in(request: device_pb2.CheckInRequest) -> None:
+def check_check_in(request: device_pb2.CheckInRequest) -> None:
+    """Refuse a check-in of another protocol or generator, or with a field out of bounds.
+
+    :raises FwdllmError: naming what is wrong.
+    """
     if request.protocol.major != PROTOCOL_MAJOR:
         message = (
             f"protocol {request.protocol.major}.{request.protocol.minor} is not spoken here, "

@@ -18,7 +18,7 @@ from fwdllm_common.errors import (
     RefusedError,
     StorageError,
 )
-from fwdllm_common.protocol import REASON_KEY, Reason
+from fwdllm_common.protocol import REASON_KEY, RETRY_AFTER_KEY, Reason
 from fwdllm_server.metrics.live import RPC_CALLS
 
 _log = structlog.get_logger()
@@ -37,10 +37,13 @@ _STATUS: tuple[tuple[type[FwdllmError], grpc.StatusCode, Reason | None], ...] = 
 class CallRefusedError(FwdllmError):
     """Raised by a service to answer a call with this status and reason; the message goes to the caller."""
 
-    def __init__(self, status: grpc.StatusCode, reason: Reason, message: str) -> None:
+    def __init__(
+        self, status: grpc.StatusCode, reason: Reason, message: str, retry_after_s: float | None = None
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
+        self.retry_after_s = retry_after_s
 
 
 @asynccontextmanager
@@ -53,7 +56,7 @@ async def answered_errors(context: grpc.aio.ServicerContext[Any, Any], method: s
         status, reason = _status_of(error)
         if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNKNOWN):
             _log.error("call failed", method=method, code=error.code, error=str(error))
-        await context.abort(status, str(error)[:_LONGEST], ((REASON_KEY, reason),) if reason else ())
+        await context.abort(status, str(error)[:_LONGEST], _trailing(error, reason))
     except (asyncio.CancelledError, GeneratorExit):  # the caller has gone
         status = grpc.StatusCode.CANCELLED
         raise
@@ -65,6 +68,13 @@ async def answered_errors(context: grpc.aio.ServicerContext[Any, Any], method: s
         await context.abort(grpc.StatusCode.INTERNAL, f"the coordinator failed in {method}; its log says why")
     finally:
         RPC_CALLS.labels(method, status.name, reason or "").inc()
+
+
+def _trailing(error: FwdllmError, reason: Reason | None) -> tuple[tuple[str, str], ...]:
+    trailing: list[tuple[str, str]] = [(REASON_KEY, reason)] if reason else []
+    if isinstance(error, CallRefusedError) and error.retry_after_s is not None:
+        trailing.append((RETRY_AFTER_KEY, str(max(1, round(1000 * error.retry_after_s)))))
+    return tuple(trailing)
 
 
 def _status_of(error: FwdllmError) -> tuple[grpc.StatusCode, Reason | None]:

@@ -17,6 +17,7 @@ from fwdllm_server.config import ServerConfig
 from fwdllm_server.home import ServerHome
 from fwdllm_server.rpc.guard import Guard
 from fwdllm_server.rpc.limits import MAX_ENROLMENT_BYTES
+from fwdllm_server.rpc.open_calls import OpenCalls
 from fwdllm_server.security.ca import CertificateAuthority
 
 _SERVER_OPTIONS = (
@@ -28,7 +29,10 @@ _SERVER_OPTIONS = (
     # Devices may keep a NAT's mapping alive without being taken for an attack.
     ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
     ("grpc.max_connection_idle_ms", 600_000),  # connections of phones that vanished while idle
+    ("grpc.server_handshake_timeout_ms", 15_000),
 )
+# Calls of one connection at once, also those whose message never comes.
+_DEVICE_OPTIONS = (*_SERVER_OPTIONS, ("grpc.max_concurrent_streams", 64))
 # Of two values for one option gRPC takes the first.
 _ENROLMENT_OPTIONS = (("grpc.max_receive_message_length", MAX_ENROLMENT_BYTES), *_SERVER_OPTIONS)
 _ENROLMENTS_AT_ONCE = 64
@@ -51,6 +55,7 @@ class Servers:
     enrolment: grpc.aio.Server
     operator: grpc.aio.Server
     addresses: Addresses
+    device_calls: OpenCalls
 
     async def start(self) -> None:
         """Begin to answer calls."""
@@ -71,14 +76,19 @@ async def bind_servers(home: ServerHome, config: ServerConfig, authority: Certif
     key, chain = authority.issue_server(config.certificate_hosts, time.time())
     open_to_all = grpc.ssl_server_credentials([(key, chain)])
     mutual = grpc.ssl_server_credentials([(key, chain)], authority.certificate_pem, require_client_auth=True)
+    trusted = authority.certificate_pem + home.device_authority(config)
+    of_devices = grpc.ssl_server_credentials([(key, chain)], trusted, require_client_auth=True)
 
-    device = grpc.aio.server(interceptors=[Guard()], options=_SERVER_OPTIONS)
+    calls = OpenCalls(config.limits)
+    device = grpc.aio.server(interceptors=[Guard(calls)], options=_DEVICE_OPTIONS)
     enrolment = grpc.aio.server(
-        interceptors=[Guard()], options=_ENROLMENT_OPTIONS, maximum_concurrent_rpcs=_ENROLMENTS_AT_ONCE
+        interceptors=[Guard(OpenCalls(config.limits))],
+        options=_ENROLMENT_OPTIONS,
+        maximum_concurrent_rpcs=_ENROLMENTS_AT_ONCE,
     )
     operator = grpc.aio.server(interceptors=[Guard()], options=_SERVER_OPTIONS)
     try:
-        device_port = _bind(device, "device", config.listen.device, mutual)
+        device_port = _bind(device, "device", config.listen.device, of_devices)
         enrolment_port = _bind(enrolment, "enrolment", config.listen.enrolment, open_to_all)
         operator_port = _bind(operator, "operator", config.listen.operator, mutual)
     except BaseException:
@@ -91,7 +101,7 @@ async def bind_servers(home: ServerHome, config: ServerConfig, authority: Certif
         operator=f"{config.listen.operator.rpartition(':')[0]}:{operator_port}",
     )
     home.record_operator_address(addresses.operator)
-    return Servers(device, enrolment, operator, addresses)
+    return Servers(device, enrolment, operator, addresses, calls)
 
 
 def _bind(server: grpc.aio.Server, key: str, address: str, credentials: grpc.ServerCredentials) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, TypeAlias
 
 import grpc
@@ -11,7 +12,8 @@ import grpc.aio
 
 from fwdllm_common.protocol import Reason
 from fwdllm_server.rpc.errors import CallRefusedError, answered_errors
-from fwdllm_server.rpc.identity import Context, require_role
+from fwdllm_server.rpc.identity import Context, caller_name, require_role
+from fwdllm_server.rpc.open_calls import OpenCall, OpenCalls
 from fwdllm_server.rpc.permissions import CALLERS
 from fwdllm_server.security.roles import Role
 
@@ -19,10 +21,14 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Lets in only whom :data:`CALLERS` names and answers with :func:`answered_errors`.
+    """Lets in only whom :data:`CALLERS` names, within the limits of ``calls``; answers with :func:`answered_errors`.
 
-    Methods are coroutines, or asynchronous generators where the answer is a stream.
+    Methods are coroutines, or asynchronous generators where the answer is a stream. Without ``calls`` there are no
+    limits.
     """
+
+    def __init__(self, calls: OpenCalls | None = None) -> None:
+        self._calls = calls
 
     async def intercept_service(
         self,
@@ -33,6 +39,8 @@ class Guard(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
+        if self._calls is not None:
+            self._calls.opening()
         method = str(handler_call_details.method)
         # grpc's own handler type leaves out the asynchronous kinds.
         inner: Any = handler
@@ -55,21 +63,42 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def _unary(self, behaviour: Any, method: str) -> Callable[[Any, Context], Awaitable[Any]]:
         async def guarded(request: Any, context: Context) -> Any:
-            async with answered_errors(context, method):
-                _check(context, method)
+            async with answered_errors(context, method), self._limited(context, method, is_stream=False):
                 return await behaviour(request, context)
 
         return guarded
 
     def _stream(self, behaviour: Any, method: str) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with answered_errors(context, method):
-                _check(context, method)
-                async with aclosing(behaviour(request, context)) as messages:
+            async with answered_errors(context, method), self._limited(context, method, is_stream=True) as call:
+                heard = self._heard(request, call) if call and hasattr(request, "__aiter__") else request
+                async with aclosing(behaviour(heard, context)) as messages:
                     async for message in messages:
                         yield message
+                        if call and self._calls:
+                            self._calls.message_went(call)
 
         return guarded
+
+    @asynccontextmanager
+    async def _limited(self, context: Context, method: str, *, is_stream: bool) -> AsyncIterator[OpenCall | None]:
+        _check(context, method)
+        if self._calls is None:
+            yield None
+            return
+        with self._calls.entered(caller_name(context), is_stream=is_stream) as call:
+            try:
+                yield call
+            except asyncio.CancelledError:
+                if call.ended is None:
+                    raise
+                raise call.ended from None
+
+    async def _heard(self, requests: AsyncIterator[Any], call: OpenCall) -> AsyncIterator[Any]:
+        async for request in requests:
+            assert self._calls is not None
+            self._calls.message_came(call)
+            yield request
 
 
 def _check(context: Context, method: str) -> None:

@@ -10,29 +10,44 @@ from sqlalchemy import Connection
 
 from fwdllm_common.protocol import Reason
 from fwdllm_server.rpc.errors import CallRefusedError
-from fwdllm_server.security.roles import Holder, Role, holder_of
+from fwdllm_server.rpc.limits import plain_name
+from fwdllm_server.security.roles import OWN_PREFIX, Holder, Role, holder_of
 from fwdllm_server.store import devices
 from fwdllm_server.store.devices import Device
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-def device_id_of(context: Context) -> str:
-    """The id in the calling device's certificate; says nothing about revocation."""
-    return _holder(context).name
+def caller_of(context: Context) -> Holder:
+    """Whose certificate the caller showed; says nothing about revocation."""
+    return _holder(context)
 
 
-def enrolled(connection: Connection, device_id: str) -> Device:
-    """The device with this id, which is enrolled and not revoked.
+def caller_name(context: Context) -> str:
+    """The name in the caller's certificate, or the host it calls from."""
+    if "x509_pem_cert" in context.auth_context():
+        return _holder(context).name
+    return context.peer().rpartition(":")[0]
+
+
+def enrolled(connection: Connection, caller: Holder, now: float) -> Device:
+    """The device that calls, which is enrolled and not revoked.
+
+    With an authority of the operator's own it is so from its first call on. The first call with a renewed certificate
+    is the end of the one before.
 
     :raises CallRefusedError: UNAUTHENTICATED, with reason ``not-enrolled`` or ``revoked``.
     """
-    found = devices.device(connection, device_id)
+    found = devices.device(connection, caller.name)
+    if found is None and caller.is_own:
+        name = caller.name.removeprefix(OWN_PREFIX)
+        plain_name("common name of the certificate", caller.name)
+        found = devices.add(connection, caller.name, name, caller.name, now)
     if found is None:
         raise CallRefusedError(
             grpc.StatusCode.UNAUTHENTICATED,
             Reason.NOT_ENROLLED,
-            f"device {device_id} is not enrolled here; join again with a new join token",
+            f"device {caller.name} is not enrolled here; join again with a new join token",
         )
     if found.revoked:
         raise CallRefusedError(
@@ -40,6 +55,14 @@ def enrolled(connection: Connection, device_id: str) -> Device:
             Reason.REVOKED,
             f'device "{found.name}" was revoked by the operator; it can come back only with a new join token and key',
         )
+    if caller.issued_at < found.certificates_from:
+        raise CallRefusedError(
+            grpc.StatusCode.UNAUTHENTICATED,
+            Reason.NOT_ENROLLED,
+            f'this certificate of "{found.name}" was replaced by a newer one, which is in use; use that',
+        )
+    if caller.issued_at > found.certificates_from:
+        devices.showed_certificate(connection, found.id, caller.issued_at)
     return found
 
 

@@ -17,7 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
 from fwdllm_common.errors import StorageError
 from fwdllm_common.files import write_atomically
-from fwdllm_server.security.roles import Role, subject_of
+from fwdllm_server.security.roles import ISSUER, Role, subject_of
 
 CA_LIFETIME = datetime.timedelta(days=3650)
 # Devices' clocks are seldom right to the minute: a new certificate is valid for them at once.
@@ -42,8 +42,7 @@ class CertificateAuthority:
     def create(cls, now: float) -> CertificateAuthority:
         """A new authority, good for ten years."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "fwdllm certificate authority")])
-        builder = _builder(subject, subject, key.public_key(), now, _moment(now) + CA_LIFETIME)
+        builder = _builder(ISSUER, ISSUER, key.public_key(), now, _moment(now) + CA_LIFETIME)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(_key_usage(signs_certificates=True), critical=True)
         return cls(builder.sign(key, hashes.SHA256()), key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 
@@ -18,12 +18,27 @@ class Role(StrEnum):
     DEVICE = "fwdllm device"
 
 
+ISSUER = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fwdllm certificate authority")])
+"""The name of our own authority."""
+OWN_PREFIX = "own-"
+"""What the ids of devices begin with that have their certificates from an authority of the operator's own."""
+
+
 @dataclass(frozen=True)
 class Holder:
-    """``role`` of the certificate, None for one that this software did not issue; ``name`` is its common name."""
+    """``role`` of the certificate, None for one without any; ``name`` is its common name.
+
+    ``issued_at`` is the beginning of its validity, seconds since 1970.
+    """
 
     role: Role | None
     name: str
+    issued_at: float = field(default=0.0, compare=False)
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the certificate is from an authority of the operator's own."""
+        return self.name.startswith(OWN_PREFIX)
 
 
 def subject_of(role: Role, name: str) -> x509.Name:
@@ -36,10 +51,16 @@ def subject_of(role: Role, name: str) -> x509.Name:
 # Every call of a device asks, mostly with the certificates of the devices that are connected now.
 @lru_cache(maxsize=1024)
 def holder_of(certificate_pem: bytes) -> Holder:
-    """Whom a certificate was issued to; the caller has verified its signature (TLS does)."""
-    subject = x509.load_pem_x509_certificate(certificate_pem).subject
+    """Whom a certificate was issued to; the caller has verified its signature (TLS does).
+
+    Of another authority than ours there are only devices, whatever the subject says, and none with an id of ours.
+    """
+    certificate = x509.load_pem_x509_certificate(certificate_pem)
+    subject, issued_at = certificate.subject, certificate.not_valid_before_utc.timestamp()
     organisation, name = _value(subject, NameOID.ORGANIZATION_NAME), _value(subject, NameOID.COMMON_NAME)
-    return Holder(Role(organisation) if organisation in list(Role) else None, name)
+    if certificate.issuer != ISSUER:
+        return Holder(Role.DEVICE, f"{OWN_PREFIX}{name}", issued_at)
+    return Holder(Role(organisation) if organisation in list(Role) else None, name, issued_at)
 
 
 def _value(subject: x509.Name, oid: x509.ObjectIdentifier) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,7 @@ class Device:
     training_examples: int
     software: str
     conditions: conditions_pb2.Conditions | None = None
+    certificates_from: float = 0.0
 
     @property
     def revoked(self) -> bool:
@@ -122,6 +124,18 @@ def revoke(connection: Connection, device_id: str, now: float) -> None:
     connection.execute(update(devices).where(devices.c.id == device_id, live).values(revoked_at=now))
 
 
+def showed_certificate(connection: Connection, device_id: str, issued_at: float) -> None:
+    """The device has a certificate issued then: older ones are good for nothing any more."""
+    connection.execute(update(devices).where(devices.c.id == device_id).values(certificates_from=issued_at))
+
+
+def revoked_among(connection: Connection, device_ids: Collection[str]) -> Collection[str]:
+    """Which of these devices are revoked."""
+    # All that ever were: few, where those that have a call open may be more than a statement can name.
+    found = connection.execute(select(devices.c.id).where(devices.c.revoked_at.is_not(None))).scalars()
+    return set(found) & set(device_ids)
+
+
 def seen(
     connection: Connection,
     device_id: str,
@@ -160,4 +174,5 @@ def _device(row: Row[Any]) -> Device:
         row.training_examples,
         row.software,
         None if row.conditions is None else conditions_pb2.Conditions.FromString(row.conditions),
+        row.certificates_from,
     )

@@ -42,6 +42,8 @@ devices = Table(
     Column("software", String(256), nullable=False, default=""),
     # A Conditions message as the device said it last.
     Column("conditions", LargeBinary),
+    # When the newest certificate that it has shown was issued; older ones are refused.
+    Column("certificates_from", Float, nullable=False, default=0.0),
 )
 
 jobs = Table(

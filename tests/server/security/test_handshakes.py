@@ -15,7 +15,7 @@ from fwdllm.v1.device_pb2_grpc import DeviceServiceStub
 from fwdllm.v1.operator_pb2 import ListJobsRequest
 from fwdllm.v1.operator_pb2_grpc import OperatorServiceStub
 from fwdllm_common.protocol import REASON_KEY
-from fwdllm_server.rpc.identity import device_id_of, enrolled
+from fwdllm_server.rpc.identity import caller_of, enrolled
 from fwdllm_server.security.ca import CertificateAuthority, KeyAndCertificate
 from fwdllm_server.store import devices
 from fwdllm_server.store.database import Database
@@ -31,9 +31,9 @@ class Greeter:
 
     async def CheckIn(self, request, context):  # noqa: N802
         if self.database is None:
-            return CheckInResponse(message=device_id_of(context))
+            return CheckInResponse(message=caller_of(context).name)
         with self.database.transaction() as connection:
-            return CheckInResponse(message=enrolled(connection, device_id_of(context)).name)
+            return CheckInResponse(message=enrolled(connection, caller_of(context), 0.0).name)
 
 
 def add_greeter(servers, database=None):
