@@ -70,7 +70,7 @@ export class Chart {
       width, height: HEIGHT, series, legend: { show: false }, padding: [8, 18, 0, 0],
       cursor: { sync: { key: "job", setSeries: false }, y: false, drag: { x: true, y: false }, points: { size: 8 } },
       scales: {
-        x: { time: false, range: (_, least, most) => [least ?? 0, Math.max(most ?? 1, (least ?? 0) + 1)] },
+        x: { time: false, range: wholeOrZoomed },
         y: { distr: this.logarithmic?.() ? 3 : 1, range: this.range },
       },
       axes: [
@@ -112,6 +112,12 @@ export class Chart {
     const left = at === null ? -10 : this.#plot.valToPos(this.#data[0][at], "x");
     this.#plot.setCursor({ left, top: at === null ? -10 : 10 });
   }
+}
+
+// Curves that begin at round 0 and at round 1 stand under each other all the same.
+function wholeOrZoomed(plot, least, most) {
+  const from = least === plot.data[0][0] ? 0 : least ?? 0;
+  return [from, Math.max(most ?? 1, from + 1)];
 }
 
 function shade(plot, line) {
