@@ -17,6 +17,8 @@ from fwdllm_server.store.jobs import JobState
 
 NOISY, AWAY, REVOKED = "noisy", "away", "revoked"
 _PREFIX = "HOLD_"
+_HELD_S = 3600.0
+"""A device that does not work says so every 15 to 30 minutes, and is back as soon as it may."""
 _SLACK_S = 15.0
 """A busy machine may be so late."""
 
@@ -26,7 +28,7 @@ class DeviceState(StrEnum):
 
     REVOKED = "revoked"  # refused for good
     WORKING = "working"  # has an assignment
-    AWAY = "away"  # not heard of for two idle windows, or never
+    AWAY = "away"  # not heard of for two idle windows, an hour if it was held, or never
     HELD = "held"  # says that it does not work now
     IDLE = "idle"  # waits for an assignment
 
@@ -61,19 +63,21 @@ def device_statuses(connection: Connection, check_in: CheckInSection, now: float
     noisy: frozenset[str] = frozenset().union(
         *(noisy_devices(connection, job.id, now) for job in jobs.in_state(connection, JobState.RUNNING))
     )
-    here_since = now - 2 * check_in.idle_max_ms / 1000 - _SLACK_S
+    silent_s = 2 * check_in.idle_max_ms / 1000 + _SLACK_S
     return [
-        _status(device, device.id in busy, device.id in noisy, here_since) for device in devices.all_devices(connection)
+        _status(device, device.id in busy, device.id in noisy, silent_s, now)
+        for device in devices.all_devices(connection)
     ]
 
 
-def _status(device: Device, busy: bool, noisy: bool, here_since: float) -> DeviceStatus:
+def _status(device: Device, busy: bool, noisy: bool, silent_s: float, now: float) -> DeviceStatus:
     if device.revoked:
         return DeviceStatus(device, DeviceState.REVOKED, (REVOKED,))
     holds = hold_words(device.conditions)
     reasons = (*holds, NOISY) if noisy else holds
     if busy:
         return DeviceStatus(device, DeviceState.WORKING, reasons)
-    if device.last_seen_at is None or device.last_seen_at < here_since:
+    longest_s = max(_HELD_S, silent_s) if holds else silent_s
+    if device.last_seen_at is None or device.last_seen_at < now - longest_s:
         return DeviceStatus(device, DeviceState.AWAY, (AWAY, *reasons))
     return DeviceStatus(device, DeviceState.HELD if holds else DeviceState.IDLE, reasons)
