@@ -74,7 +74,7 @@ THRESHOLD = Definition(
 ACCURACY = Definition(
     "fwdllm_accuracy_ratio",
     "gauge",
-    "Accuracy on the held-out rows, 0 to 1: initial, latest, best.",
+    "Accuracy (of answers F1) on the held-out rows, 0 to 1: initial, latest, best.",
     (*_JOB, "which"),
 )
 LOSS = Definition("fwdllm_loss_nats", "gauge", "Mean cross-entropy there, of the latest evaluation.", _JOB)

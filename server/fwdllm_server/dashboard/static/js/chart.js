@@ -14,6 +14,7 @@ export class Chart {
   // format(value) -> text; note(index) -> text beside the value; hue: a colour of the palette
   constructor({ title, hue, format, note, limitTitle, range, logarithmic }) {
     Object.assign(this, { title, hue, format, note, limitTitle, range, logarithmic });
+    this.name = h("span", {}, title);
     this.value = h("span", {}, "–");
     this.small = h("small");
     this.nothing = h("p", { class: "nothing" }, "nothing measured yet");
@@ -23,13 +24,18 @@ export class Chart {
     }, this.nothing);
     this.element = h("div", { class: "chart" },
       h("div", { class: "heading" },
-        h("h3", {}, h("span", { class: `key key-${hue}` }), title),
+        h("h3", {}, h("span", { class: `key key-${hue}` }), this.name),
         h("p", { class: "read" }, this.value, " ", this.small)),
       this.plotElement);
     this.resize = new ResizeObserver(() => this.#fit());
     this.resize.observe(this.plotElement);
     this.redraw = () => this.#draw();
     addEventListener("themechange", this.redraw);
+  }
+
+  rename(title) {
+    this.title = title;
+    setText(this.name, title);
   }
 
   set(versions, values, limits) {

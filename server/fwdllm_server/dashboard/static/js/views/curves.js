@@ -36,6 +36,7 @@ export function curves() {
   return {
     element,
     versions: () => rounds.length,
+    rename: (measure) => accuracy.rename(measure),
     // Entries from some place on; after a new connection from the beginning.
     add(found) {
       evaluations = [...evaluations.slice(0, found.evaluations_from), ...found.evaluations];

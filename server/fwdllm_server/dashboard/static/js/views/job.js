@@ -34,6 +34,7 @@ export function jobView(jobId) {
       setText(facts, factsOf(job));
       setText(message, job.message);
       message.hidden = !job.message;
+      charts.rename(measureOf(job));
       tiles.show(job);
       now.show(job);
       fleet.refresh();
@@ -54,6 +55,9 @@ export function jobView(jobId) {
   return view;
 }
 
+// What question answering has for an accuracy.
+const measureOf = (job) => (typeof job.latest_evaluation?.exact_match === "number" ? "F1" : "Accuracy");
+
 function factsOf(job) {
   return [
     job.job_id,
@@ -66,14 +70,15 @@ function factsOf(job) {
 function figures() {
   const names = ["Accuracy", "Rounds", "Directions", "Traffic", "Device time", "Elapsed"];
   const cells = names.map((title) => {
-    const value = h("span", { class: "value" }, "–"), note = h("span", { class: "note" });
-    return { value, note, element: h("div", { class: "tile" }, h("dt", {}, title), h("dd", {}, h("div", {}, value), h("div", {}, note))) };
+    const name = h("dt", {}, title), value = h("span", { class: "value" }, "–"), note = h("span", { class: "note" });
+    return { name, value, note, element: h("div", { class: "tile" }, name, h("dd", {}, h("div", {}, value), h("div", {}, note))) };
   });
   const put = (at, value, note) => { setText(cells[at].value, value); setText(cells[at].note, note); };
   return {
     element: h("dl", { class: "tiles" }, cells.map((cell) => cell.element)),
     show(job) {
       const { latest_evaluation: latest, initial_evaluation: initial, best_evaluation: best, spent } = job;
+      setText(cells[0].name, measureOf(job));
       put(0, percent(latest?.accuracy), latest ? [initial && `from ${percent(initial.accuracy)}`, `best ${percent(best.accuracy)}`].filter(Boolean).join(", ") : "not evaluated yet");
       put(1, `${count(job.rounds_committed)} / ${count(job.rounds_wanted)}`, job.rounds_abandoned ? plural(job.rounds_abandoned, "abandoned round") : "none abandoned");
       put(2, short(job.directions), unused(job));
