@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from math import inf
 
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.training import Step
 from fwdllm_server.runtime import Runtime
+
+_SHARE = 0.2
+"""Part of the store's time that one round takes with looking whether it can go on: many devices at once make news."""
+_LONGEST_PAUSE_S = 1.0
 
 
 class GrpcFleet:
@@ -16,6 +21,7 @@ class GrpcFleet:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._woken = asyncio.Event()
+        self._rest_until = 0.0
 
     def wake(self) -> None:
         """Something happened that the round may wait for."""
@@ -23,7 +29,8 @@ class GrpcFleet:
 
     async def advance(self, machine: RoundMachine) -> Step:
         """See :class:`fwdllm_server.rounds.fleet.Fleet`."""
-        step = await self._runtime.in_store(machine.advance, self._runtime.clock())
+        step, seconds = await self._runtime.in_store(_timed, machine, self._runtime.clock())
+        self._rest_until = time.perf_counter() + min(seconds * (1 / _SHARE - 1), _LONGEST_PAUSE_S)
         await self._runtime.notify()
         return step
 
@@ -35,4 +42,12 @@ class GrpcFleet:
                 await self._woken.wait()
         except TimeoutError:
             return
+        await asyncio.sleep(max(0.0, self._rest_until - time.perf_counter()))
         self._woken.clear()
+
+
+def _timed(machine: RoundMachine, now: float) -> tuple[Step, float]:
+    """A step, and the seconds that the store was busy with it."""
+    started = time.perf_counter()
+    step = machine.advance(now)
+    return step, time.perf_counter() - started

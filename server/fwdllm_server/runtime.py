@@ -17,9 +17,10 @@ from fwdllm_server.metrics.live import STORE_SECONDS
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.store import devices
 from fwdllm_server.store.database import Database
-from fwdllm_server.store.group_commit import GroupCommit
+from fwdllm_server.store.group_commit import Batch, GroupCommit
 
 P = ParamSpec("P")
+A = TypeVar("A")
 T = TypeVar("T")
 
 
@@ -54,6 +55,11 @@ class Runtime:
     async def revoked_among(self, device_ids: Collection[str]) -> Collection[str]:
         """Which of these devices are revoked, by this coordinator or another on the same store."""
         return await self.commit(devices.revoked_among, device_ids)
+
+    async def commit_batched(self, batch: Batch[A, T], item: A) -> T:
+        """What ``batch`` makes of ``item`` and of what else is waiting for it, in the transaction of :meth:`commit`."""
+        with STORE_SECONDS.time():
+            return await self._group_commit.run_batched(batch, item)
 
     async def notify(self) -> None:
         """Tell those who wait for a change that there is one."""

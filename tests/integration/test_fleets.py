@@ -35,6 +35,7 @@ from fwdllm_server.simulation.population import Population, VirtualDevice
 from fwdllm_server.simulation.simulation import Simulation
 from fwdllm_server.store import assignments, devices, efforts, jobs, ledger
 from fwdllm_server.store.database import Database
+from fwdllm_server.store.devices import Sighting
 from fwdllm_server.store.ledger import EvaluationRecord
 
 VALIDATION = 0.2
@@ -82,7 +83,7 @@ class SimulatedTwin:
             training, validation = (rows[part] for part in split(len(rows), VALIDATION))
             found.append(VirtualDevice(identity, training, validation, 100.0, frozenset(self.job.manifest.labels)))
             with self.database.transaction() as connection:
-                devices.seen(connection, identity, 0.0, len(training), "simulated")
+                devices.seen(connection, [Sighting(identity, len(training), "simulated")], 0.0)
             first += len(rows)
         return found
 

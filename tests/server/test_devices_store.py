@@ -7,6 +7,7 @@ from fwdllm.v1.conditions_pb2 import HOLD_UNPLUGGED, Conditions
 from fwdllm_common.errors import BadInputError, RefusedError
 from fwdllm_server.store import devices
 from fwdllm_server.store.database import Database
+from fwdllm_server.store.devices import Sighting
 from fwdllm_server.store.schema import join_tokens
 
 KEY, OTHER_KEY = "a" * 64, "b" * 64
@@ -112,7 +113,7 @@ def test_what_a_device_says_is_kept(connection):
     device = devices.enrol(connection, devices.create_token(connection, "pixel7", EXPIRY), KEY, NOW)
     assert device.conditions is None
     conditions = Conditions(charging=False, holds=[HOLD_UNPLUGGED])
-    devices.seen(connection, device.id, NOW + 9, 120, "fwdllm/0.1.0", conditions)
+    devices.seen(connection, [Sighting(device.id, 120, "fwdllm/0.1.0", conditions)], NOW + 9)
     seen = devices.device(connection, device.id)
 
     assert (seen.last_seen_at, seen.training_examples, seen.software) == (NOW + 9, 120, "fwdllm/0.1.0")

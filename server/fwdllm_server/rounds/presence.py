@@ -9,7 +9,7 @@ from fwdllm_common.job_choice import JobChoice
 from fwdllm_common.task import CLASSIFICATION, Task
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Present:
     """A device that checked in at ``at``, with the labels of its data, what it can or may do, and for which jobs.
 

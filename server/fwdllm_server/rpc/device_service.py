@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from functools import lru_cache
 from textwrap import shorten
 from typing import Any
 
@@ -31,13 +32,14 @@ from fwdllm_server.rounds.presence import Present
 from fwdllm_server.rounds.returning import take_back
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
-from fwdllm_server.rpc.identity import caller_of, enrolled
+from fwdllm_server.rpc.identity import admitted, caller_of, enrolled
 from fwdllm_server.rpc.limits import MAX_CERTIFICATE_REQUEST_BYTES, bounded, in_range
 from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.security.requests import parse_request
 from fwdllm_server.security.roles import Holder
 from fwdllm_server.store import assignments, devices, jobs, ledger
 from fwdllm_server.store.assignments import AssignmentRecord
+from fwdllm_server.store.devices import Sighting
 from fwdllm_server.store.jobs import JobState
 
 _MAX_LABELS, _MAX_LABEL = 1024, 256
@@ -65,7 +67,7 @@ class DeviceService(DeviceServiceServicer):
         """An assignment, or when to ask again."""
         check_check_in(request)
         caller = caller_of(context)
-        response = await self._runtime.commit(self._check_in, caller, request)
+        response = await self._runtime.commit_batched(self._check_ins, (caller, request))
         if not response.HasField("assignment"):
             self._let_wait(caller.name, request, response)
         # Fetching an assignment moves its round on; an idle device is one more to select.
@@ -149,15 +151,31 @@ class DeviceService(DeviceServiceServicer):
     def _identify(self, connection: Connection, caller: Holder) -> str:
         return enrolled(connection, caller, self._runtime.clock()).id
 
-    def _check_in(
-        self, connection: Connection, caller: Holder, request: device_pb2.CheckInRequest
-    ) -> device_pb2.CheckInResponse:
+    def _check_ins(
+        self, connection: Connection, calls: Sequence[tuple[Holder, device_pb2.CheckInRequest]]
+    ) -> Sequence[device_pb2.CheckInResponse | Exception]:
+        """Many at once: most devices are idle, and share their statements."""
         now = self._runtime.clock()
+        found = devices.by_id(connection, {caller.name for caller, _ in calls})
+        refused: dict[int, CallRefusedError] = {}
+        for index, (caller, _) in enumerate(calls):
+            try:
+                admitted(connection, caller, found.get(caller.name), now)
+            except CallRefusedError as error:
+                refused[index] = error
+        sightings = [_sighting(*call) for index, call in enumerate(calls) if index not in refused]
+        devices.seen(connection, sorted(sightings, key=_device_of), now)
+        holders = assignments.holders(connection, [sighting.device_id for sighting in sightings])
+        return [
+            refused.get(index) or self._check_in(connection, caller.name, request, now, caller.name in holders)
+            for index, (caller, request) in enumerate(calls)
+        ]
+
+    def _check_in(
+        self, connection: Connection, device_id: str, request: device_pb2.CheckInRequest, now: float, holds_work: bool
+    ) -> device_pb2.CheckInResponse:
         training = dict(self._coordinator.training)  # jobs come and go in the loop's thread
-        device_id = self._identify(connection, caller)
-        conditions = request.conditions if request.HasField("conditions") else None
-        devices.seen(connection, device_id, now, request.training_examples, request.software, conditions)
-        counting = take_back(connection, device_id, request, training)
+        counting = take_back(connection, device_id, request, training) if holds_work else ()
         response = device_pb2.CheckInResponse(next=self._window(), open_assignments=[found.id for found in counting])
         for work in counting:
             job = training.get(work.job_id)
@@ -179,7 +197,7 @@ class DeviceService(DeviceServiceServicer):
             response.message = "this device does not work now"
             return
         jobs_chosen = JobChoice.from_message(request.jobs)
-        labels, capabilities = frozenset(request.labels), frozenset(request.capabilities)
+        labels, capabilities = _set_of(tuple(request.labels)), _set_of(tuple(request.capabilities))
         now = self._runtime.clock()
         self._runtime.presence.seen(Present(device_id, now, labels, capabilities, jobs_chosen, task))
         response.message = "waiting for a round" if training else "no job is running"
@@ -278,6 +296,20 @@ def _check_task(task: str, running: Sequence[TrainingJob]) -> None:
             f"job {running[0].name} is for {running[0].manifest.task}, the data of this device for {task}; check --task"
         )
         raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.UNKNOWN_TASK, message)
+
+
+@lru_cache(maxsize=64)  # thousands of devices say the same words
+def _set_of(words: tuple[str, ...]) -> frozenset[str]:
+    return frozenset(words)
+
+
+def _device_of(sighting: Sighting) -> str:
+    return sighting.device_id  # in a fixed order, so that transactions do not wait for each other in a circle
+
+
+def _sighting(caller: Holder, request: device_pb2.CheckInRequest) -> Sighting:
+    conditions = request.conditions if request.HasField("conditions") else None
+    return Sighting(caller.name, request.training_examples, request.software, conditions)
 
 
 def _own_assignment(connection: Connection, device_id: str, assignment_id: str) -> AssignmentRecord:

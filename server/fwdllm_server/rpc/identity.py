@@ -38,7 +38,11 @@ def enrolled(connection: Connection, caller: Holder, now: float) -> Device:
 
     :raises CallRefusedError: UNAUTHENTICATED, with reason ``not-enrolled`` or ``revoked``.
     """
-    found = devices.device(connection, caller.name)
+    return admitted(connection, caller, devices.device(connection, caller.name), now)
+
+
+def admitted(connection: Connection, caller: Holder, found: Device | None, now: float) -> Device:
+    """As :func:`enrolled`, where the caller's device has been looked for: what was ``found`` of it."""
     if found is None and caller.is_own:
         name = caller.name.removeprefix(OWN_PREFIX)
         plain_name("common name of the certificate", caller.name)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, bindparam, func, select, update
 
 from fwdllm.v1 import device_pb2
 from fwdllm_common.counts import Counts
@@ -103,6 +103,18 @@ def counting_of_device(connection: Connection, device_id: str) -> Sequence[Assig
         .order_by(assignments.c.expires_at, assignments.c.id)
     )
     return [_record(row) for row in connection.execute(query)]
+
+
+_HOLDERS = (
+    select(assignments.c.device_id)
+    .where(assignments.c.device_id.in_(bindparam("devices", expanding=True)), assignments.c.state.in_(_COUNTING))
+    .distinct()
+)
+
+
+def holders(connection: Connection, device_ids: Collection[str]) -> frozenset[str]:
+    """Those of the devices that may still report on something."""
+    return frozenset(connection.execute(_HOLDERS, {"devices": list(device_ids)}).scalars())
 
 
 def of_round(connection: Connection, job_id: str, round_number: int) -> Sequence[AssignmentRecord]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, delete, insert, or_, select, update
 
 from fwdllm.v1 import conditions_pb2
 from fwdllm_common.errors import BadInputError, RefusedError
@@ -104,7 +104,7 @@ def _use(connection: Connection, digest: str, key_sha256: str, again: str) -> No
 
 def device(connection: Connection, device_id: str) -> Device | None:
     """The device with this id."""
-    return _one(connection, devices.c.id == device_id)
+    return by_id(connection, [device_id]).get(device_id)
 
 
 def find_device(connection: Connection, id_or_name: str) -> Device | None:
@@ -136,25 +136,48 @@ def revoked_among(connection: Connection, device_ids: Collection[str]) -> Collec
     return set(found) & set(device_ids)
 
 
-def seen(
-    connection: Connection,
-    device_id: str,
-    now: float,
-    training_examples: int,
-    software: str,
-    conditions: conditions_pb2.Conditions | None = None,
-) -> None:
-    """Note what the device said when it checked in."""
-    connection.execute(
-        update(devices)
-        .where(devices.c.id == device_id)
-        .values(
-            last_seen_at=now,
-            training_examples=training_examples,
-            software=software,
-            conditions=None if conditions is None else conditions.SerializeToString(deterministic=True),
-        )
-    )
+_SAID = (devices.c.last_seen_at, devices.c.training_examples, devices.c.software, devices.c.conditions)
+_SEEN = (
+    update(devices)
+    .where(devices.c.id == bindparam("device"))
+    .values({column: bindparam(column.name) for column in _SAID})
+)
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What a device says when it checks in."""
+
+    device_id: str
+    training_examples: int
+    software: str
+    conditions: conditions_pb2.Conditions | None = None
+
+
+def seen(connection: Connection, sightings: Sequence[Sighting], now: float) -> None:
+    """Note what devices said when they checked in."""
+    rows = [
+        {
+            "device": sighting.device_id,
+            "last_seen_at": now,
+            "training_examples": sighting.training_examples,
+            "software": sighting.software,
+            "conditions": None
+            if sighting.conditions is None
+            else sighting.conditions.SerializeToString(deterministic=True),
+        }
+        for sighting in sightings
+    ]
+    if rows:
+        connection.execute(_SEEN, rows)
+
+
+_BY_ID = select(devices).where(devices.c.id.in_(bindparam("ids", expanding=True)))
+
+
+def by_id(connection: Connection, device_ids: Collection[str]) -> Mapping[str, Device]:
+    """Those of the devices that are known."""
+    return {row.id: _device(row) for row in connection.execute(_BY_ID, {"ids": list(device_ids)})}
 
 
 def _one(connection: Connection, *conditions: Any) -> Device | None:

@@ -1,15 +1,16 @@
 """Group commit: what waits for the disk together shares one transaction.
 
 A commit costs a flush of the disk, some milliseconds whatever it holds. Work that arrives while one is under way is
-collected and committed together with the next.
+collected and committed together with the next. Of one kind, it can share its statements too.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from itertools import chain
 from typing import Any, TypeAlias, TypeVar
 
 from sqlalchemy import Connection
@@ -17,19 +18,21 @@ from sqlalchemy import Connection
 from fwdllm_common.errors import StorageError
 from fwdllm_server.store.database import Database, storage_errors
 
+A = TypeVar("A")
 T = TypeVar("T")
-_Work: TypeAlias = Callable[[Connection], Any]
+Batch: TypeAlias = Callable[[Connection, Sequence[A]], Sequence[T | Exception]]
+"""Does several pieces of work of one kind; for each, in order, what it returns or why it was refused."""
 _MOST = 256
 """Pieces of work in one transaction, so that the first does not wait for ever."""
 
 
 class GroupCommit:
-    """Runs work in ``executor``, which has one thread, in the order of the calls."""
+    """Runs work in ``executor``, which has one thread; what waits for a transaction has no order among itself."""
 
     def __init__(self, database: Database, executor: Executor) -> None:
         self._database = database
         self._executor = executor
-        self._waiting: deque[tuple[_Work, asyncio.Future[Any]]] = deque()
+        self._waiting: deque[tuple[Batch[Any, Any], Any, asyncio.Future[Any]]] = deque()
         self._committing = False
 
     async def run(self, work: Callable[[Connection], T]) -> T:
@@ -39,8 +42,18 @@ class GroupCommit:
 
         :raises StorageError: the transaction could not be committed; nothing of it was done.
         """
+        return await self.run_batched(_one_by_one, work)
+
+    async def run_batched(self, batch: Batch[A, T], item: A) -> T:
+        """What ``batch`` makes of ``item``, once that is on disk; what waits for the same batch is done with it.
+
+        A batch that raises is undone and done again item by item, so that one does not spoil the others: it changes
+        nothing but the database.
+
+        :raises StorageError: the transaction could not be committed; nothing of it was done.
+        """
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._waiting.append((work, answer))
+        self._waiting.append((batch, item, answer))
         if not self._committing:
             self._committing = True
             self._commit_next()
@@ -48,14 +61,19 @@ class GroupCommit:
 
     def _commit_next(self) -> None:
         group = [self._waiting.popleft() for _ in range(min(_MOST, len(self._waiting)))]
+        answers: dict[Batch[Any, Any], list[asyncio.Future[Any]]] = {}
+        batches: dict[Batch[Any, Any], list[Any]] = {}
+        for batch, item, answer in group:
+            batches.setdefault(batch, []).append(item)
+            answers.setdefault(batch, []).append(answer)
         loop = asyncio.get_running_loop()
-        done = loop.run_in_executor(self._executor, self._commit, [work for work, _ in group])
-        done.add_done_callback(lambda outcomes: self._answer(outcomes, [answer for _, answer in group]))
+        done = loop.run_in_executor(self._executor, self._commit, batches)
+        done.add_done_callback(lambda outcomes: self._answer(outcomes, list(chain.from_iterable(answers.values()))))
 
-    def _commit(self, group: list[_Work]) -> list[Any]:
+    def _commit(self, batches: Mapping[Batch[Any, Any], Sequence[Any]]) -> list[Any]:
         """In the executor's thread: what each returned or raised."""
         with self._database.transaction() as connection:
-            return [_outcome(work, connection) for work in group]
+            return [outcome for batch, items in batches.items() for outcome in _outcomes(batch, items, connection)]
 
     def _answer(self, done: asyncio.Future[list[Any]], answers: list[asyncio.Future[Any]]) -> None:
         failure = done.exception()
@@ -72,7 +90,22 @@ class GroupCommit:
             self._commit_next()
 
 
-def _outcome(work: _Work, connection: Connection) -> Any:
+def _outcomes(batch: Batch[Any, Any], items: Sequence[Any], connection: Connection) -> Sequence[Any]:
+    if batch is _one_by_one:
+        return _one_by_one(connection, items)
+    together = _outcome(lambda connection: batch(connection, items), connection)
+    if not isinstance(together, Exception):
+        return together
+    if len(items) == 1:
+        return [together]
+    return [outcome for item in items for outcome in _outcomes(batch, [item], connection)]
+
+
+def _one_by_one(connection: Connection, items: Sequence[Callable[[Connection], T]]) -> Sequence[T | Exception]:
+    return [_outcome(work, connection) for work in items]
+
+
+def _outcome(work: Callable[[Connection], T], connection: Connection) -> T | Exception:
     try:
         with storage_errors(), connection.begin_nested():
             return work(connection)

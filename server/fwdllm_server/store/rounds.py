@@ -69,7 +69,8 @@ def enter(connection: Connection, record: RoundRecord, phase: Phase, now: float,
 
 def set_plan(connection: Connection, record: RoundRecord, plan: tuple[BlockPlan, ...]) -> None:
     """Record what the round asks for."""
-    _update(connection, record, plan=plans_to_json(plan))
+    if plan != record.plan:
+        _update(connection, record, plan=plans_to_json(plan))
 
 
 def set_variance(connection: Connection, record: RoundRecord, variance: float, threshold: float) -> None:
@@ -78,8 +79,9 @@ def set_variance(connection: Connection, record: RoundRecord, variance: float, t
 
 
 def set_reason(connection: Connection, record: RoundRecord, reason: str) -> None:
-    """Record what the round waits for."""
-    _update(connection, record, reason=reason)
+    """Record what the round waits for; the same again costs no flush of the disk."""
+    if reason != record.reason:
+        _update(connection, record, reason=reason)
 
 
 def count_in(connection: Connection, job_id: str, phase: Phase) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -144,3 +144,35 @@ async def test_a_caller_that_goes_away_holds_up_nobody(
     assert await tasks[0] == "x"
     assert await tasks[2] == "b"
     assert await group.run(add("later")) == "later"
+
+
+async def test_a_batch_is_done_together_and_its_failures_one_by_one(
+    group: GroupCommit, executor: ThreadPoolExecutor, database: Database
+) -> None:
+    batches = []
+
+    def batch(connection: Connection, wanted: Sequence[str]) -> Sequence[str | Exception]:
+        batches.append(list(wanted))
+        for name in wanted:
+            if name == "bad":
+                raise BadInputError("no")
+            devices.add(connection, f"dev-{name}", name, f"key-{name}", 1.0)
+        return [BadInputError("refused") if name == "refused" else name for name in wanted]
+
+    async def run(*wanted: str) -> list[object]:
+        gate = Gate(executor)
+        tasks = [asyncio.ensure_future(group.run_batched(batch, name)) for name in wanted]
+        await asyncio.sleep(0)
+        gate.open()
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    outcomes = await run("first", "a", "refused", "b")
+    assert [str(outcome) for outcome in outcomes] == ["first", "a", "refused", "b"]
+    assert isinstance(outcomes[2], BadInputError)
+    assert batches == [["first"], ["a", "refused", "b"]]  # the first went alone, since nothing waited with it
+
+    batches.clear()
+    outcomes = await run("c", "d", "bad", "e")
+    assert [str(outcome) for outcome in outcomes] == ["c", "d", "no", "e"]
+    assert batches == [["c"], ["d", "bad", "e"], ["d"], ["bad"], ["e"]]
+    assert names(database) == {"first", "a", "refused", "b", "c", "d", "e"}
