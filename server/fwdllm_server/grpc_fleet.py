@@ -31,6 +31,8 @@ class GrpcFleet:
         """See :class:`fwdllm_server.rounds.fleet.Fleet`."""
         step, seconds = await self._runtime.in_store(_timed, machine, self._runtime.clock())
         self._rest_until = time.perf_counter() + min(seconds * (1 / _SHARE - 1), _LONGEST_PAUSE_S)
+        if step.due is not None:
+            await asyncio.to_thread(step.due)  # neither the loop nor the store waits for it
         await self._runtime.notify()
         return step
 
@@ -49,5 +51,5 @@ class GrpcFleet:
 def _timed(machine: RoundMachine, now: float) -> tuple[Step, float]:
     """A step, and the seconds that the store was busy with it."""
     started = time.perf_counter()
-    step = machine.advance(now)
+    step = machine.advance(now, defer=True)
     return step, time.perf_counter() - started

@@ -10,7 +10,9 @@ from math import inf
 import structlog
 
 from fwdllm_common.estimator import Scalar
+from fwdllm_common.ledger import LedgerEntry
 from fwdllm_server.algorithm import BlockPlan, Verdict, directions_measured
+from fwdllm_server.algorithm.robust import Scales
 from fwdllm_server.rounds.abandoned import abandon
 from fwdllm_server.rounds.expiring import expire_overdue
 from fwdllm_server.rounds.handover import hand_over
@@ -46,9 +48,9 @@ def by_block(context: RoundContext) -> Mapping[str, Sequence[Scalar]]:
 
 def _judge(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> Step:
     """Everything asked for is in: commit, or ask for more (variance-controlled pacing)."""
-    algorithm = context.job.algorithm
     recent = ledger.recent_scales(context.connection, context.job.id)
-    verdicts = {plan.block: algorithm.judge(plan, collected[plan.block], recent) for plan in context.round.plan}
+    last = ledger.last_entry(context.connection, context.job.id)
+    verdicts, plan = context.computed(context.round.plan, lambda: _verdicts(context, collected, recent, last))
     decisive = max(verdicts.values(), key=_excess)
     rounds.set_variance(context.connection, context.round, decisive.variance, decisive.threshold)
     reason = "; ".join(verdict.reason for verdict in verdicts.values())
@@ -68,14 +70,21 @@ def _judge(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> 
     if all(verdict.enough for verdict in verdicts.values()):
         rounds.enter(context.connection, context.round, Phase.COMMITTING, context.now, reason)
         return MOVED
-    last = ledger.last_entry(context.connection, context.job.id)
-    plan = tuple(
-        plan if verdicts[plan.block].enough else algorithm.extend(plan, context.job.state, last)
-        for plan in context.round.plan
-    )
     rounds.set_plan(context.connection, context.round, plan)
     rounds.enter(context.connection, context.round, Phase.COLLECTING, context.now, reason)
     return MOVED
+
+
+def _verdicts(
+    context: RoundContext, collected: Mapping[str, Sequence[Scalar]], recent: Scales, last: LedgerEntry | None
+) -> tuple[Mapping[str, Verdict], tuple[BlockPlan, ...]]:
+    """Whether each block has enough, and the plan that the round goes on with where one has not."""
+    algorithm, plans = context.job.algorithm, context.round.plan
+    verdicts = {plan.block: algorithm.judge(plan, collected[plan.block], recent) for plan in plans}
+    extended = tuple(
+        plan if verdicts[plan.block].enough else algorithm.extend(plan, context.job.state, last) for plan in plans
+    )
+    return verdicts, extended
 
 
 def _close(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> Step:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.rounds import abandoned, assigned, collecting, committed, committing, initialising, selecting
+from fwdllm_server.rounds.computing import ComputationDue, Desk
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, TrainingJob
 from fwdllm_server.store import rounds
@@ -33,16 +34,28 @@ class RoundMachine:
         self._artifacts = artifacts
         self._presence = presence
         self._job = job
+        self._desk = Desk()
 
-    def advance(self, now: float) -> Step:
-        """One step of the current phase, durable when this returns; ``now`` is seconds since 1970."""
+    def advance(self, now: float, defer: bool = False) -> Step:
+        """One step of the current phase, durable when this returns; ``now`` is seconds since 1970.
+
+        With ``defer``, a step that needs a long computation undoes what it did and says what is due.
+        """
+        try:
+            return self._advance(now, defer)
+        except ComputationDue as due:
+            return Step(moved=True, due=due.compute)
+
+    def _advance(self, now: float, defer: bool) -> Step:
         with self._database.transaction() as connection:
             record = rounds.latest(connection, self._job.id)
             if record is None:
                 number, phase = (0, Phase.INITIALISING) if self._job.is_draft else (1, Phase.SELECTING)
                 rounds.begin(connection, self._job.id, number, self._job.state.version, now, phase)
                 return MOVED
-            context = RoundContext(connection, self._job, record, self._presence, self._artifacts, now)
+            context = RoundContext(
+                connection, self._job, record, self._presence, self._artifacts, now, self._desk, defer
+            )
             step = _PHASES[record.phase](context)
         if step.state is not None:
             self._job.go_on_from(step.state)

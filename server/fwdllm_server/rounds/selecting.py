@@ -41,7 +41,8 @@ def advance(context: RoundContext) -> Step:
 def _gather(context: RoundContext) -> Step:
     """There are devices enough: from now on the round has a plan, and waits for ``gather_s`` at most."""
     last = ledger.last_entry(context.connection, context.job.id)
-    plan = context.job.algorithm.plan(context.round.number, context.job.state, last)
+    job, number = context.job, context.round.number
+    plan = context.computed("plan", lambda: job.algorithm.plan(number, job.state, last))  # sampling weighs candidates
     rounds.set_plan(context.connection, context.round, plan)
     rounds.enter(context.connection, context.round, Phase.SELECTING, context.now)
     return MOVED

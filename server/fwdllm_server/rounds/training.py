@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from sqlalchemy import Connection
@@ -14,12 +16,15 @@ from fwdllm_server.algorithm import ForwardGradient
 from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.job import JobSpec
 from fwdllm_server.prepare import run_header
+from fwdllm_server.rounds.computing import Desk
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.self_testing import noisy_devices
 from fwdllm_server.store import assignments, ledger
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.store.rounds import RoundRecord
 from fwdllm_server.toml_model import parse_toml
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -90,7 +95,10 @@ def _newest(
 
 @dataclass(frozen=True)
 class RoundContext:
-    """What a phase sees: its transaction, its job and round, the devices that are here, the artifacts and the time."""
+    """What a phase sees: its transaction, its job and round, the devices that are here, the artifacts and the time.
+
+    With ``defer``, what takes long is not computed inside the transaction.
+    """
 
     connection: Connection
     job: TrainingJob
@@ -98,6 +106,15 @@ class RoundContext:
     presence: Presence
     artifacts: ArtifactStore
     now: float
+    desk: Desk
+    defer: bool
+
+    def computed(self, what: Hashable, function: Callable[[], T]) -> T:
+        """The result of a long computation that only reads its arguments; ``what`` names it within the round.
+
+        :raises ComputationDue: it is to be done outside the transaction, and then this step again.
+        """
+        return self.desk.result((self.round.number, self.job.state.version, what), function, self.defer)
 
     def idle_devices(self, capability: str | None = None) -> list[str]:
         """The devices here that can take part and have nothing to do, those with ``capability`` if one is named."""
@@ -116,13 +133,14 @@ class Step:
     """What a phase did: it moved the round on, or waits.
 
     A waiting phase is asked again when something happens, or after ``look_again_s``. ``state`` is the model after a
-    commit, to be used once the transaction is on disk.
+    commit, to be used once the transaction is on disk. ``due`` is to be computed before the phase is asked again.
     """
 
     moved: bool
     look_again_s: float = 0.0
     state: ModelState | None = None
     job_ended: bool = False
+    due: Callable[[], None] | None = None
 
 
 MOVED = Step(moved=True)
