@@ -13,6 +13,7 @@ from fwdllm_common.logging import configure_logging
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderArgument
 from fwdllm_server.config import ServerConfig
 from fwdllm_server.home import ServerHome
+from fwdllm_server.memory import give_buffers_pages_of_their_own
 
 
 def serve(
@@ -21,6 +22,7 @@ def serve(
 ) -> None:
     """Run the coordinator in the foreground: SIGTERM ends it with exit code 0, Ctrl-C with 130."""
     configure_logging(verbose=verbose)
+    give_buffers_pages_of_their_own()
     home = ServerHome.open(folder)
     config = home.config()
     with home.lock():

@@ -22,6 +22,9 @@ from fwdllm_server.security.ca import CertificateAuthority
 
 _SERVER_OPTIONS = (
     *CHANNEL_OPTIONS,
+    # What nobody looks at is not written down: a kilobyte for each connection.
+    ("grpc.enable_channelz", 0),
+    ("grpc.max_channel_trace_event_memory_per_node", 0),
     ("grpc.so_reuseport", 0),  # else a second server would share a taken port in silence
     # Pings go only to peers with a call in flight: they find the phones that vanished and wake none that is idle.
     ("grpc.keepalive_time_ms", 120_000),
