@@ -1,0 +1,1 @@
+"""How many devices one coordinator holds and how fast it serves them; see ``docs/coordinator.md``."""

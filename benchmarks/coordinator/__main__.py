@@ -1,0 +1,114 @@
+"""The command line of ``make bench-coordinator``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from benchmarks.convergence.environment import REPOSITORY, environment
+from benchmarks.coordinator import flower
+from benchmarks.coordinator.measure import FULL, QUICK, Size, flower_calls, serve_store
+from benchmarks.coordinator.population import make_home
+from benchmarks.coordinator.processes import Generators, raise_limit
+from benchmarks.coordinator.report import all_figures, tables
+from benchmarks.coordinator.stores import available
+from benchmarks.markdown import write_results
+
+_STORES = ("sqlite", "postgresql")
+
+
+def main() -> None:
+    """Measure the stores one after the other, the peer beside the first, then the closing of rounds; report."""
+    arguments = _parser().parse_args()
+    raise_limit()
+    size = QUICK if arguments.quick else FULL
+    default = REPOSITORY / "benchmark-output" / ("coordinator-quick" if arguments.quick else "coordinator")
+    output: Path = arguments.output or default
+    output.mkdir(parents=True, exist_ok=True)
+    results = _measure(size, arguments, output)
+    value = {
+        "environment": environment(),
+        "made": {"command": "make bench-coordinator" + (" QUICK=1" if arguments.quick else ""), **size._asdict()},
+        "figures": all_figures(results),
+        "measurements": results,
+    }
+    figures, document = output / "coordinator.json", output / "coordinator.md"
+    if arguments.keep:
+        figures, document = REPOSITORY / "benchmarks/results/coordinator.json", REPOSITORY / "docs/coordinator.md"
+    figures.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = "\n".join(tables(results))
+    write_results(document, "make bench-coordinator", text)
+    print(text)
+    for figure in value["figures"]:
+        goal = "at least" if figure["better"] == "higher" else "at most"
+        print(f"{figure['name']}: {figure['value']} {figure['unit']} (goal: {goal} {figure['goal']})")
+
+
+def _measure(size: Size, arguments: argparse.Namespace, output: Path) -> dict[str, Any]:
+    results: dict[str, Any] = {"stores": {}, "flower": {}, "closing": []}
+    with tempfile.TemporaryDirectory(prefix="run-", dir=output) as name, ExitStack() as stack:
+        folder = Path(name)
+        folder.chmod(0o711)  # PostgreSQL runs as a user of its own
+        for kind in arguments.stores or _STORES:
+            if not available(kind):
+                print(f"{kind} is not installed here: left out", flush=True)
+                continue
+            peer = _peer(stack, size, folder, arguments) if kind == "sqlite" and not arguments.no_flower else {}
+            results["stores"][kind] = serve_store(
+                kind, size, folder / kind, lambda peer=peer: _ask_peer(peer, size, results)
+            )
+            stack.close()  # the peer's processes
+        for repetition in range(size.repetitions):
+            print(f"closing a round, {repetition + 1} of {size.repetitions}", flush=True)
+            results["closing"].append(_close_round(size, folder))
+    return results
+
+
+def _peer(stack: ExitStack, size: Size, folder: Path, arguments: argparse.Namespace) -> dict[str, Generators]:
+    """A SuperLink and, for each call that is compared, its nodes."""
+    environment = flower.install(arguments.flower or REPOSITORY / "benchmark-output" / f"flwr-{flower.VERSION}")
+    place = folder / "flower"
+    place.mkdir()
+    home = make_home(place / "home")
+    shutil.copy(home.ca_certificate, place / "ca.pem")
+    _, port = stack.enter_context(flower.superlink(environment, home, place))
+    return {
+        call: stack.enter_context(Generators(1, size.in_flight, {"folder": str(place), "port": port, "fleet": call}))
+        for call in flower.CALLS
+    }
+
+
+def _ask_peer(peer: dict[str, Generators], size: Size, results: dict[str, Any]) -> None:
+    for call, nodes in peer.items():
+        results["flower"].setdefault(call, []).append(flower_calls(nodes, size))
+
+
+def _close_round(size: Size, folder: Path) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.coordinator.closing", str(size.weights), str(size.directions)]
+    done = subprocess.run([*command, str(folder)], cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SystemExit(f"error: closing a round failed\n{done.stderr}")
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="make bench-coordinator", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few devices for seconds, kept apart: does it all work?")
+    parser.add_argument("--stores", action="append", choices=_STORES, help="this store; may be repeated (both)")
+    parser.add_argument("--no-flower", action="store_true", help="without the peer")
+    parser.add_argument("--flower", type=Path, help="its environment (benchmark-output/flwr-VERSION, made if need be)")
+    parser.add_argument("--keep", action="store_true", help="write the results of the repository")
+    parser.add_argument("--output", type=Path, help="folder for everything else (benchmark-output/coordinator)")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
