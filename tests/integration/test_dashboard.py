@@ -104,6 +104,7 @@ async def test_streams_end_when_the_server_does(server: Serving) -> None:
             assert b"retry" in await answer.content.readline()
         with pytest.raises(aiohttp.ClientError):
             await answer.content.read()
+        answer.close()
 
 
 async def test_a_round_of_the_ledger_is_shown_whole(
