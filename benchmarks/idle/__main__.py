@@ -30,13 +30,13 @@ def main() -> None:
     output: Path = arguments.output.absolute()
     output.mkdir(parents=True, exist_ok=True)
     found: dict[str, Mapping[str, Any]] = {}
-    for name, schedule in agent.SCHEDULES.items():
-        print(f"{schedule.title}: a day of {schedule.check_ins_a_day} check-ins", flush=True)
-        found[name] = agent.measured(schedule, output / name, _QUICK_SHARE if arguments.quick else 1.0)
     if not arguments.quick:
         print("Flower's SuperNode", flush=True)
         (output / "flower").mkdir(exist_ok=True)
         found["flower"] = flower.measured(output / "flower", _FLOWER_S)
+    for name, schedule in agent.SCHEDULES.items():
+        print(f"{schedule.title}: a day of {schedule.check_ins_a_day} check-ins", flush=True)
+        found[name] = agent.measured(schedule, output / name, _QUICK_SHARE if arguments.quick else 1.0)
     figures, document = output / "idle.json", output / "idle.md"
     if arguments.keep:
         figures, document = REPOSITORY / "benchmarks/results/idle.json", REPOSITORY / "docs/device.md"

@@ -25,23 +25,20 @@ _END_S = 20
 def measured(folder: Path, seconds: float) -> dict[str, Any]:
     """What passes in so many ``seconds`` once the node has settled, scaled to a day, and its memory then."""
     programs = _installed(folder / "environment")
-    fleet, *others = _free_ports(4)
-    names = ("--fleet-api-address", "--control-api-address", "--serverappio-api-address")
-    apis = [f"127.0.0.1:{port}" for port in (fleet, *others)]
-    link = [programs / "flower-superlink", "--insecure"]
-    for name, address in zip(names, apis[:3], strict=True):
-        link += [name, address]
+    fleet, control, *runtimes = map(str, _free_ports(4))
+    link = ["--fleet-api-address", f"127.0.0.1:{fleet}", "--control-api-address", f"127.0.0.1:{control}"]
     with (folder / "log").open("wb") as log:
-        superlink = subprocess.Popen(link, stdout=log, stderr=log)
+        command = [programs / "flower-superlink", "--insecure", *link, "--host", "127.0.0.1", "--port", runtimes[0]]
+        superlink = subprocess.Popen(command, stdout=log, stderr=log)
         try:
-            _wait_for(fleet)
-            with CountingProxy(("127.0.0.1", fleet)) as proxy:
+            _wait_for(int(fleet))
+            with CountingProxy(("127.0.0.1", int(fleet))) as proxy:
                 node = subprocess.Popen(
                     [
                         programs / "flower-supernode",
                         "--insecure",
                         *("--superlink", f"127.0.0.1:{proxy.port}"),
-                        *("--clientappio-api-address", apis[3]),
+                        *("--port", runtimes[1]),
                     ],
                     stdout=log,
                     stderr=log,
