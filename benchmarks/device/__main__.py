@@ -8,17 +8,19 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.convergence.environment import REPOSITORY, environment
+from benchmarks.device.accuracy import accuracy
 from benchmarks.device.report import all_figures, sections
 from benchmarks.device.shapes import QUICK_SHAPE, SHAPES, Shape, export_shape
 from benchmarks.device.work import DIRECTIONS, Workplace, names
 from benchmarks.markdown import write_results
 
 _QUICK_DIRECTIONS = 4
+_LLAMA = REPOSITORY / "benchmarks/results/llama.json"
 
 
 def main() -> None:
@@ -32,12 +34,17 @@ def main() -> None:
     figures, document = output / "device.json", output / "device.md"
     if arguments.keep:
         figures, document = REPOSITORY / "benchmarks/results/device.json", REPOSITORY / "docs/device-engine.md"
-    text = "\n".join(sections(results, {shape.name: shape.title for shape in shapes}))
+    found = {shape.name: accuracy(output / shape.name) for shape in shapes}
+    accuracies = {name: each for name, each in found.items() if each is not None}
+    text = "\n".join(sections(results, {shape.name: shape.title for shape in shapes}, accuracies))
     made = {"threads": arguments.threads, "repetitions": arguments.repetitions, "directions": _directions(arguments)}
     value = {
         "environment": environment(),
         "made": made,
-        "figures": all_figures(results, {shape.name: shape.precision for shape in shapes}),
+        "figures": [
+            *all_figures(results, {shape.name: shape.precision for shape in shapes}, accuracies),
+            *(json.loads(_LLAMA.read_text())["figures"] if _LLAMA.exists() else ()),  # of make bench-llama
+        ],
         "measurements": results,
     }
     figures.parent.mkdir(parents=True, exist_ok=True)
@@ -58,10 +65,13 @@ def _measure(
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
     vocabulary = int(shape.config.vocab_size)
     place = Workplace(shape.name, folder, cache, arguments.threads, vocabulary, _directions(arguments))
+    large = shape.precision != "float32"
+    place = replace(place, steps=1) if large else place
     for repetition in range(arguments.repetitions):
         shutil.rmtree(cache, ignore_errors=True)
         cache.mkdir(parents=True)
-        for name in methods:
+        # Of large models backpropagation takes minutes, and it is its memory that is of interest.
+        for name in (each for each in methods if repetition == 0 or not (large and each.startswith("torch"))):
             print(f"{shape.title}: {name}, {repetition + 1} of {arguments.repetitions}", flush=True)
             found[name].append(_alone(name, place))
     return found

@@ -14,8 +14,6 @@ import structlog
 from benchmarks.device.memory import Watch
 from benchmarks.device.work import FIRST_START, METHODS, Workplace
 
-_STEPS = 3
-
 
 def main(name: str, place_json: str) -> None:
     """Warm up, work a few times, report the least."""
@@ -38,7 +36,7 @@ def main(name: str, place_json: str) -> None:
             units = method.units(place)
             step = method.make(place)
             step()
-            for _ in range(_STEPS):
+            for _ in range(place.steps):
                 timed(step)
     found = {
         "seconds": min(seconds for seconds, _ in times) / units,

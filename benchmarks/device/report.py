@@ -20,7 +20,11 @@ _MB = 1e6
 _RSS, _ANONYMOUS, _CPU, _WALL = "peak_rss_bytes", "peak_anonymous_bytes", "cpu_seconds", "seconds"
 
 
-def sections(results: Results, titles: Mapping[str, str]) -> Iterator[str]:
+Accuracies: TypeAlias = Mapping[str, Mapping[str, float]]
+"""Of the scalars of shapes with quantised weights, see :func:`benchmarks.device.accuracy.accuracy`."""
+
+
+def sections(results: Results, titles: Mapping[str, str], accuracies: Accuracies) -> Iterator[str]:
     """A table for each shape, line by line; ``titles`` are the shapes'."""
     for shape, methods in results.items():
         rows = []
@@ -31,9 +35,12 @@ def sections(results: Results, titles: Mapping[str, str]) -> Iterator[str]:
         yield from (f"### {titles[shape]}", "")
         header = ["per batch of 8 x 64 tokens", "peak resident MB", "of it anonymous MB", "CPU s", "wall s"]
         yield from (*table(header, rows), "")
+        if shape in accuracies:
+            numbers = "correlation {correlation:.4f}, relative error {relative_error:.3f}".format(**accuracies[shape])
+            yield from (f"Its scalars against those of the same weights in float32: {numbers}.", "")
 
 
-def all_figures(results: Results, precisions: Mapping[str, str]) -> list[Figure]:
+def all_figures(results: Results, precisions: Mapping[str, str], accuracies: Accuracies) -> list[Figure]:
     """The figures with their goals; ``precisions`` are the shapes' frozen weights. What was not measured is empty."""
     time_ratios = {shape: _ratio(results, shape, "derivative", "inference", _CPU) for shape in results}
     memory = {name: _ratio(results, "minilm", name, "inference", _RSS) for name in TRAINING}
@@ -46,7 +53,7 @@ def all_figures(results: Results, precisions: Mapping[str, str]) -> list[Figure]
             "peer": {"without cache": _no_cache(results), **_backprop(results, "minilm", _CPU)},
         },
         *(
-            _memory_figure(results, shape, goal, precisions)
+            _memory_figure(results, shape, goal, precisions) | {"scalars": accuracies.get(shape)}
             for shape, goal in (("roberta_large", 0.53), ("bert_base", 0.25))
         ),
     ]

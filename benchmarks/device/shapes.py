@@ -14,7 +14,8 @@ from tokenizers.models import WordLevel
 from torch import nn
 from transformers import AutoModel, BertConfig, PreTrainedConfig, RobertaConfig
 
-from benchmarks.device.work import THETA_FILE, TOKENS
+from benchmarks.device.accuracy import SCALARS_FILE, scalars_of
+from benchmarks.device.work import THETA_FILE, TOKENS, Workplace
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.model.export import MANIFEST_FILE, export_bundle
 from fwdllm_server.model.load import TokenizerFile
@@ -88,6 +89,13 @@ def export_shape(shape: Shape, folder: Path) -> Manifest:
     texts = [f"w{index}" for index in random.integers(2, shape.config.vocab_size, 64)]
     model = apply_peft(new_model(shape), default_peft(), _SEED, TextSample(texts, tokenizer, TOKENS))
     manifest = export_bundle(model, tokenizer.json, _PAD, LABELS, TOKENS, folder)
-    manifest = quantise_bundle(folder, manifest, shape.precision)
-    np.save(folder / THETA_FILE, initial_theta(model, manifest.layout))
+    theta = folder / THETA_FILE
+    if shape.precision != "float32":
+        np.save(theta, initial_theta(model, manifest.layout))
+        place = Workplace(shape.name, folder, folder, 0, shape.config.vocab_size)
+        exact = scalars_of(place)
+        manifest = quantise_bundle(folder, manifest, shape.precision)
+        np.save(folder / SCALARS_FILE, [exact, scalars_of(place)])
+        theta.unlink()
+    np.save(theta, initial_theta(model, manifest.layout))
     return manifest

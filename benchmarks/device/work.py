@@ -42,6 +42,8 @@ class Workplace:
     vocabulary: int
     directions: int = DIRECTIONS
     batch: int = BATCH
+    steps: int = 3
+    """Timed ones in a process, the least of which counts."""
 
     @property
     def manifest(self) -> Manifest:

@@ -6,6 +6,7 @@ start leaves out too: with it there would be more bytes.
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -25,11 +26,13 @@ _END_S = 20
 def measured(folder: Path, seconds: float) -> dict[str, Any]:
     """What passes in so many ``seconds`` once the node has settled, scaled to a day, and its memory then."""
     programs = _installed(folder / "environment")
+    environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}  # they start one another
+    environment.pop("PYTHONPATH", None)
     fleet, control, *runtimes = map(str, _free_ports(4))
     link = ["--fleet-api-address", f"127.0.0.1:{fleet}", "--control-api-address", f"127.0.0.1:{control}"]
     with (folder / "log").open("wb") as log:
         command = [programs / "flower-superlink", "--insecure", *link, "--host", "127.0.0.1", "--port", runtimes[0]]
-        superlink = subprocess.Popen(command, stdout=log, stderr=log)
+        superlink = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
             _wait_for(int(fleet))
             with CountingProxy(("127.0.0.1", int(fleet))) as proxy:
@@ -42,6 +45,7 @@ def measured(folder: Path, seconds: float) -> dict[str, Any]:
                     ],
                     stdout=log,
                     stderr=log,
+                    env=environment,
                 )
                 try:
                     time.sleep(_SETTLED_S)

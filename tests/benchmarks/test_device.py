@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from benchmarks.device.accuracy import accuracy
 from benchmarks.device.memory import Watch, anonymous_bytes
 from benchmarks.device.report import all_figures, sections
 from benchmarks.device.shapes import QUICK_SHAPE, export_shape
@@ -20,6 +22,7 @@ from fwdllm_client.engine.sessions import Cpu
 from fwdllm_common.directions import Directions
 
 REPOSITORY = Path(__file__).parents[2]
+ACCURACY = {"directions": 24, "correlation": 0.98761, "relative_error": 0.1234}
 METHODS = ("first-start", "inference", "derivative", "torch-lora-checkpointing")
 
 
@@ -80,15 +83,31 @@ def test_figures_count_the_worst_of_training() -> None:
             "torch-full": [repetition(2e9, 9.0)],
         },
     }
-    figures = {figure["name"]: figure for figure in all_figures(results, {"bert_base": "int8"})}
+    figures = {
+        figure["name"]: figure for figure in all_figures(results, {"bert_base": "int8"}, {"bert_base": ACCURACY})
+    }
     assert figures["memory_ratio_minilm"]["value"] == 1.05
     assert figures["time_ratio_default"]["value"] == 0.3
     assert figures["rss_gb_bert_base"]["value"] == 0.2
     assert figures["rss_gb_bert_base"]["weights"] == "int8"
     assert figures["rss_gb_bert_base"]["peer"]["torch-full"] == 2
     assert figures["rss_gb_roberta_large"]["value"] is None
-    text = "\n".join(sections(results, {"minilm": "MiniLM", "bert_base": "BERT"}))
+    text = "\n".join(sections(results, {"minilm": "MiniLM", "bert_base": "BERT"}, {"bert_base": ACCURACY}))
     assert "| 100 (100–110) " in text
+    assert text.count("correlation 0.9876, relative error 0.123.") == 1
+    assert figures["rss_gb_bert_base"]["scalars"] == ACCURACY
+
+
+def test_a_quantised_shape_comes_with_the_accuracy_of_its_scalars(tmp_path: Path) -> None:
+    export_shape(replace(QUICK_SHAPE, precision="int8"), tmp_path)
+    found = accuracy(tmp_path)
+    assert found is not None
+    assert 0.9 < found["correlation"] < 1
+    assert 0 < found["relative_error"] < 0.5
+
+
+def test_a_float32_shape_has_none(place: Workplace) -> None:
+    assert accuracy(place.bundle) is None
 
 
 def test_the_watch_sees_what_is_gone_again() -> None:

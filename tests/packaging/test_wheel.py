@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -126,3 +127,18 @@ def test_every_extra_resolves(extra: str, wheel: Path, beside: Path) -> None:
 
 def _bytes_below(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+@pytest.mark.nightly
+def test_pipx_installs_the_agent(wheel: Path, tmp_path: Path) -> None:
+    """What docs/edge-boxes.md tells owners to type."""
+    venv.create(tmp_path / "pipx", with_pip=True)
+    own = tmp_path / "pipx" / "bin"
+    run(own / "pip", "install", "--quiet", "pipx")
+    folders = {"PIPX_HOME": str(tmp_path / "home"), "PIPX_BIN_DIR": str(tmp_path / "bin")}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | folders
+    run(own / "pipx", "install", f"{wheel}[client]", environment=environment)
+    programs = sorted(path.name for path in (tmp_path / "bin").iterdir())
+    assert "fwdllm-client" in programs
+    status = run(tmp_path / "bin" / "fwdllm-client", "status", "--home", tmp_path / "agent", "--json")
+    assert json.loads(status)["joined"] is False
