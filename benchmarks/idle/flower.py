@@ -28,20 +28,19 @@ def measured(folder: Path, seconds: float) -> dict[str, Any]:
     programs = _installed(folder / "environment")
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}  # they start one another
     environment.pop("PYTHONPATH", None)
-    fleet, control, *runtimes = map(str, _free_ports(4))
-    link = ["--fleet-api-address", f"127.0.0.1:{fleet}", "--control-api-address", f"127.0.0.1:{control}"]
+    link_port, node_port = _free_ports(2)
     with (folder / "log").open("wb") as log:
-        command = [programs / "flower-superlink", "--insecure", *link, "--host", "127.0.0.1", "--port", runtimes[0]]
+        command = [programs / "flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(link_port)]
         superlink = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
-            _wait_for(int(fleet))
-            with CountingProxy(("127.0.0.1", int(fleet))) as proxy:
+            _wait_for(link_port)
+            with CountingProxy(("127.0.0.1", link_port)) as proxy:
                 node = subprocess.Popen(
                     [
                         programs / "flower-supernode",
                         "--insecure",
                         *("--superlink", f"127.0.0.1:{proxy.port}"),
-                        *("--port", runtimes[1]),
+                        *("--port", str(node_port)),
                     ],
                     stdout=log,
                     stderr=log,

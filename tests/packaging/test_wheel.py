@@ -134,9 +134,9 @@ def test_pipx_installs_the_agent(wheel: Path, tmp_path: Path) -> None:
     """What docs/edge-boxes.md tells owners to type."""
     venv.create(tmp_path / "pipx", with_pip=True)
     own = tmp_path / "pipx" / "bin"
-    run(own / "pip", "install", "--quiet", "pipx")
     folders = {"PIPX_HOME": str(tmp_path / "home"), "PIPX_BIN_DIR": str(tmp_path / "bin")}
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | folders
+    run(own / "pip", "install", "--quiet", "pipx", environment=environment)
     run(own / "pipx", "install", f"{wheel}[client]", environment=environment)
     programs = sorted(path.name for path in (tmp_path / "bin").iterdir())
     assert "fwdllm-client" in programs
