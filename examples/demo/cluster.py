@@ -15,7 +15,7 @@ from fwdllm.v1.operator_pb2 import ListJobsRequest
 from fwdllm_server.cli.calls import operator_service
 
 _PROGRAMS = Path(sys.executable).parent
-_READY_S = 60
+_READY_S = 180
 _STOP_S = 20
 _SETTINGS = {
     # Four agents and a server share one machine, and nobody's data plan: come back at once.
