@@ -17,10 +17,11 @@ from fwdllm_server.algorithm.plan import BlockPlan, seed_ranges
 from fwdllm_server.algorithm.robust import (
     RECENT,
     Scales,
-    bound_of,
     by_direction,
     clipped,
     directions_measured,
+    levelled,
+    running_scale,
     scale_of,
 )
 from fwdllm_server.algorithm.sampling import nearest
@@ -144,8 +145,10 @@ class ForwardGradient:
     def _update(self, plan: BlockPlan, scalars: Sequence[Scalar], recent: Scales) -> BlockUpdate:
         ordered = by_direction(scalars, plan.devices_per_direction)
         if self._spec.robust.clip:
-            bound = bound_of(recent.get(plan.block, ()), scale_of(ordered), self._spec.robust.clip)
-            ordered = clipped(ordered, bound)
+            scale = running_scale(recent.get(plan.block, ()), scale_of(ordered))
+            if plan.devices_per_direction == 1:
+                ordered = levelled(ordered, scale)
+            ordered = clipped(ordered, int(self._spec.robust.clip * scale))
         return BlockUpdate(
             block=plan.block,
             seeds=np.array([scalar.seed for scalar in ordered], dtype=np.uint64),

@@ -17,6 +17,9 @@ from fwdllm_common.estimator import Scalar
 RECENT = 5
 """Rounds whose scales a block's running scale is the median of: one round that is lies to its half moves it little."""
 
+FEWEST = 8
+"""Scalars of a device in a round from which on it is held to the others' scale as a whole."""
+
 Scales: TypeAlias = Mapping[str, Sequence[int]]
 """The scales of the last :data:`RECENT` rounds of each block, the oldest first, in fixed point."""
 
@@ -49,6 +52,23 @@ def scale_of(scalars: Sequence[Scalar]) -> int:
     return int(median([median(values) for values in magnitudes.values()]))
 
 
+def levelled(scalars: Sequence[Scalar], scale: int) -> Sequence[Scalar]:
+    """The scalars, those of devices that are louder than ``scale`` as a whole made as loud as that.
+
+    A device whose every scalar is at the bound of :func:`clipped` would count for three of the others. Of few scalars
+    the median says too little: those are left alone.
+    """
+    magnitudes: dict[str, list[int]] = defaultdict(list)
+    for scalar in scalars:
+        magnitudes[scalar.device].append(abs(scalar.value))
+    medians = {device: int(median(values)) for device, values in magnitudes.items() if len(values) >= FEWEST}
+    loud = {device: found for device, found in medians.items() if found > scale}
+    return [
+        replace(scalar, value=_scaled(scalar.value, scale, loud[scalar.device])) if scalar.device in loud else scalar
+        for scalar in scalars
+    ]
+
+
 def clipped(scalars: Sequence[Scalar], bound: int) -> Sequence[Scalar]:
     """The scalars with no magnitude above ``bound``."""
     return [
@@ -57,9 +77,9 @@ def clipped(scalars: Sequence[Scalar], bound: int) -> Sequence[Scalar]:
     ]
 
 
-def bound_of(recent: Sequence[int], now: int, times: float) -> int:
-    """The largest magnitude that is not clipped: so many ``times`` the running scale of a block."""
-    return int(times * median([*recent, now][-RECENT:]))
+def running_scale(recent: Sequence[int], now: int) -> int:
+    """The scale of a block over the last rounds, ``now`` being that of the present one."""
+    return int(median([*recent, now][-RECENT:]))
 
 
 def _values(scalars: Sequence[Scalar]) -> Mapping[int, list[int]]:
@@ -67,6 +87,11 @@ def _values(scalars: Sequence[Scalar]) -> Mapping[int, list[int]]:
     for scalar in scalars:
         values[scalar.seed].append(scalar.value)
     return values
+
+
+def _scaled(value: int, numerator: int, denominator: int) -> int:
+    size = abs(value) * numerator // denominator
+    return size if value >= 0 else -size
 
 
 def _trimmed_mean(values: Sequence[int]) -> int:

@@ -10,7 +10,14 @@ from fwdllm_common.estimator import Scalar, coefficients
 from fwdllm_common.fixed_point import MAX_MAGNITUDE, SCALE
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import ForwardGradient
-from fwdllm_server.algorithm.robust import bound_of, by_direction, clipped, directions_measured, scale_of
+from fwdllm_server.algorithm.robust import (
+    by_direction,
+    clipped,
+    directions_measured,
+    levelled,
+    running_scale,
+    scale_of,
+)
 
 LARGEST = MAX_MAGNITUDE * SCALE
 values = st.integers(-LARGEST, LARGEST)
@@ -77,9 +84,19 @@ def test_the_scale_is_the_middle_device_not_the_middle_scalar():
 
 
 def test_the_scale_is_that_of_the_last_rounds():
-    assert bound_of([10, 10, 10, 10], LARGEST, 3.0) == 30
-    assert bound_of([LARGEST, 10, 10, 10, 10], 10, 3.0) == 30  # the last five alone
-    assert bound_of([], 10, 2.5) == 25
+    assert running_scale([10, 10, 10, 10], LARGEST) == 10
+    assert running_scale([LARGEST, 10, 10, 10, 10], 10) == 10  # the last five alone
+    assert running_scale([], 10) == 10
+
+
+def test_a_device_that_is_loud_as_a_whole_is_made_as_loud_as_the_others():
+    loud = [Scalar(seed, (-1) ** seed * 3000, "loud", 1) for seed in range(10)]
+    few = [Scalar(100 + seed, 3000, "few", 1) for seed in range(7)]
+    quiet = [Scalar(200 + seed, 500, "quiet", 1) for seed in range(10)]
+    found = levelled([*loud, *few, *quiet], 1000)
+
+    assert [scalar.value for scalar in found[:10]] == [1000, -1000] * 5
+    assert found[10:] == [*few, *quiet]
 
 
 @given(st.lists(values, min_size=1), st.integers(0, LARGEST))
@@ -133,7 +150,7 @@ def test_a_round_of_lies_alone_is_held_to_the_rounds_before():
     lies = {"head": [Scalar(seed, LARGEST, "d", 10) for seed in plan[0].seeds]}
     before = {"head": [SCALE] * 4}
 
-    assert algorithm.update(plan, lies, before)[0].coefficients.tolist() == [3 * SCALE] * 20
+    assert algorithm.update(plan, lies, before)[0].coefficients.tolist() == [SCALE] * 20
 
 
 def test_the_scales_of_five_rounds_are_kept_and_those_of_other_blocks():
