@@ -15,11 +15,10 @@ from common.bundles import MANIFEST
 from common.runs import KINDS, LAYOUT, initial_state, round_of
 from common.test_join_token import TOKEN
 from google.protobuf.message import DecodeError
-from server.rpc.loopback import new_key, request_for
 
 from fwdllm.v1 import device_pb2, ledger_pb2
-from fwdllm_client.engine import DirectionTask
 from fwdllm_client.journal import Journal
+from fwdllm_client.keys import certificate_request, new_key
 from fwdllm_common.canary import Canary
 from fwdllm_common.job_choice import JobChoice
 from fwdllm_common.join_token import JoinToken
@@ -28,8 +27,6 @@ from fwdllm_common.ledger import LedgerEntry, RunHeader
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR
 from fwdllm_common.replay import ModelState
-from fwdllm_server.rpc.device_service import check_check_in
-from fwdllm_server.security.requests import parse_request
 
 STATE = initial_state(KINDS[2])
 CANARY = Canary([[1, 2], [3]], [0, 1], np.ones(3, np.float32), {"head": 0.1}, False, {"head": [1.0]}, {"head": [1.0]})
@@ -62,9 +59,23 @@ def _layout(data: bytes) -> None:
 
 
 def _check_in(data: bytes) -> None:
+    from fwdllm_server.rpc.device_service import check_check_in  # the whole server, which no other decoder needs
+
     request = device_pb2.CheckInRequest.FromString(data)
     check_check_in(request)
     JobChoice.from_message(request.jobs)
+
+
+def _task(data: bytes) -> None:
+    from fwdllm_client.engine import DirectionTask
+
+    DirectionTask.from_message(device_pb2.DirectionTask.FromString(data))
+
+
+def _request(data: bytes) -> None:
+    from fwdllm_server.security.requests import parse_request
+
+    parse_request(data)
 
 
 def _segment(data: bytes) -> None:
@@ -100,10 +111,8 @@ TARGETS: Mapping[str, Target] = {
     "canary": Target(Canary.from_bytes, [CANARY.to_bytes()]),
     "join-token": Target(lambda data: JoinToken.decode(data.decode("latin-1")), [TOKEN.encode().encode()]),
     "check-in": Target(_check_in, [CHECK_IN.SerializeToString()]),
-    "direction-task": Target(
-        lambda data: DirectionTask.from_message(device_pb2.DirectionTask.FromString(data)), [TASK.SerializeToString()]
-    ),
-    "certificate-request": Target(parse_request, [request_for(new_key())], weight=0.2),
+    "direction-task": Target(_task, [TASK.SerializeToString()]),
+    "certificate-request": Target(_request, [certificate_request(new_key())], weight=0.2),
     "journal": Target(_journal, [b"abc" + bytes(10)], weight=0.01),
 }
 REFUSALS = (DecodeError,)

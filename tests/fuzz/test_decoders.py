@@ -27,7 +27,7 @@ def fuzz(name: str, runs: int, folder: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
-@pytest.mark.parametrize("name", ["manifest", "snapshot", "check-in"])
+@pytest.mark.parametrize("name", ["manifest", "snapshot", "ledger-entry"])
 def test_a_few_seconds_of(name, tmp_path):
     fuzz(name, QUICK_RUNS, tmp_path)
 
