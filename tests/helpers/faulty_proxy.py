@@ -1,4 +1,4 @@
-"""A gRPC proxy between one device and its coordinator that drops, duplicates and delays what passes.
+"""A gRPC proxy between one device and its coordinator that drops, repeats, swaps, delays and cuts off messages.
 
 It ends TLS on both sides, with a certificate of the coordinator's own authority towards the device and the device's own
 identity towards the coordinator, so it can lose a single acknowledgement, which no proxy of bytes could.
@@ -89,6 +89,7 @@ class FaultyProxy:
             await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
 
     async def _requests(self, requests: AsyncIterator[bytes], is_report: bool) -> AsyncIterator[bytes]:
+        held: bytes | None = None
         async for request in requests:
             if self._fault("delay"):
                 await asyncio.sleep(_DELAY_S)
@@ -98,11 +99,21 @@ class FaultyProxy:
                 continue
             if is_report and self._fault("lost request"):
                 continue
+            if is_report and held is None and self._fault("reorder"):
+                held = request
+                continue
             if is_report:
                 self.passed.append(request)
             yield request
             if is_report and self._fault("duplicate"):
                 yield request
+            if held is not None:
+                yield held
+                held = None
+            if is_report and self._fault("half-close"):
+                return
+        if held is not None:
+            yield held
 
     def _fault(self, kind: str) -> bool:
         if self._random.random() >= self._rate:

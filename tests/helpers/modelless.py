@@ -26,6 +26,7 @@ def home_with_job(folder: Path, store_url: str = "", **rounds: Any) -> ServerHom
     use_store(home, store_url)
     patience = dict.fromkeys(("accept_s", "deadline_s", "assignment_s"), _PATIENCE_S)
     keys = {"count": 3, "min_devices": 2, **patience, **rounds}
+    keys["evaluate_every"] = keys["count"]
     database = Database(home.database_url(home.config()))
     blocks = {"blocks.head": {"directions": 12}, "blocks.peft": {"directions": 8}}
     add_tiny_job(database, ArtifactStore(home.artifacts), job_toml({"rounds": keys, **blocks}), JOB_ID)
