@@ -68,6 +68,7 @@ SECTIONS = {
 }
 # A server that was killed is looked for again at once.
 _OPTIONS = (("grpc.initial_reconnect_backoff_ms", 20), ("grpc.max_reconnect_backoff_ms", 50))
+_AGAIN = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
 class Crew:
@@ -99,8 +100,8 @@ class Crew:
             try:
                 return call(*arguments, timeout=30, wait_for_ready=True, **options)
             except grpc.RpcError as error:
-                # What a service refuses is refused again; what was broken off is not.
-                if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+                # What a service refuses is refused again; what was broken off, or came too often, is not.
+                if error.code() not in _AGAIN:
                     raise
                 if time.monotonic() > self.ends:
                     raise

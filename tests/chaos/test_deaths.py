@@ -30,7 +30,7 @@ from fwdllm_server.store import efforts, jobs, ledger
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.ledger import EvaluationRecord
 
-KINDS = ["sqlite", pytest.param("postgresql", marks=pytest.mark.nightly)]
+KINDS = ["sqlite", "postgresql"]
 ELSEWHERE = {
     "ledger.add_evaluation(connection, self._job.id, record)": "e2e/test_kill_coordinator.py: there is no model here",
     "jobs.set_state(connection, job.id, JobState.FAILED, message, context.now)": "the end of a job without an end",
@@ -40,7 +40,7 @@ ELSEWHERE = {
     'rounds.set_reason(context.connection, context.round, f"waiting for more devices: {len(idle)} are here")': "too",
 }
 """Lines that the crew's run does not come to, and why it need not."""
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,7 @@ def run(
     notes.mkdir(parents=True)
     (notes / "clock").write_text("0")
     with Federation(folder) as federation, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FWDLLM_LIMITS__CALLS_PER_S", "1000000")
         if url:
             patch.setenv("FWDLLM_STORE__URL", url)
         federation.command("fwdllm-server", "init", str(federation.server_folder), "--host", "localhost")
@@ -143,7 +144,6 @@ def test_in_the_migrations(kind, url, tmp_path):
     assert all(any(migration.name in point for point in died_at) for migration in folder.glob("0*.py"))
 
 
-@pytest.mark.nightly
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_the_preparation(kind, url, tmp_path):
     save_tiny_model(tmp_path / "model")

@@ -32,6 +32,7 @@ NAMES = ("one", "two")
 @pytest.fixture(autouse=True)
 def _look_again_at_once(monkeypatch):
     monkeypatch.setattr(coordinator_module, "_STORE_RETRY_S", 0.01)
+    monkeypatch.setenv("FWDLLM_LIMITS__CALLS_PER_S", "1000000")
 
 
 async def devices_of(server: Serving) -> list[ScriptedDevice]:

@@ -34,6 +34,7 @@ def _reconnect_at_once(monkeypatch):
     backoff = (("grpc.initial_reconnect_backoff_ms", 5), ("grpc.max_reconnect_backoff_ms", 20))
     kept = [option for option in transport.AGENT_OPTIONS if "reconnect" not in option[0]]
     monkeypatch.setattr(transport, "AGENT_OPTIONS", (*kept, *backoff))
+    monkeypatch.setenv("FWDLLM_LIMITS__CALLS_PER_S", "1000000")
 
 
 @asynccontextmanager
@@ -102,11 +103,12 @@ def accepted(server: Serving) -> int:
         return sum(row.scalars for row in efforts.of_job(connection, record.id))
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("rounds", "least"),
     [
         pytest.param(6, 300, id="hundreds"),
-        pytest.param(160, 10_000, id="ten thousand", marks=[pytest.mark.nightly, pytest.mark.timeout(3600)]),
+        pytest.param(160, 10_000, id="ten thousand", marks=pytest.mark.timeout(3600)),
     ],
 )
 async def test_faults_change_no_bit(tmp_path, rounds, least):
