@@ -31,7 +31,7 @@ class Size(NamedTuple):
 
 
 FULL = Size(10_000, 2, 64, 6.0, 3, 256, 64, 16, 4096, 450_000, 1000)
-QUICK = Size(40, 2, 8, 2.0, 1, 8, 32, 16, 64, 2000, 40)
+QUICK = Size(40, 2, 8, 6.0, 1, 8, 32, 16, 64, 2000, 40)
 _WARM = 64
 """Devices that connect before memory is first looked at: what the first calls load is not theirs."""
 
