@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import cast
 
 import torch
 from peft import PeftModel
@@ -16,9 +18,9 @@ from fwdllm_server.model.peft.ia3 import ia3
 from fwdllm_server.model.peft.lora import lora, lora_fa, lora_xs
 from fwdllm_server.model.peft.method import Method, Request
 from fwdllm_server.model.peft.sample import TextSample
-from fwdllm_server.model.peft_spec import MethodName, PeftSpec
+from fwdllm_server.model.peft_spec import INSTALLED_METHODS, PeftSpec
 
-METHODS: Mapping[MethodName, Method] = {
+METHODS: Mapping[str, Method] = {
     "lora": lora,
     "lora-fa": lora_fa,
     "lora-xs": lora_xs,
@@ -46,10 +48,17 @@ def apply_peft(base: nn.Module, spec: PeftSpec, seed: int, sample: TextSample | 
         # PEFT 0.21 asks transformers by a name that 5.23 deprecates.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
         torch.manual_seed(seed)
-        model, trained = METHODS[spec.method](Request(base, spec, saved, sample))
+        model, trained = _method(spec.method)(Request(base, spec, saved, sample))
     model.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
     model.get_base_model().get_submodule(head).modules_to_save.requires_grad_(True)
     model.eval()
     return model
+
+
+def _method(name: str) -> Method:
+    if name in METHODS:
+        return METHODS[name]
+    (entry,) = entry_points(group=INSTALLED_METHODS, name=name)
+    return cast(Method, entry.load())
