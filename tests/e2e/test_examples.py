@@ -14,7 +14,7 @@ import pytest
 from helpers.tiny_text import LABELS, write_rows
 
 REPOSITORY = Path(__file__).parents[2]
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
 PROGRAM = Path(sys.executable).with_name("fwdllm-server")
 
 

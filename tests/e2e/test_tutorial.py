@@ -50,6 +50,7 @@ def folder(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
+@pytest.mark.nightly
 @pytest.mark.timeout(900)
 def test_the_tutorial_ends_with_an_adapter(folder: Path) -> None:
     with Federation(folder) as federation:
