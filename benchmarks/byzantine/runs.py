@@ -99,11 +99,12 @@ def _job(run: Run, files: TaskFiles, *, quick: bool) -> dict[str, Any]:
     defence = DEFENCES[run.defence]
     rounds, directions = (3, 192) if quick else (_ROUNDS, _DIRECTIONS)
     changes = {
+        "model.pooling": "mean",
+        "blocks.head.learning_rate": 0.05,
         "rounds.count": rounds,
         "rounds.min_devices": 3,
         "rounds.evaluate_every": 0,
         "robust.clip": defence.clip,
-        "blocks.peft": None,
         "blocks.head.directions": directions // defence.devices,
         "blocks.head.devices_per_direction": defence.devices,
     }

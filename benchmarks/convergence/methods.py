@@ -97,20 +97,16 @@ ABLATIONS = (
     Method("paper-with-top-layers", "fwdllm-paper", _TOP_ADAPTERS, seeds=1, max_passes=_ABLATION),
     Method("paper-with-head-block", "fwdllm-paper", _HEAD_BLOCK, seeds=1, max_passes=_ABLATION),
     Method("default-without-adam", "default", {"optimizer.kind": "sgd", "blocks.head.learning_rate": 0.5}),
-    Method("default-without-top-layers", "default", {"peft.layers": [0, 1, 2, 3, 4, 5]}, seeds=1, max_passes=_ABLATION),
-    Method("default-without-head-first", "default", {"blocks.peft.first_round": 1}),
-    Method("default-without-peft", "default", {"blocks.peft": None}),
+    Method("default-without-layer-means", "default", {"model.pooling": "mean"}, where=(AG, YELP)),
     Method("default-without-schedule", "default", {"optimizer.schedule": "constant"}),
     Method("default-int8", "default", {"model.precision": "int8"}),
     Method("default-int4", "default", {"model.precision": "int4"}),
     Method("default-without-one-sided", "default", {"perturbation.difference": "central"}),
-    Method(
-        "default-with-sampling",
-        "default",
-        {"blocks.head.sampling.reference": "momentum", "blocks.peft.sampling.reference": "momentum"},
-    ),
-    # Does the accuracy stay? A tenth of the directions makes 500 rounds affordable, and each step a noisier one.
-    Method("default-500-rounds", "default", {"rounds.count": 500, "blocks.peft.directions": 48}, seeds=1),
+    Method("default-with-sampling", "default", {"blocks.head.sampling.reference": "momentum"}),
+    Method("default-with-class-means", "default", {"model.head": "class-means"}),
+    Method("default-with-upper-layers", "upper-layers", where=(AG, YELP), seeds=1, max_passes=_ABLATION),
+    # Does the accuracy stay?
+    Method("default-500-rounds", "default", {"rounds.count": 500}, seeds=1),
 )
 
 # Those that take minutes before those that take hours.

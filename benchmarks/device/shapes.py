@@ -73,13 +73,13 @@ def new_model(shape: Shape) -> nn.Module:
     return model.float().eval().requires_grad_(False)
 
 
-def default_peft() -> PeftSpec:
-    """What the preset ``default`` trains."""
-    return PeftSpec(**with_preset({"preset": "default"})["peft"])
+def upper_layers() -> PeftSpec:
+    """What the preset ``upper-layers`` trains beside the head, which is all that ``default`` trains."""
+    return PeftSpec(**with_preset({"preset": "upper-layers"})["peft"])
 
 
 def export_shape(shape: Shape, folder: Path) -> Manifest:
-    """The bundle of a shape with the default preset's PEFT method, and its θ₀ beside it; made once."""
+    """The bundle of a shape with the PEFT method of ``upper-layers``, and its θ₀ beside it; made once."""
     if (folder / THETA_FILE).exists():
         return Manifest.from_bytes((folder / MANIFEST_FILE).read_bytes())
     # One word for each id: no text is ever tokenised, but for the sample that the bases of LoRA-FA are made from.
@@ -87,7 +87,7 @@ def export_shape(shape: Shape, folder: Path) -> Manifest:
     tokenizer = TokenizerFile(Tokenizer(WordLevel(words, unk_token="w0")).to_str().encode(), _PAD)  # noqa: S106
     random = np.random.default_rng(_SEED)
     texts = [f"w{index}" for index in random.integers(2, shape.config.vocab_size, 64)]
-    model = apply_peft(new_model(shape), default_peft(), _SEED, TextSample(texts, tokenizer, TOKENS))
+    model = apply_peft(new_model(shape), upper_layers(), _SEED, TextSample(texts, tokenizer, TOKENS))
     manifest = export_bundle(model, tokenizer.json, _PAD, LABELS, TOKENS, folder)
     theta = folder / THETA_FILE
     if shape.precision != "float32":

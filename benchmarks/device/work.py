@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 BATCH = 8
 TOKENS = 64
 DIRECTIONS = 24
-"""What a round of the preset ``default`` asks of each of its 20 devices."""
+"""What a round of the preset ``upper-layers`` asks of each of its 20 devices in the layers."""
+HEAD_DIRECTIONS = 205
+"""What a round of both presets, ``default`` and ``upper-layers``, asks of each in the head."""
 THETA_FILE = "theta.npy"
 _SEED = 1
 _EPSILON = 1e-3

@@ -39,7 +39,8 @@ class ModelSection(_Section):
     """Which model, on which ``task``.
 
     ``source`` is a hub id, a folder or a ``.gguf`` file; ``pooling`` is how token states become a feature: as the
-    model's own classification head does it, or the mean over tokens with a new linear head. A head that the checkpoint
+    model's own classification head does it, or the mean over tokens with a new linear head, which with ``layer-means``
+    reads the means of the embeddings and the middle layer too. A head that the checkpoint
     lacks starts with ``head``; ``class-means`` asks devices for per-class sums of features. With ``one_block``
     directions of block ``peft`` cover the head too. ``precision`` is that of the weights that are not trained. A
     decoder may read each text in a ``prompt``, and its head may start as the language model's scores of the words that
@@ -50,7 +51,7 @@ class ModelSection(_Section):
     task: Task = CLASSIFICATION
     labels: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(default_factory=list, max_length=1024)
     max_tokens: int = Field(default=128, ge=2, le=8192)
-    pooling: Literal["model", "mean"] = "model"
+    pooling: Literal["model", "mean", "layer-means"] = "model"
     head: Literal["zeros", "random", "class-means"] = "zeros"
     one_block: bool = False
     precision: Precision = "float32"

@@ -57,7 +57,7 @@ def test_a_headline_method_is_its_preset() -> None:
 def test_changes_are_made_and_none_removes() -> None:
     files = files_of(TASKS["ag_news"], Path())
     method = Method(
-        "changed", "default", {"blocks.peft": None, "optimizer.beta1": 0.5}, on={"ag_news": {"job.seed": 9}}
+        "changed", "upper-layers", {"blocks.peft": None, "optimizer.beta1": 0.5}, on={"ag_news": {"job.seed": 9}}
     )
     job = job_of(method, files, 1, "curve.csv", more={"rounds.count": 7})
     assert job["blocks"].keys() == {"head"}

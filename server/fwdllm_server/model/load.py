@@ -26,9 +26,9 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.task import CLASSIFICATION, Task
 from fwdllm_server.model.architecture import head_name, last_linear
 from fwdllm_server.model.backbone import check_backbone, load_span_model, new_keys
-from fwdllm_server.model.pooling import MeanPooledClassifier
+from fwdllm_server.model.pooling import MeanPooledClassifier, first_and_middle
 
-Pooling = Literal["model", "mean"]
+Pooling = Literal["model", "mean", "layer-means"]
 
 _INIT_SEED = 0
 _GGUF = ".gguf"
@@ -53,10 +53,11 @@ def load_base(
     """The model to be tuned: eval mode, float32, every parameter frozen.
 
     ``source`` is a folder, a hub id, or a ``.gguf`` file, whose weights become float32. With ``pooling="model"`` it is
-    the architecture's own sequence classifier, with ``"mean"`` a :class:`MeanPooledClassifier`; for question answering,
-    which has neither labels nor pooling, its own model that scores tokens as start and end of a span. A head that the
-    checkpoint does not hold starts at zero, so that it predicts all classes or spans alike, unless it is to be a
-    ``random_head``. Modules that had to be made anew are named in the attribute ``newly_made``.
+    the architecture's own sequence classifier, with ``"mean"`` a :class:`MeanPooledClassifier`, with ``"layer-means"``
+    one that reads the embeddings and the middle layer too; for question answering, which has neither labels nor
+    pooling, its own model that scores tokens as start and end of a span. A head that the checkpoint does not hold
+    starts at zero, so that it predicts all classes or spans alike, unless it is to be a ``random_head``. Modules that
+    had to be made anew are named in the attribute ``newly_made``.
 
     :raises BadInputError: no such model, no head for it, weights of the backbone are missing, or fewer than two labels.
     """
@@ -71,9 +72,10 @@ def load_base(
         except _LOAD_ERRORS as error:
             raise _cannot_load(source, error) from error
     check_backbone(model, made, source)
-    if pooling == "mean":
+    if pooling != "model":
+        layers = first_and_middle(model) if pooling == "layer-means" else ()
         with _reproducible_init():
-            model = MeanPooledClassifier(model, len(labels))
+            model = MeanPooledClassifier(model, len(labels), layers)
         made = {f"backbone.{key}" for key in made} | {"classifier.weight", "classifier.bias"}
     model.newly_made = sorted({key.rpartition(".")[0] for key in made})
     if not random_head:

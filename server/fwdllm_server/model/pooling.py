@@ -1,27 +1,57 @@
-"""A classifier on the mean token vector, for backbones trained to be pooled like that (sentence encoders)."""
+"""A classifier on mean token vectors, for backbones trained to be pooled like that (sentence encoders)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from fwdllm_common.errors import BadInputError
+from fwdllm_server.model.architecture import layer_stack
+
 
 class MeanPooledClassifier(nn.Module):
-    """``backbone`` → mean of the last hidden state over unmasked tokens → ``classifier`` (linear)."""
+    """``backbone`` → means over unmasked tokens, side by side → ``classifier`` (linear).
 
-    def __init__(self, backbone: Any, labels: int) -> None:
+    Means are taken of the last hidden state and of what goes into each of ``layers``, counted from 0.
+    """
+
+    def __init__(self, backbone: Any, labels: int, layers: Sequence[int] = ()) -> None:
         super().__init__()
         self.backbone: nn.Module = backbone
         self.config: Any = backbone.config
         # PEFT records it in the adapter as the name of the base model.
         self.name_or_path: Any = backbone.name_or_path
-        self.classifier = nn.Linear(self.config.get_text_config().hidden_size, labels)
+        self.lower_states: list[Tensor] = []
+        """In the pass under way, what went into those of ``layers`` that have been reached, ``[N, T, hidden]``."""
+        for layer in layers:
+            module: nn.Module = backbone.get_submodule(f"{layer_stack(backbone)}.{layer}")
+            module.register_forward_pre_hook(self._keep_input, with_kwargs=True)
+        self.classifier = nn.Linear((len(layers) + 1) * self.config.get_text_config().hidden_size, labels)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> SequenceClassifierOutput:
         """Logits ``[N, labels]`` from ``input_ids`` and ``attention_mask``, int64 ``[N, T]``."""
-        hidden = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
-        weights = attention_mask.to(hidden.dtype).unsqueeze(-1)
-        pooled = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1.0)
-        return SequenceClassifierOutput(logits=self.classifier(pooled))
+        self.lower_states.clear()
+        last = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
+        weights = attention_mask.to(last.dtype).unsqueeze(-1)
+        tokens = weights.sum(dim=1).clamp(min=1.0)
+        pooled = [(state * weights).sum(dim=1) / tokens for state in (last, *self.lower_states)]
+        self.lower_states.clear()
+        return SequenceClassifierOutput(logits=self.classifier(torch.cat(pooled, dim=-1)))
+
+    def _keep_input(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.lower_states.append(args[0] if args else kwargs["hidden_states"])
+
+
+def first_and_middle(backbone: nn.Module) -> Sequence[int]:
+    """The layers whose inputs ``layer-means`` pools: the first, which reads the embeddings, and the middle one.
+
+    :raises BadInputError: the model has fewer than two layers, or runs one several times.
+    """
+    layers = len(list(backbone.get_submodule(layer_stack(backbone)).children()))
+    if layers < 2:
+        raise BadInputError(f'{type(backbone).__name__} has no separate layers to pool; set pooling = "mean"')
+    return 0, layers // 2

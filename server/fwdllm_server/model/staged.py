@@ -22,9 +22,10 @@ Outputs = tuple[Tensor, Tensor, *tuple[Tensor, ...]]
 class StagedLoss(nn.Module):
     """Loss, logits and, for every block, the activation that is the first thing its weights touch.
 
-    Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the twin model) read. What loss
-    and logits are follows from the output of the model: class scores, or a start and an end score for each token. With
-    a ``separator`` (token id) the model is told which tokens come after it.
+    Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the twin model) read. What the head
+    pools of lower layers goes along beside a layer's input, so that nothing else crosses a cut. What loss and logits
+    are follows from the output of the model: class scores, or a start and an end score for each token. With a
+    ``separator`` (token id) the model is told which tokens come after it.
     """
 
     def __init__(
@@ -87,9 +88,17 @@ class StagedLoss(nn.Module):
         logits: Tensor = self.classifier.score(hidden.gather(1, index).squeeze(1))
         return logits
 
-    def _remember_input(self, name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._cuts[-1].setdefault(name, args[0] if args else kwargs["hidden_states"])
+    def _remember_input(self, name: str) -> Callable[..., Any]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            activation: Tensor = args[0] if args else kwargs["hidden_states"]
+            lower: list[Tensor] = getattr(self.classifier, "lower_states", [])
+            if name in self._cuts[-1] or not lower:
+                self._cuts[-1].setdefault(name, activation)
+                return None
+            packed = torch.cat((activation, *lower), dim=-1)
+            self._cuts[-1][name] = packed
+            activation, *lower[:] = packed.split(activation.shape[-1], dim=-1)
+            return ((activation, *args[1:]), kwargs) if args else ((), kwargs | {"hidden_states": activation})
 
         return hook
 

@@ -61,6 +61,7 @@ _WIDE = {"initializer_range": 0.3}
 MODELS: dict[str, tuple[Pooling, Callable[[], Any]]] = {
     "bert": ("model", lambda: BertForMaskedLM(BertConfig(**_SIZES, **_WIDE))),
     "bert-mean": ("mean", lambda: BertModel(BertConfig(**_SIZES, **_WIDE))),
+    "bert-layer-means": ("layer-means", lambda: BertModel(BertConfig(**_SIZES, **_WIDE))),
     "distilbert": (
         "model",
         lambda: DistilBertForMaskedLM(
