@@ -22,8 +22,8 @@ Outputs = tuple[Tensor, Tensor, *tuple[Tensor, ...]]
 class StagedLoss(nn.Module):
     """Loss, logits and, for every block, the activation that is the first thing its weights touch.
 
-    Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the twin model) read. What the head
-    pools of lower layers goes along beside a layer's input, so that nothing else crosses a cut. What loss and logits
+    Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the twin model) read. What the
+    head pools of lower layers goes along beside a layer's input: nothing else crosses a cut. What loss and logits
     are follows from the output of the model: class scores, or a start and an end score for each token. With a
     ``separator`` (token id) the model is told which tokens come after it.
     """
