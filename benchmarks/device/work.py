@@ -96,21 +96,33 @@ def _inference(place: Workplace) -> Step:
     return step
 
 
-def _assignment(place: Workplace, engine: Engine) -> Step:
-    directions, theta, seeds = Directions(_SEED), place.theta, np.arange(place.directions, dtype=np.uint64)
-    block = next(iter(place.manifest.layout.blocks))
+def _assignment(place: Workplace, engine: Engine, block: str, directions: int) -> Step:
+    drawn, theta, seeds = Directions(_SEED), place.theta, np.arange(directions, dtype=np.uint64)
     task = DirectionTask(block, seeds, _EPSILON, place.batch)
-    return lambda: list(engine.derivatives(theta, directions, task, np.arange(place.batch)))
+    return lambda: list(engine.derivatives(theta, drawn, task, np.arange(place.batch)))
 
 
-def _device(place: Workplace) -> Step:
+def _upper_layers(place: Workplace) -> Step:
+    return _assignment(place, _engine(place), _layers_block(place), place.directions)
+
+
+def _head(place: Workplace) -> Step:
+    return _assignment(place, _engine(place), "head", HEAD_DIRECTIONS)
+
+
+def _engine(place: Workplace) -> Engine:
     engines = DeviceEngines(place.bundle, place.manifest, place.rows, place.cache, place.threads)
-    return _assignment(place, engines.open(engines.tuner.tuning()))
+    return engines.open(engines.tuner.tuning())
+
+
+def _layers_block(place: Workplace) -> str:
+    return next(iter(place.manifest.layout.blocks))
 
 
 def _without_cache(place: Workplace) -> Step:
     engines = DeviceEngines(place.bundle, place.manifest, place.rows, place.cache, place.threads)
-    return _assignment(place, engines.open(engines.tuner.tuning(), Path(tempfile.mkdtemp(dir=place.cache))))
+    engine = engines.open(engines.tuner.tuning(), Path(tempfile.mkdtemp(dir=place.cache)))
+    return _assignment(place, engine, _layers_block(place), place.directions)
 
 
 def _torch(method: str) -> Callable[[Workplace], Step]:
@@ -135,8 +147,9 @@ def _directions(place: Workplace) -> int:
 
 METHODS: Mapping[str, Method] = {
     "inference": Method("plain inference", _inference),
-    "derivative": Method("a directional derivative", _device, _directions),
-    "derivative-no-cache": Method("a directional derivative, no cache", _without_cache, _directions),
+    "derivative-head": Method("a directional derivative of the head", _head, lambda _: HEAD_DIRECTIONS),
+    "derivative": Method("a directional derivative of the upper layers", _upper_layers, _directions),
+    "derivative-no-cache": Method("the same, no cache", _without_cache, _directions),
     "torch-full": Method("backpropagation, all weights", _torch("full")),
     "torch-lora": Method("backpropagation, LoRA", _torch("lora")),
     "torch-lora-checkpointing": Method("backpropagation, LoRA, checkpointing", _torch("lora-checkpointing")),

@@ -23,7 +23,7 @@ from fwdllm_common.directions import Directions
 
 REPOSITORY = Path(__file__).parents[2]
 ACCURACY = {"directions": 24, "correlation": 0.98761, "relative_error": 0.1234}
-METHODS = ("first-start", "inference", "derivative", "torch-lora-checkpointing")
+METHODS = ("first-start", "inference", "derivative-head", "derivative", "torch-lora-checkpointing")
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,7 @@ def test_figures_count_the_worst_of_training() -> None:
         "minilm": {
             "inference": [repetition(100e6, 1.0), repetition(110e6, 3.0), repetition(100e6, 1.0)],
             "first-start": [repetition(105e6, 9.0)],
+            "derivative-head": [repetition(50e6, 0.02)],
             "derivative": [repetition(50e6, 0.3)],
         },
         "bert_base": {
@@ -87,7 +88,8 @@ def test_figures_count_the_worst_of_training() -> None:
         figure["name"]: figure for figure in all_figures(results, {"bert_base": "int8"}, {"bert_base": ACCURACY})
     }
     assert figures["memory_ratio_minilm"]["value"] == 1.05
-    assert figures["time_ratio_default"]["value"] == 0.3
+    assert figures["time_ratio_default"]["value"] == 0.02
+    assert figures["time_ratio_upper_layers"]["value"] == 0.3
     assert figures["rss_gb_bert_base"]["value"] == 0.2
     assert figures["rss_gb_bert_base"]["weights"] == "int8"
     assert figures["rss_gb_bert_base"]["peer"]["torch-full"] == 2

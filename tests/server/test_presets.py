@@ -61,7 +61,7 @@ def test_what_the_job_says_has_precedence():
 
 
 def test_only_the_blocks_that_the_job_names_remain():
-    assert set(spec("[blocks.head]\nlearning_rate = 0.5\n", 'preset = "default"\n').blocks) == {"head"}
+    assert set(spec("[blocks.head]\nlearning_rate = 0.5\n", 'preset = "upper-layers"\n').blocks) == {"head"}
 
 
 def test_another_peft_method_takes_nothing_from_the_preset():
