@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.toml_model import KeyPath, near, read_toml, validate
@@ -68,9 +68,23 @@ class PublicSection(_Section):
 
 
 class StoreSection(_Section):
-    """``url`` is SQLAlchemy's; empty for SQLite in the server's directory."""
+    """Where everything is kept.
+
+    ``url`` is SQLAlchemy's; empty for SQLite in the server's directory. ``folder`` has artifacts and jobs; empty for
+    the server's directory too. With PostgreSQL and a shared folder there may be several coordinators: one of them
+    drives a job, and another goes on if it has not been heard of for ``lease_s`` seconds.
+    """
 
     url: str = ""
+    folder: str = ""
+    lease_s: float = Field(default=6.0, ge=0.1, le=3600)
+
+    @field_validator("folder")
+    @classmethod
+    def _folder_is_absolute(cls, folder: str) -> str:
+        if folder and not Path(folder).is_absolute():
+            raise ValueError("must be an absolute path")
+        return folder
 
 
 class CheckInSection(_Section):

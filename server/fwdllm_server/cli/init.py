@@ -34,6 +34,8 @@ names = {names} # more names or addresses that devices may reach the server by
 
 [store]
 url = "" # empty for SQLite in this directory, or postgresql+psycopg://user:password@host/database
+folder = "" # of artifacts and jobs, empty for this directory; a shared one for several coordinators on one PostgreSQL
+lease_s = 6.0 # seconds without news of a coordinator after which another drives its jobs
 
 [check_in] # milliseconds until a device comes back
 idle_min_ms = 60000 # no job to work on

@@ -11,8 +11,9 @@ from fwdllm_server.rounds import abandoned, assigned, collecting, committed, com
 from fwdllm_server.rounds.computing import ComputationDue, Desk
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, TrainingJob
-from fwdllm_server.store import rounds
+from fwdllm_server.store import leases, locks, rounds
 from fwdllm_server.store.database import Database
+from fwdllm_server.store.leases import Lease
 from fwdllm_server.store.rounds import Phase
 
 _PHASES = {
@@ -27,19 +28,29 @@ _PHASES = {
 
 
 class RoundMachine:
-    """Drives the rounds of one job."""
+    """Drives the rounds of one job, by the right of a ``lease`` where others might drive it too."""
 
-    def __init__(self, database: Database, artifacts: ArtifactStore, presence: Presence, job: TrainingJob) -> None:
+    def __init__(
+        self,
+        database: Database,
+        artifacts: ArtifactStore,
+        presence: Presence,
+        job: TrainingJob,
+        lease: Lease | None = None,
+    ) -> None:
         self._database = database
         self._artifacts = artifacts
         self._presence = presence
         self._job = job
+        self._lease = lease
         self._desk = Desk()
 
     def advance(self, now: float, defer: bool = False) -> Step:
         """One step of the current phase, durable when this returns; ``now`` is seconds since 1970.
 
         With ``defer``, a step that needs a long computation undoes what it did and says what is due.
+
+        :raises LeaseLostError: the job is somebody else's by now; nothing was done.
         """
         try:
             return self._advance(now, defer)
@@ -48,6 +59,9 @@ class RoundMachine:
 
     def _advance(self, now: float, defer: bool) -> Step:
         with self._database.transaction() as connection:
+            if self._lease is not None:
+                leases.check(connection, self._lease)
+            locks.move_rounds(connection, self._job.id)
             record = rounds.latest(connection, self._job.id)
             if record is None:
                 number, phase = (0, Phase.INITIALISING) if self._job.is_draft else (1, Phase.SELECTING)

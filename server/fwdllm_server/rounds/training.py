@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
+from copy import copy
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -19,7 +20,7 @@ from fwdllm_server.prepare import run_header
 from fwdllm_server.rounds.computing import Desk
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.self_testing import noisy_devices
-from fwdllm_server.store import assignments, ledger
+from fwdllm_server.store import assignments, ledger, locks
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.store.rounds import RoundRecord
 from fwdllm_server.toml_model import parse_toml
@@ -52,6 +53,17 @@ class TrainingJob:
     def go_on_from(self, state: ModelState) -> None:
         """A version has been committed."""
         self.state, self.is_draft = state, False
+
+    def catch_up(self, connection: Connection) -> None:
+        """Replay what another coordinator has committed; a draft stays one."""
+        if self.is_draft:
+            return
+        entries = ledger.entries(connection, self.id, after=self.state.version)
+        if entries:
+            state = copy(self.state)
+            for entry in entries:
+                state.advance(LedgerEntry.from_bytes(entry))
+            self.go_on_from(state)
 
     @classmethod
     def load(cls, connection: Connection, artifacts: ArtifactStore, record: JobRecord) -> TrainingJob:
@@ -118,6 +130,7 @@ class RoundContext:
 
     def idle_devices(self, capability: str | None = None) -> list[str]:
         """The devices here that can take part and have nothing to do, those with ``capability`` if one is named."""
+        locks.choose_devices(self.connection)
         unwanted = assignments.busy_devices(self.connection) | self.noisy_devices()
         manifest = self.job.manifest
         here = self.presence.eligible(self.job.name, manifest.labels, self.now, capability, manifest.task)

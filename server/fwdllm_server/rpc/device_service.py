@@ -37,7 +37,7 @@ from fwdllm_server.rpc.limits import MAX_CERTIFICATE_REQUEST_BYTES, bounded, in_
 from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.security.requests import parse_request
 from fwdllm_server.security.roles import Holder
-from fwdllm_server.store import assignments, devices, jobs, ledger
+from fwdllm_server.store import assignments, devices, jobs, ledger, locks
 from fwdllm_server.store.assignments import AssignmentRecord
 from fwdllm_server.store.devices import Sighting
 from fwdllm_server.store.jobs import JobState
@@ -179,9 +179,11 @@ class DeviceService(DeviceServiceServicer):
         response = device_pb2.CheckInResponse(next=self._window(), open_assignments=[found.id for found in counting])
         for work in counting:
             job = training.get(work.job_id)
-            if work.open and job is not None and (FEATURE_SUMS in request.capabilities or not job.is_draft):
+            if work.open and job is not None and _can_be_given(work, job, request):
                 response.assignment.CopyFrom(fetch(connection, work, job, now))
                 break
+        else:
+            self._coordinator.peers.tell(connection, device_id, request, now)
         return response
 
     def _let_wait(
@@ -247,6 +249,9 @@ class DeviceService(DeviceServiceServicer):
         self, job: TrainingJob, request: device_pb2.GetWeightsRequest
     ) -> tuple[device_pb2.WeightsChunk.Kind, bytes]:
         """The ledger since the held version or a snapshot, whichever is smaller."""
+        if request.version > job.state.version:  # another coordinator drives it
+            with self._runtime.database.transaction() as connection:
+                job.catch_up(connection)
         if job.is_draft or request.version != job.state.version:
             message = f"job {job.name} is at version {job.state.version}; check in again"
             raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.WRONG_STATE, message)
@@ -319,7 +324,15 @@ def _own_assignment(connection: Connection, device_id: str, assignment_id: str) 
     if assignment.device_id != device_id:
         message = f"assignment {assignment_id} belongs to another device; check in for one of your own"
         raise _refusal(grpc.StatusCode.PERMISSION_DENIED, Reason.NOT_YOURS, message)
+    if locks.follow_rounds(connection, assignment.job_id):
+        return assignments.get(connection, assignment_id) or assignment
     return assignment
+
+
+def _can_be_given(work: AssignmentRecord, job: TrainingJob, request: device_pb2.CheckInRequest) -> bool:
+    if job.is_draft != (work.round == 0):  # what another coordinator drives is followed with a delay
+        return False
+    return FEATURE_SUMS in request.capabilities or not job.is_draft
 
 
 def _artifacts_of(job: TrainingJob) -> set[str]:

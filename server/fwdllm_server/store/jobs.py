@@ -21,6 +21,10 @@ class JobState(StrEnum):
     FAILED = "failed"
 
 
+UNFINISHED = (JobState.PREPARING, JobState.RUNNING)
+"""The states of jobs that a coordinator drives."""
+
+
 @dataclass(frozen=True)
 class JobRecord:
     """One job; ``header`` is there once its model is prepared, ``manifest_sha256`` once that is exported.
@@ -128,7 +132,7 @@ def prepared(
 
 def set_state(connection: Connection, job_id: str, state: JobState, message: str, now: float) -> None:
     """Change the state and say why."""
-    ended = None if state in (JobState.PREPARING, JobState.RUNNING) else now
+    ended = None if state in UNFINISHED else now
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(state=state, message=message, ended_at=ended))
 
 

@@ -111,6 +111,29 @@ assignments = Table(
     Index("assignments_by_round", "job_id", "round"),
 )
 
+leases = Table(
+    "leases",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("holder", String(512), nullable=False),
+    # Higher with every taking: an older one is worth nothing.
+    Column("token", BigInteger, nullable=False),
+    # By the database's clock.
+    Column("expires_at", Float, nullable=False),
+)
+
+waiting = Table(
+    "waiting",
+    metadata,
+    Column("device_id", ForeignKey("devices.id"), primary_key=True),
+    Column("coordinator", String(512), nullable=False),
+    Column("at", Float, nullable=False),
+    # A CheckInRequest with labels, capabilities and jobs.
+    Column("profile", LargeBinary, nullable=False),
+    # Every coordinator asks every second for those that are new.
+    Index("waiting_by_time", "at"),
+)
+
 scalars = Table(
     "scalars",
     metadata,
