@@ -88,12 +88,16 @@ class StoreSection(_Section):
 
 
 class CheckInSection(_Section):
-    """When devices come back, milliseconds: ``idle`` with no job to work on, ``busy`` while one runs."""
+    """When devices come back, milliseconds: ``busy`` while they wait for a round, ``idle`` with no job to wait for.
+
+    Of a fleet too large for that no more than ``rate`` devices a second come back, and the others later.
+    """
 
     idle_min_ms: WindowMs = 60_000
     idle_max_ms: WindowMs = 180_000
     busy_min_ms: WindowMs = 2_000
     busy_max_ms: WindowMs = 5_000
+    rate: float = Field(default=500.0, gt=0, le=1e6)
 
     @model_validator(mode="after")
     def _in_order(self) -> CheckInSection:

@@ -31,6 +31,7 @@ from fwdllm_server.toml_model import parse_toml
 
 _log = structlog.get_logger()
 
+LEAST_ROOM = 1000
 _STORE_RETRY_S = 5.0
 
 
@@ -88,16 +89,42 @@ class Coordinator:
             await self.runtime.in_store(self._set_stopped, record.id)
         await self.runtime.notify()
 
+    async def pause(self, record: JobRecord) -> None:
+        """Let a job end its round and begin no other.
+
+        :raises BadInputError: it has ended.
+        """
+        if record.state not in jobs.UNFINISHED:
+            raise BadInputError(f"job {record.name} is {record.state}; only a running job can be paused")
+        await self.runtime.commit(jobs.set_paused, record.id, True)
+        self.wake(record.id)
+        await self.runtime.notify()
+
+    async def set_priority(self, record: JobRecord, priority: int) -> None:
+        """Put a job before those of lower priority, from its next round on."""
+        await self.runtime.commit(jobs.set_priority, record.id, priority)
+        self.wake()
+        await self.runtime.notify()
+
     async def resume(self, record: JobRecord) -> None:
-        """Go on with a job where it was stopped or failed.
+        """Go on with a job where it was paused or stopped, or failed.
 
         :raises BadInputError: it runs or is done.
         """
         async with self._commands:
-            await self.runtime.in_store(self._set_resumed, record.id)
-            await self._cancel(record.id)  # what is left of the loop that failed
-            self._attend(record.id)
+            if record.paused and record.state in jobs.UNFINISHED:
+                await self.runtime.commit(jobs.set_paused, record.id, False)
+                self.wake(record.id)
+            else:
+                await self.runtime.in_store(self._set_resumed, record.id)
+                await self._cancel(record.id)  # what is left of the loop that failed
+                self._attend(record.id)
         await self.runtime.notify()
+
+    @property
+    def room(self) -> int:
+        """How many devices may wait for a round at a time: a few to choose from."""
+        return max(LEAST_ROOM, 2 * sum(job.spec.rounds.max_devices for job in list(self.training.values())))
 
     def wake(self, job_id: str | None = None) -> None:
         """Something happened that a round (of any job, if none is named) may wait for."""
@@ -123,7 +150,7 @@ class Coordinator:
             await asyncio.sleep(POLL_S)
             try:
                 await self._look()
-                await self.runtime.commit(self.peers.hear)
+                await self.runtime.commit(self.peers.hear, self.room)
             except StorageError as error:
                 _log.warning("other coordinators are not heard", code=error.code, reason=str(error))
                 continue
@@ -210,7 +237,8 @@ class Coordinator:
             if record.manifest_sha256 is None:
                 await self._prepare(record, lease)
             job = await self.runtime.in_store(self._load, job_id)
-            loop = JobLoop(self.runtime, job, lease, self.folder(job_id), Path(record.base_folder))
+            folder, base_folder = self.folder(job_id), Path(record.base_folder)
+            loop = JobLoop(self.runtime, job, lease, folder, base_folder, lambda: dict(self.training))
             self.training[job_id], self._loops[job_id] = job, loop
             await loop.run()
         except (StorageError, LeaseLostError):
@@ -270,7 +298,8 @@ class Coordinator:
     def _add_job(self, job_id: str, spec: JobSpec, spec_toml: str, base_folder: Path) -> None:
         now = self.runtime.clock()
         with self.runtime.database.transaction() as connection:
-            jobs.add(connection, job_id, spec.job.name, spec_toml, str(base_folder), spec.rounds.count, now)
+            name, priority = spec.job.name, spec.job.priority
+            jobs.add(connection, job_id, name, spec_toml, str(base_folder), spec.rounds.count, now, priority)
             # Others may not find the files that the job begins with.
             leases.take(connection, job_id, self.runtime.name, self.runtime.config.store.lease_s)
 
@@ -298,6 +327,7 @@ class Coordinator:
             # Asked here and not of what was read before: another operator may have been faster.
             if record.state not in (JobState.STOPPED, JobState.FAILED):
                 raise BadInputError(f"job {record.name} is {record.state}; only a stopped or failed job can be resumed")
+            jobs.set_paused(connection, job_id, False)
             state = JobState.PREPARING if record.header is None else JobState.RUNNING
             jobs.set_state(connection, job_id, state, "", now)
             current = rounds.latest(connection, job_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -26,13 +27,21 @@ _log = structlog.get_logger()
 class JobLoop:
     """Asks the round machine to go on whenever something happened or a time is up."""
 
-    def __init__(self, runtime: Runtime, job: TrainingJob, lease: Lease, folder: JobFolder, base_folder: Path) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        job: TrainingJob,
+        lease: Lease,
+        folder: JobFolder,
+        base_folder: Path,
+        jobs: Callable[[], Mapping[str, TrainingJob]],
+    ) -> None:
         self._runtime = runtime
         self._job = job
         self._lease = lease
         self._folder = folder
         self._base_folder = base_folder
-        self._machine = RoundMachine(runtime.database, runtime.artifacts, runtime.presence, job, lease)
+        self._machine = RoundMachine(runtime.database, runtime.artifacts, runtime.presence, job, lease, jobs)
         self._fleet = GrpcFleet(runtime)
         self._due: dict[int, Float32Vector] = {}
         self._evaluation_due = asyncio.Event()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from sqlalchemy import Connection
@@ -35,22 +36,37 @@ class Peers:
             capabilities=sorted(set(request.capabilities)),
             jobs=request.jobs if request.HasField("jobs") else None,
             task=request.task or CLASSIFICATION,
+            training_examples=request.training_examples,
+            memory_bytes=request.memory_bytes,
         )
         waiting.seen(connection, device_id, self._runtime.name, now, profile.SerializeToString(deterministic=True))
 
-    def hear(self, connection: Connection) -> None:
-        """Note the devices that have checked in elsewhere, each check-in once."""
+    def hear(self, connection: Connection, room: int) -> None:
+        """Note the devices that have checked in elsewhere, each check-in once, as there is ``room``."""
         since = max(self._heard_until, self._runtime.clock() - _REMEMBERED_S) - _OVERLAP_S
         for row in waiting.elsewhere(connection, self._runtime.name, since):
             if row.at > self._heard.get(row.device_id, 0.0):
                 self._heard[row.device_id] = row.at
                 self._heard_until = max(self._heard_until, row.at)
-                self._runtime.presence.seen(Present(row.device_id, row.at, *_read(row.profile)))
+                self._runtime.presence.admit(replace(_read(row.profile), device_id=row.device_id, at=row.at), room)
         self._heard = {device: at for device, at in self._heard.items() if at > since}
         waiting.forget(connection, since - _REMEMBERED_S)
 
 
+def present(device_id: str, at: float, request: device_pb2.CheckInRequest) -> Present:
+    """A device that has checked in, by what it says of itself."""
+    return Present(
+        device_id,
+        at,
+        frozenset(request.labels),
+        frozenset(request.capabilities),
+        JobChoice.from_message(request.jobs),
+        request.task or CLASSIFICATION,
+        request.training_examples,
+        request.memory_bytes,
+    )
+
+
 @lru_cache(1024)
-def _read(profile: bytes) -> tuple[frozenset[str], frozenset[str], JobChoice, str]:
-    said = device_pb2.CheckInRequest.FromString(profile)
-    return frozenset(said.labels), frozenset(said.capabilities), JobChoice.from_message(said.jobs), said.task
+def _read(profile: bytes) -> Present:
+    return present("", 0.0, device_pb2.CheckInRequest.FromString(profile))

@@ -43,7 +43,7 @@ class Coordinators:
     def start(self) -> subprocess.Popen[bytes]:
         """Start one more."""
         number = len(self.processes)
-        listen = {"DEVICE": self.ports[number], "ENROLMENT": 0, "OPERATOR": 0}
+        listen = {"DEVICE": self.ports[number], "ENROLMENT": 0, "OPERATOR": 0, "METRICS": 0}
         environment = {f"FWDLLM_LISTEN__{name}": f"127.0.0.1:{port}" for name, port in listen.items()}
         log = self._stack.enter_context((self.folder / f"coordinator-{number}.log").open("ab"))
         process = subprocess.Popen(

@@ -14,7 +14,8 @@ from fwdllm_server.store.schema import metadata
 
 def share(home: ServerHome, url: str) -> None:
     """Move a server's rows to an empty database, its files to a folder beside it, and point its configuration there."""
-    Database(url).close()  # makes the tables
+    for each in (f"sqlite:///{home.database}", url):
+        Database(each).close()  # makes or migrates the tables
     source, target = create_engine(f"sqlite:///{home.database}"), create_engine(url)
     with source.connect() as read, target.begin() as write:
         for table in metadata.sorted_tables:

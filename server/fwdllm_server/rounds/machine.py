@@ -6,6 +6,8 @@ initialising one. The coordinator may die between any two statements: the next s
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.rounds import abandoned, assigned, collecting, committed, committing, initialising, selecting
 from fwdllm_server.rounds.computing import ComputationDue, Desk
@@ -37,6 +39,7 @@ class RoundMachine:
         presence: Presence,
         job: TrainingJob,
         lease: Lease | None = None,
+        jobs: Callable[[], Mapping[str, TrainingJob]] = dict,
     ) -> None:
         self._database = database
         self._artifacts = artifacts
@@ -44,6 +47,7 @@ class RoundMachine:
         self._job = job
         self._lease = lease
         self._desk = Desk()
+        self._jobs = jobs
 
     def advance(self, now: float, defer: bool = False) -> Step:
         """One step of the current phase, durable when this returns; ``now`` is seconds since 1970.
@@ -68,7 +72,7 @@ class RoundMachine:
                 rounds.begin(connection, self._job.id, number, self._job.state.version, now, phase)
                 return MOVED
             context = RoundContext(
-                connection, self._job, record, self._presence, self._artifacts, now, self._desk, defer
+                connection, self._job, record, self._presence, self._artifacts, now, self._desk, defer, self._jobs
             )
             step = _PHASES[record.phase](context)
         if step.state is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,9 +18,10 @@ from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.job import JobSpec
 from fwdllm_server.prepare import run_header
 from fwdllm_server.rounds.computing import Desk
+from fwdllm_server.rounds.draw import draw
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.self_testing import noisy_devices
-from fwdllm_server.store import assignments, ledger, locks
+from fwdllm_server.store import assignments, ledger, locks, participation
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.store.rounds import RoundRecord
 from fwdllm_server.toml_model import parse_toml
@@ -120,6 +121,8 @@ class RoundContext:
     now: float
     desk: Desk
     defer: bool
+    jobs: Callable[[], Mapping[str, TrainingJob]] = dict
+    """All that run, by their ids."""
 
     def computed(self, what: Hashable, function: Callable[[], T]) -> T:
         """The result of a long computation that only reads its arguments; ``what`` names it within the round.
@@ -132,9 +135,21 @@ class RoundContext:
         """The devices here that can take part and have nothing to do, those with ``capability`` if one is named."""
         locks.choose_devices(self.connection)
         unwanted = assignments.busy_devices(self.connection) | self.noisy_devices()
-        manifest = self.job.manifest
-        here = self.presence.eligible(self.job.name, manifest.labels, self.now, capability, manifest.task)
-        return [device for device in here if device not in unwanted]
+        manifest, needs = self.job.manifest, self.job.spec.devices
+        here = self.presence.eligible(self.job.name, manifest.labels, self.now, capability, manifest.task, needs)
+        idle = [device for device in here if device not in unwanted]
+        if not needs.per_day:
+            return idle
+        worked = participation.today(self.connection, idle, self.now)
+        return [device for device in idle if worked.get(device, 0) < needs.per_day]
+
+    def draw(self, devices: Sequence[str]) -> list[str]:
+        """At most ``max_devices`` of the devices: those that have worked least today, and of equals any."""
+        size = self.job.spec.rounds.max_devices
+        if len(devices) <= size:
+            return list(devices)
+        worked = participation.today(self.connection, devices, self.now)
+        return draw(devices, size, worked, f"{self.job.header.directions.run_key}/{self.round.number}")
 
     def noisy_devices(self) -> frozenset[str]:
         """The devices whose scalars are of no use to this job."""

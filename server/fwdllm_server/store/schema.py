@@ -70,6 +70,11 @@ jobs = Table(
     Column("scalars_repeated", BigInteger, nullable=False, default=0),
     Column("scalars_late", BigInteger, nullable=False, default=0),
     Column("scalars_unusable", BigInteger, nullable=False, default=0),
+    # An operator's: a paused job begins no round, and of jobs that wait for devices the highest priority is first.
+    Column("paused", Boolean, nullable=False, default=False),
+    Column("priority", Integer, nullable=False, default=0),
+    # When it last got devices: of equal priorities the one that has waited longest is first.
+    Column("selected_at", Float),
 )
 
 rounds = Table(
@@ -120,6 +125,15 @@ leases = Table(
     Column("token", BigInteger, nullable=False),
     # By the database's clock.
     Column("expires_at", Float, nullable=False),
+)
+
+participation = Table(
+    "participation",
+    metadata,
+    Column("device_id", ForeignKey("devices.id"), primary_key=True),
+    # Since 1970, UTC.
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("assignments", Integer, nullable=False),
 )
 
 waiting = Table(
