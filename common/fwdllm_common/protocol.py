@@ -13,6 +13,7 @@ GENERATOR_VERSION = 1
 MAX_MESSAGE_BYTES = 4 << 20
 CHUNK_BYTES = 1 << 20
 MAX_SCALARS_PER_REPORT = 4096
+MOST_PRIORITY = 1000
 
 FEATURE_SUMS = "feature-sums"
 """Capability of a device whose owner allows per-class sums of features (DESIGN §2, invariant 1)."""

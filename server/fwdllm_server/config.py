@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.toml_model import KeyPath, near, read_toml, validate
@@ -68,18 +68,36 @@ class PublicSection(_Section):
 
 
 class StoreSection(_Section):
-    """``url`` is SQLAlchemy's; empty for SQLite in the server's directory."""
+    """Where everything is kept.
+
+    ``url`` is SQLAlchemy's; empty for SQLite in the server's directory. ``folder`` has artifacts and jobs; empty for
+    the server's directory too. With PostgreSQL and a shared folder there may be several coordinators: one of them
+    drives a job, and another goes on if it has not been heard of for ``lease_s`` seconds.
+    """
 
     url: str = ""
+    folder: str = ""
+    lease_s: float = Field(default=6.0, ge=0.1, le=3600)
+
+    @field_validator("folder")
+    @classmethod
+    def _folder_is_absolute(cls, folder: str) -> str:
+        if folder and not Path(folder).is_absolute():
+            raise ValueError("must be an absolute path")
+        return folder
 
 
 class CheckInSection(_Section):
-    """When devices come back, milliseconds: ``idle`` with no job to work on, ``busy`` while one runs."""
+    """When devices come back, milliseconds: ``busy`` while they wait for a round, ``idle`` with no job to wait for.
+
+    Of a fleet too large for that no more than ``rate`` devices a second come back, and the others later.
+    """
 
     idle_min_ms: WindowMs = 60_000
     idle_max_ms: WindowMs = 180_000
     busy_min_ms: WindowMs = 2_000
     busy_max_ms: WindowMs = 5_000
+    rate: float = Field(default=500.0, gt=0, le=1e6)
 
     @model_validator(mode="after")
     def _in_order(self) -> CheckInSection:

@@ -10,6 +10,8 @@ from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.training import Step
 from fwdllm_server.runtime import Runtime
 
+POLL_S = 0.5
+"""Seconds after which a coordinator looks at what others have written."""
 _SHARE = 0.2
 """Part of the store's time that one round takes with looking whether it can go on: many devices at once make news."""
 _LONGEST_PAUSE_S = 1.0
@@ -38,6 +40,8 @@ class GrpcFleet:
 
     async def news(self, within_s: float) -> None:
         """See :class:`fwdllm_server.rounds.fleet.Fleet`."""
+        if self._runtime.database.shared:
+            within_s = min(within_s, POLL_S)
         try:
             # Not wait_for: until Python 3.12 it forgets that it was cancelled when the event came just before.
             async with asyncio.timeout(None if within_s == inf else within_s):

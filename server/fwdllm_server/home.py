@@ -105,6 +105,10 @@ class ServerHome:
         """The configured database, SQLite in this directory by default."""
         return config.store.url or f"sqlite:///{self.database}"
 
+    def store_folder(self, config: ServerConfig) -> Path:
+        """Where artifacts and jobs are: this directory, or the configured one that several coordinators share."""
+        return Path(config.store.folder) if config.store.folder else self.folder
+
     def operator_address(self, config: ServerConfig) -> str:
         """Where the command line finds the server: as configured, or as last bound when the port is any free one."""
         address = config.listen.operator

@@ -14,11 +14,13 @@ from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_GAUSSIAN_DIRECTIONS
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.optimizers import OptimizerKind
 from fwdllm_common.prompt import PLACEHOLDER
+from fwdllm_common.protocol import MOST_PRIORITY
 from fwdllm_common.task import CLASSIFICATION, Task
 from fwdllm_server.model.peft_spec import PeftSpec
 from fwdllm_server.model.precision import Precision
 from fwdllm_server.presets import Preset, with_preset
 
+MOST_OVER_ASSIGNED = 4.0
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 _LEAST_LABELS = 2
 _LEAST_PAIR_TOKENS = 16
@@ -29,10 +31,14 @@ class _Section(BaseModel):
 
 
 class JobSection(_Section):
-    """``name`` for people; ``seed`` fixes the initial PEFT weights and every direction of the run."""
+    """``name`` for people; ``seed`` fixes the initial PEFT weights and every direction of the run.
+
+    Of jobs that wait for the same devices the one of the highest ``priority`` gets them.
+    """
 
     name: Name
     seed: int = Field(default=0, ge=0, lt=1 << 63)
+    priority: int = Field(default=0, ge=-MOST_PRIORITY, le=MOST_PRIORITY)
 
 
 class ModelSection(_Section):
@@ -123,6 +129,19 @@ class ModelSection(_Section):
         return self
 
 
+class DevicesSection(_Section):
+    """Which devices take part, by what they say of themselves, and how often.
+
+    They have ``min_examples`` local rows, ``min_memory_mb`` MiB of memory and all ``capabilities``, and not yet had
+    ``per_day`` assignments of any job today (UTC); 0 is no bound.
+    """
+
+    min_examples: int = Field(default=0, ge=0)
+    min_memory_mb: int = Field(default=0, ge=0)
+    capabilities: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(default=[], max_length=32)
+    per_day: int = Field(default=0, ge=0)
+
+
 class HeldOutSection(_Section):
     """The coordinator's own rows: CSV, JSONL or Parquet, never seen by a device; questions also in SQuAD's format.
 
@@ -168,9 +187,9 @@ class RoundsSection(_Section):
     A round waits for ``min_devices``, then for more until ``max_devices`` or all of the last round are here, or for
     ``gather_s``; they have ``accept_s`` to fetch their assignment and ``deadline_s`` to report. At the deadline the
     round commits if ``min_fraction`` of the directions are in, else it is abandoned. ``over_assign`` hands out more
-    directions than are waited for, since devices vanish; an assignment without news for ``assignment_s`` is given to
-    others. ``evaluate_every`` and ``federated_evaluate_every`` count rounds; 0 is never (the last round is always
-    evaluated on held-out rows).
+    directions than are waited for, since devices vanish (``auto``: as many as make up for those of the last rounds); an
+    assignment without news for ``assignment_s`` is given to others. ``evaluate_every`` and ``federated_evaluate_every``
+    count rounds; 0 is never (the last round is always evaluated on held-out rows).
     """
 
     count: int = Field(default=50, ge=1, le=1_000_000)
@@ -181,10 +200,16 @@ class RoundsSection(_Section):
     deadline_s: float = Field(default=600.0, gt=0)
     assignment_s: float = Field(default=120.0, gt=0)
     min_fraction: float = Field(default=0.5, gt=0, le=1)
-    over_assign: float = Field(default=1.0, ge=1, le=4)
+    over_assign: Annotated[float, Field(ge=1, le=MOST_OVER_ASSIGNED)] | Literal["auto"] = 1.0
     evaluate_every: int = Field(default=5, ge=0)
     federated_evaluate_every: int = Field(default=0, ge=0)
     max_abandoned: int = Field(default=10, ge=0)
+
+    def over_assigned(self, drop_out: float) -> float:
+        """Directions handed out for each one waited for, when the part ``drop_out`` of the devices vanishes."""
+        if self.over_assign == "auto":
+            return MOST_OVER_ASSIGNED if drop_out >= 1 else min(1 / (1 - drop_out), MOST_OVER_ASSIGNED)
+        return self.over_assign
 
     def evaluates(self, version: int) -> bool:
         """Whether the coordinator evaluates this version on its held-out rows."""
@@ -275,6 +300,7 @@ class JobSpec(_Section):
     model: ModelSection
     peft: PeftSpec = PeftSpec()
     held_out: HeldOutSection
+    devices: DevicesSection = DevicesSection()
     optimizer: OptimizerSection = OptimizerSection()
     perturbation: PerturbationSection = PerturbationSection()
     rounds: RoundsSection = RoundsSection()
@@ -302,7 +328,10 @@ class JobSpec(_Section):
     @model_validator(mode="after")
     def _gaussian_sums_fit(self) -> JobSpec:
         most = max(max(block.directions, block.max_directions) for block in self.blocks.values())
-        if self.perturbation.distribution == "gaussian" and most * self.rounds.over_assign > MAX_GAUSSIAN_DIRECTIONS:
+        if (
+            self.perturbation.distribution == "gaussian"
+            and most * self.rounds.over_assigned(1.0) > MAX_GAUSSIAN_DIRECTIONS
+        ):
             raise ValueError(
                 f"a round has at most {MAX_GAUSSIAN_DIRECTIONS} gaussian directions of a block, over-assigned ones "
                 'included; lower directions or max_directions, or use distribution = "rademacher"'

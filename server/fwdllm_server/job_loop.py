@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
@@ -16,7 +17,8 @@ from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.runtime import Runtime
-from fwdllm_server.store import ledger
+from fwdllm_server.store import leases, ledger
+from fwdllm_server.store.leases import Lease
 from fwdllm_server.store.ledger import EvaluationRecord
 
 _log = structlog.get_logger()
@@ -25,12 +27,21 @@ _log = structlog.get_logger()
 class JobLoop:
     """Asks the round machine to go on whenever something happened or a time is up."""
 
-    def __init__(self, runtime: Runtime, job: TrainingJob, folder: JobFolder, base_folder: Path) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        job: TrainingJob,
+        lease: Lease,
+        folder: JobFolder,
+        base_folder: Path,
+        jobs: Callable[[], Mapping[str, TrainingJob]],
+    ) -> None:
         self._runtime = runtime
         self._job = job
+        self._lease = lease
         self._folder = folder
         self._base_folder = base_folder
-        self._machine = RoundMachine(runtime.database, runtime.artifacts, runtime.presence, job)
+        self._machine = RoundMachine(runtime.database, runtime.artifacts, runtime.presence, job, lease, jobs)
         self._fleet = GrpcFleet(runtime)
         self._due: dict[int, Float32Vector] = {}
         self._evaluation_due = asyncio.Event()
@@ -87,7 +98,11 @@ class JobLoop:
 
     def _make_evaluator(self) -> HeldOutEvaluator:
         return HeldOutEvaluator(
-            self._job.spec, self._base_folder, self._folder.bundle, self._job.manifest, self._folder.path / "cache"
+            self._job.spec,
+            self._base_folder,
+            self._folder.bundle,
+            self._job.manifest,
+            self._runtime.home.jobs / self._job.id / "cache",
         )
 
     def _evaluated(self) -> frozenset[int]:
@@ -96,4 +111,5 @@ class JobLoop:
 
     def _save(self, record: EvaluationRecord) -> None:
         with self._runtime.database.transaction() as connection:
+            leases.check(connection, self._lease)
             ledger.add_evaluation(connection, self._job.id, record)

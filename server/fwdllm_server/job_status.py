@@ -10,7 +10,7 @@ from fwdllm.v1 import operator_pb2
 from fwdllm_common.ledger import RunHeader
 from fwdllm_server.rounds.self_testing import noisy_devices
 from fwdllm_server.store import assignments, efforts, ledger, rounds, scalars
-from fwdllm_server.store.jobs import JobRecord, JobState
+from fwdllm_server.store.jobs import UNFINISHED, JobRecord, JobState
 from fwdllm_server.store.ledger import EvaluationRecord
 from fwdllm_server.store.rounds import Phase, RoundRecord
 
@@ -30,7 +30,8 @@ def job_message(connection: Connection, record: JobRecord, now: float) -> operat
     message = operator_pb2.Job(
         job_id=record.id,
         name=record.name,
-        state=_STATES[record.state],
+        state=_state(record),
+        priority=record.priority,
         message=record.message,
         rounds_committed=committed,
         rounds_abandoned=rounds.count_in(connection, record.id, Phase.ABANDONED),
@@ -53,6 +54,12 @@ def job_message(connection: Connection, record: JobRecord, now: float) -> operat
     if current is not None:
         message.round.CopyFrom(_round(connection, current))
     return message
+
+
+def _state(record: JobRecord) -> operator_pb2.JobState:
+    if record.paused and record.state in UNFINISHED:
+        return operator_pb2.JOB_STATE_PAUSED
+    return _STATES[record.state]
 
 
 def _initial_digest(record: JobRecord) -> bytes:

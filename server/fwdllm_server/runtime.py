@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from fwdllm_server.config import ServerConfig
 from fwdllm_server.home import ServerHome
 from fwdllm_server.metrics.live import STORE_SECONDS
 from fwdllm_server.rounds.presence import Presence
-from fwdllm_server.store import devices
+from fwdllm_server.store import devices, leases
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.group_commit import Batch, GroupCommit
 
@@ -25,19 +26,32 @@ T = TypeVar("T")
 
 
 class Runtime:
-    """The database is used by one thread, in the order of the calls; ``clock`` gives seconds since 1970."""
+    """The database is used by one thread, in the order of the calls.
+
+    ``name`` is what other coordinators of the same database call this one; it stays over restarts.
+    """
 
     def __init__(self, home: ServerHome, config: ServerConfig, clock: Callable[[], float] = time.time) -> None:
         self.home = home
         self.config = config
-        self.clock = clock
         self.database = Database(home.database_url(config))
-        self.artifacts = ArtifactStore(home.artifacts)
+        folder = home.store_folder(config)
+        self.artifacts = ArtifactStore(folder / home.artifacts.name)
+        self.jobs_folder = folder / home.jobs.name
+        self.name = f"{socket.gethostname()}:{home.folder}"
+        self._clock, self._ahead_s = clock, 0.0
+        if self.database.shared:
+            with self.database.transaction() as connection:
+                self._ahead_s = leases.database_time(connection) - clock()
         # A device that has not come back after two of its windows is gone.
         self.presence = Presence(2 * config.check_in.busy_max_ms / 1000 + 5)
         self._changed = asyncio.Condition()
         self._store = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._group_commit = GroupCommit(self.database, self._store)
+
+    def clock(self) -> float:
+        """Seconds since 1970; coordinators of one database agree on them."""
+        return self._clock() + self._ahead_s
 
     async def in_store(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``function`` in the store's thread; its transactions are on disk when this returns."""

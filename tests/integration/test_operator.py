@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-from helpers.serving import Serving, everything, refusal, work_until_done
+from helpers.serving import JOB, Serving, everything, refusal, work_until_done
 from helpers.tiny_job import job_toml
 from integration.conftest import SECTIONS
 from safetensors.numpy import load_file
@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from fwdllm.v1.operator_pb2 import (
     JOB_STATE_DONE,
     JOB_STATE_FAILED,
+    JOB_STATE_PAUSED,
     JOB_STATE_RUNNING,
     JOB_STATE_STOPPED,
     AdapterChunk,
@@ -27,6 +28,7 @@ from fwdllm.v1.operator_pb2 import (
     ListDevicesRequest,
     ListJobsRequest,
     RevokeDeviceRequest,
+    SetJobPriorityRequest,
     SubmitJobRequest,
 )
 from fwdllm.v1.operator_pb2_grpc import OperatorServiceStub
@@ -186,6 +188,26 @@ async def test_a_running_job_cannot_be_resumed(server):
         *BAD_FIELD,
         "job tiny is running; only a stopped or failed job can be resumed",
     )
+
+
+async def test_a_paused_job_ends_its_round_and_goes_on_when_it_is_resumed(server, device):
+    work = await device.assignment()
+    assert (await server.operator.PauseJob(RUN)).state == JOB_STATE_PAUSED
+    await device.finish(work)
+    paused = await server.until(lambda job: job.round.reason == "paused by an operator")
+    assert (paused.state, paused.rounds_committed, paused.round.number) == (JOB_STATE_PAUSED, 1, 2)
+    assert not (await device.check_in()).HasField("assignment")
+
+    assert (await server.operator.ResumeJob(RUN)).state == JOB_STATE_RUNNING
+    assert (await work_until_done(server, device)).state == JOB_STATE_DONE
+    assert (await refusal(server.operator.PauseJob(RUN)))[2] == "job tiny is done; only a running job can be paused"
+
+
+async def test_a_priority_is_kept_and_bounded(server):
+    assert (await server.operator.SetJobPriority(SetJobPriorityRequest(job=JOB, priority=-3))).priority == -3
+    assert (await server.job()).priority == -3
+    status, reason, _ = await refusal(server.operator.SetJobPriority(SetJobPriorityRequest(job=JOB, priority=1001)))
+    assert (status, reason) == BAD_FIELD
 
 
 async def test_a_stopped_job_hands_out_no_work(server, device):

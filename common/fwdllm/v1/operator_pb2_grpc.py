@@ -60,9 +60,19 @@ class OperatorServiceStub:
                 request_serializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.SerializeToString,
                 response_deserializer=fwdllm_dot_v1_dot_operator__pb2.Job.FromString,
                 _registered_method=True)
+        self.PauseJob = channel.unary_unary(
+                '/fwdllm.v1.OperatorService/PauseJob',
+                request_serializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.SerializeToString,
+                response_deserializer=fwdllm_dot_v1_dot_operator__pb2.Job.FromString,
+                _registered_method=True)
         self.ResumeJob = channel.unary_unary(
                 '/fwdllm.v1.OperatorService/ResumeJob',
                 request_serializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.SerializeToString,
+                response_deserializer=fwdllm_dot_v1_dot_operator__pb2.Job.FromString,
+                _registered_method=True)
+        self.SetJobPriority = channel.unary_unary(
+                '/fwdllm.v1.OperatorService/SetJobPriority',
+                request_serializer=fwdllm_dot_v1_dot_operator__pb2.SetJobPriorityRequest.SerializeToString,
                 response_deserializer=fwdllm_dot_v1_dot_operator__pb2.Job.FromString,
                 _registered_method=True)
         self.ExportAdapter = channel.unary_stream(
@@ -123,8 +133,23 @@ class OperatorServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseJob(self, request, context):
+        """The round under way ends; no other begins until the job is resumed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ResumeJob(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Goes on with a job that was paused or stopped, or failed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetJobPriority(self, request, context):
+        """Of jobs that wait for the same devices the one of the highest priority gets them.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -182,9 +207,19 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     request_deserializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.FromString,
                     response_serializer=fwdllm_dot_v1_dot_operator__pb2.Job.SerializeToString,
             ),
+            'PauseJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseJob,
+                    request_deserializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.FromString,
+                    response_serializer=fwdllm_dot_v1_dot_operator__pb2.Job.SerializeToString,
+            ),
             'ResumeJob': grpc.unary_unary_rpc_method_handler(
                     servicer.ResumeJob,
                     request_deserializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.FromString,
+                    response_serializer=fwdllm_dot_v1_dot_operator__pb2.Job.SerializeToString,
+            ),
+            'SetJobPriority': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetJobPriority,
+                    request_deserializer=fwdllm_dot_v1_dot_operator__pb2.SetJobPriorityRequest.FromString,
                     response_serializer=fwdllm_dot_v1_dot_operator__pb2.Job.SerializeToString,
             ),
             'ExportAdapter': grpc.unary_stream_rpc_method_handler(
@@ -355,6 +390,33 @@ class OperatorService:
             _registered_method=True)
 
     @staticmethod
+    def PauseJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fwdllm.v1.OperatorService/PauseJob',
+            fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.SerializeToString,
+            fwdllm_dot_v1_dot_operator__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ResumeJob(request,
             target,
             options=(),
@@ -370,6 +432,33 @@ class OperatorService:
             target,
             '/fwdllm.v1.OperatorService/ResumeJob',
             fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.SerializeToString,
+            fwdllm_dot_v1_dot_operator__pb2.Job.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetJobPriority(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/fwdllm.v1.OperatorService/SetJobPriority',
+            fwdllm_dot_v1_dot_operator__pb2.SetJobPriorityRequest.SerializeToString,
             fwdllm_dot_v1_dot_operator__pb2.Job.FromString,
             options,
             channel_credentials,

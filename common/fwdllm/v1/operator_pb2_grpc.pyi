@@ -40,7 +40,12 @@ class OperatorServiceStub:
     WatchJob: _grpc.UnaryStreamMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.Job]
     """The job as it is now and at every change, until it ends."""
     StopJob: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.Job]
+    PauseJob: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.Job]
+    """The round under way ends; no other begins until the job is resumed."""
     ResumeJob: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.Job]
+    """Goes on with a job that was paused or stopped, or failed."""
+    SetJobPriority: _grpc.UnaryUnaryMultiCallable[_operator_pb2.SetJobPriorityRequest, _operator_pb2.Job]
+    """Of jobs that wait for the same devices the one of the highest priority gets them."""
     ExportAdapter: _grpc.UnaryStreamMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.AdapterChunk]
     """The trained adapter, file by file."""
     CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_operator_pb2.CreateJoinTokenRequest, _operator_pb2.CreateJoinTokenResponse]
@@ -59,7 +64,12 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     WatchJob: _aio.UnaryStreamMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.Job]  # type: ignore[assignment]
     """The job as it is now and at every change, until it ends."""
     StopJob: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.Job]  # type: ignore[assignment]
+    PauseJob: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.Job]  # type: ignore[assignment]
+    """The round under way ends; no other begins until the job is resumed."""
     ResumeJob: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.Job]  # type: ignore[assignment]
+    """Goes on with a job that was paused or stopped, or failed."""
+    SetJobPriority: _aio.UnaryUnaryMultiCallable[_operator_pb2.SetJobPriorityRequest, _operator_pb2.Job]  # type: ignore[assignment]
+    """Of jobs that wait for the same devices the one of the highest priority gets them."""
     ExportAdapter: _aio.UnaryStreamMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.AdapterChunk]  # type: ignore[assignment]
     """The trained adapter, file by file."""
     CreateJoinToken: _aio.UnaryUnaryMultiCallable[_operator_pb2.CreateJoinTokenRequest, _operator_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
@@ -107,11 +117,28 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_operator_pb2.Job, _abc.Awaitable[_operator_pb2.Job]]: ...
 
     @_abc_1.abstractmethod
+    def PauseJob(
+        self,
+        request: _operator_pb2.GetJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.Job, _abc.Awaitable[_operator_pb2.Job]]:
+        """The round under way ends; no other begins until the job is resumed."""
+
+    @_abc_1.abstractmethod
     def ResumeJob(
         self,
         request: _operator_pb2.GetJobRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_operator_pb2.Job, _abc.Awaitable[_operator_pb2.Job]]: ...
+    ) -> _typing.Union[_operator_pb2.Job, _abc.Awaitable[_operator_pb2.Job]]:
+        """Goes on with a job that was paused or stopped, or failed."""
+
+    @_abc_1.abstractmethod
+    def SetJobPriority(
+        self,
+        request: _operator_pb2.SetJobPriorityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.Job, _abc.Awaitable[_operator_pb2.Job]]:
+        """Of jobs that wait for the same devices the one of the highest priority gets them."""
 
     @_abc_1.abstractmethod
     def ExportAdapter(

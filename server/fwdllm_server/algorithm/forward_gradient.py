@@ -46,11 +46,13 @@ class ForwardGradient:
             name: layout.part(name, section.pacing_tensor) for name, section in spec.blocks.items()
         }
 
-    def plan(self, round_number: int, state: ModelState, last: LedgerEntry | None) -> tuple[BlockPlan, ...]:
+    def plan(
+        self, round_number: int, state: ModelState, last: LedgerEntry | None, drop_out: float = 0.0
+    ) -> tuple[BlockPlan, ...]:
         """What to ask in a round at θ: a plan for each block that takes part.
 
         ``last`` is the entry that led to ``state``. Seeds follow the number of the round, schedules the number of the
-        step: an abandoned round costs no step.
+        step: an abandoned round costs no step. ``drop_out`` is the part of the devices that is expected to vanish.
         """
         step = state.version + 1
         return tuple(
@@ -58,7 +60,11 @@ class ForwardGradient:
                 block=name,
                 ranges=seed_ranges(
                     self._seeds(
-                        block, _first_seed(round_number, index), self._assigned(section.directions), state, last
+                        block,
+                        _first_seed(round_number, index),
+                        self._assigned(section.directions, drop_out),
+                        state,
+                        last,
                     )
                 ),
                 wanted=section.directions,
@@ -92,10 +98,10 @@ class ForwardGradient:
         """How many directions a round begins with in the plan's block, and adds with each step."""
         return self._section(plan.block).directions
 
-    def extend(self, plan: BlockPlan, state: ModelState, last: LedgerEntry | None) -> BlockPlan:
+    def extend(self, plan: BlockPlan, state: ModelState, last: LedgerEntry | None, drop_out: float = 0.0) -> BlockPlan:
         """The plan with one more step of directions."""
         wanted = min(plan.wanted + self.step_size(plan), self._section(plan.block).max_directions)
-        missing = self._assigned(wanted) - len(plan.seeds)
+        missing = self._assigned(wanted, drop_out) - len(plan.seeds)
         block = self._layout.block(plan.block)
         return plan.extended(wanted, self._seeds(block, plan.end_seed, missing, state, last) if missing > 0 else ())
 
@@ -159,9 +165,9 @@ class ForwardGradient:
     def _section(self, block: str) -> BlockSection:
         return self._spec.blocks[block]  # type: ignore[index]
 
-    def _assigned(self, wanted: int) -> int:
+    def _assigned(self, wanted: int, drop_out: float) -> int:
         # Rounded first, so that 1.1 times 10 is 11; an update holds no more than MAX_DIRECTIONS.
-        return min(ceil(round(wanted * self._spec.rounds.over_assign, 6)), MAX_DIRECTIONS)
+        return min(ceil(round(wanted * self._spec.rounds.over_assigned(drop_out), 6)), MAX_DIRECTIONS)
 
     def _schedule(self, step: int) -> float:
         progress = (step - 1) / self._spec.rounds.count

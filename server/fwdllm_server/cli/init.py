@@ -34,12 +34,15 @@ names = {names} # more names or addresses that devices may reach the server by
 
 [store]
 url = "" # empty for SQLite in this directory, or postgresql+psycopg://user:password@host/database
+folder = "" # of artifacts and jobs, empty for this directory; a shared one for several coordinators on one PostgreSQL
+lease_s = 6.0 # seconds without news of a coordinator after which another drives its jobs
 
 [check_in] # milliseconds until a device comes back
 idle_min_ms = 60000 # no job to work on
 idle_max_ms = 180000
-busy_min_ms = 2000  # a job is running
+busy_min_ms = 2000  # it waits for a round
 busy_max_ms = 5000
+rate = 500.0 # devices that come back in a second at most: those of a larger fleet come later
 
 [certificates]
 device_days = 90 # until a device's certificate ends; devices renew theirs before

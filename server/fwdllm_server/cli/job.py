@@ -17,9 +17,11 @@ from fwdllm.v1.operator_pb2 import (
     GetJobRequest,
     Job,
     ListJobsRequest,
+    SetJobPriorityRequest,
     SubmitJobRequest,
 )
 from fwdllm_common.errors import JobFailedError, StoppedError, UnreachableError, WaitTimeoutError
+from fwdllm_common.protocol import MOST_PRIORITY
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
 from fwdllm_server.cli.facts import as_dict, print_json
 from fwdllm_server.cli.job_file import read_job_file
@@ -125,8 +127,30 @@ def stop(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOpti
 
 
 @app.command()
+def pause(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
+    """Let a job end its round and begin no other until it is resumed."""
+    with operator_service(folder) as service:
+        _print_job(service.PauseJob(GetJobRequest(job=job), timeout=ANSWER_S), json)
+
+
+@app.command()
+def priority(
+    job: JobArgument,
+    number: Annotated[
+        int, typer.Argument(metavar="PRIORITY", min=-MOST_PRIORITY, max=MOST_PRIORITY, help="The highest goes first.")
+    ],
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: JsonOption = False,
+) -> None:
+    """Of jobs that wait for the same devices, which gets them; 0 unless the job file says otherwise."""
+    with operator_service(folder) as service:
+        request = SetJobPriorityRequest(job=job, priority=number)
+        _print_job(service.SetJobPriority(request, timeout=ANSWER_S), json)
+
+
+@app.command()
 def resume(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """Go on with a job that was stopped or failed."""
+    """Go on with a job that was paused or stopped, or failed."""
     with operator_service(folder) as service:
         _print_job(service.ResumeJob(GetJobRequest(job=job), timeout=ANSWER_S), json)
 

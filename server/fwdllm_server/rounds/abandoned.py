@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from fwdllm_server.rounds.drop_out import close_assignments
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step
-from fwdllm_server.store import assignments, jobs, rounds, scalars
+from fwdllm_server.store import jobs, rounds, scalars
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.rounds import Phase
 
@@ -12,7 +13,7 @@ def abandon(context: RoundContext, reason: str) -> Step:
     """Any phase → abandoned; too many in a row fail the job."""
     connection, job = context.connection, context.job
     rounds.enter(connection, context.round, Phase.ABANDONED, context.now, reason)
-    assignments.expire_open(connection, job.id, context.round.number)
+    close_assignments(context)
     scalars.forget(connection, job.id, context.round.number)
     in_a_row = rounds.abandoned_in_a_row(connection, job.id)
     if in_a_row > job.spec.rounds.max_abandoned:

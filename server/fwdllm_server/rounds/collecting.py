@@ -14,6 +14,7 @@ from fwdllm_common.ledger import LedgerEntry
 from fwdllm_server.algorithm import BlockPlan, Verdict, directions_measured
 from fwdllm_server.algorithm.robust import Scales
 from fwdllm_server.rounds.abandoned import abandon
+from fwdllm_server.rounds.drop_out import observed_drop_out
 from fwdllm_server.rounds.expiring import expire_overdue
 from fwdllm_server.rounds.handover import hand_over
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
@@ -50,7 +51,8 @@ def _judge(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> 
     """Everything asked for is in: commit, or ask for more (variance-controlled pacing)."""
     recent = ledger.recent_scales(context.connection, context.job.id)
     last = ledger.last_entry(context.connection, context.job.id)
-    verdicts, plan = context.computed(context.round.plan, lambda: _verdicts(context, collected, recent, last))
+    drop_out = observed_drop_out(context)
+    verdicts, plan = context.computed(context.round.plan, lambda: _verdicts(context, collected, recent, last, drop_out))
     decisive = max(verdicts.values(), key=_excess)
     rounds.set_variance(context.connection, context.round, decisive.variance, decisive.threshold)
     reason = "; ".join(verdict.reason for verdict in verdicts.values())
@@ -76,13 +78,18 @@ def _judge(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> 
 
 
 def _verdicts(
-    context: RoundContext, collected: Mapping[str, Sequence[Scalar]], recent: Scales, last: LedgerEntry | None
+    context: RoundContext,
+    collected: Mapping[str, Sequence[Scalar]],
+    recent: Scales,
+    last: LedgerEntry | None,
+    drop_out: float,
 ) -> tuple[Mapping[str, Verdict], tuple[BlockPlan, ...]]:
     """Whether each block has enough, and the plan that the round goes on with where one has not."""
     algorithm, plans = context.job.algorithm, context.round.plan
     verdicts = {plan.block: algorithm.judge(plan, collected[plan.block], recent) for plan in plans}
     extended = tuple(
-        plan if verdicts[plan.block].enough else algorithm.extend(plan, context.job.state, last) for plan in plans
+        plan if verdicts[plan.block].enough else algorithm.extend(plan, context.job.state, last, drop_out)
+        for plan in plans
     )
     return verdicts, extended
 

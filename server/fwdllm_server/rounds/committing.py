@@ -11,8 +11,9 @@ from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm.robust import Scales
 from fwdllm_server.rounds.collecting import by_block
+from fwdllm_server.rounds.drop_out import close_assignments
 from fwdllm_server.rounds.training import RoundContext, Step
-from fwdllm_server.store import assignments, ledger, rounds, scalars
+from fwdllm_server.store import ledger, rounds, scalars
 from fwdllm_server.store.rounds import Phase
 
 SNAPSHOT_EVERY = 20
@@ -38,7 +39,7 @@ def advance(context: RoundContext) -> Step:
         ledger.add_snapshot(connection, job.id, commit.state.version, commit.snapshot_sha256)
     ledger.append(connection, job.id, commit.entry, commit.scales, context.now)
     scalars.forget(connection, job.id, context.round.number)
-    assignments.expire_open(connection, job.id, context.round.number)
+    close_assignments(context)
     rounds.enter(connection, context.round, Phase.COMMITTED, context.now, context.round.reason)
     return Step(moved=True, state=commit.state)
 

@@ -16,7 +16,7 @@ from fwdllm_server.algorithm import BlockPlan
 from fwdllm_server.algorithm.plan import seed_ranges
 from fwdllm_server.rounds.load import Load
 from fwdllm_server.rounds.training import RoundContext
-from fwdllm_server.store import assignments
+from fwdllm_server.store import assignments, participation
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ def hand_out(
             expires_at=context.now + rounds.assignment_s,
         )
         context.presence.leave(device)
+    participation.add(context.connection, list(offered), context.now)
     return {device: sum(span.count for task in own for span in task.seeds) for device, own in offered.items()}
 
 

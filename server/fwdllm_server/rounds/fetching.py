@@ -14,6 +14,8 @@ def fetch(connection: Connection, record: AssignmentRecord, job: TrainingJob, no
     """The assignment as the device gets it; from now on it is taken."""
     current = rounds.latest(connection, record.job_id)
     assert current is not None
+    if job.state.version < current.version:  # another coordinator drives it
+        job.catch_up(connection)
     deadline = current.phase_since + job.spec.rounds.deadline_s
     # Fetched again after a restart it is not prolonged: a device that never reports must lose it in the end.
     if record.state == AssignmentState.OFFERED:

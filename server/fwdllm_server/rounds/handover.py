@@ -15,12 +15,11 @@ from math import ceil, inf
 from fwdllm_common.estimator import Scalar
 from fwdllm_server.algorithm import BlockPlan, directions_measured
 from fwdllm_server.rounds.distribution import Share, hand_out
+from fwdllm_server.rounds.drop_out import QUIET
 from fwdllm_server.rounds.load import Load
 from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 
-QUIET = 0.25
-"""Part of ``assignment_s`` without news after which an assignment is not counted on any more."""
 TURNAROUND_S = 5.0
 """Seconds until an idle device is at work: it asks every few seconds, and catches up with the weights first."""
 
@@ -204,5 +203,5 @@ def _offer(
         for plan in scene.context.round.plan
     ]
     shares = [share for share in found if share.seeds]
-    chosen = devices[: scene.context.job.spec.rounds.max_devices]
+    chosen = scene.context.draw(devices)
     return hand_out(scene.context, shares, chosen, scene.load, scene.left_s, most) if shares else {}

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from fwdllm.v1 import device_pb2
 from fwdllm_common.job_choice import JobChoice
 from fwdllm_server.rounds.training import TrainingJob
-from fwdllm_server.store import assignments
+from fwdllm_server.store import assignments, locks
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 
 _log = structlog.get_logger()
@@ -27,7 +27,7 @@ def take_back(
     """
     choice = JobChoice.from_message(request.jobs)
     counting = []
-    for found in assignments.counting_of_device(connection, device_id):
+    for found in _settled(connection, device_id):
         job = training.get(found.job_id)
         if found.open and (request.conditions.holds or (job is not None and not choice.allows(job.name))):
             assignments.set_state(connection, found.id, AssignmentState.RETURNED)
@@ -35,3 +35,10 @@ def take_back(
             found = replace(found, state=AssignmentState.RETURNED)
         counting.append(found)
     return counting
+
+
+def _settled(connection: Connection, device_id: str) -> Sequence[AssignmentRecord]:
+    """What the device may still report on; no round of it moves on before this transaction ends."""
+    found = assignments.counting_of_device(connection, device_id)
+    may_have_changed = [locks.follow_rounds(connection, job_id) for job_id in sorted({each.job_id for each in found})]
+    return assignments.counting_of_device(connection, device_id) if any(may_have_changed) else found

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from math import inf
-from random import Random
 
 import structlog
 
 from fwdllm_server.rounds.distribution import Share, hand_out
+from fwdllm_server.rounds.drop_out import observed_drop_out
 from fwdllm_server.rounds.load import Load
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
+from fwdllm_server.rounds.turns import LOOK_AGAIN_S, kept_for_others
 from fwdllm_server.store import assignments, jobs, ledger, rounds
 from fwdllm_server.store.assignments import AssignmentState
 from fwdllm_server.store.rounds import Phase
@@ -21,14 +22,22 @@ _log = structlog.get_logger()
 def advance(context: RoundContext) -> Step:
     """Selecting → assigned, once ``min_devices`` idle devices are here and no more are waited for."""
     bounds = context.job.spec.rounds
-    idle = context.idle_devices()
+    if _is_paused(context):
+        rounds.set_plan(context.connection, context.round, ())
+        rounds.set_reason(context.connection, context.round, "paused by an operator")
+        return wait(inf)
+    here = context.idle_devices()
+    kept = kept_for_others(context, here)
+    idle = [device for device in here if device not in kept]
     if len(idle) < bounds.min_devices:
         reason = f"waiting for devices: {len(idle)} of {bounds.min_devices} are here"
+        if kept:
+            reason += f"; {len(kept)} more are for jobs that go first"
         if noisy := len(context.noisy_devices()):
             reason += f"; {noisy} failed their self-test and are not used, 'job show' names them"
         rounds.set_plan(context.connection, context.round, ())
         rounds.set_reason(context.connection, context.round, reason)
-        return wait(inf)
+        return wait(LOOK_AGAIN_S if kept else inf)
     if not context.round.plan:
         return _gather(context)
     left = context.round.phase_since + bounds.gather_s - context.now
@@ -38,11 +47,17 @@ def advance(context: RoundContext) -> Step:
     return _assign(context, idle)
 
 
+def _is_paused(context: RoundContext) -> bool:
+    record = jobs.get(context.connection, context.job.id)
+    return record is not None and record.paused
+
+
 def _gather(context: RoundContext) -> Step:
     """There are devices enough: from now on the round has a plan, and waits for ``gather_s`` at most."""
     last = ledger.last_entry(context.connection, context.job.id)
-    job, number = context.job, context.round.number
-    plan = context.computed("plan", lambda: job.algorithm.plan(number, job.state, last))  # sampling weighs candidates
+    job, number, drop_out = context.job, context.round.number, observed_drop_out(context)
+    # Sampling weighs candidates.
+    plan = context.computed(("plan", drop_out), lambda: job.algorithm.plan(number, job.state, last, drop_out))
     rounds.set_plan(context.connection, context.round, plan)
     rounds.enter(context.connection, context.round, Phase.SELECTING, context.now)
     return MOVED
@@ -57,15 +72,12 @@ def _all_back(context: RoundContext, idle: Collection[str]) -> bool:
 
 def _assign(context: RoundContext, idle: list[str]) -> Step:
     bounds = context.job.spec.rounds
-    cohort = idle
-    if len(idle) > bounds.max_devices:
-        # Drawn anew in each round, and the same if the coordinator dies and draws again.
-        draw = Random(f"{context.job.header.directions.run_key}/{context.round.number}")  # noqa: S311 - sampling, not secrecy
-        cohort = sorted(draw.sample(idle, bounds.max_devices))
+    cohort = context.draw(idle)
     shares = [Share(plan, plan.seeds * plan.devices_per_direction) for plan in context.round.plan]
     parts = hand_out(context, shares, cohort, Load.of(context, cohort), bounds.deadline_s)
     rounds.enter(context.connection, context.round, Phase.ASSIGNED, context.now, f"{len(parts)} devices selected")
     jobs.started(context.connection, context.job.id, context.now)
+    jobs.selected(context.connection, context.job.id, context.now)
     _log.info(
         "round planned",
         job=context.job.name,

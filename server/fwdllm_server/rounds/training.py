@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,9 +18,10 @@ from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.job import JobSpec
 from fwdllm_server.prepare import run_header
 from fwdllm_server.rounds.computing import Desk
+from fwdllm_server.rounds.draw import draw
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.self_testing import noisy_devices
-from fwdllm_server.store import assignments, ledger
+from fwdllm_server.store import assignments, ledger, locks, participation
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.store.rounds import RoundRecord
 from fwdllm_server.toml_model import parse_toml
@@ -52,6 +54,17 @@ class TrainingJob:
     def go_on_from(self, state: ModelState) -> None:
         """A version has been committed."""
         self.state, self.is_draft = state, False
+
+    def catch_up(self, connection: Connection) -> None:
+        """Replay what another coordinator has committed; a draft stays one."""
+        if self.is_draft:
+            return
+        entries = ledger.entries(connection, self.id, after=self.state.version)
+        if entries:
+            state = copy(self.state)
+            for entry in entries:
+                state.advance(LedgerEntry.from_bytes(entry))
+            self.go_on_from(state)
 
     @classmethod
     def load(cls, connection: Connection, artifacts: ArtifactStore, record: JobRecord) -> TrainingJob:
@@ -108,6 +121,8 @@ class RoundContext:
     now: float
     desk: Desk
     defer: bool
+    jobs: Callable[[], Mapping[str, TrainingJob]] = dict
+    """All that run, by their ids."""
 
     def computed(self, what: Hashable, function: Callable[[], T]) -> T:
         """The result of a long computation that only reads its arguments; ``what`` names it within the round.
@@ -118,10 +133,23 @@ class RoundContext:
 
     def idle_devices(self, capability: str | None = None) -> list[str]:
         """The devices here that can take part and have nothing to do, those with ``capability`` if one is named."""
+        locks.choose_devices(self.connection)
         unwanted = assignments.busy_devices(self.connection) | self.noisy_devices()
-        manifest = self.job.manifest
-        here = self.presence.eligible(self.job.name, manifest.labels, self.now, capability, manifest.task)
-        return [device for device in here if device not in unwanted]
+        manifest, needs = self.job.manifest, self.job.spec.devices
+        here = self.presence.eligible(self.job.name, manifest.labels, self.now, capability, manifest.task, needs)
+        idle = [device for device in here if device not in unwanted]
+        if not needs.per_day:
+            return idle
+        worked = participation.today(self.connection, idle, self.now)
+        return [device for device in idle if worked.get(device, 0) < needs.per_day]
+
+    def draw(self, devices: Sequence[str]) -> list[str]:
+        """At most ``max_devices`` of the devices: those that have worked least today, and of equals any."""
+        size = self.job.spec.rounds.max_devices
+        if len(devices) <= size:
+            return list(devices)
+        worked = participation.today(self.connection, devices, self.now)
+        return draw(devices, size, worked, f"{self.job.header.directions.run_key}/{self.round.number}")
 
     def noisy_devices(self) -> frozenset[str]:
         """The devices whose scalars are of no use to this job."""

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from fwdllm.v1 import device_pb2, ledger_pb2
 from fwdllm.v1.device_pb2_grpc import DeviceServiceServicer
-from fwdllm_common.job_choice import MAX_JOB_NAME, MAX_JOB_NAMES, JobChoice
+from fwdllm_common.job_choice import MAX_JOB_NAME, MAX_JOB_NAMES
 from fwdllm_common.protocol import (
     CHUNK_BYTES,
     FEATURE_SUMS,
@@ -26,9 +26,10 @@ from fwdllm_common.protocol import (
 )
 from fwdllm_common.task import CLASSIFICATION, TASKS
 from fwdllm_server.coordinator import Coordinator
+from fwdllm_server.pace import Pace
+from fwdllm_server.peers import present
 from fwdllm_server.rounds import feature_reporting, reporting, self_testing
 from fwdllm_server.rounds.fetching import fetch
-from fwdllm_server.rounds.presence import Present
 from fwdllm_server.rounds.returning import take_back
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
@@ -37,7 +38,7 @@ from fwdllm_server.rpc.limits import MAX_CERTIFICATE_REQUEST_BYTES, bounded, in_
 from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.security.requests import parse_request
 from fwdllm_server.security.roles import Holder
-from fwdllm_server.store import assignments, devices, jobs, ledger
+from fwdllm_server.store import assignments, devices, jobs, ledger, locks
 from fwdllm_server.store.assignments import AssignmentRecord
 from fwdllm_server.store.devices import Sighting
 from fwdllm_server.store.jobs import JobState
@@ -62,6 +63,7 @@ class DeviceService(DeviceServiceServicer):
         self._coordinator = coordinator
         self._authority = authority
         self._runtime = coordinator.runtime
+        self._pace = Pace(self._runtime.config.check_in.rate)
 
     async def CheckIn(self, request: device_pb2.CheckInRequest, context: Context) -> device_pb2.CheckInResponse:
         """An assignment, or when to ask again."""
@@ -179,9 +181,11 @@ class DeviceService(DeviceServiceServicer):
         response = device_pb2.CheckInResponse(next=self._window(), open_assignments=[found.id for found in counting])
         for work in counting:
             job = training.get(work.job_id)
-            if work.open and job is not None and (FEATURE_SUMS in request.capabilities or not job.is_draft):
+            if work.open and job is not None and _can_be_given(work, job, request):
                 response.assignment.CopyFrom(fetch(connection, work, job, now))
                 break
+        else:
+            self._coordinator.peers.tell(connection, device_id, request, now)
         return response
 
     def _let_wait(
@@ -196,11 +200,16 @@ class DeviceService(DeviceServiceServicer):
             self._runtime.presence.leave(device_id)
             response.message = "this device does not work now"
             return
-        jobs_chosen = JobChoice.from_message(request.jobs)
-        labels, capabilities = _set_of(tuple(request.labels)), _set_of(tuple(request.capabilities))
         now = self._runtime.clock()
-        self._runtime.presence.seen(Present(device_id, now, labels, capabilities, jobs_chosen, task))
-        response.message = "waiting for a round" if training else "no job is running"
+        device = present(device_id, now, request)
+        wanted = any(
+            device.suits(job.name, frozenset(job.manifest.labels), job.manifest.task, job.spec.devices)
+            for job in training
+        )
+        waits = (wanted or not training) and self._runtime.presence.admit(device, self._coordinator.room)
+        if not (wanted and waits):
+            response.next.CopyFrom(self._later(now))
+        response.message = _why_it_waits(bool(training), wanted, waits)
 
     def _report(
         self, connection: Connection, caller: Holder, request: device_pb2.ReportRequest
@@ -247,6 +256,9 @@ class DeviceService(DeviceServiceServicer):
         self, job: TrainingJob, request: device_pb2.GetWeightsRequest
     ) -> tuple[device_pb2.WeightsChunk.Kind, bytes]:
         """The ledger since the held version or a snapshot, whichever is smaller."""
+        if request.version > job.state.version:  # another coordinator drives it
+            with self._runtime.database.transaction() as connection:
+                job.catch_up(connection)
         if job.is_draft or request.version != job.state.version:
             message = f"job {job.name} is at version {job.state.version}; check in again"
             raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.WRONG_STATE, message)
@@ -276,6 +288,12 @@ class DeviceService(DeviceServiceServicer):
         if self._coordinator.training:
             return device_pb2.CheckInWindow(min_ms=window.busy_min_ms, max_ms=window.busy_max_ms)
         return device_pb2.CheckInWindow(min_ms=window.idle_min_ms, max_ms=window.idle_max_ms)
+
+    def _later(self, now: float) -> device_pb2.CheckInWindow:
+        """A window for a device that nobody waits for."""
+        window = self._runtime.config.check_in
+        least_s, most_s = self._pace.window(now, window.idle_min_ms / 1000, window.idle_max_ms / 1000)
+        return device_pb2.CheckInWindow(min_ms=round(1000 * least_s), max_ms=round(1000 * most_s))
 
     def _check_labels(self, request: device_pb2.CheckInRequest, running: Sequence[TrainingJob]) -> None:
         """Refuse a device whose data fits no running job, so that its owner hears of it."""
@@ -319,7 +337,23 @@ def _own_assignment(connection: Connection, device_id: str, assignment_id: str) 
     if assignment.device_id != device_id:
         message = f"assignment {assignment_id} belongs to another device; check in for one of your own"
         raise _refusal(grpc.StatusCode.PERMISSION_DENIED, Reason.NOT_YOURS, message)
+    if locks.follow_rounds(connection, assignment.job_id):
+        return assignments.get(connection, assignment_id) or assignment
     return assignment
+
+
+def _why_it_waits(running: bool, wanted: bool, waits: bool) -> str:
+    if not running:
+        return "no job is running"
+    if not wanted:
+        return "no running job is for this device: see its jobs, labels, examples, memory and capabilities"
+    return "waiting for a round" if waits else "enough other devices wait for a round"
+
+
+def _can_be_given(work: AssignmentRecord, job: TrainingJob, request: device_pb2.CheckInRequest) -> bool:
+    if job.is_draft != (work.round == 0):  # what another coordinator drives is followed with a delay
+        return False
+    return FEATURE_SUMS in request.capabilities or not job.is_draft
 
 
 def _artifacts_of(job: TrainingJob) -> set[str]:

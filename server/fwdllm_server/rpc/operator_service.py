@@ -16,7 +16,7 @@ from fwdllm.v1 import operator_pb2
 from fwdllm.v1.operator_pb2_grpc import OperatorServiceServicer
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.join_token import JoinToken
-from fwdllm_common.protocol import CHUNK_BYTES, Reason
+from fwdllm_common.protocol import CHUNK_BYTES, MOST_PRIORITY, Reason
 from fwdllm_server.coordinator import Coordinator
 from fwdllm_server.device_status import REVOKED, DeviceState, DeviceStatus, device_statuses
 from fwdllm_server.job_status import job_message
@@ -85,8 +85,21 @@ class OperatorService(OperatorServiceServicer):
         await self._coordinator.stop(record)
         return await self._runtime.in_store(self._job, record.id)
 
+    async def PauseJob(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.Job:
+        """Lets a job end its round and begin no other."""
+        record = await self._runtime.in_store(self._find, request.job)
+        await self._coordinator.pause(record)
+        return await self._runtime.in_store(self._job, record.id)
+
+    async def SetJobPriority(self, request: operator_pb2.SetJobPriorityRequest, context: Context) -> operator_pb2.Job:
+        """Puts a job before those of lower priority."""
+        in_range("priority", request.priority, -MOST_PRIORITY, MOST_PRIORITY)
+        record = await self._runtime.in_store(self._find, request.job)
+        await self._coordinator.set_priority(record, request.priority)
+        return await self._runtime.in_store(self._job, record.id)
+
     async def ResumeJob(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.Job:
-        """Goes on with a job that was stopped or failed."""
+        """Goes on with a job that was paused or stopped, or failed."""
         record = await self._runtime.in_store(self._find, request.job)
         await self._coordinator.resume(record)
         return await self._runtime.in_store(self._job, record.id)

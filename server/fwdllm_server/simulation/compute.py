@@ -68,7 +68,7 @@ class Compute:
     def scalars(self, record: AssignmentRecord, work: Work) -> Sequence[float]:
         """What the device measures, as float32; zeros where nobody will look at it."""
         if work.assignment_id not in self._scalars:
-            if record.state == AssignmentState.EXPIRED:
+            if record.state in (AssignmentState.EXPIRED, AssignmentState.UNNEEDED):
                 return [0.0] * work.sendable
             device = self._devices[work.device_id]
             measured = np.fromiter(islice(self._derivatives(record, device), work.sendable), dtype=np.float64)

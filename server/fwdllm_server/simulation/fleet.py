@@ -152,8 +152,16 @@ class SimulatedFleet:
 
     def _tell_presence(self, device: VirtualDevice) -> None:
         if self._here[self._places[device.id]]:
-            task = self._job.manifest.task
-            self._presence.seen(Present(device.id, self.now, device.labels, frozenset((FEATURE_SUMS,)), task=task))
+            self._presence.seen(
+                Present(
+                    device.id,
+                    self.now,
+                    device.labels,
+                    frozenset((FEATURE_SUMS,)),
+                    task=self._job.manifest.task,
+                    training_examples=len(device.training),
+                )
+            )
         else:
             self._presence.leave(device.id)
 

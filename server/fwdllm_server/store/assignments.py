@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from math import inf
 
-from sqlalchemy import Connection, Row, bindparam, func, select, update
+from sqlalchemy import Connection, Row, bindparam, case, func, select, update
 
 from fwdllm.v1 import device_pb2
 from fwdllm_common.counts import Counts
@@ -25,6 +26,7 @@ class AssignmentState(StrEnum):
     DONE = "done"
     RETURNED = "returned"  # given back by the device: others measure the rest; what it had measured still counts
     EXPIRED = "expired"
+    UNNEEDED = "unneeded"  # the round closed while the device was at work; its scalars are late too
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,15 @@ def busy_devices(connection: Connection) -> frozenset[str]:
     return frozenset(connection.execute(query).scalars())
 
 
+def outcomes(connection: Connection, job_id: str, first_round: int) -> tuple[int, int]:
+    """How many assignments since a round were done, and how many were given back or had no news for too long."""
+    dropped = assignments.c.state.in_((AssignmentState.RETURNED, AssignmentState.EXPIRED))
+    done = assignments.c.state == AssignmentState.DONE
+    query = select(func.count(case((done, 1))), func.count(case((dropped, 1))))
+    found = connection.execute(query.where(assignments.c.job_id == job_id, assignments.c.round >= first_round)).one()
+    return int(found[0]), int(found[1])
+
+
 def set_state(connection: Connection, assignment_id: str, state: AssignmentState) -> None:
     """Move an assignment on."""
     connection.execute(update(assignments).where(assignments.c.id == assignment_id).values(state=state))
@@ -168,12 +179,16 @@ def evaluated(connection: Connection, assignment_id: str, counts: Counts) -> Non
     connection.execute(update(assignments).where(assignments.c.id == assignment_id).values(counts._asdict()))
 
 
-def expire_open(connection: Connection, job_id: str, round_number: int) -> None:
-    """Close what still counts in a round: from now on its scalars are late."""
+def expire_open(connection: Connection, job_id: str, round_number: int, quiet_until: float = inf) -> None:
+    """Close what still counts in a round: from now on its scalars are late.
+
+    Of those that are still open, the ones that would expire after ``quiet_until`` had news not long ago.
+    """
+    own = (assignments.c.job_id == job_id) & (assignments.c.round == round_number)
+    at_work = own & assignments.c.state.in_(_OPEN) & (assignments.c.expires_at > quiet_until)
+    connection.execute(update(assignments).where(at_work).values(state=AssignmentState.UNNEEDED))
     connection.execute(
-        update(assignments)
-        .where(assignments.c.job_id == job_id, assignments.c.round == round_number, assignments.c.state.in_(_COUNTING))
-        .values(state=AssignmentState.EXPIRED)
+        update(assignments).where(own, assignments.c.state.in_(_COUNTING)).values(state=AssignmentState.EXPIRED)
     )
 
 

@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
@@ -16,12 +17,22 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
 from fwdllm_common.errors import StorageError
+from fwdllm_server.store.locks import change_tables
 
 _PRAGMAS = (
     ("journal_mode", "WAL"),  # readers do not wait for the writer
     ("synchronous", "FULL"),  # a commit is on disk when it returns: a scalar is durable before it is acknowledged
     ("foreign_keys", "ON"),
     ("busy_timeout", "5000"),  # milliseconds; an operator's backup may hold the lock
+)
+
+_SETTINGS = (
+    # A coordinator whose machine sleeps in the middle of a transaction keeps the others from its jobs for so long.
+    ("idle_in_transaction_session_timeout", "60s"),
+    # One whose machine or network is gone is found out in eight seconds.
+    ("tcp_keepalives_idle", "4"),
+    ("tcp_keepalives_interval", "2"),
+    ("tcp_keepalives_count", "2"),
 )
 
 
@@ -37,12 +48,19 @@ class Database:
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _configure_sqlite)
             event.listen(self._engine, "begin", _begin_immediately)
+        else:
+            event.listen(self._engine, "connect", _configure_postgresql)
         try:
             with storage_errors():
                 _migrate(self._engine)
         except StorageError:
             self.close()
             raise
+
+    @property
+    def shared(self) -> bool:
+        """Whether other coordinators may use it too."""
+        return self._engine.dialect.name == "postgresql"
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
@@ -81,6 +99,7 @@ def _migrations() -> Config:
 def _migrate(engine: Engine) -> None:
     config = _migrations()
     with engine.begin() as connection:
+        change_tables(connection)
         config.attributes["connection"] = connection
         try:
             command.upgrade(config, "head")
@@ -94,6 +113,13 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # we begin transactions ourselves, below
     for name, value in _PRAGMAS:
         connection.execute(f"PRAGMA {name}={value}")
+
+
+def _configure_postgresql(connection: Any, _record: object) -> None:
+    with connection.cursor() as cursor:
+        for name, value in _SETTINGS:
+            cursor.execute(f"SET {name} = '{value}'")
+    connection.commit()  # else they would go with the first transaction that is rolled back
 
 
 def _begin_immediately(connection: Connection) -> None:

@@ -23,6 +23,6 @@ def only_user(url: str) -> Iterator[None]:
         yield
         return
     file = Path(parsed.database)
-    remedy = "stop it first, or give this one a database of its own ([store] url in server.toml)"
+    remedy = "stop it first, or let both use PostgreSQL ([store] url in server.toml)"
     with locked(file.with_name(f"{file.name}.lock"), f"another fwdllm-server uses {file}", remedy):
         yield

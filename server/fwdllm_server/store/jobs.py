@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
-from fwdllm_server.store.schema import jobs
+from fwdllm_server.store.schema import jobs, rounds
 
 
 class JobState(StrEnum):
@@ -19,6 +19,10 @@ class JobState(StrEnum):
     DONE = "done"
     STOPPED = "stopped"
     FAILED = "failed"
+
+
+UNFINISHED = (JobState.PREPARING, JobState.RUNNING)
+"""The states of jobs that a coordinator drives."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class JobRecord:
     scalars_repeated: int
     scalars_late: int
     scalars_unusable: int
+    paused: bool
+    priority: int
+    selected_at: float | None
 
 
 def add(
@@ -56,6 +63,7 @@ def add(
     base_folder: str,
     rounds_wanted: int,
     now: float,
+    priority: int = 0,
 ) -> None:
     """Queue a new job."""
     connection.execute(
@@ -67,6 +75,7 @@ def add(
             rounds_wanted=rounds_wanted,
             state=JobState.PREPARING,
             created_at=now,
+            priority=priority,
         )
     )
 
@@ -128,13 +137,40 @@ def prepared(
 
 def set_state(connection: Connection, job_id: str, state: JobState, message: str, now: float) -> None:
     """Change the state and say why."""
-    ended = None if state in (JobState.PREPARING, JobState.RUNNING) else now
+    ended = None if state in UNFINISHED else now
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(state=state, message=message, ended_at=ended))
 
 
 def started(connection: Connection, job_id: str, now: float) -> None:
     """Remember when the first round began."""
     connection.execute(update(jobs).where(jobs.c.id == job_id, jobs.c.started_at.is_(None)).values(started_at=now))
+
+
+def set_paused(connection: Connection, job_id: str, paused: bool) -> None:
+    """Let a job begin no more rounds, or again."""
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(paused=paused))
+
+
+def set_priority(connection: Connection, job_id: str, priority: int) -> None:
+    """Put a job before those of lower priority."""
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(priority=priority))
+
+
+def selected(connection: Connection, job_id: str, now: float) -> None:
+    """Remember when a job last got devices."""
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(selected_at=now))
+
+
+def waiting_for_devices(connection: Connection) -> Sequence[str]:
+    """The running jobs whose newest round selects devices, in the order of their turns."""
+    newest = select(func.max(rounds.c.number)).where(rounds.c.job_id == jobs.c.id)
+    query = (
+        select(jobs.c.id)
+        .join(rounds, (rounds.c.job_id == jobs.c.id) & (rounds.c.number == newest.correlate(jobs).scalar_subquery()))
+        .where(jobs.c.state == JobState.RUNNING, jobs.c.paused.is_(False), rounds.c.phase == "selecting")
+        .order_by(jobs.c.priority.desc(), func.coalesce(jobs.c.selected_at, 0.0), jobs.c.id)
+    )
+    return list(connection.execute(query).scalars())
 
 
 def count_unused(connection: Connection, job_id: str, repeated: int = 0, late: int = 0, unusable: int = 0) -> None:

@@ -70,6 +70,11 @@ jobs = Table(
     Column("scalars_repeated", BigInteger, nullable=False, default=0),
     Column("scalars_late", BigInteger, nullable=False, default=0),
     Column("scalars_unusable", BigInteger, nullable=False, default=0),
+    # An operator's: a paused job begins no round, and of jobs that wait for devices the highest priority is first.
+    Column("paused", Boolean, nullable=False, default=False),
+    Column("priority", Integer, nullable=False, default=0),
+    # When it last got devices: of equal priorities the one that has waited longest is first.
+    Column("selected_at", Float),
 )
 
 rounds = Table(
@@ -109,6 +114,38 @@ assignments = Table(
     Index("assignments_by_device", "device_id", "state"),
     # Every transition asks for the assignments of one round.
     Index("assignments_by_round", "job_id", "round"),
+)
+
+leases = Table(
+    "leases",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("holder", String(512), nullable=False),
+    # Higher with every taking: an older one is worth nothing.
+    Column("token", BigInteger, nullable=False),
+    # By the database's clock.
+    Column("expires_at", Float, nullable=False),
+)
+
+participation = Table(
+    "participation",
+    metadata,
+    Column("device_id", ForeignKey("devices.id"), primary_key=True),
+    # Since 1970, UTC.
+    Column("day", Integer, primary_key=True, autoincrement=False),
+    Column("assignments", Integer, nullable=False),
+)
+
+waiting = Table(
+    "waiting",
+    metadata,
+    Column("device_id", ForeignKey("devices.id"), primary_key=True),
+    Column("coordinator", String(512), nullable=False),
+    Column("at", Float, nullable=False),
+    # A CheckInRequest with labels, capabilities and jobs.
+    Column("profile", LargeBinary, nullable=False),
+    # Every coordinator asks every second for those that are new.
+    Index("waiting_by_time", "at"),
 )
 
 scalars = Table(

@@ -10,6 +10,7 @@ import grpc
 from fwdllm.v1.operator_pb2 import (
     JOB_STATE_DONE,
     JOB_STATE_FAILED,
+    JOB_STATE_PAUSED,
     JOB_STATE_RUNNING,
     JOB_STATE_STOPPED,
     AdapterChunk,
@@ -117,6 +118,14 @@ class Scripted(OperatorServiceServicer):
     async def StopJob(self, request, context):  # noqa: N802
         self._known(request)
         return STOPPED
+
+    async def PauseJob(self, request, context):  # noqa: N802
+        self._known(request)
+        return running(state=JOB_STATE_PAUSED)
+
+    async def SetJobPriority(self, request, context):  # noqa: N802
+        self._known(request)
+        return running(priority=request.priority)
 
     async def ResumeJob(self, request, context):  # noqa: N802
         self._known(request)

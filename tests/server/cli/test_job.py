@@ -175,6 +175,14 @@ async def test_stop_and_resume_show_the_job(stage, cli):
     assert "news  stopped" in (await cli("job", "stop", "news")).out
 
 
+async def test_pause_and_priority_show_the_job(stage, cli):
+    assert (await cli("job", "pause", "job-1", "--json")).json["state"] == "paused"
+    assert (await cli("job", "priority", "news", "7", "--json")).json["priority"] == 7
+    assert (await cli("job", "priority", "news", "--", "-7")).code == 0
+    assert [request.priority for request in stage.service.requests[-2:]] == [7, -7]
+    assert (await cli("job", "priority", "news", "1001")).code == 2
+
+
 async def test_a_server_that_is_not_running_is_named_with_what_to_do(home, cli):
     home.record_operator_address("127.0.0.1:9")
     result = await cli("job", "list")

@@ -256,17 +256,14 @@ def test_unusable_scalars_send_the_rest_to_others(make_rig):
     assert again.seeds == [bad.seeds[1]]
 
 
-def test_an_open_assignment_of_a_closed_round_is_expired(make_rig):
-    rig = make_rig(min_fraction=0.3, deadline_s=100, assignment_s=1000)
+@pytest.mark.parametrize(("assignment_s", "state"), [(1000, AssignmentState.UNNEEDED), (300, AssignmentState.EXPIRED)])
+def test_an_open_assignment_of_a_closed_round_is_not_needed_or_was_silent_for_too_long(make_rig, assignment_s, state):
+    rig = make_rig(min_fraction=0.3, deadline_s=100, assignment_s=assignment_s)
     first, *_ = rig.begin_round(*ABC)
     rig.finish(first)
     rig.later(100)
 
-    assert [work.state for work in rig.work_of_round(1)] == [
-        AssignmentState.DONE,
-        AssignmentState.EXPIRED,
-        AssignmentState.EXPIRED,
-    ]
+    assert [work.state for work in rig.work_of_round(1)] == [AssignmentState.DONE, state, state]
 
 
 def test_a_round_that_waits_for_devices_is_looked_at_when_one_comes(make_rig):

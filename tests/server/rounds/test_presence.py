@@ -1,5 +1,7 @@
+from collections import Counter
+
 from fwdllm_common.job_choice import JobChoice
-from fwdllm_server.rounds.presence import Presence, Present
+from fwdllm_server.rounds.presence import PERIOD_S, Presence, Present
 
 LABELS = ("no", "yes")
 
@@ -58,3 +60,43 @@ def test_owners_choose_their_jobs():
 
     assert presence.eligible("news", LABELS, 100) == ["a", "c"]
     assert presence.eligible("weather", LABELS, 100) == ["a", "b"]
+
+
+def test_who_comes_while_all_places_are_taken_may_be_sent_away():
+    presence = Presence(window_s=30)
+    fleet = [device(f"device-{number}") for number in range(200)]
+    for each in fleet:
+        presence.admit(each, 20)
+    admitted = presence.eligible("news", LABELS, 100)
+
+    assert len(admitted) == 20
+    # Whoever comes again has the same lot: those who are here stay, the others are sent away again.
+    assert [each.device_id for each in fleet if presence.admit(each, 20)] == [
+        each.device_id for each in fleet if each.device_id in admitted
+    ]
+
+
+def test_in_whatever_order_they_come_the_same_are_admitted_and_each_has_its_chance():
+    counts: Counter[str] = Counter()
+    for period in range(200):
+        at = 100 + period * PERIOD_S
+        fleet = [device(f"device-{number}", at) for number in range(40)]
+        here = []
+        for order in (fleet, fleet[::-1]):
+            presence = Presence(window_s=30)
+            for each in order:
+                presence.admit(each, 10)
+            here.append(presence.eligible("news", LABELS, at))
+        assert here[0] == here[1]
+        counts.update(here[0])
+
+    assert len(counts) == 40
+    assert all(20 < count < 85 for count in counts.values())  # 50 expected, standard deviation 6.1
+
+
+def test_a_place_is_free_again_when_its_device_has_gone():
+    presence = Presence(window_s=30)
+    for number in range(50):
+        presence.admit(device(f"early-{number}", 100), 10)
+
+    assert sum(presence.admit(device(f"late-{number}", 140), 10) for number in range(10)) == 10

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, inspect
 
 from fwdllm_common.errors import StorageError
 from fwdllm_server import store
-from fwdllm_server.store import feature_sums, jobs
+from fwdllm_server.store import feature_sums, jobs, ledger
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.schema import metadata
 
@@ -69,12 +69,16 @@ def test_jobs_of_the_first_version_are_kept(database_url):
             "trainable_parameters, scalars_repeated, scalars_late, scalars_unusable) "
             "VALUES ('old', 'tiny', '', '/', 'done', '', 2, 0.0, 'zeros', 7, 1, 2, 3)"
         )
+        # What refers to a job forbids to make its table anew.
+        connection.exec_driver_sql("INSERT INTO snapshots (job_id, version, sha256) VALUES ('old', 0, 'a')")
     engine.dispose()
     database = Database(database_url)
     with database.transaction() as connection:
         record = jobs.get(connection, "old")
         assert list(feature_sums.of_job(connection, "old")) == []
+        assert ledger.latest_snapshot(connection, "old") == (0, "a")
     database.close()
 
     assert record is not None
     assert (record.state, record.head_init, record.scalars_unusable, record.draft_sha256) == ("done", "zeros", 3, None)
+    assert (record.paused, record.priority, record.selected_at) == (False, 0, None)
