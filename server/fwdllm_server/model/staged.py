@@ -97,7 +97,7 @@ class StagedLoss(nn.Module):
                 return None
             packed = torch.cat((activation, *lower), dim=-1)
             self._cuts[-1][name] = packed
-            activation, *lower[:] = packed.split(activation.shape[-1], dim=-1)
+            activation, *lower[:] = packed.chunk(1 + len(lower), dim=-1)
             return ((activation, *args[1:]), kwargs) if args else ((), kwargs | {"hidden_states": activation})
 
         return hook
