@@ -40,6 +40,12 @@ def test_a_job_that_says_nothing_has_the_default():
     assert spec().model_dump() == {**named.model_dump(), "preset": None}
 
 
+def test_a_job_that_chooses_a_peft_method_trains_it():
+    chosen = spec('[peft]\nmethod = "ia3"\n')
+
+    assert (chosen.peft.method, set(chosen.blocks)) == ("ia3", {"head", "peft"})
+
+
 def test_the_paper_is_as_published():
     paper = spec(top='preset = "fwdllm-paper"\n')
     block = paper.blocks["peft"]

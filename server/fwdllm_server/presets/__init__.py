@@ -20,11 +20,12 @@ NAMES: tuple[str, ...] = get_args(Preset)
 def with_preset(job: Mapping[str, Any]) -> dict[str, Any]:
     """A job file's tables with what they leave open filled in from the preset it names.
 
-    A job that names none has ``default``, unless it brings its own blocks: then it stands alone. Tables are merged key
-    by key, with three exceptions: of the preset's blocks only those remain that the job names, if it names any, another
-    PEFT method takes nothing from the preset's, and another task than classification has no pooling.
+    A job that names none has ``default``, or ``upper-layers`` if it says something of PEFT; with its own blocks it
+    stands alone. Tables are merged key by key, with three exceptions: of the preset's blocks only those remain that the
+    job names, if it names any, another PEFT method takes nothing from the preset's, and another task than
+    classification has no pooling.
     """
-    name = job.get("preset", None if "blocks" in job else "default")
+    name = job.get("preset", None if "blocks" in job else "upper-layers" if "peft" in job else "default")
     if name not in NAMES:
         return dict(job)
     preset = tomllib.loads(files(__name__).joinpath(f"{name}.toml").read_text())
