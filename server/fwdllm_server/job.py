@@ -200,10 +200,18 @@ class RoundsSection(_Section):
     deadline_s: float = Field(default=600.0, gt=0)
     assignment_s: float = Field(default=120.0, gt=0)
     min_fraction: float = Field(default=0.5, gt=0, le=1)
-    over_assign: Annotated[float, Field(ge=1, le=MOST_OVER_ASSIGNED)] | Literal["auto"] = 1.0
+    over_assign: float | Literal["auto"] = 1.0
     evaluate_every: int = Field(default=5, ge=0)
     federated_evaluate_every: int = Field(default=0, ge=0)
     max_abandoned: int = Field(default=10, ge=0)
+
+    @field_validator("over_assign")
+    @classmethod
+    def _hands_out_enough(cls, factor: float | Literal["auto"]) -> float | Literal["auto"]:
+        # A bound of the type itself would be told by the name of a union's branch.
+        if factor != "auto" and not 1 <= factor <= MOST_OVER_ASSIGNED:
+            raise ValueError(f'should be greater than or equal to 1 and at most {MOST_OVER_ASSIGNED:g}, or "auto"')
+        return factor
 
     def over_assigned(self, drop_out: float) -> float:
         """Directions handed out for each one waited for, when the part ``drop_out`` of the devices vanishes."""
