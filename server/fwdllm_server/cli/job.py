@@ -133,7 +133,7 @@ def pause(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOpt
         _print_job(service.PauseJob(GetJobRequest(job=job), timeout=ANSWER_S), json)
 
 
-@app.command()
+@app.command(context_settings={"ignore_unknown_options": True})  # -7 is a number
 def priority(
     job: JobArgument,
     number: Annotated[

@@ -178,7 +178,7 @@ async def test_stop_and_resume_show_the_job(stage, cli):
 async def test_pause_and_priority_show_the_job(stage, cli):
     assert (await cli("job", "pause", "job-1", "--json")).json["state"] == "paused"
     assert (await cli("job", "priority", "news", "7", "--json")).json["priority"] == 7
-    assert (await cli("job", "priority", "news", "--", "-7")).code == 0
+    assert (await cli("job", "priority", "news", "-7")).code == 0
     assert [request.priority for request in stage.service.requests[-2:]] == [7, -7]
     assert (await cli("job", "priority", "news", "1001")).code == 2
 
