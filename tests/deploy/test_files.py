@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-SCRIPTS = [*REPOSITORY.glob("deploy/**/*.sh"), *REPOSITORY.glob(".ci/*")]
+SCRIPTS = [*REPOSITORY.glob("deploy/**/*.sh"), *(path for path in REPOSITORY.glob(".ci/*") if path.suffix != ".py")]
 UNITS = list(REPOSITORY.glob("deploy/systemd/*.service"))
 
 

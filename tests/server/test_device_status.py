@@ -11,6 +11,7 @@ from fwdllm_server.config import CheckInSection
 from fwdllm_server.device_status import DeviceState, device_statuses, hold_words, reasons_there_are
 from fwdllm_server.store import assignments, devices, jobs
 from fwdllm_server.store.database import Database
+from fwdllm_server.store.devices import Sighting
 from fwdllm_server.store.jobs import JobState
 
 NOW = 1_800_000_000.0
@@ -40,7 +41,7 @@ def test_by_what_it_said_and_when(
     database: Database, conditions: Conditions | None, silent_s: float, state: DeviceState, reasons: tuple[str, ...]
 ) -> None:
     with database.transaction() as connection:
-        devices.seen(connection, "dev-1", NOW - silent_s, 100, "fwdllm/0.1.0", conditions)
+        devices.seen(connection, [Sighting("dev-1", 100, "fwdllm/0.1.0", conditions)], NOW - silent_s)
         [status] = device_statuses(connection, CHECK_IN, NOW)
     assert (status.state, status.reasons) == (state, reasons)
     assert set(reasons) <= set(reasons_there_are())

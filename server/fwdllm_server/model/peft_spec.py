@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from fwdllm_server.toml_model import near
+
 MethodName = Literal["lora", "lora-fa", "lora-xs", "adapter", "bitfit", "ia3"]
 BasesKind = Literal["weights", "activations"]
 
@@ -53,8 +55,8 @@ class PeftSpec(BaseModel):
         if self.method not in METHOD_KEYS:
             installed = entry_points(group=INSTALLED_METHODS).names
             if self.method not in installed:
-                known = ", ".join([*METHOD_KEYS, *sorted(installed)])
-                raise ValueError(f"there is no method {self.method!r}; there is {known}")
+                known = [*METHOD_KEYS, *sorted(installed)]
+                raise ValueError(f"there is no method {self.method!r} in {', '.join(known)}{near(self.method, known)}")
             return self
         for key in sorted(self.model_fields_set & (_LORA_KEYS - METHOD_KEYS[self.method])):
             raise ValueError(f"{key} does nothing with the method {self.method!r}; leave it out")

@@ -68,7 +68,8 @@ def test_a_coordinator_that_died_while_selecting_draws_the_same_devices(make_rig
     rig.settle()
     first = cohort(rig)
     with rig.database.transaction() as connection:
-        connection.exec_driver_sql("DELETE FROM assignments")
+        for table in ("assignments", "participation"):
+            connection.exec_driver_sql(f"DELETE FROM {table}")
         connection.exec_driver_sql("UPDATE rounds SET phase = 'selecting'")
     again = type(rig)(rig.database, rig.artifacts, rig.now)
     again.check_in(*ALL)

@@ -18,6 +18,7 @@ from fwdllm_server.model.peft_spec import PeftSpec
 LAST_MODULE = {
     "bert": "bert.encoder.layer.2.output.LayerNorm",
     "bert-mean": "backbone.encoder.layer.2.output.LayerNorm",
+    "bert-layer-means": "backbone.encoder.layer.2.output.LayerNorm",
     "distilbert": "distilbert.transformer.layer.2.output_layer_norm",
     "roberta": "roberta.encoder.layer.2.output.LayerNorm",
     "albert": "albert.encoder.albert_layer_groups.0.albert_layers.0.full_layer_layer_norm",

@@ -16,6 +16,7 @@ from fwdllm_server.model.trainable import trainable_layout
 KEYS_AND_VALUES = {
     "bert": {"key", "value"},
     "bert-mean": {"key", "value"},
+    "bert-layer-means": {"key", "value"},
     "distilbert": {"k_lin", "v_lin"},
     "roberta": {"key", "value"},
     "albert": {"key", "value"},
