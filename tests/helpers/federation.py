@@ -28,6 +28,7 @@ FAST = {
     "FWDLLM_CHECK_IN__BUSY_MAX_MS": "20",
     "FWDLLM_CHECK_IN__IDLE_MIN_MS": "5",
     "FWDLLM_CHECK_IN__IDLE_MAX_MS": "20",
+    "FWDLLM_LIMITS__CALLS_PER_S": "1000000",  # who comes back at once calls often
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
 }

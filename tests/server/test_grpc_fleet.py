@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -8,10 +9,12 @@ import pytest
 from fwdllm_server.grpc_fleet import GrpcFleet
 from fwdllm_server.runtime import Runtime
 
+ALONE = cast("Runtime", SimpleNamespace(database=SimpleNamespace(shared=False)))
+
 
 async def test_news_that_come_just_before_a_stop_do_not_undo_it():
     """A stopped job's loop would go on for ever, and whoever stopped it would wait as long."""
-    fleet = GrpcFleet(cast("Runtime", None))
+    fleet = GrpcFleet(ALONE)
 
     async def wait() -> None:
         while True:
@@ -28,4 +31,4 @@ async def test_news_that_come_just_before_a_stop_do_not_undo_it():
 
 
 async def test_no_news_are_over_in_time():
-    await asyncio.wait_for(GrpcFleet(cast("Runtime", None)).news(within_s=0.01), 5)
+    await asyncio.wait_for(GrpcFleet(ALONE).news(within_s=0.01), 5)
