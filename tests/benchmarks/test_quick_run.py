@@ -32,7 +32,7 @@ def test_paused_reported_taken_up_again_and_compared(tmp_path: Path) -> None:
     assert all(curve["complete"] and curve["final"]["rows"] == 100 for curve in curves.values())
     default = curves["bbc_news.default.iid.1.json"]
     assert [point["version"] for point in default["points"]] == [0, 1, 2, 3]
-    assert default["points"][-1]["accuracy"] > default["points"][0]["accuracy"]
+    assert default["points"][-1]["loss"] < default["points"][0]["loss"]
     assert default["made"]["command"] == "make bench-convergence QUICK=1 ONLY=bbc_news/default/iid/1"
     assert not (tmp_path / "runs" / "bbc_news.default.iid.1" / "simulation").exists()
 
