@@ -13,7 +13,7 @@ from fuzz.targets import TARGETS
 
 TESTS = Path(__file__).parents[1]
 NIGHTLY_RUNS = 120_000
-"""With the targets' weights and the calls of test_calls.py a million in all."""
+"""Times the weights of the targets."""
 QUICK_RUNS = 1_000
 
 pytestmark = pytest.mark.skipif(find_spec("atheris") is None, reason="atheris is not installed: Linux on x86-64 only")
