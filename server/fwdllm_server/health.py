@@ -53,9 +53,10 @@ class Health:
         """Whether the store answered when it was tried last."""
         return "store" not in self._problems
 
-    async def change(self) -> None:
-        """Wait until the problem is another, or none."""
-        await self._changed.wait()
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set as soon as the problem is another than now, or none."""
+        return self._changed
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

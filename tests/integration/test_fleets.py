@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from collections.abc import Mapping, Sequence
@@ -17,17 +18,19 @@ from integration.conftest import DEVICES, SECTIONS
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, JOB_STATE_RUNNING, Job
 from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.data.split import split
-from fwdllm_client.engine import Engine
+from fwdllm_client.engine import Engine, tuning
+from fwdllm_client.engine.runs import TOKENS_PER_RUN
 from fwdllm_client.policy import Policy
 from fwdllm_common.counts import Counts
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
 from fwdllm_server.artifacts import ArtifactStore
+from fwdllm_server.grpc_fleet import GrpcFleet
 from fwdllm_server.home import ServerHome
 from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence
-from fwdllm_server.rounds.training import TrainingJob
+from fwdllm_server.rounds.training import Step, TrainingJob
 from fwdllm_server.simulation.compute import Compute
 from fwdllm_server.simulation.cost import PassCounter
 from fwdllm_server.simulation.fleet import SimulatedFleet
@@ -43,9 +46,10 @@ TOGETHER = {"min_devices": 4, "max_devices": 4}
 
 
 @pytest.fixture(autouse=True)
-def equal_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody's speed is ever known: who measures what must not depend on the clock of this machine."""
+def no_speed_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither who measures what nor how many rows go through the model together depends on this machine's clock."""
     monkeypatch.setattr(efforts, "SHORTEST_MEASURED_S", float("inf"))
+    monkeypatch.setattr(tuning, "TOKENS_TRIED", (TOKENS_PER_RUN,))
 
 
 class SimulatedTwin:
@@ -166,19 +170,47 @@ def simulated(quick, workplace, tmp_path, monkeypatch):
         yield simulation, measured
 
 
-@pytest.mark.xfail(
-    reason="since plans are computed beside the store, who is back when a round asks for more depends on the clock"
-)
-async def test_devices_that_replay_a_simulations_scalars_write_its_ledger(simulated, folder, clock):
+class TurnByTurn:
+    """Devices and rounds take turns: neither moves while the other does, as in a simulation."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._devices_turn, self._rounds_turn = asyncio.Event(), asyncio.Event()
+        self._advance_fleet = GrpcFleet.advance
+        monkeypatch.setattr(GrpcFleet, "advance", lambda fleet, machine: self._advance(fleet, machine))
+        monkeypatch.setattr(GrpcFleet, "news", lambda _fleet, _within_s: self._news())
+
+    async def _advance(self, fleet: GrpcFleet, machine: RoundMachine) -> Step:
+        step = await self._advance_fleet(fleet, machine)
+        if step.job_ended:
+            self._devices_turn.set()
+        return step
+
+    async def _news(self) -> None:
+        self._devices_turn.set()
+        await self._rounds_turn.wait()
+        self._rounds_turn.clear()
+
+    async def rounds_wait(self) -> None:
+        """Return when no round can go on without the devices, or the job has ended."""
+        await self._devices_turn.wait()
+
+    def go_on(self) -> None:
+        """Let the rounds go on."""
+        self._devices_turn.clear()
+        self._rounds_turn.set()
+
+
+async def test_devices_that_replay_a_simulations_scalars_write_its_ledger(simulated, folder, clock, monkeypatch):
     """From the job file to the last round, with pacing: the model is exported twice, the scalars go over the wire."""
     simulation, measured = simulated
     home = ServerHome.open(folder / "server")
     change_job(home, {name: PACED[name] for name in ("rounds", "blocks.head")})
+    turns = TurnByTurn(monkeypatch)
     async with serving(home, clock) as server:
         # Shares go by the order of ids, weights by the number of rows.
         found = sorted([await server.device(name) for name in DEVICES], key=lambda device: device.id)
         rows = [len(device.training) for device in simulation.devices]
-        job = await _replay(server, found, rows, measured)
+        job = await _replay(server, turns, found, rows, measured)
 
         assert job.state == JOB_STATE_DONE
         assert server.ledger() == simulation.ledger()
@@ -191,15 +223,19 @@ async def test_devices_that_replay_a_simulations_scalars_write_its_ledger(simula
 
 
 async def _replay(
-    server: Serving, found: Sequence[ScriptedDevice], rows: Sequence[int], measured: Mapping[int, float]
+    server: Serving,
+    turns: TurnByTurn,
+    found: Sequence[ScriptedDevice],
+    rows: Sequence[int],
+    measured: Mapping[int, float],
 ) -> Job:
-    for _ in range(1000):
+    while (job := await server.job()).state == JOB_STATE_RUNNING:
+        await turns.rounds_wait()
         for device, examples in zip(found, rows, strict=True):
             answer = await device.check_in(training_examples=examples)
             if answer.HasField("assignment"):
                 work = answer.assignment
                 await device.report(work.assignment_id, [measured[seed] for seed in seeds_of(work)])
-        job = await server.job()
-        if job.state != JOB_STATE_RUNNING:
-            return job
-    raise AssertionError(f"never done: {job}")
+                await device.check_in(training_examples=examples)
+        turns.go_on()
+    return job

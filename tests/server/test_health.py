@@ -34,7 +34,7 @@ async def until(health: Health, words: str) -> None:
     """Wait until the problem has these words, or is none if there are none."""
     async with asyncio.timeout(120):
         while words not in health.problem or (not words and health.problem):
-            await health.change()
+            await health.changed.wait()
 
 
 async def test_a_store_that_is_locked_is_not_serving_and_comes_back(runtime: Runtime) -> None:

@@ -39,11 +39,12 @@ class HealthService(HealthServicer):  # type: ignore[misc] # the package has no 
         """The same now and at every change."""
         last = None
         while True:
+            changed = self._health.changed  # of before the answer: what changes while it is on its way is not missed
             answer = self._answer() if request.service in _SERVICES else _Status(status=_Status.SERVICE_UNKNOWN)
             if answer != last:
                 yield answer
             last = answer
-            await self._health.change()
+            await changed.wait()
 
     def _answer(self) -> health_pb2.HealthCheckResponse:
         return _Status(status=_Status.NOT_SERVING if self._health.problem else _Status.SERVING)
