@@ -36,7 +36,7 @@ def make_home(folder: Path) -> ServerHome:
         raise SystemExit(f"error: no server's directory could be made in {folder}")
     home = ServerHome.open(folder)
     text = home.config_file.read_text(encoding="utf-8")
-    for default in ("0.0.0.0:7443", "0.0.0.0:7444", "127.0.0.1:7445"):
+    for default in ("0.0.0.0:7443", "0.0.0.0:7444"):
         text = text.replace(default, "127.0.0.1:0")
     home.config_file.write_text(text, encoding="utf-8")
     return home

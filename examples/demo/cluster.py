@@ -118,14 +118,14 @@ class Cluster:
         return self._processes[-1].pid
 
     def _addresses(self) -> dict[str, str]:
-        """Three free ports, the same again when the cluster is started again."""
+        """Two free ports, the same again when the cluster is started again."""
         file = self._folder / "ports.json"
         if not file.exists():
-            file.write_text(json.dumps(_free_ports(3)))
-        names = ("DEVICE", "ENROLMENT", "OPERATOR")
+            file.write_text(json.dumps(_free_ports(2)))
+        device, enrolment, *_ = json.loads(file.read_text())
         return {
-            f"FWDLLM_LISTEN__{name}": f"127.0.0.1:{port}"
-            for name, port in zip(names, json.loads(file.read_text()), strict=True)
+            "FWDLLM_LISTEN__DEVICE": f"127.0.0.1:{device}",
+            "FWDLLM_LISTEN__ENROLMENT": f"127.0.0.1:{enrolment}",
         } | {f"FWDLLM_LISTEN__{name}": "127.0.0.1:0" for name in ("DASHBOARD", "METRICS")}
 
 

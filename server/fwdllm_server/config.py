@@ -17,6 +17,8 @@ from fwdllm_server.toml_model import KeyPath, near, read_toml, validate
 CONFIG_FILE = "server.toml"
 _PREFIX = "FWDLLM_"
 _DAY_MS = 86_400_000
+UNIX = "unix:"
+"""What the address of a Unix socket begins with."""
 
 
 def _check_address(text: str) -> str:
@@ -30,6 +32,14 @@ def _check_optional_address(text: str) -> str:
     return text and _check_address(text)
 
 
+def _check_operator_address(text: str) -> str:
+    if text.startswith(UNIX):
+        if text == UNIX:
+            raise ValueError('names no file; "unix:operator.sock" does')
+        return text
+    return _check_address(text)
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host, without a port, is this machine and no other."""
     if host == "localhost":
@@ -41,6 +51,7 @@ def is_loopback(host: str) -> bool:
 
 
 Address = Annotated[str, AfterValidator(_check_address)]
+OperatorAddress = Annotated[str, AfterValidator(_check_operator_address)]
 OptionalAddress = Annotated[str, AfterValidator(_check_optional_address)]
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,253}$")]
 WindowMs = Annotated[int, Field(ge=1, le=_DAY_MS)]
@@ -51,11 +62,14 @@ class _Section(BaseModel):
 
 
 class ListenSection(_Section):
-    """Addresses to listen on, host:port each; port 0 takes any free one, an empty address turns the page off."""
+    """Addresses to listen on, host:port each; port 0 takes any free one, an empty address turns the page off.
+
+    ``operator`` may also be ``unix:`` and the path of a socket, in the server's directory if it is no absolute path.
+    """
 
     device: Address = "0.0.0.0:7443"
     enrolment: Address = "0.0.0.0:7444"
-    operator: Address = "127.0.0.1:7445"
+    operator: OperatorAddress = "unix:operator.sock"
     dashboard: OptionalAddress = "127.0.0.1:7446"
     metrics: OptionalAddress = "127.0.0.1:7447"
 

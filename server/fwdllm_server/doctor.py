@@ -18,9 +18,10 @@ from fwdllm_client.engine.golden_bundle import ENOUGH, providers_tried
 from fwdllm_common.doctor import Check, Verdict, available_memory, failed, generator, ok, room, software, warning
 from fwdllm_common.errors import BusyError
 from fwdllm_server.cli.calls import operator_service
-from fwdllm_server.config import ServerConfig
+from fwdllm_server.config import UNIX, ServerConfig
 from fwdllm_server.home import ServerHome
 from fwdllm_server.rpc.grpc_server import check_free
+from fwdllm_server.rpc.unix_socket import check_socket_free
 from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.store.database import schema_versions
 
@@ -98,7 +99,10 @@ def _ports(home: ServerHome, config: ServerConfig) -> Verdict:
     try:
         with home.lock():
             for key, address in addresses.items():
-                check_free(key, address)
+                if not address.startswith(UNIX):
+                    check_free(key, address)
+                elif path := home.operator_socket(config):
+                    check_socket_free(path)
     except BusyError:
         if not home.served:
             raise

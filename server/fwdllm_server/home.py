@@ -10,7 +10,7 @@ from pathlib import Path
 from fwdllm_common.errors import BadInputError, BusyError
 from fwdllm_common.files import write_atomically
 from fwdllm_common.lock import locked
-from fwdllm_server.config import CONFIG_FILE, ServerConfig, is_loopback, load_config
+from fwdllm_server.config import CONFIG_FILE, UNIX, ServerConfig, is_loopback, load_config
 from fwdllm_server.security.tokens import new_secret
 
 
@@ -109,8 +109,18 @@ class ServerHome:
         """Where artifacts and jobs are: this directory, or the configured one that several coordinators share."""
         return Path(config.store.folder) if config.store.folder else self.folder
 
+    def operator_socket(self, config: ServerConfig) -> Path | None:
+        """The Unix socket of the operator's plane, None if that is on a port."""
+        address = config.listen.operator
+        return self.folder / address.removeprefix(UNIX) if address.startswith(UNIX) else None
+
     def operator_address(self, config: ServerConfig) -> str:
-        """Where the command line finds the server: as configured, or as last bound when the port is any free one."""
+        """Where the command line finds the server: as configured, or as last bound when the port is any free one.
+
+        Either ``unix:`` and an absolute path, or host:port.
+        """
+        if (path := self.operator_socket(config)) is not None:
+            return f"{UNIX}{path}"
         address = config.listen.operator
         if address.endswith(":0") and self.operator_address_file.exists():
             address = self.operator_address_file.read_text(encoding="utf-8")

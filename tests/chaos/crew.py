@@ -39,6 +39,8 @@ from fwdllm_client.enrol import join
 from fwdllm_client.home import ClientHome
 from fwdllm_common.errors import UnreachableError
 from fwdllm_common.protocol import FEATURE_SUMS, GENERATOR_VERSION, PROTOCOL_MAJOR
+from fwdllm_server.home import ServerHome
+from fwdllm_server.rpc.unix_socket import grpc_target
 
 T = TypeVar("T")
 
@@ -286,10 +288,13 @@ def stack_device(home: ClientHome) -> DeviceServiceStub:
 
 
 @contextlib.contextmanager
-def operator(home: Any, address: str) -> Iterator[OperatorServiceStub]:
+def operator(home: ServerHome) -> Iterator[OperatorServiceStub]:
     """The operator's own connection, which outlives the coordinator's deaths."""
     credentials = grpc.ssl_channel_credentials(
         home.ca_certificate.read_bytes(), home.operator_key.read_bytes(), home.operator_certificate.read_bytes()
     )
-    with grpc.secure_channel(address, credentials, _OPTIONS) as channel:
+    path = home.operator_socket(home.config())
+    assert path is not None
+    options = (*_OPTIONS, ("grpc.ssl_target_name_override", "localhost"))
+    with grpc.secure_channel(grpc_target(path), credentials, options) as channel:
         yield OperatorServiceStub(channel)

@@ -69,7 +69,7 @@ def run(
         make(home)
         script = Path(mortal.__file__)
         federation.start("server", Path(sys.executable), script, home.folder, notes, str(deaths))
-        with operator(home, home.config().listen.operator) as service:
+        with operator(home) as service:
             act(Crew(service, folder, notes / "clock"))
         federation.kill("server")
         return (notes / "points").read_text().splitlines()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers.federation import Federation
+from helpers.federation import Federation, copy_federation
 from helpers.scripted_device import ledger_of_finished_run, scripted_devices
 from helpers.tiny_text import LABELS, save_tiny_model, write_rows
 
@@ -74,7 +73,7 @@ def prepared(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def federation(prepared: Path, tmp_path: Path) -> Iterator[Federation]:
     """A fresh copy of the prepared federation; nothing runs yet."""
     folder = tmp_path / "federation"
-    shutil.copytree(prepared, folder)
+    copy_federation(prepared, folder)
     with Federation(folder) as copy:
         copy.move_devices(("device-1", "device-2"))
         yield copy
@@ -84,7 +83,7 @@ def federation(prepared: Path, tmp_path: Path) -> Iterator[Federation]:
 def uninterrupted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     """The ledger of a run with scripted devices that nothing disturbs."""
     folder = tmp_path_factory.mktemp("uninterrupted") / "federation"
-    shutil.copytree(prepared, folder)
+    copy_federation(prepared, folder)
     with Federation(folder) as federation:
         federation.move_devices(("device-1", "device-2"))
         federation.start_server()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from e2e.conftest import JOB
-from helpers.federation import PROGRAMS, Federation
+from helpers.federation import PROGRAMS, Federation, copy_federation
 
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, JOB_STATE_RUNNING
 
@@ -35,7 +34,7 @@ def drafted(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @contextmanager
 def copied(drafted: Path, folder: Path) -> Iterator[Federation]:
-    shutil.copytree(drafted, folder)
+    copy_federation(drafted, folder)
     with Federation(folder) as federation:
         federation.move_devices(NAMES)
         federation.start_server()

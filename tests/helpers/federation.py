@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -40,7 +41,7 @@ class Federation:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.server_folder = folder / "server"
-        names = ("DEVICE", "ENROLMENT", "OPERATOR", "DASHBOARD", "METRICS")
+        names = ("DEVICE", "ENROLMENT", "DASHBOARD", "METRICS")
         self.addresses = dict(zip(names, free_ports(len(names)), strict=True))
         self._environment = FAST | {
             f"FWDLLM_LISTEN__{name}": f"127.0.0.1:{port}" for name, port in self.addresses.items()
@@ -146,6 +147,11 @@ class Federation:
     def logs(self) -> str:
         """What every process has printed."""
         return "\n".join(f"== {path.name}\n{path.read_text()}" for path in sorted(self.folder.glob("*.log")))
+
+
+def copy_federation(source: Path, folder: Path) -> None:
+    """Copy what a federation left; the socket of a killed server is no file that could be."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("*.sock"))
 
 
 def free_ports(count: int) -> list[int]:

@@ -52,6 +52,10 @@ def test_what_init_writes_is_every_default(tmp_path):
             "server.toml: [listen] operator is '7445': not an address like \"0.0.0.0:7443\"",
         ),
         (
+            '[listen]\noperator = "unix:"',
+            "server.toml: [listen] operator is 'unix:': names no file; \"unix:operator.sock\" does",
+        ),
+        (
             "[certificates]\ndevice_days = 0",
             "server.toml: [certificates] device_days is 0: should be greater than or equal to 1",
         ),

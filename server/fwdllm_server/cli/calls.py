@@ -19,7 +19,9 @@ from fwdllm_common.errors import (
     WaitTimeoutError,
 )
 from fwdllm_common.protocol import CHANNEL_OPTIONS, REASON_KEY, Reason
+from fwdllm_server.config import ServerConfig
 from fwdllm_server.home import ServerHome
+from fwdllm_server.rpc.unix_socket import grpc_target
 
 ANSWER_S = 60.0
 """Seconds that a single answer may take."""
@@ -49,13 +51,20 @@ def operator_channel(folder: Path) -> Iterator[grpc.Channel]:
     :raises FwdllmError: the other answers, by their status.
     """
     home = ServerHome.open(folder)
-    address = home.operator_address(home.config())
-    host, _, port = address.rpartition(":")
-    with grpc.secure_channel(f"{_ANY_HOST.get(host, host)}:{port}", _credentials(home), _OPTIONS) as channel:
+    config = home.config()
+    address = home.operator_address(config)
+    with grpc.secure_channel(_target(home, config), _credentials(home), _OPTIONS) as channel:
         try:
             yield channel
         except grpc.RpcError as error:
             raise _explained(error, address, folder) from error
+
+
+def _target(home: ServerHome, config: ServerConfig) -> str:
+    if (path := home.operator_socket(config)) is not None:
+        return grpc_target(path)
+    host, _, port = home.operator_address(config).rpartition(":")
+    return f"{_ANY_HOST.get(host, host)}:{port}"
 
 
 def _credentials(home: ServerHome) -> grpc.ChannelCredentials:

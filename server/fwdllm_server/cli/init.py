@@ -24,7 +24,7 @@ _CONFIG = """\
 [listen] # host:port; port 0 takes any free one
 device = "0.0.0.0:7443"     # mutual TLS, for devices that have joined
 enrolment = "0.0.0.0:7444"  # TLS, for devices that join
-operator = "127.0.0.1:7445" # mutual TLS, for this command line
+operator = "unix:operator.sock" # mutual TLS, for this command line; host:port for one on another machine
 dashboard = "127.0.0.1:7446" # for browsers: HTTP on loopback, else HTTPS and a token; "" for none
 metrics = "127.0.0.1:7447"  # plain HTTP, /metrics for Prometheus and /healthz; "" for none
 

@@ -1,4 +1,4 @@
-"""The three ports, bound and encrypted: devices and operators show certificates, enrolment is open to all."""
+"""The three planes, bound and encrypted: devices and operators show certificates, enrolment is open to all."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from fwdllm_server.home import ServerHome
 from fwdllm_server.rpc.guard import Guard
 from fwdllm_server.rpc.limits import MAX_ENROLMENT_BYTES
 from fwdllm_server.rpc.open_calls import OpenCalls
+from fwdllm_server.rpc.unix_socket import check_socket_free, for_its_owner_only, grpc_target
 from fwdllm_server.security.ca import CertificateAuthority
 
 _SERVER_OPTIONS = (
@@ -43,7 +44,10 @@ _ENROLMENTS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Addresses:
-    """Bound addresses, host:port: ``device`` and ``enrolment`` as devices are told, ``operator`` as listened on."""
+    """Bound addresses: ``device`` and ``enrolment`` as devices are told, ``operator`` as listened on.
+
+    host:port each, or ``unix:`` and the path of the operator's socket.
+    """
 
     device: str
     enrolment: str
@@ -70,9 +74,9 @@ class Servers:
 
 
 async def bind_servers(home: ServerHome, config: ServerConfig, authority: CertificateAuthority) -> Servers:
-    """Bind the three ports, with a fresh server certificate, and leave the operator's address in ``home``.
+    """Bind the three planes, with a fresh server certificate, and leave the operator's address in ``home``.
 
-    :raises BusyError: a port is taken.
+    :raises BusyError: a port or the socket is taken.
     :raises BadInputError: an address cannot be listened on.
     :raises StorageError: the directory cannot be written.
     """
@@ -93,7 +97,7 @@ async def bind_servers(home: ServerHome, config: ServerConfig, authority: Certif
     try:
         device_port = _bind(device, "device", config.listen.device, of_devices)
         enrolment_port = _bind(enrolment, "enrolment", config.listen.enrolment, open_to_all)
-        operator_port = _bind(operator, "operator", config.listen.operator, mutual)
+        operator_address = _bind_operator(operator, home, config, mutual)
     except BaseException:
         await asyncio.gather(*(server.stop(None) for server in (device, enrolment, operator)))
         raise
@@ -101,10 +105,30 @@ async def bind_servers(home: ServerHome, config: ServerConfig, authority: Certif
     addresses = Addresses(
         device=f"{public}:{device_port}",
         enrolment=f"{public}:{enrolment_port}",
-        operator=f"{config.listen.operator.rpartition(':')[0]}:{operator_port}",
+        operator=operator_address,
     )
-    home.record_operator_address(addresses.operator)
     return Servers(device, enrolment, operator, addresses, calls)
+
+
+def _bind_operator(
+    server: grpc.aio.Server, home: ServerHome, config: ServerConfig, credentials: grpc.ServerCredentials
+) -> str:
+    socket_path = home.operator_socket(config)
+    if socket_path is None:
+        port = _bind(server, "operator", config.listen.operator, credentials)
+        address = f"{config.listen.operator.rpartition(':')[0]}:{port}"
+        home.record_operator_address(address)
+        return address
+    check_socket_free(socket_path)  # gRPC would take the place of whoever listens there
+    try:
+        with for_its_owner_only():
+            server.add_secure_port(grpc_target(socket_path), credentials)
+    except RuntimeError as error:
+        raise BadInputError(
+            f'[listen] operator: no socket can be made at {socket_path}; name another, or a port ("127.0.0.1:7445"), '
+            f"in server.toml"
+        ) from error
+    return home.operator_address(config)
 
 
 def _bind(server: grpc.aio.Server, key: str, address: str, credentials: grpc.ServerCredentials) -> int:

@@ -113,12 +113,12 @@ async def test_another_federations_server_on_the_port_is_not_believed(stage, cli
     assert "is not the server of" in result.err
 
 
-async def test_a_device_cannot_pose_as_the_server(home, cli):
+async def test_a_device_cannot_pose_as_the_server(home, cli, monkeypatch):
     key, certificate = device_identity(authority_of(home), "localhost")
     impostor = grpc.aio.server()
     port = impostor.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
     await impostor.start()
-    home.record_operator_address(f"127.0.0.1:{port}")
+    monkeypatch.setenv("FWDLLM_LISTEN__OPERATOR", f"127.0.0.1:{port}")
     try:
         result = await cli("devices", "list")
     finally:

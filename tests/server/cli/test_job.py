@@ -183,12 +183,13 @@ async def test_pause_and_priority_show_the_job(stage, cli):
     assert (await cli("job", "priority", "news", "1001")).code == 2
 
 
-async def test_a_server_that_is_not_running_is_named_with_what_to_do(home, cli):
-    home.record_operator_address("127.0.0.1:9")
+@pytest.mark.parametrize("address", ["unix:operator.sock", "127.0.0.1:9"])
+async def test_a_server_that_is_not_running_is_named_with_what_to_do(home, cli, monkeypatch, address):
+    monkeypatch.setenv("FWDLLM_LISTEN__OPERATOR", address)
     result = await cli("job", "list")
 
     assert result.code == UnreachableError.exit_code == 3
     assert result.err == (
-        f"fwdllm-server: error[unreachable]: no server answers at 127.0.0.1:9; "
+        f"fwdllm-server: error[unreachable]: no server answers at {home.operator_address(home.config())}; "
         f"start it with 'fwdllm-server serve {home.folder}' (docs/errors/unreachable.md)\n"
     )

@@ -14,8 +14,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fwdllm_server.cli import run
+from fwdllm_server.config import UNIX
 from fwdllm_server.home import ServerHome
 from fwdllm_server.rpc.grpc_server import Servers, bind_servers
+from fwdllm_server.rpc.unix_socket import grpc_target
 from fwdllm_server.security.ca import CertificateAuthority, KeyAndCertificate
 from fwdllm_server.security.requests import parse_request
 
@@ -25,7 +27,7 @@ def make_home(folder: Path) -> ServerHome:
     assert run(["init", str(folder), "--host", "localhost", "--json"]) == 0
     home = ServerHome.open(folder)
     text = home.config_file.read_text()
-    for default in ("0.0.0.0:7443", "0.0.0.0:7444", "127.0.0.1:7445", "127.0.0.1:7446", "127.0.0.1:7447"):
+    for default in ("0.0.0.0:7443", "0.0.0.0:7444", "127.0.0.1:7446", "127.0.0.1:7447"):
         text = text.replace(default, "127.0.0.1:0")
     # Tests ask again and again, without a pause.
     home.config_file.write_text(text.replace("calls_per_s = 50.0", "calls_per_s = 1e6"))
@@ -74,4 +76,7 @@ def device_identity(
 def channel(address: str, authority: CertificateAuthority, identity: KeyAndCertificate | None) -> grpc.aio.Channel:
     key, certificate = identity or (None, None)
     credentials = grpc.ssl_channel_credentials(authority.certificate_pem, key, certificate)
+    if address.startswith(UNIX):
+        named = (("grpc.ssl_target_name_override", "localhost"),)
+        return grpc.aio.secure_channel(grpc_target(Path(address.removeprefix(UNIX))), credentials, named)
     return grpc.aio.secure_channel(address.replace("localhost", "127.0.0.1"), credentials)

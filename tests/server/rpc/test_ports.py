@@ -1,3 +1,4 @@
+import re
 import socket
 
 import pytest
@@ -15,7 +16,9 @@ def home(tmp_path):
 
 def listen_on(home: ServerHome, key: str, address: str) -> None:
     text = home.config_file.read_text()
-    home.config_file.write_text(text.replace(f'{key} = "127.0.0.1:0"', f'{key} = "{address}"'))
+    changed = re.sub(rf'(?m)^{key} = ".*?"', f'{key} = "{address}"', text)
+    assert changed != text
+    home.config_file.write_text(changed)
 
 
 async def test_devices_are_told_the_public_host_and_the_bound_ports(home):
@@ -23,10 +26,19 @@ async def test_devices_are_told_the_public_host_and_the_bound_ports(home):
         told = servers.addresses
 
         assert told.device.startswith("localhost:")
-        assert told.operator.startswith("127.0.0.1:")
-        assert len({told.device, told.enrolment, told.operator}) == 3
-        assert not any(address.endswith(":0") for address in (told.device, told.enrolment, told.operator))
+        assert told.operator == f"unix:{home.folder / 'operator.sock'}"
+        assert told.device != told.enrolment
+        assert not any(address.endswith(":0") for address in (told.device, told.enrolment))
         assert home.operator_address(home.config()) == told.operator
+
+
+async def test_operators_may_have_a_port(home):
+    listen_on(home, "operator", "127.0.0.1:0")
+    async with bound(home) as servers:
+        assert servers.addresses.operator.startswith("127.0.0.1:")
+        assert not servers.addresses.operator.endswith(":0")
+        assert home.operator_address(home.config()) == servers.addresses.operator
+        assert not (home.folder / "operator.sock").exists()
 
 
 @pytest.mark.parametrize("key", ["device", "enrolment", "operator"])
@@ -45,6 +57,7 @@ async def test_a_taken_port_is_named(home, key):
 
 async def test_two_servers_do_not_share_a_port(home, tmp_path):
     other = make_home(tmp_path / "other")
+    listen_on(home, "operator", "127.0.0.1:0")
     async with bound(home) as servers:
         listen_on(other, "operator", servers.addresses.operator)
         with pytest.raises(BusyError, match="in use by another program"):
