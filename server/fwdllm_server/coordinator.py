@@ -20,6 +20,7 @@ from fwdllm_server.export_process import export_in_process
 from fwdllm_server.grpc_fleet import POLL_S
 from fwdllm_server.job import JobSpec
 from fwdllm_server.job_loop import JobLoop
+from fwdllm_server.lease_keeper import LeaseKeeper
 from fwdllm_server.peers import Peers
 from fwdllm_server.prepare import JobFolder, PreparedModel, adopt, save_prepared
 from fwdllm_server.rounds.training import TrainingJob
@@ -201,9 +202,10 @@ class Coordinator:
 
         :raises LeaseLostError: another has taken it, or an operator has stopped the job elsewhere.
         """
+        keeper = LeaseKeeper(self.runtime.database, lease, self.runtime.config.store.lease_s)
         work = [asyncio.create_task(self._drive(lease))]
         if self.runtime.database.shared:
-            work.append(asyncio.create_task(self._renew(lease)))
+            work.append(asyncio.create_task(keeper.renew()))
         try:
             done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -212,16 +214,7 @@ class Coordinator:
             for task in work:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
-            with contextlib.suppress(StorageError):
-                await self.runtime.commit(leases.release, lease)
-
-    async def _renew(self, lease: Lease) -> None:
-        while True:
-            await asyncio.sleep(self.runtime.config.store.lease_s / 3)
-            try:
-                await self.runtime.commit(leases.renew, lease, self.runtime.config.store.lease_s)
-            except StorageError as error:
-                _log.warning("lease not renewed", job=lease.job_id, code=error.code, reason=str(error))
+            await keeper.release()
 
     async def _follow(self, job_id: str) -> bool:
         """Keep up with a job that another coordinator drives; returns whether it goes on."""
@@ -283,11 +276,13 @@ class Coordinator:
         with self.runtime.database.transaction() as connection:
             record = jobs.get(connection, job_id)
             assert record is not None
-            if record.state in jobs.UNFINISHED and record.manifest_sha256 is not None:
-                if job is None or job.is_draft != (record.header is None):
-                    job = TrainingJob.load(connection, self.runtime.artifacts, record)
-                job.catch_up(connection)
-            return record, job
+            if record.state not in jobs.UNFINISHED or record.manifest_sha256 is None:
+                return record, job
+            if job is None or job.is_draft != (record.header is None):
+                job = TrainingJob.load(connection, self.runtime.artifacts, record)
+            entries = job.news(connection)
+        job.replay(entries)  # it may take a while, and a transaction that idles is ended
+        return record, job
 
     def _job(self, job_id: str) -> JobRecord:
         with self.runtime.database.transaction() as connection:

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class Runtime:
-    """The database is used by one thread, in the order of the calls.
+    """The database is used by one thread, in the order of the calls; leases are renewed beside it.
 
     ``name`` is what other coordinators of the same database call this one; it stays over restarts.
     """

@@ -72,8 +72,8 @@ def place(*passed_over: str) -> str | None:
     return None
 
 
-class Transactions:
-    """What each transaction has written so far, and what was in the one that has just been committed."""
+class Transactions(threading.local):
+    """What each transaction has written so far, and what was in the one that has just been committed, by thread."""
 
     def __init__(self, death: Death) -> None:
         self._death = death

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,17 +29,34 @@ def derivative(seed: int) -> float:
 
 
 class ScriptedDevice(threading.Thread):
-    """Reports on every assignment it gets, over and over until its server answers, and tells ``acknowledged``."""
+    """Reports on every assignment it gets, over and over until its server answers, and tells ``acknowledged``.
 
-    def __init__(self, home: Path, acknowledged: Callable[[], None]) -> None:
+    With ``ports``, it tries one of them after the other, as a device does whose coordinators share a name.
+    """
+
+    def __init__(
+        self,
+        home: Path,
+        acknowledged: Callable[[], None],
+        ports: Sequence[int] = (),
+        labels: Sequence[str] = LABELS,
+    ) -> None:
         super().__init__(daemon=True)
+        self._labels = labels
         self._acknowledged = acknowledged
         self._stopped = threading.Event()
         identity = ClientHome(home).load_identity()
         credentials = grpc.ssl_channel_credentials(identity.ca, identity.key, identity.certificate)
         # A server that was killed is looked for again at once.
-        options = (("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100))
-        self._channel = grpc.secure_channel(identity.device_address, credentials, options)
+        options: list[tuple[str, object]] = [
+            ("grpc.initial_reconnect_backoff_ms", 50),
+            ("grpc.max_reconnect_backoff_ms", 100),
+        ]
+        address = identity.device_address
+        if ports:
+            address = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
+            options.append(("grpc.default_authority", "localhost"))  # the name in the certificate
+        self._channel = grpc.secure_channel(address, credentials, options)
         self._stub = DeviceServiceStub(self._channel)
 
     def stop(self) -> None:
@@ -53,7 +70,7 @@ class ScriptedDevice(threading.Thread):
         request = device_pb2.CheckInRequest(
             protocol=device_pb2.ProtocolVersion(major=PROTOCOL_MAJOR),
             generator_version=GENERATOR_VERSION,
-            labels=LABELS,
+            labels=self._labels,
             training_examples=100,
         )
         while not self._stopped.is_set():

@@ -39,5 +39,5 @@ def share(home: ServerHome, url: str) -> None:
 
 def another(home: ServerHome, folder: Path) -> ServerHome:
     """A second coordinator's directory: a copy, as the manual says."""
-    shutil.copytree(home.folder, folder)
+    shutil.copytree(home.folder, folder, ignore=shutil.ignore_patterns("*.sock"))  # of the first, which may run
     return ServerHome.open(folder)

@@ -1,6 +1,7 @@
 """Several coordinators on one PostgreSQL: any of them serves devices and operators, one drives the rounds."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -74,6 +75,25 @@ async def test_devices_of_both_take_part_in_the_rounds_that_one_drives(pair):
     assert job.rounds_committed == 2
     assert job.round.devices == 2
     assert job.scalars_late == job.scalars_repeated == 0
+
+
+async def test_a_driver_whose_store_is_busy_keeps_its_lease(pair, monkeypatch):
+    monkeypatch.setenv("FWDLLM_STORE__LEASE_S", "3")
+    one, two = await pair(min_devices=2)
+
+    def expires_at() -> float:
+        with two.runtime.database.transaction() as connection:
+            return connection.execute(select(schema.leases.c.expires_at)).scalar_one()
+
+    before, free = await asyncio.to_thread(expires_at), threading.Event()
+    busy = asyncio.create_task(one.runtime.in_store(free.wait))
+    try:
+        while await asyncio.to_thread(expires_at) == before:
+            await asyncio.sleep(0.05)
+    finally:
+        free.set()
+        await busy
+    assert driver(two) == one.runtime.name
 
 
 async def test_who_follows_a_job_goes_on_with_it_when_its_driver_stops(shared_home, folder):

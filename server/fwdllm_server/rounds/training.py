@@ -57,9 +57,14 @@ class TrainingJob:
 
     def catch_up(self, connection: Connection) -> None:
         """Replay what another coordinator has committed; a draft stays one."""
-        if self.is_draft:
-            return
-        entries = ledger.entries(connection, self.id, after=self.state.version)
+        self.replay(self.news(connection))
+
+    def news(self, connection: Connection) -> Sequence[bytes]:
+        """The ledger's entries since this version; none for a draft."""
+        return [] if self.is_draft else ledger.entries(connection, self.id, after=self.state.version)
+
+    def replay(self, entries: Sequence[bytes]) -> None:
+        """Go on from the version that these entries of the ledger lead to."""
         if entries:
             state = copy(self.state)
             for entry in entries:

@@ -28,7 +28,7 @@ _PRAGMAS = (
 
 _SETTINGS = (
     # A coordinator whose machine sleeps in the middle of a transaction keeps the others from its jobs for so long.
-    ("idle_in_transaction_session_timeout", "60s"),
+    ("idle_in_transaction_session_timeout", "10s"),
     # One whose machine or network is gone is found out in eight seconds.
     ("tcp_keepalives_idle", "4"),
     ("tcp_keepalives_interval", "2"),
