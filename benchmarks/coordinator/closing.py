@@ -25,6 +25,7 @@ from fwdllm_server.home import ServerHome
 from fwdllm_server.rounds import reporting
 from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.presence import Present
+from fwdllm_server.rounds.reporting import Report
 from fwdllm_server.runtime import Runtime
 from fwdllm_server.store import assignments, ledger
 from fwdllm_server.store.database import Database
@@ -99,7 +100,7 @@ async def _report_all_but_one(
         request = device_pb2.ReportRequest(
             assignment_id=assignment.id, first_index=first, derivatives=[scalar_of(seed) for seed in seeds]
         )
-        await runtime.commit(reporting.record, assignment, request, 60.0, runtime.clock())
+        await runtime.commit(reporting.record, [Report(assignment, request, 60.0)], runtime.clock())
         coordinator.wake(JOB)
 
     assert sum(len(each.seeds) for each in work) == directions

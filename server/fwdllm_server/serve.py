@@ -13,6 +13,7 @@ from fwdllm_server.config import ServerConfig
 from fwdllm_server.coordinator import Coordinator
 from fwdllm_server.health import Health
 from fwdllm_server.home import ServerHome
+from fwdllm_server.memory import look_for_garbage_seldom
 from fwdllm_server.rpc.device_service import DeviceService
 from fwdllm_server.rpc.enrolment_service import EnrolmentService
 from fwdllm_server.rpc.grpc_server import bind_servers
@@ -53,6 +54,7 @@ async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> 
         async with open_pages(runtime, health, authority):
             await coordinator.start()
             await servers.start()
+            look_for_garbage_seldom()
             async with health.watching(), servers.device_calls.watched(runtime.revoked_among):
                 _log.info(
                     "serving", device=addresses.device, enrolment=addresses.enrolment, operator=addresses.operator

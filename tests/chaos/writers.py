@@ -30,14 +30,27 @@ def writing_lines() -> dict[str, str]:
 
 
 def _writers(path: Path) -> set[str]:
-    """The functions of a module of the store that execute a statement that writes, or call one that does."""
-    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    """The functions of a module of the store that execute a statement that writes, or call one that does.
+
+    The statement may be made once for all, with a name of the module.
+    """
+    body = ast.parse(path.read_text()).body
+    functions = [node for node in body if isinstance(node, ast.FunctionDef)]
+    made = [node for node in body if isinstance(node, ast.Assign) and {*map(_name, _calls(node))} & _STATEMENTS]
+    statements = {target.id for node in made for target in node.targets if isinstance(target, ast.Name)}
     found: set[str] = set()
     while True:
-        more = {each.name for each in functions if {_name(call) for call in _calls(each)} & (_STATEMENTS | found)}
+        more = {each.name for each in functions if _used(each) & (_STATEMENTS | statements | found)}
         if more == found:
             return found
         found = more
+
+
+def _used(function: ast.FunctionDef) -> set[str]:
+    """The names of what a function calls or passes on."""
+    return {_name(call) for call in _calls(function)} | {
+        node.id for node in ast.walk(function) if isinstance(node, ast.Name)
+    }
 
 
 def _calls(tree: ast.AST) -> Iterator[ast.Call]:

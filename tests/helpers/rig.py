@@ -15,6 +15,7 @@ from fwdllm_server.rounds import reporting
 from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence, Present
+from fwdllm_server.rounds.reporting import Report
 from fwdllm_server.rounds.returning import take_back
 from fwdllm_server.rounds.training import Step
 from fwdllm_server.store import assignments, jobs, ledger, rounds, schema
@@ -96,7 +97,8 @@ class Rig:
         with self.database.transaction() as connection:
             assignment = assignments.get(connection, assignment_id)
             assert assignment is not None
-            return reporting.record(connection, assignment, request, self.job.spec.rounds.assignment_s, self.now)
+            report = Report(assignment, request, self.job.spec.rounds.assignment_s)
+            return reporting.record(connection, [report], self.now)[0]
 
     def finish(self, work: AssignmentRecord) -> device_pb2.ReportResponse:
         """Report everything that an assignment asks for."""

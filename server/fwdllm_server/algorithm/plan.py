@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import NamedTuple
 
 
@@ -71,6 +72,7 @@ def plans_to_json(plans: Iterable[BlockPlan]) -> str:
     return json.dumps([asdict(plan) for plan in plans])
 
 
+@lru_cache(maxsize=16)  # the newest rounds' are asked for with every message
 def plans_from_json(text: str) -> tuple[BlockPlan, ...]:
     """The inverse of :func:`plans_to_json`."""
     return tuple(

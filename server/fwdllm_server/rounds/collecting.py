@@ -11,7 +11,7 @@ import structlog
 
 from fwdllm_common.estimator import Scalar
 from fwdllm_common.ledger import LedgerEntry
-from fwdllm_server.algorithm import BlockPlan, Verdict, directions_measured
+from fwdllm_server.algorithm import BlockPlan, Verdict
 from fwdllm_server.algorithm.robust import Scales
 from fwdllm_server.rounds.abandoned import abandon
 from fwdllm_server.rounds.drop_out import observed_drop_out
@@ -27,14 +27,15 @@ _log = structlog.get_logger()
 def advance(context: RoundContext) -> Step:
     """Collecting → committing, or abandoned, or collecting again with more directions."""
     bounds = context.job.spec.rounds
-    collected = by_block(context)
-    if all(_measured(plan, collected) >= plan.wanted for plan in context.round.plan):
-        return _judge(context, collected)
+    # A round may have thousands of scalars, and looks whether it can go on with all news: they are counted, not read.
+    measured = {plan.block: _measured(context, plan) for plan in context.round.plan}
+    if all(measured[plan.block] >= plan.wanted for plan in context.round.plan):
+        return _judge(context, by_block(context))
     left = context.round.phase_since + bounds.deadline_s - context.now
     if left <= 0:
-        return _close(context, collected)
+        return _close(context, measured)
     work, next_expiry = expire_overdue(context)
-    return wait(min(left, next_expiry, hand_over(context, work, collected, left)))
+    return wait(min(left, next_expiry, hand_over(context, work, lambda: by_block(context), left)))
 
 
 def by_block(context: RoundContext) -> Mapping[str, Sequence[Scalar]]:
@@ -94,10 +95,9 @@ def _verdicts(
     return verdicts, extended
 
 
-def _close(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> Step:
+def _close(context: RoundContext, measured: Mapping[str, int]) -> Step:
     """The time is up: commit what is there if it is enough of the first step; what pacing added is not needed."""
     step = {plan.block: context.job.algorithm.step_size(plan) for plan in context.round.plan}
-    measured = {plan.block: _measured(plan, collected) for plan in context.round.plan}
     have = sum(min(measured[block], directions) for block, directions in step.items())
     in_all = sum(min(measured[plan.block], plan.wanted) for plan in context.round.plan)
     reason = f"deadline: {in_all} of {sum(plan.wanted for plan in context.round.plan)} directions are in"
@@ -107,8 +107,10 @@ def _close(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> 
     return MOVED
 
 
-def _measured(plan: BlockPlan, collected: Mapping[str, Sequence[Scalar]]) -> int:
-    return directions_measured(collected[plan.block], plan.devices_per_direction)
+def _measured(context: RoundContext, plan: BlockPlan) -> int:
+    """How many directions of a block have been measured by as many devices as are to."""
+    within, last = (plan.first_seed, plan.end_seed - 1), plan.devices_per_direction - 1
+    return scalars.count(context.connection, context.job.id, context.round.number, within, last)
 
 
 def _excess(verdict: Verdict) -> float:

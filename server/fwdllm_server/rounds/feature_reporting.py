@@ -12,6 +12,7 @@ from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.rounds.reporting import plausible
 from fwdllm_server.store import assignments, devices, efforts, feature_sums, rounds
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
+from fwdllm_server.store.efforts import Spent
 from fwdllm_server.store.feature_sums import FeatureSumRecord
 from fwdllm_server.store.rounds import Phase
 
@@ -30,7 +31,7 @@ def record(
         assignments.set_state(connection, assignment.id, AssignmentState.DONE)
     # A message that is sent again carries its effort again.
     if request.HasField("effort") and not response.repeated and plausible(request.effort):
-        efforts.add(connection, assignment.job_id, assignment.device_id, 0, request.effort)
+        efforts.add(connection, [Spent(assignment.job_id, assignment.device_id, 0, request.effort)])
     return response
 
 

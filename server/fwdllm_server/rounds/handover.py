@@ -61,10 +61,12 @@ class Scene:
 def hand_over(
     context: RoundContext,
     work: Sequence[AssignmentRecord],
-    collected: Mapping[str, Sequence[Scalar]],
+    collected: Callable[[], Mapping[str, Sequence[Scalar]]],
     left_s: float,
 ) -> float:
     """Offer idle devices what there is left to do of the round's ``work``; ``left_s`` is the time to the deadline.
+
+    ``collected`` gives the scalars of each block so far.
 
     A device that let an assignment of this round expire, or whose scalars were unusable, gets no other in it.
 
@@ -74,7 +76,7 @@ def hand_over(
     idle = [device for device in context.idle_devices() if device not in failed]
     if not idle:
         return inf  # a check-in is something that happens
-    scene = _look(context, work, idle, collected, left_s)
+    scene = _look(context, work, idle, collected(), left_s)
     offered = _offer_again(scene) or _help(scene)
     quiet_in = [each.patience_s - each.silent_s for each in scene.held if each.live]
     return min([*quiet_in, QUIET * context.job.spec.rounds.assignment_s if offered else inf])

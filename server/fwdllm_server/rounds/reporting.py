@@ -1,8 +1,15 @@
-"""The way of a scalar into the store: checked, turned into fixed point, counted once (DESIGN §2, invariant 4)."""
+"""The way of a scalar into the store: checked, turned into fixed point, counted once (DESIGN §2, invariant 4).
+
+Messages that wait for the disk together share their statements: about ten, however many messages.
+"""
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import isfinite
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -11,106 +18,162 @@ from fwdllm_common.counts import Counts
 from fwdllm_common.fixed_point import UnusableScalarError, to_fixed_point
 from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
 from fwdllm_server.store import assignments, efforts, jobs, rounds, scalars
-from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState, seeds_of
+from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
+from fwdllm_server.store.efforts import Spent
 from fwdllm_server.store.rounds import Phase, RoundRecord
+from fwdllm_server.store.scalars import NewScalar
 
 _ACCEPTING = (Phase.ASSIGNED, Phase.COLLECTING)
 _ROUNDING = 1e-9
 
 
-def record(
-    connection: Connection,
-    assignment: AssignmentRecord,
-    request: device_pb2.ReportRequest,
-    assignment_s: float,
-    now: float,
-) -> device_pb2.ReportResponse:
-    """Store one message of a report; everything in the answer holds once the transaction is on disk.
+class Report(NamedTuple):
+    """One message of a report; as news of an open assignment it prolongs that by ``assignment_s`` seconds."""
 
-    News of an open assignment prolongs it by ``assignment_s`` seconds.
-    """
-    response = device_pb2.ReportResponse(assignment_id=assignment.id, first_index=request.first_index)
-    if request.HasField("evaluation"):
-        _record_evaluation(connection, assignment, request.evaluation)
-    current = _accepting_round(connection, assignment)
-    if current is not None:
-        _record_scalars(connection, assignment, current, request, response)
-        _move_on(connection, assignment, current, request, response, now + assignment_s)
-    else:
-        response.late = len(request.derivatives)
-        response.stop = True
-    jobs.count_unused(connection, assignment.job_id, response.repeated, response.late, response.unusable)
+    assignment: AssignmentRecord
+    request: device_pb2.ReportRequest
+    assignment_s: float
+
+
+def record(connection: Connection, reports: Sequence[Report], now: float) -> list[device_pb2.ReportResponse]:
+    """Store messages as if one came after the other; all in the answers holds once the transaction is on disk."""
+    desk = _Desk.of(connection, reports)
+    taken = [desk.take(report, now) for report in reports]
+    stored = scalars.record(connection, [scalar for each in taken for scalar in each.new])
+    for each in taken:
+        # Another coordinator may have been faster.
+        each.response.accepted = sum((scalar.job_id, scalar.seed, scalar.copy) in stored for scalar in each.new)
+        each.response.repeated = each.usable - each.response.accepted
+    desk.save(connection)
+    _count_unused(connection, taken)
     # A message that is sent again carries its effort again.
-    if request.HasField("effort") and not response.repeated and plausible(request.effort):
-        efforts.add(connection, assignment.job_id, assignment.device_id, response.accepted, request.effort)
-    return response
+    efforts.add(connection, [each.spent for each in taken if each.has_effort and not each.response.repeated])
+    for assignment, request, _ in reports:
+        if request.HasField("evaluation"):
+            _record_evaluation(connection, assignment, request.evaluation)
+    return [each.response for each in taken]
 
 
-def _accepting_round(connection: Connection, assignment: AssignmentRecord) -> RoundRecord | None:
-    current = rounds.latest(connection, assignment.job_id)
-    accepts = (
-        assignment.state != AssignmentState.EXPIRED
-        and current is not None
-        and current.number == assignment.round
-        and current.phase in _ACCEPTING
-    )
-    return current if accepts else None
+class _Taken(NamedTuple):
+    """A message that was looked at: its answer, how many of its scalars can be used, and those that seem new."""
+
+    report: Report
+    response: device_pb2.ReportResponse
+    usable: int = 0
+    new: Sequence[NewScalar] = ()
+
+    @property
+    def has_effort(self) -> bool:
+        request = self.report.request
+        return request.HasField("effort") and plausible(request.effort)
+
+    @property
+    def spent(self) -> Spent:
+        assignment = self.report.assignment
+        return Spent(assignment.job_id, assignment.device_id, self.response.accepted, self.report.request.effort)
 
 
-def _record_scalars(
-    connection: Connection,
-    assignment: AssignmentRecord,
-    current: RoundRecord,
-    request: device_pb2.ReportRequest,
-    response: device_pb2.ReportResponse,
-) -> None:
-    seeds = assignment.seeds[request.first_index :]
+@dataclass(frozen=True)
+class _Desk:
+    """What is known while messages are looked at, one after the other.
+
+    ``measured`` are the devices that have measured a seed of a job, with those that do so now; ``moved`` and
+    ``prolonged`` what is to be written of the assignments.
+    """
+
+    rounds: Mapping[str, RoundRecord | None]
+    measured: Mapping[str, dict[int, list[str]]]
+    moved: dict[str, AssignmentState]
+    prolonged: dict[str, float]
+
+    @classmethod
+    def of(cls, connection: Connection, reports: Iterable[Report]) -> _Desk:
+        work = {report.assignment.id: report.assignment for report in reports}.values()
+        current = {job_id: rounds.latest(connection, job_id) for job_id in {each.job_id for each in work}}
+        desk = cls(current, {}, {}, {})
+        seeds: dict[tuple[str, int], set[int]] = defaultdict(set)
+        for each in work:
+            if desk._accepting(each) is not None:
+                seeds[each.job_id, each.round].update(each.seeds)
+        measured = {place[0]: scalars.measured_by(connection, *place, wanted) for place, wanted in seeds.items()}
+        return replace(desk, measured=measured)
+
+    def take(self, report: Report, now: float) -> _Taken:
+        assignment, request, assignment_s = report
+        response = device_pb2.ReportResponse(assignment_id=assignment.id, first_index=request.first_index)
+        current = self._accepting(assignment)
+        if current is None:
+            response.late = len(request.derivatives)
+            response.stop = True
+            return _Taken(report, response)
+        seeds = assignment.seeds
+        values = _usable(seeds[request.first_index :], request.derivatives[:MAX_SCALARS_PER_REPORT])
+        response.unusable = len(request.derivatives) - len(values)
+        new = self._new(assignment, current, values)
+        if response.unusable:
+            # The device's numbers are no good: others measure what it has not.
+            self.moved[assignment.id] = AssignmentState.EXPIRED
+            response.stop = True
+        elif all(self._is_measured(assignment, current, seed) for seed in seeds):
+            self.moved[assignment.id] = AssignmentState.DONE
+            # What it has not measured itself, others have.
+            response.stop = request.first_index + len(request.derivatives) < len(seeds)
+        else:
+            self.prolonged[assignment.id] = now + assignment_s
+        return _Taken(report, response, len(values), new)
+
+    def save(self, connection: Connection) -> None:
+        assignments.set_states(connection, self.moved)
+        assignments.prolong_all(connection, self.prolonged)
+
+    def _accepting(self, assignment: AssignmentRecord) -> RoundRecord | None:
+        current = self.rounds[assignment.job_id]
+        accepts = (
+            self.moved.get(assignment.id, assignment.state) != AssignmentState.EXPIRED
+            and current is not None
+            and current.number == assignment.round
+            and current.phase in _ACCEPTING
+        )
+        return current if accepts else None
+
+    def _new(
+        self, assignment: AssignmentRecord, current: RoundRecord, values: Mapping[int, int]
+    ) -> Sequence[NewScalar]:
+        """Those of the values that there is a place for; it is taken from now on."""
+        found = []
+        for seed, value in values.items():
+            devices = self.measured[assignment.job_id].setdefault(seed, [])
+            if not self._is_measured(assignment, current, seed):
+                place = (assignment.job_id, assignment.round, seed, len(devices))
+                found.append(NewScalar(*place, assignment.id, assignment.device_id, value))
+                devices.append(assignment.device_id)
+        return found
+
+    def _is_measured(self, assignment: AssignmentRecord, current: RoundRecord, seed: int) -> bool:
+        """By enough devices, or by this one: then it is others' to measure as well."""
+        devices = self.measured[assignment.job_id].get(seed, ())
+        return assignment.device_id in devices or len(devices) >= current.devices_for(seed)
+
+
+def _usable(seeds: Sequence[int], derivatives: Sequence[float]) -> Mapping[int, int]:
     values: dict[int, int] = {}
-    for seed, derivative in zip(seeds, request.derivatives[:MAX_SCALARS_PER_REPORT], strict=False):
+    for seed, derivative in zip(seeds, derivatives, strict=False):
         try:
             values[seed] = to_fixed_point(derivative)
         except UnusableScalarError:
             continue
-    response.unusable = len(request.derivatives) - len(values)
-    place = (connection, assignment.job_id, assignment.round)
-    shared = {seed: devices for seed in values if (devices := current.devices_for(seed)) > 1}
-    copies = scalars.next_copies(*place, assignment.device_id, shared)
-    new = {seed: value for seed, value in values.items() if seed not in shared or seed in copies}
-    response.accepted = scalars.record(*place, assignment.id, assignment.device_id, new, copies)
-    response.repeated = len(values) - response.accepted
+    return values
 
 
-def _move_on(
-    connection: Connection,
-    assignment: AssignmentRecord,
-    current: RoundRecord,
-    request: device_pb2.ReportRequest,
-    response: device_pb2.ReportResponse,
-    expires_at: float,
-) -> None:
-    if response.unusable:
-        # The device's numbers are no good: others measure what it has not.
-        assignments.set_state(connection, assignment.id, AssignmentState.EXPIRED)
-        response.stop = True
-        return
-    if all(_is_measured(connection, assignment, current, task) for task in assignment.tasks):
-        assignments.set_state(connection, assignment.id, AssignmentState.DONE)
-        # What it has not measured itself, others have.
-        response.stop = request.first_index + len(request.derivatives) < len(assignment.seeds)
-    else:
-        assignments.prolong(connection, assignment.id, expires_at)
-
-
-def _is_measured(
-    connection: Connection, assignment: AssignmentRecord, current: RoundRecord, task: device_pb2.DirectionTask
-) -> bool:
-    seeds = seeds_of(task)
-    # A round may have thousands of seeds, and this is asked for every message.
-    within = (min(seeds), max(seeds))
-    last = current.devices_for(seeds[0]) - 1  # where this one has a scalar, there are enough
-    own = assignment.device_id if last else None  # measured by the device, it is others' to measure as well
-    measured = scalars.seeds_of_round(connection, assignment.job_id, assignment.round, within, last, own)
-    return measured.issuperset(seeds)
+def _count_unused(connection: Connection, taken: Iterable[_Taken]) -> None:
+    unused: dict[str, Counter[str]] = defaultdict(Counter)
+    for each in taken:
+        response = each.response
+        unused[each.report.assignment.job_id].update(
+            repeated=response.repeated, late=response.late, unusable=response.unusable
+        )
+    for job_id in sorted(unused):
+        jobs.count_unused(connection, job_id, **unused[job_id])
 
 
 def _record_evaluation(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from functools import lru_cache
 from textwrap import shorten
 from typing import Any
@@ -30,10 +30,11 @@ from fwdllm_server.pace import Pace
 from fwdllm_server.peers import present
 from fwdllm_server.rounds import feature_reporting, reporting, self_testing
 from fwdllm_server.rounds.fetching import fetch
+from fwdllm_server.rounds.reporting import Report
 from fwdllm_server.rounds.returning import take_back
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
-from fwdllm_server.rpc.identity import admitted, caller_of, enrolled
+from fwdllm_server.rpc.identity import caller_of, enrolled, refusals
 from fwdllm_server.rpc.limits import MAX_CERTIFICATE_REQUEST_BYTES, bounded, in_range
 from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.security.requests import parse_request
@@ -41,7 +42,6 @@ from fwdllm_server.security.roles import Holder
 from fwdllm_server.store import assignments, devices, jobs, ledger, locks
 from fwdllm_server.store.assignments import AssignmentRecord
 from fwdllm_server.store.devices import Sighting
-from fwdllm_server.store.jobs import JobState
 
 _MAX_LABELS, _MAX_LABEL = 1024, 256
 _MAX_CAPABILITIES, _MAX_CAPABILITY = 32, 64
@@ -111,7 +111,7 @@ class DeviceService(DeviceServiceServicer):
         async for request in request_iterator:
             if len(request.derivatives) > MAX_SCALARS_PER_REPORT:
                 raise _bad_field(f"{len(request.derivatives)} derivatives; at most {MAX_SCALARS_PER_REPORT} fit")
-            response, job_id = await self._runtime.commit(self._report, caller, request)
+            response, job_id = await self._runtime.commit_batched(self._reports, (caller, request))
             self._coordinator.wake(job_id)
             yield response
 
@@ -158,19 +158,13 @@ class DeviceService(DeviceServiceServicer):
     ) -> Sequence[device_pb2.CheckInResponse | Exception]:
         """Many at once: most devices are idle, and share their statements."""
         now = self._runtime.clock()
-        found = devices.by_id(connection, {caller.name for caller, _ in calls})
-        refused: dict[int, CallRefusedError] = {}
-        for index, (caller, _) in enumerate(calls):
-            try:
-                admitted(connection, caller, found.get(caller.name), now)
-            except CallRefusedError as error:
-                refused[index] = error
-        sightings = [_sighting(*call) for index, call in enumerate(calls) if index not in refused]
+        refused = refusals(connection, [caller for caller, _ in calls], now)
+        sightings = [_sighting(*call) for call, why in zip(calls, refused, strict=True) if why is None]
         devices.seen(connection, sorted(sightings, key=_device_of), now)
         holders = assignments.holders(connection, [sighting.device_id for sighting in sightings])
         return [
-            refused.get(index) or self._check_in(connection, caller.name, request, now, caller.name in holders)
-            for index, (caller, request) in enumerate(calls)
+            why or self._check_in(connection, caller.name, request, now, caller.name in holders)
+            for (caller, request), why in zip(calls, refused, strict=True)
         ]
 
     def _check_in(
@@ -211,18 +205,37 @@ class DeviceService(DeviceServiceServicer):
             response.next.CopyFrom(self._later(now))
         response.message = _why_it_waits(bool(training), wanted, waits)
 
-    def _report(
-        self, connection: Connection, caller: Holder, request: device_pb2.ReportRequest
-    ) -> tuple[device_pb2.ReportResponse, str]:
+    def _reports(
+        self, connection: Connection, calls: Sequence[tuple[Holder, device_pb2.ReportRequest]]
+    ) -> Sequence[tuple[device_pb2.ReportResponse, str] | Exception]:
+        """Many messages at once, of any devices; each is refused for itself."""
         now = self._runtime.clock()
-        device_id = self._identify(connection, caller)
-        assignment = _own_assignment(connection, device_id, request.assignment_id)
-        response = reporting.record(connection, assignment, request, self._prolonged_s(assignment, now), now)
-        record = jobs.get(connection, assignment.job_id)
-        response.next.CopyFrom(self._window())
+        refused = refusals(connection, [caller for caller, _ in calls], now)
+        work = _locked(connection, {request.assignment_id for _, request in calls})
+        found = [
+            why or _own(work, caller.name, request.assignment_id)
+            for (caller, request), why in zip(calls, refused, strict=True)
+        ]
+        reports = [
+            Report(own, request, self._prolonged_s(own, now))
+            for own, (_, request) in zip(found, calls, strict=True)
+            if isinstance(own, AssignmentRecord)
+        ]
+        responses = reporting.record(connection, reports, now)
         # A job that is stopped or has ended needs no more of it.
-        response.stop = response.stop or record is None or record.state != JobState.RUNNING
-        return response, assignment.job_id
+        running = jobs.running_among(connection, {report.assignment.job_id for report in reports})
+        answers = iter(
+            self._acknowledged(response, report.assignment.job_id, running)
+            for response, report in zip(responses, reports, strict=True)
+        )
+        return [own if isinstance(own, Exception) else next(answers) for own in found]
+
+    def _acknowledged(
+        self, response: device_pb2.ReportResponse, job_id: str, running: Collection[str]
+    ) -> tuple[device_pb2.ReportResponse, str]:
+        response.next.CopyFrom(self._window())
+        response.stop = response.stop or job_id not in running
+        return response, job_id
 
     def _report_feature_sums(
         self, connection: Connection, caller: Holder, request: device_pb2.FeatureSumsRequest
@@ -330,16 +343,33 @@ def _sighting(caller: Holder, request: device_pb2.CheckInRequest) -> Sighting:
     return Sighting(caller.name, request.training_examples, request.software, conditions)
 
 
-def _own_assignment(connection: Connection, device_id: str, assignment_id: str) -> AssignmentRecord:
-    assignment = assignments.get(connection, assignment_id)
+def _locked(connection: Connection, assignment_ids: Collection[str]) -> Mapping[str, AssignmentRecord]:
+    """Those of the assignments that there are; no round of theirs moves on before this transaction ends."""
+    found = assignments.by_id(connection, assignment_ids)
+    may_have_changed = [
+        locks.follow_rounds(connection, job_id) for job_id in sorted({each.job_id for each in found.values()})
+    ]
+    return assignments.by_id(connection, assignment_ids) if any(may_have_changed) else found
+
+
+def _own(
+    work: Mapping[str, AssignmentRecord], device_id: str, assignment_id: str
+) -> AssignmentRecord | CallRefusedError:
+    """A device's assignment, or why it is none of its."""
+    assignment = work.get(assignment_id)
     if assignment is None:
-        raise _refusal(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, f"no assignment {assignment_id[:96]!r}; drop it")
+        return _refusal(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, f"no assignment {assignment_id[:96]!r}; drop it")
     if assignment.device_id != device_id:
         message = f"assignment {assignment_id} belongs to another device; check in for one of your own"
-        raise _refusal(grpc.StatusCode.PERMISSION_DENIED, Reason.NOT_YOURS, message)
-    if locks.follow_rounds(connection, assignment.job_id):
-        return assignments.get(connection, assignment_id) or assignment
+        return _refusal(grpc.StatusCode.PERMISSION_DENIED, Reason.NOT_YOURS, message)
     return assignment
+
+
+def _own_assignment(connection: Connection, device_id: str, assignment_id: str) -> AssignmentRecord:
+    found = _own(_locked(connection, [assignment_id]), device_id, assignment_id)
+    if isinstance(found, CallRefusedError):
+        raise found
+    return found
 
 
 def _why_it_waits(running: bool, wanted: bool, waits: bool) -> str:

@@ -29,6 +29,7 @@ class Guard(grpc.aio.ServerInterceptor):
 
     def __init__(self, calls: OpenCalls | None = None) -> None:
         self._calls = calls
+        self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
         self,
@@ -42,6 +43,11 @@ class Guard(grpc.aio.ServerInterceptor):
         if self._calls is not None:
             self._calls.opening()
         method = str(handler_call_details.method)
+        if method not in self._handlers:
+            self._handlers[method] = self._guarded(handler, method)
+        return self._handlers[method]
+
+    def _guarded(self, handler: Handler, method: str) -> Handler:
         # grpc's own handler type leaves out the asynchronous kinds.
         inner: Any = handler
         if handler.response_streaming:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -17,6 +20,8 @@ from fwdllm_server.store.devices import Device
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
+_LAST: ContextVar[tuple[Context | None, Holder | None]] = ContextVar("_LAST", default=(None, None))
+
 
 def caller_of(context: Context) -> Holder:
     """Whose certificate the caller showed; says nothing about revocation."""
@@ -25,7 +30,7 @@ def caller_of(context: Context) -> Holder:
 
 def caller_name(context: Context) -> str:
     """The name in the caller's certificate, or the host it calls from."""
-    if "x509_pem_cert" in context.auth_context():
+    if _known(context) or "x509_pem_cert" in context.auth_context():
         return _holder(context).name
     return context.peer().rpartition(":")[0]
 
@@ -38,11 +43,25 @@ def enrolled(connection: Connection, caller: Holder, now: float) -> Device:
 
     :raises CallRefusedError: UNAUTHENTICATED, with reason ``not-enrolled`` or ``revoked``.
     """
-    return admitted(connection, caller, devices.device(connection, caller.name), now)
+    return _admitted(connection, caller, devices.device(connection, caller.name), now)
 
 
-def admitted(connection: Connection, caller: Holder, found: Device | None, now: float) -> Device:
-    """As :func:`enrolled`, where the caller's device has been looked for: what was ``found`` of it."""
+def refusals(connection: Connection, callers: Sequence[Holder], now: float) -> list[CallRefusedError | None]:
+    """As :func:`enrolled` for many callers at once: for each, in order, why it is refused, if it is."""
+    found = dict(devices.by_id(connection, {caller.name for caller in callers}))
+    refused: list[CallRefusedError | None] = []
+    for caller in callers:
+        try:
+            found[caller.name] = _admitted(connection, caller, found.get(caller.name), now)
+        except CallRefusedError as error:
+            refused.append(error)
+        else:
+            refused.append(None)
+    return refused
+
+
+def _admitted(connection: Connection, caller: Holder, found: Device | None, now: float) -> Device:
+    """The caller's device, where it has been looked for: what was ``found`` of it."""
     if found is None and caller.is_own:
         name = caller.name.removeprefix(OWN_PREFIX)
         plain_name("common name of the certificate", caller.name)
@@ -67,6 +86,7 @@ def admitted(connection: Connection, caller: Holder, found: Device | None, now: 
         )
     if caller.issued_at > found.certificates_from:
         devices.showed_certificate(connection, found.id, caller.issued_at)
+        return replace(found, certificates_from=caller.issued_at)
     return found
 
 
@@ -85,10 +105,20 @@ def require_role(context: Context, role: Role) -> None:
         )
 
 
+def _known(context: Context) -> Holder | None:
+    """What this call's task has found out before: gRPC makes the certificate anew whenever it is asked."""
+    call, holder = _LAST.get()
+    return holder if call is context else None
+
+
 def _holder(context: Context) -> Holder:
+    if known := _known(context):
+        return known
     pem = next(iter(context.auth_context().get("x509_pem_cert", ())), None)
     if pem is None:
         raise CallRefusedError(
             grpc.StatusCode.UNAUTHENTICATED, Reason.NOT_ENROLLED, "no certificate was shown; join first"
         )
-    return holder_of(pem)
+    holder = holder_of(pem)
+    _LAST.set((context, holder))
+    return holder

@@ -48,8 +48,8 @@ def subject_of(role: Role, name: str) -> x509.Name:
     )
 
 
-# Every call of a device asks, mostly with the certificates of the devices that are connected now.
-@lru_cache(maxsize=1024)
+# Every call of a device asks, mostly with the certificates of the devices that are connected now: a kilobyte for each.
+@lru_cache(maxsize=16_384)
 def holder_of(certificate_pem: bytes) -> Holder:
     """Whom a certificate was issued to; the caller has verified its signature (TLS does).
 

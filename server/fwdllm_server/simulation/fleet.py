@@ -18,6 +18,7 @@ from fwdllm_server.rounds import feature_reporting, reporting
 from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence, Present
+from fwdllm_server.rounds.reporting import Report
 from fwdllm_server.rounds.training import Step, TrainingJob
 from fwdllm_server.simulation.compute import Compute
 from fwdllm_server.simulation.cost import PassCounter
@@ -227,7 +228,8 @@ class SimulatedFleet:
         if work.evaluation is not None and message.first == 0:
             request.evaluation.CopyFrom(work.evaluation.to_message())
         self._traffic.report(work.device_id, request, request.effort)
-        response = reporting.record(connection, record, request, self._job.spec.rounds.assignment_s, self.now)
+        report = Report(record, request, self._job.spec.rounds.assignment_s)
+        (response,) = reporting.record(connection, [report], self.now)
         self._traffic.answered(work.device_id, response)
         return response.stop
 

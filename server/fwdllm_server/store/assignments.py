@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from math import inf
@@ -93,8 +93,15 @@ def offer(
 
 def get(connection: Connection, assignment_id: str) -> AssignmentRecord | None:
     """The assignment with this id."""
-    row = connection.execute(select(assignments).where(assignments.c.id == assignment_id)).one_or_none()
-    return None if row is None else _record(row)
+    return by_id(connection, [assignment_id]).get(assignment_id)
+
+
+_BY_ID = select(assignments).where(assignments.c.id.in_(bindparam("ids", expanding=True)))
+
+
+def by_id(connection: Connection, assignment_ids: Collection[str]) -> Mapping[str, AssignmentRecord]:
+    """Those of the assignments that are known."""
+    return {row.id: _record(row) for row in connection.execute(_BY_ID, {"ids": list(assignment_ids)})}
 
 
 def counting_of_device(connection: Connection, device_id: str) -> Sequence[AssignmentRecord]:
@@ -164,14 +171,30 @@ def outcomes(connection: Connection, job_id: str, first_round: int) -> tuple[int
     return int(found[0]), int(found[1])
 
 
+_MOVED = update(assignments).where(assignments.c.id == bindparam("work")).values(state=bindparam("new"))
+_PROLONGED = update(assignments).where(assignments.c.id == bindparam("work")).values(expires_at=bindparam("until"))
+
+
 def set_state(connection: Connection, assignment_id: str, state: AssignmentState) -> None:
     """Move an assignment on."""
-    connection.execute(update(assignments).where(assignments.c.id == assignment_id).values(state=state))
+    set_states(connection, {assignment_id: state})
+
+
+def set_states(connection: Connection, states: Mapping[str, AssignmentState]) -> None:
+    """Move some assignments on, in a fixed order: so transactions do not wait for each other in a circle."""
+    if states:
+        connection.execute(_MOVED, [{"work": each, "new": states[each]} for each in sorted(states)])
 
 
 def prolong(connection: Connection, assignment_id: str, expires_at: float) -> None:
     """There was news of it: it expires later."""
-    connection.execute(update(assignments).where(assignments.c.id == assignment_id).values(expires_at=expires_at))
+    prolong_all(connection, {assignment_id: expires_at})
+
+
+def prolong_all(connection: Connection, expiries: Mapping[str, float]) -> None:
+    """There was news of some assignments; in a fixed order as :func:`set_states`."""
+    if expiries:
+        connection.execute(_PROLONGED, [{"work": each, "until": expiries[each]} for each in sorted(expiries)])
 
 
 def evaluated(connection: Connection, assignment_id: str, counts: Counts) -> None:

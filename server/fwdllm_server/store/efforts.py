@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, func, select, update
+from sqlalchemy import Connection, Insert, Row, bindparam, func, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from fwdllm.v1 import device_pb2
 from fwdllm_server.store.schema import efforts
@@ -18,34 +20,80 @@ FASTEST = 1e9
 """Example-passes a second that no device does; a report that claims them says nothing of its speed."""
 
 _COUNTERS = ("bytes_sent", "bytes_received", "artifact_bytes")
+_ADDED = (
+    *("scalars", "seconds", "example_passes", "recent_seconds", "recent_passes", "peak_rss_bytes"),
+    *(f"{prefix}{counter}" for prefix in ("", "last_") for counter in _COUNTERS),
+)
+"""The columns that :func:`add` adds to."""
+_OF_DEVICES = select(efforts.c.job_id, efforts.c.device_id, *(efforts.c[column] for column in _ADDED)).where(
+    efforts.c.job_id == bindparam("job"), efforts.c.device_id.in_(bindparam("devices", expanding=True))
+)
 _ROWS_PER_STATEMENT = 1000  # bound parameters of one statement are limited
 
 
-def add(connection: Connection, job_id: str, device_id: str, accepted: int, effort: device_pb2.Effort) -> None:
-    """Add one report's effort.
+class Spent(NamedTuple):
+    """What one report says that it cost, with how many of its scalars were ``accepted``."""
+
+    job_id: str
+    device_id: str
+    accepted: int
+    effort: device_pb2.Effort
+
+
+def add(connection: Connection, reports: Sequence[Spent]) -> None:
+    """Add the effort of some reports, in their order.
 
     Seconds and example-passes come as differences, byte counters as totals of a process that may have begun anew.
     """
-    key, row = _row(connection, job_id, device_id)
-    values: dict[str, object] = {
-        "scalars": row.scalars + accepted,
-        "seconds": row.seconds + effort.seconds,
-        "example_passes": row.example_passes + effort.example_passes,
-        "peak_rss_bytes": max(row.peak_rss_bytes, effort.peak_rss_bytes),
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for job_id in {spent.job_id for spent in reports}:
+        devices = sorted({spent.device_id for spent in reports if spent.job_id == job_id})
+        for row in connection.execute(_OF_DEVICES, {"job": job_id, "devices": devices}):
+            rows[job_id, row.device_id] = dict(row._mapping)
+    changed = {}
+    for spent in reports:
+        key = (spent.job_id, spent.device_id)
+        changed[key] = _with(rows.get(key) or _nothing(*key), spent.accepted, spent.effort)
+        rows[key] = changed[key]
+    if changed:
+        # In a fixed order, so that transactions do not wait for each other in a circle.
+        connection.execute(_put(connection.dialect.name), [changed[key] for key in sorted(changed)])
+
+
+def _nothing(job_id: str, device_id: str) -> dict[str, Any]:
+    zeros: dict[str, Any] = dict.fromkeys(_ADDED, 0)
+    return {**zeros, "job_id": job_id, "device_id": device_id}
+
+
+def _with(row: Mapping[str, Any], accepted: int, effort: device_pb2.Effort) -> dict[str, Any]:
+    values: dict[str, Any] = {
+        **row,
+        "scalars": row["scalars"] + accepted,
+        "seconds": row["seconds"] + effort.seconds,
+        "example_passes": row["example_passes"] + effort.example_passes,
+        "peak_rss_bytes": max(row["peak_rss_bytes"], effort.peak_rss_bytes),
     }
     for counter in _COUNTERS:
-        new, last = int(getattr(effort, counter)), int(row._mapping[f"last_{counter}"])
-        values[counter] = row._mapping[counter] + (new - last if new >= last else new)
+        new, last = int(getattr(effort, counter)), int(row[f"last_{counter}"])
+        values[counter] = row[counter] + (new - last if new >= last else new)
         values[f"last_{counter}"] = new
-    values |= _recent(row.recent_seconds, row.recent_passes, effort)
-    connection.execute(update(efforts).where(key).values(values))
+    return values | _recent(row["recent_seconds"], row["recent_passes"], effort)
+
+
+@cache
+def _put(dialect: str) -> Insert:
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    statement = insert(efforts)
+    new = {column: statement.excluded[column] for column in _ADDED}
+    return statement.on_conflict_do_update(index_elements=["job_id", "device_id"], set_=new)
 
 
 def self_tested(connection: Connection, job_id: str, device_id: str, signal_to_noise: float, now: float) -> None:
     """Note what a device's self-test found."""
-    key, _ = _row(connection, job_id, device_id)
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     values = {"signal_to_noise": signal_to_noise, "self_tested_at": now}
-    connection.execute(update(efforts).where(key).values(values))
+    statement = insert(efforts).values(job_id=job_id, device_id=device_id, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=["job_id", "device_id"], set_=values))
 
 
 def noisy(connection: Connection, job_id: str, below: float, since: float) -> frozenset[str]:
@@ -53,16 +101,6 @@ def noisy(connection: Connection, job_id: str, below: float, since: float) -> fr
     failed = (efforts.c.signal_to_noise < below) & (efforts.c.self_tested_at > since)
     query = select(efforts.c.device_id).where(efforts.c.job_id == job_id, failed)
     return frozenset(connection.execute(query).scalars())
-
-
-def _row(connection: Connection, job_id: str, device_id: str) -> tuple[ColumnElement[bool], Row[Any]]:
-    """The device's row, made if need be, and what finds it."""
-    key = (efforts.c.job_id == job_id) & (efforts.c.device_id == device_id)
-    row = connection.execute(select(efforts).where(key)).one_or_none()
-    if row is None:
-        connection.execute(efforts.insert().values(job_id=job_id, device_id=device_id))
-        row = connection.execute(select(efforts).where(key)).one()
-    return key, row
 
 
 def speeds(connection: Connection, job_id: str, devices: Sequence[str]) -> Mapping[str, float]:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from sqlalchemy import Connection, Row, func, select, update
+from sqlalchemy import Connection, Row, bindparam, func, select, update
 
 from fwdllm_server.store.schema import jobs, rounds
 
@@ -84,6 +84,15 @@ def get(connection: Connection, job_id: str) -> JobRecord | None:
     """The job with this id."""
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
     return None if row is None else _record(row)
+
+
+_STATES = select(jobs.c.id, jobs.c.state).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
+
+
+def running_among(connection: Connection, job_ids: Collection[str]) -> frozenset[str]:
+    """Those of the jobs that run."""
+    found = connection.execute(_STATES, {"ids": list(job_ids)})
+    return frozenset(job_id for job_id, state in found if state == JobState.RUNNING)
 
 
 def find(connection: Connection, id_or_name: str) -> JobRecord | None:

@@ -2,70 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
+from functools import cache
+from typing import NamedTuple
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, Insert, bindparam, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from fwdllm_common.estimator import Scalar
 from fwdllm_server.store.schema import devices, scalars
 
+_SEEDS_PER_STATEMENT = 1000  # bound parameters of one statement are limited
+_MEASURED = select(scalars.c.seed, scalars.c.device_id).where(
+    scalars.c.job_id == bindparam("job"),
+    scalars.c.round == bindparam("round"),
+    scalars.c.seed.in_(bindparam("seeds", expanding=True)),
+)
 
-def record(
-    connection: Connection,
-    job_id: str,
-    round_number: int,
-    assignment_id: str,
-    device_id: str,
-    values: Mapping[int, int],
-    copies: Mapping[int, int] = {},
-) -> int:
-    """Store fixed-point ``values`` by seed; returns how many were not there before.
 
-    ``copies`` says for the seeds that may have several scalars, each of another device, which one this is; see
-    :func:`next_copies`.
+class NewScalar(NamedTuple):
+    """A fixed-point ``value`` as it is stored.
+
+    Where several devices measure each direction, ``copy`` says which of its scalars this is: 0, 1, …
     """
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    rows = [
-        {
-            "job_id": job_id,
-            "round": round_number,
-            "seed": seed,
-            "copy": copies.get(seed, 0),
-            "assignment_id": assignment_id,
-            "device_id": device_id,
-            "value": value,
-        }
-        for seed, value in values.items()
-    ]
-    if not rows:
-        return 0
-    # Rows as parameters and not as values: the statement is compiled once and not for each number of rows.
-    # Not every driver's count survives an INSERT unasked.
-    statement = insert(scalars).on_conflict_do_nothing()
-    return connection.execute(statement, rows, execution_options={"preserve_rowcount": True}).rowcount
+
+    job_id: str
+    round: int
+    seed: int
+    copy: int
+    assignment_id: str
+    device_id: str
+    value: int
 
 
-def next_copies(
-    connection: Connection, job_id: str, round_number: int, device_id: str, most: Mapping[int, int]
-) -> Mapping[int, int]:
-    """Of the seeds that ``most`` allows so many scalars each, those that can take one of a device's, and its place."""
-    if not most:
-        return {}
-    query = select(scalars.c.seed, scalars.c.device_id).where(
-        scalars.c.job_id == job_id,
-        scalars.c.round == round_number,
-        scalars.c.seed.between(min(most), max(most)),
+def record(connection: Connection, new: Sequence[NewScalar]) -> frozenset[tuple[str, int, int]]:
+    """Store scalars; job, seed and copy of those that were not there before."""
+    if not new:
+        return frozenset()
+    rows = [scalar._asdict() for scalar in new]
+    return frozenset(
+        (row.job_id, row.seed, row.copy) for row in connection.execute(_insert(connection.dialect.name), rows)
     )
-    measured: dict[int, set[str]] = {seed: set() for seed in most}
-    for seed, device in connection.execute(query):
-        if seed in measured:
-            measured[seed].add(device)
-    return {
-        seed: len(devices)
-        for seed, devices in measured.items()
-        if device_id not in devices and len(devices) < most[seed]
-    }
+
+
+@cache
+def _insert(dialect: str) -> Insert:
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    return insert(scalars).on_conflict_do_nothing().returning(scalars.c.job_id, scalars.c.seed, scalars.c.copy)
+
+
+def measured_by(connection: Connection, job_id: str, round_number: int, seeds: Collection[int]) -> dict[int, list[str]]:
+    """The devices that have measured each of the ``seeds``; those that have none are left out."""
+    found: dict[int, list[str]] = {}
+    wanted = sorted(seeds)
+    for start in range(0, len(wanted), _SEEDS_PER_STATEMENT):
+        place = {"job": job_id, "round": round_number, "seeds": wanted[start : start + _SEEDS_PER_STATEMENT]}
+        for seed, device in connection.execute(_MEASURED, place):
+            found.setdefault(seed, []).append(device)
+    return found
 
 
 def count(
@@ -80,26 +74,9 @@ def count(
     return int(connection.execute(query).scalar_one())
 
 
-def seeds_of_round(
-    connection: Connection,
-    job_id: str,
-    round_number: int,
-    within: tuple[int, int] | None = None,
-    copy: int = 0,
-    or_of: str | None = None,
-) -> frozenset[int]:
-    """The seeds of a round that have a scalar in this place, whoever measured it, or any of the device ``or_of``.
-
-    ``within`` is the least and the greatest wanted.
-    """
-    enough = scalars.c.copy == copy
-    query = select(scalars.c.seed).where(
-        scalars.c.job_id == job_id,
-        scalars.c.round == round_number,
-        enough if or_of is None else enough | (scalars.c.device_id == or_of),
-    )
-    if within is not None:
-        query = query.where(scalars.c.seed.between(*within))
+def seeds_of_round(connection: Connection, job_id: str, round_number: int) -> frozenset[int]:
+    """The seeds of a round that have a scalar."""
+    query = select(scalars.c.seed).where(scalars.c.job_id == job_id, scalars.c.round == round_number)
     return frozenset(connection.execute(query).scalars())
 
 

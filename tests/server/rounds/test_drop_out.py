@@ -2,9 +2,9 @@
 
 import pytest
 from helpers.rig import JOB
+from helpers.stored import record
 
 from fwdllm_server.job import RoundsSection
-from fwdllm_server.store import scalars
 
 DEVICES = ("a", "b", "c", "d", "e")
 
@@ -55,7 +55,7 @@ def test_who_was_at_work_when_its_round_closed_has_not_vanished(make_rig):
             rig.finish(each)
         number = rig.round.number
         with rig.database.transaction() as connection:  # others measure for it
-            scalars.record(connection, JOB, number, slow.id, "a", dict.fromkeys(slow.seeds, 1))
+            record(connection, JOB, number, slow.id, "a", dict.fromkeys(slow.seeds, 1))
         rig.settle()
 
     assert assigned(rig) == (15, 15)

@@ -11,6 +11,7 @@ from fwdllm_common.manifest import Manifest, Stage
 from fwdllm_server.algorithm import BlockPlan
 from fwdllm_server.rounds.load import direction_cost
 from fwdllm_server.store import efforts
+from fwdllm_server.store.efforts import Spent
 
 HEAD_ONLY = {"blocks.peft": None, "blocks.head": {"directions": 60}}
 ABC = ("a", "b", "c")
@@ -20,7 +21,7 @@ def measure(rig, **passes_per_s):
     """Devices have computed for ten seconds each."""
     with rig.database.transaction() as connection:
         for device, speed in passes_per_s.items():
-            efforts.add(connection, JOB, device, 0, Effort(seconds=10, example_passes=10 * speed))
+            efforts.add(connection, [Spent(JOB, device, 0, Effort(seconds=10, example_passes=10 * speed))])
 
 
 def given_to(rig, *devices):

@@ -1,9 +1,13 @@
+from collections import Counter
+
 import pytest
 from helpers.rig import JOB, derivative
+from sqlalchemy import event
 
 from fwdllm.v1 import device_pb2
 from fwdllm_common.counts import Counts
 from fwdllm_server.rounds import reporting
+from fwdllm_server.rounds.reporting import Report
 from fwdllm_server.store import assignments, efforts, scalars
 from fwdllm_server.store.assignments import AssignmentState
 from fwdllm_server.store.rounds import Phase
@@ -37,10 +41,30 @@ def state_of(rig, work):
         return assignments.get(connection, work.id).state
 
 
+def send_all(rig, *reports):
+    """Messages that arrived together: (work, derivatives, first_index)."""
+    with rig.database.transaction() as connection:
+        batch = [
+            Report(
+                assignments.get(connection, work.id),
+                device_pb2.ReportRequest(
+                    assignment_id=work.id,
+                    derivatives=derivatives,
+                    first_index=first,
+                    effort=device_pb2.Effort(seconds=1),
+                ),
+                30.0,
+            )
+            for work, derivatives, first in reports
+        ]
+        return reporting.record(connection, batch, rig.now)
+
+
 def send(rig, work, request):
     request.assignment_id = work.id
     with rig.database.transaction() as connection:
-        return reporting.record(connection, assignments.get(connection, work.id), request, 30.0, rig.now)
+        report = Report(assignments.get(connection, work.id), request, 30.0)
+        return reporting.record(connection, [report], rig.now)[0]
 
 
 def test_scalars_are_stored_under_the_seeds_of_their_indices(rig, work):
@@ -240,3 +264,54 @@ def test_a_message_that_is_sent_again_costs_nothing_more(rig, work):
         (row,) = efforts.of_job(connection, JOB)
 
     assert (row.seconds, row.scalars) == (2.0, 1)
+
+
+def test_messages_that_come_together_are_answered_as_if_they_came_one_after_the_other(rig):
+    first, second, third = rig.begin_round(*ABC)
+    messages = [
+        (first, [0.5, 0.25], 0),
+        (second, [0.5] * 5, 0),
+        (first, [0.5, 0.25, 0.125], 0),  # its answer was lost; with one more
+        (third, [NAN], 0),
+        (third, [0.5], 1),  # too late: the device was told to stop
+        (first, [0.5, 0.5], 3),
+        (second, [0.5], 0),
+    ]
+    answers = send_all(rig, *messages)
+
+    assert [counted(answer) for answer in answers] == [
+        (2, 0, 0, 0),
+        (5, 0, 0, 0),
+        (1, 2, 0, 0),
+        (0, 0, 0, 1),
+        (0, 0, 1, 0),
+        (2, 0, 0, 0),
+        (0, 1, 0, 0),
+    ]
+    assert [answer.stop for answer in answers] == [False, False, False, True, True, False, True]
+    assert [state_of(rig, work) for work in (first, second, third)] == ["done", "done", "expired"]
+    assert (rig.record.scalars_repeated, rig.record.scalars_late, rig.record.scalars_unusable) == (3, 1, 1)
+    assert set(stored(rig)) == {*first.seeds, *second.seeds}
+    with rig.database.transaction() as connection:
+        spent = {row.device_id: (row.seconds, row.scalars) for row in efforts.of_job(connection, JOB)}
+    assert spent == {"a": (2.0, 4), "b": (1.0, 5), "c": (2.0, 0)}
+
+
+def test_messages_that_come_together_share_their_statements(make_rig):
+    """One for each kind of thing, and not for each message."""
+    statements = Counter()
+    rig = make_rig()
+    work = rig.begin_round(*ABC)
+    event.listen(rig.database._engine, "before_cursor_execute", lambda *found: statements.update([found[2]]))
+    counts = []
+    for some in (work[:1], work[1:]):
+        statements.clear()
+        with rig.database.transaction() as connection:
+            batch = [
+                Report(each, device_pb2.ReportRequest(derivatives=[0.5], effort=device_pb2.Effort(seconds=1)), 30.0)
+                for each in some
+            ]
+            reporting.record(connection, batch, rig.now)
+        counts.append(sum(statements.values()))
+
+    assert counts[0] == counts[1] <= 7

@@ -3,10 +3,11 @@ from helpers.rig import JOB
 
 from fwdllm.v1.device_pb2 import Effort
 from fwdllm_server.store import efforts
+from fwdllm_server.store.efforts import Spent
 
 
 def add(connection, accepted: int = 0, **counters: float) -> None:
-    efforts.add(connection, JOB, "ann", accepted, Effort(**counters))
+    efforts.add(connection, [Spent(JOB, "ann", accepted, Effort(**counters))])
 
 
 def test_seconds_and_passes_are_differences_and_add_up(connection):

@@ -1,4 +1,5 @@
 from helpers.rig import JOB
+from helpers.stored import record
 
 from fwdllm_common.estimator import Scalar
 from fwdllm_server.store import scalars
@@ -8,44 +9,44 @@ MANY = 2500
 
 
 def test_a_scalar_is_stored_once_however_often_it_is_sent(connection):
-    assert scalars.record(connection, JOB, 1, "w1", "ann", {5: 10, 6: 20}) == 2
-    assert scalars.record(connection, JOB, 1, "w1", "ann", {5: 10, 6: 20, 7: 30}) == 1
+    assert record(connection, JOB, 1, "w1", "ann", {5: 10, 6: 20}) == 2
+    assert record(connection, JOB, 1, "w1", "ann", {5: 10, 6: 20, 7: 30}) == 1
     assert scalars.count(connection, JOB, 1) == 3
 
 
 def test_the_first_of_two_devices_with_the_same_seed_counts(connection):
-    scalars.record(connection, JOB, 1, "w1", "ann", {5: 10})
+    record(connection, JOB, 1, "w1", "ann", {5: 10})
 
-    assert scalars.record(connection, JOB, 1, "w2", "bob", {5: 99}) == 0
+    assert record(connection, JOB, 1, "w2", "bob", {5: 99}) == 0
     assert scalars.of_round(connection, JOB, 1) == [Scalar(5, 10, "ann", 50)]
 
 
 def test_the_same_seed_of_another_round_or_job_is_another_scalar(connection):
-    scalars.record(connection, JOB, 1, "w1", "ann", {5: 10})
+    record(connection, JOB, 1, "w1", "ann", {5: 10})
 
-    assert scalars.record(connection, JOB, 2, "w2", "ann", {5: 10}) == 1
-    assert scalars.record(connection, "job2", 1, "w3", "ann", {5: 10}) == 1
+    assert record(connection, JOB, 2, "w2", "ann", {5: 10}) == 1
+    assert record(connection, "job2", 1, "w3", "ann", {5: 10}) == 1
 
 
 def test_many_at_once_are_all_counted(connection):
-    assert scalars.record(connection, JOB, 1, "w", "ann", {seed: seed for seed in range(MANY)}) == MANY
-    assert scalars.record(connection, JOB, 1, "w", "ann", {seed: seed for seed in range(MANY + 3)}) == 3
+    assert record(connection, JOB, 1, "w", "ann", {seed: seed for seed in range(MANY)}) == MANY
+    assert record(connection, JOB, 1, "w", "ann", {seed: seed for seed in range(MANY + 3)}) == 3
 
 
 def test_nothing_at_all_is_nothing(connection):
-    assert scalars.record(connection, JOB, 1, "w", "ann", {}) == 0
+    assert record(connection, JOB, 1, "w", "ann", {}) == 0
 
 
 def test_they_come_back_by_ascending_seed_with_the_largest_values_whole(connection):
     values = {3 << 32: 1 << 40, 1 << 32: -(1 << 40), 2 << 32: 0}
-    scalars.record(connection, JOB, 1, "w", "ann", values)
+    record(connection, JOB, 1, "w", "ann", values)
 
     assert [(found.seed, found.value) for found in scalars.of_round(connection, JOB, 1)] == sorted(values.items())
 
 
 def test_forgetting_a_round_leaves_the_others(connection):
-    scalars.record(connection, JOB, 1, "w", "ann", {1: 1})
-    scalars.record(connection, JOB, 2, "w", "ann", {2: 2})
+    record(connection, JOB, 1, "w", "ann", {1: 1})
+    record(connection, JOB, 2, "w", "ann", {2: 2})
     scalars.forget(connection, JOB, 1)
 
     assert scalars.seeds_of_round(connection, JOB, 1) == frozenset()

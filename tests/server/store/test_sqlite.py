@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers.rig import JOB
+from helpers.stored import record
 
 from fwdllm_common.errors import StorageError
 from fwdllm_server.store import jobs, scalars
@@ -41,7 +42,7 @@ def record_until_full(database: Database) -> int:
         while acknowledged < 1_000_000:
             with database.transaction() as connection:
                 batch = range(acknowledged, acknowledged + BATCH)
-                scalars.record(connection, JOB, 1, "w", "ann", dict.fromkeys(batch, 7))
+                record(connection, JOB, 1, "w", "ann", dict.fromkeys(batch, 7))
             acknowledged += BATCH
     assert acknowledged > 0
     return acknowledged
@@ -85,7 +86,7 @@ def test_it_goes_on_once_there_is_room_again(full_disk):
     acknowledged = record_until_full(database)
     subprocess.run(["mount", "-o", "remount,size=4m", full_disk], check=True)
     with database.transaction() as connection:
-        scalars.record(connection, JOB, 1, "w", "ann", {10**9: 7})
+        record(connection, JOB, 1, "w", "ann", {10**9: 7})
 
     assert len(seeds(database)) == acknowledged + 1
     database.close()
@@ -110,5 +111,5 @@ def test_a_disk_that_may_not_be_written_is_a_storage_error(tmp_path):
         connection.exec_driver_sql("PRAGMA query_only = ON")
 
     with pytest.raises(StorageError, match="check its disk"), database.transaction() as connection:
-        scalars.record(connection, JOB, 1, "w", "ann", {1: 1})
+        record(connection, JOB, 1, "w", "ann", {1: 1})
     database.close()

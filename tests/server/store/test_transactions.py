@@ -2,6 +2,7 @@ import threading
 
 import pytest
 from helpers.rig import JOB
+from helpers.stored import record
 from sqlalchemy.exc import IntegrityError
 
 from fwdllm_server.store import ledger, scalars
@@ -16,7 +17,7 @@ def count(database: Database) -> int:
 def test_a_block_that_raises_leaves_nothing_behind(database):
     def fail() -> None:
         with database.transaction() as connection:
-            scalars.record(connection, JOB, 1, "w", "ann", {1: 10})
+            record(connection, JOB, 1, "w", "ann", {1: 10})
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -26,7 +27,7 @@ def test_a_block_that_raises_leaves_nothing_behind(database):
 
 def test_what_was_committed_is_there_when_the_database_is_opened_again(database, database_url):
     with database.transaction() as connection:
-        scalars.record(connection, JOB, 1, "w", "ann", {1: 10, 2: -20})
+        record(connection, JOB, 1, "w", "ann", {1: 10, 2: -20})
     database.close()
     again = Database(database_url)
 
@@ -51,13 +52,13 @@ def test_a_second_writer_waits_for_the_first(database, database_url):
         inside.wait(10)
         with other.transaction() as connection:
             scalars.count(connection, JOB, 1)
-            scalars.record(connection, JOB, 1, "w", "bob", {1: 10, 2: 20})
+            record(connection, JOB, 1, "w", "bob", {1: 10, 2: 20})
         done.set()
 
     thread = threading.Thread(target=second)
     thread.start()
     with database.transaction() as connection:
-        scalars.record(connection, JOB, 1, "w", "ann", {1: 10})
+        record(connection, JOB, 1, "w", "ann", {1: 10})
         inside.set()
         assert not done.wait(0.05)  # it cannot be done while the first is in its transaction
     thread.join(10)
