@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -66,6 +67,11 @@ class ArtifactStore:
         if hashlib.sha256(data).hexdigest() != sha256:
             raise IntegrityError(f"artifact {sha256} in {self._folder} is damaged; restore it from a backup")
         return data
+
+    def remove(self, sha256: str) -> None:
+        """Forget an artifact that nobody refers to; one that cannot be removed stays."""
+        with suppress(OSError):
+            self.path(sha256).unlink()
 
     def path(self, sha256: str) -> Path:
         """Where the artifact with this hash is, or would be."""

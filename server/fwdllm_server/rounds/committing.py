@@ -17,7 +17,11 @@ from fwdllm_server.store import ledger, rounds, scalars
 from fwdllm_server.store.rounds import Phase
 
 SNAPSHOT_EVERY = 20
-"""Rounds between snapshots: a restart replays at most so many, each in milliseconds."""
+"""Rounds between snapshots: a restart replays at most so many."""
+MOST_REPLAYED = 1 << 31
+"""Directions times weights that a restart replays at most, about a second's work, unless one round has more."""
+_SNAPSHOTS_KEPT = 3
+"""The newest, and some for a coordinator that is reading one now, or for the case that a file is damaged."""
 
 
 class Commit(NamedTuple):
@@ -34,9 +38,13 @@ def advance(context: RoundContext) -> Step:
     connection, job = context.connection, context.job
     collected = by_block(context)  # no more are taken in this phase
     recent = ledger.recent_scales(connection, job.id)
-    commit = context.computed("commit", lambda: _compute(context, collected, recent))
+    snapshot_due = _snapshot_due(context, sum(map(len, collected.values())))
+    commit = context.computed("commit", lambda: _compute(context, collected, recent, snapshot_due))
     if commit.snapshot_sha256 is not None:
         ledger.add_snapshot(connection, job.id, commit.state.version, commit.snapshot_sha256)
+        # If this transaction is undone, those that it keeps are still there.
+        for sha256 in ledger.forget_snapshots(connection, job.id, _SNAPSHOTS_KEPT):
+            context.artifacts.remove(sha256)
     ledger.append(connection, job.id, commit.entry, commit.scales, context.now)
     scalars.forget(connection, job.id, context.round.number)
     close_assignments(context)
@@ -44,7 +52,19 @@ def advance(context: RoundContext) -> Step:
     return Step(moved=True, state=commit.state)
 
 
-def _compute(context: RoundContext, collected: Mapping[str, Sequence[Scalar]], recent: Scales) -> Commit:
+def _snapshot_due(context: RoundContext, directions: int) -> bool:
+    """Whether the version that the round leads to is to be a snapshot."""
+    job, version = context.job, context.round.version + 1
+    if version % SNAPSHOT_EVERY == 0 or version == job.spec.rounds.count:
+        return True
+    newest, _ = ledger.latest_snapshot(context.connection, job.id) or (0, "")
+    directions += ledger.directions_since(context.connection, job.id, newest)
+    return directions * job.manifest.layout.size > MOST_REPLAYED
+
+
+def _compute(
+    context: RoundContext, collected: Mapping[str, Sequence[Scalar]], recent: Scales, snapshot_due: bool
+) -> Commit:
     job, plan = context.job, context.round.plan
     entry = LedgerEntry(
         version=context.round.version + 1,
@@ -54,7 +74,5 @@ def _compute(context: RoundContext, collected: Mapping[str, Sequence[Scalar]], r
     scales = job.algorithm.scales(plan, collected, recent)
     state = copy(job.state)  # until the transaction is on disk, the job's own stays at its version
     entry = state.advance(entry)
-    snapshot = None
-    if state.version % SNAPSHOT_EVERY == 0 or state.version == job.spec.rounds.count:
-        snapshot = context.artifacts.put(state.to_bytes())
+    snapshot = context.artifacts.put(state.to_bytes()) if snapshot_due else None
     return Commit(entry, scales, state, snapshot)

@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
+import structlog
 from sqlalchemy import Connection
 
+from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.ledger import LedgerEntry, RunHeader
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.replay import ModelState
@@ -27,6 +29,8 @@ from fwdllm_server.store.rounds import RoundRecord
 from fwdllm_server.toml_model import parse_toml
 
 T = TypeVar("T")
+
+_log = structlog.get_logger()
 
 
 @dataclass
@@ -102,11 +106,18 @@ def _draft(spec: JobSpec, manifest: Manifest, artifacts: ArtifactStore, record: 
 def _newest(
     header: RunHeader, manifest: Manifest, connection: Connection, artifacts: ArtifactStore, job_id: str
 ) -> ModelState:
-    snapshot = ledger.latest_snapshot(connection, job_id)
-    assert snapshot is not None
-    version, sha256 = snapshot
-    state = ModelState.from_bytes(header, manifest.layout, artifacts.get(sha256))
-    for entry in ledger.entries(connection, job_id, after=version):
+    found = ledger.snapshots_of(connection, job_id)
+    for version, sha256 in found:
+        try:
+            data = artifacts.get(sha256)
+        except (BadInputError, IntegrityError) as error:
+            if version == found[-1][0]:
+                raise
+            _log.warning("snapshot not used: replaying from an older one", version=version, reason=str(error))
+            continue
+        state = ModelState.from_bytes(header, manifest.layout, data)
+        break
+    for entry in ledger.entries(connection, job_id, after=state.version):
         state.advance(LedgerEntry.from_bytes(entry))
     return state
 

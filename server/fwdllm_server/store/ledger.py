@@ -70,6 +70,12 @@ def bytes_since(connection: Connection, job_id: str, after: int) -> int:
     return int(connection.execute(query.where(ledger.c.job_id == job_id, ledger.c.version > after)).scalar_one())
 
 
+def directions_since(connection: Connection, job_id: str, after: int) -> int:
+    """How many scalars the entries of the versions above ``after`` have."""
+    query = select(func.coalesce(func.sum(ledger.c.directions), 0))
+    return int(connection.execute(query.where(ledger.c.job_id == job_id, ledger.c.version > after)).scalar_one())
+
+
 def totals(connection: Connection, job_id: str) -> tuple[int, int]:
     """Committed rounds and the scalars in them."""
     query = select(func.count(), func.coalesce(func.sum(ledger.c.directions), 0)).where(ledger.c.job_id == job_id)
@@ -97,14 +103,29 @@ def add_snapshot(connection: Connection, job_id: str, version: int, sha256: str)
 
 def latest_snapshot(connection: Connection, job_id: str) -> tuple[int, str] | None:
     """Version and hash of the newest snapshot."""
-    query = (
-        select(snapshots.c.version, snapshots.c.sha256)
-        .where(snapshots.c.job_id == job_id)
-        .order_by(snapshots.c.version.desc())
-        .limit(1)
+    return next(iter(snapshots_of(connection, job_id)), None)
+
+
+def snapshots_of(connection: Connection, job_id: str) -> Sequence[tuple[int, str]]:
+    """Version and hash of each snapshot that is kept, the newest first."""
+    query = select(snapshots.c.version, snapshots.c.sha256).where(snapshots.c.job_id == job_id)
+    return [(row.version, row.sha256) for row in connection.execute(query.order_by(snapshots.c.version.desc()))]
+
+
+def forget_snapshots(connection: Connection, job_id: str, keep: int) -> frozenset[str]:
+    """Forget all but version 0, which the ledger begins with, and the newest ``keep``: the ledger has them.
+
+    Returns the hashes that nobody refers to any more.
+    """
+    newest = select(snapshots.c.version).where(snapshots.c.job_id == job_id).order_by(snapshots.c.version.desc())
+    oldest_kept = newest.limit(1).offset(keep - 1).scalar_subquery()
+    old = (snapshots.c.job_id == job_id) & (snapshots.c.version > 0) & (snapshots.c.version < oldest_kept)
+    gone = frozenset(connection.execute(delete(snapshots).where(old).returning(snapshots.c.sha256)).scalars())
+    if not gone:
+        return gone
+    return gone - frozenset(
+        connection.execute(select(snapshots.c.sha256).where(snapshots.c.sha256.in_(gone))).scalars()
     )
-    row = connection.execute(query).one_or_none()
-    return None if row is None else (row.version, row.sha256)
 
 
 def add_evaluation(connection: Connection, job_id: str, record: EvaluationRecord) -> None:

@@ -3,9 +3,11 @@ import pytest
 from helpers.rig import JOB, ScriptedDevice, derivative, run_to_end
 from helpers.tiny_job import LAYOUT, THETA
 
+from fwdllm_common.errors import BadInputError
 from fwdllm_common.estimator import Scalar
 from fwdllm_common.fixed_point import to_fixed_point
 from fwdllm_common.replay import ModelState
+from fwdllm_server.rounds import committing
 from fwdllm_server.store import ledger, scalars
 from fwdllm_server.store.jobs import JobState
 
@@ -122,3 +124,71 @@ def test_a_scalar_is_a_plain_triple_of_the_store(make_rig):
         stored = scalars.of_round(connection, JOB, 1)
 
     assert stored == [Scalar(work.seeds[0], 1 << 23, "a", 50)]
+
+
+def snapshot_files(rig):
+    return {path.name for path in rig.artifacts.path("x").parent.iterdir()} - {rig.job.manifest_sha256}
+
+
+def test_a_long_run_keeps_its_first_snapshot_and_the_newest(make_rig, monkeypatch):
+    monkeypatch.setattr(committing, "SNAPSHOT_EVERY", 2)
+    rig = run(make_rig(count=12))
+    with rig.database.transaction() as connection:
+        found = ledger.snapshots_of(connection, JOB)
+
+    assert [version for version, _ in found] == [12, 10, 8, 0]
+    assert snapshot_files(rig) == {sha256 for _, sha256 in found}
+
+
+def test_a_start_replays_no_more_of_a_long_ledger_than_a_snapshot_is_old(make_rig, monkeypatch):
+    rig = make_rig(count=committing.SNAPSHOT_EVERY * 2 + 7, evaluate_every=100)
+    devices = [ScriptedDevice(name) for name in ABC]
+    while rig.job.state.version < committing.SNAPSHOT_EVERY * 2 + 6:
+        for device in devices:
+            device.work(rig)
+        rig.settle()
+        rig.now += 1
+    replayed = []
+    advance = ModelState.advance
+    monkeypatch.setattr(
+        ModelState, "advance", lambda state, entry: replayed.append(entry.version) or advance(state, entry)
+    )
+    again = type(rig)(rig.database, rig.artifacts, rig.now)
+
+    assert again.job.state.to_bytes() == rig.job.state.to_bytes()
+    assert replayed == list(range(committing.SNAPSHOT_EVERY * 2 + 1, committing.SNAPSHOT_EVERY * 2 + 7))
+
+
+def test_rounds_that_take_long_to_replay_are_snapshots_sooner(make_rig, monkeypatch):
+    """Here after every second round of the same size."""
+    monkeypatch.setattr(committing, "MOST_REPLAYED", int(1.5 * 15 * LAYOUT.size))
+    rig = make_rig(count=7, evaluate_every=100)
+    devices = [ScriptedDevice(name) for name in ABC]
+    while rig.job.state.version < 6:
+        for device in devices:
+            device.work(rig)
+        rig.settle()
+        rig.now += 1
+    with rig.database.transaction() as connection:
+        assert [version for version, _ in ledger.snapshots_of(connection, JOB)] == [6, 4, 2, 0]
+    assert len(rig.ledger()[0].updates[0].seeds) + len(rig.ledger()[0].updates[1].seeds) == 15
+
+
+@pytest.mark.parametrize("harm", [lambda path: path.unlink(), lambda path: path.write_bytes(b"damaged")])
+def test_a_snapshot_that_is_lost_is_replayed_from_the_one_before(make_rig, harm):
+    rig = run(make_rig(count=2))
+    with rig.database.transaction() as connection:
+        version, sha256 = ledger.latest_snapshot(connection, JOB)
+    harm(rig.artifacts.path(sha256))
+    again = type(rig)(rig.database, rig.artifacts, rig.now)
+
+    assert version == again.job.state.version == 2
+    assert again.job.state.to_bytes() == rig.job.state.to_bytes()
+
+
+def test_without_the_first_snapshot_there_is_no_model(make_rig):
+    rig = make_rig()
+    for path in snapshot_files(rig):
+        rig.artifacts.path(path).unlink()
+    with pytest.raises(BadInputError, match="restore it from a backup"):
+        type(rig)(rig.database, rig.artifacts, rig.now)

@@ -4,7 +4,7 @@ from helpers.rig import JOB
 from sqlalchemy.exc import IntegrityError
 
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry
-from fwdllm_server.store import ledger
+from fwdllm_server.store import jobs, ledger
 from fwdllm_server.store.ledger import EvaluationRecord
 
 
@@ -55,6 +55,19 @@ def test_the_newest_snapshot_is_the_one_to_start_from(connection):
     for version, sha256 in ((0, "a" * 64), (20, "b" * 64), (20, "c" * 64)):
         ledger.add_snapshot(connection, JOB, version, sha256)
     assert ledger.latest_snapshot(connection, JOB) == (20, "c" * 64)
+
+
+def test_of_old_snapshots_the_first_is_kept_and_what_another_job_refers_to(connection):
+    jobs.add(connection, "other", "other", "", "/", 2, 0.0)
+    ledger.add_snapshot(connection, "other", 20, "20")
+    for version in (0, 20, 40, 60, 80):
+        ledger.add_snapshot(connection, JOB, version, str(version))
+
+    assert ledger.forget_snapshots(connection, JOB, keep=2) == {"40"}
+    assert ledger.snapshots_of(connection, JOB) == [(80, "80"), (60, "60"), (0, "0")]
+    assert ledger.forget_snapshots(connection, JOB, keep=2) == frozenset()
+    assert ledger.forget_snapshots(connection, JOB, keep=9) == frozenset()
+    assert ledger.latest_snapshot(connection, "other") == (20, "20")
 
 
 def test_evaluating_a_version_again_replaces_its_evaluation(connection):
