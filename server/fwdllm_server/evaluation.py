@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import islice
-from math import isfinite
+from math import ceil, isfinite
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from fwdllm_server.job import JobSpec
 from fwdllm_server.store.ledger import EvaluationRecord
 
 _SAMPLE = 512
-"""Texts that PEFT methods may look at."""
+"""Texts that features are centred by and PEFT methods may look at."""
 
 
 def check_held_out(spec: JobSpec, base_folder: Path) -> None:
@@ -51,11 +50,13 @@ def held_out_source(spec: JobSpec, base_folder: Path) -> Source:
 
 
 def held_out_texts(spec: JobSpec, base_folder: Path) -> list[str]:
-    """Some of the held-out texts, without their labels: the only text that the coordinator has."""
+    """Some of the held-out texts from all over the file, without labels: the only text that the coordinator has."""
     source = held_out_source(spec, base_folder)
     if isinstance(source, QuestionSource):
-        return [f"{row.question} {row.context}" for row in islice(source.rows(), _SAMPLE)]
-    return [row.text for row in islice(source.rows(), _SAMPLE)]
+        texts = [f"{row.question} {row.context}" for row in source.rows()]
+    else:
+        texts = [row.text for row in source.rows()]
+    return texts[:: ceil(len(texts) / _SAMPLE) or 1]  # many files are sorted by label
 
 
 class HeldOutEvaluator:

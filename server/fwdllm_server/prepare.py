@@ -73,7 +73,7 @@ class PreparedModel:
 def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[str] = ()) -> None:
     """Load the model from ``source``, put the PEFT method on it, and write bundle, adapter template and θ₀.
 
-    ``texts`` are unlabelled ones, for PEFT methods that look at activations.
+    ``texts`` are unlabelled ones, to centre features by and for PEFT methods that look at activations.
 
     :raises BadInputError: no such model, it has no such layer or target, prompt or verbaliser do not suit it, or texts
         are needed and absent.
@@ -84,6 +84,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     from fwdllm_server.model.load import has_new_head, load_base, load_tokenizer_file
     from fwdllm_server.model.peft.methods import apply_peft
     from fwdllm_server.model.peft.sample import TextSample
+    from fwdllm_server.model.pooling import centre
     from fwdllm_server.model.trainable import initial_theta
     from fwdllm_server.model.verbaliser import Prompting
 
@@ -95,7 +96,9 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     prompt = Prompt.of(spec.model.prompt)
     Prompting(prompt, spec.model.words).prepare(base, source, tokenizer, spec.model.max_tokens)
     head_init = "verbaliser" if spec.model.words else spec.model.head if has_new_head(base) else "checkpoint"
-    model = apply_peft(base, spec.peft, spec.job.seed, TextSample(texts, tokenizer, spec.model.max_tokens, prompt))
+    sample = TextSample(texts, tokenizer, spec.model.max_tokens, prompt)
+    centre(base, sample.batches())
+    model = apply_peft(base, spec.peft, spec.job.seed, sample)
     manifest = export_bundle(
         model,
         tokenizer.json,

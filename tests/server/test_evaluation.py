@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from fwdllm_common.errors import BadInputError, JobFailedError
 from fwdllm_common.files import sha256_of
 from fwdllm_common.manifest import BundleFile
-from fwdllm_server.evaluation import HeldOutEvaluator, check_held_out
+from fwdllm_server.evaluation import HeldOutEvaluator, check_held_out, held_out_texts
 
 SPEC = job_spec({"held_out": {"file": "held_out.csv"}, "model": {"source": "none", "labels": ["a", "b", "c"]}})
 
@@ -49,3 +49,14 @@ def test_a_label_that_the_job_does_not_name_is_refused(tmp_path):
     (tmp_path / "held_out.csv").write_text("text,label\none,a\ntwo,d\n")
     with pytest.raises(BadInputError, match=r"held_out.csv: label 'd' is not in \[model\] labels"):
         check_held_out(SPEC, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "taken", "last"), [(0, 0, ""), (3, 3, "text 2"), (513, 257, "text 512"), (2000, 500, "text 1996")]
+)
+def test_texts_are_taken_from_all_over_the_file(tmp_path, rows, taken, last):
+    lines = [f"text {row},{'ab'[2 * row // max(rows, 1)]}" for row in range(rows)]
+    (tmp_path / "held_out.csv").write_text("\n".join(["text,label", *lines, ""]))
+    texts = held_out_texts(SPEC, tmp_path)
+    assert len(texts) == taken
+    assert texts[-1:] == ([last] if last else [])

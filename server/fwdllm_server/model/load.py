@@ -54,10 +54,10 @@ def load_base(
 
     ``source`` is a folder, a hub id, or a ``.gguf`` file, whose weights become float32. With ``pooling="model"`` it is
     the architecture's own sequence classifier, with ``"mean"`` a :class:`MeanPooledClassifier`, with ``"layer-means"``
-    one that reads the embeddings and the middle layer too; for question answering, which has neither labels nor
-    pooling, its own model that scores tokens as start and end of a span. A head that the checkpoint does not hold
-    starts at zero, so that it predicts all classes or spans alike, unless it is to be a ``random_head``. Modules that
-    had to be made anew are named in the attribute ``newly_made``.
+    one that reads the embeddings and the middle layer too and is still to be centred; for question answering, which has
+    neither labels nor pooling, its own model that scores tokens as start and end of a span. A head that the checkpoint
+    does not hold starts at zero, so that it predicts all classes or spans alike, unless it is to be a ``random_head``.
+    Modules that had to be made anew are named in the attribute ``newly_made``.
 
     :raises BadInputError: no such model, no head for it, weights of the backbone are missing, or fewer than two labels.
     """
@@ -76,7 +76,9 @@ def load_base(
         layers = first_and_middle(model) if pooling == "layer-means" else ()
         with _reproducible_init():
             model = MeanPooledClassifier(model, len(labels), layers)
-        made = {f"backbone.{key}" for key in made} | {"classifier.weight", "classifier.bias"}
+        new_parts = ("classifier", "centring")
+        made = {f"backbone.{key}" for key in made}
+        made |= {f"{part}.{key}" for part in new_parts for key in model.get_submodule(part).state_dict()}
     model.newly_made = sorted({key.rpartition(".")[0] for key in made})
     if not random_head:
         _zero_new_head(model, made)

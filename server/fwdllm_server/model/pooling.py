@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,10 +13,23 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_server.model.architecture import layer_stack
 
 
+class Centring(nn.Module):
+    """Subtracts ``mean``, ``[width]``, which starts at zero and is not trained (decision 0020)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(width))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[N, width]``."""
+        return features - self.mean
+
+
 class MeanPooledClassifier(nn.Module):
     """``backbone`` → means over unmasked tokens, side by side → ``classifier`` (linear).
 
-    Means are taken of the last hidden state and of what goes into each of ``layers``, counted from 0.
+    Means are taken of the last hidden state and of what goes into each of ``layers``, counted from 0; with ``layers``
+    they are centred.
     """
 
     def __init__(self, backbone: Any, labels: int, layers: Sequence[int] = ()) -> None:
@@ -30,20 +43,37 @@ class MeanPooledClassifier(nn.Module):
         for layer in layers:
             module: nn.Module = backbone.get_submodule(f"{layer_stack(backbone)}.{layer}")
             module.register_forward_pre_hook(self._keep_input, with_kwargs=True)
-        self.classifier = nn.Linear((len(layers) + 1) * self.config.get_text_config().hidden_size, labels)
+        width = (len(layers) + 1) * self.config.get_text_config().hidden_size
+        self.centring: nn.Module = Centring(width) if layers else nn.Identity()
+        self.classifier = nn.Linear(width, labels)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> SequenceClassifierOutput:
         """Logits ``[N, labels]`` from ``input_ids`` and ``attention_mask``, int64 ``[N, T]``."""
+        means = self.means(input_ids, attention_mask, **options)
+        return SequenceClassifierOutput(logits=self.classifier(self.centring(means)))
+
+    def means(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
+        """What is centred and classified, ``[N, width]``."""
         self.lower_states.clear()
         last = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
         weights = attention_mask.to(last.dtype).unsqueeze(-1)
         tokens = weights.sum(dim=1).clamp(min=1.0)
         pooled = [(state * weights).sum(dim=1) / tokens for state in (last, *self.lower_states)]
         self.lower_states.clear()
-        return SequenceClassifierOutput(logits=self.classifier(torch.cat(pooled, dim=-1)))
+        return torch.cat(pooled, dim=-1)
 
     def _keep_input(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.lower_states.append(args[0] if args else kwargs["hidden_states"])
+
+
+@torch.no_grad()
+def centre(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> None:
+    """Have a model that centres its features subtract their mean over the texts of ``batches``; others stay alike."""
+    if not isinstance(model, MeanPooledClassifier) or not isinstance(model.centring, Centring):
+        return
+    found = [model.means(**batch).double() for batch in batches]
+    if found:
+        model.centring.mean.copy_(torch.cat(found).mean(dim=0))
 
 
 def first_and_middle(backbone: nn.Module) -> Sequence[int]:

@@ -18,6 +18,7 @@ from fwdllm_server.model.load import has_new_head, load_base, load_tokenizer_fil
 from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.peft.sample import TextSample
 from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.model.pooling import centre
 from fwdllm_server.model.trainable import PEFT_BLOCK, initial_theta, trainable_layout
 from fwdllm_server.model.verbaliser import Prompting
 
@@ -76,6 +77,7 @@ class ModelMaker:
         Prompting(self._sample.prompt, self._task.words).prepare(
             base, self._source, self._tokenizer, self._task.max_tokens
         )
+        centre(base, self._sample.batches())
         new_head = self._task.words is None and has_new_head(base)
         model = apply_peft(base, peft, self._seed, self._sample)
         layout = trainable_layout(model)

@@ -40,6 +40,7 @@ from fwdllm_server.model.load import Pooling, load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import METHODS, apply_peft
 from fwdllm_server.model.peft.sample import TextSample
 from fwdllm_server.model.peft_spec import METHOD_KEYS, BasesKind, MethodName, PeftSpec
+from fwdllm_server.model.pooling import centre
 from fwdllm_server.model.trainable import initial_theta, saved_parameters, trainable_layout
 
 torch.set_num_threads(1)
@@ -148,7 +149,9 @@ def prepare(
     """Load, adapt, export."""
     tokenizer = load_tokenizer_file(source)
     sample = TextSample(TEXTS, tokenizer, MAX_TOKENS)
-    model = apply_peft(load_base(source, LABELS, pooling), spec, 3, sample)
+    base = load_base(source, LABELS, pooling)
+    centre(base, sample.batches())
+    model = apply_peft(base, spec, 3, sample)
     manifest = export_bundle(
         model, tokenizer.json, tokenizer.pad_token_id, LABELS, MAX_TOKENS, folder, stage_weights=stage_weights
     )

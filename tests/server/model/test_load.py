@@ -14,13 +14,17 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.model.load import Pooling, has_new_head, load_base, load_tokenizer_file, load_word_rows
-from fwdllm_server.model.pooling import MeanPooledClassifier
+from fwdllm_server.model.pooling import MeanPooledClassifier, centre
 
 
 def logits_of(model: torch.nn.Module) -> torch.Tensor:
-    feeds = {name: torch.from_numpy(value) for name, value in batch(4, 9).items()}
     with torch.no_grad():
-        return model(input_ids=feeds["input_ids"], attention_mask=feeds["attention_mask"]).logits
+        return model(**texts_of(4, 9)).logits
+
+
+def texts_of(rows: int, tokens: int, seed: int = 0) -> dict[str, torch.Tensor]:
+    feeds = batch(rows, tokens, seed)
+    return {name: torch.from_numpy(feeds[name]) for name in ("input_ids", "attention_mask")}
 
 
 @pytest.mark.parametrize("name", list(MODELS))
@@ -72,6 +76,34 @@ def test_mean_pooling_ignores_padding(bert_source: str) -> None:
     with torch.no_grad():
         hidden = model.backbone(input_ids=ids, attention_mask=mask).last_hidden_state[0, :3]
         torch.testing.assert_close(model(ids, mask).logits[0], model.classifier(hidden.mean(dim=0)))
+
+
+def test_means_of_layers_are_centred_by_texts(bert_source: str) -> None:
+    model = load_base(bert_source, LABELS, "layer-means")
+    torch.nn.init.normal_(model.classifier.weight)
+    texts = [
+        {name: torch.from_numpy(batch(4, 9, seed)[name]) for name in ("input_ids", "attention_mask")} for seed in (1, 2)
+    ]
+    with torch.no_grad():
+        means = torch.cat([model.means(**part) for part in texts])
+        centre(model, texts)
+        logits = torch.cat([model(**part).logits for part in texts])
+        torch.testing.assert_close(logits, model.classifier(means - means.mean(dim=0)))
+    assert means.mean(dim=0).abs().max() > 0.1
+    assert has_new_head(model)
+
+
+def test_without_texts_and_without_layers_nothing_is_centred(bert_source: str) -> None:
+    model, plain = load_base(bert_source, LABELS, "layer-means"), load_base(bert_source, LABELS, "mean")
+    centre(model, [])
+    assert not model.centring.mean.any()
+    before = set(plain.state_dict())
+    centre(plain, [texts_of(4, 9)])
+    assert (
+        set(plain.state_dict())
+        == before
+        == {"classifier.weight", "classifier.bias"} | {f"backbone.{key}" for key in plain.backbone.state_dict()}
+    )
 
 
 def test_decoders_pad_with_their_last_token(tmp_path: Path) -> None:
