@@ -1,125 +1,126 @@
-"""Every command in the documents: run in small by the test that is named, or read by the program that it is for.
-
-Blocks without a language and those marked ``sh`` hold commands, a line each, unless they show something else.
-"""
+"""Every command in the documents is read by its program, and is run by a test or excepted with a reason."""
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import shutil
+import sqlite3
 import subprocess
 from pathlib import Path
 
 import pytest
 import typer
+from helpers.documented import EXCEPTIONS, PAGES, REPOSITORY, Command, commands, exception
 
 from fwdllm_client.cli import _parser
+from fwdllm_server.cli import run
 from fwdllm_server.cli.app import app
-
-REPOSITORY = Path(__file__).parents[1]
-PAGES = [
-    REPOSITORY / "README.md",
-    *sorted((REPOSITORY / "docs").rglob("*.md")),
-    *sorted((REPOSITORY / "examples").rglob("README.md")),
-]
-ELSEWHERE = {
-    "docker": "no Docker runs here; tests/deploy/test_compose.py runs what the containers run",
-    "sudo": "changes the machine; tests/deploy/test_files.py verifies the units",
-    "journalctl": "needs the service that sudo installed",
-    "bash": "tests/deploy/test_termux.py runs the scripts on stand-ins for Termux' commands",
-    "pip": "tests/packaging/test_wheel.py installs each extra",
-    "sqlite3": "tests/test_commands.py::test_backup_and_restore does the same by Python's sqlite3",
-    "tar": "tests/test_commands.py::test_backup_and_restore",
-    "cp": "tests/test_commands.py::test_backup_and_restore",
-    "cd": "has no effect of its own",
-    ".venv/bin/python": "tests/e2e/test_*example*.py run the examples",
-}
-"""The first words of commands that are not read here, and what tests them instead, or why nothing does."""
-
-
-def commands() -> list[tuple[str, str]]:
-    """Every command with its page."""
-    found = []
-    for page in PAGES:
-        for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
-            if language not in ("", "sh", "bash"):
-                continue
-            lines = re.sub(r"\\\n\s*", "", block).splitlines()
-            if language or any(re.match(r"(\S*fwdllm-(server|client)|make|docker|pip|sudo) ", line) for line in lines):
-                found += [
-                    (line, str(page.relative_to(REPOSITORY))) for line in lines if line.strip() and line[0] != "#"
-                ]
-    return found
-
+from fwdllm_server.home import ServerHome
+from fwdllm_server.store.database import Database
 
 COMMANDS = commands()
 
 
+def mentions() -> list[tuple[str, str]]:
+    """Page and text of each command that is named in a sentence; what must follow it may be left out there."""
+    found = []
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for mention in re.findall(r"`((?:fwdllm-server|fwdllm-client|make)\s[^`]+)`", text):
+            found.append((str(page.relative_to(REPOSITORY)), " ".join(mention.split())))
+    return found
+
+
 def test_the_documents_have_commands() -> None:
     assert len(COMMANDS) > 50
-    assert {page for _, page in COMMANDS} >= {"README.md", "docs/tutorial.md", "docs/operations.md", "docs/deploy.md"}
+    assert {command.page for command in COMMANDS} >= {
+        "README.md",
+        "docs/tutorial.md",
+        "docs/operations.md",
+        "docs/deploy.md",
+    }
 
 
-@pytest.mark.parametrize(("line", "page"), COMMANDS, ids=lambda text: text[:60])
-def test_the_program_understands_it(line: str, page: str) -> None:
-    words = shlex.split(line, comments=True)
-    while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
-        words = words[1:]
-    program = Path(words[0]).name
-    if program == "fwdllm-client":
-        _parser().parse_args(words[1:])
-    elif program == "fwdllm-server":
-        parse_server(words[1:])
-    elif program == "make":
-        done = subprocess.run(
-            ["make", "--dry-run", *words[1:]], capture_output=True, text=True, check=False, cwd=REPOSITORY
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_it_is_run_by_a_test_or_has_a_reason_not_to_be(command: Command) -> None:
+    reason = exception(command)
+    assert command.is_ours or reason, f"{command}: run it in a test, and say in helpers/documented.py in which"
+    for test in re.findall(r"tests/[\w/]+\.py", reason or ""):
+        assert (REPOSITORY / test).exists(), test
+
+
+@pytest.mark.parametrize("beginning", EXCEPTIONS)
+def test_each_exception_is_of_a_command_that_there_is(beginning: str) -> None:
+    assert any(exception(command) == EXCEPTIONS[beginning] for command in COMMANDS)
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=str)
+def test_the_program_understands_it(command: Command) -> None:
+    _, *arguments = command.words
+    if command.program == "fwdllm-client":
+        _parser().parse_args(arguments)
+    elif command.program == "fwdllm-server":
+        found, rest = command_of(arguments)
+        found.make_context(arguments[0], rest)
+    elif command.program == "make":
+        made = subprocess.run(
+            ["make", "--dry-run", *arguments], capture_output=True, text=True, check=False, cwd=REPOSITORY
         )
-        assert done.returncode == 0, done.stderr
+        assert made.returncode == 0, made.stderr
+
+
+@pytest.mark.parametrize(("page", "mention"), mentions(), ids=str)
+def test_what_a_sentence_names_there_is(page: str, mention: str) -> None:
+    program, *arguments = shlex.split(mention)
+    if program == "make":
+        targets = re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
+        assert arguments[0] in targets
+        return
+    if program == "fwdllm-server":
+        found, rest = command_of(arguments)
+        options = {option for parameter in found.params for option in parameter.opts}
     else:
-        assert words[0] in ELSEWHERE, f"{page}: who tests {words[0]!r}? Add it to ELSEWHERE with its test or a reason"
+        name, *rest = arguments
+        (subparsers,) = [each for each in _parser()._actions if isinstance(each, argparse._SubParsersAction)]
+        options = set(subparsers.choices[name]._option_string_actions)
+    assert {word for word in rest if word.startswith("--")} <= options
 
 
-def parse_server(arguments: list[str]) -> None:
-    """What typer does before it calls a command."""
-    command, name = typer.main.get_command(app), "fwdllm-server"
-    while hasattr(command, "commands"):
+def command_of(arguments: list[str]) -> tuple[typer.core.TyperCommand, list[str]]:
+    """What typer finds for the arguments, and those that are left for it."""
+    found = typer.main.get_command(app)
+    while hasattr(found, "commands") and arguments:
         name, *arguments = arguments
-        assert name in command.commands, f"no command {name!r}"
-        command = command.commands[name]
-    command.make_context(name, arguments)
-
-
-def test_each_exception_is_used() -> None:
-    first = {shlex.split(re.sub(r"^([A-Z_]+=\S* )+", "", line), comments=True)[0] for line, _ in COMMANDS}
-    assert set(ELSEWHERE) <= first
+        assert name in found.commands, f"no command {name!r}"
+        found = found.commands[name]
+    return found, arguments
 
 
 def test_backup_and_restore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commands of docs/operations.md on a real directory, the server running: `.backup` is SQLite's own API."""
-    import sqlite3
-
-    from fwdllm_server.cli import run
-    from fwdllm_server.home import ServerHome
-    from fwdllm_server.store.database import Database
-
+    """The commands of docs/operations.md on a real directory whose store is open."""
     for port in ("DEVICE", "ENROLMENT", "OPERATOR", "METRICS", "DASHBOARD"):
         monkeypatch.setenv(f"FWDLLM_LISTEN__{port}", "127.0.0.1:0")
-    folder = tmp_path / "fwdllm-server"
+    monkeypatch.chdir(tmp_path)
+    folder = Path("fwdllm-server")
     assert run(["init", str(folder), "--host", "localhost"]) == 0
     home = ServerHome.open(folder)
     database = Database(home.database_url(home.config()))
-    with sqlite3.connect(home.database) as source, sqlite3.connect(tmp_path / "fwdllm-backup.db") as backup:
-        source.backup(backup)
-    page = (REPOSITORY / "docs" / "operations.md").read_text()
-    create, extract, copy = (
-        next(line for line in page.splitlines() if line.startswith(start))
-        for start in ("tar --create", "tar --extract", "cp fwdllm-backup.db")
-    )
-    subprocess.run(shlex.split(create), check=True, cwd=tmp_path)
+    back_up, copy_files, *restore = [
+        command for command in COMMANDS if command.page == "docs/operations.md" and not command.is_ours
+    ][:4]
+    _, *sqlite_arguments = back_up.words
+    assert sqlite_arguments == ["fwdllm-server/fwdllm.db", ".backup fwdllm-backup.db"]
+    if shutil.which("sqlite3"):
+        subprocess.run(back_up.words, check=True)
+    else:  # what the program's .backup calls
+        with sqlite3.connect(home.database) as source, sqlite3.connect("fwdllm-backup.db") as backup:
+            source.backup(backup)
+    subprocess.run(copy_files.words, check=True)
     database.close()
     shutil.rmtree(folder)
-    subprocess.run(shlex.split(extract), check=True, cwd=tmp_path)
-    subprocess.run(shlex.split(copy), check=True, cwd=tmp_path)
+    for command in restore:
+        subprocess.run(command.words, check=True)
     assert run(["doctor", str(folder)]) == 0
     Database(home.database_url(home.config())).close()

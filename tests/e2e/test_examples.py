@@ -11,17 +11,25 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.documented import words_of
 from helpers.tiny_text import LABELS, write_rows
 
 REPOSITORY = Path(__file__).parents[2]
-pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)  # about ten CPU seconds each; other work on the machine multiplies them
 PROGRAM = Path(sys.executable).with_name("fwdllm-server")
+SMALL_RUN = ("--threads", "1", "--json")
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}"}
 
 
-def run(*command: str | Path) -> str:
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+def run(folder: Path, *command: str | Path) -> str:
+    done = subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def example(name: str, part: str) -> list[str]:
+    """The arguments of the command of an example's page that has ``part`` in it."""
+    return words_of(f"examples/{name}/README.md", part)[1:]
 
 
 def made_small(job: Path, blocks: str = "") -> None:
@@ -43,16 +51,17 @@ learning_rate = 0.1
 def test_own_data(workplace: Path, tmp_path: Path) -> None:
     rows = write_rows(tmp_path / "rows.csv", 200, seed=5).read_text().replace("text,label", "body,topic")
     (tmp_path / "tickets.csv").write_text(rows)
-    columns = ("--text-column", "body", "--label-column", "topic")
-    module = (sys.executable, "-m", "examples.own_data.prepare")
-    small = ("--max-tokens", "16", "--rounds", "4", "--out", tmp_path / "own")
-    said = run(*module, tmp_path / "tickets.csv", "--model", workplace / "model", *columns, *small)
-    assert said.endswith("own: 40 rows held out, 160 for devices, 3 labels\n")
-    job = tmp_path / "own" / "job.toml"
+    (tmp_path / "encoder").symlink_to(workplace / "model")
+    said = run(
+        tmp_path, sys.executable, *example("own_data", "own_data.prepare"), "--max-tokens", "16", "--rounds", "4"
+    )
+    assert said.endswith("own-output: 40 rows held out, 160 for devices, 3 labels\n")
+    folder = tmp_path / "own-output"
+    job = folder / "job.toml"
     assert f"labels = {json.dumps(LABELS)}" in job.read_text()
     made_small(job)
-    where = ("--data", tmp_path / "own" / "devices.csv", *columns, "--devices", "4", "--out", tmp_path / "simulated")
-    *points, outcome = map(json.loads, run(PROGRAM, "simulate", job, *where, "--threads", "1", "--json").splitlines())
+    lines = run(folder, PROGRAM, *example("own_data", "simulate"), *SMALL_RUN).splitlines()
+    *points, outcome = map(json.loads, lines)
     assert points[-1]["loss"] != points[0]["loss"]
     assert outcome["rounds_committed"] == 4
     assert (Path(outcome["adapter"]) / "adapter_model.safetensors").exists()
@@ -70,9 +79,9 @@ def test_own_data_without_its_columns(columns: tuple[str, ...], words: str, tmp_
 
 
 def test_sentiment_with_users_as_devices(workplace: Path, tmp_path: Path) -> None:
-    folder = tmp_path / "sentiment"
-    module = (sys.executable, "-m", "examples.sentiment.prepare")
-    run(*module, folder, "--users", "12", "--model", workplace / "model", "--rounds", "2")
+    small = ("--users", "12", "--model", workplace / "model", "--rounds", "2")
+    run(tmp_path, sys.executable, *example("sentiment", "sentiment.prepare"), *small)
+    folder = tmp_path / "sentiment-output"
     with (folder / "reviews.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     users = {row["user"] for row in rows}
@@ -82,21 +91,15 @@ def test_sentiment_with_users_as_devices(workplace: Path, tmp_path: Path) -> Non
     job = folder / "job.toml"
     job.write_text(re.sub("min_devices = 8", "min_devices = 4", job.read_text()))
     made_small(job)
-    readme = (REPOSITORY / "examples" / "sentiment" / "README.md").read_text()
-    assert "--partition user --user-column user" in readme
-    where = ("--data", folder / "reviews.csv", "--partition", "user", "--user-column", "user", "--devices", "12")
-    *_, outcome = map(
-        json.loads,
-        run(PROGRAM, "simulate", job, *where, "--out", folder / "simulated", "--threads", "1", "--json").splitlines(),
-    )
-    assert outcome["rounds_committed"] == 2
+    lines = run(folder, PROGRAM, *example("sentiment", "simulate"), "--devices", "12", *SMALL_RUN).splitlines()
+    assert json.loads(lines[-1])["rounds_committed"] == 2
 
 
 def test_a_custom_peft_method(workplace: Path, tmp_path: Path) -> None:
     """The package installed where the coordinator finds it; what it trained is an adapter that PEFT knows."""
     installed = tmp_path / "installed"
-    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", installed)
-    run(*pip, REPOSITORY / "examples" / "custom_peft")
+    pip = [sys.executable, "-m", *words_of("examples/custom_peft/README.md", "pip")]
+    run(REPOSITORY, *pip, "--quiet", "--no-deps", "--target", installed)
     job = tmp_path / "job.toml"
     text = f"""
 [job]
@@ -134,4 +137,4 @@ learning_rate = 0.01
     assert (config["use_rslora"], config["r"]) == (True, 8)
     without = subprocess.run([*command, "--out", tmp_path / "other"], capture_output=True, text=True, check=False)
     assert without.returncode == 2
-    assert "no method 'rslora'; there is lora, lora-fa" in without.stderr
+    assert "there is no method 'rslora' in lora, lora-fa" in without.stderr

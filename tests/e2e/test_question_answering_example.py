@@ -1,16 +1,19 @@
-"""The question answering example's own files, made small: the real MiniLM, rows of the test's own, scalars alone."""
+"""The question answering example's own commands and files, made small: the real MiniLM, our rows, scalars alone."""
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from helpers.documented import words_of
 
 REPOSITORY = Path(__file__).parents[2]
+PAGE = "examples/question_answering/README.md"
 SMALL = {
     "max_tokens": "48",
     "layers": "[-1]",
@@ -51,20 +54,22 @@ def in_squads_format(examples: list[dict[str, str]]) -> dict[str, object]:
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    found = {**os.environ, "PYTHONPATH": f"{REPOSITORY}:{os.environ.get('PYTHONPATH', '')}"}
+    return subprocess.run(command, env=found, capture_output=True, text=True, check=False)
 
 
 # Half a minute of a busy core's time, most of it the export.
 @pytest.mark.timeout(600)
-def test_minilm_learns_from_squads_files(tmp_path: Path) -> None:
-    training, held_out, folder = tmp_path / "training.json", tmp_path / "held_out.json", tmp_path / "out"
+def test_minilm_learns_from_squads_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    training, held_out, folder = Path("TRAINING.json"), Path("HELD_OUT.json"), tmp_path / "question-answering-output"
     training.write_text(json.dumps(rows("Ghent")))
     held_out.write_text(json.dumps(in_squads_format(rows("Delft"))))
-    prepare = (sys.executable, "-m", "examples.question_answering.prepare")
-    again = run(*prepare, training, training, folder)
+    prepare = [sys.executable, *words_of(PAGE, "question_answering.prepare")[1:]]
+    again = run(*prepare[:-1], training)
     assert again.returncode != 0
     assert "6 contexts are in both files" in again.stderr
-    done = run(*prepare, training, held_out, folder, "--held-out-rows", "4")
+    done = run(*prepare, "--held-out-rows", "4")
     assert done.returncode == 0, done.stderr
     first = json.loads((folder / "train.jsonl").read_text().splitlines()[0])
     assert (first["answer"], first["context"][first["answer_start"] :][:3]) == (PEOPLE[0], "Ada")
@@ -75,8 +80,8 @@ def test_minilm_learns_from_squads_files(tmp_path: Path) -> None:
     assert found > len(SMALL)
     job.write_text(text)
     program = Path(sys.executable).parent / "fwdllm-server"
-    where = ["--data", folder / "train.jsonl", "--out", folder / "run", "--devices", "2", "--threads", "1"]
-    simulated = run(program, "simulate", job, *where, "--json")
+    monkeypatch.chdir(folder)
+    simulated = run(program, *words_of(PAGE, "simulate")[1:], "--devices", "2", "--json")
     assert simulated.returncode == 0, simulated.stderr
 
     *points, outcome = map(json.loads, simulated.stdout.splitlines())

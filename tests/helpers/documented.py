@@ -1,0 +1,91 @@
+"""The commands of the documents: blocks without a language, ``sh`` or ``bash`` that hold commands, a line each."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[2]
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    *sorted((REPOSITORY / "docs").rglob("*.md")),
+    *sorted((REPOSITORY / "examples").rglob("README.md")),
+]
+_PROGRAMS = ("fwdllm-server", "fwdllm-client")
+_IS_A_COMMAND = re.compile(r"(\S*fwdllm-(server|client)|make|docker|pip|sudo) ")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A line of a page, and what its block is: a page's blocks are numbered from 1."""
+
+    page: str
+    block: int
+    line: str
+
+    @property
+    def words(self) -> list[str]:
+        """The program and its arguments, without a comment and without assignments before it."""
+        words = shlex.split(self.line, comments=True)
+        while re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+            words = words[1:]
+        return words
+
+    @property
+    def program(self) -> str:
+        return Path(self.words[0]).name
+
+    @property
+    def is_ours(self) -> bool:
+        return self.program in _PROGRAMS
+
+    def __str__(self) -> str:
+        return f"{self.page}: {self.line}"
+
+
+def commands() -> list[Command]:
+    """Every command of every page, in order."""
+    found = []
+    for page in PAGES:
+        name = str(page.relative_to(REPOSITORY))
+        blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        for number, (language, block) in enumerate(blocks, 1):
+            lines = re.sub(r"\\\n\s*", "", block).splitlines()
+            if language in ("sh", "bash") or (not language and any(map(_IS_A_COMMAND.match, lines))):
+                found += [Command(name, number, line) for line in lines if line.strip() and line[0] != "#"]
+    return found
+
+
+def words_of(page: str, part: str) -> list[str]:
+    """The words of the only command of ``page`` that has ``part`` in it."""
+    (found,) = [command for command in commands() if command.page == page and part in command.line]
+    return found.words
+
+
+EXCEPTIONS = {
+    r"make demo": "minutes; tests/e2e/test_demo.py runs its script with three rounds",
+    r"make setup": "what .ci/run begins with",
+    r"make bench-convergence": "hours; tests/benchmarks/test_quick_run.py runs what QUICK=1 runs",
+    r"make bench-coordinator": "minutes; tests/benchmarks/test_coordinator.py runs what QUICK=1 runs",
+    r"(\w+=\w+ )*docker ": "no Docker engine; tests/deploy/test_compose.py runs what the containers run",
+    r"sudo ": "changes the machine; tests/deploy/test_files.py verifies the units",
+    r"journalctl ": "needs a unit that sudo installed; tests/deploy/test_files.py verifies it",
+    r"bash install": "needs a phone; tests/deploy/test_termux.py runs the scripts on stand-ins for Termux' commands",
+    r"pip install ./examples": "tests/e2e/test_examples.py installs it into a folder",
+    r"pip install ": "from an index; tests/packaging/test_wheel.py installs the wheel with each extra",
+    r"(sqlite3|tar|cp) ": "tests/test_commands.py runs the page's lines",
+    r"(cd|\.venv/bin/python) ": "tests/e2e/test_examples.py and the tests of the two examples below",
+    r"\.\./\.venv/bin/fwdllm-server simulate (prompt|head)": "minutes; tests/e2e/test_decoder_example.py, in small",
+    r"\.\./\.venv/bin/fwdllm-server simulate job": "minutes; tests/e2e/test_question_answering_example.py, in small",
+    r"fwdllm-server simulate job.toml --data devices": "tests/e2e/test_examples.py, after the line before it",
+    r"fwdllm-server simulate job.toml --data reviews.csv .* --devices 40": "tests/e2e/test_examples.py, with 12",
+}
+"""How commands begin that tests/e2e/test_documented_commands.py does not run; what does, or why nothing can."""
+
+
+def exception(command: Command) -> str | None:
+    """Why a command is not run where the others are; None for one that is."""
+    return next((reason for start, reason in EXCEPTIONS.items() if re.match(start, command.line)), None)
