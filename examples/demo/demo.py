@@ -23,7 +23,8 @@ from rich.console import Console
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, Job, ListJobsRequest, SubmitJobRequest
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.cli.calls import operator_service
-from fwdllm_server.cli.progress import JobProgress
+from fwdllm_server.cli.display import Display
+from fwdllm_server.cli.progress import show_job
 
 DEVICES = 4
 ALPHA = 0.5
@@ -115,9 +116,9 @@ def _train(cluster: Cluster, folder: Path, spec_toml: str, console: Console) -> 
             console.print("preparing the model: LoRA, export to ONNX, split at the first perturbed layer")
             request = SubmitJobRequest(spec_toml=spec_toml, base_folder=str(folder))
             job_id = service.SubmitJob(request).job_id
-        with JobProgress(console) as progress:
+        with Display(console) as display:
             for job in service.WatchJob(GetJobRequest(job=job_id)):
-                progress.show(job)
+                show_job(display, job)
                 cluster.check()
     if job.state != JOB_STATE_DONE:
         raise SystemExit(f"the job did not finish: {job.message}")

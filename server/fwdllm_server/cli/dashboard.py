@@ -9,7 +9,7 @@ from fwdllm_server.home import ServerHome
 
 
 def dashboard(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """Print the dashboard's address; from another machine it opens with the token that is in it, once."""
+    """Print the dashboard's address. From another machine it opens with the token that is in it, once."""
     home = ServerHome.open(folder)
     config = home.config()
     url = home.dashboard_url(config)

@@ -9,7 +9,7 @@ from fwdllm_server.home import ServerHome
 
 
 def doctor(folder: FolderArgument = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """Check whether this coordinator can serve, and say what to type next; also while it serves."""
+    """Check whether this coordinator can serve. It says what to type next, also while it serves."""
     # Only this command needs ONNX Runtime; the others start at once.
     from fwdllm_server.doctor import checks
 

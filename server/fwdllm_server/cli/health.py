@@ -12,7 +12,7 @@ from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
 
 
 def health(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """Ask the server how it is: 0 it serves, 1 its store cannot be written or it is overloaded, 3 nothing answers."""
+    """Ask the server how it is. Exit codes: 0 it serves, 1 its store cannot be written or it lags, 3 no answer."""
     with operator_channel(folder) as channel:
         answer = HealthStub(channel).Check(HealthCheckRequest(), timeout=ANSWER_S)
     word = HealthCheckResponse.ServingStatus.Name(answer.status).lower()

@@ -64,7 +64,7 @@ def init(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Make a server's directory: configuration, certificate authority, operator's certificate."""
+    """Make a server's directory. It holds configuration, certificate authority, operator's certificate."""
     home = ServerHome(folder.absolute())
     if home.config_file.exists():
         raise BadInputError(f"{folder} is a server's directory already; serve it with 'fwdllm-server serve {folder}'")

@@ -23,10 +23,11 @@ from fwdllm.v1.operator_pb2 import (
 from fwdllm_common.errors import JobFailedError, StoppedError, UnreachableError, WaitTimeoutError
 from fwdllm_common.protocol import MOST_PRIORITY
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
+from fwdllm_server.cli.display import Display
 from fwdllm_server.cli.facts import as_dict, print_json
 from fwdllm_server.cli.job_file import read_job_file
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument, JsonOption
-from fwdllm_server.cli.progress import JobProgress, render, state_word
+from fwdllm_server.cli.progress import render, show_job, state_word
 from fwdllm_server.cli.words import columns, printable
 
 app = typer.Typer(help="Submit jobs and follow them.", rich_markup_mode=None)
@@ -86,13 +87,13 @@ def show(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOpti
 def watch(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
     """Follow a job until it ends; with --json one document a line. Ends with the exit codes of 'wait'."""
     last = None
-    with JobProgress(Console(quiet=json)) as progress:
+    with Display(Console(quiet=json)) as display:
         for change in _changes(folder, job, None):
             last = change
             if json:
                 print_json(as_dict(change))
             else:
-                progress.show(change)
+                show_job(display, change)
     _raise_unless_done(job, last)
 
 
@@ -103,7 +104,7 @@ def wait(
     folder: FolderOption = DEFAULT_FOLDER,
     json: JsonOption = False,
 ) -> None:
-    """Wait until a job ends: 0 done, 1 failed, 3 server unreachable, 4 timed out, 5 stopped, 130 interrupted."""
+    """Wait until a job ends. Exit codes: 0 done, 1 failed, 3 unreachable, 4 timed out, 5 stopped, 130 interrupted."""
     last = None
     try:
         for change in _changes(folder, job, timeout):
@@ -121,7 +122,7 @@ def wait(
 
 @app.command()
 def stop(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """Stop a job where it is; what is committed stays, and it can be resumed."""
+    """Stop a job where it is. What is committed stays, and it can be resumed."""
     with operator_service(folder) as service:
         _print_job(service.StopJob(GetJobRequest(job=job), timeout=ANSWER_S), json)
 
@@ -142,7 +143,7 @@ def priority(
     folder: FolderOption = DEFAULT_FOLDER,
     json: JsonOption = False,
 ) -> None:
-    """Of jobs that wait for the same devices, which gets them; 0 unless the job file says otherwise."""
+    """Say which job gets devices first. Of jobs that wait for the same ones; 0 unless the job file says otherwise."""
     with operator_service(folder) as service:
         request = SetJobPriorityRequest(job=job, priority=number)
         _print_job(service.SetJobPriority(request, timeout=ANSWER_S), json)

@@ -39,7 +39,7 @@ def profile(
     out: Annotated[Path | None, typer.Option(help="Folder for the report, its plot and the [peft] block.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Compare PEFT methods by what they learn in a second of device time, offline on the held-out rows."""
+    """Rank PEFT methods for a job. By what they learn in a second of device time, offline on the held-out rows."""
     # Here and not above: the other commands do without torch.
     from fwdllm_server.profiler.candidates import CandidateFile
     from fwdllm_server.profiler.peft_block import peft_block

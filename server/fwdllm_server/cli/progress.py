@@ -1,49 +1,19 @@
-"""A job's progress: a live display on a terminal, a line at every step elsewhere."""
+"""A job's progress, as a picture and as a line."""
 
 from __future__ import annotations
 
 import math
-from types import TracebackType
+from collections.abc import Hashable
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
+from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from fwdllm.v1.operator_pb2 import Evaluation, Job
+from fwdllm_server.cli.display import Display
 from fwdllm_server.cli.facts import enum_word
 from fwdllm_server.cli.words import duration, printable, size
-
-
-class JobProgress:
-    """Shows each :class:`Job` that it is given, as a context manager."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._live = Live(console=console, auto_refresh=False) if console.is_terminal else None
-        self._last_step: tuple[object, ...] = ()
-
-    def __enter__(self) -> JobProgress:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
-
-    def show(self, job: Job) -> None:
-        """Show the job as it is now; elsewhere than on a terminal only what is a step from the last one."""
-        if self._live:
-            self._live.update(render(job), refresh=True)
-            return
-        step = (job.state, job.rounds_committed, job.rounds_abandoned, job.latest_evaluation.version, job.message)
-        if step != self._last_step:
-            self._last_step = step
-            self._console.out(line(job), highlight=False)
 
 
 def state_word(job: Job) -> str:
@@ -85,6 +55,23 @@ def line(job: Job) -> str:
     if job.message:
         parts.append(printable(job.message))
     return ", ".join(parts)
+
+
+def show_job(display: Display, job: Job) -> None:
+    """Show a job that is followed."""
+    display.show(render(job), {step(job): line(job)})
+
+
+def step(job: Job) -> Hashable:
+    """What of a job must change for its line to be worth telling again."""
+    return (
+        job.job_id,
+        job.state,
+        job.rounds_committed,
+        job.rounds_abandoned,
+        job.latest_evaluation.version,
+        job.message,
+    )
 
 
 def _round(job: Job) -> str:

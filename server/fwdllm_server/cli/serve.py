@@ -20,7 +20,7 @@ def serve(
     folder: FolderArgument = DEFAULT_FOLDER,
     verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
 ) -> None:
-    """Run the coordinator in the foreground: SIGTERM ends it with exit code 0, Ctrl-C with 130."""
+    """Run the coordinator in the foreground. SIGTERM ends it with exit code 0, Ctrl-C with 130."""
     import uvloop  # the other commands start at once
 
     configure_logging(verbose=verbose)

@@ -55,7 +55,7 @@ def simulate(
     verbose: Annotated[bool, typer.Option("--verbose", help="Log what the coordinator logs.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Run a job on simulated devices: the same rounds and the same engine, no network, simulated time."""
+    """Run a job on simulated devices. The same rounds and the same engine, no network, simulated time."""
     configure_logging()
     if not verbose:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
-from types import TracebackType
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Annotated
 
 import typer
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
@@ -24,9 +22,10 @@ from fwdllm.v1.operator_pb2 import (
     ListJobsRequest,
 )
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
+from fwdllm_server.cli.display import Display
 from fwdllm_server.cli.facts import as_dict, print_json
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
-from fwdllm_server.cli.progress import line, render, state_word
+from fwdllm_server.cli.progress import line, render, state_word, step
 from fwdllm_server.cli.words import duration, printable, size
 
 _ACTIVE = (JOB_STATE_PREPARING, JOB_STATE_RUNNING)
@@ -43,55 +42,41 @@ def top(
     once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Watch every running job and every device; plain lines when not on a terminal, until Ctrl-C."""
-    with operator_service(folder) as service, Screen(Console(quiet=json), once) as screen:
+    """Watch every running job and every device. Plain lines when not on a terminal; until Ctrl-C."""
+    with operator_service(folder) as service, Display(Console(quiet=json), whole_screen=not once) as display:
         while True:
             jobs = service.ListJobs(ListJobsRequest(), timeout=ANSWER_S).jobs
             devices = service.ListDevices(ListDevicesRequest(), timeout=ANSWER_S).devices
             if json:
                 print_json({"jobs": [as_dict(job) for job in jobs], "devices": [as_dict(each) for each in devices]})
             else:
-                screen.show(jobs, devices)
+                display.show(picture(jobs, devices), lines(jobs, devices))
             if once:
                 return
             time.sleep(every)
 
 
-class Screen:
-    """The whole terminal, or lines where something has changed, as a context manager."""
+def picture(jobs: Sequence[Job], devices: Sequence[Device]) -> RenderableType:
+    """All of it, for a terminal."""
+    active = _active(jobs)
+    parts: list[RenderableType] = [Text(_summary(jobs, devices), style="bold")]
+    for job in active:
+        parts += [Rule(style="dim"), render(job)]
+    if not active:
+        parts += [Rule(style="dim"), Text("no job is running", style="dim")]
+    if devices:
+        parts += [Rule(style="dim"), _table(active, devices)]
+    return Group(*parts)
 
-    def __init__(self, console: Console, once: bool) -> None:
-        self._console = console
-        self._live = (
-            Live(console=console, auto_refresh=False, screen=True) if console.is_terminal and not once else None
-        )
-        self._plain = not console.is_terminal
-        self._shown: set[str] = set()
 
-    def __enter__(self) -> Screen:
-        if self._live:
-            self._live.start()
-        return self
+def lines(jobs: Sequence[Job], devices: Sequence[Device]) -> Mapping[Hashable, str]:
+    """A line for everything together and one for each job that runs, each by what it tells."""
+    summary = _summary(jobs, devices)
+    return {summary: summary, **{step(job): line(job) for job in _active(jobs)}}
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._live:
-            self._live.stop()
 
-    def show(self, jobs: Sequence[Job], devices: Sequence[Device]) -> None:
-        """Show what there is now."""
-        active = [job for job in jobs if job.state in _ACTIVE]
-        if self._live:
-            self._live.update(_picture(jobs, active, devices), refresh=True)
-        elif self._plain:
-            lines = [_summary(jobs, devices), *(line(job) for job in active)]
-            for text in lines:
-                if text not in self._shown:
-                    self._console.out(text, highlight=False)
-            self._shown = set(lines)
-        else:
-            self._console.print(_picture(jobs, active, devices))
+def _active(jobs: Sequence[Job]) -> Sequence[Job]:
+    return [job for job in jobs if job.state in _ACTIVE]
 
 
 def _summary(jobs: Sequence[Job], devices: Sequence[Device]) -> str:
@@ -107,17 +92,6 @@ def _summary(jobs: Sequence[Job], devices: Sequence[Device]) -> str:
     if reasons:
         parts.append(f"no work for: {', '.join(f'{reason} {count}' for reason, count in reasons.most_common())}")
     return "; ".join(map(printable, parts))
-
-
-def _picture(jobs: Sequence[Job], active: Sequence[Job], devices: Sequence[Device]) -> RenderableType:
-    parts: list[RenderableType] = [Text(_summary(jobs, devices), style="bold")]
-    for job in active:
-        parts += [Rule(style="dim"), render(job)]
-    if not active:
-        parts += [Rule(style="dim"), Text("no job is running", style="dim")]
-    if devices:
-        parts += [Rule(style="dim"), _table(active, devices)]
-    return Group(*parts)
 
 
 def _table(active: Sequence[Job], devices: Sequence[Device]) -> Table:

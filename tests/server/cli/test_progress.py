@@ -6,15 +6,16 @@ from rich.console import Console
 from server.cli.scripted import DONE, running
 
 from fwdllm.v1.operator_pb2 import JOB_STATE_PREPARING, Job
-from fwdllm_server.cli.progress import JobProgress, line
-from fwdllm_server.cli.words import duration, size
+from fwdllm_server.cli.display import Display
+from fwdllm_server.cli.progress import line, render, show_job
+from fwdllm_server.cli.words import duration, energy, size
 
 
 def test_a_terminal_shows_a_bar_and_the_last_state_stays():
     screen = io.StringIO()
-    with JobProgress(Console(file=screen, force_terminal=True, width=100)) as progress:
-        progress.show(running())
-        progress.show(DONE)
+    with Display(Console(file=screen, force_terminal=True, width=100)) as display:
+        show_job(display, running())
+        show_job(display, DONE)
     shown = screen.getvalue()
 
     assert "━" in shown
@@ -24,10 +25,10 @@ def test_a_terminal_shows_a_bar_and_the_last_state_stays():
 
 def test_a_file_gets_a_line_for_a_step_and_none_for_each_scalar():
     file = io.StringIO()
-    with JobProgress(Console(file=file, width=40)) as progress:
+    with Display(Console(file=file, width=40)) as display:
         for collected in range(5):
-            progress.show(running(collected=collected))
-        progress.show(DONE)
+            show_job(display, running(collected=collected))
+        show_job(display, DONE)
 
     assert file.getvalue() == f"{line(running(collected=0))}\n{line(DONE)}\n"
 
@@ -44,6 +45,16 @@ def test_a_job_before_its_first_round_has_little_to_show():
     job = Job(name="news", state=JOB_STATE_PREPARING, rounds_wanted=5)
 
     assert line(job) == "news preparing: round 0 of 5, up 0 B, down 0 B, 0s so far"
+
+
+def test_energy_is_that_of_the_devices_that_measure_it():
+    screen = io.StringIO()
+    job = running()
+    Console(file=screen, width=100).print(render(job))
+    assert "not measured" in screen.getvalue()
+    job.devices[0].joules = 5400.0
+
+    assert "1.5 Wh used while computing, on 1 of 2 devices, 1m20s" in line(job)
 
 
 def test_no_threshold_is_not_shown():
@@ -70,6 +81,13 @@ def test_what_a_server_says_does_not_steer_the_terminal():
 )
 def test_sizes(count, words):
     assert size(count) == words
+
+
+@pytest.mark.parametrize(
+    ("joules", "words"), [(420, "420 J"), (5400, "1.5 Wh"), (72_000, "20 Wh"), (8.28e6, "2.3 kWh")]
+)
+def test_energies(joules, words):
+    assert energy(joules) == words
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from server.cli.scripted import DONE, running
 
 from fwdllm.v1.conditions_pb2 import THERMAL_STATE_LIGHT, Conditions
 from fwdllm.v1.operator_pb2 import Device
-from fwdllm_server.cli.top import Screen
+from fwdllm_server.cli.display import Display
+from fwdllm_server.cli.top import lines, picture
 
 WORKING = Device(
     device_id="dev-1",
@@ -52,8 +53,8 @@ async def test_json_has_everything_for_programs(stage, cli):
 
 def test_a_terminal_shows_jobs_and_devices():
     screen = io.StringIO()
-    with Screen(Console(file=screen, force_terminal=True, width=140, height=40), once=False) as top:
-        top.show([running()], DEVICES)
+    with Display(Console(file=screen, force_terminal=True, width=140, height=40), whole_screen=True) as display:
+        display.show(picture([running()], DEVICES), {})
     shown = screen.getvalue()
 
     for words in ("64/256", "1.25 (wanted at most 0.5)", "accuracy 50.0%", "pixel7?[31m", "charging 80% light"):
@@ -63,21 +64,22 @@ def test_a_terminal_shows_jobs_and_devices():
     assert shown.index("pixel7") < shown.index("old-laptop")
 
 
-def test_a_file_gets_only_lines_that_are_new():
+def test_a_file_gets_a_line_for_a_step_and_for_other_devices():
     file = io.StringIO()
-    with Screen(Console(file=file, width=40), once=False) as top:
-        for collected in (64, 64, 65):
-            top.show([running(collected=collected)], DEVICES)
+    with Display(Console(file=file, width=40)) as display:
+        for job, devices in ((running(), DEVICES), (running(collected=65), DEVICES), (running(message="!"), [HELD])):
+            display.show("", lines([job], devices))
 
-    summary, first, second = file.getvalue().splitlines()
-    assert summary.startswith("1 job (1 running)")
-    assert ["64/256" in first, "65/256" in second] == [True, True]
+    summary, job, fewer, job_again = file.getvalue().splitlines()
+    assert summary.startswith("1 job (1 running); 3 devices")
+    assert fewer.startswith("1 job (1 running); 1 device")
+    assert ["64/256" in job, job_again.endswith("!")] == [True, True]
 
 
 def test_nothing_yet_is_said_too():
     screen = io.StringIO()
-    with Screen(Console(file=screen, force_terminal=True, width=100), once=True) as top:
-        top.show([], [])
+    with Display(Console(file=screen, force_terminal=True, width=100)) as display:
+        display.show(picture([], []), {})
     assert "0 jobs; 0 devices" in screen.getvalue()
     assert "no job is running" in screen.getvalue()
 
