@@ -140,6 +140,7 @@ def _work(
     # An idle device has loaded neither numpy nor a tokenizer nor onnxruntime.
     from fwdllm_client.artifacts import ArtifactCache
     from fwdllm_client.assignment import AssignmentWork
+    from fwdllm_client.energy import energy_of_this_machine
     from fwdllm_client.feature_sums import FeatureSums
     from fwdllm_client.self_test import SelfTest
     from fwdllm_client.weights import Weights
@@ -154,6 +155,7 @@ def _work(
         new_reporter,
         stop,
         permission,
+        energy=energy_of_this_machine(lambda: permission.conditions.watts),
         feature_sums=None if policy.class_rows is None else FeatureSums(coordinator, retry, policy.class_rows),
         self_test=SelfTest(coordinator, retry),
     )

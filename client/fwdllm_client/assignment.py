@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from fwdllm.v1 import device_pb2
 from fwdllm_client.artifacts import ArtifactCache, Bundle
 from fwdllm_client.effort import Meter
+from fwdllm_client.energy import Energy
 from fwdllm_client.engine import ClassSum, DirectionTask
 from fwdllm_client.feature_sums import FeatureSums
 from fwdllm_client.journal import Entry, Journal
@@ -73,6 +74,7 @@ class AssignmentWork:
     :param stop: ends the work after the scalars that are being computed.
     :param permission: ends it likewise; what is left is given back at the check-in that follows at once.
     :param clock: seconds, monotonic.
+    :param energy: joules that the device has used.
     :param feature_sums: sends per-class sums of features; None where the device's owner does not allow them.
     :param self_test: tells the coordinator what this device's scalars on a bundle are worth; None for not at all.
     """
@@ -87,6 +89,7 @@ class AssignmentWork:
         stop: Stop,
         permission: Permission,
         clock: Callable[[], float] = time.monotonic,
+        energy: Energy = lambda: None,
         feature_sums: FeatureSums | None = None,
         self_test: SelfTest | None = None,
     ) -> None:
@@ -98,6 +101,7 @@ class AssignmentWork:
         self._stop = stop
         self._permission = permission
         self._clock = clock
+        self._energy = energy
         self._feature_sums = feature_sums
         self._self_test = self_test
         self._tested = ""
@@ -177,14 +181,14 @@ class AssignmentWork:
         file = self._artifacts.fetch(assignment.theta_digest.hex(), 4 * bundle.manifest.layout.size, go_on)
         theta = np.fromfile(file, dtype="<f4").astype(np.float32)
         engine = self._engine_for(bundle)
-        meter = Meter(self._clock, lambda: engine.example_passes)
+        meter = Meter(self._clock, lambda: engine.example_passes, self._energy)
         engine.obey(go_on)
         try:
             sums = engine.class_sums(theta)
         finally:
             engine.unload()
         go_on()
-        return self._feature_sums.send(assignment, bundle.manifest.labels, sums, *meter.take())
+        return self._feature_sums.send(assignment, bundle.manifest.labels, sums, meter.take())
 
     def _go_on(self, assignment: device_pb2.Assignment) -> Callable[[], None]:
         return partial(self._permission.check, assignment.job_name)
@@ -225,7 +229,8 @@ class AssignmentWork:
             return
         engine.obey(go_on)
         done = self._journal.progress(assignment.assignment_id)
-        scalars = _Scalars(self._clock, assignment.assignment_id, done or 0, engine)
+        meter = Meter(self._clock, lambda: engine.example_passes, self._energy)
+        scalars = _Scalars(self._clock, assignment.assignment_id, done or 0, meter)
         try:
             # Evaluated first and sent with the first scalars: a round that closes early has the counts all the same.
             if assignment.evaluate and done is None:
@@ -244,14 +249,14 @@ class AssignmentWork:
 class _Scalars:
     """Scalars that wait for others to share a message with."""
 
-    def __init__(self, clock: Callable[[], float], assignment_id: str, first_index: int, engine: Compute) -> None:
+    def __init__(self, clock: Callable[[], float], assignment_id: str, first_index: int, meter: Meter) -> None:
         self.evaluation: Counts | None = None
         self._clock = clock
         self._assignment_id = assignment_id
         self._first_index = first_index
         self._waiting: array[float] = array("f")
         self._opened = clock()
-        self._meter = Meter(clock, lambda: engine.example_passes)
+        self._meter = meter
 
     def add(self, values: NDArray[np.float64]) -> None:
         with np.errstate(over="ignore", invalid="ignore"):  # the coordinator counts what is not finite as unusable
@@ -272,7 +277,7 @@ class _Scalars:
     def _group(self, size: int) -> Entry:
         derivatives, self._waiting = self._waiting[:size], self._waiting[size:]
         evaluation, self.evaluation = self.evaluation, None
-        entry = Entry(self._assignment_id, self._first_index, derivatives, evaluation, *self._meter.take())
+        entry = Entry(self._assignment_id, self._first_index, derivatives, evaluation, self._meter.take())
         self._first_index += size
         self._opened = self._clock()
         return entry

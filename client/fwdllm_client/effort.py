@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fwdllm.v1 import device_pb2
+from fwdllm_client.cost import Cost
+from fwdllm_client.energy import Energy
 from fwdllm_client.transport import Traffic
 
 _STATUS = Path("/proc/self/status")
@@ -30,11 +32,12 @@ def physical_memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def effort_message(seconds: float, example_passes: float, traffic: Traffic) -> device_pb2.Effort:
+def effort_message(cost: Cost, traffic: Traffic) -> device_pb2.Effort:
     """What a report says of the work behind it, and of this process so far."""
     return device_pb2.Effort(
-        seconds=seconds,
-        example_passes=example_passes,
+        seconds=cost.seconds,
+        example_passes=cost.example_passes,
+        joules=cost.joules,
         peak_rss_bytes=peak_rss_bytes(),
         bytes_sent=traffic.sent,
         bytes_received=traffic.received,
@@ -43,18 +46,24 @@ def effort_message(seconds: float, example_passes: float, traffic: Traffic) -> d
 
 
 class Meter:
-    """Seconds of computing and example passes since they were last taken.
+    """The cost of computing since it was last taken.
 
     :param clock: seconds, monotonic.
     :param passes: passes of one example through the whole model so far.
     """
 
-    def __init__(self, clock: Callable[[], float], passes: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], passes: Callable[[], float], energy: Energy) -> None:
         self._clock = clock
         self._passes = passes
-        self._since = (clock(), passes())
+        self._energy = energy
+        self._since = self._now()
 
-    def take(self) -> tuple[float, float]:
-        """(seconds, example passes) since the last call or the start."""
-        then, self._since = self._since, (self._clock(), self._passes())
-        return self._since[0] - then[0], self._since[1] - then[1]
+    def take(self) -> Cost:
+        """What it cost since the last call or the start."""
+        then, self._since = self._since, self._now()
+        now = self._since
+        joules = None if then.joules is None or now.joules is None else now.joules - then.joules
+        return Cost(now.seconds - then.seconds, now.example_passes - then.example_passes, joules)
+
+    def _now(self) -> Cost:
+        return Cost(self._clock(), self._passes(), self._energy())

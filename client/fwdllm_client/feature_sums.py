@@ -12,6 +12,7 @@ from functools import partial
 import structlog
 
 from fwdllm.v1 import device_pb2
+from fwdllm_client.cost import Cost
 from fwdllm_client.effort import effort_message
 from fwdllm_client.engine import ClassSum
 from fwdllm_client.retry import Retry
@@ -36,8 +37,7 @@ class FeatureSums:
         assignment: device_pb2.Assignment,
         labels: Sequence[str],
         sums: Sequence[ClassSum],
-        seconds: float,
-        example_passes: float,
+        cost: Cost,
     ) -> device_pb2.CheckInWindow | None:
         """Send what the owner allows of ``sums`` and say so in the log; returns when to check in again.
 
@@ -48,7 +48,7 @@ class FeatureSums:
         window = None
         for request in _messages(assignment.assignment_id, allowed):
             if request.last:
-                request.effort.CopyFrom(effort_message(seconds, example_passes, self._coordinator.traffic))
+                request.effort.CopyFrom(effort_message(cost, self._coordinator.traffic))
             response = self._retry.call(partial(self._coordinator.report_feature_sums, request))
             window = response.next if response.HasField("next") else window
         _log.info(

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from fwdllm_client.cost import Cost
 from fwdllm_common.counts import Counts
 from fwdllm_common.errors import StorageError
 
@@ -29,6 +30,7 @@ CREATE TABLE IF NOT EXISTS entries (
     seconds REAL NOT NULL,
     example_passes REAL NOT NULL,
     f1 REAL,                    -- of the evaluation, or null
+    joules REAL,                -- null where the device cannot measure them
     UNIQUE (assignment_id, first_index)
 );
 CREATE TABLE IF NOT EXISTS progress (
@@ -36,23 +38,22 @@ CREATE TABLE IF NOT EXISTS progress (
     next_index INTEGER NOT NULL -- also of scalars that were acknowledged and have left entries
 );
 """
-# Journals that an earlier version made lack it.
-_ADD_F1 = "ALTER TABLE entries ADD COLUMN f1 REAL"
-_COLUMNS = "assignment_id, first_index, derivatives, correct, total, f1, seconds, example_passes"
+_ADDED = ("f1", "joules")
+"""Columns that journals of an earlier version lack."""
+_COLUMNS = "assignment_id, first_index, derivatives, correct, total, f1, seconds, example_passes, joules"
 
 
 @dataclass(frozen=True)
 class Entry:
     """One message's worth of an assignment: ``derivatives`` from ``first_index`` on, the ``evaluation`` or
-    None, and what it cost: ``seconds`` of computing and passes of one example through the model.
+    None, and what it cost.
     """
 
     assignment_id: str
     first_index: int
     derivatives: array[float]
     evaluation: Counts | None
-    seconds: float
-    example_passes: float
+    cost: Cost
 
 
 class Journal:
@@ -69,22 +70,23 @@ class Journal:
             self._database.execute("PRAGMA journal_mode = WAL")
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(_SCHEMA)
-            if not any(column[1] == "f1" for column in self._database.execute("PRAGMA table_info (entries)")):
-                self._database.execute(_ADD_F1)
+            there = {column[1] for column in self._database.execute("PRAGMA table_info (entries)")}
+            for column in _ADDED:
+                if column not in there:
+                    self._database.execute(f"ALTER TABLE entries ADD COLUMN {column} REAL")
 
     def append(self, entry: Entry) -> None:
         """Make ``entry`` durable; only then may it be sent."""
         counts = entry.evaluation or (None, None, None)
         with self._transaction() as database:
             database.execute(
-                f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
+                f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
                 (
                     entry.assignment_id,
                     entry.first_index,
                     entry.derivatives.tobytes(),
                     *counts,
-                    entry.seconds,
-                    entry.example_passes,
+                    *entry.cost,
                 ),
             )
             database.execute(
@@ -115,11 +117,10 @@ class Journal:
                         int(first_index),
                         array("f", derivatives),
                         None if total is None else Counts(int(correct), int(total), f1),
-                        float(seconds),
-                        float(passes),
+                        Cost(float(seconds), float(passes), None if joules is None else float(joules)),
                     ),
                 )
-                for sequence, work, first_index, derivatives, correct, total, f1, seconds, passes in rows
+                for sequence, work, first_index, derivatives, correct, total, f1, seconds, passes, joules in rows
             ]
         except (ValueError, TypeError, OverflowError) as error:
             raise self._damaged(error) from error

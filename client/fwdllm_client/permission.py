@@ -10,7 +10,7 @@ import structlog
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.choices import ChoicesFile
-from fwdllm_client.conditions import Gate, Hold, Rules
+from fwdllm_client.conditions import Conditions, Gate, Hold, Rules
 
 READ_EVERY_S = 10.0
 """Age at which a reading is too old to work by, seconds: on a phone one costs two tenths of a second."""
@@ -40,6 +40,11 @@ class Permission:
         self._ended = float("-inf")
         self._rests_until = float("-inf")
         self._said: tuple[Hold, ...] = ()
+
+    @property
+    def conditions(self) -> Conditions:
+        """The last reading."""
+        return self._gate.conditions
 
     @contextmanager
     def session(self) -> Iterator[None]:

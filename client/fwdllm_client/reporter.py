@@ -144,7 +144,7 @@ class Reporter:
             assignment_id=entry.assignment_id,
             first_index=entry.first_index,
             derivatives=entry.derivatives,
-            effort=effort_message(entry.seconds, entry.example_passes, self._coordinator.traffic),
+            effort=effort_message(entry.cost, self._coordinator.traffic),
         )
         if entry.evaluation is not None:
             message.evaluation.CopyFrom(entry.evaluation.to_message())

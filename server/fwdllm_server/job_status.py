@@ -144,4 +144,5 @@ def _devices(connection: Connection, job_id: str, now: float) -> Iterator[operat
             artifact_bytes=row.artifact_bytes,
             signal_to_noise=row.signal_to_noise or 0.0,
             noisy=row.device_id in noisy,
+            joules=row.joules,
         )

@@ -14,6 +14,7 @@ from helpers.undemanding import ask_for_nothing
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.cli import run_command
+from fwdllm_client.cost import Cost
 from fwdllm_client.home import ClientHome
 from fwdllm_client.journal import Entry, Journal
 from fwdllm_common.join_token import JoinToken
@@ -157,7 +158,7 @@ def test_run_before_join(tmp_path, data, capsys):
 
 def test_status(home, coordinator, capsys):
     with closing(Journal(home.journal)) as journal:
-        journal.append(Entry("a", 0, array("f", [1, 2, 3]), None, 0.0, 0.0))
+        journal.append(Entry("a", 0, array("f", [1, 2, 3]), None, Cost(0.0, 0.0)))
     (home.cache / "files").mkdir(parents=True)
     (home.cache / "files" / "x").write_bytes(bytes(100))
     (home.cache / "files" / "linked").hardlink_to(home.cache / "files" / "x")

@@ -4,19 +4,21 @@ import sqlite3
 import tempfile
 from array import array
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fwdllm_client.cost import Cost
 from fwdllm_client.journal import Entry, Journal
 from fwdllm_common.counts import Counts
 from fwdllm_common.errors import StorageError
 
 
 def entry(assignment_id="a", first_index=0, values=(1.5, -2.25), evaluation=None):
-    return Entry(assignment_id, first_index, array("f", values), evaluation, 0.25, 8.0)
+    return Entry(assignment_id, first_index, array("f", values), evaluation, Cost(0.25, 8.0, 1.5))
 
 
 def entries(journal):
@@ -53,14 +55,17 @@ def test_acknowledged_scalars_leave_but_are_not_computed_again(journal):
 
 
 def test_a_journal_of_an_earlier_version_goes_on(path):
-    """It has no column for F1."""
+    """It has no columns for F1 and energy."""
     with closing(Journal(path)) as journal:
         journal.append(entry(evaluation=Counts(3, 5)))
     with closing(sqlite3.connect(path)) as database:
-        database.execute("ALTER TABLE entries DROP COLUMN f1")
+        for column in ("f1", "joules"):
+            database.execute(f"ALTER TABLE entries DROP COLUMN {column}")
     with closing(Journal(path)) as journal:
         journal.append(entry("b", evaluation=Counts(1, 2, 1.5)))
-        assert entries(journal) == [entry(evaluation=Counts(3, 5)), entry("b", evaluation=Counts(1, 2, 1.5))]
+        old, new = entries(journal)
+    assert old == replace(entry(evaluation=Counts(3, 5)), cost=Cost(0.25, 8.0))
+    assert new == entry("b", evaluation=Counts(1, 2, 1.5))
 
 
 def test_an_unknown_acknowledgement_changes_nothing(journal):

@@ -73,6 +73,9 @@ def test_a_curve_grows_and_the_page_comes_back_after_a_kill(federation: Federati
         expect(page.locator(".heading .badge").first).to_have_text("done")
         expect(page.locator(".plot").first).to_have_attribute("aria-label", re.compile("3 values.* at round 6"))
 
+    expect(page.locator(".tile", has_text="Energy")).to_contain_text(
+        re.compile(r"Energy[1-9][\d.]*\s(J|Wh)while computing")
+    )
     expect(page.locator("[aria-label='Ledger'] input")).to_be_enabled()
     page.locator("[aria-label='Ledger'] input").fill("4")
     page.keyboard.press("Enter")

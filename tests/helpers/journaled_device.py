@@ -12,6 +12,7 @@ from helpers.tiny_job import LABELS
 from fwdllm.v1 import device_pb2
 from fwdllm_client.choices import ChoicesFile
 from fwdllm_client.conditions import Gate, sensors_of_this_machine
+from fwdllm_client.cost import Cost
 from fwdllm_client.home import ClientHome
 from fwdllm_client.journal import Entry, Journal
 from fwdllm_client.permission import Permission
@@ -77,4 +78,4 @@ class JournaledDevice:
             if self._stop.is_set() or reporter.is_stopped(assignment.assignment_id):
                 return
             derivatives = array("f", map(derivative, seeds[first : first + self._per_message]))
-            reporter.submit(Entry(assignment.assignment_id, first, derivatives, None, 0.001, 1.0))
+            reporter.submit(Entry(assignment.assignment_id, first, derivatives, None, Cost(0.001, 1.0, 2.0)))

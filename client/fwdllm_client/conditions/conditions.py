@@ -23,7 +23,8 @@ class Conditions:
     """One reading; None is what is not known.
 
     ``charging`` is also True on mains without a battery; ``battery_percent`` is 0 to 100, None without a battery;
-    ``metered`` is whether the owner pays for the network by the byte; ``mains`` is whether it has no battery for sure.
+    ``metered`` is whether the owner pays for the network by the byte; ``mains`` is whether it has no battery for sure;
+    ``watts`` is what the device draws from its battery, None while it charges.
     """
 
     charging: bool | None = None
@@ -31,6 +32,7 @@ class Conditions:
     metered: bool | None = None
     thermal: Thermal | None = None
     mains: bool = False
+    watts: float | None = None
 
     def to_message(self) -> conditions_pb2.Conditions:
         """The reading as it goes over the wire, without holds."""

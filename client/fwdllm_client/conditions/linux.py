@@ -24,23 +24,24 @@ class LinuxSensors:
 
     def read(self) -> Conditions:
         """See :class:`fwdllm_client.conditions.sensors.Sensors`."""
-        charging, percent, mains = self._power()
+        charging, percent, mains, watts = self._power()
         thermal = thermal_state(self._root / "sys/class/thermal")
-        return Conditions(charging, percent, self._metered(), thermal, mains)
+        return Conditions(charging, percent, self._metered(), thermal, mains, watts)
 
-    def _power(self) -> tuple[bool | None, float | None, bool]:
-        """Whether it charges, the charge in percent, and whether it is on mains, having no battery."""
+    def _power(self) -> tuple[bool | None, float | None, bool, float | None]:
+        """Whether it charges, the charge in percent, whether it is on mains, having no battery, and the watts drawn."""
         folder = self._root / "sys/class/power_supply"
         names = names_in(folder)
         if names is None:
-            return None, None, False
+            return None, None, False, None
         supplies = [folder / name for name in names]
         batteries = [supply for supply in supplies if _is_own_battery(supply)]
         if not batteries:
-            return True, None, True
+            return True, None, True, None
         levels = [level for battery in batteries if (level := number_in(battery / "capacity")) is not None]
         percent = fmean(levels) if levels and all(0 <= level <= 100 for level in levels) else None
-        return self._charging(supplies, batteries), percent, False
+        charging = self._charging(supplies, batteries)
+        return charging, percent, False, _watts(batteries) if charging is False else None
 
     def _charging(self, supplies: list[Path], batteries: list[Path]) -> bool | None:
         statuses = {text_of(battery / "status") for battery in batteries}
@@ -82,6 +83,22 @@ def _is_own_battery(supply: Path) -> bool:
     if text_of(supply / "type") != "Battery":
         return False
     return text_of(supply / "scope") != "Device" and text_of(supply / "present") != "0"
+
+
+def _watts(batteries: list[Path]) -> float | None:
+    """What the batteries give together; None if one of them does not tell."""
+    given = [_watts_of(battery) for battery in batteries]
+    return sum(watts for watts in given if watts is not None) if None not in given else None
+
+
+def _watts_of(battery: Path) -> float | None:
+    microwatts = number_in(battery / "power_now")
+    if microwatts is not None:
+        return abs(microwatts) / 1e6
+    microamperes, microvolts = number_in(battery / "current_now"), number_in(battery / "voltage_now")
+    if microamperes is None or microvolts is None:
+        return None
+    return abs(microamperes) * microvolts / 1e12  # some drivers give what flows out a sign
 
 
 def _default_routes(table: str) -> Iterator[tuple[int, str]]:

@@ -13,6 +13,9 @@ from fwdllm_client.conditions.conditions import Conditions, Thermal
 _WARMER_THAN = ((50.0, Thermal.CRITICAL), (45.0, Thermal.SEVERE), (40.0, Thermal.MODERATE), (37.0, Thermal.LIGHT))
 """°C of the battery, which follows the skin of the phone; charging stops at about 45 on most."""
 
+_LEAST_WATTS, _MOST_WATTS = 0.05, 50.0
+"""What a phone that computes may draw: less than the least is a current in another unit."""
+
 
 class TermuxSensors:
     """Asks for battery and Wi-Fi, about a tenth of a second each.
@@ -26,11 +29,13 @@ class TermuxSensors:
     def read(self) -> Conditions:
         """See :class:`fwdllm_client.conditions.sensors.Sensors`."""
         battery = self._ask("termux-battery-status")
+        charging = _charging(battery)
         return Conditions(
-            charging=_charging(battery),
+            charging=charging,
             battery_percent=_percent(battery),
             metered=_metered(self._ask("termux-wifi-connectioninfo")),
             thermal=_thermal(battery),
+            watts=_watts(battery) if charging is False else None,
         )
 
     def _ask(self, command: str) -> Mapping[str, Any]:
@@ -61,6 +66,15 @@ def _percent(battery: Mapping[str, Any]) -> float | None:
     if percent is None and level is not None and scale:
         percent = 100 * level / scale
     return percent if percent is not None and 0 <= percent <= 100 else None
+
+
+def _watts(battery: Mapping[str, Any]) -> float | None:
+    """Microamperes times millivolts; some phones give milliamperes, and then it is not known."""
+    current, voltage = _number(battery.get("current")), _number(battery.get("voltage"))
+    if current is None or voltage is None:
+        return None
+    watts = abs(current) * voltage / 1e9
+    return watts if _LEAST_WATTS <= watts <= _MOST_WATTS else None
 
 
 def _thermal(battery: Mapping[str, Any]) -> Thermal | None:

@@ -226,20 +226,22 @@ class EvaluationCounts(_message.Message):
     def __init__(self, correct: _Optional[int] = ..., total: _Optional[int] = ..., f1: _Optional[float] = ...) -> None: ...
 
 class Effort(_message.Message):
-    __slots__ = ("seconds", "example_passes", "peak_rss_bytes", "bytes_sent", "bytes_received", "artifact_bytes")
+    __slots__ = ("seconds", "example_passes", "peak_rss_bytes", "bytes_sent", "bytes_received", "artifact_bytes", "joules")
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     EXAMPLE_PASSES_FIELD_NUMBER: _ClassVar[int]
     PEAK_RSS_BYTES_FIELD_NUMBER: _ClassVar[int]
     BYTES_SENT_FIELD_NUMBER: _ClassVar[int]
     BYTES_RECEIVED_FIELD_NUMBER: _ClassVar[int]
     ARTIFACT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    JOULES_FIELD_NUMBER: _ClassVar[int]
     seconds: float
     example_passes: float
     peak_rss_bytes: int
     bytes_sent: int
     bytes_received: int
     artifact_bytes: int
-    def __init__(self, seconds: _Optional[float] = ..., example_passes: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., artifact_bytes: _Optional[int] = ...) -> None: ...
+    joules: float
+    def __init__(self, seconds: _Optional[float] = ..., example_passes: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., artifact_bytes: _Optional[int] = ..., joules: _Optional[float] = ...) -> None: ...
 
 class ReportResponse(_message.Message):
     __slots__ = ("assignment_id", "first_index", "accepted", "repeated", "late", "unusable", "stop", "next")

@@ -158,7 +158,7 @@ class Evaluation(_message.Message):
     def __init__(self, version: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., rows: _Optional[int] = ..., federated_accuracy: _Optional[float] = ..., federated_rows: _Optional[int] = ..., exact_match: _Optional[float] = ..., federated_exact_match: _Optional[float] = ...) -> None: ...
 
 class DeviceEffort(_message.Message):
-    __slots__ = ("device_id", "scalars", "seconds", "example_passes", "peak_rss_bytes", "bytes_sent", "bytes_received", "artifact_bytes", "signal_to_noise", "noisy")
+    __slots__ = ("device_id", "scalars", "seconds", "example_passes", "peak_rss_bytes", "bytes_sent", "bytes_received", "artifact_bytes", "signal_to_noise", "noisy", "joules")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     SCALARS_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -169,6 +169,7 @@ class DeviceEffort(_message.Message):
     ARTIFACT_BYTES_FIELD_NUMBER: _ClassVar[int]
     SIGNAL_TO_NOISE_FIELD_NUMBER: _ClassVar[int]
     NOISY_FIELD_NUMBER: _ClassVar[int]
+    JOULES_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     scalars: int
     seconds: float
@@ -179,7 +180,8 @@ class DeviceEffort(_message.Message):
     artifact_bytes: int
     signal_to_noise: float
     noisy: bool
-    def __init__(self, device_id: _Optional[str] = ..., scalars: _Optional[int] = ..., seconds: _Optional[float] = ..., example_passes: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., artifact_bytes: _Optional[int] = ..., signal_to_noise: _Optional[float] = ..., noisy: _Optional[bool] = ...) -> None: ...
+    joules: float
+    def __init__(self, device_id: _Optional[str] = ..., scalars: _Optional[int] = ..., seconds: _Optional[float] = ..., example_passes: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., artifact_bytes: _Optional[int] = ..., signal_to_noise: _Optional[float] = ..., noisy: _Optional[bool] = ..., joules: _Optional[float] = ...) -> None: ...
 
 class AdapterChunk(_message.Message):
     __slots__ = ("file_name", "data")

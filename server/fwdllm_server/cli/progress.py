@@ -10,10 +10,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fwdllm.v1.operator_pb2 import Evaluation, Job
+from fwdllm.v1.operator_pb2 import DeviceEffort, Evaluation, Job
 from fwdllm_server.cli.display import Display
 from fwdllm_server.cli.facts import enum_word
-from fwdllm_server.cli.words import duration, printable, size
+from fwdllm_server.cli.words import duration, energy, printable, size
 
 
 def state_word(job: Job) -> str:
@@ -34,6 +34,7 @@ def render(job: Job) -> RenderableType:
     if job.HasField("latest_evaluation"):
         table.add_row("held out", Text(_evaluation(job)))
     table.add_row("traffic", Text(_traffic(job)))
+    table.add_row("energy", Text(_energy(job)))
     table.add_row("time", Text(_time(job)))
     if noisy := _noisy(job):
         table.add_row("not used", Text(noisy))
@@ -49,7 +50,7 @@ def line(job: Job) -> str:
         parts += [f"{_directions(job)} directions", f"variance {_variance(job)}"]
     if job.HasField("latest_evaluation"):
         parts.append(_evaluation(job))
-    parts += [_traffic(job), _time(job)]
+    parts += [_traffic(job), *([_energy(job)] if _measuring(job) else []), _time(job)]
     if noisy := _noisy(job):
         parts.append(f"not used {noisy}")
     if job.message:
@@ -124,6 +125,18 @@ def _traffic(job: Job) -> str:
     down = sum(device.bytes_received for device in job.devices)
     model = sum(device.artifact_bytes for device in job.devices)
     return f"up {size(up)}, down {size(down)}" + (f", model files {size(model)}" if model else "")
+
+
+def _measuring(job: Job) -> list[DeviceEffort]:
+    return [device for device in job.devices if device.HasField("joules")]
+
+
+def _energy(job: Job) -> str:
+    measuring = _measuring(job)
+    if not measuring:
+        return "not measured"
+    on = "" if len(measuring) == len(job.devices) else f", on {len(measuring)} of {len(job.devices)} devices"
+    return f"{energy(sum(device.joules for device in measuring))} used while computing{on}"
 
 
 def _noisy(job: Job) -> str:

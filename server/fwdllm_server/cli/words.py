@@ -17,6 +17,14 @@ def size(count: float) -> str:
     return f"{count / 1000:.1f} TB"
 
 
+def energy(joules: float) -> str:
+    """``420 J``, ``1.5 Wh``, ``2.3 kWh``."""
+    if joules < 1000:
+        return f"{joules:.0f} J"
+    hours = joules / 3600
+    return f"{hours:.{1 if hours < 10 else 0}f} Wh" if hours < 1000 else f"{hours / 1000:.1f} kWh"
+
+
 def duration(seconds: float) -> str:
     """Seconds: ``42s``, ``3m20s``, ``5h07m``."""
     whole = round(seconds)

@@ -180,6 +180,7 @@ def _device(status: DeviceStatus, spent: Any) -> Facts:
             "bytes_sent": spent.bytes_sent,
             "bytes_received": spent.bytes_received,
             "artifact_bytes": spent.artifact_bytes,
+            "joules": spent.joules,
             "signal_to_noise": spent.signal_to_noise,
         },
     }

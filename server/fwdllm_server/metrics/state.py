@@ -94,6 +94,13 @@ BYTES = Definition(
 DEVICE_SECONDS = Definition(
     "fwdllm_device_compute_seconds_total", "counter", "Seconds that devices spent computing.", _JOB
 )
+ENERGY = Definition(
+    "fwdllm_device_energy_joules_total",
+    "counter",
+    "What devices used while computing, as far as they measured it.",
+    _JOB,
+)
+MEASURING = Definition("fwdllm_devices_measuring_energy", "gauge", "Devices of the job that measured any.", _JOB)
 PASSES = Definition(
     "fwdllm_device_example_passes_total", "counter", "Rows times forward passes through the whole model.", _JOB
 )
@@ -174,6 +181,8 @@ def _add_job(connection: Connection, found: _Families, record: JobRecord) -> Non
     found.add(BYTES, spent.bytes_received, *job, "down")
     found.add(BYTES, spent.artifact_bytes, *job, "model")
     found.add(DEVICE_SECONDS, spent.seconds, *job)
+    found.add(ENERGY, spent.joules, *job)
+    found.add(MEASURING, spent.measuring, *job)
     found.add(PASSES, spent.example_passes, *job)
     found.add(PEAK_MEMORY, spent.peak_rss_bytes, *job)
     found.add(REPORTING, spent.devices, *job)

@@ -188,7 +188,7 @@ def _record_evaluation(
 
 def plausible(effort: device_pb2.Effort) -> bool:
     """Whether the numbers can be those of an effort."""
-    numbers = (effort.seconds, effort.example_passes)
+    numbers = (effort.seconds, effort.example_passes, effort.joules)
     return all(isfinite(number) and number >= 0 for number in numbers) and max(
         effort.peak_rss_bytes, effort.bytes_sent, effort.bytes_received, effort.artifact_bytes
     ) < (1 << 62)

@@ -43,7 +43,7 @@ class Spent(NamedTuple):
 def add(connection: Connection, reports: Sequence[Spent]) -> None:
     """Add the effort of some reports, in their order.
 
-    Seconds and example-passes come as differences, byte counters as totals of a process that may have begun anew.
+    Seconds, example-passes and joules come as differences, bytes as totals of a process that may have begun anew.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for job_id in {spent.job_id for spent in reports}:
@@ -73,6 +73,8 @@ def _with(row: Mapping[str, Any], accepted: int, effort: device_pb2.Effort) -> d
         "example_passes": row["example_passes"] + effort.example_passes,
         "peak_rss_bytes": max(row["peak_rss_bytes"], effort.peak_rss_bytes),
     }
+    if effort.HasField("joules"):
+        values["joules"] = (row.joules or 0.0) + effort.joules
     for counter in _COUNTERS:
         new, last = int(getattr(effort, counter)), int(row[f"last_{counter}"])
         values[counter] = row[counter] + (new - last if new >= last else new)
@@ -131,7 +133,10 @@ def _recent(seconds: float, passes: float, effort: device_pb2.Effort) -> dict[st
 
 
 class TotalEffort(NamedTuple):
-    """What all devices of a job spent together; ``peak_rss_bytes`` is the largest of any."""
+    """What all devices of a job spent together; ``peak_rss_bytes`` is the largest of any.
+
+    ``joules`` are those of the ``measuring`` devices, the ones that can tell.
+    """
 
     example_passes: float
     seconds: float
@@ -141,6 +146,11 @@ class TotalEffort(NamedTuple):
     scalars: int
     peak_rss_bytes: int
     devices: int
+    measuring: int
+    joules: float
+
+
+_KINDS = (float, float, int, int, int, int, int, int, int, float)  # the stores do not agree on those of sums
 
 
 def total(connection: Connection, job_id: str) -> TotalEffort:
@@ -157,9 +167,11 @@ def total(connection: Connection, job_id: str) -> TotalEffort:
         *(func.coalesce(func.sum(column), 0) for column in columns),
         func.coalesce(func.max(efforts.c.peak_rss_bytes), 0),
         func.count(),
+        func.count(efforts.c.joules),
+        func.coalesce(func.sum(efforts.c.joules), 0),
     ).where(efforts.c.job_id == job_id)
-    passes, seconds, *counts = connection.execute(query).one()
-    return TotalEffort(float(passes), float(seconds), *map(int, counts))
+    found = connection.execute(query).one()
+    return TotalEffort(*(kind(value) for kind, value in zip(_KINDS, found, strict=True)))
 
 
 def of_job(connection: Connection, job_id: str) -> Sequence[Row[tuple[object, ...]]]:

@@ -203,7 +203,9 @@ efforts = Table(
     Column("scalars", BigInteger, nullable=False, default=0),
     Column("seconds", Float, nullable=False, default=0.0),
     Column("example_passes", Float, nullable=False, default=0.0),
-    # The same two, the past counting less and less: their quotient is the device's speed.
+    # Null for a device that has not measured any.
+    Column("joules", Float),
+    # Seconds and passes again, the past counting less and less: their quotient is the device's speed.
     Column("recent_seconds", Float, nullable=False, default=0.0),
     Column("recent_passes", Float, nullable=False, default=0.0),
     Column("peak_rss_bytes", BigInteger, nullable=False, default=0),

@@ -65,6 +65,31 @@ def test_how_hot_it_is(device, thermal):
         assert device.sensors().read().thermal is thermal
 
 
+def test_what_is_drawn_from_the_battery_is_not_known_while_it_charges(device):
+    assert device.sensors().read().watts is None
+
+
+def test_what_a_phone_draws_from_its_battery(phone):
+    phone.set_charging(False)
+    phone.battery["current"] = -512_000  # of the phones that count what flows out as negative
+    assert phone.sensors().read().watts == pytest.approx(0.512 * 4.321)
+    phone.battery["current"] = -512  # milliamperes
+    assert phone.sensors().read().watts is None
+
+
+@pytest.mark.parametrize(
+    "told", [{"power_now": "6500000"}, {"current_now": "500000", "voltage_now": "13000000"}], ids=["power", "current"]
+)
+def test_what_a_box_draws_from_its_batteries(box, told):
+    box.set_charging(False)
+    assert box.sensors().read().watts is None
+    for name, text in told.items():
+        box.write(f"sys/class/power_supply/BAT0/{name}", text)
+    assert box.sensors().read().watts == pytest.approx(6.5)
+    box.write("sys/class/power_supply/BAT1/type", "Battery")
+    assert box.sensors().read().watts is None, "the other one does not tell"
+
+
 def test_a_device_without_a_battery_is_on_mains(device):
     device.remove_battery()
     found = device.sensors().read()

@@ -34,6 +34,18 @@ def test_a_process_that_began_anew_counts_from_zero(connection):
     assert efforts.of_job(connection, JOB)[0].bytes_sent == 140
 
 
+def test_joules_add_up_and_are_null_until_there_are_any(connection):
+    add(connection, seconds=1.0)
+    assert efforts.of_job(connection, JOB)[0].joules is None
+    assert efforts.total(connection, JOB)[-2:] == (0, 0.0)
+    add(connection, joules=1.5)
+    add(connection, seconds=1.0)
+    add(connection, joules=2.0)
+
+    assert efforts.of_job(connection, JOB)[0].joules == 3.5
+    assert efforts.total(connection, JOB)[-2:] == (1, 3.5)
+
+
 def test_of_memory_the_largest_is_kept(connection):
     add(connection, peak_rss_bytes=500)
     add(connection, peak_rss_bytes=300)

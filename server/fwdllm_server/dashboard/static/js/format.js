@@ -24,6 +24,11 @@ export function bytes(value) {
   return `${unit ? size.toFixed(1) : size}\u00a0${["B", "kB", "MB", "GB", "TB"][unit]}`;
 }
 
+export function energy(joules) {
+  if (joules < 1000) return `${Math.round(joules)}\u00a0J`;
+  return joules < 3.6e6 ? `${(joules / 3600).toFixed(joules < 36_000 ? 1 : 0)}\u00a0Wh` : `${(joules / 3.6e6).toFixed(1)}\u00a0kWh`;
+}
+
 export function duration(seconds) {
   const whole = Math.max(0, Math.round(seconds ?? 0));
   if (whole < 60) return `${whole}\u00a0s`;

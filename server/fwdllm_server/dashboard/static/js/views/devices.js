@@ -2,7 +2,7 @@
 
 import { badge, h, setText, table } from "../dom.js";
 import { get } from "../feed.js";
-import { ago, bytes, count, duration, plural, short, words } from "../format.js";
+import { ago, bytes, count, duration, energy, plural, short, words } from "../format.js";
 
 const KINDS = { working: "accent", idle: "good", held: "warn", away: "", revoked: "bad" };
 const PAGE = 50;
@@ -99,6 +99,7 @@ function forJob() {
     { title: "Peak memory", number: true, cell: ({ spent }) => bytes(spent.peak_rss_bytes) },
     { title: "Sent", number: true, cell: ({ spent }) => bytes(spent.bytes_sent) },
     { title: "Received", number: true, cell: ({ spent }) => bytes(spent.bytes_received + spent.artifact_bytes) },
+    { title: "Energy", number: true, cell: ({ spent }) => (known(spent.joules) ? energy(spent.joules) : "–") },
     { title: "Signal to noise", number: true, cell: ({ spent }) => (spent.signal_to_noise ? short(spent.signal_to_noise) : "–") },
   ];
 }

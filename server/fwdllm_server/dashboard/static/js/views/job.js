@@ -1,7 +1,7 @@
 // One job: its figures, its round, its curves, the devices that work for it, its ledger.
 
 import { badge, h, setAttribute, setText } from "../dom.js";
-import { bytes, count, duration, percent, plural, short } from "../format.js";
+import { bytes, count, duration, energy, percent, plural, short } from "../format.js";
 import { curves } from "./curves.js";
 import { deviceTable } from "./devices.js";
 import { KINDS } from "./jobs.js";
@@ -68,7 +68,7 @@ function factsOf(job) {
 }
 
 function figures() {
-  const names = ["Accuracy", "Rounds", "Directions", "Traffic", "Device time", "Elapsed"];
+  const names = ["Accuracy", "Rounds", "Directions", "Traffic", "Device time", "Energy", "Elapsed"];
   const cells = names.map((title) => {
     const name = h("dt", {}, title), value = h("span", { class: "value" }, "–"), note = h("span", { class: "note" });
     return { name, value, note, element: h("div", { class: "tile" }, name, h("dd", {}, h("div", {}, value), h("div", {}, note))) };
@@ -84,9 +84,15 @@ function figures() {
       put(2, short(job.directions), unused(job));
       put(3, `↑ ${bytes(spent.bytes_sent)}`, `↓ ${bytes(spent.bytes_received)}, model ${bytes(spent.artifact_bytes)}`);
       put(4, duration(spent.seconds), `${plural(spent.devices, "device")}, peak ${bytes(spent.peak_rss_bytes)}`);
-      put(5, duration(job.seconds_running), job.seconds_left ? `about ${duration(job.seconds_left)} left` : job.state);
+      put(5, spent.measuring ? energy(spent.joules) : "–", measured(spent));
+      put(6, duration(job.seconds_running), job.seconds_left ? `about ${duration(job.seconds_left)} left` : job.state);
     },
   };
+}
+
+function measured({ measuring, devices }) {
+  if (!measuring) return "not measured";
+  return measuring < devices ? `measured on ${count(measuring)} of ${plural(devices, "device")}` : "while computing";
 }
 
 function unused(job) {
