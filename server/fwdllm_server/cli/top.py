@@ -95,9 +95,9 @@ def _summary(jobs: Sequence[Job], devices: Sequence[Device]) -> str:
 
 
 def _table(active: Sequence[Job], devices: Sequence[Device]) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for title in ("DEVICE", "STATE", "WHY", "CONDITIONS", "SEEN"):
-        table.add_column(title, no_wrap=True)
+        table.add_column(title, no_wrap=title not in ("WHY", "CONDITIONS"))  # those two give way in a narrow terminal
     for title in ("SCALARS", "SECONDS", "PEAK", "SENT", "RECEIVED"):
         table.add_column(title, no_wrap=True, justify="right")
     ordered = sorted(devices, key=lambda device: (_ORDER.get(device.state, len(_STATES)), device.name))

@@ -26,13 +26,15 @@ def energy(joules: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds: ``42s``, ``3m20s``, ``5h07m``."""
+    """Seconds: ``42s``, ``3m20s``, ``5h07m``, ``3d04h``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
     if whole < 3600:
         return f"{whole // 60}m{whole % 60:02d}s"
-    return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    if whole < 86_400:
+        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
+    return f"{whole // 86_400}d{whole % 86_400 // 3600:02d}h"
 
 
 def moment(unix_s: int) -> str:

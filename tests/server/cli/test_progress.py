@@ -91,7 +91,8 @@ def test_energies(joules, words):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0.4, "0s"), (59.6, "1m00s"), (200, "3m20s"), (3599.6, "1h00m"), (18_420, "5h07m")]
+    ("seconds", "words"),
+    [(0.4, "0s"), (59.6, "1m00s"), (200, "3m20s"), (3599.6, "1h00m"), (18_420, "5h07m"), (273_600, "3d04h")],
 )
 def test_durations(seconds, words):
     assert duration(seconds) == words
