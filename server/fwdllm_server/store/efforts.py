@@ -21,7 +21,7 @@ FASTEST = 1e9
 
 _COUNTERS = ("bytes_sent", "bytes_received", "artifact_bytes")
 _ADDED = (
-    *("scalars", "seconds", "example_passes", "recent_seconds", "recent_passes", "peak_rss_bytes"),
+    *("scalars", "seconds", "example_passes", "recent_seconds", "recent_passes", "peak_rss_bytes", "joules"),
     *(f"{prefix}{counter}" for prefix in ("", "last_") for counter in _COUNTERS),
 )
 """The columns that :func:`add` adds to."""
@@ -62,7 +62,7 @@ def add(connection: Connection, reports: Sequence[Spent]) -> None:
 
 def _nothing(job_id: str, device_id: str) -> dict[str, Any]:
     zeros: dict[str, Any] = dict.fromkeys(_ADDED, 0)
-    return {**zeros, "job_id": job_id, "device_id": device_id}
+    return {**zeros, "joules": None, "job_id": job_id, "device_id": device_id}
 
 
 def _with(row: Mapping[str, Any], accepted: int, effort: device_pb2.Effort) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def _with(row: Mapping[str, Any], accepted: int, effort: device_pb2.Effort) -> d
         "peak_rss_bytes": max(row["peak_rss_bytes"], effort.peak_rss_bytes),
     }
     if effort.HasField("joules"):
-        values["joules"] = (row.joules or 0.0) + effort.joules
+        values["joules"] = (row["joules"] or 0.0) + effort.joules
     for counter in _COUNTERS:
         new, last = int(getattr(effort, counter)), int(row[f"last_{counter}"])
         values[counter] = row[counter] + (new - last if new >= last else new)
