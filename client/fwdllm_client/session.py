@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 
 import structlog
@@ -29,6 +30,9 @@ LOOK_EVERY_S = 5.0
 READ_EVERY_S = 120.0
 """Age at which a reading of the sensors is too old to wait by, seconds."""
 
+CLOCK_TOLERANCE_S = 60
+"""Seconds by which this clock and the coordinator's may differ and nobody hears of it."""
+
 DEFAULT_WINDOW = device_pb2.CheckInWindow(min_ms=30_000, max_ms=90_000)
 
 _log = structlog.get_logger()
@@ -46,6 +50,7 @@ class Session:
     :param stop: ends the loop at the next wait or group of scalars.
     :param renew: renews the certificate when it is time; called before each check-in.
     :param uniform: random float between two bounds.
+    :param clock: seconds since 1970 UTC.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Session:
         stop: Stop,
         renew: Callable[[], None] = lambda: None,
         uniform: Callable[[float, float], float] = random.uniform,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._coordinator = coordinator
         self._retry = retry
@@ -71,6 +77,8 @@ class Session:
         self._stop = stop
         self._renew = renew
         self._uniform = uniform
+        self._clock = clock
+        self._clock_is_off = False
         self._said = ""
         self._held: tuple[Hold, ...] = ()
 
@@ -137,7 +145,16 @@ class Session:
         request = device_pb2.CheckInRequest()
         request.CopyFrom(self._profile)
         self._held = self._permission.tell(request)
-        return self._coordinator.check_in(request)
+        answer = self._coordinator.check_in(request)
+        self._compare_clocks(answer.unix_s)
+        return answer
+
+    def _compare_clocks(self, coordinators: int) -> None:
+        ahead = round(self._clock()) - coordinators
+        is_off = bool(coordinators) and abs(ahead) > CLOCK_TOLERANCE_S  # earlier coordinators do not say
+        if is_off and not self._clock_is_off:
+            _log.warning("the clocks differ; set the wrong one: certificates allow for an hour", seconds_ahead=ahead)
+        self._clock_is_off = is_off
 
     def _deliver_rest(self) -> device_pb2.CheckInWindow | None:
         """Send again what an earlier life of this agent computed and never saw acknowledged."""

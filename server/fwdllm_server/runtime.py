@@ -9,9 +9,11 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Concatenate, ParamSpec, TypeVar
 
+import structlog
 from sqlalchemy import Connection
 
 from fwdllm_server.artifacts import ArtifactStore
+from fwdllm_server.clock import TOLERATED_S
 from fwdllm_server.config import ServerConfig
 from fwdllm_server.home import ServerHome
 from fwdllm_server.metrics.live import STORE_SECONDS
@@ -23,6 +25,8 @@ from fwdllm_server.store.group_commit import Batch, GroupCommit
 P = ParamSpec("P")
 A = TypeVar("A")
 T = TypeVar("T")
+
+_log = structlog.get_logger()
 
 
 class Runtime:
@@ -43,6 +47,11 @@ class Runtime:
         if self.database.shared:
             with self.database.transaction() as connection:
                 self._ahead_s = leases.database_time(connection) - clock()
+            if abs(self._ahead_s) > TOLERATED_S:
+                _log.warning(
+                    "this machine's clock is not the database's, which is used; set it",
+                    seconds_behind=round(self._ahead_s),
+                )
         # A device that has not come back after two of its windows is gone.
         self.presence = Presence(2 * config.check_in.busy_max_ms / 1000 + 5)
         self._changed = asyncio.Condition()

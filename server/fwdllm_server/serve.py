@@ -9,6 +9,7 @@ from grpc_health.v1 import health_pb2_grpc
 
 from fwdllm.v1 import device_pb2_grpc, operator_pb2_grpc
 from fwdllm_common.service_manager import notify
+from fwdllm_server.clock import SteadyClock
 from fwdllm_server.config import ServerConfig
 from fwdllm_server.coordinator import Coordinator
 from fwdllm_server.health import Health
@@ -36,7 +37,7 @@ async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> 
     """
     authority = CertificateAuthority.load(home.ca_certificate, home.ca_key)
     servers = await bind_servers(home, config, authority)
-    runtime = Runtime(home, config)
+    runtime = Runtime(home, config, SteadyClock())
     coordinator = Coordinator(runtime)
     addresses = servers.addresses
     device_pb2_grpc.add_DeviceServiceServicer_to_server(DeviceService(coordinator, authority), servers.device)

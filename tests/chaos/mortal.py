@@ -152,8 +152,9 @@ def _broken_off(method: Callable[..., AsyncIterator[Any]], death: Death) -> Call
 
 def shift_clock(notes: Path) -> None:
     """Before anything of the server is imported: it keeps the function that it finds."""
-    real, clock = time.time, notes / "clock"
-    time.time = lambda: real() + float(clock.read_text())
+    clock, clocks = notes / "clock", (time.time, time.clock_gettime)
+    time.time = lambda: clocks[0]() + float(clock.read_text())
+    time.clock_gettime = lambda which: clocks[1](which) + float(clock.read_text())
 
 
 def live(server: Path, notes: Path, deaths: int) -> None:

@@ -37,6 +37,8 @@ ELSEWHERE = {
     "assignments.set_state(context.connection, offer.id, AssignmentState.EXPIRED)": "takes a third device",
     "assignments.set_state(connection, assignment.id, AssignmentState.EXPIRED)": "a device whose sums are no numbers",
     "rounds.set_reason(context.connection, context.round, reason)": "words for people",
+    "rounds.enter(connection, record, record.phase, now, record.reason)": "server/rounds/test_turned_back.py",
+    "assignments.prolong(connection, work.id, now + assignment_s)": "server/rounds/test_turned_back.py",
     'rounds.set_reason(context.connection, context.round, f"waiting for more devices: {len(idle)} are here")': "too",
 }
 """Lines that the crew's run does not come to, and why it need not."""

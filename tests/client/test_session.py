@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
@@ -9,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from grpc import StatusCode
+from structlog.testing import capture_logs
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.journal import Journal
@@ -110,6 +112,13 @@ def test_idle_devices_come_back_in_the_window(device, coordinator, new_stop):
     assert all(2 <= wait <= 5 for wait in stop.waits)
     assert len(set(stop.waits)) > 10
     assert device.opened == []
+
+
+def test_clocks_that_differ_are_told_once(device, coordinator, new_stop):
+    coordinator.on_check_in = lambda request: device_pb2.CheckInResponse(unix_s=int(time.time()) + 600)
+    with capture_logs() as lines:
+        device.run(new_stop(last=3))
+    assert [line["seconds_ahead"] for line in lines if "clocks differ" in line["event"]] == pytest.approx([-600], abs=9)
 
 
 def test_one_engine_serves_many_rounds(device, coordinator, job, new_stop):

@@ -96,16 +96,18 @@ class JobChoice(_message.Message):
     def __init__(self, only: _Optional[bool] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CheckInResponse(_message.Message):
-    __slots__ = ("next", "assignment", "message", "open_assignments")
+    __slots__ = ("next", "assignment", "message", "open_assignments", "unix_s")
     NEXT_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENT_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     OPEN_ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
+    UNIX_S_FIELD_NUMBER: _ClassVar[int]
     next: CheckInWindow
     assignment: Assignment
     message: str
     open_assignments: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, next: _Optional[_Union[CheckInWindow, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., message: _Optional[str] = ..., open_assignments: _Optional[_Iterable[str]] = ...) -> None: ...
+    unix_s: int
+    def __init__(self, next: _Optional[_Union[CheckInWindow, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., message: _Optional[str] = ..., open_assignments: _Optional[_Iterable[str]] = ..., unix_s: _Optional[int] = ...) -> None: ...
 
 class Assignment(_message.Message):
     __slots__ = ("assignment_id", "job_id", "job_name", "round", "header", "manifest_sha256", "version", "theta_digest", "deadline_ms", "directions", "evaluate", "feature_sums")

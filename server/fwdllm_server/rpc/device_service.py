@@ -172,7 +172,9 @@ class DeviceService(DeviceServiceServicer):
     ) -> device_pb2.CheckInResponse:
         training = dict(self._coordinator.training)  # jobs come and go in the loop's thread
         counting = take_back(connection, device_id, request, training) if holds_work else ()
-        response = device_pb2.CheckInResponse(next=self._window(), open_assignments=[found.id for found in counting])
+        response = device_pb2.CheckInResponse(
+            next=self._window(), open_assignments=[found.id for found in counting], unix_s=round(now)
+        )
         for work in counting:
             job = training.get(work.job_id)
             if work.open and job is not None and _can_be_given(work, job, request):
