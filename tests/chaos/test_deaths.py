@@ -42,7 +42,7 @@ ELSEWHERE = {
     'rounds.set_reason(context.connection, context.round, f"waiting for more devices: {len(idle)} are here")': "too",
 }
 """Lines that the crew's run does not come to, and why it need not."""
-pytestmark = [pytest.mark.nightly, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.nightly, pytest.mark.timeout(2400)]
 
 
 @dataclass(frozen=True)
