@@ -105,6 +105,10 @@ class Federation:
                 [program, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
+    def pid(self, name: str) -> int:
+        """The id of a process that was started under this name."""
+        return self._processes[name].pid
+
     def kill(self, name: str, which: signal.Signals = signal.SIGKILL) -> int:
         """Send a process a signal and return its exit code."""
         process = self._processes.pop(name)

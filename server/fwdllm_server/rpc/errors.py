@@ -24,7 +24,7 @@ from fwdllm_server.metrics.live import RPC_CALLS
 _log = structlog.get_logger()
 
 _LONGEST = 2000
-"""Characters of a message: a status line beyond gRPC's limit of 8 KiB for metadata never reaches the caller."""
+"""Bytes of a message: each may become three, and what is beyond gRPC's 8 KiB for metadata never reaches the caller."""
 
 _STATUS: tuple[tuple[type[FwdllmError], grpc.StatusCode, Reason | None], ...] = (
     (BadInputError, grpc.StatusCode.INVALID_ARGUMENT, Reason.BAD_FIELD),
@@ -56,7 +56,8 @@ async def answered_errors(context: grpc.aio.ServicerContext[Any, Any], method: s
         status, reason = _status_of(error)
         if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNKNOWN):
             _log.error("call failed", method=method, code=error.code, error=str(error))
-        await context.abort(status, str(error)[:_LONGEST], _trailing(error, reason))
+        line = str(error).encode("utf-8", "replace")[:_LONGEST].decode("utf-8", "ignore")
+        await context.abort(status, line, _trailing(error, reason))
     except (asyncio.CancelledError, GeneratorExit):  # the caller has gone
         status = grpc.StatusCode.CANCELLED
         raise

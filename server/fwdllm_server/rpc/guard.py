@@ -9,7 +9,9 @@ from typing import Any, TypeAlias
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
+from fwdllm_common.errors import BadInputError
 from fwdllm_common.protocol import Reason
 from fwdllm_server.rpc.errors import CallRefusedError, answered_errors
 from fwdllm_server.rpc.identity import Context, caller_name, require_role
@@ -64,25 +66,27 @@ class Guard(grpc.aio.ServerInterceptor):
                 else grpc.unary_unary_rpc_method_handler
             )
             guarded = self._unary(inner.stream_unary or inner.unary_unary, method)
-        answer: Handler = make(guarded, handler.request_deserializer, handler.response_serializer)
+        answer: Handler = make(guarded, _deserializer(handler), handler.response_serializer)
         return answer
 
     def _unary(self, behaviour: Any, method: str) -> Callable[[Any, Context], Awaitable[Any]]:
         async def guarded(request: Any, context: Context) -> Any:
-            async with answered_errors(context, method), self._limited(context, method, is_stream=False):
-                return await behaviour(request, context)
+            async with answered_errors(context, method), self._limited(context, method, is_stream=False) as call:
+                return await behaviour(self._read(request, call), context)
 
         return guarded
 
     def _stream(self, behaviour: Any, method: str) -> Callable[[Any, Context], AsyncIterator[Any]]:
         async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
-            async with answered_errors(context, method), self._limited(context, method, is_stream=True) as call:
-                heard = self._heard(request, call) if call and hasattr(request, "__aiter__") else request
-                async with aclosing(behaviour(heard, context)) as messages:
-                    async for message in messages:
-                        yield message
-                        if call and self._calls:
-                            self._calls.message_went(call)
+            async with (
+                answered_errors(context, method),
+                self._limited(context, method, is_stream=True) as call,
+                aclosing(behaviour(self._read(request, call), context)) as messages,
+            ):
+                async for message in messages:
+                    yield message
+                    if call and self._calls:
+                        self._calls.message_went(call)
 
         return guarded
 
@@ -100,11 +104,37 @@ class Guard(grpc.aio.ServerInterceptor):
                     raise
                 raise call.ended from None
 
-    async def _heard(self, requests: AsyncIterator[Any], call: OpenCall) -> AsyncIterator[Any]:
+    def _read(self, request: Any, call: OpenCall | None) -> object:
+        """The message of a call, or its messages."""
+        return self._heard(request, call) if hasattr(request, "__aiter__") else _readable(request)
+
+    async def _heard(self, requests: AsyncIterator[Any], call: OpenCall | None) -> AsyncIterator[Any]:
         async for request in requests:
-            assert self._calls is not None
-            self._calls.message_came(call)
-            yield request
+            if call and self._calls:
+                self._calls.message_came(call)
+            yield _readable(request)
+
+
+def _deserializer(handler: Handler) -> Callable[[bytes], object]:
+    """As the handler's; bytes that are no message become the error that the call is answered with.
+
+    What a deserializer raises gRPC logs as a failure of ours, and answers with UNKNOWN.
+    """
+    parse = handler.request_deserializer or bytes
+
+    def deserialize(data: bytes) -> object:
+        try:
+            return parse(data)
+        except DecodeError:
+            return BadInputError("these bytes are no message of this call")
+
+    return deserialize
+
+
+def _readable(request: object) -> object:
+    if isinstance(request, BadInputError):
+        raise request
+    return request
 
 
 def _check(context: Context, method: str) -> None:

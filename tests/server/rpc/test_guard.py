@@ -3,6 +3,7 @@
 import grpc
 import pytest
 import structlog
+from helpers.serving import everything
 from server.rpc.loopback import authority_of, bound, channel, device_identity, make_home
 
 from fwdllm.v1.device_pb2 import (
@@ -48,14 +49,19 @@ def service():
 
 
 @pytest.fixture
-async def stub(tmp_path, service):
+async def connected(tmp_path, service):
     home = make_home(tmp_path / "server")
     authority = authority_of(home)
     async with bound(home) as servers:
         add_DeviceServiceServicer_to_server(service, servers.device)
         await servers.start()
         async with channel(servers.addresses.device, authority, device_identity(authority, "dev-1")) as open_channel:
-            yield DeviceServiceStub(open_channel)
+            yield open_channel
+
+
+@pytest.fixture
+async def stub(connected):
+    return DeviceServiceStub(connected)
 
 
 def seen(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str | None, str]:
@@ -129,3 +135,27 @@ async def test_a_stream_without_errors_ends_well(stub):
 
     assert [answer.first_index async for answer in call] == [0]
     assert await call.code() is grpc.StatusCode.OK
+
+
+async def test_bytes_that_are_no_message_are_the_callers_fault_and_not_logged_as_ours(connected, service):
+    service.error = RuntimeError("reached")
+    unary = connected.unary_unary("/fwdllm.v1.DeviceService/CheckIn")
+    stream = connected.stream_stream("/fwdllm.v1.DeviceService/Report")
+    with structlog.testing.capture_logs() as logged:
+        for call in (unary(b"\xff"), stream(iter([b"", b"\xff"]))):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await (everything(call) if hasattr(call, "__aiter__") else call)
+            error = caught.value
+            reason = dict(error.trailing_metadata())[REASON_KEY]
+            assert (error.code(), reason) == (grpc.StatusCode.INVALID_ARGUMENT, "bad-field")
+
+    assert not logged
+
+
+async def test_a_line_in_any_script_reaches_the_caller(stub, service):
+    service.error = RefusedError("💥" * 5000)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.CheckIn(CheckInRequest())
+
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert set(caught.value.details()) == {"💥"}
