@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import ceil, cos, pi
+from types import MappingProxyType
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.layout import Block, Float32Vector, Layout
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry, RunHeader
 from fwdllm_common.replay import ModelState
+from fwdllm_server.algorithm.agreement import Standing, Standings, believed, voted
 from fwdllm_server.algorithm.pacing import Verdict, relative_variance, split_half_variance
 from fwdllm_server.algorithm.plan import BlockPlan, seed_ranges
 from fwdllm_server.algorithm.robust import (
@@ -106,17 +108,47 @@ class ForwardGradient:
         return plan.extended(wanted, self._seeds(block, plan.end_seed, missing, state, last) if missing > 0 else ())
 
     def update(
-        self, plans: Sequence[BlockPlan], scalars: Mapping[str, Sequence[Scalar]], recent: Scales
+        self,
+        plans: Sequence[BlockPlan],
+        scalars: Mapping[str, Sequence[Scalar]],
+        recent: Scales,
+        standings: Standings = MappingProxyType({}),
     ) -> tuple[BlockUpdate, ...]:
         """The round's ledger updates; the same whatever the order in which the scalars came.
 
-        A block of which no direction is measured has none. ``recent`` are the scales as of the last committed round.
+        A block of which no direction is measured has none. ``recent`` are the scales as of the last committed round,
+        ``standings`` those of the devices as of this one.
         """
+        counting = {plan.block: believed(scalars[plan.block], standings) for plan in plans}
         return tuple(
-            self._update(plan, scalars[plan.block], recent)
+            self._update(plan, counting[plan.block], recent)
             for plan in plans
-            if directions_measured(scalars[plan.block], plan.devices_per_direction)
+            if directions_measured(counting[plan.block], plan.devices_per_direction)
         )
+
+    def standings(
+        self,
+        plans: Sequence[BlockPlan],
+        scalars: Mapping[str, Sequence[Scalar]],
+        state: ModelState,
+        last: LedgerEntry | None,
+        before: Standings,
+    ) -> Standings:
+        """The standings as of a round, of the devices that vote in it.
+
+        They vote where each direction is measured once; the middle of several devices needs no vote. ``last`` is the
+        entry that led to ``state``.
+        """
+        found: dict[str, Standing] = {}
+        for plan in plans:
+            block = self._layout.block(plan.block)
+            line = self._reference(block, state, last, "momentum")
+            if line is None:
+                line = self._reference(block, state, last, "gradient")
+            if self._spec.robust.clip and plan.devices_per_direction == 1 and line is not None:
+                now = {**before, **found}
+                found |= voted(self._header.directions, scalars[plan.block], line, block, now)
+        return found
 
     def scales(self, plans: Sequence[BlockPlan], scalars: Mapping[str, Sequence[Scalar]], recent: Scales) -> Scales:
         """The scales as of a round that commits these scalars."""

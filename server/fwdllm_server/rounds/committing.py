@@ -9,11 +9,12 @@ from typing import NamedTuple
 from fwdllm_common.estimator import Scalar
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
+from fwdllm_server.algorithm.agreement import Standings
 from fwdllm_server.algorithm.robust import Scales
 from fwdllm_server.rounds.collecting import by_block
 from fwdllm_server.rounds.drop_out import close_assignments
 from fwdllm_server.rounds.training import RoundContext, Step
-from fwdllm_server.store import ledger, rounds, scalars
+from fwdllm_server.store import efforts, ledger, rounds, scalars
 from fwdllm_server.store.rounds import Phase
 
 SNAPSHOT_EVERY = 20
@@ -24,11 +25,20 @@ _SNAPSHOTS_KEPT = 3
 """The newest, and some for a coordinator that is reading one now, or for the case that a file is damaged."""
 
 
+class Known(NamedTuple):
+    """What rounds before have left: scales of scalars, standings of this round's devices, the last entry."""
+
+    scales: Scales
+    standings: Standings
+    last: LedgerEntry | None
+
+
 class Commit(NamedTuple):
-    """What a round leaves behind: its entry, the scales of its scalars, the next state, its snapshot if one is due."""
+    """What a round leaves behind, the next state and its snapshot, if one is due, among it."""
 
     entry: LedgerEntry
     scales: Scales
+    standings: Standings
     state: ModelState
     snapshot_sha256: str | None
 
@@ -37,15 +47,21 @@ def advance(context: RoundContext) -> Step:
     """Committing → committed. The same scalars give the same entry, however often this is begun."""
     connection, job = context.connection, context.job
     collected = by_block(context)  # no more are taken in this phase
-    recent = ledger.recent_scales(connection, job.id)
+    devices = sorted({scalar.device for found in collected.values() for scalar in found})
+    known = Known(
+        ledger.recent_scales(connection, job.id),
+        efforts.standings(connection, job.id, devices),
+        ledger.last_entry(connection, job.id),
+    )
     snapshot_due = _snapshot_due(context, sum(map(len, collected.values())))
-    commit = context.computed("commit", lambda: _compute(context, collected, recent, snapshot_due))
+    commit = context.computed("commit", lambda: _compute(context, collected, known, snapshot_due))
     if commit.snapshot_sha256 is not None:
         ledger.add_snapshot(connection, job.id, commit.state.version, commit.snapshot_sha256)
         # If this transaction is undone, those that it keeps are still there.
         for sha256 in ledger.forget_snapshots(connection, job.id, _SNAPSHOTS_KEPT):
             context.artifacts.remove(sha256)
     ledger.append(connection, job.id, commit.entry, commit.scales, context.now)
+    efforts.set_standings(connection, job.id, commit.standings)
     scalars.forget(connection, job.id, context.round.number)
     close_assignments(context)
     rounds.enter(connection, context.round, Phase.COMMITTED, context.now, context.round.reason)
@@ -63,16 +79,17 @@ def _snapshot_due(context: RoundContext, directions: int) -> bool:
 
 
 def _compute(
-    context: RoundContext, collected: Mapping[str, Sequence[Scalar]], recent: Scales, snapshot_due: bool
+    context: RoundContext, collected: Mapping[str, Sequence[Scalar]], known: Known, snapshot_due: bool
 ) -> Commit:
     job, plan = context.job, context.round.plan
+    standings = job.algorithm.standings(plan, collected, job.state, known.last, known.standings)
     entry = LedgerEntry(
         version=context.round.version + 1,
-        updates=job.algorithm.update(plan, collected, recent),
+        updates=job.algorithm.update(plan, collected, known.scales, {**known.standings, **standings}),
         theta_digest=b"",
     )
-    scales = job.algorithm.scales(plan, collected, recent)
+    scales = job.algorithm.scales(plan, collected, known.scales)
     state = copy(job.state)  # until the transaction is on disk, the job's own stays at its version
     entry = state.advance(entry)
     snapshot = context.artifacts.put(state.to_bytes()) if snapshot_due else None
-    return Commit(entry, scales, state, snapshot)
+    return Commit(entry, scales, standings, state, snapshot)

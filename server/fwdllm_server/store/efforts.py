@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Insert, Row, bindparam, func, select
+from sqlalchemy import Connection, Insert, Row, bindparam, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from fwdllm.v1 import device_pb2
+from fwdllm_server.algorithm.agreement import Standing, Standings
 from fwdllm_server.store.schema import efforts
 
 HALF_LIFE_S = 10.0
@@ -103,6 +104,27 @@ def noisy(connection: Connection, job_id: str, below: float, since: float) -> fr
     failed = (efforts.c.signal_to_noise < below) & (efforts.c.self_tested_at > since)
     query = select(efforts.c.device_id).where(efforts.c.job_id == job_id, failed)
     return frozenset(connection.execute(query).scalars())
+
+
+def standings(connection: Connection, job_id: str, devices: Sequence[str]) -> Standings:
+    """How far the scalars of each of the devices have gone with the others'; those that have voted."""
+    found: dict[str, Standing] = {}
+    for start in range(0, len(devices), _ROWS_PER_STATEMENT):
+        some = efforts.c.device_id.in_(devices[start : start + _ROWS_PER_STATEMENT]) & (efforts.c.vote_rounds > 0)
+        query = select(efforts.c.device_id, efforts.c.votes, efforts.c.vote_rounds)
+        rows = connection.execute(query.where(efforts.c.job_id == job_id, some))
+        found.update((device, Standing(votes, rounds)) for device, votes, rounds in rows)
+    return found
+
+
+def set_standings(connection: Connection, job_id: str, found: Standings) -> None:
+    """Keep the standings as of a round; their devices have reported, and have rows."""
+    if not found:
+        return
+    its = (efforts.c.job_id == job_id) & (efforts.c.device_id == bindparam("device"))
+    values: dict[str, Any] = {"votes": bindparam("of_votes"), "vote_rounds": bindparam("of_rounds")}
+    rows = [{"device": device, "of_votes": s.votes, "of_rounds": s.rounds} for device, s in sorted(found.items())]
+    connection.execute(update(efforts).where(its).values(values), rows)
 
 
 def speeds(connection: Connection, job_id: str, devices: Sequence[str]) -> Mapping[str, float]:

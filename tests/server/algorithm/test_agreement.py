@@ -1,0 +1,145 @@
+"""Devices that contradict the others are found out, those that are unlike them are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers.tiny_job import LAYOUT, THETA, job_spec, run_header
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fwdllm_common.directions import Directions
+from fwdllm_common.estimator import Scalar
+from fwdllm_common.fixed_point import SCALE
+from fwdllm_common.layout import Block
+from fwdllm_common.ledger import LedgerEntry
+from fwdllm_common.replay import ModelState
+from fwdllm_server.algorithm import ForwardGradient
+from fwdllm_server.algorithm.agreement import FEWEST, Standing, believed, voted
+
+DIRECTIONS = Directions(1234, "rademacher")
+SIZE, PER_DEVICE = 400, 32
+BLOCK = Block("head", 100, 100 + SIZE)
+GRADIENT = np.random.default_rng(1).normal(size=SIZE).astype(np.float32)
+
+
+def round_of(number: int, devices: dict[str, np.ndarray], per_device: int = PER_DEVICE) -> list[Scalar]:
+    """What devices with these gradients measure, each along directions of its own."""
+    scalars = []
+    for index, (name, gradient) in enumerate(devices.items()):
+        for direction in range(per_device):
+            seed = (number * 1000 + index) * 1000 + direction
+            slope = float(DIRECTIONS.vector(seed, BLOCK.start, BLOCK.stop) @ gradient)
+            scalars.append(Scalar(seed, round(slope * SCALE), name, 10))
+    return scalars
+
+
+def own_gradients(count: int, share: float, seed: int = 2) -> dict[str, np.ndarray]:
+    """Devices that have ``share`` of the gradient's direction in common, and the rest to themselves."""
+    generator = np.random.default_rng(seed)
+    own = generator.normal(size=(count, SIZE)) * np.sqrt(1 - share**2)
+    return {f"d{index}": (share * GRADIENT + noise).astype(np.float32) for index, noise in enumerate(own)}
+
+
+def left_out_after(devices: dict[str, np.ndarray], rounds: int, line: np.ndarray = GRADIENT) -> set[str]:
+    standings: dict[str, Standing] = {}
+    for number in range(rounds):
+        scalars = round_of(number, devices)
+        standings |= voted(DIRECTIONS, scalars, line, BLOCK, standings)
+    counting = {scalar.device for scalar in believed(scalars, standings)}
+    return set(devices) - counting
+
+
+def test_those_that_flip_signs_are_left_out_and_nobody_else():
+    devices = own_gradients(20, share=0.3)
+    liars = {f"d{index}" for index in (3, 8, 9, 15)}
+    lying = {name: -gradient if name in liars else gradient for name, gradient in devices.items()}
+
+    assert left_out_after(lying, rounds=10) == liars
+    assert left_out_after(devices, rounds=10) == set()
+
+
+def test_also_when_the_line_points_backwards():
+    """The optimiser has gone too far: the honest contradict it, and agree with each other."""
+    devices = own_gradients(20, share=0.3)
+    devices["d4"] = -devices["d4"]
+
+    assert left_out_after(devices, rounds=10, line=-GRADIENT) == {"d4"}
+
+
+def test_where_nobody_agrees_nobody_is_left_out():
+    generator = np.random.default_rng(5)
+    devices = {f"d{index}": generator.normal(size=SIZE).astype(np.float32) for index in range(20)}
+
+    assert left_out_after(devices, rounds=6) == set()
+
+
+def test_a_device_whose_data_are_unlike_the_others_but_not_against_them_counts():
+    devices = own_gradients(20, share=0.5)
+    across = np.random.default_rng(7).normal(size=SIZE)
+    across -= GRADIENT * (across @ GRADIENT) / (GRADIENT @ GRADIENT)
+    devices["d0"] = (across + 0.2 * GRADIENT).astype(np.float32)
+
+    assert left_out_after(devices, rounds=12) == set()
+
+
+def test_loudness_gives_no_more_votes():
+    devices = own_gradients(5, share=0.9)
+    quiet = voted(DIRECTIONS, round_of(1, devices), GRADIENT, BLOCK, {})
+    loud = voted(DIRECTIONS, round_of(1, {name: 100 * g for name, g in devices.items()}), GRADIENT, BLOCK, {})
+
+    assert {name: s.votes for name, s in loud.items()} == pytest.approx(
+        {name: s.votes for name, s in quiet.items()}, 1e-3
+    )
+
+
+def test_a_device_with_few_scalars_has_no_vote():
+    devices = own_gradients(3, share=0.9)
+
+    assert voted(DIRECTIONS, round_of(1, devices, FEWEST - 1), GRADIENT, BLOCK, {}) == {}
+    assert set(voted(DIRECTIONS, round_of(1, devices, FEWEST), GRADIENT, BLOCK, {})) == set(devices)
+
+
+def test_one_that_mends_its_ways_is_believed_again():
+    standing = Standing()
+    for _ in range(10):
+        standing = standing.after(-1.0)
+    wrong = standing.deviations
+    for _ in range(10):
+        standing = standing.after(1.0)
+
+    assert wrong < -2 < 1 < standing.deviations
+
+
+@given(st.lists(st.floats(-5, 5), min_size=1, max_size=50))
+def test_without_a_cause_deviations_have_the_variance_of_one_vote(votes):
+    """Σ wᵢ vᵢ / √Σ wᵢ²: votes that are standard normal give a standard normal."""
+    standing = Standing()
+    for vote in votes:
+        standing = standing.after(vote)
+    weights = 0.9 ** np.arange(len(votes))[::-1]
+
+    assert standing.deviations == pytest.approx(weights @ votes / np.sqrt(weights @ weights), abs=1e-9)
+
+
+def test_the_algorithm_lets_devices_vote_along_its_momentum_and_leaves_liars_out():
+    spec = job_spec({"blocks.head": {"directions": 90}, "blocks.peft": None})
+    header = run_header(spec)
+    algorithm, state = ForwardGradient(spec, header, LAYOUT), ModelState.initial(header, LAYOUT, THETA)
+    block, gradient = LAYOUT.block("head"), np.ones(6, np.float32)
+    standings: dict[str, Standing] = {}
+    last = None
+    for number in range(1, 8):
+        plan = algorithm.plan(number, state, last)
+        scalars = {"head": []}
+        for index, seed in enumerate(plan[0].seeds):
+            slope = float(header.directions.vector(seed, block.start, block.stop) @ gradient)
+            sign = -1 if index % 5 == 0 else 1
+            scalars["head"].append(Scalar(seed, round(sign * slope * SCALE), f"d{index % 5}", 10))
+        standings |= algorithm.standings(plan, scalars, state, last, standings)
+        last = state.advance(LedgerEntry(number, algorithm.update(plan, scalars, {}, standings), b""))
+
+    assert {name: standing.deviations < 0 for name, standing in standings.items()} == {
+        f"d{index}": index == 0 for index in range(5)
+    }
+    assert len(last.updates[0].seeds) == 90 * 4 // 5
