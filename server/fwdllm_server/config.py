@@ -17,6 +17,7 @@ from fwdllm_server.toml_model import KeyPath, near, read_toml, validate
 CONFIG_FILE = "server.toml"
 _PREFIX = "FWDLLM_"
 _DAY_MS = 86_400_000
+_STORES = ("sqlite:///", "postgresql+psycopg://")
 UNIX = "unix:"
 """What the address of a Unix socket begins with."""
 
@@ -38,6 +39,12 @@ def _check_operator_address(text: str) -> str:
             raise ValueError('names no file; "unix:operator.sock" does')
         return text
     return _check_address(text)
+
+
+def _check_store_url(text: str) -> str:
+    if text and not text.startswith(_STORES):
+        raise ValueError(f"should begin with {' or '.join(_STORES)}")
+    return text
 
 
 def is_loopback(host: str) -> bool:
@@ -89,7 +96,8 @@ class StoreSection(_Section):
     drives a job, and another goes on if it has not been heard of for ``lease_s`` seconds.
     """
 
-    url: str = ""
+    # Not shown in messages: it may hold a password.
+    url: Annotated[str, AfterValidator(_check_store_url), Field(repr=False)] = ""
     folder: str = ""
     lease_s: float = Field(default=6.0, ge=0.1, le=3600)
 

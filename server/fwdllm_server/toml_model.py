@@ -68,6 +68,9 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
     message = _lower(problem["msg"].removeprefix("Value error, ").replace("Input should", "should"))
     if isinstance(problem["input"], Mapping):  # a section whose keys contradict each other
         return f"[{'.'.join(map(str, path))}]: {message}" if path else message
+    fields = [parent.model_fields.get(str(path[-1])) for parent in _models_at(model, path[:-1])]
+    if any(field is not None and not field.repr for field in fields):  # a secret
+        return f"{named}: {message}"
     guess = ""
     if problem["type"] == "literal_error" and isinstance(problem["input"], str):
         guess = near(problem["input"], re.findall(r"'([^']*)'", problem["ctx"]["expected"]))

@@ -13,10 +13,10 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
 
-from fwdllm_common.errors import StorageError
+from fwdllm_common.errors import BadInputError, StorageError
 from fwdllm_server.store.locks import change_tables
 
 _PRAGMAS = (
@@ -44,7 +44,7 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
-        self._engine = create_engine(url)
+        self._engine = create_engine(parsed_url(url))
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _configure_sqlite)
             event.listen(self._engine, "begin", _begin_immediately)
@@ -76,12 +76,26 @@ class Database:
         self._engine.dispose()
 
 
+def parsed_url(url: str) -> URL:
+    """A database's URL, which may hold a password.
+
+    :raises BadInputError: it is none; the message does not show it.
+    """
+    try:
+        return make_url(url)
+    except (ArgumentError, ValueError):
+        raise BadInputError(
+            "[store] url cannot be read; it is like postgresql+psycopg://user:password@host:5432/database, "
+            "with %40 for an @ in the password and %3A for a colon"
+        ) from None
+
+
 def schema_versions(url: str) -> tuple[str | None, str | None]:
     """The version of the tables that a database has, None for no tables yet, and the newest that there is.
 
     :raises StorageError: it cannot be opened.
     """
-    engine = create_engine(url)
+    engine = create_engine(parsed_url(url))
     try:
         with storage_errors(), engine.connect() as connection:
             found = MigrationContext.configure(connection).get_current_revision()

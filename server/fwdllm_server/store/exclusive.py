@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import make_url
-
 from fwdllm_common.lock import locked
+from fwdllm_server.store.database import parsed_url
 
 
 @contextmanager
 def only_user(url: str) -> Iterator[None]:
     """Hold the SQLite file that ``url`` names for this process; other databases have several users.
 
+    :raises BadInputError: it is no URL.
     :raises BusyError: another process holds it.
     :raises StorageError: its folder cannot be written.
     """
-    parsed = make_url(url)
+    parsed = parsed_url(url)
     if parsed.get_backend_name() != "sqlite" or not parsed.database:
         yield
         return
