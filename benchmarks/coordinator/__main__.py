@@ -18,6 +18,7 @@ from benchmarks.coordinator.measure import FULL, QUICK, Size, flower_calls, serv
 from benchmarks.coordinator.population import make_home
 from benchmarks.coordinator.processes import Generators, raise_limit
 from benchmarks.coordinator.report import all_figures, tables
+from benchmarks.coordinator.starting import make_long_run, start_seconds
 from benchmarks.coordinator.stores import available
 from benchmarks.markdown import write_results
 
@@ -25,7 +26,7 @@ _STORES = ("sqlite", "postgresql")
 
 
 def main() -> None:
-    """Measure the stores one after the other, the peer beside the first, then the closing of rounds; report."""
+    """Measure the stores one after the other, the peer beside the first, then closing a round and starting; report."""
     arguments = _parser().parse_args()
     raise_limit()
     size = QUICK if arguments.quick else FULL
@@ -52,7 +53,7 @@ def main() -> None:
 
 
 def _measure(size: Size, arguments: argparse.Namespace, output: Path) -> dict[str, Any]:
-    results: dict[str, Any] = {"stores": {}, "flower": {}, "closing": []}
+    results: dict[str, Any] = {"stores": {}, "flower": {}, "closing": [], "starting": []}
     with tempfile.TemporaryDirectory(prefix="run-", dir=output) as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o711)  # PostgreSQL runs as a user of its own
@@ -68,6 +69,10 @@ def _measure(size: Size, arguments: argparse.Namespace, output: Path) -> dict[st
         for repetition in range(size.repetitions):
             print(f"closing a round, {repetition + 1} of {size.repetitions}", flush=True)
             results["closing"].append(_close_round(size, folder))
+        home = make_long_run(folder, size.ledger_rounds, size.serving_weights)
+        for repetition in range(size.repetitions):
+            print(f"starting, {repetition + 1} of {size.repetitions}", flush=True)
+            results["starting"].append({"seconds": start_seconds(home, folder / "starting.log")})
     return results
 
 

@@ -78,12 +78,12 @@ class Generator:
         """Clients check in one after the other, so many at a time, for so long."""
         return self._call(cycle([n for n in self._numbers if self._is_open(n)]), in_flight, seconds)
 
-    def work(self, devices: int, seconds: float, per_message: int) -> dict[str, Any]:
+    def work(self, devices: int, seconds: float, per_message: int, ask_again_s: float) -> dict[str, Any]:
         """So many devices do the work they are given, for so long."""
         assert self._devices is not None
         end = time.perf_counter() + seconds
         workers = [
-            Worker(self.loop, self._connections[number], self._devices.ready, per_message, end)
+            Worker(self.loop, self._connections[number], self._devices.ready, per_message, ask_again_s, end)
             for number in self._numbers[:devices]
         ]
         for worker in workers:

@@ -25,13 +25,15 @@ class Size(NamedTuple):
     workers: int
     scalars_per_device: int
     scalars_per_message: int
+    ask_again_s: float
     serving_weights: int
     weights: int
     directions: int
+    ledger_rounds: int
 
 
-FULL = Size(10_000, 2, 64, 6.0, 3, 256, 64, 16, 4096, 450_000, 1000)
-QUICK = Size(40, 2, 8, 6.0, 1, 8, 32, 16, 64, 2000, 40)
+FULL = Size(10_000, 2, 64, 5.0, 3, 64, 256, 16, 0.25, 4096, 450_000, 1000, 10_000)
+QUICK = Size(40, 2, 8, 6.0, 1, 8, 32, 16, 0.05, 64, 2000, 40, 50)
 _WARM = 64
 """Devices that connect before memory is first looked at: what the first calls load is not theirs."""
 
@@ -116,7 +118,13 @@ def _check_ins(server: Measured, devices: Generators, size: Size) -> dict[str, f
 
 def _scalars(server: Measured, devices: Generators, size: Size) -> dict[str, float]:
     server.cores()
-    answers = devices.ask("work", devices=size.workers, seconds=size.seconds, per_message=size.scalars_per_message)
+    answers = devices.ask(
+        "work",
+        devices=size.workers,
+        seconds=size.seconds,
+        per_message=size.scalars_per_message,
+        ask_again_s=size.ask_again_s,
+    )
     found = _rate(answers, "latencies_ms")
     scalars = sum(answer["scalars"] for answer in answers)
     return {**found, "scalars_per_s": scalars / size.seconds, "server_cores": server.cores()}

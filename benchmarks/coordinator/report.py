@@ -46,6 +46,12 @@ def tables(results: Mapping[str, Any]) -> Iterator[str]:
         header = ["seconds", "latest tick of the event loop, ms", "longest commit of another, ms", "CPU s"]
         fields = (("seconds", 3), ("loop_lag_ms", 1), ("commit_ms", 1), ("cpu_seconds", 2))
         yield from (*table(header, [[_range([each[f] for each in closing], digits) for f, digits in fields]]), "")
+    if starting := results["starting"]:
+        yield from ("### Starting", "")
+        yield from (
+            *table(["seconds from the process to serving"], [[_range([each["seconds"] for each in starting], 2)]]),
+            "",
+        )
 
 
 def all_figures(results: Mapping[str, Any]) -> list[Figure]:
@@ -79,6 +85,9 @@ def all_figures(results: Mapping[str, Any]) -> list[Figure]:
         _figure("rss_kb_per_device", _rounded(sqlite.get("rss_kb_per_device")), "kB", 50, "lower"),
         _figure(
             "close_round_s", _rounded(_median(closing, "seconds")), "s for 1,000 scalars, d = 450,000", 0.5, "lower"
+        ),
+        _figure(
+            "start_s", _rounded(_median(results["starting"], "seconds")), "s with a ledger of 10,000 rounds", 2, "lower"
         ),
         _figure("close_round_loop_lag_ms", _rounded(_median(closing, "loop_lag_ms")), "ms at most", 50, "lower"),
     ]

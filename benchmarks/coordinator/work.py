@@ -10,17 +10,22 @@ from benchmarks.coordinator.fleets import CHECK_IN
 from fwdllm.v1.device_pb2 import Assignment, CheckInResponse, Effort, ReportRequest, ReportResponse
 
 _REPORT = "/fwdllm.v1.DeviceService/Report"
-_ASK_AGAIN_S = 0.05
 
 
 class Worker:
-    """Checks in until ``end``; of each assignment it reports all, a message when the last one is acknowledged."""
+    """Checks in until ``end``, every ``ask_again_s`` seconds while there is no work.
 
-    def __init__(self, loop: Loop, connection: Connection, check_in: bytes, per_message: int, end: float) -> None:
+    Of each assignment it reports all, a message when the last one is acknowledged.
+    """
+
+    def __init__(
+        self, loop: Loop, connection: Connection, check_in: bytes, per_message: int, ask_again_s: float, end: float
+    ) -> None:
         self._loop = loop
         self._connection = connection
         self._check_in = check_in
         self._per_message = per_message
+        self._ask_again_s = ask_again_s
         self._end = end
         self.done = False
         self.scalars = 0
@@ -42,7 +47,7 @@ class Worker:
         if response.HasField("assignment"):
             self._report(response.assignment)
         else:
-            self._loop.later(_ASK_AGAIN_S, self.ask)
+            self._loop.later(self._ask_again_s, self.ask)
 
     def _report(self, assignment: Assignment) -> None:
         seeds = [span.first + i for task in assignment.directions for span in task.seeds for i in range(span.count)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 
-_M_TOP_PAD, _M_MMAP_THRESHOLD = -2, -3  # glibc's malloc.h
+_M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -2, -3, -8  # glibc's malloc.h
 _THRESHOLD_BYTES = 8000
 
 
@@ -21,6 +21,7 @@ def give_buffers_pages_of_their_own() -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, _THRESHOLD_BYTES)
     mallopt(_M_TOP_PAD, 0)
+    mallopt(_M_ARENA_MAX, 1)  # each thread's own would keep what handshakes have left of it
 
 
 def look_for_garbage_seldom() -> None:

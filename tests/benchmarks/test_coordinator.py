@@ -30,10 +30,36 @@ def test_devices_connect_check_in_and_report(tmp_path: Path) -> None:
     assert all(each["failed"] == 0 and each["calls_per_s"] > 0 for each in store["check_ins"])
     assert all(each["failed"] == 0 and each["scalars_per_s"] > 0 for each in store["scalars"])
     assert all(each["seconds"] > 0 for each in found["measurements"]["closing"])
+    assert all(each["seconds"] > 0 for each in found["measurements"]["starting"])
     figures = {figure["name"]: figure["value"] for figure in found["figures"]}
     assert figures["connected_devices"] == 40
     assert figures["checkins_ratio_to_flower"] is None
     assert "| check-ins, SQLite" in (tmp_path / "coordinator.md").read_text()
+
+
+@pytest.mark.timeout(300)
+def test_rounds_pass_and_the_coordinator_is_looked_at(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.coordinator.soak",
+        "--quick",
+        "--rounds",
+        "20",
+        "--output",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "soak.json").read_text())
+    assert found["measurements"][-1]["rounds"] >= 20
+    assert {figure["name"] for figure in found["figures"]} == {
+        "soak_rounds",
+        "soak_rss_growth_mb",
+        "soak_descriptors_growth",
+        "soak_bytes_per_round_ratio",
+    }
+    assert "| committed rounds |" in (tmp_path / "soak.md").read_text()
 
 
 @pytest.mark.nightly

@@ -35,8 +35,15 @@ _SERVER_OPTIONS = (
     ("grpc.max_connection_idle_ms", 600_000),  # connections of phones that vanished while idle
     ("grpc.server_handshake_timeout_ms", 15_000),
 )
-# Calls of one connection at once, also those whose message never comes.
-_DEVICE_OPTIONS = (*_SERVER_OPTIONS, ("grpc.max_concurrent_streams", 64))
+_DEVICE_OPTIONS = (
+    *_SERVER_OPTIONS,
+    # Calls of one connection at once, also those whose message never comes.
+    ("grpc.max_concurrent_streams", 64),
+    # Four kilobytes less for each connection: devices send little, so that neither large records of TLS nor a window
+    # that grows with the network would be of use.
+    ("grpc.tsi.max_frame_size", 1024),
+    ("grpc.http2.bdp_probe", 0),
+)
 # Of two values for one option gRPC takes the first.
 _ENROLMENT_OPTIONS = (("grpc.max_receive_message_length", MAX_ENROLMENT_BYTES), *_SERVER_OPTIONS)
 _ENROLMENTS_AT_ONCE = 64
