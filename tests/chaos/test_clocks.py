@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from threading import Thread
 
@@ -22,6 +22,7 @@ from helpers.journaled_device import JournaledDevice
 from helpers.modelless import home_with_job, work_until_done
 from helpers.serving import serving
 from helpers.shared_store import another, share
+from structlog.testing import capture_logs
 
 from fwdllm_client.home import ClientHome
 from fwdllm_server.home import ServerHome
@@ -80,7 +81,7 @@ def at_work(*homes: ClientHome) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("ahead", [TEN_MINUTES, -TEN_MINUTES])
-async def test_it_is_off_then_set_while_the_coordinator_runs_and_nothing_is_lost(ahead, tmp_path, monkeypatch, capfd):
+async def test_it_is_off_then_set_while_the_coordinator_runs_and_nothing_is_lost(ahead, tmp_path, monkeypatch):
     clock, log, (port,) = tmp_path / "clock", tmp_path / "server.log", free_ports(1)
 
     def committed() -> int:
@@ -101,7 +102,7 @@ async def test_it_is_off_then_set_while_the_coordinator_runs_and_nothing_is_lost
         await server.join(*NAMES)
         homes = [server.client_home(name) for name in NAMES]
     set_clock(clock, ahead)
-    with at_work(*homes):
+    with capture_logs() as said, at_work(*homes):
         with coordinator(home, clock, port, log):
             until(lambda: committed() >= 1)
             set_clock(clock, 0)
@@ -115,19 +116,22 @@ async def test_it_is_off_then_set_while_the_coordinator_runs_and_nothing_is_lost
     assert found == await calm(tmp_path)
     assert job.scalars_late == job.scalars_unusable == 0
     assert log.read_text().count(WAS_SET_BACK) == (ahead > 0)
-    assert capfd.readouterr().out.count("the clocks differ") == len(NAMES)
+    assert sum("the clocks differ" in line["event"] for line in said) == len(NAMES)
 
 
-async def test_coordinators_of_one_database_go_by_its_clock(postgres, tmp_path, capfd):
+async def test_coordinators_of_one_database_go_by_its_clock(postgres, tmp_path):
     home = home_with_job(tmp_path / "server", **SHORTER)
     async with serving(home) as server:
         await server.join(*NAMES)
     share(home, postgres.create_database())
     ahead, behind = (lambda seconds=seconds: time.time() + seconds for seconds in (TEN_MINUTES, -TEN_MINUTES))
-    async with serving(home, ahead) as one, serving(another(home, tmp_path / "second"), behind) as two:
+    async with AsyncExitStack() as stack:
+        said = stack.enter_context(capture_logs())
+        one = await stack.enter_async_context(serving(home, ahead))
+        two = await stack.enter_async_context(serving(another(home, tmp_path / "second"), behind))
         assert abs(one.runtime.clock() - two.runtime.clock()) < 30
         await work_until_done(one, await one.device(NAMES[0]), await two.device(NAMES[1]))
         found = one.ledger()
 
     assert found == await calm(tmp_path)
-    assert capfd.readouterr().out.count("this machine's clock is not the database's") == 2
+    assert sum("not the database's" in line["event"] for line in said) == 2
