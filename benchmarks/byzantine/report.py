@@ -17,7 +17,15 @@ Results = Mapping[str, Mapping[str, Any]]
 def rows(results: Results) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """Header and rows: an attack each, the mean accuracy over the seeds by defence."""
     header = ["a fifth of the devices sends", *(defence.title for defence in DEFENCES.values())]
-    words = {HONEST: "what it measured", "flip-large": "the largest number against the sign"}
+    words = {
+        HONEST: "what it measured",
+        "flip": "that with the sign flipped",
+        "flip-large": "the largest number against the sign",
+        "large": "the largest number with any sign",
+        "random": "random numbers as large as the measured",
+        "constant": "1, always",
+        "nan": "NaN",
+    }
     return header, [
         [words.get(attack, attack), *(_percent(accuracy(results, defence, attack)) for defence in DEFENCES)]
         for attack in (HONEST, *ATTACKS)

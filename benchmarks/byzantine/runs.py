@@ -1,4 +1,4 @@
-"""What is run: the first rounds of the default preset, which train the head, on BBC News, by defence and attack."""
+"""What is run: 40 rounds that train a mean-pooled head on BBC News, by defence and attack."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Defence:
 
 DEFENCES = {
     "off": Defence("no defence", 0.0, 1),
-    "clip": Defence("clipped (default)", 3.0, 1),
+    "clip": Defence("clipped and voted on (default)", 3.0, 1),
     "three": Defence("clipped, median of 3", 3.0, 3),
 }
 

@@ -235,7 +235,7 @@ class RobustSection(_Section):
     """What devices that lie can do at most.
 
     A scalar counts with no more than ``clip`` times the running scale of its block, the median magnitude of the
-    scalars of the last rounds; 0 clips nothing.
+    scalars of the last rounds, and devices that contradict the others round after round are left out; 0 does neither.
     """
 
     clip: float = Field(default=3.0, ge=0, le=1e6)

@@ -74,12 +74,18 @@ def voted(
     return {device: before.get(device, Standing()).after(float(sign * vote)) for device, vote in votes.items()}
 
 
-def believed(scalars: Sequence[Scalar], standings: Standings) -> Sequence[Scalar]:
-    """The scalars without those of devices that contradict the others, if the others agree at all."""
+def contradicting(standings: Standings) -> frozenset[str]:
+    """The devices that contradict the others, if the others agree at all."""
     deviations = {device: standing.deviations for device, standing in standings.items()}
     if not deviations or median(deviations.values()) < _AGREED:
-        return scalars
-    return [scalar for scalar in scalars if deviations.get(scalar.device, 0.0) > _LEFT_OUT]
+        return frozenset()
+    return frozenset(device for device, found in deviations.items() if found <= _LEFT_OUT)
+
+
+def believed(scalars: Sequence[Scalar], standings: Standings) -> Sequence[Scalar]:
+    """The scalars without those of devices that contradict the others."""
+    left_out = contradicting(standings)
+    return [scalar for scalar in scalars if scalar.device not in left_out] if left_out else scalars
 
 
 def _correlation(slopes: Sequence[tuple[int, float]]) -> float:

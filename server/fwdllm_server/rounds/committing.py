@@ -6,16 +6,20 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import NamedTuple
 
+import structlog
+
 from fwdllm_common.estimator import Scalar
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
-from fwdllm_server.algorithm.agreement import Standings
+from fwdllm_server.algorithm.agreement import Standings, contradicting
 from fwdllm_server.algorithm.robust import Scales
 from fwdllm_server.rounds.collecting import by_block
 from fwdllm_server.rounds.drop_out import close_assignments
 from fwdllm_server.rounds.training import RoundContext, Step
 from fwdllm_server.store import efforts, ledger, rounds, scalars
 from fwdllm_server.store.rounds import Phase
+
+_log = structlog.get_logger()
 
 SNAPSHOT_EVERY = 20
 """Rounds between snapshots: a restart replays at most so many."""
@@ -62,6 +66,13 @@ def advance(context: RoundContext) -> Step:
             context.artifacts.remove(sha256)
     ledger.append(connection, job.id, commit.entry, commit.scales, context.now)
     efforts.set_standings(connection, job.id, commit.standings)
+    if left_out := contradicting(commit.standings):
+        _log.warning(
+            "devices left out: their scalars contradict the others'",
+            job=job.name,
+            round=context.round.number,
+            devices=sorted(left_out),
+        )
     scalars.forget(connection, job.id, context.round.number)
     close_assignments(context)
     rounds.enter(connection, context.round, Phase.COMMITTED, context.now, context.round.reason)
@@ -82,10 +93,11 @@ def _compute(
     context: RoundContext, collected: Mapping[str, Sequence[Scalar]], known: Known, snapshot_due: bool
 ) -> Commit:
     job, plan = context.job, context.round.plan
-    standings = job.algorithm.standings(plan, collected, job.state, known.last, known.standings)
+    voted = job.algorithm.standings(plan, collected, job.state, known.last, known.standings)
+    standings = {**known.standings, **voted}
     entry = LedgerEntry(
         version=context.round.version + 1,
-        updates=job.algorithm.update(plan, collected, known.scales, {**known.standings, **standings}),
+        updates=job.algorithm.update(plan, collected, known.scales, standings),
         theta_digest=b"",
     )
     scales = job.algorithm.scales(plan, collected, known.scales)

@@ -24,6 +24,8 @@ BURST_S = 4.0
 """Calls that a caller has saved up at most, in seconds of its rate."""
 FIRST_MESSAGE_S = 30.0
 """Seconds in which the message of a call has to be here."""
+MOST_OPENING, HASTE_S = 64, 2.0
+"""If the messages of more calls than that are not here yet, each has so many seconds: a part of one is memory."""
 
 Revoked: TypeAlias = Callable[[Collection[str]], Awaitable[Collection[str]]]
 _log = structlog.get_logger()
@@ -119,8 +121,9 @@ class OpenCalls:
     async def look(self, revoked: Revoked) -> None:
         """End what is to end now."""
         now = self._clock()
-        for task, since in list(self._opening.items()):
-            if now - since > FIRST_MESSAGE_S:
+        crowded = len(self._opening) - MOST_OPENING
+        for number, (task, since) in enumerate(list(self._opening.items())):  # the oldest first
+            if now - since > (HASTE_S if number < crowded else FIRST_MESSAGE_S):
                 task.cancel()
         for call in list(self._open):
             if now - call.last > self._limits.idle_s:

@@ -135,11 +135,32 @@ def test_no_device_gets_more_than_the_days_bound(make_rig):
             rig.finish(work)
         rig.settle()
     assert rig.begin_round("a") == []
-    assert [work.device_id for work in rig.begin_round("a", "b")] == ["b"]
+    other = rig.begin_round("a", "b")
+    assert [work.device_id for work in other] == ["b"]
 
-    rig.now += 2 * participation.DAY_S
-    with rig.database.transaction() as connection:
-        assert participation.today(connection, ["a", "b"], rig.now) == {}
+    for work in other:
+        rig.finish(work)
+    rig.settle()
+    rig.now += participation.DAY_S
+    assert [work.device_id for work in rig.begin_round("a")] == ["a"]
+
+
+def test_the_days_bound_counts_the_work_of_all_jobs(make_rig):
+    pair = Pair(make_rig({"devices": {"per_day": 1}}, min_devices=1))
+    pair.prioritise(OTHER, 5)
+    pair.settle(OTHER, JOB)
+    pair.here("a")
+    pair.settle(OTHER)
+    assert pair.cohort(OTHER) == ["a"]
+    with pair.rig.database.transaction() as connection:
+        assignments.expire_open(connection, OTHER, 1)
+    pair.prioritise(OTHER, -5)
+    pair.here("a")
+    pair.settle(JOB)
+    assert pair.cohort(JOB) == []
+    pair.here("b")
+    pair.settle(JOB)
+    assert pair.cohort(JOB) == ["b"]
 
 
 def test_a_job_takes_devices_that_have_what_it_needs(make_rig):

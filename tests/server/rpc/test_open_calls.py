@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fwdllm_common.protocol import Reason
 from fwdllm_server.config import LimitsSection
 from fwdllm_server.rpc.errors import CallRefusedError
-from fwdllm_server.rpc.open_calls import FIRST_MESSAGE_S, OpenCalls
+from fwdllm_server.rpc.open_calls import FIRST_MESSAGE_S, HASTE_S, MOST_OPENING, OpenCalls
 
 
 class Clock:
@@ -153,6 +153,33 @@ async def test_a_call_whose_message_never_comes_is_ended():
 
     with pytest.raises(asyncio.CancelledError):
         await task
+
+
+async def test_of_many_calls_without_a_message_the_oldest_are_ended_soon():
+    clock = Clock()
+    calls = OpenCalls(LimitsSection(), clock)
+
+    async def half_open() -> None:
+        calls.opening()
+        await asyncio.Event().wait()
+
+    tasks = []
+    for number in range(MOST_OPENING + 10):
+        clock.now = number / 1000
+        tasks.append(asyncio.create_task(half_open()))
+        await asyncio.sleep(0)
+    await calls.look(nobody)
+    assert not any(task.cancelling() for task in tasks)
+
+    clock.now = HASTE_S + 1
+    await calls.look(nobody)
+    await asyncio.wait(tasks[:10])
+    assert [task.cancelled() for task in tasks] == [True] * 10 + [False] * MOST_OPENING
+
+    clock.now = FIRST_MESSAGE_S + 1
+    await calls.look(nobody)
+    await asyncio.wait(tasks)
+    assert all(task.cancelled() for task in tasks)
 
 
 async def test_nothing_is_kept_of_callers_that_are_gone():
