@@ -35,6 +35,9 @@ def main() -> None:
 
 def run_command(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
+    if not arguments:
+        _parser().print_help(sys.stderr)
+        return BadInputError.exit_code
     try:
         options = _parser().parse_args(arguments)
         configure_logging(verbose=options.verbose)
@@ -46,6 +49,10 @@ def run_command(arguments: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED_EXIT_CODE
+    except BrokenPipeError:
+        # Whoever read our output has had enough; Python would complain once more when it flushes at exit.
+        sys.stdout = None
+        return 1
     return 0
 
 
@@ -277,6 +284,8 @@ def _shown(value: object) -> str:
     match value:
         case None:
             return "-"
+        case bool():
+            return "yes" if value else "no"
         case {"all_but": names}:
             return f"all but {', '.join(names)}" if names else "all"
         case {"none_but": names}:

@@ -157,7 +157,8 @@ def _sensors(home: ClientHome, sensors: Sensors) -> Verdict:
         "metered": conditions.metered,
         "thermal": None if conditions.thermal is None else conditions.thermal.name.lower(),
     }
-    said = ", ".join(f"{name} {'unknown' if value is None else value}" for name, value in readings.items())
+    words = {None: "unknown", True: "yes", False: "no"}
+    said = ", ".join(f"{name} {words.get(value, value)}" for name, value in readings.items())
     blind = [
         name
         for name, asked in (("charging", rules.charging), ("metered", rules.unmetered))

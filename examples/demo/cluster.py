@@ -17,6 +17,7 @@ from fwdllm_server.cli.calls import operator_service
 _PROGRAMS = Path(sys.executable).parent
 _READY_S = 180
 _STOP_S = 20
+_INTERRUPTING = (signal.SIGINT, signal.SIGHUP, signal.SIGTERM)
 _SETTINGS = {
     # Four agents and a server share one machine, and nobody's data plan: come back at once.
     "FWDLLM_CHECK_IN__BUSY_MIN_MS": "20",
@@ -51,11 +52,14 @@ class Cluster:
         os.environ.update(_SETTINGS)
 
     def __enter__(self) -> Cluster:
+        # A terminal that is closed must not leave processes behind either.
+        for which in (signal.SIGHUP, signal.SIGTERM):
+            signal.signal(which, _interrupt)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # An impatient second Ctrl-C must not leave processes behind.
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        before = {which: signal.signal(which, signal.SIG_IGN) for which in _INTERRUPTING}
         for process in self._processes:
             process.send_signal(signal.SIGTERM)
         for process in self._processes:
@@ -64,7 +68,8 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 process.kill()
         if kind is None:
-            signal.signal(signal.SIGINT, before)
+            for which, handler in before.items():
+                signal.signal(which, handler)
 
     def start_server(self) -> None:
         """``fwdllm-server init`` if need be, and ``serve``; returns when it answers."""
@@ -127,6 +132,10 @@ class Cluster:
             "FWDLLM_LISTEN__DEVICE": f"127.0.0.1:{device}",
             "FWDLLM_LISTEN__ENROLMENT": f"127.0.0.1:{enrolment}",
         } | {f"FWDLLM_LISTEN__{name}": "127.0.0.1:0" for name in ("DASHBOARD", "METRICS")}
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _free_ports(count: int) -> Sequence[int]:

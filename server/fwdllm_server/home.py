@@ -30,7 +30,7 @@ class ServerHome:
         if not home.config_file.is_file():
             raise BadInputError(
                 f"{folder} is not a server's directory (no {CONFIG_FILE}); "
-                f"make one with 'fwdllm-server init {folder}' or name another with --dir"
+                f"make one with 'fwdllm-server init {folder}', or name the one that there is"
             )
         return home
 

@@ -221,3 +221,8 @@ def test_an_idle_agent_has_loaded_no_engine_and_stays_small(home, data, checked_
         (resident,) = [int(line.split()[1]) for line in status if line.startswith("VmRSS:")]
     assert resident < 56_000, f"{resident} kB"
     print(f"idle: {resident} kB")
+
+
+def test_without_a_command_there_is_help(capfd):
+    assert run_command([]) == 2
+    assert capfd.readouterr().err.startswith("usage: fwdllm-client")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -70,3 +71,26 @@ def test_interrupted_and_taken_up_again(short_job: Path, tmp_path: Path) -> None
     assert report["accuracy_by_peft"] == report["accuracy_after"]
     assert report["bytes_up_per_device"] < 100_000
     assert (Path(report["adapter_dir"]) / "adapter_model.safetensors").exists()
+
+
+CLUSTER_OF_A_SLEEPER = """
+import sys, time
+from pathlib import Path
+import cluster
+with cluster.Cluster(Path(sys.argv[1])) as started:
+    print(started._start("sleeper", "python", "-c", "import time; time.sleep(600)"), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("which", [signal.SIGHUP, signal.SIGTERM])
+def test_a_closed_terminal_leaves_no_process(which: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", CLUSTER_OF_A_SLEEPER, tmp_path]
+    found = {**os.environ, "PYTHONPATH": f"{DEMO}:{os.environ.get('PYTHONPATH', '')}"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=found) as process:
+        assert process.stdout is not None
+        sleeper = int(process.stdout.readline())
+        process.send_signal(which)
+        process.communicate(timeout=60)
+    with pytest.raises(ProcessLookupError):
+        os.kill(sleeper, 0)

@@ -33,7 +33,11 @@ def run(arguments: list[str]) -> int:
         sys.stdout = None
         return 1
     except typer.TyperException as error:  # an unknown command, option or value
-        return _fail(BadInputError(f"{error.format_message()} ('--help' lists what there is)"))
+        message = error.format_message()
+        if message.startswith("Usage: "):  # nothing but a group of commands was named
+            print(message, file=sys.stderr)
+            return BadInputError.exit_code
+        return _fail(BadInputError(f"{message} ('--help' lists what there is)"))
     return int(code or 0)
 
 

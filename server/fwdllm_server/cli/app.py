@@ -9,6 +9,7 @@ from fwdllm_server.cli import dashboard, devices, doctor, export, health, init, 
 app = typer.Typer(
     help="Fine-tune a language model on devices that keep their data.",
     add_completion=False,
+    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )

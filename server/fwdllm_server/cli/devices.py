@@ -13,7 +13,7 @@ from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
 from fwdllm_server.cli.words import columns, moment, printable
 from fwdllm_server.rpc.limits import MAX_TOKEN_LIFETIME_S
 
-app = typer.Typer(help="Who takes part.", rich_markup_mode=None)
+app = typer.Typer(help="Who takes part.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def enroll(

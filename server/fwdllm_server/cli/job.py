@@ -30,7 +30,7 @@ from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument,
 from fwdllm_server.cli.progress import render, show_job, state_word
 from fwdllm_server.cli.words import columns, printable
 
-app = typer.Typer(help="Submit jobs and follow them.", rich_markup_mode=None)
+app = typer.Typer(help="Submit jobs and follow them.", no_args_is_help=True, rich_markup_mode=None)
 
 _ENDED = (JOB_STATE_DONE, JOB_STATE_FAILED, JOB_STATE_STOPPED)
 

@@ -138,7 +138,6 @@ def test_commands_start_without_the_training_libraries(home):
         (["jbo"], "Did you mean 'job'?"),
         (["job", "wait"], "Missing argument 'JOB'"),
         (["job", "wait", "x", "--timeout", "soon"], "--timeout"),
-        ([], "Missing command"),
     ],
 )
 def test_wrong_usage_is_one_line(arguments, words, capfd):
@@ -146,6 +145,12 @@ def test_wrong_usage_is_one_line(arguments, words, capfd):
     [line] = capfd.readouterr().err.splitlines()
     assert line.startswith("fwdllm-server: error[bad-input]: ")
     assert words in line
+
+
+@pytest.mark.parametrize("arguments", [[], ["job"], ["devices"]])
+def test_without_a_command_there_is_help(arguments, capfd):
+    assert run(arguments) == 2
+    assert capfd.readouterr().err.startswith("Usage: fwdllm-server")
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["job", "--help"], ["job", "watch", "--help"]])
