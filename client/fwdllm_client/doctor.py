@@ -157,7 +157,7 @@ def _sensors(home: ClientHome, sensors: Sensors) -> Verdict:
         "metered": conditions.metered,
         "thermal": None if conditions.thermal is None else conditions.thermal.name.lower(),
     }
-    words = {None: "unknown", True: "yes", False: "no"}
+    words: dict[object, str] = {None: "unknown", True: "yes", False: "no"}
     said = ", ".join(f"{name} {words.get(value, value)}" for name, value in readings.items())
     blind = [
         name
