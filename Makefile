@@ -28,8 +28,8 @@ bench-convergence: setup ## accuracy against example-passes: DATA=folder QUICK=1
 	$(BIN)/python -m benchmarks.convergence $(if $(DATA),--data '$(DATA)') $(if $(QUICK),--quick) \
 		$(if $(ONLY),--only '$(ONLY)') $(if $(REPORT),--report)
 
-bench-device: setup ## memory and seconds of a directional derivative beside inference and backprop: QUICK=1; docs/device-engine.md
-	$(BIN)/python -m benchmarks.device $(if $(QUICK),--quick --repetitions 1,--keep)
+bench-device: setup ## memory and seconds of a directional derivative beside inference and backprop: QUICK=1 ONLY=shape; docs/device-engine.md
+	$(BIN)/python -m benchmarks.device $(if $(QUICK),--quick --repetitions 1,--keep) $(if $(ONLY),--only '$(ONLY)')
 
 bench-llama: setup ## memory and minutes of LLaMA-2-7B's shape in int4 (4 GB of disk): QUICK=1; docs/device-engine.md
 	$(BIN)/python -m benchmarks.device.llama $(if $(QUICK),--quick,--keep)

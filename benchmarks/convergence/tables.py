@@ -51,21 +51,22 @@ def task_table(task: Task, curves: Curves, stale: Stale) -> list[str]:
 
 
 def non_iid_table(curves: Curves, stale: Stale) -> list[str]:
-    """Devices that differ beside devices alike: passes to the task's goal and the final accuracy."""
+    """Devices that differ beside devices alike: passes to the task's targets and the final accuracy."""
     rows = []
     for task, method in ((task, method) for task in TASKS.values() for method in METHODS):
         own = [curve for curve in curves.all if (curve.task, curve.method) == (task.name, method)]
         populations = dict.fromkeys(curve.population for curve in own)
         if populations.keys() <= {"iid"}:
             continue
-        alike = until(curves.of(task.name, method), task.goal)
-        for population in sorted(populations, key=lambda name: (name != "iid", name)):
-            found = curves.of(task.name, method, population)
-            slowdown = _slowdown(until(found, task.goal), alike) if population != "iid" else "1"
-            passes = _spent(found, task.goal, example_passes)
-            row = [task.title, population, f"`{method}`", f"{task.goal:.0%}", passes, slowdown]
-            rows.append([*row, _final(found), _state(found, stale)])
-    header = ["task", "devices", "method", "goal", "passes to it", "slow-down", "final accuracy", "state"]
+        for target in task.targets:
+            alike = until(curves.of(task.name, method), target)
+            for population in sorted(populations, key=lambda name: (name != "iid", name)):
+                found = curves.of(task.name, method, population)
+                slowdown = _slowdown(until(found, target), alike) if population != "iid" else "1"
+                passes = _spent(found, target, example_passes)
+                row = [task.title, f"`{method}`", f"{target:.0%}", population, passes, slowdown]
+                rows.append([*row, _final(found), _state(found, stale)])
+    header = ["task", "method", "accuracy", "devices", "passes to it", "slow-down", "final accuracy", "state"]
     return table(header, rows) if rows else ["No curve yet."]
 
 

@@ -7,10 +7,10 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from benchmarks.convergence.environment import REPOSITORY, environment
 from benchmarks.device.accuracy import accuracy
@@ -18,6 +18,8 @@ from benchmarks.device.report import all_figures, sections
 from benchmarks.device.shapes import QUICK_SHAPE, SHAPES, Shape, export_shape
 from benchmarks.device.work import DIRECTIONS, Workplace, names
 from benchmarks.markdown import write_results
+
+T = TypeVar("T")
 
 _QUICK_DIRECTIONS = 4
 _LLAMA = REPOSITORY / "benchmarks/results/llama.json"
@@ -31,11 +33,14 @@ def main() -> None:
     output: Path = arguments.output or default
     methods = [name for name in names() if not arguments.methods or name in arguments.methods]
     results = {shape.name: _measure(shape, methods, output, arguments) for shape in shapes}
+    accuracies = {shape.name: found for shape in shapes if (found := accuracy(output / shape.name)) is not None}
     figures, document = output / "device.json", output / "device.md"
     if arguments.keep:
         figures, document = REPOSITORY / "benchmarks/results/device.json", REPOSITORY / "docs/device-engine.md"
-    found = {shape.name: accuracy(output / shape.name) for shape in shapes}
-    accuracies = {name: each for name, each in found.items() if each is not None}
+    if arguments.keep and arguments.only:  # the others' stay: ratios are within a shape
+        kept, shapes = json.loads(figures.read_text()), list(SHAPES.values())
+        results = _in_order({**kept["measurements"], **results})
+        accuracies = _in_order({**kept["accuracies"], **accuracies})
     text = "\n".join(sections(results, {shape.name: shape.title for shape in shapes}, accuracies))
     made = {"threads": arguments.threads, "repetitions": arguments.repetitions, "directions": _directions(arguments)}
     value = {
@@ -46,6 +51,7 @@ def main() -> None:
             *(json.loads(_LLAMA.read_text())["figures"] if _LLAMA.exists() else ()),  # of make bench-llama
         ],
         "measurements": results,
+        "accuracies": accuracies,
     }
     figures.parent.mkdir(parents=True, exist_ok=True)
     figures.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -53,6 +59,10 @@ def main() -> None:
     print(text)
     for figure in value["figures"]:
         print(f"{figure['name']}: {figure['value']} {figure['unit']} (goal: at most {figure['goal']})")
+
+
+def _in_order(found: Mapping[str, T]) -> dict[str, T]:
+    return {name: found[name] for name in SHAPES if name in found}
 
 
 def _measure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,8 +80,8 @@ def upper_layers() -> PeftSpec:
 
 
 def export_shape(shape: Shape, folder: Path) -> Manifest:
-    """The bundle of a shape with the PEFT method of ``upper-layers``, and its θ₀ beside it; made once."""
-    if (folder / THETA_FILE).exists():
+    """The bundle of a shape with the PEFT method of ``upper-layers``, and its θ₀ beside it; made once, and whole."""
+    if folder.exists():
         return Manifest.from_bytes((folder / MANIFEST_FILE).read_bytes())
     # One word for each id: no text is ever tokenised, but for the sample that the bases of LoRA-FA are made from.
     words = {f"w{index}": index for index in range(shape.config.vocab_size)}
@@ -88,14 +89,14 @@ def export_shape(shape: Shape, folder: Path) -> Manifest:
     random = np.random.default_rng(_SEED)
     texts = [f"w{index}" for index in random.integers(2, shape.config.vocab_size, 64)]
     model = apply_peft(new_model(shape), upper_layers(), _SEED, TextSample(texts, tokenizer, TOKENS))
-    manifest = export_bundle(model, tokenizer.json, _PAD, LABELS, TOKENS, folder)
-    theta = folder / THETA_FILE
+    part = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    manifest = export_bundle(model, tokenizer.json, _PAD, LABELS, TOKENS, part)
+    np.save(part / THETA_FILE, initial_theta(model, manifest.layout))
     if shape.precision != "float32":
-        np.save(theta, initial_theta(model, manifest.layout))
-        place = Workplace(shape.name, folder, folder, 0, shape.config.vocab_size)
+        place = Workplace(shape.name, part, part, 0, shape.config.vocab_size)
         exact = scalars_of(place)
-        manifest = quantise_bundle(folder, manifest, shape.precision)
-        np.save(folder / SCALARS_FILE, [exact, scalars_of(place)])
-        theta.unlink()
-    np.save(theta, initial_theta(model, manifest.layout))
+        manifest = quantise_bundle(part, manifest, shape.precision)
+        np.save(part / SCALARS_FILE, [exact, scalars_of(place)])
+    part.rename(folder)
     return manifest
