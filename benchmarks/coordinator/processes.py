@@ -59,7 +59,9 @@ class Measured:
 def coordinator(folder: Path, port: int, log: Path, environment: Mapping[str, str] = {}) -> Iterator[Measured]:
     """``fwdllm-server serve`` on a directory, with the device port given."""
     command = [sys.executable, "-c", "from fwdllm_server.cli import main; main()", "serve", str(folder)]
-    settings = {"FWDLLM_LISTEN__DEVICE": f"127.0.0.1:{port}", **environment}
+    # Without its pages, whose ports another server may have.
+    pages = {"FWDLLM_LISTEN__DASHBOARD": "", "FWDLLM_LISTEN__METRICS": ""}
+    settings = {"FWDLLM_LISTEN__DEVICE": f"127.0.0.1:{port}", **pages, **environment}
     with running(command, port, log, settings) as process:
         yield Measured(process)
 
