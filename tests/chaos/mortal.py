@@ -174,6 +174,11 @@ def main() -> None:
     shift_clock(notes)
     import fwdllm_server.cli
     import fwdllm_server.serve  # noqa: F401 - what every life needs
+    from fwdllm_server.store import leases
+
+    # PostgreSQL's clock is the coordinators' when they start: a life is not to begin before the end of the last.
+    by_the_database, ahead = leases.database_time, notes / "clock"
+    leases.database_time = lambda connection: by_the_database(connection) + float(ahead.read_text())
 
     while True:
         child = os.fork()
