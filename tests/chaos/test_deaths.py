@@ -37,6 +37,8 @@ ELSEWHERE = {
     "assignments.set_state(context.connection, offer.id, AssignmentState.EXPIRED)": "takes a third device",
     "assignments.set_state(connection, assignment.id, AssignmentState.EXPIRED)": "a device whose sums are no numbers",
     "rounds.set_reason(context.connection, context.round, reason)": "words for people",
+    "rounds.set_plan(context.connection, context.round, ())": "gives up a plan: server/rounds/test_selecting.py",
+    'rounds.set_reason(context.connection, context.round, "paused by an operator")': "words for people",
     "rounds.enter(connection, record, record.phase, now, record.reason)": "server/rounds/test_turned_back.py",
     "assignments.prolong(connection, work.id, now + assignment_s)": "server/rounds/test_turned_back.py",
     'rounds.set_reason(context.connection, context.round, f"waiting for more devices: {len(idle)} are here")': "too",
@@ -126,7 +128,8 @@ def test_in_the_rounds(kind, url, undisturbed, tmp_path):
     died_at = run(tmp_path / "run", url, 1, add_draft, Crew.train)
 
     assert remains(ServerHome.open(tmp_path / "run" / "server"), url) == expected
-    assert set(points) <= set(died_at)
+    # PostgreSQL has no file that one coordinator keeps to itself.
+    assert {point for point in points if kind == "sqlite" or "store/exclusive.py" not in point} <= set(died_at)
     forgotten = {
         f"{place} {text}"
         for place, text in writing_lines().items()
