@@ -35,6 +35,7 @@ def _reconnect_at_once(monkeypatch):
     kept = [option for option in transport.AGENT_OPTIONS if "reconnect" not in option[0]]
     monkeypatch.setattr(transport, "AGENT_OPTIONS", (*kept, *backoff))
     monkeypatch.setenv("FWDLLM_LIMITS__CALLS_PER_S", "1000000")
+    monkeypatch.setenv("FWDLLM_LIMITS__IDLE_S", "5")  # a lost message leaves a call that nobody goes on with
 
 
 @asynccontextmanager
