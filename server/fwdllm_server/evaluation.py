@@ -56,7 +56,7 @@ def held_out_texts(spec: JobSpec, base_folder: Path) -> list[str]:
         texts = [f"{row.question} {row.context}" for row in source.rows()]
     else:
         texts = [row.text for row in source.rows()]
-    return texts[:: ceil(len(texts) / _SAMPLE) or 1]  # many files are sorted by label
+    return texts[:: ceil(len(texts) / _SAMPLE)]  # many files are sorted by label
 
 
 class HeldOutEvaluator:

@@ -101,8 +101,8 @@ def test_figures_count_the_worst_of_training() -> None:
 
 
 def test_a_quantised_shape_comes_with_the_accuracy_of_its_scalars(tmp_path: Path) -> None:
-    export_shape(replace(QUICK_SHAPE, precision="int8"), tmp_path)
-    found = accuracy(tmp_path)
+    export_shape(replace(QUICK_SHAPE, precision="int8"), tmp_path / "shape")
+    found = accuracy(tmp_path / "shape")
     assert found is not None
     assert 0.9 < found["correlation"] < 1
     assert 0 < found["relative_error"] < 0.5

@@ -70,6 +70,7 @@ EXCEPTIONS = {
     r"make setup": "what .ci/run begins with",
     r"make bench-convergence": "hours; tests/benchmarks/test_quick_run.py runs what QUICK=1 runs",
     r"make bench-coordinator": "minutes; tests/benchmarks/test_coordinator.py runs what QUICK=1 runs",
+    r"make bench-soak": "half an hour; tests/benchmarks/test_coordinator.py runs what QUICK=1 runs",
     r"(\w+=\w+ )*docker ": "no Docker engine; tests/deploy/test_compose.py runs what the containers run",
     r"sudo ": "changes the machine; tests/deploy/test_files.py verifies the units",
     r"journalctl ": "needs a unit that sudo installed; tests/deploy/test_files.py verifies it",

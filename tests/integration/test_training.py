@@ -26,7 +26,7 @@ RUN = GetJobRequest(job="tiny")
 @pytest.fixture
 async def uninterrupted(folder, tmp_path, clock):
     """The ledger of a run that nobody stops."""
-    shutil.copytree(folder, tmp_path / "uninterrupted")
+    shutil.copytree(folder, tmp_path / "uninterrupted", ignore=shutil.ignore_patterns("*.sock"))
     async with serving(ServerHome.open(tmp_path / "uninterrupted" / "server"), clock) as server:
         job = await work_until_done(server, await server.device("device-1"))
         assert job.state == JOB_STATE_DONE

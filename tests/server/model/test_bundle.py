@@ -66,9 +66,10 @@ def test_every_method_starts_as_the_base(prepared: Prepared) -> None:
     theta[prepared.layout.block("head").slice] = prepared.theta(1)[0, prepared.layout.block("head").slice]
     load_theta(prepared.model, prepared.layout, theta)
     base = load_base(prepared.source, LABELS, prepared.pooling)
-    head = head_name(base)
-    trained = prepared.model.get_base_model().get_submodule(head).modules_to_save["default"]
-    base.get_submodule(head).load_state_dict(trained.state_dict())
+    for name in {name.split(".")[0] for name in base.newly_made} | {head_name(base)}:
+        its = prepared.model.get_base_model().get_submodule(name)
+        if hasattr(its, "modules_to_save"):
+            base.get_submodule(name).load_state_dict(its.modules_to_save["default"].state_dict())
     feeds = batch(4, 9)
     text = {name: torch.from_numpy(feeds[name]) for name in ("input_ids", "attention_mask")}
     with torch.no_grad():

@@ -54,7 +54,7 @@ def test_losses_stay_close_for_every_architecture_and_method(
     expected, _ = run_stages(prepared, feeds, theta)
     found, _ = run_stages(small, feeds, theta)
     error = np.sqrt(np.mean((found - expected) ** 2)) / np.std(expected)
-    assert 0 < error < {"int8": 0.1, "int4": 1.0}[precision]
+    assert 0 < error < {"int8": 0.1, "int4": 1.1}[precision]
 
 
 def test_every_stage_with_frozen_matrices_shrinks(prepared: Prepared, precision: Precision, tmp_path: Path) -> None:
