@@ -213,8 +213,10 @@ class Coordinator:
         finally:
             for task in work:
                 task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
-            await keeper.release()
+            try:
+                await asyncio.gather(*work, return_exceptions=True)
+            finally:
+                await keeper.release()
 
     async def _follow(self, job_id: str) -> bool:
         """Keep up with a job that another coordinator drives; returns whether it goes on."""

@@ -50,8 +50,8 @@ class LeaseKeeper:
         try:
             with contextlib.suppress(StorageError):
                 await self._run(leases.release, self._lease)
-        finally:
-            self._thread.shutdown(wait=False)
+        finally:  # also when this is cancelled: nobody may close the database under a transaction
+            await asyncio.to_thread(self._thread.shutdown)
 
     async def _run(self, work: Callable[Concatenate[Connection, P], None], *args: P.args, **kwargs: P.kwargs) -> None:
         def transact() -> None:
