@@ -141,11 +141,13 @@ class ForwardGradient:
         """
         found: dict[str, Standing] = {}
         for plan in plans:
+            if not self._spec.robust.clip or plan.devices_per_direction > 1:
+                continue
             block = self._layout.block(plan.block)
             line = self._reference(block, state, last, "momentum")
             if line is None:
                 line = self._reference(block, state, last, "gradient")
-            if self._spec.robust.clip and plan.devices_per_direction == 1 and line is not None:
+            if line is not None:
                 now = {**before, **found}
                 found |= voted(self._header.directions, scalars[plan.block], line, block, now)
         return found
