@@ -8,7 +8,7 @@ import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from helpers.rig import Rig, ScriptedDevice, run_to_end
+from helpers.rig import Rig, ScriptedDevice, run_to_end, work_until
 from helpers.tiny_job import job_toml
 from sqlalchemy import MetaData, create_engine, insert, select
 
@@ -36,11 +36,7 @@ def in_progress(folder: Path) -> tuple[Rig, list[ScriptedDevice]]:
     """A run in the middle of its third round: one device has reported a part, the other nothing."""
     rig = Rig.create(folder, TOML, NAMES)
     devices = [ScriptedDevice(name) for name in NAMES]
-    while rig.job.state.version < 2:
-        for device in devices:
-            device.work(rig)
-        rig.settle()
-        rig.now += 1
+    work_until(rig, devices, 2)
     rig.begin_round(*NAMES)
     devices[0].work(rig)
     rig.settle()

@@ -184,6 +184,15 @@ def run_to_end(rig: Rig, devices: Sequence[ScriptedDevice], mend: Callable[[Rig]
             rig = mend(rig)
 
 
+def work_until(rig: Rig, devices: Sequence[ScriptedDevice], version: int) -> None:
+    """Everyone works, second by second, until this version is committed; none is evaluated."""
+    while rig.job.state.version < version:
+        for device in devices:
+            device.work(rig)
+        rig.settle()
+        rig.now += 1
+
+
 def _one_second(rig: Rig, devices: Sequence[ScriptedDevice]) -> bool:
     for device in devices:
         device.work(rig)

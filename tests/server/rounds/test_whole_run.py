@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from helpers.rig import JOB, ScriptedDevice, derivative, run_to_end
+from helpers.rig import JOB, ScriptedDevice, derivative, run_to_end, work_until
 from helpers.tiny_job import LAYOUT, THETA
 
 from fwdllm_common.errors import BadInputError
@@ -142,12 +142,7 @@ def test_a_long_run_keeps_its_first_snapshot_and_the_newest(make_rig, monkeypatc
 
 def test_a_start_replays_no_more_of_a_long_ledger_than_a_snapshot_is_old(make_rig, monkeypatch):
     rig = make_rig(count=committing.SNAPSHOT_EVERY * 2 + 7, evaluate_every=100)
-    devices = [ScriptedDevice(name) for name in ABC]
-    while rig.job.state.version < committing.SNAPSHOT_EVERY * 2 + 6:
-        for device in devices:
-            device.work(rig)
-        rig.settle()
-        rig.now += 1
+    work_until(rig, [ScriptedDevice(name) for name in ABC], committing.SNAPSHOT_EVERY * 2 + 6)
     replayed = []
     advance = ModelState.advance
     monkeypatch.setattr(
@@ -163,12 +158,7 @@ def test_rounds_that_take_long_to_replay_are_snapshots_sooner(make_rig, monkeypa
     """Here after every second round of the same size."""
     monkeypatch.setattr(committing, "MOST_REPLAYED", int(1.5 * 15 * LAYOUT.size))
     rig = make_rig(count=7, evaluate_every=100)
-    devices = [ScriptedDevice(name) for name in ABC]
-    while rig.job.state.version < 6:
-        for device in devices:
-            device.work(rig)
-        rig.settle()
-        rig.now += 1
+    work_until(rig, [ScriptedDevice(name) for name in ABC], 6)
     with rig.database.transaction() as connection:
         assert [version for version, _ in ledger.snapshots_of(connection, JOB)] == [6, 4, 2, 0]
     assert len(rig.ledger()[0].updates[0].seeds) + len(rig.ledger()[0].updates[1].seeds) == 15
