@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median_high
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from numpy.typing import NDArray
 from fwdllm_common.directions import Directions
 from fwdllm_common.fixed_point import MAX_WEIGHT, SCALE
 from fwdllm_common.layout import Block, Float32Vector
+
+Estimate: TypeAlias = Callable[[Directions, NDArray[np.uint64], NDArray[np.int64], Block], Float32Vector]
+"""What :func:`forward_gradient` does, by itself or out of something kept."""
 
 MOST_EXAMPLES = 2
 """A device counts for so many times the median of examples at most: of five devices, one that lies has a third."""

@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 
 from fwdllm.v1 import ledger_pb2
 from fwdllm_common.errors import BadInputError, IntegrityError
-from fwdllm_common.estimator import forward_gradient
+from fwdllm_common.estimator import Estimate, forward_gradient
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.ledger import LedgerEntry, RunHeader
 from fwdllm_common.optimizers import OptimizerState, step
@@ -54,8 +54,10 @@ class ModelState:
         """SHA-256 of θ."""
         return theta_digest(self.theta)
 
-    def advance(self, entry: LedgerEntry) -> LedgerEntry:
+    def advance(self, entry: LedgerEntry, estimate: Estimate = forward_gradient) -> LedgerEntry:
         """Apply one entry and return it with the hash of the new θ; an error leaves the state as it was.
+
+        ``estimate`` gives the same bits as :func:`~fwdllm_common.estimator.forward_gradient`, sooner if it has them.
 
         :raises BadInputError: it is not the next entry, or names an unknown block.
         :raises IntegrityError: the entry carries a hash and the new θ has another.
@@ -65,7 +67,7 @@ class ModelState:
         theta, optimizer = self.theta.copy(), deepcopy(self.optimizer)
         for update in entry.updates:
             block = self.layout.block(update.block)
-            gradient = forward_gradient(self.header.directions, update.seeds, update.coefficients, block)
+            gradient = estimate(self.header.directions, update.seeds, update.coefficients, block)
             step(self.header.optimizer, optimizer[block.name], theta[block.slice], gradient, update.learning_rate)
         digest = theta_digest(theta)
         if entry.theta_digest and entry.theta_digest != digest:

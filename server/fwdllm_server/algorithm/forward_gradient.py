@@ -8,12 +8,13 @@ from types import MappingProxyType
 
 import numpy as np
 
-from fwdllm_common.estimator import Scalar, coefficients, forward_gradient
+from fwdllm_common.estimator import Scalar, coefficients
 from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.layout import Block, Float32Vector, Layout
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry, RunHeader
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm.agreement import Standing, Standings, believed, voted
+from fwdllm_server.algorithm.estimates import LastEstimates
 from fwdllm_server.algorithm.pacing import Verdict, relative_variance, split_half_variance
 from fwdllm_server.algorithm.plan import BlockPlan, seed_ranges
 from fwdllm_server.algorithm.robust import (
@@ -44,6 +45,7 @@ class ForwardGradient:
         self._spec = spec
         self._header = header
         self._layout = layout
+        self.estimate = LastEstimates()
         self._judged: dict[str, Block] = {
             name: layout.part(name, section.pacing_tensor) for name, section in spec.blocks.items()
         }
@@ -85,7 +87,8 @@ class ForwardGradient:
         section = self._section(plan.block)
         update = self._update(plan, scalars, recent)
         statistic = _STATISTICS[section.pacing]
-        variance = statistic(self._header.directions, update.seeds, update.coefficients, self._judged[plan.block])
+        judged = self._judged[plan.block]
+        variance = statistic(self._header.directions, update.seeds, update.coefficients, judged, self.estimate)
         threshold = section.variance_threshold
         if variance <= threshold:
             reason = f"{plan.block}: {section.pacing} variance {variance:.3g} is within {threshold:.3g}"
@@ -179,7 +182,7 @@ class ForwardGradient:
             return moment if moment.any() else None
         for update in last.updates if last is not None else ():
             if update.block == block.name:
-                return forward_gradient(self._header.directions, update.seeds, update.coefficients, block)
+                return self.estimate(self._header.directions, update.seeds, update.coefficients, block)
         return None
 
     def _update(self, plan: BlockPlan, scalars: Sequence[Scalar], recent: Scales) -> BlockUpdate:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwdllm_common.directions import Directions
-from fwdllm_common.estimator import forward_gradient
+from fwdllm_common.estimator import Estimate, forward_gradient
 from fwdllm_common.fixed_point import SCALE
 from fwdllm_common.layout import Block
 
@@ -25,7 +25,11 @@ class Verdict:
 
 
 def relative_variance(
-    directions: Directions, seeds: NDArray[np.uint64], coefficients: NDArray[np.int64], block: Block
+    directions: Directions,
+    seeds: NDArray[np.uint64],
+    coefficients: NDArray[np.int64],
+    block: Block,
+    estimate: Estimate = forward_gradient,
 ) -> float:
     """Estimated variance of ĝ over the estimated ‖∇L‖²: scale-free, at best (d − 2 + κ)/K for K directions.
 
@@ -36,7 +40,7 @@ def relative_variance(
     count = len(seeds)
     if count < 2:
         return inf
-    gradient = forward_gradient(directions, seeds, coefficients, block).astype(np.float64)
+    gradient = estimate(directions, seeds, coefficients, block).astype(np.float64)
     squared_norm = float(gradient @ gradient)
     mean_square = float(np.mean((coefficients / SCALE) ** 2))
     signal = (count * squared_norm - block.size * mean_square) / (count + directions.kurtosis - 2)
@@ -44,7 +48,11 @@ def relative_variance(
 
 
 def split_half_variance(
-    directions: Directions, seeds: NDArray[np.uint64], coefficients: NDArray[np.int64], block: Block
+    directions: Directions,
+    seeds: NDArray[np.uint64],
+    coefficients: NDArray[np.int64],
+    block: Block,
+    estimate: Estimate = forward_gradient,
 ) -> float:
     """The paper's statistic: mean over coordinates of (m₁ − m₂)²/2 for the means of the two halves.
 
@@ -54,6 +62,6 @@ def split_half_variance(
     half = len(seeds) // 2
     if half == 0:
         return inf
-    first = forward_gradient(directions, seeds[:half], coefficients[:half], block)
-    second = forward_gradient(directions, seeds[half:], coefficients[half:], block)
+    first = estimate(directions, seeds[:half], coefficients[:half], block)
+    second = estimate(directions, seeds[half:], coefficients[half:], block)
     return float(np.mean((first.astype(np.float64) - second) ** 2) / 2)

@@ -102,6 +102,6 @@ def _compute(
     )
     scales = job.algorithm.scales(plan, collected, known.scales)
     state = copy(job.state)  # until the transaction is on disk, the job's own stays at its version
-    entry = state.advance(entry)
+    entry = state.advance(entry, job.algorithm.estimate)
     snapshot = context.artifacts.put(state.to_bytes()) if snapshot_due else None
     return Commit(entry, scales, standings, state, snapshot)
