@@ -29,8 +29,9 @@ class Loop:
     def run_until(self, done: Callable[[], bool], deadline: float = inf) -> None:
         """Serve the connections until ``done`` or until :func:`time.perf_counter` is at ``deadline``."""
         while not done() and (now := time.perf_counter()) < deadline:
-            while self._timers and self._timers[0][0] <= now:
+            if self._timers and self._timers[0][0] <= now:
                 heappop(self._timers)[2]()
+                continue  # it may have been the last thing to wait for
             wake = min(deadline, self._timers[0][0] if self._timers else inf)
             for descriptor, _ in self._epoll.poll(None if wake == inf else max(0.0, wake - time.perf_counter())):
                 if ready := self._ready.get(descriptor):

@@ -15,12 +15,16 @@ from fwdllm_server.store.database import Database
 
 
 class Size(NamedTuple):
-    """How much is measured; ``in_flight`` calls wait at a time, ``workers`` devices have work."""
+    """How much is measured; ``in_flight`` calls wait at a time, ``workers`` devices have work.
+
+    They have it for ``working_seconds``, several rounds long; calls of others are made for ``seconds``.
+    """
 
     devices: int
     processes: int
     in_flight: int
     seconds: float
+    working_seconds: float
     repetitions: int
     workers: int
     scalars_per_device: int
@@ -32,8 +36,8 @@ class Size(NamedTuple):
     ledger_rounds: int
 
 
-FULL = Size(10_000, 2, 64, 5.0, 3, 64, 256, 16, 0.25, 4096, 450_000, 1000, 10_000)
-QUICK = Size(40, 2, 8, 6.0, 1, 8, 32, 16, 0.05, 64, 2000, 40, 50)
+FULL = Size(10_000, 2, 64, 5.0, 20.0, 3, 64, 256, 16, 0.25, 4096, 450_000, 1000, 10_000)
+QUICK = Size(40, 2, 8, 6.0, 6.0, 1, 8, 32, 16, 0.05, 64, 2000, 40, 50)
 _WARM = 64
 """Devices that connect before memory is first looked at: what the first calls load is not theirs."""
 
@@ -121,13 +125,13 @@ def _scalars(server: Measured, devices: Generators, size: Size) -> dict[str, flo
     answers = devices.ask(
         "work",
         devices=size.workers,
-        seconds=size.seconds,
+        seconds=size.working_seconds,
         per_message=size.scalars_per_message,
         ask_again_s=size.ask_again_s,
     )
     found = _rate(answers, "latencies_ms")
     scalars = sum(answer["scalars"] for answer in answers)
-    return {**found, "scalars_per_s": scalars / size.seconds, "server_cores": server.cores()}
+    return {**found, "scalars_per_s": scalars / size.working_seconds, "server_cores": server.cores()}
 
 
 def _rate(answers: Sequence[dict[str, Any]], field: str) -> dict[str, float]:

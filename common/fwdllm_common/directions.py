@@ -12,6 +12,7 @@ Integers only: the same bits on every machine, and any slice can be made alone.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -144,13 +145,31 @@ def _transpose_bits(rows: NDArray[np.uint64]) -> None:
         low ^= swap << np.uint64(shift)
 
 
+class _Generator(threading.local):
+    """A thread's own Philox, set to one direction after the other: to make a new one takes several times as long."""
+
+    def __init__(self) -> None:
+        self._philox = np.random.Philox(key=0)
+        self._state = self._philox.state
+
+    def words(self, run_key: int, seed: int, counter: int, count: int) -> NDArray[np.uint64]:
+        """The first ``count`` words after ``counter``."""
+        key = self._state["state"]["key"]
+        key[0], key[1] = run_key, seed
+        # numpy increments the counter before the first block, hence "the counters 1, 2, 3, …" above.
+        self._state["state"]["counter"][0] = counter
+        self._philox.state = self._state  # which has no words left over from a block before
+        return self._philox.random_raw(count)
+
+
+_generator = _Generator()
+
+
 def _words(run_key: int, seed: int, start: int, stop: int) -> NDArray[np.uint64]:
     """Words ``[start, stop)`` of a direction, little-endian."""
     counter = start // _WORDS_PER_COUNTER
     first = counter * _WORDS_PER_COUNTER
-    # numpy increments the counter before the first block, hence "the counters 1, 2, 3, …" above.
-    generator = np.random.Philox(key=np.array([run_key, seed], dtype=np.uint64), counter=counter)
-    return np.asarray(generator.random_raw(stop - first)[start - first :], dtype="<u8")
+    return np.asarray(_generator.words(run_key, seed, counter, stop - first)[start - first :], dtype="<u8")
 
 
 def _bits_set(words: NDArray[np.uint64]) -> NDArray[np.uint8]:

@@ -1,4 +1,5 @@
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 from math import comb
 
 import common.reference as reference
@@ -203,3 +204,12 @@ def test_weighted_sum_is_the_sum_of_vectors_whatever_slices_it_is_made_in(monkey
         c * directions.integers(int(s), 70, 3333).astype(np.int64) for s, c in zip(seeds, coefficients, strict=True)
     )
     assert np.array_equal(directions.weighted_sum(seeds, coefficients, 70, 3333), expected)
+
+
+def test_threads_do_not_disturb_each_other():
+    def made(seed):
+        return [Directions(3).integers(seed, 0, 5000).tobytes() for _ in range(20)]
+
+    with ThreadPoolExecutor(8) as threads:
+        for seed, found in zip(range(64), threads.map(made, range(64)), strict=True):
+            assert set(found) == {Directions(3).integers(seed, 0, 5000).tobytes()}
