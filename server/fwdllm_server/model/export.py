@@ -14,6 +14,7 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 from torch.export import Dim
+from transformers import PreTrainedModel
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import write_atomically
@@ -26,9 +27,10 @@ from fwdllm_server.model.segments import segment_separator
 from fwdllm_server.model.split import cut_stage, save_stage
 from fwdllm_server.model.staged import StagedLoss, frozen_cuts
 from fwdllm_server.model.trainable import trainable_layout
-from fwdllm_server.model.twins import make_twin_model
+from fwdllm_server.model.twins import TwinModel, make_twin_model
 
-OPSET = 23
+OPSET = 20
+"""The operators that accelerators know: ``Gelu`` is in it, ``Attention`` and ``RotaryEmbedding`` are not yet."""
 STAGE_WEIGHTS = 1 << 28
 """Most weights of a frozen stage that holds more than one layer: a gigabyte in float32, a sixth of that in int4."""
 TOKENIZER_FILE = "tokenizer.json"
@@ -54,7 +56,8 @@ def export_bundle(
     The stages are the frozen prefix and one per block of the layout, of which there is but one with ``one_block``. A
     prefix of more than ``stage_weights`` weights becomes several stages of whole layers. Only classification has
     ``labels``.
-    Number of copies P, batch and text length stay dynamic, the length up to ``max_tokens``.
+    Number of copies P, batch and text length stay dynamic, the length up to ``max_tokens``; the graphs call them
+    ``copies_<block>``, ``rows`` and ``tokens``, for devices that have to fix them. Attention is in single operators.
 
     :raises BadInputError: the model pads with another id, cannot read ``max_tokens`` tokens, or has a trainable
         module that cannot be perturbed.
@@ -63,6 +66,7 @@ def export_bundle(
     _check_padding(peft_model, pad_token_id)
     _check_length(peft_model, max_tokens)
     twin = make_twin_model(peft_model, layout)
+    _single_operators(twin)
     cuts = frozen_cuts(twin, stage_weights)
     separator = None if task == CLASSIFICATION else segment_separator(peft_model.config, tokenizer_json)
     model = _export(StagedLoss(twin, list(layout.blocks), cuts, separator), layout, max_tokens, task, len(cuts))
@@ -147,6 +151,13 @@ def _write_stages(model: ir.Model, cuts: int, layout: Layout, folder: Path) -> I
             width=shape[-1],
             multiplications=weights_multiplied(stage) + (0 if block is None else layout.block(block).size),
         )
+
+
+def _single_operators(twin: TwinModel) -> None:
+    """Attention as products and a softmax: no slower on the CPU (decision 0021), and all that an NPU takes."""
+    for module in twin.model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.set_attn_implementation("eager")
 
 
 def _check_padding(peft_model: PeftModel, pad_token_id: int) -> None:

@@ -171,9 +171,6 @@ def _pad_token_id(config: Any) -> int | None:
 
 def _load_model(source: str, config: Any, pooling: Pooling, task: Task) -> tuple[Any, set[str]]:
     """The model and which of its tensors are new."""
-    # Attention is transformers' default: sdpa where the architecture has it. In ONNX Runtime 1.32 (MiniLM, 16 x 64,
-    # 1 thread, opset 23) sdpa took 10.6 + 5.4 ms a row in prefix and suffix, eager 10.7 + 5.4; but sdpa needs less
-    # memory for long texts (657 against 762 MB, BERT-base at 8 x 256).
     options: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
     options |= _weights(source)
     if task != CLASSIFICATION:

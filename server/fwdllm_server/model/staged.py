@@ -34,7 +34,6 @@ class StagedLoss(nn.Module):
         super().__init__()
         # The model itself: PEFT's wrapper adds nothing to the pass.
         self.classifier: Any = twin.model.base_model.model
-        self._rotary = any(type(module).__name__.endswith("RotaryEmbedding") for module in self.classifier.modules())
         self._blocks = tuple(blocks)
         self._frozen_cuts = tuple(frozen_cuts)
         self._separator = separator
@@ -63,10 +62,6 @@ class StagedLoss(nn.Module):
 
     def _logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         text = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if self._rotary:
-            # One row of positions per example: with a shared row the exporter fuses the rotary embedding into an
-            # operator whose cosines ONNX Runtime wants per example.
-            text["position_ids"] = torch.arange(input_ids.shape[1]).expand(input_ids.shape)
         if self._separator is not None:
             text["token_type_ids"] = token_types(input_ids, self._separator)
         if head_name(self.classifier) == "score":

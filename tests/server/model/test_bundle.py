@@ -91,7 +91,7 @@ def test_copies_matter(prepared: Prepared) -> None:
 
 
 def test_a_decoder_reads_rows_of_unequal_length_together(prepared_models: Callable[[str], Prepared]) -> None:
-    """Each as PyTorch reads it alone; from opset 23 on a rotary embedding whose rows share their angles fails."""
+    """Each as PyTorch reads it alone, though all rows share the angles of the rotary embedding."""
     prepared = prepared_models("llama")
     lengths = np.array([2, 11, 5, 8, 3, 12])
     feeds = batch(len(lengths), int(lengths.max()))
@@ -170,6 +170,20 @@ def test_stages_hold_only_what_they_use(prepared: Prepared) -> None:
         assert not any(node.metadata_props or node.doc_string for node in graph.node)
         sizes.append(stage.graph.bytes + (stage.weights.bytes if stage.weights else 0))
     assert sizes[-1] < 10_000
+
+
+def test_graphs_are_for_accelerators_too(prepared: Prepared) -> None:
+    """Single operators of an opset that they know, and free dimensions under the names by which they are fixed."""
+    for stage in prepared.manifest.stages:
+        model = onnx.load(prepared.folder / stage.graph.name, load_external_data=False)
+        assert [(each.domain, each.version) for each in model.opset_import] == [("", 20)]
+        assert not {"Attention", "RotaryEmbedding", "IsNaN"} & {node.op_type for node in model.graph.node}
+        free = {d.dim_param for value in model.graph.input for d in value.type.tensor_type.shape.dim if d.dim_param}
+        assert free <= {"rows", "tokens", f"copies_{stage.block}"}
+
+
+def test_export_leaves_the_model_as_it_was(prepared: Prepared) -> None:
+    assert prepared.model.config._attn_implementation == "sdpa"
 
 
 def test_export_is_reproducible(prepared_bert: Prepared, tmp_path: Path) -> None:
