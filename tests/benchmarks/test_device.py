@@ -17,6 +17,7 @@ from benchmarks.device.report import all_figures, sections
 from benchmarks.device.shapes import QUICK_SHAPE, export_shape
 from benchmarks.device.work import BATCH, Workplace
 from fwdllm_client.engine import DirectionTask, Engine
+from fwdllm_client.engine.compiled import CompiledStages
 from fwdllm_client.engine.prepared import PreparedCpu
 from fwdllm_client.engine.sessions import Cpu
 from fwdllm_common.directions import Directions
@@ -42,7 +43,7 @@ def test_prepared_weights_change_no_bit_of_a_transformers_scalars(place: Workpla
             chunks = engine.derivatives(theta, Directions(1), task, np.arange(BATCH))
             return np.concatenate([values for _, values in chunks]).tobytes()
 
-    prepared = PreparedCpu(tmp_path / "prepared", 1 << 30, worth_bytes=0)
+    prepared = PreparedCpu(CompiledStages(tmp_path / "prepared", 1 << 30), worth_bytes=0)
     assert scalars(prepared, 256) == scalars(Cpu(), 256)
     assert len(list((tmp_path / "prepared").iterdir())) == 2
 

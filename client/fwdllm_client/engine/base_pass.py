@@ -72,6 +72,8 @@ class BasePass:
             wanted.append(rows)
         for index, missing in enumerate(reversed(wanted), start=first):
             kept = [int(row) for row in missing if caches[index].keeps(int(row))]
+            # A provider with a session for each length changes it as seldom as can be.
+            kept.sort(key=lambda row: int(self._shared.padded[row]))
             if kept:
                 chain.unload_all_but(range(index, index + 1))
             for portion in self._portions(kept, self._row_floats):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fwdllm_client.data import Dataset
 from fwdllm_client.engine.cache_folder import file_sizes
+from fwdllm_client.engine.compiled import CompiledStages
 from fwdllm_client.engine.engine import Engine
 from fwdllm_client.engine.prepared import PreparedCpu
 from fwdllm_client.engine.providers import accelerators
@@ -20,7 +21,7 @@ from fwdllm_common.manifest import Manifest
 MAX_CACHE_BYTES = 1 << 30
 """Upper bound of the activation cache, bytes; it also takes at most half of the disk's free space."""
 MAX_PREPARED_BYTES = 8 << 30
-"""Upper bound of the prepared models, bytes; they also take at most half of the disk's free space."""
+"""Upper bound of the prepared and compiled models, bytes; they also take at most half of the disk's free space."""
 
 
 class DeviceEngines:
@@ -48,12 +49,13 @@ class DeviceEngines:
         prepared_bytes = min(MAX_PREPARED_BYTES, free, limit_bytes - sum(activations.values()))
         self._bundle = (folder, manifest, dataset)
         self._cache_folder = cache_folder
-        cpu = PreparedCpu(cache_folder / "prepared", prepared_bytes)
+        store = CompiledStages(cache_folder / "prepared", prepared_bytes)
+        cpu = PreparedCpu(store)
         self.files = activations | cpu.file_sizes(manifest)
         """What may be kept of this bundle below the cache folder, and how many bytes each may grow to."""
         clock = time.perf_counter
         tunings = cache_folder / "tunings"
-        self.tuner = Tuner(folder, manifest, dataset, accelerators(), cpu, threads, tunings, clock)
+        self.tuner = Tuner(folder, manifest, dataset, accelerators(manifest, store), cpu, threads, tunings, clock)
 
     def open(self, tuning: Tuning, scratch: Path | None = None) -> Engine:
         """An engine that runs as ``tuning`` says; with a ``scratch`` folder no activation is kept.

@@ -37,7 +37,7 @@ def bundle_signal_to_noise(folder: Path, manifest: Manifest, provider: Provider 
 def providers_tried(candidates: Sequence[Provider] | None = None) -> Iterator[tuple[str, float | str]]:
     """Each provider's signal to noise on the golden bundle, or why it does not run; the CPU comes first."""
     manifest = Manifest.from_bytes((GOLDEN_FOLDER / MANIFEST_FILE).read_bytes())
-    for provider in candidates or [Cpu(), *accelerators()]:
+    for provider in candidates or [Cpu(), *accelerators(manifest)]:
         try:
             yield provider.name, bundle_signal_to_noise(GOLDEN_FOLDER, manifest, provider) or 0.0
         except Exception as error:  # whatever a provider's library raises is a reason not to use it

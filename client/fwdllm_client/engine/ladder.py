@@ -64,14 +64,14 @@ def climb(
         for candidate in candidates:
             chain = StageChain(folder, manifest, candidate, threads)
             try:
-                answers = trial.answers(chain)
-                nodes = placement(chain.session(manifest.frozen))
-                refused = _idle(nodes) or difference(answers, expected())
+                refused = difference(trial.answers(chain), expected())
                 seconds = None if refused else trial.seconds_per_token(chain, TOKENS_PER_RUN, clock)
+                nodes = placement(chain.session(manifest.frozen))
+                refused = refused or _idle(nodes)
             except Exception as error:  # whatever a provider's library raises is a reason not to use it
                 yield candidate, Attempt(candidate.name, refused=" ".join(str(error).split()))
             else:
-                yield candidate, Attempt(candidate.name, seconds, refused, nodes)
+                yield candidate, Attempt(candidate.name, None if refused else seconds, refused, nodes)
         chain = StageChain(folder, manifest, cpu, threads)
         yield cpu, Attempt(cpu.name, trial.seconds_per_token(chain, TOKENS_PER_RUN, clock))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -16,6 +16,7 @@ SessionOptions: TypeAlias = Any
 """An ``onnxruntime.SessionOptions``."""
 
 CPU_PROVIDER = "CPUExecutionProvider"
+_RECORD_PLACEMENT = "session.record_ep_graph_assignment_info"
 _ERRORS_ONLY = 3
 
 
@@ -53,6 +54,15 @@ def session_options(threads: int) -> SessionOptions:
     options.enable_mem_pattern = False
     # A thread that waits for work must not burn a phone's battery.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def placed_options(threads: int, sizes: Mapping[str, int] | None = None) -> SessionOptions:
+    """Those of a session that tells who runs its nodes; free dimensions that ``sizes`` names are fixed."""
+    options = session_options(threads)
+    options.add_session_config_entry(_RECORD_PLACEMENT, "1")
+    for name, size in (sizes or {}).items():
+        options.add_free_dimension_override_by_name(name, size)
     return options
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import onnxruntime
 
-from fwdllm_client.engine.sessions import Cpu
+from fwdllm_client.engine.sessions import Cpu, open_session, placed_options
 
 
 class FakeClock:
@@ -34,6 +34,15 @@ class Priced(Cpu):
             raise RuntimeError(f"{self.name}: no such device")
         self.opened.append((stage.block, threads))
         return _Session(super().open(folder, stage, 1), self, threads)
+
+
+class FixedCpu:
+    """Compiles for the CPU, which needs no fixed sizes: so the numbers of fixed shapes can be had on any machine."""
+
+    name = "fixed"
+
+    def compile(self, folder, stage, threads, sizes):
+        return open_session(folder / stage.graph.name, placed_options(threads, sizes))
 
 
 class _Session:

@@ -16,6 +16,7 @@ from fwdllm_common.manifest import BundleFile, Manifest, Stage
 
 VOCABULARY, WIDTH, LABELS, MAX_TOKENS = 50, 6, 3, 20
 ROWS = 40
+_TEXT = {"input_ids": ("rows", "tokens"), "attention_mask": ("rows", "tokens")}
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def _prefix(embedding: np.ndarray, frozen: np.ndarray) -> onnx.GraphProto:
         "large": np.float32(1e6),
         "last": np.array([-1]),
     }
-    return _graph(nodes, constants, {"input_ids": "NT", "attention_mask": "NT"}, {"next_activation": ("N", "T", WIDTH)})
+    return _graph(nodes, constants, _TEXT, {"next_activation": ("rows", "tokens", WIDTH)})
 
 
 def _per_copy_linear(weight_shape: tuple[int, int], start: int, stop: int) -> tuple[list, dict]:
@@ -155,8 +156,12 @@ def _peft() -> onnx.GraphProto:
         helper.make_node("Identity", ["pooled"], ["next_activation"]),
     ]
     constants |= {"last": np.array([-1]), "tokens": np.array([1])}
-    inputs = {"attention_mask": "NT", "activation": ("N", "T", WIDTH), "theta": ("P", WIDTH * WIDTH)}
-    return _graph(nodes, constants, inputs, {"next_activation": ("N", WIDTH)})
+    inputs = {
+        "attention_mask": _TEXT["attention_mask"],
+        "activation": ("rows", "tokens", WIDTH),
+        "theta": ("copies_peft", WIDTH * WIDTH),
+    }
+    return _graph(nodes, constants, inputs, {"next_activation": ("rows", WIDTH)})
 
 
 def _head() -> onnx.GraphProto:
@@ -173,8 +178,12 @@ def _head() -> onnx.GraphProto:
         "b_stop": np.array([WIDTH * LABELS + LABELS]),
         "flat": np.array([-1, LABELS]),
     }
-    inputs = {"activation": ("N", WIDTH), "theta": ("P", WIDTH * LABELS + LABELS), "labels": "N"}
-    return _graph(nodes, constants, inputs, {"loss": ("N",), "logits": ("N", LABELS)})
+    inputs = {
+        "activation": ("rows", WIDTH),
+        "theta": ("copies_head", WIDTH * LABELS + LABELS),
+        "labels": ("rows",),
+    }
+    return _graph(nodes, constants, inputs, {"loss": ("rows",), "logits": ("rows", LABELS)})
 
 
 def _graph(nodes: list, constants: dict, inputs: dict, outputs: dict) -> onnx.GraphProto:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from client.engine.providers import FixedCpu
 from server.model.conftest import LABELS, MAX_TOKENS, Prepared, batch, by_block, load_theta, prepare, run_stages
+from server.model.local_rows import computed
 from tokenizers import Tokenizer
 
+from fwdllm_client.engine.fixed_shapes import FixedShapes
+from fwdllm_client.engine.sessions import Cpu
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import sha256_of
 from fwdllm_common.layout import Float32Vector
@@ -21,6 +27,8 @@ from fwdllm_server.model.export import export_bundle
 from fwdllm_server.model.load import load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.model.precision import Precision
+from fwdllm_server.model.quantise import quantise_bundle
 from fwdllm_server.model.trainable import initial_theta, saved_parameters
 
 
@@ -180,6 +188,22 @@ def test_graphs_are_for_accelerators_too(prepared: Prepared) -> None:
         assert not {"Attention", "RotaryEmbedding", "IsNaN"} & {node.op_type for node in model.graph.node}
         free = {d.dim_param for value in model.graph.input for d in value.type.tensor_type.shape.dim if d.dim_param}
         assert free <= {"rows", "tokens", f"copies_{stage.block}"}
+
+
+@pytest.mark.parametrize("precision", ["float32", "int4"])
+def test_fixed_shapes_give_the_same_numbers(prepared: Prepared, precision: Precision, tmp_path: Path) -> None:
+    """Whatever the model does with padding, positions and copies of θ."""
+    if precision == "int4":
+        folder = tmp_path / "int4"
+        shutil.copytree(prepared.folder, folder, copy_function=shutil.copyfile)
+        prepared = replace(prepared, folder=folder, manifest=quantise_bundle(folder, prepared.manifest, precision))
+    expected = computed(prepared, Cpu(), tmp_path / "free")
+    found = computed(prepared, FixedShapes(FixedCpu(), prepared.manifest), tmp_path / "fixed")
+    for values, its in zip(found, expected, strict=True):
+        # Kept activations are float16, which now and then rounds the other way; a scalar divides that by ε.
+        np.testing.assert_allclose(values, its, rtol=1e-3, atol=2e-3 * np.abs(its).max())
+        assert np.abs(its).max() > 1e-3
+    np.testing.assert_allclose(found[0], expected[0], rtol=2e-5)
 
 
 def test_export_leaves_the_model_as_it_was(prepared: Prepared) -> None:
