@@ -87,6 +87,8 @@ class FaultyProxy:
                 yield answer
         except grpc.aio.AioRpcError as error:
             await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
+        finally:
+            call.cancel()  # else it holds one of the 64 that the coordinator allows a connection
 
     async def _requests(self, requests: AsyncIterator[bytes], is_report: bool) -> AsyncIterator[bytes]:
         held: bytes | None = None

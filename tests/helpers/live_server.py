@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,12 @@ OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # connections of one caller are not another's
     ("grpc.max_receive_message_length", 8 << 20),
 )
+
+
+_TOO_LATE = re.compile(
+    r"Traceback \(most recent call last\):\n(?:  .*\n)+grpc\._cython\.cygrpc\.ExecuteBatchError: .*\n"
+)
+"""What gRPC itself prints where the caller is gone before it is told that there is no such method."""
 
 
 class LiveServer:
@@ -72,7 +79,8 @@ class LiveServer:
 
     def log(self) -> list[str]:
         """Lines since the last call."""
-        lines = (self.federation.folder / "server.log").read_text().splitlines()
+        text = (self.federation.folder / "server.log").read_text()
+        lines = _TOO_LATE.sub("", text).splitlines()
         new, self._seen = lines[self._seen :], len(lines)
         return new
 
