@@ -27,6 +27,8 @@ _DECAY = 0.9
 """What a vote counts a round later."""
 _LEFT_OUT = -1.0
 """Standard deviations of contradiction from which on a device is left out."""
+_HEARD = 2.0
+"""The least variance of a device's votes with which it is left out: that of three rounds, since one says little."""
 _AGREED = 0.5
 """Standard deviations of agreement that the median device must have before any is."""
 _COORDINATES = 65_536
@@ -79,7 +81,9 @@ def contradicting(standings: Standings) -> frozenset[str]:
     deviations = {device: standing.deviations for device, standing in standings.items()}
     if not deviations or median(deviations.values()) < _AGREED:
         return frozenset()
-    return frozenset(device for device, found in deviations.items() if found <= _LEFT_OUT)
+    return frozenset(
+        device for device, found in deviations.items() if found <= _LEFT_OUT and standings[device].rounds >= _HEARD
+    )
 
 
 def believed(scalars: Sequence[Scalar], standings: Standings) -> Sequence[Scalar]:

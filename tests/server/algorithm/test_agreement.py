@@ -15,7 +15,7 @@ from fwdllm_common.layout import Block
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import ForwardGradient
-from fwdllm_server.algorithm.agreement import FEWEST, Standing, believed, voted
+from fwdllm_server.algorithm.agreement import FEWEST, Standing, believed, contradicting, voted
 
 DIRECTIONS = Directions(1234, "rademacher")
 SIZE, PER_DEVICE = 400, 32
@@ -143,3 +143,12 @@ def test_the_algorithm_lets_devices_vote_along_its_momentum_and_leaves_liars_out
         f"d{index}": index == 0 for index in range(5)
     }
     assert len(last.updates[0].seeds) == 90 * 4 // 5
+
+
+def test_nobody_is_left_out_before_its_third_round():
+    standings = {"liar": Standing(), "one": Standing(), "two": Standing()}
+    left_out = []
+    for _ in range(3):
+        standings = {name: known.after(-4.0 if name == "liar" else 4.0) for name, known in standings.items()}
+        left_out.append(contradicting(standings))
+    assert left_out == [frozenset(), frozenset(), frozenset({"liar"})]
