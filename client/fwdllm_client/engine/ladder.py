@@ -66,6 +66,7 @@ def climb(
             try:
                 refused = difference(trial.answers(chain), expected())
                 seconds = None if refused else trial.seconds_per_token(chain, TOKENS_PER_RUN, clock)
+                # Fixed shapes know it once they have run, and those that gave the answers are unloaded by now.
                 nodes = placement(chain.session(manifest.frozen))
                 refused = refused or _idle(nodes)
             except Exception as error:  # whatever a provider's library raises is a reason not to use it

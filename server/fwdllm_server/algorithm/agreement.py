@@ -78,11 +78,12 @@ def voted(
 
 def contradicting(standings: Standings) -> frozenset[str]:
     """The devices that contradict the others, if the others agree at all."""
-    deviations = {device: standing.deviations for device, standing in standings.items()}
-    if not deviations or median(deviations.values()) < _AGREED:
+    if not standings or median(standing.deviations for standing in standings.values()) < _AGREED:
         return frozenset()
     return frozenset(
-        device for device, found in deviations.items() if found <= _LEFT_OUT and standings[device].rounds >= _HEARD
+        device
+        for device, standing in standings.items()
+        if standing.rounds >= _HEARD and standing.deviations <= _LEFT_OUT
     )
 
 
