@@ -23,9 +23,10 @@ from fwdllm_server.job_loop import JobLoop
 from fwdllm_server.lease_keeper import LeaseKeeper
 from fwdllm_server.peers import Peers
 from fwdllm_server.prepare import JobFolder, PreparedModel, adopt, save_prepared
+from fwdllm_server.rounds.taking_over import take_over
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.runtime import Runtime
-from fwdllm_server.store import assignments, jobs, leases, locks, rounds
+from fwdllm_server.store import jobs, leases, locks
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.leases import Lease, LeaseLostError
 from fwdllm_server.toml_model import parse_toml
@@ -231,7 +232,7 @@ class Coordinator:
             record = await self.runtime.in_store(self._job, job_id)
             if record.manifest_sha256 is None:
                 await self._prepare(record, lease)
-            job = await self.runtime.in_store(self._load, job_id)
+            job = await self.runtime.in_store(self._take_over, lease)
             folder, base_folder = self.folder(job_id), Path(record.base_folder)
             loop = JobLoop(self.runtime, job, lease, folder, base_folder, lambda: dict(self.training))
             self.training[job_id], self._loops[job_id] = job, loop
@@ -315,7 +316,7 @@ class Coordinator:
                 jobs.set_state(connection, job_id, JobState.STOPPED, "stopped by an operator", self.runtime.clock())
 
     def _set_resumed(self, job_id: str) -> None:
-        """The job runs again; its round and assignments get back the time in which it stood still."""
+        """The job runs again, from where it was."""
         now = self.runtime.clock()
         with self.runtime.database.transaction() as connection:
             locks.move_rounds(connection, job_id)
@@ -327,21 +328,18 @@ class Coordinator:
             jobs.set_paused(connection, job_id, False)
             state = JobState.PREPARING if record.header is None else JobState.RUNNING
             jobs.set_state(connection, job_id, state, "", now)
-            current = rounds.latest(connection, job_id)
-            if current is None:
-                return
-            pause = now - (record.ended_at or now)
-            rounds.enter(connection, current, current.phase, current.phase_since + pause, current.reason)
-            for work in assignments.of_round(connection, job_id, current.number):
-                assignments.prolong(connection, work.id, work.expires_at + pause)
 
     def _save_prepared(self, lease: Lease, prepared: PreparedModel) -> None:
         with self.runtime.database.transaction() as connection:
             leases.check(connection, lease)
             save_prepared(connection, self.runtime.artifacts, lease.job_id, prepared)
 
-    def _load(self, job_id: str) -> TrainingJob:
+    def _take_over(self, lease: Lease) -> TrainingJob:
         with self.runtime.database.transaction() as connection:
-            record = jobs.get(connection, job_id)
+            leases.check(connection, lease)
+            locks.move_rounds(connection, lease.job_id)
+            record = jobs.get(connection, lease.job_id)
             assert record is not None
-            return TrainingJob.load(connection, self.runtime.artifacts, record)
+            job = TrainingJob.load(connection, self.runtime.artifacts, record)
+            take_over(connection, job, self.runtime.clock())
+            return job

@@ -32,7 +32,6 @@ TEN_MINUTES = 600
 SHORTER = {"count": 6, "accept_s": 100, "deadline_s": 300, "assignment_s": 60}
 PATIENCE_S = 90.0
 WAS_SET = "the machine's clock was set"
-WAS_SET_BACK = "the clock was set back; the round's deadlines count from now"
 
 
 async def calm(folder: Path) -> list[bytes]:
@@ -115,7 +114,6 @@ async def test_it_is_off_then_set_while_the_coordinator_runs_and_nothing_is_lost
         found, job = server.ledger(), await server.job()
     assert found == await calm(tmp_path)
     assert job.scalars_late == job.scalars_unusable == 0
-    assert log.read_text().count(WAS_SET_BACK) == (ahead > 0)
     assert sum("the clocks differ" in line["event"] for line in said) == len(NAMES)
 
 

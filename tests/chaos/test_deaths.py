@@ -39,8 +39,6 @@ ELSEWHERE = {
     "rounds.set_reason(context.connection, context.round, reason)": "words for people",
     "rounds.set_plan(context.connection, context.round, ())": "gives up a plan: server/rounds/test_selecting.py",
     'rounds.set_reason(context.connection, context.round, "paused by an operator")': "words for people",
-    "rounds.enter(connection, record, record.phase, now, record.reason)": "server/rounds/test_turned_back.py",
-    "assignments.prolong(connection, work.id, now + assignment_s)": "server/rounds/test_turned_back.py",
     'rounds.set_reason(context.connection, context.round, f"waiting for more devices: {len(idle)} are here")': "too",
 }
 """Lines that the crew's run does not come to, and why it need not."""

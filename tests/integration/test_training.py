@@ -93,7 +93,7 @@ async def test_what_arrives_while_a_job_is_stopped_is_used_when_it_goes_on(serve
     assert server.ledger() == uninterrupted
 
 
-async def test_time_that_passed_before_a_stop_still_counts(server, device, clock):
+async def test_a_round_that_goes_on_has_all_of_its_time_again(server, device, clock):
     await device.assignment()
     await server.until(lambda job: job.round.phase == "collecting")
     clock.now += 20
@@ -101,7 +101,7 @@ async def test_time_that_passed_before_a_stop_still_counts(server, device, clock
     clock.now += 10_000
     await server.operator.ResumeJob(RUN)
 
-    assert (await device.assignment()).deadline_ms == 80_000
+    assert (await device.assignment()).deadline_ms == 100_000
 
 
 async def test_a_restarted_server_goes_on_at_once(folder, clock, uninterrupted):

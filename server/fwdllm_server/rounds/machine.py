@@ -13,7 +13,6 @@ from fwdllm_server.rounds import abandoned, assigned, collecting, committed, com
 from fwdllm_server.rounds.computing import ComputationDue, Desk
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, TrainingJob
-from fwdllm_server.rounds.turned_back import follow_clock
 from fwdllm_server.store import leases, locks, rounds
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.leases import Lease
@@ -72,7 +71,6 @@ class RoundMachine:
                 number, phase = (0, Phase.INITIALISING) if self._job.is_draft else (1, Phase.SELECTING)
                 rounds.begin(connection, self._job.id, number, self._job.state.version, now, phase)
                 return MOVED
-            record = follow_clock(connection, record, now, self._job.spec.rounds.assignment_s)
             context = RoundContext(
                 connection, self._job, record, self._presence, self._artifacts, now, self._desk, defer, self._jobs
             )
