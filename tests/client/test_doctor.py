@@ -4,6 +4,7 @@ import json
 import time
 from dataclasses import replace
 
+import onnx
 import pytest
 from client.engine.providers import FakeClock, Priced
 from helpers.undemanding import ask_for_nothing
@@ -16,6 +17,7 @@ from fwdllm_client.engine.sessions import Cpu
 from fwdllm_client.home import ClientHome
 from fwdllm_common.doctor import examine, room
 from fwdllm_common.manifest import MANIFEST_FILE, Manifest
+from fwdllm_server.model.export import OPSET
 
 DAY_S = 86_400
 
@@ -141,6 +143,11 @@ def test_the_golden_bundle_is_whole():
     manifest = Manifest.from_bytes((GOLDEN_FOLDER / MANIFEST_FILE).read_bytes())
     assert {path.name for path in GOLDEN_FOLDER.iterdir()} == {MANIFEST_FILE, *(file.name for file in manifest.files)}
     assert bundle_signal_to_noise(GOLDEN_FOLDER, replace(manifest, canary=None)) is None
+
+
+def test_the_golden_bundle_is_what_models_are_exported_as():
+    graphs = [onnx.load(path, load_external_data=False) for path in GOLDEN_FOLDER.glob("*.onnx")]
+    assert {opset.version for graph in graphs for opset in graph.opset_import} == {OPSET}, "make golden"
 
 
 def test_weights_that_differ_are_noticed(examined, monkeypatch):

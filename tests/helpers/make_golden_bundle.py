@@ -1,0 +1,36 @@
+"""Makes the tiny model that goes with the device's package (``make golden``), with today's export and ONNX Runtime.
+
+Run it when the export has changed; ``tests/client/test_doctor.py`` says so. It is a tool, not a part of any test.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from helpers.tiny_job import job_spec
+from helpers.tiny_text import LABELS, save_tiny_model
+
+from fwdllm_client.engine.golden_bundle import GOLDEN_FOLDER
+from fwdllm_server.prepare import JobFolder, export_model
+
+
+def main() -> None:
+    """Write the bundle over the one in the package."""
+    with tempfile.TemporaryDirectory() as scratch:
+        model = save_tiny_model(Path(scratch) / "model")
+        spec = job_spec(
+            {
+                "model": {"source": str(model), "labels": list(LABELS), "max_tokens": 16, "pooling": "mean"},
+                "peft": {"method": "lora-fa", "rank": 4, "targets": ["query", "key"], "layers": [-1]},
+            }
+        )
+        folder = JobFolder(Path(scratch) / "job")
+        export_model(spec, str(model), folder)
+        shutil.rmtree(GOLDEN_FOLDER)
+        shutil.copytree(folder.bundle, GOLDEN_FOLDER)
+
+
+if __name__ == "__main__":
+    main()
