@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from sqlalchemy import Connection, Insert, bindparam, delete, func, select
@@ -12,12 +13,15 @@ from sqlalchemy.dialects import postgresql, sqlite
 from fwdllm_common.estimator import Scalar
 from fwdllm_server.store.schema import devices, scalars
 
-_SEEDS_PER_STATEMENT = 1000  # bound parameters of one statement are limited
 _MEASURED = select(scalars.c.seed, scalars.c.device_id).where(
     scalars.c.job_id == bindparam("job"),
     scalars.c.round == bindparam("round"),
-    scalars.c.seed.in_(bindparam("seeds", expanding=True)),
+    # A stretch and not a list of seeds: what to do with a list PostgreSQL's planner decides by statistics, and of a
+    # round that has just begun there are none. It would read the whole round for each statement.
+    scalars.c.seed.between(bindparam("least"), bindparam("greatest")),
 )
+_GAP = 256
+"""Seeds between two that are wanted; to read their scalars takes no longer than another statement."""
 
 
 class NewScalar(NamedTuple):
@@ -54,12 +58,20 @@ def _insert(dialect: str) -> Insert:
 def measured_by(connection: Connection, job_id: str, round_number: int, seeds: Collection[int]) -> dict[int, list[str]]:
     """The devices that have measured each of the ``seeds``; those that have none are left out."""
     found: dict[int, list[str]] = {}
-    wanted = sorted(seeds)
-    for start in range(0, len(wanted), _SEEDS_PER_STATEMENT):
-        place = {"job": job_id, "round": round_number, "seeds": wanted[start : start + _SEEDS_PER_STATEMENT]}
+    wanted = set(seeds)
+    for least, greatest in _stretches(sorted(wanted)):
+        place = {"job": job_id, "round": round_number, "least": least, "greatest": greatest}
         for seed, device in connection.execute(_MEASURED, place):
-            found.setdefault(seed, []).append(device)
+            if seed in wanted:
+                found.setdefault(seed, []).append(device)
     return found
+
+
+def _stretches(ascending: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """The least and the greatest of seeds that lie close to each other."""
+    starts = [i for i, seed in enumerate(ascending) if i == 0 or seed - ascending[i - 1] > _GAP]
+    for start, end in pairwise([*starts, len(ascending)]):
+        yield ascending[start], ascending[end - 1]
 
 
 def count(

@@ -1,0 +1,53 @@
+"""What only PostgreSQL has: a planner that goes by statistics."""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from helpers.postgres import Postgres
+from helpers.rig import JOB
+from helpers.stored import record
+from sqlalchemy import Connection, event
+
+from fwdllm_server.store import scalars
+from fwdllm_server.store.database import Database
+
+ROUND = range(1 << 32, (1 << 32) + 5000)
+"""The seeds of a round."""
+SHARE = ROUND[2000:2300]
+"""Those of one device."""
+
+
+@pytest.fixture
+def connection(postgres: Postgres) -> Iterator[Connection]:
+    """One transaction on a database that is new: what it writes no other has seen, nor autovacuum."""
+    database = Database(postgres.create_database())
+    with database.transaction() as connection:
+        yield connection
+    database.close()
+
+
+def plans(connection: Connection, work: Callable[[], object]) -> list[dict[str, Any]]:
+    """How the statements that ``work`` makes are executed, down to the scan of a table."""
+    statements: list[tuple[str, Any]] = []
+    event.listen(connection, "before_cursor_execute", lambda *call: statements.append(call[2:4]))
+    work()
+    explained = [
+        connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).scalar_one()
+        for statement, parameters in tuple(statements)
+    ]
+    return [_scan(each[0]["Plan"]) for each in explained]
+
+
+def _scan(plan: dict[str, Any]) -> dict[str, Any]:
+    return _scan(plan["Plans"][0]) if "Plans" in plan else plan
+
+
+def test_who_has_measured_a_share_is_looked_up_by_its_seeds_before_there_are_statistics(connection):
+    record(connection, JOB, 1, "w", "ann", dict.fromkeys(ROUND, 7))
+
+    (scan,) = plans(connection, lambda: scalars.measured_by(connection, JOB, 1, SHARE))
+
+    assert "seed" in scan["Index Cond"]
+    assert scan["Actual Rows"] == len(SHARE)
+    assert scan.get("Rows Removed by Filter", 0) == 0
