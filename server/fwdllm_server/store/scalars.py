@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from functools import cache
 from itertools import pairwise
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Insert, bindparam, delete, func, select
+from sqlalchemy import Connection, bindparam, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from fwdllm_common.estimator import Scalar
@@ -39,20 +38,29 @@ class NewScalar(NamedTuple):
     value: int
 
 
+_STORED = (scalars.c.job_id, scalars.c.seed, scalars.c.copy)
+_INSERT_ROWS = sqlite.insert(scalars).on_conflict_do_nothing().returning(*_STORED)
+# PostgreSQL reads a statement with an array for each column sooner than one with a parameter for each value. The arrays
+# are of types without a length: a cast would cut what is longer, and say nothing.
+_COLUMNS = [bindparam(column.name, type_=postgresql.ARRAY(type(column.type)())) for column in scalars.c]
+_INSERT_ARRAYS = (
+    postgresql.insert(scalars)
+    .from_select(scalars.c.keys(), select(func.unnest(*_COLUMNS).table_valued(*scalars.c.keys()).render_derived()))
+    .on_conflict_do_nothing()
+    .returning(*_STORED)
+)
+
+
 def record(connection: Connection, new: Sequence[NewScalar]) -> frozenset[tuple[str, int, int]]:
     """Store scalars; job, seed and copy of those that were not there before."""
     if not new:
         return frozenset()
-    rows = [scalar._asdict() for scalar in new]
-    return frozenset(
-        (row.job_id, row.seed, row.copy) for row in connection.execute(_insert(connection.dialect.name), rows)
-    )
-
-
-@cache
-def _insert(dialect: str) -> Insert:
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    return insert(scalars).on_conflict_do_nothing().returning(scalars.c.job_id, scalars.c.seed, scalars.c.copy)
+    if connection.dialect.name == "postgresql":
+        columns = zip(NewScalar._fields, zip(*new, strict=True), strict=True)
+        found = connection.execute(_INSERT_ARRAYS, {name: list(values) for name, values in columns})
+    else:
+        found = connection.execute(_INSERT_ROWS, [scalar._asdict() for scalar in new])
+    return frozenset((row.job_id, row.seed, row.copy) for row in found)
 
 
 def measured_by(connection: Connection, job_id: str, round_number: int, seeds: Collection[int]) -> dict[int, list[str]]:

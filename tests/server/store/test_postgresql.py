@@ -1,4 +1,4 @@
-"""What only PostgreSQL has: a planner that goes by statistics."""
+"""What only PostgreSQL has: a planner that goes by statistics, and lengths that are kept."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -8,6 +8,7 @@ from helpers.postgres import Postgres
 from helpers.rig import JOB
 from helpers.stored import record
 from sqlalchemy import Connection, event
+from sqlalchemy.exc import DataError
 
 from fwdllm_server.store import scalars
 from fwdllm_server.store.database import Database
@@ -51,3 +52,10 @@ def test_who_has_measured_a_share_is_looked_up_by_its_seeds_before_there_are_sta
     assert "seed" in scan["Index Cond"]
     assert scan["Actual Rows"] == len(SHARE)
     assert scan.get("Rows Removed by Filter", 0) == 0
+
+
+def test_an_id_that_is_too_long_is_refused_and_not_cut(connection):
+    with pytest.raises(DataError, match="too long"), connection.begin_nested():
+        record(connection, JOB, 1, "w" * 97, "ann", {5: 10})
+
+    assert scalars.count(connection, JOB, 1) == 0
