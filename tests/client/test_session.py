@@ -315,7 +315,8 @@ def test_what_is_left_is_delivered_even_without_work(device, coordinator, job, n
     coordinator.on_report = coordinator.acknowledgement
     coordinator.reports.clear()
     device.run(new_stop(last=1))
-    assert [(report.first_index, len(report.derivatives)) for report in coordinator.reports] == [(0, 2)]
+    # What was under way when the power went may still arrive, beside what is sent again.
+    assert {(report.first_index, len(report.derivatives)) for report in coordinator.reports} == {(0, 2)}
     assert device.unacknowledged() == []
 
 

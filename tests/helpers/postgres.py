@@ -66,10 +66,11 @@ class Postgres:
         environment = {**os.environ, "PGDATA": str(self._folder / "data")}
         # Output goes to a file and not to a pipe, which the server would inherit and keep open.
         with (self._folder / "commands").open("a+") as output:
+            # Not with user=, for which Python forks: gRPC's handlers of forks break a child now and then.
+            as_user = [] if self._user is None else ["setpriv", f"--reuid={self._user}"]
             done = subprocess.run(
-                [path, *arguments],
+                [*as_user, path, *arguments],
                 env=environment,
-                user=self._user,
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
