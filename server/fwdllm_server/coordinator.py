@@ -336,10 +336,11 @@ class Coordinator:
 
     def _take_over(self, lease: Lease) -> TrainingJob:
         with self.runtime.database.transaction() as connection:
-            leases.check(connection, lease)
-            locks.move_rounds(connection, lease.job_id)
             record = jobs.get(connection, lease.job_id)
             assert record is not None
             job = TrainingJob.load(connection, self.runtime.artifacts, record)
+            # Only now: a replay takes a while, and whoever reports elsewhere would wait for it.
+            leases.check(connection, lease)
+            locks.move_rounds(connection, lease.job_id)
             take_over(connection, job, self.runtime.clock())
             return job
