@@ -14,8 +14,8 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from fwdllm_server.config import ServerConfig
-from fwdllm_server.job import BlockSection, JobSpec, SamplingSection
+from fwdllm_server.config.job import BlockSection, JobSpec, SamplingSection
+from fwdllm_server.config.server_config import ServerConfig
 
 ROOT = Path(__file__).parents[1]
 _NOTE = "<!-- Written by 'make reference'; edit what it is made from. -->\n"

@@ -1,6 +1,6 @@
 """Pace steering on a fleet that grows to a million devices, with an outage: ``make bench-pacing``.
 
-Every window comes from the coordinator's own function (:class:`fwdllm_server.pace.Pace`), every wait after a failed
+Every window comes from the coordinator's own function (:class:`fwdllm_server.rpc.pace.Pace`), every wait after a failed
 call from the agent's bounds. A second is one step: who calls in it is answered, in random order, up to the
 coordinator's capacity; the others' calls fail.
 """
@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.convergence.environment import REPOSITORY, environment
-from fwdllm_client.retry import BASE_S, CAP_S
-from fwdllm_server.config import CheckInSection
-from fwdllm_server.pace import Pace
+from fwdllm_client.connection.retry import BASE_S, CAP_S
+from fwdllm_server.config.server_config import CheckInSection
+from fwdllm_server.rpc.pace import Pace
 
 Counts = NDArray[np.int64]
 

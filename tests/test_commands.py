@@ -14,10 +14,10 @@ import pytest
 import typer
 from helpers.documented import EXCEPTIONS, PAGES, REPOSITORY, Command, commands, exception
 
-from fwdllm_client.cli import _parser
+from fwdllm_client.cli.main import _parser
 from fwdllm_server.cli import run
 from fwdllm_server.cli.app import app
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
 from fwdllm_server.store.database import Database
 
 COMMANDS = commands()

@@ -15,7 +15,7 @@ import fwdllm_common
 import fwdllm_server
 from fwdllm_common.errors import FwdllmError
 from fwdllm_common.protocol import Reason
-from fwdllm_server.job import BlockSection, JobSpec, SamplingSection
+from fwdllm_server.config.job import BlockSection, JobSpec, SamplingSection
 
 DOCS = Path(__file__).parents[1] / "docs"
 

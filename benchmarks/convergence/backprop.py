@@ -16,8 +16,8 @@ from benchmarks.convergence.encoder import Indices, PassShares, batch_of, evalua
 from benchmarks.convergence.settings import FedAvgSettings, FedSgdSettings
 from benchmarks.convergence.tasks import TaskFiles
 from fwdllm_client.data.dataset import Dataset
+from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.peft.methods import apply_peft
-from fwdllm_server.model.peft_spec import PeftSpec
 from fwdllm_server.simulation.population import Population
 
 _BYTES_OF_A_WEIGHT = 4

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.convergence.data_sets import package_folder
 from benchmarks.convergence.methods import Changes, Method
 from benchmarks.convergence.tasks import TaskFiles
-from fwdllm_server.presets import with_preset
+from fwdllm_server.config.presets import with_preset
 
 # The most that a quick run has of each, in a block that costs little and in one that costs much.
 _QUICK_HEAD = {"directions": 256, "max_directions": 256, "batch_size": 8, "first_round": 3}
@@ -56,7 +56,7 @@ def recipe_of(job: Mapping[str, Any]) -> dict[str, Any]:
 
 def preset_digest(name: str) -> str:
     """SHA-256 of a preset's file."""
-    return hashlib.sha256(files("fwdllm_server.presets").joinpath(f"{name}.toml").read_bytes()).hexdigest()
+    return hashlib.sha256(files("fwdllm_server.config.presets").joinpath(f"{name}.toml").read_bytes()).hexdigest()
 
 
 def to_toml(job: Mapping[str, Any]) -> str:

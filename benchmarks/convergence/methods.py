@@ -1,7 +1,8 @@
 """What is run: one line for each recipe, where it runs, with how many seeds, and up to how many example-passes.
 
-A :class:`Method` is a preset of ``fwdllm_server.presets`` with changes, run by the simulator. A :class:`Reference` is
-centralised or uses backpropagation, run by PyTorch or numpy. Changes are keys of the job file with dots; None removes.
+A :class:`Method` is a preset of ``fwdllm_server.config.presets`` with changes, run by the simulator.
+A :class:`Reference` is centralised or uses backpropagation, run by PyTorch or numpy.
+Changes are keys of the job file with dots; None removes.
 """
 
 from __future__ import annotations

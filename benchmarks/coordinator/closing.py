@@ -19,15 +19,15 @@ from sqlalchemy import Connection
 from benchmarks.coordinator.population import JOB, add_devices, add_job, device_id, job_toml, make_home
 from benchmarks.coordinator.work import scalar_of
 from fwdllm.v1 import device_pb2
-from fwdllm_server.artifacts import ArtifactStore
-from fwdllm_server.coordinator import Coordinator
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.coordinator.coordinator import Coordinator
+from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.rounds import reporting
 from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.presence import Present
 from fwdllm_server.rounds.reporting import Report
-from fwdllm_server.runtime import Runtime
 from fwdllm_server.store import assignments, ledger
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 
 _TICK_S = 0.001

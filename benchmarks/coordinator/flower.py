@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.coordinator.processes import Measured, free_port, running
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
 from fwdllm_server.security.ca import CertificateAuthority
 
 VERSION = "1.42.0"

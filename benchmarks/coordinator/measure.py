@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from benchmarks.coordinator.population import add_job, job_toml, join_devices, make_home
 from benchmarks.coordinator.processes import Generators, Measured, coordinator, free_port
 from benchmarks.coordinator.stores import store
-from fwdllm_server.artifacts import ArtifactStore
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 
 

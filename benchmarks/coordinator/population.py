@@ -16,13 +16,13 @@ from benchmarks.coordinator.fleets import LABELS
 from fwdllm_common.layout import Layout, TensorSpec
 from fwdllm_common.manifest import BundleFile, Manifest, Stage
 from fwdllm_common.replay import ModelState
-from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.cli import run
-from fwdllm_server.home import ServerHome
-from fwdllm_server.job import JobSpec
-from fwdllm_server.prepare import PreparedModel, run_header, save_prepared
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.preparation.prepare import PreparedModel, run_header, save_prepared
 from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.store import jobs, ledger, schema
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.ledger import EvaluationRecord
 

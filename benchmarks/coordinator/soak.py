@@ -19,8 +19,8 @@ from benchmarks.convergence.environment import REPOSITORY, environment
 from benchmarks.coordinator.population import add_job, job_toml, join_devices, make_home
 from benchmarks.coordinator.processes import Generators, Measured, coordinator, free_port, raise_limit
 from benchmarks.markdown import table, write_results
-from fwdllm_server.artifacts import ArtifactStore
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 
 _DEVICES, _DIRECTIONS, _WEIGHTS = 4, 16, 64

@@ -10,11 +10,11 @@ import numpy as np
 from benchmarks.coordinator.population import JOB, add_devices, add_job, device_id, job_toml, make_home
 from benchmarks.coordinator.processes import coordinator, free_port
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry
-from fwdllm_server.artifacts import ArtifactStore
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
 from fwdllm_server.rounds.committing import SNAPSHOT_EVERY
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import jobs, ledger, schema
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.assignments import AssignmentState
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.rounds import Phase

@@ -12,8 +12,8 @@ from torch.nn import functional
 from benchmarks.convergence.encoder import batch_of
 from benchmarks.device.shapes import Shape, new_model
 from fwdllm_client.data import Dataset
+from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.peft.methods import apply_peft
-from fwdllm_server.model.peft_spec import PeftSpec
 
 _RATE = 1e-4
 _LORA = PeftSpec(rank=4, alpha=8.0, targets=["query", "value"])

@@ -75,11 +75,11 @@ def export_template(shape: LlamaShape, folder: Path) -> None:
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
+    from fwdllm_server.config.peft_spec import PeftSpec
     from fwdllm_server.model.export import export_bundle
     from fwdllm_server.model.load import TokenizerFile
     from fwdllm_server.model.peft.methods import apply_peft
     from fwdllm_server.model.peft.sample import TextSample
-    from fwdllm_server.model.peft_spec import PeftSpec
     from fwdllm_server.model.trainable import initial_theta
 
     torch.manual_seed(_SEED)

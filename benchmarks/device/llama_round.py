@@ -22,13 +22,13 @@ from benchmarks.device.memory import Watch
 from benchmarks.device.work import TOKENS, Workplace
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, Job
 from fwdllm_common.manifest import MANIFEST_FILE
-from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.cli.calls import operator_service
-from fwdllm_server.config import load_config
-from fwdllm_server.home import ServerHome
-from fwdllm_server.job import JobSpec
-from fwdllm_server.prepare import JobFolder, adopt, save_prepared
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.server_config import load_config
+from fwdllm_server.preparation.prepare import JobFolder, adopt, save_prepared
 from fwdllm_server.store import jobs
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 
 sys.path.insert(0, str(REPOSITORY / "examples" / "demo"))

@@ -18,16 +18,16 @@ from transformers import AutoModel, BertConfig, PreTrainedConfig, RobertaConfig
 from benchmarks.device.accuracy import SCALARS_FILE, scalars_of
 from benchmarks.device.work import THETA_FILE, TOKENS, Workplace
 from fwdllm_common.manifest import Manifest
+from fwdllm_server.config.peft_spec import PeftSpec
+from fwdllm_server.config.precision import Precision
+from fwdllm_server.config.presets import with_preset
 from fwdllm_server.model.export import MANIFEST_FILE, export_bundle
 from fwdllm_server.model.load import TokenizerFile
 from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.peft.sample import TextSample
-from fwdllm_server.model.peft_spec import PeftSpec
 from fwdllm_server.model.pooling import MeanPooledClassifier
-from fwdllm_server.model.precision import Precision
 from fwdllm_server.model.quantise import quantise_bundle
 from fwdllm_server.model.trainable import initial_theta
-from fwdllm_server.presets import with_preset
 
 LABELS = ("a", "b", "c", "d")
 _SEED = 1

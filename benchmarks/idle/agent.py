@@ -22,9 +22,9 @@ from typing import Any
 from benchmarks.convergence.environment import REPOSITORY
 from benchmarks.idle.memory import memory_of
 from benchmarks.idle.proxy import CountingProxy, Traffic
-from fwdllm_client.sent_log import SentLog
-from fwdllm_client.session import HELD_WINDOW
-from fwdllm_server.config import CheckInSection
+from fwdllm_client.agent.session import HELD_WINDOW
+from fwdllm_client.connection.sent_log import SentLog
+from fwdllm_server.config.server_config import CheckInSection
 
 sys.path.insert(0, str(REPOSITORY / "examples" / "demo"))
 from cluster import Cluster

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.device.memory import anonymous_bytes, mapped_bytes
+from fwdllm_client.agent.effort import peak_rss_bytes
 from fwdllm_client.data import Dataset
-from fwdllm_client.effort import peak_rss_bytes
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_common.directions import Directions
 from fwdllm_common.manifest import MANIFEST_FILE, Manifest

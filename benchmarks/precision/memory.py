@@ -19,10 +19,10 @@ from transformers import AutoTokenizer, BertConfig, BertModel
 
 from benchmarks.precision.scalars import PRECISIONS
 from examples.demo.bbc_news import TOPICS, package_folder
+from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.export import export_bundle
 from fwdllm_server.model.load import load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import apply_peft
-from fwdllm_server.model.peft_spec import PeftSpec
 from fwdllm_server.model.quantise import quantise_bundle
 
 MAX_TOKENS = 64

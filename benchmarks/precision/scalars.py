@@ -23,11 +23,11 @@ from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Block, Float32Vector
+from fwdllm_server.config.peft_spec import PeftSpec
+from fwdllm_server.config.precision import Precision
 from fwdllm_server.model.export import export_bundle
 from fwdllm_server.model.load import load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import apply_peft
-from fwdllm_server.model.peft_spec import PeftSpec
-from fwdllm_server.model.precision import Precision
 from fwdllm_server.model.quantise import quantise_bundle
 from fwdllm_server.model.trainable import initial_theta
 from fwdllm_server.profiler.true_gradient import true_gradient

@@ -12,9 +12,9 @@ from benchmarks.convergence.methods import METHODS, Method, Reference
 from benchmarks.convergence.runs import Run, Settings, all_runs, missing_data, population_of
 from benchmarks.convergence.settings import settings_of
 from benchmarks.convergence.tasks import TASKS, files_of
-from fwdllm_server.job import JobSpec
-from fwdllm_server.presets import with_preset
-from fwdllm_server.toml_model import parse_toml
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.presets import with_preset
+from fwdllm_server.config.toml_model import parse_toml
 
 SIMULATED = [method for method in METHODS.values() if isinstance(method, Method)]
 

@@ -35,11 +35,11 @@ from fwdllm.v1.operator_pb2 import (
     SubmitJobRequest,
 )
 from fwdllm.v1.operator_pb2_grpc import OperatorServiceStub
-from fwdllm_client.enrol import join
-from fwdllm_client.home import ClientHome
+from fwdllm_client.connection.enrol import join
+from fwdllm_client.connection.home import ClientHome
 from fwdllm_common.errors import UnreachableError
 from fwdllm_common.protocol import FEATURE_SUMS, GENERATOR_VERSION, PROTOCOL_MAJOR
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
 from fwdllm_server.rpc.unix_socket import grpc_target
 
 T = TypeVar("T")

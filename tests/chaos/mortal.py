@@ -173,7 +173,7 @@ def main() -> None:
     server, notes, deaths = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
     shift_clock(notes)
     import fwdllm_server.cli
-    import fwdllm_server.serve  # noqa: F401 - what every life needs
+    import fwdllm_server.cli.serving  # noqa: F401 - what every life needs
     from fwdllm_server.store import leases
 
     # PostgreSQL's clock is the coordinators' when they start: a life is not to begin before the end of the last.

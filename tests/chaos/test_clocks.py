@@ -24,8 +24,8 @@ from helpers.serving import serving
 from helpers.shared_store import another, share
 from structlog.testing import capture_logs
 
-from fwdllm_client.home import ClientHome
-from fwdllm_server.home import ServerHome
+from fwdllm_client.connection.home import ClientHome
+from fwdllm_server.config.home import ServerHome
 
 NAMES = ("one", "two")
 TEN_MINUTES = 600

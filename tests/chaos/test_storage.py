@@ -21,9 +21,9 @@ from fwdllm.v1.device_pb2 import Assignment
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, CreateJoinTokenRequest, ListJobsRequest
 from fwdllm_common.errors import BusyError, StorageError
 from fwdllm_common.protocol import Reason
-from fwdllm_server import coordinator as coordinator_module
 from fwdllm_server.cli import run
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.coordinator import coordinator as coordinator_module
 from fwdllm_server.store import scalars
 
 NAMES = ("one", "two")

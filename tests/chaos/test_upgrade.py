@@ -13,7 +13,7 @@ from helpers.tiny_job import job_toml
 from sqlalchemy import MetaData, create_engine, insert, select
 
 from fwdllm_server import store
-from fwdllm_server.artifacts import ArtifactStore
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.schema import metadata

@@ -19,21 +19,21 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fwdllm.v1 import device_pb2, device_pb2_grpc, ledger_pb2
-from fwdllm_client.artifacts import ArtifactCache
-from fwdllm_client.assignment import AssignmentWork
-from fwdllm_client.cache_room import CacheRoom
-from fwdllm_client.choices import ChoicesFile
+from fwdllm_client.agent.assignment import AssignmentWork
+from fwdllm_client.agent.journal import Journal
+from fwdllm_client.agent.reporter import Reporter
+from fwdllm_client.agent.self_test import SelfTest
+from fwdllm_client.agent.session import Session
+from fwdllm_client.cache.artifacts import ArtifactCache
+from fwdllm_client.cache.cache_room import CacheRoom
+from fwdllm_client.cache.weights import Weights
 from fwdllm_client.conditions import Conditions, Gate, Rules, Thermal
-from fwdllm_client.home import ClientHome, Identity
-from fwdllm_client.journal import Journal
-from fwdllm_client.permission import Permission
-from fwdllm_client.recording import RecordingCoordinator
-from fwdllm_client.reporter import Reporter
-from fwdllm_client.retry import Retry
-from fwdllm_client.self_test import SelfTest
-from fwdllm_client.session import Session
-from fwdllm_client.transport import GrpcCoordinator
-from fwdllm_client.weights import Weights
+from fwdllm_client.connection.home import ClientHome, Identity
+from fwdllm_client.connection.recording import RecordingCoordinator
+from fwdllm_client.connection.retry import Retry
+from fwdllm_client.connection.transport import GrpcCoordinator
+from fwdllm_client.policy.choices import ChoicesFile
+from fwdllm_client.policy.permission import Permission
 from fwdllm_common.counts import Counts
 from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Layout, TensorSpec

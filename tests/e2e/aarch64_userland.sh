@@ -32,6 +32,6 @@ exec qemu-aarch64-static -cpu cortex-a72 -L "$root" -E PYTHONPATH="$root/opt/fwd
 PROGRAM
 cat >"$folder/programs/fwdllm-client" <<PROGRAM
 #!/bin/sh
-exec "$folder/programs/python" -c 'from fwdllm_client.cli import main; main()' "\$@"
+exec "$folder/programs/python" -c 'from fwdllm_client.cli.main import main; main()' "\$@"
 PROGRAM
 chmod 755 "$folder/programs/python" "$folder/programs/fwdllm-client"

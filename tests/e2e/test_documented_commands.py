@@ -18,7 +18,7 @@ from helpers.tiny_text import LABELS, save_tiny_model, write_rows
 from helpers.undemanding import ask_for_nothing
 
 from fwdllm.v1.operator_pb2 import JOB_STATE_RUNNING, ListJobsRequest
-from fwdllm_client.cli import run_command as run_client
+from fwdllm_client.cli.main import run_command as run_client
 from fwdllm_server.cli import run as run_server
 from fwdllm_server.cli.calls import operator_service
 

@@ -20,7 +20,7 @@ from helpers.shared_store import another, share
 from helpers.tiny_job import LABELS
 from sqlalchemy import select
 
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
 from fwdllm_server.store import jobs, ledger, rounds, schema
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.jobs import JobState

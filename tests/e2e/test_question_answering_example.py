@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from helpers.documented import words_of
 
-from fwdllm_server.job import JobSpec
+from fwdllm_server.config.job import JobSpec
 
 REPOSITORY = Path(__file__).parents[2]
 PAGE = "examples/question_answering/README.md"

@@ -15,7 +15,7 @@ from helpers.tiny_job import LABELS
 from hypothesis import strategies as st
 
 from fwdllm.v1 import device_pb2, operator_pb2
-from fwdllm_client.keys import certificate_request, new_key
+from fwdllm_client.connection.keys import certificate_request, new_key
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, REASON_KEY
 
 METHODS: Mapping[str, MethodDescriptor] = {

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["fwdllm_common", "fwdllm_client.journal"]):
+with atheris.instrument_imports(include=["fwdllm_common", "fwdllm_client.agent.journal"]):
     from fuzz.targets import REFUSALS, TARGETS
 
     from fwdllm_common.errors import FwdllmError

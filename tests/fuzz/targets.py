@@ -17,8 +17,8 @@ from common.test_join_token import TOKEN
 from google.protobuf.message import DecodeError
 
 from fwdllm.v1 import device_pb2, ledger_pb2
-from fwdllm_client.journal import Journal
-from fwdllm_client.keys import certificate_request, new_key
+from fwdllm_client.agent.journal import Journal
+from fwdllm_client.connection.keys import certificate_request, new_key
 from fwdllm_common.canary import Canary
 from fwdllm_common.job_choice import JobChoice
 from fwdllm_common.join_token import JoinToken

@@ -18,8 +18,8 @@ from random import Random
 import grpc
 import grpc.aio
 
-from fwdllm_client.home import ClientHome
-from fwdllm_server.home import ServerHome
+from fwdllm_client.connection.home import ClientHome
+from fwdllm_server.config.home import ServerHome
 from fwdllm_server.security.ca import CertificateAuthority
 
 _DELAY_S = 0.02

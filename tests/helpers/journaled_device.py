@@ -10,17 +10,17 @@ from helpers.serving import derivative, seeds_of
 from helpers.tiny_job import LABELS
 
 from fwdllm.v1 import device_pb2
-from fwdllm_client.choices import ChoicesFile
+from fwdllm_client.agent.cost import Cost
+from fwdllm_client.agent.journal import Entry, Journal
+from fwdllm_client.agent.reporter import Reporter
+from fwdllm_client.agent.session import Session
 from fwdllm_client.conditions import Gate, sensors_of_this_machine
-from fwdllm_client.cost import Cost
-from fwdllm_client.home import ClientHome
-from fwdllm_client.journal import Entry, Journal
-from fwdllm_client.permission import Permission
-from fwdllm_client.reporter import Reporter
-from fwdllm_client.retry import Retry
-from fwdllm_client.session import Session
-from fwdllm_client.settings import Settings
-from fwdllm_client.transport import GrpcCoordinator
+from fwdllm_client.connection.home import ClientHome
+from fwdllm_client.connection.retry import Retry
+from fwdllm_client.connection.transport import GrpcCoordinator
+from fwdllm_client.policy.choices import ChoicesFile
+from fwdllm_client.policy.permission import Permission
+from fwdllm_client.policy.settings import Settings
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR
 
 _HASTE = 0.01

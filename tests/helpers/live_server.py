@@ -16,10 +16,10 @@ from helpers.modelless import home_with_job
 from server.rpc.loopback import authority_of, device_identity
 
 from fwdllm.v1.operator_pb2 import CreateJoinTokenRequest, ListJobsRequest
-from fwdllm_client.enrol import join
-from fwdllm_client.home import ClientHome
+from fwdllm_client.connection.enrol import join
+from fwdllm_client.connection.home import ClientHome
 from fwdllm_server.cli.calls import operator_service
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
 from fwdllm_server.rpc.unix_socket import grpc_target
 from fwdllm_server.security.ca import CertificateAuthority, KeyAndCertificate
 

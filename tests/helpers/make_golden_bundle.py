@@ -13,7 +13,7 @@ from helpers.tiny_job import job_spec
 from helpers.tiny_text import LABELS, save_tiny_model
 
 from fwdllm_client.engine.golden_bundle import GOLDEN_FOLDER
-from fwdllm_server.prepare import JobFolder, export_model
+from fwdllm_server.preparation.prepare import JobFolder, export_model
 
 
 def main() -> None:

@@ -10,9 +10,9 @@ from helpers.tiny_job import LABELS, add_tiny_job, job_toml
 from server.rpc.loopback import make_home
 
 from fwdllm.v1.operator_pb2 import JOB_STATE_RUNNING, Job
-from fwdllm_server.artifacts import ArtifactStore
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
 from fwdllm_server.store import ledger
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.ledger import EvaluationRecord
 

@@ -10,7 +10,6 @@ from sqlalchemy import insert, select
 from fwdllm.v1 import device_pb2
 from fwdllm.v1.conditions_pb2 import HOLD_UNPLUGGED, Conditions
 from fwdllm_common.ledger import LedgerEntry
-from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.rounds import reporting
 from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.machine import RoundMachine
@@ -19,6 +18,7 @@ from fwdllm_server.rounds.reporting import Report
 from fwdllm_server.rounds.returning import take_back
 from fwdllm_server.rounds.training import Step
 from fwdllm_server.store import assignments, jobs, ledger, rounds, schema
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.assignments import AssignmentRecord
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.jobs import JobRecord, JobState

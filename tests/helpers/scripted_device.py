@@ -16,7 +16,7 @@ from helpers.tiny_text import LABELS
 from fwdllm.v1 import device_pb2
 from fwdllm.v1.device_pb2_grpc import DeviceServiceStub
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE
-from fwdllm_client.home import ClientHome
+from fwdllm_client.connection.home import ClientHome
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR
 
 PER_MESSAGE = 7

@@ -34,19 +34,19 @@ from fwdllm.v1.device_pb2 import (
     ReportResponse,
 )
 from fwdllm.v1.operator_pb2 import JOB_STATE_RUNNING, CreateJoinTokenRequest, GetJobRequest, Job
-from fwdllm_client.agent import LocalData, run_agent
+from fwdllm_client.agent.agent import LocalData, run_agent
+from fwdllm_client.connection.enrol import join
+from fwdllm_client.connection.home import ClientHome
 from fwdllm_client.data import DataSource, Source
-from fwdllm_client.enrol import join
-from fwdllm_client.home import ClientHome
-from fwdllm_client.policy import Policy
+from fwdllm_client.policy.policy import Policy
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR, REASON_KEY
-from fwdllm_server.coordinator import Coordinator
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.coordinator.coordinator import Coordinator
+from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.rpc.device_service import DeviceService
 from fwdllm_server.rpc.enrolment_service import EnrolmentService
 from fwdllm_server.rpc.grpc_server import bind_servers
 from fwdllm_server.rpc.operator_service import OperatorService
-from fwdllm_server.runtime import Runtime
 from fwdllm_server.security.ca import CertificateAuthority, KeyAndCertificate
 from fwdllm_server.store import jobs, ledger, schema
 from fwdllm_server.store.database import Database
@@ -209,7 +209,7 @@ class Serving:
 
 @asynccontextmanager
 async def serving(home: ServerHome, clock: Callable[[], float] = time.time) -> AsyncIterator[Serving]:
-    """What ``fwdllm_server.serve`` puts together, with a clock of our own."""
+    """What ``fwdllm_server.cli.serving`` puts together, with a clock of our own."""
     authority = CertificateAuthority.load(home.ca_certificate, home.ca_key)
     servers = await bind_servers(home, home.config(), authority)
     runtime = Runtime(home, home.config(), clock)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, insert, select
 
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.schema import metadata
 

@@ -13,12 +13,12 @@ from fwdllm_common.layout import Layout, TensorSpec
 from fwdllm_common.manifest import BundleFile, Manifest, Stage
 from fwdllm_common.protocol import FEATURE_SUMS
 from fwdllm_common.replay import ModelState
-from fwdllm_server.artifacts import ArtifactStore
-from fwdllm_server.prepare import PreparedModel, run_header, save_prepared
+from fwdllm_server.preparation.prepare import PreparedModel, run_header, save_prepared
 from fwdllm_server.rounds import feature_reporting
 from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.presence import Present
 from fwdllm_server.store import assignments, jobs
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 
 LABELS = ("arts", "law", "sport")

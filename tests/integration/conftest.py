@@ -17,7 +17,7 @@ from helpers.tiny_text import LABELS, save_tiny_model, write_rows
 from server.rpc.loopback import make_home
 
 from fwdllm.v1.operator_pb2 import GetJobRequest, SubmitJobRequest
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
 
 DEVICES = ("device-1", "device-2", "device-3", "device-4")
 

@@ -13,8 +13,8 @@ from helpers.shared_store import another, share
 from sqlalchemy import select
 
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, JOB_STATE_RUNNING, JOB_STATE_STOPPED, GetJobRequest
-from fwdllm_client.policy import Policy
-from fwdllm_server.home import ServerHome
+from fwdllm_client.policy.policy import Policy
+from fwdllm_server.config.home import ServerHome
 from fwdllm_server.store import schema
 
 

@@ -19,7 +19,7 @@ from helpers.modelless import home_with_job
 from helpers.serving import Serving, serving
 
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, Job
-from fwdllm_client import transport
+from fwdllm_client.connection import transport
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_server.store import efforts, jobs
 

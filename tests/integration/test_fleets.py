@@ -20,13 +20,12 @@ from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.data.split import split
 from fwdllm_client.engine import Engine, tuning
 from fwdllm_client.engine.runs import TOKENS_PER_RUN
-from fwdllm_client.policy import Policy
+from fwdllm_client.policy.policy import Policy
 from fwdllm_common.counts import Counts
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
-from fwdllm_server.artifacts import ArtifactStore
-from fwdllm_server.grpc_fleet import GrpcFleet
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.coordinator.grpc_fleet import GrpcFleet
 from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence
@@ -37,6 +36,7 @@ from fwdllm_server.simulation.fleet import SimulatedFleet
 from fwdllm_server.simulation.population import Population, VirtualDevice
 from fwdllm_server.simulation.simulation import Simulation
 from fwdllm_server.store import assignments, devices, efforts, jobs, ledger
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.devices import Sighting
 from fwdllm_server.store.ledger import EvaluationRecord

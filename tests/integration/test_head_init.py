@@ -23,10 +23,10 @@ from fwdllm.v1.operator_pb2 import (
     SubmitJobRequest,
 )
 from fwdllm_client.data import DataSource
-from fwdllm_client.policy import Policy
+from fwdllm_client.policy.policy import Policy
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.protocol import FEATURE_SUMS
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
 from fwdllm_server.simulation.population import Population
 from fwdllm_server.simulation.simulation import Simulation
 from fwdllm_server.store import assignments, feature_sums, jobs

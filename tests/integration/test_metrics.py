@@ -14,7 +14,7 @@ from helpers.serving import ScriptedDevice, Serving, derivative, seeds_of, work_
 from prometheus_client.parser import text_string_to_metric_families
 
 from fwdllm.v1.conditions_pb2 import HOLD_LOW_BATTERY, HOLD_METERED, Conditions
-from fwdllm_server.health import Health
+from fwdllm_server.coordinator.health import Health
 from fwdllm_server.metrics.state import DEFINITIONS
 from fwdllm_server.web.listening import listening
 from fwdllm_server.web.metrics import metrics_app

@@ -13,7 +13,7 @@ from server.rpc.loopback import make_home
 
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, SubmitJobRequest
 from fwdllm_client.data import QuestionSource
-from fwdllm_client.policy import Policy
+from fwdllm_client.policy.policy import Policy
 
 NAMES = ("device-1", "device-2")
 TASK = "question-answering"

@@ -19,9 +19,9 @@ from helpers.postgres import Postgres, program
 
 from fwdllm.v1.device_pb2 import EnrollRequest
 from fwdllm.v1.device_pb2_grpc import EnrolmentServiceStub
-from fwdllm_client.home import ClientHome, Identity
-from fwdllm_client.renewal import Renewal
-from fwdllm_client.transport import GrpcCoordinator
+from fwdllm_client.connection.home import ClientHome, Identity
+from fwdllm_client.connection.renewal import Renewal
+from fwdllm_client.connection.transport import GrpcCoordinator
 from fwdllm_common.join_token import JoinToken
 from fwdllm_common.logging import configure_logging
 

@@ -16,9 +16,9 @@ from fwdllm.v1.operator_pb2 import (
     JOB_STATE_STOPPED,
     GetJobRequest,
 )
-from fwdllm_client.policy import Policy
+from fwdllm_client.policy.policy import Policy
 from fwdllm_common.ledger import LedgerEntry
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
 
 RUN = GetJobRequest(job="tiny")
 

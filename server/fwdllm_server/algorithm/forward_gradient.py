@@ -28,7 +28,7 @@ from fwdllm_server.algorithm.robust import (
     scale_of,
 )
 from fwdllm_server.algorithm.sampling import nearest
-from fwdllm_server.job import BlockSection, JobSpec
+from fwdllm_server.config.job import BlockSection, JobSpec
 
 _STATISTICS = {"relative": relative_variance, "absolute": split_half_variance}
 

@@ -19,8 +19,8 @@ from fwdllm_common.errors import (
     WaitTimeoutError,
 )
 from fwdllm_common.protocol import CHANNEL_OPTIONS, REASON_KEY, Reason
-from fwdllm_server.config import ServerConfig
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.config.server_config import ServerConfig
 from fwdllm_server.rpc.unix_socket import grpc_target
 
 ANSWER_S = 60.0

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.cli.facts import print_json
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.views.message_json import print_json
 
 
 def dashboard(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:

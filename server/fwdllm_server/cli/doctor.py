@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from fwdllm_common.doctor import examine, raise_failures, report
-from fwdllm_server.cli.facts import print_json
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderArgument, JsonOption
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.views.message_json import print_json
 
 
 def doctor(folder: FolderArgument = DEFAULT_FOLDER, json: JsonOption = False) -> None:
     """Check whether this coordinator can serve. It says what to type next, also while it serves."""
     # Only this command needs ONNX Runtime; the others start at once.
-    from fwdllm_server.doctor import checks
+    from fwdllm_server.cli.doctor_checks import checks
 
     facts = report(examine(checks(ServerHome.open(folder))), None if json else print)
     if json:

@@ -14,8 +14,8 @@ from fwdllm.v1.operator_pb2 import AdapterChunk, GetJobRequest
 from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.files import storage_error, sync
 from fwdllm_server.cli.calls import operator_service
-from fwdllm_server.cli.facts import print_json
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument, JsonOption
+from fwdllm_server.views.message_json import print_json
 
 
 def export(

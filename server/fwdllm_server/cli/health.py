@@ -7,8 +7,8 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from fwdllm_common.errors import FwdllmError
 from fwdllm_server.cli.calls import ANSWER_S, operator_channel
-from fwdllm_server.cli.facts import print_json
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
+from fwdllm_server.views.message_json import print_json
 
 
 def health(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:

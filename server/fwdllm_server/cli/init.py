@@ -11,12 +11,12 @@ import typer
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import storage_error, write_atomically
-from fwdllm_server.cli.facts import print_json
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderArgument, JsonOption
-from fwdllm_server.config import PublicSection
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.config.server_config import PublicSection
+from fwdllm_server.config.toml_model import validate
 from fwdllm_server.security.ca import CertificateAuthority
-from fwdllm_server.toml_model import validate
+from fwdllm_server.views.message_json import print_json
 
 _CONFIG = """\
 # The coordinator's configuration. An environment variable FWDLLM_SECTION__KEY overrides a key.

@@ -12,8 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fwdllm_common.files import make_folder, write_atomically
 from fwdllm_server.cli.job_file import read_job_file
 from fwdllm_server.cli.options import JsonOption
-from fwdllm_server.job import JobSpec
-from fwdllm_server.toml_model import parse_toml
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.toml_model import parse_toml
 
 if TYPE_CHECKING:
     from fwdllm_server.profiler.profiler import Profiler

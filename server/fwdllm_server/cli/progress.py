@@ -12,8 +12,8 @@ from rich.text import Text
 
 from fwdllm.v1.operator_pb2 import DeviceEffort, Evaluation, Job
 from fwdllm_server.cli.display import Display
-from fwdllm_server.cli.facts import enum_word
 from fwdllm_server.cli.words import duration, energy, printable, size
+from fwdllm_server.views.message_json import enum_word
 
 
 def state_word(job: Job) -> str:

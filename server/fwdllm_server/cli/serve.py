@@ -10,10 +10,10 @@ import typer
 
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE
 from fwdllm_common.logging import configure_logging
+from fwdllm_server.cli.memory import give_buffers_pages_of_their_own
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderArgument
-from fwdllm_server.config import ServerConfig
-from fwdllm_server.home import ServerHome
-from fwdllm_server.memory import give_buffers_pages_of_their_own
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.config.server_config import ServerConfig
 
 
 def serve(
@@ -36,7 +36,7 @@ def serve(
 async def _serve(home: ServerHome, config: ServerConfig) -> signal.Signals | None:
     """Serve until a signal asks to stop; which one it was."""
     # Only this command needs the coordinator; the others start at once.
-    from fwdllm_server import serve as coordinator
+    from fwdllm_server.cli import serving as coordinator
     from fwdllm_server.store.exclusive import only_user
 
     loop = asyncio.get_running_loop()

@@ -15,12 +15,12 @@ import typer
 
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE
 from fwdllm_common.logging import configure_logging
-from fwdllm_server.cli.facts import print_json
 from fwdllm_server.cli.job_file import read_job_file
 from fwdllm_server.cli.options import JsonOption
 from fwdllm_server.cli.words import duration, size
-from fwdllm_server.job import JobSpec
-from fwdllm_server.toml_model import parse_toml, validate
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.toml_model import parse_toml, validate
+from fwdllm_server.views.message_json import print_json
 
 if TYPE_CHECKING:
     from fwdllm_server.simulation.curve import Point

@@ -23,10 +23,10 @@ from fwdllm.v1.operator_pb2 import (
 )
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
 from fwdllm_server.cli.display import Display
-from fwdllm_server.cli.facts import as_dict, print_json
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
 from fwdllm_server.cli.progress import line, render, state_word, step
 from fwdllm_server.cli.words import duration, printable, size
+from fwdllm_server.views.message_json import as_dict, print_json
 
 _ACTIVE = (JOB_STATE_PREPARING, JOB_STATE_RUNNING)
 _STATES = ("working", "idle", "held", "away", "revoked")

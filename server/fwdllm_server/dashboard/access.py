@@ -8,7 +8,7 @@ import hmac
 from aiohttp import hdrs, web
 from aiohttp.typedefs import Handler, Middleware
 
-from fwdllm_server.config import is_loopback
+from fwdllm_server.config.server_config import is_loopback
 
 COOKIE = "fwdllm_dashboard"
 _COOKIE_S = 30 * 86_400

@@ -14,12 +14,12 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from fwdllm_common.errors import FwdllmError
+from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.dashboard import facts
 from fwdllm_server.dashboard.access import Access, add_headers
 from fwdllm_server.dashboard.events import MAX_VIEWERS, EventStream
 from fwdllm_server.dashboard.profiles import plot_of, profiles
 from fwdllm_server.dashboard.reading import Reading
-from fwdllm_server.runtime import Runtime
 from fwdllm_server.store import jobs
 from fwdllm_server.store.jobs import JobRecord
 

@@ -12,13 +12,14 @@ from sqlalchemy import Connection
 
 from fwdllm_common.fixed_point import SCALE
 from fwdllm_common.ledger import BlockUpdate
-from fwdllm_server.cli.facts import as_dict
-from fwdllm_server.config import CheckInSection
-from fwdllm_server.device_status import DeviceState, DeviceStatus, device_statuses
-from fwdllm_server.job_status import job_message
-from fwdllm_server.store import efforts, history, jobs, ledger, rounds
-from fwdllm_server.store.history import CommittedRound
+from fwdllm_server.config.server_config import CheckInSection
+from fwdllm_server.store import efforts, jobs, ledger, rounds
 from fwdllm_server.store.jobs import JobRecord
+from fwdllm_server.views import history
+from fwdllm_server.views.device_status import DeviceState, DeviceStatus, device_statuses
+from fwdllm_server.views.history import CommittedRound
+from fwdllm_server.views.job_status import job_message
+from fwdllm_server.views.message_json import as_dict
 
 Facts: TypeAlias = dict[str, Any]
 

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
-from fwdllm_server.runtime import Runtime
+from fwdllm_server.coordinator.runtime import Runtime
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -14,11 +14,11 @@ from prometheus_client.registry import Collector
 from sqlalchemy import Connection
 
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR
-from fwdllm_server.config import CheckInSection
-from fwdllm_server.device_status import DeviceState, device_statuses, reasons_there_are
+from fwdllm_server.config.server_config import CheckInSection
 from fwdllm_server.store import efforts, jobs, ledger, rounds, scalars
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.rounds import Phase
+from fwdllm_server.views.device_status import DeviceState, device_statuses, reasons_there_are
 
 SHOWN_S = 86_400.0
 """Seconds for which a job that has ended is still shown."""

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from fwdllm_common.files import write_atomically
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest, Stage
+from fwdllm_server.config.precision import Precision
 from fwdllm_server.model.block_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
-from fwdllm_server.model.precision import Precision
 from fwdllm_server.model.split import save_stage
 
 Packed = NDArray[np.uint8]

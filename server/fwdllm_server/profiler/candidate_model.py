@@ -12,12 +12,12 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.prompt import Prompt
-from fwdllm_server.job import JobSpec
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.export import export_bundle
 from fwdllm_server.model.load import has_new_head, load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.peft.sample import TextSample
-from fwdllm_server.model.peft_spec import PeftSpec
 from fwdllm_server.model.pooling import centre
 from fwdllm_server.model.trainable import PEFT_BLOCK, initial_theta, trainable_layout
 from fwdllm_server.model.verbaliser import Prompting

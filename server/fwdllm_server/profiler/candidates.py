@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fwdllm_server.model.peft_spec import METHOD_KEYS, PeftSpec
+from fwdllm_server.config.peft_spec import METHOD_KEYS, PeftSpec
 
 _TOP_LAYERS = [-2, -1]
 

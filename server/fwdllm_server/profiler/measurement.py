@@ -15,10 +15,10 @@ from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Block, Float32Vector
 from fwdllm_common.replay import ModelState
-from fwdllm_server.job import JobSpec
-from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.trainable import HEAD_BLOCK, PEFT_BLOCK
-from fwdllm_server.prepare import run_header, run_key
+from fwdllm_server.preparation.prepare import run_header, run_key
 from fwdllm_server.profiler.candidate_model import CandidateModel, ModelMaker
 from fwdllm_server.profiler.closed_form_head import with_closed_form_head
 from fwdllm_server.profiler.curvature import Descent, Loss, descend

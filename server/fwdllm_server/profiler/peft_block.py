@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.config.peft_spec import PeftSpec
 
 
 def settings_of(spec: PeftSpec) -> Mapping[str, Any]:

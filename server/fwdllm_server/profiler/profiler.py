@@ -9,8 +9,8 @@ from pathlib import Path
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_GAUSSIAN_DIRECTIONS
 from fwdllm_common.task import CLASSIFICATION
-from fwdllm_server.job import JobSpec
-from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.profiler.candidate_model import ModelMaker
 from fwdllm_server.profiler.candidates import default_candidates, name_of
 from fwdllm_server.profiler.environment import environment

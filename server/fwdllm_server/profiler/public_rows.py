@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from fwdllm_client.data import DataSource
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.evaluation import check_held_out, held_out_source
-from fwdllm_server.job import JobSpec
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.preparation.evaluation import check_held_out, held_out_source
 
 _MOST_HEAD_ROWS = 512
 _SAMPLE_TEXTS = 64

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.rounds import abandoned, assigned, collecting, committed, committing, initialising, selecting
 from fwdllm_server.rounds.computing import ComputationDue, Desk
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, TrainingJob
 from fwdllm_server.store import leases, locks, rounds
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.leases import Lease
 from fwdllm_server.store.rounds import Phase

@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 
 from fwdllm_common.job_choice import JobChoice
 from fwdllm_common.task import CLASSIFICATION, Task
-from fwdllm_server.job import DevicesSection
+from fwdllm_server.config.job import DevicesSection
 from fwdllm_server.rounds.draw import lot
 
 PERIOD_S = 600.0

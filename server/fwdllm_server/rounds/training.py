@@ -16,17 +16,17 @@ from fwdllm_common.ledger import LedgerEntry, RunHeader
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import ForwardGradient
-from fwdllm_server.artifacts import ArtifactStore
-from fwdllm_server.job import JobSpec
-from fwdllm_server.prepare import run_header
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.toml_model import parse_toml
+from fwdllm_server.preparation.prepare import run_header
 from fwdllm_server.rounds.computing import Desk
 from fwdllm_server.rounds.draw import draw
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.self_testing import noisy_devices
 from fwdllm_server.store import assignments, ledger, locks, participation
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.store.rounds import RoundRecord
-from fwdllm_server.toml_model import parse_toml
 
 T = TypeVar("T")
 

@@ -25,9 +25,8 @@ from fwdllm_common.protocol import (
     Reason,
 )
 from fwdllm_common.task import CLASSIFICATION, TASKS
-from fwdllm_server.coordinator import Coordinator
-from fwdllm_server.pace import Pace
-from fwdllm_server.peers import present
+from fwdllm_server.coordinator.coordinator import Coordinator
+from fwdllm_server.coordinator.peers import present
 from fwdllm_server.rounds import feature_reporting, reporting, self_testing
 from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.reporting import Report
@@ -36,6 +35,7 @@ from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
 from fwdllm_server.rpc.identity import caller_of, enrolled, refusals
 from fwdllm_server.rpc.limits import MAX_CERTIFICATE_REQUEST_BYTES, bounded, in_range
+from fwdllm_server.rpc.pace import Pace
 from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.security.requests import parse_request
 from fwdllm_server.security.roles import Holder

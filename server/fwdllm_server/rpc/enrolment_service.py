@@ -13,9 +13,9 @@ from fwdllm.v1.device_pb2 import EnrollRequest, EnrollResponse
 from fwdllm.v1.device_pb2_grpc import EnrolmentServiceServicer
 from fwdllm_common.errors import RefusedError
 from fwdllm_common.protocol import Reason
+from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.rpc.errors import CallRefusedError
 from fwdllm_server.rpc.limits import MAX_CERTIFICATE_REQUEST_BYTES, bounded
-from fwdllm_server.runtime import Runtime
 from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.security.requests import DeviceKey, parse_request
 from fwdllm_server.security.tokens import SECRET_CHARACTERS

@@ -13,8 +13,8 @@ import grpc.aio
 
 from fwdllm_common.errors import BadInputError, BusyError
 from fwdllm_common.protocol import CHANNEL_OPTIONS
-from fwdllm_server.config import ServerConfig
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.config.server_config import ServerConfig
 from fwdllm_server.rpc.guard import Guard
 from fwdllm_server.rpc.limits import MAX_ENROLMENT_BYTES
 from fwdllm_server.rpc.open_calls import OpenCalls

@@ -11,7 +11,7 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health_pb2_grpc import HealthServicer
 
 from fwdllm_common.protocol import Reason
-from fwdllm_server.health import Health
+from fwdllm_server.coordinator.health import Health
 from fwdllm_server.rpc.errors import CallRefusedError
 
 Context = grpc.aio.ServicerContext[Any, Any]

@@ -15,7 +15,7 @@ import structlog
 
 from fwdllm_common.errors import StorageError
 from fwdllm_common.protocol import Reason
-from fwdllm_server.config import LimitsSection
+from fwdllm_server.config.server_config import LimitsSection
 from fwdllm_server.rpc.errors import CallRefusedError
 
 LOOK_EVERY_S = 1.0

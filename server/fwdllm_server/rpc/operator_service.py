@@ -17,15 +17,15 @@ from fwdllm.v1.operator_pb2_grpc import OperatorServiceServicer
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.join_token import JoinToken
 from fwdllm_common.protocol import CHUNK_BYTES, MOST_PRIORITY, Reason
-from fwdllm_server.coordinator import Coordinator
-from fwdllm_server.device_status import REVOKED, DeviceState, DeviceStatus, device_statuses
-from fwdllm_server.job_status import job_message
+from fwdllm_server.coordinator.coordinator import Coordinator
 from fwdllm_server.model.adapter import write_adapter
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
 from fwdllm_server.rpc.limits import MAX_TOKEN_LIFETIME_S, bounded, in_range, plain_name
 from fwdllm_server.store import devices, jobs
 from fwdllm_server.store.jobs import JobRecord
+from fwdllm_server.views.device_status import REVOKED, DeviceState, DeviceStatus, device_statuses
+from fwdllm_server.views.job_status import job_message
 
 _DAY_S = 86_400
 _MAX_SPEC = 1 << 20

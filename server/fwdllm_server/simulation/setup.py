@@ -12,8 +12,8 @@ from fwdllm_client.data import Dataset, Source
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import storage_error
 from fwdllm_common.task import CLASSIFICATION
-from fwdllm_server.evaluation import check_rows
-from fwdllm_server.job import JobSpec
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.preparation.evaluation import check_rows
 from fwdllm_server.simulation.population import Population
 from fwdllm_server.simulation.store import SimulationStore
 

@@ -20,11 +20,11 @@ from fwdllm_common.layout import Float32Vector
 from fwdllm_common.lock import locked
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.replay import ModelState
-from fwdllm_server.artifacts import ArtifactStore
-from fwdllm_server.evaluation import HeldOutEvaluator, check_held_out, held_out_texts
-from fwdllm_server.job import JobSpec
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.model.adapter import write_adapter
-from fwdllm_server.prepare import JobFolder, adopt, export_model, save_prepared
+from fwdllm_server.preparation.evaluation import HeldOutEvaluator, check_held_out, held_out_texts
+from fwdllm_server.preparation.prepare import JobFolder, adopt, export_model, save_prepared
 from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence
@@ -36,9 +36,9 @@ from fwdllm_server.simulation.population import Population, VirtualDevice
 from fwdllm_server.simulation.setup import begin_folder, check_data, check_same
 from fwdllm_server.simulation.store import SimulationStore
 from fwdllm_server.store import efforts, jobs, ledger, rounds
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.rounds import Phase
-from fwdllm_server.toml_model import parse_toml
 
 CHECKPOINT_S = 5.0
 """Seconds, real ones, after which a run puts what it has done on disk: about as much is done again once killed."""

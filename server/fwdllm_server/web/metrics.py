@@ -9,10 +9,10 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
 from fwdllm_common.errors import StorageError
-from fwdllm_server.health import Health
+from fwdllm_server.coordinator.health import Health
+from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.metrics.live import REGISTRY
 from fwdllm_server.metrics.state import StateCollector, read
-from fwdllm_server.runtime import Runtime
 
 
 def metrics_app(runtime: Runtime, health: Health) -> web.Application:

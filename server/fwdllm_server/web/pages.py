@@ -9,10 +9,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import structlog
 
 from fwdllm_common.files import write_atomically
-from fwdllm_server.config import is_loopback
+from fwdllm_server.config.server_config import is_loopback
+from fwdllm_server.coordinator.health import Health
+from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.dashboard.app import dashboard_app
-from fwdllm_server.health import Health
-from fwdllm_server.runtime import Runtime
 from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.web.listening import listening
 from fwdllm_server.web.metrics import metrics_app

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fwdllm_client.conditions import Conditions, Hold, Rules, Thermal
-from fwdllm_client.settings import Settings
+from fwdllm_client.policy.settings import Settings
 from fwdllm_common.errors import BadInputError
 
 WELL = Conditions(True, 80.0, False, Thermal.NONE)

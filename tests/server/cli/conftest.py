@@ -12,7 +12,7 @@ from server.rpc.loopback import bound, make_home
 
 from fwdllm.v1.operator_pb2_grpc import add_OperatorServiceServicer_to_server
 from fwdllm_server.cli import run
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
 from fwdllm_server.rpc.grpc_server import Servers
 
 _C_CORE = re.compile(r"[IWE]\d{4} \d\d:\d\d:\d\d\.\d+ ")

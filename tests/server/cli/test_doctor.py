@@ -9,7 +9,7 @@ import pytest
 
 from fwdllm_common.doctor import Verdict, examine
 from fwdllm_server.cli import run
-from fwdllm_server.doctor import checks
+from fwdllm_server.cli.doctor_checks import checks
 from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.store import database
 from fwdllm_server.store.database import Database

@@ -10,18 +10,18 @@ from server.rpc.loopback import authority_of
 
 from fwdllm_common.errors import BadInputError, BusyError
 from fwdllm_server.cli import run
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
 from fwdllm_server.security.roles import Role, holder_of
 
 # Stands for the coordinator, which loads for seconds: tells when it serves, and ends when it is asked to.
 _SERVE = """
 import sys, types
-import fwdllm_server
+import fwdllm_server.cli
 async def serve(home, config, stop):
     print("serving", home.folder, config.public.host, flush=True)
     await stop.wait()
-fwdllm_server.serve = sys.modules["fwdllm_server.serve"] = types.ModuleType("fwdllm_server.serve")
-fwdllm_server.serve.serve = serve
+fwdllm_server.cli.serving = sys.modules["fwdllm_server.cli.serving"] = types.ModuleType("fwdllm_server.cli.serving")
+fwdllm_server.cli.serving.serve = serve
 from fwdllm_server.cli import main
 main()
 """

@@ -16,11 +16,11 @@ from server.rpc.loopback import authority_of, make_home
 
 from fwdllm_common.errors import BadInputError, BusyError
 from fwdllm_server.cli import run
-from fwdllm_server.config import is_loopback
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.config.server_config import is_loopback
+from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.dashboard.access import COOKIE, HEADERS, Access
 from fwdllm_server.dashboard.app import dashboard_app
-from fwdllm_server.home import ServerHome
-from fwdllm_server.runtime import Runtime
 from fwdllm_server.web.listening import listening
 from fwdllm_server.web.tls import tls_context
 

@@ -35,11 +35,11 @@ from transformers import (
 
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.manifest import Manifest
+from fwdllm_server.config.peft_spec import METHOD_KEYS, BasesKind, MethodName, PeftSpec
 from fwdllm_server.model.export import STAGE_WEIGHTS, export_bundle
 from fwdllm_server.model.load import Pooling, load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import METHODS, apply_peft
 from fwdllm_server.model.peft.sample import TextSample
-from fwdllm_server.model.peft_spec import METHOD_KEYS, BasesKind, MethodName, PeftSpec
 from fwdllm_server.model.pooling import centre
 from fwdllm_server.model.trainable import initial_theta, saved_parameters, trainable_layout
 

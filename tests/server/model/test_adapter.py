@@ -14,11 +14,11 @@ from safetensors.numpy import load_file
 from server.model.conftest import LABELS, Prepared, batch, by_block, load_theta, run_stages, spec_of
 
 from fwdllm_common.errors import BadInputError
+from fwdllm_server.config.peft_spec import MethodName, PeftSpec
 from fwdllm_server.model.adapter import ADAPTER_FILE, write_adapter
 from fwdllm_server.model.adapter_template import load_base_of, save_adapter_template
 from fwdllm_server.model.load import load_base
 from fwdllm_server.model.peft.methods import METHODS, apply_peft
-from fwdllm_server.model.peft_spec import MethodName, PeftSpec
 from fwdllm_server.model.trainable import initial_theta, trainable_layout
 
 # PEFT 0.21 asks transformers by a name that 5.23 deprecates.

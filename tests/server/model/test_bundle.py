@@ -22,12 +22,12 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import sha256_of
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import Manifest
+from fwdllm_server.config.peft_spec import PeftSpec
+from fwdllm_server.config.precision import Precision
 from fwdllm_server.model.architecture import head_name
 from fwdllm_server.model.export import export_bundle
 from fwdllm_server.model.load import load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import apply_peft
-from fwdllm_server.model.peft_spec import PeftSpec
-from fwdllm_server.model.precision import Precision
 from fwdllm_server.model.quantise import quantise_bundle
 from fwdllm_server.model.trainable import initial_theta, saved_parameters
 

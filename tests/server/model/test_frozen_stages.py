@@ -28,9 +28,9 @@ from fwdllm_client.engine.sessions import Cpu, Session
 from fwdllm_client.engine.tuning import Tuner
 from fwdllm_common.directions import Directions
 from fwdllm_common.manifest import MANIFEST_FILE, Manifest, Stage
+from fwdllm_server.config.peft_spec import PeftSpec
+from fwdllm_server.config.precision import Precision
 from fwdllm_server.model.export import STAGE_WEIGHTS
-from fwdllm_server.model.peft_spec import PeftSpec
-from fwdllm_server.model.precision import Precision
 from fwdllm_server.model.quantise import quantise_bundle
 from fwdllm_server.simulation.cost import PassCounter
 

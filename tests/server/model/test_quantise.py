@@ -20,9 +20,9 @@ from server.model.conftest import CASES, Prepared, batch, by_block, run_stages
 
 from fwdllm_common.files import sha256_of
 from fwdllm_common.manifest import Manifest
+from fwdllm_server.config.precision import Precision
 from fwdllm_server.model.export import OPSET
 from fwdllm_server.model.peft.methods import METHODS
-from fwdllm_server.model.precision import Precision
 from fwdllm_server.model.quantise import BLOCK, quantise_bundle, quantise_graph
 
 BITS: dict[Precision, int] = {"int8": 8, "int4": 4}

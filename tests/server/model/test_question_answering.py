@@ -21,11 +21,11 @@ from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import MANIFEST_FILE, Manifest
-from fwdllm_server.job import JobSpec
+from fwdllm_server.config.job import JobSpec
 from fwdllm_server.model.adapter import write_adapter
 from fwdllm_server.model.adapter_template import load_base_of
 from fwdllm_server.model.load import load_base
-from fwdllm_server.prepare import JobFolder, export_model
+from fwdllm_server.preparation.prepare import JobFolder, export_model
 
 # PEFT 0.21 asks transformers by a name that 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -21,14 +21,14 @@ from fwdllm_client.data import Dataset, DataSource
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.prompt import Prompt
-from fwdllm_server.artifacts import ArtifactStore
-from fwdllm_server.job import JobSpec
+from fwdllm_server.config.job import JobSpec
 from fwdllm_server.model.adapter import write_adapter
 from fwdllm_server.model.adapter_template import load_base_of
 from fwdllm_server.model.load import load_base, load_tokenizer_file
 from fwdllm_server.model.peft.sample import TextSample
 from fwdllm_server.model.verbaliser import first_tokens
-from fwdllm_server.prepare import JobFolder, PreparedModel, adopt, export_model
+from fwdllm_server.preparation.prepare import JobFolder, PreparedModel, adopt, export_model
+from fwdllm_server.store.artifacts import ArtifactStore
 
 # PEFT 0.21 asks transformers by a name that 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from helpers.tiny_text import LABELS, save_tiny_model, write_rows
 
-from fwdllm_server.job import JobSpec
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.profiler.candidates import CandidateFile
 from fwdllm_server.profiler.profiler import Amount, Profiler
 from fwdllm_server.profiler.report import Report
-from fwdllm_server.toml_model import parse_toml
 
 JOB = f"""
 [job]

@@ -1,10 +1,10 @@
 import pytest
 
 from fwdllm_common.errors import BadInputError
+from fwdllm_server.config.peft_spec import PeftSpec
+from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.model.peft.methods import METHODS
-from fwdllm_server.model.peft_spec import PeftSpec
 from fwdllm_server.profiler.candidates import CandidateFile, default_candidates, name_of
-from fwdllm_server.toml_model import parse_toml
 
 
 def read(text):

@@ -12,7 +12,7 @@ import pytest
 
 from fwdllm_server.cli import run
 from fwdllm_server.cli.profile import profile
-from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.profiler import measurement, profiler
 from fwdllm_server.profiler.report import Report
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from server.profiler.conftest import BITFIT, KEY, QUERY
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.model.peft_spec import PeftSpec
+from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.profiler import plot as plotting
 from fwdllm_server.profiler.peft_block import peft_block, settings_of
 from fwdllm_server.profiler.plot import plot, require_plotting

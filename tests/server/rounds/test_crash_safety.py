@@ -14,8 +14,8 @@ from helpers.tiny_job import job_toml
 from sqlalchemy import Connection
 
 from fwdllm_common.ledger import LedgerEntry
-from fwdllm_server.artifacts import ArtifactStore
 from fwdllm_server.store import ledger
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.jobs import JobState
 

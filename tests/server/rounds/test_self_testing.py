@@ -7,11 +7,11 @@ from math import inf, nan
 import pytest
 from helpers.rig import JOB
 
-from fwdllm_server.job_status import job_message
 from fwdllm_server.rounds import self_testing
 from fwdllm_server.rounds.self_testing import MIN_SIGNAL_TO_NOISE, RETEST_S
 from fwdllm_server.store import assignments, jobs
 from fwdllm_server.store.rounds import Phase
+from fwdllm_server.views.job_status import job_message
 
 
 def tell(rig, work, signal_to_noise):

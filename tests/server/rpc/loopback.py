@@ -14,8 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fwdllm_server.cli import run
-from fwdllm_server.config import UNIX
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.config.server_config import UNIX
 from fwdllm_server.rpc.grpc_server import Servers, bind_servers
 from fwdllm_server.rpc.unix_socket import grpc_target
 from fwdllm_server.security.ca import CertificateAuthority, KeyAndCertificate

@@ -8,8 +8,8 @@ from server.rpc.loopback import authority_of, bound, channel, key_pem, make_home
 from fwdllm.v1.device_pb2 import EnrollRequest
 from fwdllm.v1.device_pb2_grpc import EnrolmentServiceStub, add_EnrolmentServiceServicer_to_server
 from fwdllm_common.protocol import REASON_KEY
+from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.rpc.enrolment_service import EnrolmentService
-from fwdllm_server.runtime import Runtime
 from fwdllm_server.security.roles import Holder, Role, holder_of
 from fwdllm_server.store import devices
 

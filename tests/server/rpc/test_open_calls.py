@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fwdllm_common.protocol import Reason
-from fwdllm_server.config import LimitsSection
+from fwdllm_server.config.server_config import LimitsSection
 from fwdllm_server.rpc.errors import CallRefusedError
 from fwdllm_server.rpc.open_calls import FIRST_MESSAGE_S, HASTE_S, MOST_OPENING, OpenCalls
 

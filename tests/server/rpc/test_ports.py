@@ -5,7 +5,7 @@ import pytest
 from server.rpc.loopback import authority_of, bound, make_home
 
 from fwdllm_common.errors import BadInputError, BusyError
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
 from fwdllm_server.rpc.grpc_server import bind_servers
 
 

@@ -17,8 +17,8 @@ from server.rpc.loopback import key_pem, make_home, new_key, request_for
 from fwdllm.v1 import device_pb2_grpc
 from fwdllm.v1.device_pb2 import RenewCertificateRequest
 from fwdllm.v1.operator_pb2 import ListDevicesRequest, RevokeDeviceRequest
-from fwdllm_client.renewal import Renewal
-from fwdllm_client.transport import GrpcCoordinator
+from fwdllm_client.connection.renewal import Renewal
+from fwdllm_client.connection.transport import GrpcCoordinator
 
 PEM = serialization.Encoding.PEM
 DAY = 86_400

@@ -15,7 +15,7 @@ from fwdllm.v1.operator_pb2 import ListJobsRequest
 from fwdllm.v1.operator_pb2_grpc import OperatorServiceStub, add_OperatorServiceServicer_to_server
 from fwdllm_common.errors import BadInputError, BusyError
 from fwdllm_server.cli.calls import operator_service
-from fwdllm_server.home import ServerHome
+from fwdllm_server.config.home import ServerHome
 from fwdllm_server.rpc.grpc_server import bind_servers
 
 

@@ -16,9 +16,9 @@ from fwdllm_client.data import Dataset
 from fwdllm_client.engine import Engine
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
-from fwdllm_server.artifacts import ArtifactStore
-from fwdllm_server.job import JobSpec
-from fwdllm_server.prepare import PreparedModel, run_header, save_prepared
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.toml_model import parse_toml
+from fwdllm_server.preparation.prepare import PreparedModel, run_header, save_prepared
 from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence
@@ -28,10 +28,10 @@ from fwdllm_server.simulation.fleet import SimulatedFleet
 from fwdllm_server.simulation.population import Population, VirtualDevice
 from fwdllm_server.simulation.store import SimulationStore
 from fwdllm_server.store import assignments, jobs, ledger, schema
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.assignments import AssignmentRecord
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.store.ledger import EvaluationRecord
-from fwdllm_server.toml_model import parse_toml
 
 JOB = "job1"
 ROWS = 10

@@ -10,11 +10,11 @@ from helpers.rig import JOB, Rig, add_devices
 from helpers.tiny_job import add_tiny_job, job_toml
 from sqlalchemy import update
 
-from fwdllm_server.artifacts import ArtifactStore
-from fwdllm_server.config import StoreSection
-from fwdllm_server.grpc_fleet import POLL_S
+from fwdllm_server.config.server_config import StoreSection
+from fwdllm_server.coordinator.grpc_fleet import POLL_S
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.store import jobs, leases, locks, schema
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.leases import Lease, LeaseLostError

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from fwdllm_common.errors import BadInputError
+from fwdllm_server.config.peft_spec import BasesKind
 from fwdllm_server.model.peft.sample import TextSample
-from fwdllm_server.model.peft_spec import BasesKind
 
 # Directions in which nothing is seen on the sample are not blown up beyond this share of the strongest.
 _LEAST_POWER = 1e-6

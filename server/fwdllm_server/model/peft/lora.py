@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fwdllm_common.errors import BadInputError
+from fwdllm_server.config.peft_spec import BasesKind
 from fwdllm_server.model.architecture import linear_modules
 from fwdllm_server.model.peft.bases import Bases, bases_of
 from fwdllm_server.model.peft.method import Request, Wrapped
 from fwdllm_server.model.peft.targets import inside, select
-from fwdllm_server.model.peft_spec import BasesKind
 
 # Query and value projections of architectures that PEFT has no default for; ModernBERT has them in one.
 _MORE_DEFAULT_TARGETS = {"distilbert": ["q_lin", "v_lin"], "albert": ["query", "value"], "modernbert": ["Wqkv"]}

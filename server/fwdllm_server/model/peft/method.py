@@ -9,8 +9,8 @@ from typing import NamedTuple
 from peft import PeftModel
 from torch import nn
 
+from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.peft.sample import TextSample
-from fwdllm_server.model.peft_spec import PeftSpec
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from torch import nn
 
+from fwdllm_server.config.peft_spec import INSTALLED_METHODS, PeftSpec
 from fwdllm_server.model.architecture import head_name
 from fwdllm_server.model.peft.bitfit import bitfit
 from fwdllm_server.model.peft.bottleneck import bottleneck
@@ -18,7 +19,6 @@ from fwdllm_server.model.peft.ia3 import ia3
 from fwdllm_server.model.peft.lora import lora, lora_fa, lora_xs
 from fwdllm_server.model.peft.method import Method, Request
 from fwdllm_server.model.peft.sample import TextSample
-from fwdllm_server.model.peft_spec import INSTALLED_METHODS, PeftSpec
 
 METHODS: Mapping[str, Method] = {
     "lora": lora,

@@ -11,9 +11,9 @@ import torch
 from server.model.conftest import LABELS, batch, by_block, prepare, run_stages, save_model
 
 from fwdllm_common.errors import BadInputError
+from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.load import load_base
 from fwdllm_server.model.peft.methods import apply_peft
-from fwdllm_server.model.peft_spec import PeftSpec
 from fwdllm_server.model.trainable import trainable_layout
 
 

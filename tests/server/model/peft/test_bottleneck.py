@@ -10,10 +10,10 @@ import torch
 from server.model.conftest import LABELS, MODELS, save_model
 
 from fwdllm_common.errors import BadInputError
+from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.load import load_base
 from fwdllm_server.model.peft.bottleneck import AdaptedModule, bottleneck_widths
 from fwdllm_server.model.peft.methods import apply_peft
-from fwdllm_server.model.peft_spec import PeftSpec
 
 LAST_MODULE = {
     "bert": "bert.encoder.layer.2.output.LayerNorm",

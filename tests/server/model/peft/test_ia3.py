@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from server.model.conftest import LABELS, MODELS, save_model
 
+from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.load import load_base
 from fwdllm_server.model.peft.methods import apply_peft
-from fwdllm_server.model.peft_spec import PeftSpec
 from fwdllm_server.model.trainable import trainable_layout
 
 KEYS_AND_VALUES = {

@@ -9,10 +9,10 @@ import torch
 from server.model.conftest import LABELS, MAX_TOKENS, TEXTS
 
 from fwdllm_common.errors import BadInputError
+from fwdllm_server.config.peft_spec import BasesKind, MethodName, PeftSpec
 from fwdllm_server.model.load import load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.peft.sample import TextSample
-from fwdllm_server.model.peft_spec import BasesKind, MethodName, PeftSpec
 
 TARGET = "bert.encoder.layer.1.output.dense"
 

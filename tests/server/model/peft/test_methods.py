@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from server.model.conftest import LABELS, MODELS, load_theta, save_model, spec_of
 
 from fwdllm_common.errors import BadInputError
+from fwdllm_server.config.peft_spec import METHOD_KEYS, MethodName, PeftSpec
 from fwdllm_server.model.load import load_base
 from fwdllm_server.model.peft.methods import METHODS, apply_peft
-from fwdllm_server.model.peft_spec import METHOD_KEYS, MethodName, PeftSpec
 from fwdllm_server.model.trainable import initial_theta, trainable_layout
 
 

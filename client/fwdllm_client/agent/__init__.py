@@ -1,0 +1,1 @@
+"""The agent's loop: check in, work on assignments, report scalars."""

@@ -1,0 +1,180 @@
+"""The agent put together: home, data and coordinator, and the engine once there is work for it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from fwdllm.v1 import device_pb2
+from fwdllm_client.agent.effort import physical_memory_bytes
+from fwdllm_client.agent.journal import Journal
+from fwdllm_client.agent.reporter import Reporter
+from fwdllm_client.agent.session import Session, Work
+from fwdllm_client.cache.cache_room import CacheRoom
+from fwdllm_client.conditions import Gate, Sensors, sensors_of_this_machine
+from fwdllm_client.connection.home import ClientHome
+from fwdllm_client.connection.recording import RecordingCoordinator
+from fwdllm_client.connection.renewal import Renewal
+from fwdllm_client.connection.retry import Retry, Stop
+from fwdllm_client.connection.sent_log import SentLog
+from fwdllm_client.connection.transport import Coordinator, GrpcCoordinator
+from fwdllm_client.data import Source, contents_of
+from fwdllm_client.data.validation import validation_count
+from fwdllm_client.policy.choices import ChoicesFile
+from fwdllm_client.policy.permission import Permission
+from fwdllm_client.policy.policy import Policy
+from fwdllm_client.policy.settings import Settings
+from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR
+from fwdllm_common.service_manager import notify
+from fwdllm_common.task import CLASSIFICATION
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class LocalData:
+    """The rows of ``source``, of which ``validation_fraction`` is kept back for evaluation."""
+
+    source: Source
+    validation_fraction: float
+
+
+def run_agent(
+    home: ClientHome,
+    data: LocalData,
+    stop: Stop,
+    *,
+    policy: Policy = Policy(),  # noqa: B008 - frozen
+    sensors: Sensors | None = None,
+    threads: int = 0,
+    once: bool = False,
+) -> None:
+    """Serve the coordinator that ``home`` has joined, with ``data``, until ``stop`` (or ``once``).
+
+    The data is checked before anybody is contacted. ``sensors`` are those of this machine if none are given.
+    ``threads`` of 0 means one per core.
+
+    :raises BadInputError: not joined, the data or the settings are wrong, or the coordinator refuses what the device
+        says of itself.
+    :raises BusyError: another agent runs in ``home``.
+    :raises RefusedError: the device is revoked or unknown.
+    :raises StorageError: the disk is full.
+    :raises HeldError: with ``once``, the device may not work now.
+    """
+    identity = home.load_identity()
+    settings = Settings.load(home.settings)
+    rules, room = settings.rules, CacheRoom(home.cache, settings.cache_limit_bytes)
+    permission = Permission(Gate(sensors or sensors_of_this_machine(), rules), rules, ChoicesFile(home.choices))
+    with home.lock():
+        profile = profile_of(data, policy)
+        with (
+            GrpcCoordinator(identity) as connection,
+            closing(Journal(home.journal)) as journal,
+            closing(SentLog(home.sent)) as sent_log,
+        ):
+            coordinator = RecordingCoordinator(connection, sent_log)
+
+            def new_reporter() -> Reporter:
+                return Reporter(coordinator, journal, Retry(coordinator.address, stop))
+
+            _log.info(
+                "agent started",
+                device=identity.device_id,
+                coordinator=identity.device_address,
+                training_rows=profile.training_examples,
+                validation_rows=profile.validation_examples,
+                labels=len(profile.labels),
+                feature_sums="never sent" if policy.class_rows is None else f"of {policy.class_rows} rows or more",
+            )
+            notify("READY=1")
+            # Only a warning: the device's clock may be wrong, and the coordinator's is the one that counts.
+            if identity.expires_unix_s <= time.time():
+                _log.warning(
+                    "the certificate has expired; ask for a new token and run: fwdllm-client join TOKEN --force"
+                )
+            work = _when_needed(
+                lambda: _work(room, data, policy, coordinator, journal, new_reporter, stop, permission, threads)
+            )
+            retry = Retry(coordinator.address, stop)
+            renewal = Renewal(home, coordinator.renew_certificate, connection.use)
+            Session(coordinator, retry, journal, profile, permission, work, new_reporter, stop, renewal).run(once=once)
+
+
+def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
+    """What the device says at every check-in.
+
+    :raises BadInputError: the data cannot be read.
+    """
+    contents = contents_of(data.source)
+    kept_back = validation_count(contents.rows, data.validation_fraction)
+    return device_pb2.CheckInRequest(
+        protocol=device_pb2.ProtocolVersion(major=PROTOCOL_MAJOR, minor=PROTOCOL_MINOR),
+        generator_version=GENERATOR_VERSION,
+        capabilities=policy.capabilities,
+        task="" if contents.task == CLASSIFICATION else contents.task,
+        labels=contents.labels,
+        training_examples=contents.rows - kept_back,
+        validation_examples=kept_back,
+        memory_bytes=physical_memory_bytes(),
+        software=" ".join(f"{name}/{version}" for name in ("fwdllm", "onnxruntime") if (version := _installed(name))),
+    )
+
+
+def _work(
+    room: CacheRoom,
+    data: LocalData,
+    policy: Policy,
+    coordinator: Coordinator,
+    journal: Journal,
+    new_reporter: Callable[[], Reporter],
+    stop: Stop,
+    permission: Permission,
+    threads: int,
+) -> Work:
+    # An idle device has loaded neither numpy nor a tokenizer nor onnxruntime.
+    from fwdllm_client.agent.assignment import AssignmentWork
+    from fwdllm_client.agent.energy import energy_of_this_machine
+    from fwdllm_client.agent.feature_sums import FeatureSums
+    from fwdllm_client.agent.self_test import SelfTest
+    from fwdllm_client.agent.worker import LocalCompute
+    from fwdllm_client.cache.artifacts import ArtifactCache
+    from fwdllm_client.cache.weights import Weights
+
+    retry = Retry(coordinator.address, stop)
+    return AssignmentWork(
+        ArtifactCache(room, coordinator, retry),
+        Weights(room.weights, coordinator, retry),
+        journal,
+        lambda bundle: LocalCompute(bundle, data.source, data.validation_fraction, room, threads),
+        new_reporter,
+        stop,
+        permission,
+        energy=energy_of_this_machine(lambda: permission.conditions.watts),
+        feature_sums=None if policy.class_rows is None else FeatureSums(coordinator, retry, policy.class_rows),
+        self_test=SelfTest(coordinator, retry),
+    )
+
+
+def _when_needed(make: Callable[[], Work]) -> Work:
+    made: list[Work] = []
+
+    def work(assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
+        if not made:
+            made.append(make())
+        return made[0](assignment)
+
+    return work
+
+
+def _installed(name: str) -> str:
+    """The version of a distribution by the name of its folder: importlib.metadata would cost an idle device 7 MB."""
+    for folder in sys.path:
+        for info in Path(folder).glob(f"{name}-*.dist-info"):
+            return info.name.split("-")[1].removesuffix(".dist")
+    return ""

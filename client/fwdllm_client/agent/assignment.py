@@ -1,0 +1,296 @@
+"""One assignment from its first byte to its last acknowledged scalar."""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Protocol
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from fwdllm.v1 import device_pb2
+from fwdllm_client.agent.effort import Meter
+from fwdllm_client.agent.energy import Energy
+from fwdllm_client.agent.feature_sums import FeatureSums
+from fwdllm_client.agent.journal import Entry, Journal
+from fwdllm_client.agent.reporter import Reporter
+from fwdllm_client.agent.self_test import SelfTest
+from fwdllm_client.agent.session import AT_ONCE
+from fwdllm_client.cache.artifacts import ArtifactCache, Bundle
+from fwdllm_client.cache.weights import Weights
+from fwdllm_client.connection.retry import Stop, StopRequested
+from fwdllm_client.engine import ClassSum, DirectionTask
+from fwdllm_client.policy.permission import Permission, WithdrawnError
+from fwdllm_common.counts import Counts
+from fwdllm_common.directions import Directions
+from fwdllm_common.layout import Float32Vector
+from fwdllm_common.ledger import RunHeader
+from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
+
+GROUP_S = 0.5
+"""Scalars wait about this long, seconds, for others to share a message with."""
+
+_log = structlog.get_logger()
+
+
+class Compute(Protocol):
+    """What an engine does for an assignment."""
+
+    @property
+    def example_passes(self) -> float:
+        """Passes of one example through the whole model so far; a part of the model counts as its share."""
+
+    def obey(self, go_on: Callable[[], None]) -> None:
+        """From now on call ``go_on`` before every run but the perturbed ones; what it raises ends the work."""
+
+    def signal_to_noise(self) -> float | None:
+        """What scalars computed here are worth, by the bundle's canary; None if it has none."""
+
+    def derivatives(
+        self, theta: Float32Vector, directions: Directions, task: DirectionTask
+    ) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """The directional derivatives of the task's seeds in order, in chunks with the index of their first."""
+
+    def evaluate(self, theta: Float32Vector) -> Counts:
+        """How many of the local validation rows the model gets right, and how many there are."""
+
+    def class_sums(self, theta: Float32Vector) -> Sequence[ClassSum]:
+        """For each class of the local training rows the sum of what the head reads."""
+
+    def unload(self) -> None:
+        """Give back the model's memory until there is work again."""
+
+
+class AssignmentWork:
+    """Does assignments one after another and keeps what the next one can use.
+
+    :param open_engine: makes the engine for a bundle; called again only when the bundle changes.
+    :param new_reporter: makes a reporter for one assignment.
+    :param stop: ends the work after the scalars that are being computed.
+    :param permission: ends it likewise; what is left is given back at the check-in that follows at once.
+    :param clock: seconds, monotonic.
+    :param energy: joules that the device has used.
+    :param feature_sums: sends per-class sums of features; None where the device's owner does not allow them.
+    :param self_test: tells the coordinator what this device's scalars on a bundle are worth; None for not at all.
+    """
+
+    def __init__(
+        self,
+        artifacts: ArtifactCache,
+        weights: Weights,
+        journal: Journal,
+        open_engine: Callable[[Bundle], Compute],
+        new_reporter: Callable[[], Reporter],
+        stop: Stop,
+        permission: Permission,
+        clock: Callable[[], float] = time.monotonic,
+        energy: Energy = lambda: None,
+        feature_sums: FeatureSums | None = None,
+        self_test: SelfTest | None = None,
+    ) -> None:
+        self._artifacts = artifacts
+        self._weights = weights
+        self._journal = journal
+        self._open_engine = open_engine
+        self._new_reporter = new_reporter
+        self._stop = stop
+        self._permission = permission
+        self._clock = clock
+        self._energy = energy
+        self._feature_sums = feature_sums
+        self._self_test = self_test
+        self._tested = ""
+        self._bundle = ""
+        self._engine: Compute | None = None
+
+    def __call__(self, assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
+        """Do ``assignment``, going on where the journal ends; returns when to check in again, if the answers said so.
+
+        :raises IntegrityError: model or weights are not what was announced; nothing was run.
+        :raises StorageError: the disk is full; what was acknowledged stays acknowledged.
+        :raises WorkGoneError: the coordinator does not know the assignment any more.
+        :raises StopRequested: the agent is to stop; what it computed is in the journal.
+        """
+        try:
+            with self._permission.session():
+                self._permission.check(assignment.job_name)
+                return self._send_feature_sums(assignment) if assignment.feature_sums else self._measure(assignment)
+        except WithdrawnError:
+            _log.info("work given back", job=assignment.job_name, round=assignment.round)
+            return AT_ONCE
+
+    def _measure(self, assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
+        deadline = self._clock() + assignment.deadline_ms / 1000
+        header = RunHeader.from_message(assignment.header)
+        bundle = self._fetched(assignment)
+        theta = self._weights.at(assignment, header, bundle.manifest.layout).theta
+        engine = self._engine_for(bundle)
+        if (answer := self._test(assignment, bundle, engine)) is not None and not answer.usable:
+            return answer.next
+        started = self._clock()
+        with self._new_reporter() as reporter:
+            for entry in self._entries(assignment, header, theta, engine, deadline, reporter):
+                reporter.submit(entry)
+            engine.unload()
+            if self._stop.is_set():
+                raise StopRequested
+            reporter.finish()
+        done = self._journal.progress(assignment.assignment_id) or 0
+        if not self._permission.granted(assignment.job_name):
+            _log.info("work given back", job=assignment.job_name, round=assignment.round, scalars=done)
+            return AT_ONCE
+        _log.info(
+            "assignment done",
+            job=assignment.job_name,
+            round=assignment.round,
+            scalars=done,
+            seconds=round(self._clock() - started, 3),
+            stopped=reporter.is_stopped(assignment.assignment_id),
+        )
+        return reporter.window
+
+    def _test(
+        self, assignment: device_pb2.Assignment, bundle: Bundle, engine: Compute
+    ) -> device_pb2.SelfTestResponse | None:
+        """The coordinator's answer to the self-test, which comes before the first scalars on a bundle."""
+        if self._self_test is None or self._tested == bundle.sha256:
+            return None
+        signal_to_noise = engine.signal_to_noise()
+        if signal_to_noise is None:
+            return None
+        answer = self._self_test.send(assignment, signal_to_noise)
+        # One that has failed is made again, when the coordinator asks again.
+        self._tested = bundle.sha256 if answer.usable else ""
+        return answer
+
+    def _send_feature_sums(self, assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
+        if self._feature_sums is None:
+            _log.warning(
+                "the coordinator asks for sums of features, which the owner of this device has not allowed; "
+                "nothing was computed and nothing was sent",
+                job=assignment.job_name,
+            )
+            return None
+        go_on = self._go_on(assignment)
+        bundle = self._fetched(assignment)
+        file = self._artifacts.fetch(assignment.theta_digest.hex(), 4 * bundle.manifest.layout.size, go_on)
+        theta = np.fromfile(file, dtype="<f4").astype(np.float32)
+        engine = self._engine_for(bundle)
+        meter = Meter(self._clock, lambda: engine.example_passes, self._energy)
+        engine.obey(go_on)
+        try:
+            sums = engine.class_sums(theta)
+        finally:
+            engine.unload()
+        go_on()
+        return self._feature_sums.send(assignment, bundle.manifest.labels, sums, meter.take())
+
+    def _go_on(self, assignment: device_pb2.Assignment) -> Callable[[], None]:
+        return partial(self._permission.check, assignment.job_name)
+
+    def _fetched(self, assignment: device_pb2.Assignment) -> Bundle:
+        """The assignment's bundle; before, another model is let go of, whose files may have to give way."""
+        if self._bundle != assignment.manifest_sha256.hex():
+            self._engine = None
+        return self._artifacts.bundle(assignment.manifest_sha256, self._go_on(assignment))
+
+    def _engine_for(self, bundle: Bundle) -> Compute:
+        if self._engine is None:
+            self._engine = self._open_engine(bundle)
+            self._bundle = bundle.sha256
+        return self._engine
+
+    def _entries(
+        self,
+        assignment: device_pb2.Assignment,
+        header: RunHeader,
+        theta: Float32Vector,
+        engine: Compute,
+        deadline: float,
+        reporter: Reporter,
+    ) -> Iterator[Entry]:
+        """The rest of the assignment as it is computed, in groups of about :data:`GROUP_S` seconds."""
+
+        def is_over() -> bool:
+            if self._stop.is_set() or reporter.is_stopped(assignment.assignment_id) or self._clock() >= deadline:
+                return True
+            return not self._permission.granted(assignment.job_name)
+
+        def go_on() -> None:
+            if is_over():
+                raise WithdrawnError
+
+        if is_over():  # the download took too long
+            return
+        engine.obey(go_on)
+        done = self._journal.progress(assignment.assignment_id)
+        meter = Meter(self._clock, lambda: engine.example_passes, self._energy)
+        scalars = _Scalars(self._clock, assignment.assignment_id, done or 0, meter)
+        try:
+            # Evaluated first and sent with the first scalars: a round that closes early has the counts all the same.
+            if assignment.evaluate and done is None:
+                scalars.evaluation = engine.evaluate(theta)
+                go_on()
+            for task in _rest(_tasks(assignment), done or 0):
+                for _, values in engine.derivatives(theta, header.directions, task):
+                    scalars.add(values)
+                    yield from scalars.full_groups()
+                    go_on()
+        except WithdrawnError:
+            pass  # what has been computed counts
+        yield from scalars.last_group()
+
+
+class _Scalars:
+    """Scalars that wait for others to share a message with."""
+
+    def __init__(self, clock: Callable[[], float], assignment_id: str, first_index: int, meter: Meter) -> None:
+        self.evaluation: Counts | None = None
+        self._clock = clock
+        self._assignment_id = assignment_id
+        self._first_index = first_index
+        self._waiting: array[float] = array("f")
+        self._opened = clock()
+        self._meter = meter
+
+    def add(self, values: NDArray[np.float64]) -> None:
+        with np.errstate(over="ignore", invalid="ignore"):  # the coordinator counts what is not finite as unusable
+            self._waiting.frombytes(values.astype(np.float32).tobytes())
+
+    def full_groups(self) -> Iterator[Entry]:
+        """What fills a message, or has waited long enough."""
+        while len(self._waiting) >= MAX_SCALARS_PER_REPORT:
+            yield self._group(MAX_SCALARS_PER_REPORT)
+        if self._waiting and self._clock() - self._opened >= GROUP_S:
+            yield self._group(len(self._waiting))
+
+    def last_group(self) -> Iterator[Entry]:
+        """Whatever is left."""
+        if self._waiting or self.evaluation is not None:
+            yield self._group(len(self._waiting))
+
+    def _group(self, size: int) -> Entry:
+        derivatives, self._waiting = self._waiting[:size], self._waiting[size:]
+        evaluation, self.evaluation = self.evaluation, None
+        entry = Entry(self._assignment_id, self._first_index, derivatives, evaluation, self._meter.take())
+        self._first_index += size
+        self._opened = self._clock()
+        return entry
+
+
+def _tasks(assignment: device_pb2.Assignment) -> Iterator[DirectionTask]:
+    return (DirectionTask.from_message(message) for message in assignment.directions if message.seeds)
+
+
+def _rest(tasks: Iterator[DirectionTask], done: int) -> Iterator[DirectionTask]:
+    """The tasks without their first ``done`` directions."""
+    for task in tasks:
+        skipped = min(done, len(task.seeds))
+        done -= skipped
+        if skipped < len(task.seeds):
+            yield replace(task, done=skipped)

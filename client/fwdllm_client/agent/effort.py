@@ -1,0 +1,69 @@
+"""What the work costs the device."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from fwdllm.v1 import device_pb2
+from fwdllm_client.agent.cost import Cost
+from fwdllm_client.agent.energy import Energy
+from fwdllm_client.connection.transport import Traffic
+
+_STATUS = Path("/proc/self/status")
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident memory of this process so far, bytes."""
+    # getrusage also remembers the process that this one was forked from; Linux' high-water mark does not.
+    if _STATUS.exists():
+        for line in _STATUS.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def physical_memory_bytes() -> int:
+    """Memory of the machine, bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def effort_message(cost: Cost, traffic: Traffic) -> device_pb2.Effort:
+    """What a report says of the work behind it, and of this process so far."""
+    return device_pb2.Effort(
+        seconds=cost.seconds,
+        example_passes=cost.example_passes,
+        joules=cost.joules,
+        peak_rss_bytes=peak_rss_bytes(),
+        bytes_sent=traffic.sent,
+        bytes_received=traffic.received,
+        artifact_bytes=traffic.artifacts,
+    )
+
+
+class Meter:
+    """The cost of computing since it was last taken.
+
+    :param clock: seconds, monotonic.
+    :param passes: passes of one example through the whole model so far.
+    """
+
+    def __init__(self, clock: Callable[[], float], passes: Callable[[], float], energy: Energy) -> None:
+        self._clock = clock
+        self._passes = passes
+        self._energy = energy
+        self._since = self._now()
+
+    def take(self) -> Cost:
+        """What it cost since the last call or the start."""
+        then, self._since = self._since, self._now()
+        now = self._since
+        joules = None if then.joules is None or now.joules is None else now.joules - then.joules
+        return Cost(now.seconds - then.seconds, now.example_passes - then.example_passes, joules)
+
+    def _now(self) -> Cost:
+        return Cost(self._clock(), self._passes(), self._energy())

@@ -1,0 +1,176 @@
+"""Scalars that are computed and not yet acknowledged, kept through any crash (DESIGN §2, invariant 4).
+
+SQLite in WAL mode with synchronous=FULL: one fsync for each group of scalars, frames with checksums so that a torn tail
+is dropped at the next start, and a full disk leaves the file as it was. All of that would have to be written and proven
+again in a file format of our own.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from array import array
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fwdllm_client.agent.cost import Cost
+from fwdllm_common.counts import Counts
+from fwdllm_common.errors import StorageError
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS entries (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice, so that a reader can go on after the last it saw
+    assignment_id TEXT NOT NULL,
+    first_index INTEGER NOT NULL,
+    derivatives BLOB NOT NULL,  -- float32, little-endian on every device there is
+    correct INTEGER,            -- evaluation counts, or null
+    total INTEGER,
+    seconds REAL NOT NULL,
+    example_passes REAL NOT NULL,
+    f1 REAL,                    -- of the evaluation, or null
+    joules REAL,                -- null where the device cannot measure them
+    UNIQUE (assignment_id, first_index)
+);
+CREATE TABLE IF NOT EXISTS progress (
+    assignment_id TEXT PRIMARY KEY,
+    next_index INTEGER NOT NULL -- also of scalars that were acknowledged and have left entries
+);
+"""
+_ADDED = ("f1", "joules")
+"""Columns that journals of an earlier version lack."""
+_COLUMNS = "assignment_id, first_index, derivatives, correct, total, f1, seconds, example_passes, joules"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One message's worth of an assignment: ``derivatives`` from ``first_index`` on, the ``evaluation`` or
+    None, and what it cost.
+    """
+
+    assignment_id: str
+    first_index: int
+    derivatives: array[float]
+    evaluation: Counts | None
+    cost: Cost
+
+
+class Journal:
+    """The journal in the file ``path``. Any thread may use it.
+
+    :raises StorageError: the disk is full or broken; raised by every method.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        with self._storing():
+            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA journal_mode = WAL")
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.executescript(_SCHEMA)
+            there = {column[1] for column in self._database.execute("PRAGMA table_info (entries)")}
+            for column in _ADDED:
+                if column not in there:
+                    self._database.execute(f"ALTER TABLE entries ADD COLUMN {column} REAL")
+
+    def append(self, entry: Entry) -> None:
+        """Make ``entry`` durable; only then may it be sent."""
+        counts = entry.evaluation or (None, None, None)
+        with self._transaction() as database:
+            database.execute(
+                f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
+                (
+                    entry.assignment_id,
+                    entry.first_index,
+                    entry.derivatives.tobytes(),
+                    *counts,
+                    *entry.cost,
+                ),
+            )
+            database.execute(
+                "INSERT OR REPLACE INTO progress VALUES (?, ?)",
+                (entry.assignment_id, entry.first_index + len(entry.derivatives)),
+            )
+
+    def acknowledge(self, assignment_id: str, first_index: int) -> None:
+        """The coordinator has the entry; it will not be sent again."""
+        with self._transaction() as database:
+            database.execute(
+                "DELETE FROM entries WHERE assignment_id = ? AND first_index = ?", (assignment_id, first_index)
+            )
+
+    def unacknowledged(self, after: int = 0) -> list[tuple[int, Entry]]:
+        """Entries in the order in which they were appended, each with its sequence number, which is above ``after``."""
+        with self._storing(), self._lock:
+            rows = self._database.execute(
+                f"SELECT sequence, {_COLUMNS} FROM entries WHERE sequence > ? ORDER BY sequence",  # noqa: S608 - a constant
+                (after,),
+            ).fetchall()
+        try:
+            return [
+                (
+                    sequence,
+                    Entry(
+                        str(work),
+                        int(first_index),
+                        array("f", derivatives),
+                        None if total is None else Counts(int(correct), int(total), f1),
+                        Cost(float(seconds), float(passes), None if joules is None else float(joules)),
+                    ),
+                )
+                for sequence, work, first_index, derivatives, correct, total, f1, seconds, passes, joules in rows
+            ]
+        except (ValueError, TypeError, OverflowError) as error:
+            raise self._damaged(error) from error
+
+    def progress(self, assignment_id: str) -> int | None:
+        """Index of the first scalar that was never appended; None if nothing of the assignment was."""
+        with self._storing(), self._lock:
+            row = self._database.execute(
+                "SELECT next_index FROM progress WHERE assignment_id = ?", (assignment_id,)
+            ).fetchone()
+        return None if row is None else int(row[0])
+
+    def keep_only(self, open_assignments: Collection[str]) -> None:
+        """Forget every assignment that the coordinator does not list any more."""
+        with self._storing(), self._lock:
+            known = {str(row[0]) for row in self._database.execute("SELECT assignment_id FROM progress")}
+        with self._transaction() as database:
+            for assignment_id in known.difference(open_assignments):
+                database.execute("DELETE FROM entries WHERE assignment_id = ?", (assignment_id,))
+                database.execute("DELETE FROM progress WHERE assignment_id = ?", (assignment_id,))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        with self._lock:
+            self._database.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._storing(), self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException:
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
+
+    @contextmanager
+    def _storing(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise StorageError(
+                f"cannot write {self._path} ({error}); free some space and start again, nothing is lost"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> StorageError:
+        return StorageError(
+            f"{self._path} is damaged ({error}); delete it and start again: what it held is measured again"
+        )

@@ -1,0 +1,82 @@
+"""The real engine on the real data, behind what an assignment asks for. Imported only when there is work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from fwdllm_client.cache.artifacts import Bundle
+from fwdllm_client.cache.cache_room import CacheRoom
+from fwdllm_client.data import Dataset, Source
+from fwdllm_client.data.split import split
+from fwdllm_client.engine import ClassSum, DeviceEngines, DirectionTask
+from fwdllm_common.canary import Canary, signal_to_noise
+from fwdllm_common.counts import Counts
+from fwdllm_common.directions import Directions
+from fwdllm_common.layout import Float32Vector
+
+_log = structlog.get_logger()
+
+
+class LocalCompute:
+    """The engine for one bundle on the rows of ``source``, of which a fraction is kept back for evaluation.
+
+    What it keeps of the model and the rows is in ``room``.
+
+    :raises BadInputError: a row's label is not one of the model's, or a graph is unreadable.
+    :raises StorageError: the activation cache cannot be written.
+    """
+
+    def __init__(
+        self, bundle: Bundle, source: Source, validation_fraction: float, room: CacheRoom, threads: int
+    ) -> None:
+        dataset = Dataset.load(source, bundle.folder / bundle.manifest.tokenizer.name, bundle.manifest)
+        training, self._validation = split(len(dataset), validation_fraction)
+        self._training = training[dataset.learnable(training)]
+        self._bundle = bundle
+        sizes = bundle.manifest.sizes
+        self._engines = DeviceEngines(
+            bundle.folder, bundle.manifest, dataset, room.activations, threads, room.beside(sizes)
+        )
+        room.make(bundle.sha256, sizes, self._engines.files)
+        self._tuning = self._engines.tuner.tuning()
+        self._engine = self._engines.open(self._tuning)
+        _log.info("model loaded", training_rows=len(self._training), validation_rows=len(self._validation))
+
+    @property
+    def example_passes(self) -> float:
+        """See :class:`fwdllm_client.agent.assignment.Compute`."""
+        return self._engine.example_passes
+
+    def obey(self, go_on: Callable[[], None]) -> None:
+        """See :class:`fwdllm_client.agent.assignment.Compute`."""
+        self._engine.obey(go_on)
+
+    def signal_to_noise(self) -> float | None:
+        """See :class:`fwdllm_client.agent.assignment.Compute`."""
+        manifest = self._bundle.manifest
+        if manifest.canary is None:
+            return None
+        canary = Canary.from_bytes((self._bundle.folder / manifest.canary.name).read_bytes())
+        return signal_to_noise(self._engines.canary_scalars(self._tuning, canary), canary.expected)
+
+    def derivatives(
+        self, theta: Float32Vector, directions: Directions, task: DirectionTask
+    ) -> Iterator[tuple[int, NDArray[np.float64]]]:
+        """See :class:`fwdllm_client.agent.assignment.Compute`."""
+        return self._engine.derivatives(theta, directions, task, self._training)
+
+    def evaluate(self, theta: Float32Vector) -> Counts:
+        """See :class:`fwdllm_client.agent.assignment.Compute`."""
+        return self._engine.evaluate(theta, self._validation).counts
+
+    def class_sums(self, theta: Float32Vector) -> Sequence[ClassSum]:
+        """See :class:`fwdllm_client.agent.assignment.Compute`."""
+        return self._engine.class_sums(theta, self._training)
+
+    def unload(self) -> None:
+        """See :class:`fwdllm_client.agent.assignment.Compute`."""
+        self._engine.unload()

@@ -1,0 +1,1 @@
+"""Files fetched from the coordinator: model bundles, weights and the quota on disk."""

@@ -1,0 +1,160 @@
+"""Files of model bundles: fetched by hash, resumed where they broke off, never used unless the hash is right."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from grpc import StatusCode
+
+from fwdllm.v1 import device_pb2
+from fwdllm_client.cache.cache_room import CacheRoom
+from fwdllm_client.connection.retry import Retry
+from fwdllm_client.connection.transport import CallFailedError, Coordinator
+from fwdllm_common.errors import IntegrityError
+from fwdllm_common.files import sha256_of, storage_error, sync
+from fwdllm_common.manifest import Manifest
+
+MAX_MANIFEST_BYTES = 4 << 20
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A whole, checked model on disk: ``folder`` holds the manifest's files under their names."""
+
+    sha256: str
+    folder: Path
+    manifest: Manifest
+
+
+def _always() -> None:
+    """Nothing keeps a download from going on."""
+
+
+class ArtifactCache:
+    """Files by SHA-256, and bundles of them, in ``room``: jobs with the same model share them."""
+
+    def __init__(self, room: CacheRoom, coordinator: Coordinator, retry: Retry) -> None:
+        self._room = room
+        self._files = room.files
+        self._bundles = room.bundles
+        self._coordinator = coordinator
+        self._retry = retry
+        self._intact: dict[Path, tuple[int, int]] = {}
+
+    def bundle(self, manifest_sha256: bytes, go_on: Callable[[], None] = _always) -> Bundle:
+        """The bundle whose manifest has this hash, downloading what is missing or damaged.
+
+        ``go_on`` is called after each chunk; what it raises ends the download, which goes on from there another time.
+
+        :raises IntegrityError: the coordinator sends other bytes than it announced.
+        :raises BadInputError: the manifest is not one that this program understands.
+        :raises NoRoomError: it is larger than the owner of the device allows.
+        :raises StorageError: the disk is full.
+        """
+        sha256 = manifest_sha256.hex()
+        manifest = Manifest.from_bytes(self.fetch(sha256, None, go_on).read_bytes())
+        self._room.make(sha256, manifest.sizes)
+        folder = self._bundles / sha256
+        for file in manifest.files:
+            self._place(self.fetch(file.sha256, file.bytes, go_on), folder / file.name, file.sha256)
+        folder.touch()
+        return Bundle(sha256, folder, manifest)
+
+    def fetch(self, sha256: str, size: int | None = None, go_on: Callable[[], None] = _always) -> Path:
+        """The file with this hash (hex); ``size`` in bytes, None for a manifest; ``go_on`` as for :meth:`bundle`."""
+        path = self._files / sha256
+        if self._is_intact(path, sha256):
+            return path
+        part = self._files / f"{sha256}.part"
+        try:
+            path.unlink(missing_ok=True)
+            self._files.mkdir(parents=True, exist_ok=True)
+            for _ in range(2):
+                self._retry.call(lambda: self._download(part, sha256, size, go_on))
+                actual = sha256_of(part)
+                if actual == sha256:
+                    part.replace(path)
+                    sync(self._files)
+                    self._mark_intact(path)
+                    return path
+                _log.warning("downloaded file has the wrong hash", expected=sha256, actual=actual)
+                part.unlink()
+        except OSError as error:
+            raise storage_error(part, error) from error
+        raise IntegrityError(
+            f"the coordinator at {self._coordinator.address} announced a file with SHA-256 {sha256} and sent {actual}, "
+            "twice; the file was not used; check the coordinator's artifact store"
+        )
+
+    def _download(self, part: Path, sha256: str, size: int | None, go_on: Callable[[], None]) -> None:
+        """Append what is missing to ``part``; a cut stream leaves what came for the next attempt."""
+        limit = MAX_MANIFEST_BYTES if size is None else size
+        with part.open("wb" if size is None else "ab") as file:
+            offset = file.tell()
+            if size is not None and offset >= size:
+                return
+            stream = self._coordinator.get_artifact(
+                device_pb2.GetArtifactRequest(sha256=bytes.fromhex(sha256), offset=offset)
+            )
+            expected = limit if size is not None else 1
+            with ExitStack() as ending:
+                ending.callback(stream.cancel)
+                for chunk in stream:
+                    expected = chunk.total_bytes
+                    offset += len(chunk.data)
+                    if max(offset, expected) > limit or (size is not None and expected != size):
+                        file.truncate(0)
+                        raise IntegrityError(
+                            f"the coordinator at {self._coordinator.address} announced {limit} bytes at most for the "
+                            f"file {sha256} and sends {max(offset, expected)}; check the coordinator's artifact store"
+                        )
+                    file.write(chunk.data)
+                    self._retry.progressed()
+                    go_on()
+            file.flush()
+            os.fsync(file.fileno())
+        if offset < expected:
+            raise CallFailedError(StatusCode.DATA_LOSS, "", f"the file {sha256} ended after {offset} bytes")
+
+    def _place(self, source: Path, target: Path, sha256: str) -> None:
+        """Make ``target`` the same file as ``source``, or a checked copy where there are no hard links."""
+        if target.exists() and (target.samefile(source) or self._is_intact(target, sha256)):
+            return
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            try:
+                target.hardlink_to(source)
+            except OSError:
+                shutil.copyfile(source, target)
+        except OSError as error:
+            raise storage_error(target, error) from error
+        if not self._is_intact(target, sha256):
+            raise IntegrityError(f"{target} differs from the file it was copied from; check this device's disk")
+
+    def _is_intact(self, path: Path, sha256: str) -> bool:
+        """Whether the file has this hash; it is read once in the life of the process unless it changes."""
+        if not path.exists():
+            return False
+        if self._intact.get(path) == _stamp(path):
+            return True
+        if sha256_of(path) != sha256:
+            return False
+        self._mark_intact(path)
+        return True
+
+    def _mark_intact(self, path: Path) -> None:
+        self._intact[path] = _stamp(path)
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns

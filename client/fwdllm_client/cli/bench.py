@@ -1,0 +1,124 @@
+"""``fwdllm-client bench``: how this device is tuned for a model, and what the work costs it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fwdllm_client.agent.effort import peak_rss_bytes
+from fwdllm_client.data import Dataset, Source
+from fwdllm_client.engine import DeviceEngines, DirectionTask
+from fwdllm_client.engine.device import MAX_CACHE_BYTES, MAX_PREPARED_BYTES
+from fwdllm_common.directions import Directions
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.manifest import MANIFEST_FILE, Manifest
+
+BATCH = 8
+DIRECTIONS = 8
+_REPETITIONS = 3
+_EPSILON = 1e-3
+
+
+def joined_bundle(cache: Path) -> tuple[Path, Manifest]:
+    """Folder and manifest of the model that an agent with this cache folder used last.
+
+    :raises BadInputError: it has none.
+    """
+    folders = sorted((cache / "bundles").glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for folder in folders:
+        manifest = cache / "files" / folder.name
+        if manifest.exists():
+            return folder, Manifest.from_bytes(manifest.read_bytes())
+    raise BadInputError(f"{cache} holds no model yet; run the agent until it has one, or name a folder with --bundle")
+
+
+def bundle_in(folder: Path) -> tuple[Path, Manifest]:
+    """A bundle as ``fwdllm-server export`` writes it.
+
+    :raises BadInputError: the folder has no manifest, or one that is none.
+    """
+    try:
+        return folder, Manifest.from_bytes((folder / MANIFEST_FILE).read_bytes())
+    except OSError as error:
+        raise BadInputError(
+            f"{folder} holds no bundle ({error.strerror}); name a folder with a {MANIFEST_FILE}"
+        ) from error
+
+
+def bench(
+    bundle: tuple[Path, Manifest],
+    source: Source,
+    cache_folder: Path,
+    threads: int,
+    limit_bytes: int = MAX_CACHE_BYTES + MAX_PREPARED_BYTES,
+    nnapi: bool = False,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Any]:
+    """Tune anew for the bundle on the rows of ``source`` and measure; what is found serves the agent from then on.
+
+    ``cache_folder`` is the agent's, whose whole cache may take ``limit_bytes``. Seconds
+    are of the first :data:`BATCH` rows together, ``clock`` gives them; a derivative is one of :data:`DIRECTIONS` on
+    rows that are cached.
+
+    :raises BadInputError: the data does not fit the model, or a graph is unreadable.
+    """
+    folder, manifest = bundle
+    dataset = Dataset.load(source, folder / manifest.tokenizer.name, manifest)
+    left = limit_bytes - sum(manifest.sizes.values())
+    engines = DeviceEngines(folder, manifest, dataset, cache_folder, threads, left)
+    tuning = engines.tuner.measure(opt_in=nnapi)
+    rows = np.flatnonzero(dataset.learnable(np.arange(len(dataset))))[:BATCH]
+    theta = np.zeros(manifest.layout.size, dtype=np.float32)
+
+    def fastest(work: Callable[[], object]) -> float:
+        times = []
+        for _ in range(1 + _REPETITIONS):
+            began = clock()
+            work()
+            times.append(clock() - began)
+        return min(times[1:])  # the first one fills the cache
+
+    with (
+        tempfile.TemporaryDirectory(dir=cache_folder) as scratch,
+        engines.open(tuning, Path(scratch)) as uncached,
+    ):
+        inference = fastest(lambda: uncached.evaluate(theta, rows))
+    derivatives = {}
+    with engines.open(tuning) as engine:
+        for block in manifest.layout.blocks:
+            task = DirectionTask(block, np.arange(DIRECTIONS, dtype=np.uint64), _EPSILON, len(rows))
+            seconds = fastest(lambda task=task: list(engine.derivatives(theta, Directions(0), task, rows)))  # type: ignore[misc]
+            derivatives[block] = seconds / DIRECTIONS
+    return {
+        "bundle": str(folder),
+        "provider": tuning.provider,
+        "threads": tuning.threads,
+        "tokens_per_run": tuning.tokens_per_run,
+        "providers_tried": [asdict(attempt) for attempt in tuning.attempts],
+        "rows": len(rows),
+        "seconds_per_inference": inference,
+        "seconds_per_derivative": derivatives,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """What :func:`bench` found, for people."""
+    yield f"model           {found['bundle']}"
+    yield f"runs on         {found['provider']}, {found['threads']} threads, {found['tokens_per_run']} tokens a run"
+    for attempt in found["providers_tried"]:
+        speed = attempt["seconds_per_token"]
+        nodes = ", ".join(f"{count} nodes on {name}" for name, count in attempt["nodes"].items())
+        how = attempt["refused"] or f"{speed * 1e6:,.0f} µs a token{f' ({nodes})' if nodes else ''}"
+        yield f"  {attempt['provider']:13} {how}"
+    yield f"inference       {found['seconds_per_inference']:.4f} s for {found['rows']} rows"
+    for block, seconds in found["seconds_per_derivative"].items():
+        share = seconds / found["seconds_per_inference"]
+        yield f"derivative      {seconds:.4f} s in block {block}, {share:.2f} of an inference"
+    yield f"peak memory     {found['peak_rss_bytes'] / 1e6:,.0f} MB"

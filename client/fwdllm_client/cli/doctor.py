@@ -1,0 +1,199 @@
+"""``fwdllm-client doctor``: can this device work, and if not, what to type next."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import grpc
+
+from fwdllm_client.cli.bench import joined_bundle
+from fwdllm_client.conditions import Sensors
+from fwdllm_client.connection.home import ClientHome, Identity
+from fwdllm_client.connection.transport import AGENT_OPTIONS
+from fwdllm_client.connection.trust import host_and_port
+from fwdllm_client.engine.golden_bundle import ENOUGH, bundle_signal_to_noise, providers_tried
+from fwdllm_client.policy.settings import Settings
+from fwdllm_common.doctor import Check, Verdict, available_memory, failed, generator, ok, room, software, warning
+from fwdllm_common.errors import BadInputError, UnreachableError
+from fwdllm_common.manifest import Manifest
+
+PACKAGES = ("numpy", "onnxruntime", "tokenizers", "grpcio", "protobuf", "structlog", "ecdsa")
+_ANSWER_S = 10.0
+_SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # grpc.health.v1.HealthCheckResponse
+_DAY_S = 86_400
+_UNKNOWN_MODEL_BYTES = 400_000_000
+_AGENT_BYTES = 100_000_000
+
+
+def checks(home: ClientHome, sensors: Sensors, clock: Callable[[], float] = time.time) -> Mapping[str, Check]:
+    """What is looked at, in the order in which one thing needs another; ``clock`` gives seconds since 1970."""
+    device: dict[str, Check] = {
+        "software": lambda: software(PACKAGES, "client"),
+        "generator": generator,
+        "inference": inference,
+        "disk": lambda: _disk(home),
+        "memory": lambda: _memory(home),
+        "model": lambda: _model(home),
+        "sensors": lambda: _sensors(home, sensors),
+    }
+    if not home.joined:
+        return {**device, "certificate": _not_joined}
+    return {
+        **device,
+        "certificate": lambda: _certificate(home, clock()),
+        "coordinator": lambda: _coordinator(home.load_identity()),
+        "enrolment": lambda: _enrolment(home.load_identity()),
+    }
+
+
+def inference() -> Verdict:
+    """Whether ONNX Runtime gives the golden bundle's scalars, on the CPU and on whatever else there is."""
+    tried = dict(providers_tried())
+    said = ", ".join(
+        f"{name} {'right' if value >= ENOUGH else 'wrong'}" if isinstance(value, float) else f"no {name}"
+        for name, value in tried.items()
+    )
+    cpu = tried["cpu"]
+    if isinstance(cpu, str) or cpu < ENOUGH:
+        return failed(f"the golden scalars do not come out: {said} ({cpu})", "pip install --upgrade onnxruntime")
+    if any(isinstance(value, float) and value < ENOUGH for value in tried.values()):
+        return warning(f"golden scalars: {said}", "nothing, the agent will not use it; a newer onnxruntime may mend it")
+    return ok(f"golden scalars: {said}")
+
+
+def _disk(home: ClientHome) -> Verdict:
+    # What is fetched already needs no more room; what is computed of it is bounded by its own settings.
+    needed = _AGENT_BYTES if _fetched(home) else _UNKNOWN_MODEL_BYTES
+    return room(shutil.disk_usage(home.folder).free, needed, f"a model in {home.folder}")
+
+
+def _memory(home: ClientHome) -> Verdict:
+    bundle = _fetched(home)
+    if bundle is None:
+        return room(available_memory(), _UNKNOWN_MODEL_BYTES, "a small model (none has been fetched yet)")
+    _, manifest = bundle
+    # Frozen stages are held one at a time, the perturbed ones together.
+    sizes = [
+        stage.graph.bytes + (stage.weights.bytes if stage.weights else 0)
+        for stage in (*manifest.stages[manifest.frozen :], *manifest.stages[: manifest.frozen])
+    ]
+    perturbed = sum(sizes[: len(manifest.stages) - manifest.frozen])
+    return room(available_memory(), _AGENT_BYTES + perturbed + max(sizes), "the model")
+
+
+def _not_joined() -> Verdict:
+    return failed(
+        "this device has not joined a coordinator",
+        "on the coordinator: fwdllm-server enroll --name NAME, then here: fwdllm-client join TOKEN",
+    )
+
+
+def _certificate(home: ClientHome, now: float) -> Verdict:
+    identity = home.load_identity()
+    left = identity.expires_unix_s - now
+    joined = home.joined_at
+    if now < joined:
+        return failed(f"the clock says {_moment(now)}, before this device joined ({_moment(joined)})", "set the clock")
+    if left <= 0:
+        return failed(
+            f"it ended {_moment(identity.expires_unix_s)}, or the clock is wrong (it says {_moment(now)})",
+            "on the coordinator: fwdllm-server enroll --name NAME, then here: fwdllm-client join TOKEN --force",
+        )
+    if left < 7 * _DAY_S:
+        return warning(f"it ends {_moment(identity.expires_unix_s)}", "ask for a new token: fwdllm-client join --force")
+    return ok(f"good until {_moment(identity.expires_unix_s)}; the clock says {_moment(now)}")
+
+
+def _coordinator(identity: Identity) -> Verdict:
+    address = identity.device_address
+    _connect(address)
+    credentials = grpc.ssl_channel_credentials(identity.ca, identity.key, identity.certificate)
+    with grpc.secure_channel(address, credentials, AGENT_OPTIONS) as channel:
+        check = channel.unary_unary("/grpc.health.v1.Health/Check", bytes, bytes)
+        try:
+            answer = check(b"", timeout=_ANSWER_S, wait_for_ready=True)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:  # it answers, and is too old to say more
+                return failed(
+                    f"{address} listens, but TLS or the call fails: {error.code().name} {error.details()}",
+                    "check both clocks, and that nothing between rewrites TLS; then: fwdllm-client join TOKEN --force",
+                )
+            answer = _SERVING
+    if answer == _NOT_SERVING:
+        return warning(f"{address} answers that it cannot serve now", "on the coordinator: fwdllm-server doctor")
+    return ok(f"{address} answers over mutual TLS")
+
+
+def _enrolment(identity: Identity) -> Verdict:
+    try:
+        _connect(identity.enrolment_address)
+    except UnreachableError as error:
+        return warning(str(error), "nothing now; it is needed to join again: open the port on the coordinator")
+    return ok(f"{identity.enrolment_address} listens")
+
+
+def _model(home: ClientHome) -> Verdict:
+    bundle = _fetched(home)
+    if bundle is None:
+        return ok("none fetched yet; the first assignment brings it")
+    value = bundle_signal_to_noise(*bundle)
+    if value is None:
+        return ok("the fetched one has no canary to compare with")
+    if value < ENOUGH:
+        return failed(f"its scalars are noise here (signal to noise {value:.2g})", "pip install --upgrade onnxruntime")
+    return ok(f"the fetched one gives the coordinator's scalars (signal to noise {value:.3g})")
+
+
+def _sensors(home: ClientHome, sensors: Sensors) -> Verdict:
+    conditions, rules = sensors.read(), Settings.load(home.settings).rules
+    readings = {
+        "charging": conditions.charging,
+        "battery": None if conditions.battery_percent is None else f"{conditions.battery_percent:.0f} %",
+        "metered": conditions.metered,
+        "thermal": None if conditions.thermal is None else conditions.thermal.name.lower(),
+    }
+    words: dict[object, str] = {None: "unknown", True: "yes", False: "no"}
+    said = ", ".join(f"{name} {words.get(value, value)}" for name, value in readings.items())
+    blind = [
+        name
+        for name, asked in (("charging", rules.charging), ("metered", rules.unmetered))
+        if asked and readings[name] is None
+    ]
+    if blind:
+        return warning(
+            f"{said}; with {' and '.join(blind)} unknown the agent does not work",
+            f"on a phone: pkg install termux-api and the app Termux:API; elsewhere set [conditions] in {home.settings}",
+        )
+    if holds := rules.holds(conditions, working=False):
+        return warning(
+            f"{said}; held now: {'; '.join(hold.explained(conditions) for hold in holds)}",
+            "wait, or see docs/device.md",
+        )
+    return ok(f"{said}; free to work")
+
+
+def _connect(address: str) -> None:
+    try:
+        with socket.create_connection(host_and_port(address), timeout=_ANSWER_S):
+            pass
+    except OSError as error:
+        raise UnreachableError(
+            f"nothing answers at {address} ({error.strerror or error}); start the coordinator, open the port in its "
+            "firewall, and check that this device can resolve the name"
+        ) from error
+
+
+def _fetched(home: ClientHome) -> tuple[Path, Manifest] | None:
+    try:
+        return joined_bundle(home.cache)
+    except BadInputError:
+        return None
+
+
+def _moment(unix_s: float) -> str:
+    return datetime.fromtimestamp(unix_s, UTC).isoformat(timespec="minutes")

@@ -1,0 +1,309 @@
+"""``fwdllm-client``: join a coordinator, run the agent, see how it is and say what it may.
+
+Exit codes are those of :mod:`fwdllm_common.errors`; 130 after Ctrl-C, 0 after SIGTERM.
+
+argparse and not typer: typer needs pydantic, whose compiled core does not exist for phones, and both together cost an
+idle device 17 MB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from fwdllm_client.connection.home import HOME_VARIABLE, ClientHome
+from fwdllm_common.errors import INTERRUPTED_EXIT_CODE, BadInputError, FwdllmError
+from fwdllm_common.logging import configure_logging
+from fwdllm_common.protocol import MIN_CLASS_ROWS
+from fwdllm_common.task import CLASSIFICATION, TASKS
+
+if TYPE_CHECKING:
+    from fwdllm_client.data import Source
+
+
+def main() -> None:
+    """Run the command in ``sys.argv``; an error is one line on standard error."""
+    sys.exit(run_command(sys.argv[1:]))
+
+
+def run_command(arguments: list[str]) -> int:
+    """Run one command and return its exit code."""
+    if not arguments:
+        _parser().print_help(sys.stderr)
+        return BadInputError.exit_code
+    try:
+        options = _parser().parse_args(arguments)
+        configure_logging(verbose=options.verbose)
+        options.command(options)
+    except FwdllmError as error:
+        if "--verbose" in arguments:
+            traceback.print_exc()
+        print(f"fwdllm-client: {error.line}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED_EXIT_CODE
+    except BrokenPipeError:
+        # Whoever read our output has had enough; Python would complain once more when it flushes at exit.
+        sys.stdout = None
+        return 1
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise BadInputError(f"{message} ('{self.prog} --help' lists what there is)")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(prog="fwdllm-client", description="The device agent of fwdllm.", allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = _json(_command(commands, "join", _join, "Trade a join token for this device's identity."))
+    command.add_argument("token", metavar="TOKEN", help="what 'fwdllm-server enroll' printed")
+    command.add_argument("--force", action="store_true", help="leave the coordinator joined before")
+
+    command = _command(commands, "run", _run, "Serve the coordinator with local data until Ctrl-C or SIGTERM.")
+    _add_data_and_threads(command)
+    command.add_argument(
+        "--validation-fraction", type=float, default=0.1, metavar="F", help="rows kept back for evaluation (0.1)"
+    )
+    command.add_argument(
+        "--allow-feature-sums",
+        type=_number_of("rows"),
+        nargs="?",
+        const=MIN_CLASS_ROWS,
+        metavar="ROWS",
+        help="send a job that asks for it, once, the sum of the features of each class with ROWS rows or more "
+        f"({MIN_CLASS_ROWS}, the fewest); without this option nothing but scalars and counts is ever sent",
+    )
+    command.add_argument("--once", action="store_true", help="check in a single time, do what that brings, and end")
+
+    _json(_command(commands, "status", _status, "Show how this device is, and what keeps it from working."))
+    command = _json(_command(commands, "pause", _pause, "Do no work from now on, also in a running agent."))
+    command.set_defaults(paused=True)
+    command = _json(_command(commands, "resume", _pause, "Work again after a pause."))
+    command.set_defaults(paused=False)
+
+    command = _json(_command(commands, "jobs", _jobs, "Show the jobs served, or choose which ones are."))
+    command.add_argument("action", nargs="?", choices=("allow", "deny"), help="take part in a job or not")
+    command.add_argument("name", nargs="?", metavar="NAME", help="of the job")
+    command.add_argument("--all", action="store_true", help="instead of NAME: every job, but those named later")
+
+    _json(_command(commands, "sent", _sent, "Show what has left this device, in plain words."))
+    command = _json(_command(commands, "leave", _leave, "Leave the coordinator: forget identity, cache and journal."))
+    command.add_argument("--yes", action="store_true", help="do not ask")
+
+    _json(_command(commands, "doctor", _doctor, "Check whether this device can work, and say what to type next."))
+
+    command = _json(_command(commands, "bench", _bench, "Tune this device to its model; show what the work costs it."))
+    _add_data_and_threads(command)
+    command.add_argument("--bundle", type=Path, metavar="FOLDER", help="another model than the agent fetched last")
+    command.add_argument("--nnapi", action="store_true", help="try NNAPI too; 'run' uses it from then on if it is best")
+    return parser
+
+
+def _json(command: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    command.add_argument("--json", action="store_true", help="print one JSON document instead of text")
+    return command
+
+
+def _command(
+    commands: argparse._SubParsersAction[_Parser], name: str, function: object, description: str
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=description, description=description, allow_abbrev=False)
+    command.set_defaults(command=function)
+    command.add_argument(
+        "--home", type=Path, metavar="FOLDER", help=f"the agent's folder (${HOME_VARIABLE} or ~/.fwdllm)"
+    )
+    command.add_argument("--verbose", action="store_true", help="show debug logs, and the traceback of an error")
+    return command
+
+
+def _add_data_and_threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", type=Path, required=True, metavar="FILE", help="CSV, JSONL or Parquet file")
+    command.add_argument(
+        "--task",
+        choices=TASKS,
+        default=CLASSIFICATION,
+        help=f"what the rows are for ({CLASSIFICATION}); questions have the columns question, context, answer_start "
+        "and answer, or are a JSON file in SQuAD's format",
+    )
+    command.add_argument("--text-column", default="text", metavar="NAME", help="column of the text (text)")
+    command.add_argument("--label-column", default="label", metavar="NAME", help="column of the label (label)")
+    command.add_argument("--user-column", metavar="NAME", help="column that says whose row it is")
+    command.add_argument("--user", metavar="NAME", help="use the rows of this user only")
+    command.add_argument(
+        "--threads", type=_number_of("threads"), default=0, metavar="N", help="0 for as many as are worth it (0)"
+    )
+
+
+def _join(options: argparse.Namespace) -> None:
+    from fwdllm_client.connection.enrol import join
+
+    home = ClientHome.choose(options.home)
+    with home.lock():
+        identity = join(home, options.token, force=options.force)
+    if options.json:
+        print(json.dumps({"device_id": identity.device_id, "coordinator": identity.device_address}))
+    else:
+        print(f"joined {identity.device_address} as {identity.device_id}; now run: fwdllm-client run --data FILE")
+
+
+def _run(options: argparse.Namespace) -> None:
+    from fwdllm_client.agent.agent import LocalData, run_agent
+    from fwdllm_client.policy.policy import Policy
+
+    data = LocalData(_source(options), options.validation_fraction)
+    # Every file is written whole or not at all, so both signals may end the agent wherever it is.
+    signal.signal(signal.SIGTERM, _end)
+    home = ClientHome.choose(options.home)
+    policy = Policy(options.allow_feature_sums)
+    run_agent(home, data, threading.Event(), policy=policy, threads=options.threads, once=options.once)
+
+
+def _source(options: argparse.Namespace) -> Source:
+    from fwdllm_client.data import DataSource, QuestionSource
+
+    if options.task != CLASSIFICATION:
+        return QuestionSource(options.data, options.user_column, options.user)
+    return DataSource(options.data, options.text_column, options.label_column, options.user_column, options.user)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    from fwdllm_client.cli.bench import bench, bundle_in, joined_bundle, lines
+    from fwdllm_client.policy.settings import Settings
+
+    home = ClientHome.choose(options.home)
+    limit = Settings.load(home.settings).cache_limit_bytes
+    with home.lock():
+        bundle = bundle_in(options.bundle) if options.bundle else joined_bundle(home.cache)
+        found = bench(bundle, _source(options), home.cache / "activations", options.threads, limit, options.nnapi)
+    print(json.dumps(found) if options.json else "\n".join(lines(found)))
+
+
+def _status(options: argparse.Namespace) -> None:
+    from fwdllm_client.cli.owner import status
+    from fwdllm_client.conditions import sensors_of_this_machine
+
+    found = status(ClientHome.choose(options.home), sensors_of_this_machine())
+    if options.json:
+        print(json.dumps(found))
+        return
+    found["holds"] = "; ".join(hold["why"] for hold in found["holds"]) or "none, free to work"
+    width = max(map(len, found))
+    for name, value in found.items():
+        print(f"{name.replace('_', ' '):{width}}  {_shown(value)}")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from fwdllm_client.cli.doctor import checks
+    from fwdllm_client.conditions import sensors_of_this_machine
+    from fwdllm_common.doctor import examine, raise_failures, report
+
+    found = examine(checks(ClientHome.choose(options.home), sensors_of_this_machine()))
+    facts = report(found, None if options.json else print)
+    if options.json:
+        print(json.dumps(facts))
+    raise_failures(facts)
+
+
+def _pause(options: argparse.Namespace) -> None:
+    from fwdllm_client.cli.owner import pause
+
+    pause(ClientHome.choose(options.home), paused=options.paused)
+    if options.json:
+        print(json.dumps({"paused": options.paused}))
+    elif options.paused:
+        print("paused; a running agent stops within a direction. Go on with: fwdllm-client resume")
+    else:
+        print("not paused any more")
+
+
+def _jobs(options: argparse.Namespace) -> None:
+    from fwdllm_client.cli.owner import choose, jobs_allowed, jobs_served
+    from fwdllm_client.policy.choices import ChoicesFile
+
+    home = ClientHome.choose(options.home)
+    if options.action is None:
+        choice, served = ChoicesFile(home.choices).read().jobs, jobs_served(home)
+    elif (options.name is None) != options.all:
+        raise BadInputError(f"name a job or say --all: fwdllm-client jobs {options.action} NAME")
+    else:
+        choice, served = choose(home, options.name, allow=options.action == "allow"), jobs_served(home)
+    if options.json:
+        print(json.dumps({"allowed": jobs_allowed(choice), "served": served}))
+        return
+    print(f"allowed: {_shown(jobs_allowed(choice))}")
+    for job in served:
+        refused = "" if job["allowed"] else ", not allowed any more"
+        print(f"{job['job']}: {job['rounds']} rounds, {job['numbers']} numbers, last {job['last']}{refused}")
+
+
+def _sent(options: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from fwdllm_client.cli.owner import sent
+
+    lines = sent(ClientHome.choose(options.home))
+    if options.json:
+        print(json.dumps([{**asdict(line), "words": line.words} for line in lines]))
+    elif not lines:
+        print("nothing has been sent")
+    else:
+        print("\n".join(line.words for line in lines))
+
+
+def _leave(options: argparse.Namespace) -> None:
+    home = ClientHome.choose(options.home)
+    address = home.load_identity().device_address
+    if not options.yes:
+        if not sys.stdin.isatty():
+            raise BadInputError("leaving deletes this device's identity, cache and journal; confirm it with --yes")
+        if input(f"Leave {address} and delete identity, cache and journal in {home.folder}? [y/N] ") not in (
+            "y",
+            "yes",
+        ):
+            raise FwdllmError("nothing was deleted")
+    with home.lock():
+        home.forget()
+    if options.json:
+        print(json.dumps({"left": address}))
+    else:
+        print(f"left {address}; your data, your settings and the log of what was sent are where they were")
+
+
+def _shown(value: object) -> str:
+    """``value`` on one line, for people."""
+    match value:
+        case None:
+            return "-"
+        case bool():
+            return "yes" if value else "no"
+        case {"all_but": names}:
+            return f"all but {', '.join(names)}" if names else "all"
+        case {"none_but": names}:
+            return f"none but {', '.join(names)}" if names else "none"
+        case dict():
+            return ", ".join(f"{name.replace('_', ' ')} {_shown(item)}" for name, item in value.items())
+        case _:
+            return str(value)
+
+
+def _number_of(what: str) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isdecimal():
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number of {what}")
+        return int(text)
+
+    return parse
+
+
+def _end(*_: object) -> NoReturn:
+    raise SystemExit(0)

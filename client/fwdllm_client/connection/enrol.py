@@ -1,0 +1,79 @@
+"""``fwdllm-client join``: from a one-time token to a client certificate."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import grpc
+
+from fwdllm.v1 import device_pb2
+from fwdllm_client.connection.home import ClientHome, Identity
+from fwdllm_client.connection.keys import certificate_request, new_key
+from fwdllm_client.connection.retry import Action, action_for, refusal
+from fwdllm_client.connection.sent_log import SentLog
+from fwdllm_client.connection.transport import AGENT_OPTIONS, CALL_TIMEOUT_S, CallFailedError, calling
+from fwdllm_client.connection.trust import pinned_authority
+from fwdllm_common.errors import BadInputError, FwdllmError, RefusedError, UnreachableError
+from fwdllm_common.join_token import JoinToken
+from fwdllm_common.protocol import Reason
+
+
+def join(home: ClientHome, text: str, *, force: bool = False) -> Identity:
+    """Trade the join token ``text`` for an identity and save it in ``home``.
+
+    The key is on disk before the coordinator hears of it: a join whose answer was lost can be repeated with the same
+    token. ``force`` replaces an identity.
+
+    :raises BadInputError: the token is not whole, or the device has joined already.
+    :raises UnreachableError: the coordinator does not answer.
+    :raises RefusedError: it is another coordinator, or the token is wrong, used or expired.
+    """
+    token = JoinToken.decode(text.strip())
+    if home.joined and not force:
+        raise BadInputError(
+            f"{home.folder} has joined a coordinator already; add --force to leave it and join with this token, "
+            "or give the new device its own folder with --home"
+        )
+    authority = pinned_authority(token)
+    key = home.pending_key()
+    if key is None:
+        key = new_key()
+        home.save_pending_key(key)
+    with closing(SentLog(home.sent)) as log:
+        log.add(f"join {token.address}", f"a public key and a join token, to join {token.address}")
+    request = device_pb2.EnrollRequest(token_secret=token.secret, certificate_request=certificate_request(key))
+    try:
+        answer = _enroll(token.address, authority, request)
+    except CallFailedError as error:
+        raise _explained(error, token.address) from error
+    identity = Identity(
+        device_id=answer.device_id,
+        device_address=answer.device_address,
+        enrolment_address=token.address,
+        expires_unix_s=answer.expires_unix_s,
+        key=key,
+        certificate=answer.certificate,
+        # The pinned authority, not the one in the answer: trust comes from the token alone.
+        ca=authority,
+    )
+    home.save_identity(identity)
+    return identity
+
+
+def _enroll(address: str, authority: bytes, request: device_pb2.EnrollRequest) -> device_pb2.EnrollResponse:
+    with grpc.secure_channel(address, grpc.ssl_channel_credentials(authority), AGENT_OPTIONS) as channel:
+        call = channel.unary_unary(
+            "/fwdllm.v1.EnrolmentService/Enroll",
+            device_pb2.EnrollRequest.SerializeToString,
+            device_pb2.EnrollResponse.FromString,
+        )
+        with calling():
+            return call(request, timeout=CALL_TIMEOUT_S)
+
+
+def _explained(error: CallFailedError, address: str) -> FwdllmError:
+    if error.reason == Reason.BAD_TOKEN:
+        return RefusedError(f"the coordinator at {address} does not accept this token: {error.details}")
+    if action_for(error) in (Action.RETRY_NOW, Action.BACK_OFF):
+        return UnreachableError(f"no answer from the coordinator at {address} ({error}); try again")
+    return refusal(error, address)

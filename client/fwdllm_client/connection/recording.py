@@ -1,0 +1,98 @@
+"""The way to the coordinator, with a record of everything that goes over it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from fwdllm.v1 import device_pb2
+from fwdllm_client.connection.sent_log import SentLog
+from fwdllm_client.connection.transport import Coordinator, Stream
+
+
+class RecordingCoordinator:
+    """``coordinator``, whose every message is in the ``log`` before it is sent."""
+
+    def __init__(self, coordinator: Coordinator, log: SentLog) -> None:
+        self.address = coordinator.address
+        self.traffic = coordinator.traffic
+        self._coordinator = coordinator
+        self._log = log
+        self._work: dict[str, tuple[str, int]] = {}
+
+    def check_in(self, request: device_pb2.CheckInRequest) -> device_pb2.CheckInResponse:
+        """See :class:`fwdllm_client.connection.transport.Coordinator`."""
+        lasting = device_pb2.CheckInRequest()
+        lasting.CopyFrom(request)
+        lasting.ClearField("conditions")
+        likeness = hashlib.sha256(lasting.SerializeToString(deterministic=True)).hexdigest()
+        self._log.add(
+            f"check-in {likeness}",
+            f"check-in: {_kind(request)}; {request.training_examples} rows to train on and "
+            f"{request.validation_examples} to validate; {request.memory_bytes >> 20} MiB of memory; {request.software}"
+            "; battery, network and heat, why the device does not work, and which jobs its owner allows",
+        )
+        answer = self._coordinator.check_in(request)
+        if answer.HasField("assignment"):
+            # A job's name must not steer the terminal on which its owner reads it.
+            job = "".join(character if character.isprintable() else "?" for character in answer.assignment.job_name)
+            self._work[answer.assignment.assignment_id] = (job, answer.assignment.round)
+        return answer
+
+    def get_artifact(self, request: device_pb2.GetArtifactRequest) -> Stream[device_pb2.ArtifactChunk]:
+        """See :class:`fwdllm_client.connection.transport.Coordinator`."""
+        self._log.add("file", "the hash of a file of a model, to get it")
+        return self._coordinator.get_artifact(request)
+
+    def get_weights(self, request: device_pb2.GetWeightsRequest) -> Stream[device_pb2.WeightsChunk]:
+        """See :class:`fwdllm_client.connection.transport.Coordinator`."""
+        self._log.add("weights", "which version of a job's weights the device has, to get the newest")
+        return self._coordinator.get_weights(request)
+
+    def report(self, requests: Iterator[device_pb2.ReportRequest]) -> Stream[device_pb2.ReportResponse]:
+        """See :class:`fwdllm_client.connection.transport.Coordinator`."""
+        return self._coordinator.report(map(self._noted, requests))
+
+    def report_feature_sums(self, request: device_pb2.FeatureSumsRequest) -> device_pb2.FeatureSumsResponse:
+        """See :class:`fwdllm_client.connection.transport.Coordinator`."""
+        self._log.add(
+            f"sums {request.assignment_id}",
+            "for each class the sum of the features of its rows, which the owner allows, and the effort they took",
+            *self._of(request.assignment_id),
+            sum(len(item.features) for item in request.sums),
+        )
+        return self._coordinator.report_feature_sums(request)
+
+    def report_self_test(self, request: device_pb2.SelfTestRequest) -> device_pb2.SelfTestResponse:
+        """See :class:`fwdllm_client.connection.transport.Coordinator`."""
+        self._log.add(
+            f"self-test {request.assignment_id}",
+            "how exactly this device computes, measured on texts that came with the model",
+            *self._of(request.assignment_id),
+            1,
+        )
+        return self._coordinator.report_self_test(request)
+
+    def renew_certificate(self, request: device_pb2.RenewCertificateRequest) -> device_pb2.RenewCertificateResponse:
+        """See :class:`fwdllm_client.connection.transport.Coordinator`."""
+        self._log.add("renewal", "a new public key, to renew the certificate")
+        return self._coordinator.renew_certificate(request)
+
+    def _noted(self, request: device_pb2.ReportRequest) -> device_pb2.ReportRequest:
+        work = self._of(request.assignment_id)
+        derivatives = "directional derivatives of the loss, and the effort they took"
+        self._log.add(f"scalars {request.assignment_id}", derivatives, *work, len(request.derivatives))
+        if request.HasField("evaluation"):
+            counts = "how many of the validation rows are predicted right, and how many there are"
+            if request.evaluation.HasField("f1"):
+                counts += ", and the sum of how well their answers overlap with the right ones (F1)"
+            self._log.add(f"counts {request.assignment_id}", counts, *work, 2 + request.evaluation.HasField("f1"))
+        return request
+
+    def _of(self, assignment_id: str) -> tuple[str, int]:
+        """Job and round; of work that an earlier life of the agent took, only the assignment is known."""
+        return self._work.get(assignment_id, (f"of assignment {assignment_id}", 0))
+
+
+def _kind(request: device_pb2.CheckInRequest) -> str:
+    return f"data for {request.task}" if request.task else f"labels {', '.join(request.labels)}"

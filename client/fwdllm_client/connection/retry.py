@@ -1,0 +1,160 @@
+"""What to do when a call fails: one table from gRPC status to action, and full-jitter back-off."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from enum import Enum, auto
+from typing import Protocol, TypeVar
+
+import structlog
+from grpc import StatusCode
+
+from fwdllm_client.connection.transport import CallFailedError
+from fwdllm_common.errors import BadInputError, FwdllmError, RefusedError
+from fwdllm_common.protocol import Reason
+
+BASE_S = 0.5
+CAP_S = 60.0
+
+_log = structlog.get_logger()
+_Result = TypeVar("_Result")
+
+
+class Action(Enum):
+    """What a device does about a failed call."""
+
+    RETRY_NOW = auto()  # at once; a second time in a row, back off
+    BACK_OFF = auto()  # again and again, after random waits that grow to CAP_S seconds
+    CHECK_IN = auto()  # the work is gone: leave it and ask for other work at the next check-in
+    RE_ENROL = auto()  # end; the device must join again
+    STOP = auto()  # end; trying again cannot help
+
+
+ACTIONS: dict[StatusCode, Action] = {
+    StatusCode.CANCELLED: Action.RETRY_NOW,  # the coordinator or a proxy dropped the stream while it restarts
+    StatusCode.UNKNOWN: Action.BACK_OFF,
+    StatusCode.INVALID_ARGUMENT: Action.STOP,
+    StatusCode.DEADLINE_EXCEEDED: Action.BACK_OFF,
+    StatusCode.NOT_FOUND: Action.CHECK_IN,  # the job or its round has ended
+    StatusCode.ALREADY_EXISTS: Action.CHECK_IN,
+    StatusCode.PERMISSION_DENIED: Action.STOP,
+    StatusCode.UNAUTHENTICATED: Action.RE_ENROL,
+    StatusCode.RESOURCE_EXHAUSTED: Action.BACK_OFF,
+    StatusCode.FAILED_PRECONDITION: Action.STOP,
+    StatusCode.ABORTED: Action.BACK_OFF,
+    StatusCode.OUT_OF_RANGE: Action.CHECK_IN,
+    StatusCode.UNIMPLEMENTED: Action.STOP,
+    StatusCode.INTERNAL: Action.BACK_OFF,
+    StatusCode.UNAVAILABLE: Action.BACK_OFF,
+    StatusCode.DATA_LOSS: Action.BACK_OFF,
+}
+"""Every status that can end a call."""
+
+REASONS: dict[str, Action] = {
+    Reason.NOT_ENROLLED: Action.RE_ENROL,
+    Reason.REVOKED: Action.RE_ENROL,
+    Reason.NOT_FOUND: Action.CHECK_IN,
+    Reason.NOT_YOURS: Action.CHECK_IN,
+    Reason.WRONG_STATE: Action.CHECK_IN,
+    Reason.STORAGE: Action.BACK_OFF,
+    Reason.BUSY: Action.BACK_OFF,
+    Reason.IDLE: Action.RETRY_NOW,
+}
+"""Reasons that say more than the status."""
+
+
+class WorkGoneError(Exception):
+    """The coordinator does not know this work (any more); the next check-in tells what to do instead."""
+
+
+class StopRequested(Exception):  # noqa: N818 - not an error
+    """The wait was cut short because the agent is to stop."""
+
+
+class Stop(Protocol):
+    """The part of :class:`threading.Event` that a wait needs; tests put their own clock here."""
+
+    def is_set(self) -> bool:
+        """Whether the agent is to stop."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait up to ``timeout`` seconds; True as soon as the agent is to stop."""
+
+
+def action_for(error: CallFailedError) -> Action:
+    """The row of the table for ``error``."""
+    return REASONS.get(error.reason, ACTIONS.get(error.code, Action.BACK_OFF))
+
+
+class Retry:
+    """Repeats calls to ``address``, one thread's at a time, until they succeed or cannot.
+
+    :param stop: ends every wait; its ``wait`` is the only way in which this class passes time.
+    :param uniform: random float between two bounds.
+    """
+
+    def __init__(self, address: str, stop: Stop, uniform: Callable[[float, float], float] = random.uniform) -> None:
+        self._address = address
+        self._stop = stop
+        self._uniform = uniform
+        self._failures = 0
+        self._cause = ""
+
+    def call(self, attempt: Callable[[], _Result]) -> _Result:
+        """The result of ``attempt``, called until it raises no :class:`CallFailedError`.
+
+        :raises WorkGoneError: the work does not exist any more.
+        :raises RefusedError: the device is revoked or unknown.
+        :raises BadInputError: the coordinator refuses what the device says.
+        :raises StopRequested: the agent is to stop.
+        """
+        while True:
+            try:
+                result = attempt()
+            except CallFailedError as error:
+                self._after(error)
+            else:
+                self.progressed()
+                return result
+
+    def progressed(self) -> None:
+        """The coordinator answered: the next failure waits as the first one did."""
+        if self._cause:
+            _log.info("coordinator reached again", address=self._address)
+        self._failures = 0
+        self._cause = ""
+
+    def _after(self, error: CallFailedError) -> None:
+        if self._stop.is_set():
+            raise StopRequested from error
+        action = action_for(error)
+        if action is Action.CHECK_IN:
+            raise WorkGoneError(error.details) from error
+        if action in (Action.RE_ENROL, Action.STOP):
+            raise refusal(error, self._address) from error
+        self._failures += 1
+        if action is Action.RETRY_NOW and self._failures == 1:
+            return
+        if self._cause != str(error):
+            self._cause = str(error)
+            _log.warning("no answer, trying again until there is one", address=self._address, cause=self._cause)
+        longest = min(CAP_S, BASE_S * 2.0 ** min(self._failures - 1, 16))
+        # What the coordinator asks for is the least; that all come back at once would not help it.
+        if self._stop.wait(error.retry_after_s + self._uniform(0.0, longest)):
+            raise StopRequested from error
+
+
+def refusal(error: CallFailedError, address: str) -> FwdllmError:
+    """The error that ends the program after a refusal; the coordinator's own words say what is wrong."""
+    details = error.details or error.code.name
+    if action_for(error) is Action.RE_ENROL:
+        return RefusedError(
+            f"the coordinator at {address} refuses this device: {details}; "
+            "to join again, ask for a new token and run: fwdllm-client join TOKEN --force"
+        )
+    if error.code is StatusCode.PERMISSION_DENIED:
+        return RefusedError(f"the coordinator at {address} refuses this device: {details}")
+    if error.code is StatusCode.UNIMPLEMENTED:
+        return BadInputError(f"{address} is not a coordinator that this device understands: {details}; update fwdllm")
+    return BadInputError(f"the coordinator at {address} refuses what this device says: {details}")

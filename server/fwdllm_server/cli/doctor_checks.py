@@ -1,0 +1,160 @@
+"""``fwdllm-server doctor``: can this coordinator serve, and if not, what to type next."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import stat
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from fwdllm.v1.operator_pb2 import ListJobsRequest
+from fwdllm_client.engine.golden_bundle import ENOUGH, providers_tried
+from fwdllm_common.doctor import Check, Verdict, available_memory, failed, generator, ok, room, software, warning
+from fwdllm_common.errors import BusyError
+from fwdllm_server.cli.calls import operator_service
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.config.server_config import UNIX, ServerConfig
+from fwdllm_server.rpc.grpc_server import check_free
+from fwdllm_server.rpc.unix_socket import check_socket_free
+from fwdllm_server.security.ca import CertificateAuthority
+from fwdllm_server.store.database import schema_versions
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "sqlalchemy",
+    "cryptography",
+    "grpcio",
+)
+_DAY_S = 86_400
+_UNKNOWN_MODEL_BYTES = 500_000_000
+_STORE_BYTES = 1_000_000_000
+_ANSWER_S = 10.0
+_COPIES = 4
+"""Times its size that a model is held in memory while it is exported: PyTorch's, the graph's, its stages'."""
+
+
+def checks(home: ServerHome, clock: Callable[[], float] = time.time) -> Mapping[str, Check]:
+    """What is looked at, in the order in which one thing needs another; ``clock`` gives seconds since 1970."""
+    return {
+        "software": lambda: software(PACKAGES, "server"),
+        "generator": generator,
+        "inference": _inference,
+        "directory": lambda: _directory(home),
+        "certificates": lambda: _certificates(home, clock()),
+        "ports": lambda: _ports(home, home.config()),
+        "public name": lambda: _public_name(home.config()),
+        "store": lambda: _store(home, home.config()),
+        "disk": lambda: room(shutil.disk_usage(home.folder).free, _STORE_BYTES + _largest_model(home), "a job"),
+        "memory": lambda: _memory(home),
+    }
+
+
+def _inference() -> Verdict:
+    name, found = next(providers_tried())
+    if isinstance(found, str) or found < ENOUGH:
+        return failed(f"the golden scalars do not come out on the {name}: {found}", "pip install -U onnxruntime")
+    return ok("golden scalars, with which held-out rows are evaluated and devices' canaries are made")
+
+
+def _directory(home: ServerHome) -> Verdict:
+    home.config()
+    for key in (home.ca_key, home.operator_key):
+        if key.exists() and stat.S_IMODE(key.stat().st_mode) & 0o077:
+            return failed(f"{key} can be read by others", f"chmod 600 {key}")
+    return ok(f"{home.folder}, server.toml is right, keys are for their owner only")
+
+
+def _certificates(home: ServerHome, now: float) -> Verdict:
+    authority = CertificateAuthority.load(home.ca_certificate, home.ca_key).certificate
+    operator = x509.load_pem_x509_certificate(home.operator_certificate.read_bytes())
+    moment = datetime.fromtimestamp(now, UTC)
+    if moment < authority.not_valid_before_utc:
+        return failed(f"the clock says {moment:%F %H:%M} UTC, before the authority was made", "set the clock")
+    try:
+        operator.verify_directly_issued_by(authority)
+    except Exception:  # whatever kind: the certificate is not the authority's
+        return failed(f"{home.operator_certificate} is another authority's", "restore it, or make a new server: init")
+    ends = min(authority.not_valid_after_utc, operator.not_valid_after_utc)
+    left_s = (ends - moment).total_seconds()
+    if left_s <= 0:
+        return failed(f"ended {ends:%F}", "make a new server with init; its devices join again")
+    if left_s < 90 * _DAY_S:
+        return warning(f"good until {ends:%F}", "plan a new server with init; its devices join again")
+    return ok(f"good until {ends:%F}; the clock says {moment:%F %H:%M} UTC")
+
+
+def _ports(home: ServerHome, config: ServerConfig) -> Verdict:
+    addresses = {key: address for key, address in config.listen if address}
+    try:
+        with home.lock():
+            for key, address in addresses.items():
+                if not address.startswith(UNIX):
+                    check_free(key, address)
+                elif path := home.operator_socket(config):
+                    check_socket_free(path)
+    except BusyError:
+        if not home.served:
+            raise
+        with operator_service(home.folder) as service:
+            jobs = service.ListJobs(ListJobsRequest(), timeout=_ANSWER_S).jobs
+        return ok(f"the server runs and answers its operator: {len(jobs)} jobs")
+    return ok(f"{', '.join(addresses.values())} are free; the server does not run")
+
+
+def _public_name(config: ServerConfig) -> Verdict:
+    host = config.public.host
+    try:
+        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host.strip("[]"), None)}
+    except OSError as error:
+        return warning(
+            f"{host} does not resolve here ({error.strerror}), and devices are told to connect to it",
+            "make sure that it does where the devices are, or change [public] host in server.toml",
+        )
+    if all(address.startswith("127.") or address == "::1" for address in addresses):
+        return warning(
+            f"{host} is this machine for whoever uses it: only devices on it can connect",
+            "set [public] host in server.toml to the name that devices know",
+        )
+    return ok(f"devices are told to connect to {host} ({', '.join(sorted(addresses))})")
+
+
+def _store(home: ServerHome, config: ServerConfig) -> Verdict:
+    kind = "SQLite" if not config.store.url else config.store.url.partition(":")[0]
+    if not config.store.url and not home.database.exists():
+        return ok("SQLite, made at the first start")
+    found, newest = schema_versions(home.database_url(config))
+    if found is None:
+        return ok(f"{kind}, empty; its tables are made at the first start")
+    if found != newest:
+        return warning(
+            f"{kind} with tables of version {found}, this program's are {newest}: the next start changes them",
+            "back up first: docs/operations.md",
+        )
+    return ok(f"{kind}, tables of version {found}")
+
+
+def _memory(home: ServerHome) -> Verdict:
+    needed = _UNKNOWN_MODEL_BYTES + _COPIES * _largest_model(home)
+    return room(available_memory(), needed, "exporting a model")
+
+
+def _largest_model(home: ServerHome) -> int:
+    sizes = [sum(_bytes(file) for file in bundle.iterdir()) for bundle in home.jobs.glob("*/bundle")]
+    return max(sizes, default=_UNKNOWN_MODEL_BYTES)
+
+
+def _bytes(file: Path) -> int:
+    with contextlib.suppress(OSError):  # a job may just be preparing its bundle
+        return file.stat().st_size
+    return 0

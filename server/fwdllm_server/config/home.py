@@ -1,0 +1,193 @@
+"""The server's directory: where its files are, and that only one server serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fwdllm_common.errors import BadInputError, BusyError
+from fwdllm_common.files import write_atomically
+from fwdllm_common.lock import locked
+from fwdllm_server.config.server_config import CONFIG_FILE, UNIX, ServerConfig, is_loopback, load_config
+from fwdllm_server.security.tokens import new_secret
+
+
+@dataclass(frozen=True)
+class ServerHome:
+    """The paths of a server's directory; files that hold a key are readable by their owner only."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, folder: Path) -> ServerHome:
+        """The directory that ``fwdllm-server init`` made.
+
+        :raises BadInputError: it is not one.
+        """
+        home = cls(folder.absolute())
+        if not home.config_file.is_file():
+            raise BadInputError(
+                f"{folder} is not a server's directory (no {CONFIG_FILE}); "
+                f"make one with 'fwdllm-server init {folder}', or name the one that there is"
+            )
+        return home
+
+    @property
+    def config_file(self) -> Path:
+        """``server.toml``."""
+        return self.folder / CONFIG_FILE
+
+    @property
+    def ca_certificate(self) -> Path:
+        """PEM, the authority that signs coordinator, operator and devices."""
+        return self.folder / "ca.pem"
+
+    @property
+    def ca_key(self) -> Path:
+        """PEM, the authority's key."""
+        return self.folder / "ca.key"
+
+    @property
+    def operator_certificate(self) -> Path:
+        """PEM, what the command line shows to the operator port."""
+        return self.folder / "operator.pem"
+
+    @property
+    def operator_key(self) -> Path:
+        """PEM, the key of :attr:`operator_certificate`."""
+        return self.folder / "operator.key"
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file, unless the configuration names another database."""
+        return self.folder / "fwdllm.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """Content-addressed files: model bundles and snapshots."""
+        return self.folder / "artifacts"
+
+    @property
+    def jobs(self) -> Path:
+        """One folder for each job."""
+        return self.folder / "jobs"
+
+    @property
+    def lock_file(self) -> Path:
+        """Locked while a server serves the directory; holds its process id."""
+        return self.folder / "lock"
+
+    @property
+    def operator_address_file(self) -> Path:
+        """Where the operator port was last bound, host:port."""
+        return self.folder / "operator.address"
+
+    @property
+    def profiles(self) -> Path:
+        """Reports of ``fwdllm-server profile`` that the dashboard shows, one folder each."""
+        return self.folder / "profiles"
+
+    @property
+    def dashboard_address_file(self) -> Path:
+        """Where the dashboard was last bound, host:port."""
+        return self.folder / "dashboard.address"
+
+    def config(self) -> ServerConfig:
+        """``server.toml`` with the environment's overrides.
+
+        :raises BadInputError: a key or a value is wrong.
+        """
+        return load_config(self.config_file)
+
+    def database_url(self, config: ServerConfig) -> str:
+        """The configured database, SQLite in this directory by default."""
+        return config.store.url or f"sqlite:///{self.database}"
+
+    def store_folder(self, config: ServerConfig) -> Path:
+        """Where artifacts and jobs are: this directory, or the configured one that several coordinators share."""
+        return Path(config.store.folder) if config.store.folder else self.folder
+
+    def operator_socket(self, config: ServerConfig) -> Path | None:
+        """The Unix socket of the operator's plane, None if that is on a port."""
+        address = config.listen.operator
+        return self.folder / address.removeprefix(UNIX) if address.startswith(UNIX) else None
+
+    def operator_address(self, config: ServerConfig) -> str:
+        """Where the command line finds the server: as configured, or as last bound when the port is any free one.
+
+        Either ``unix:`` and an absolute path, or host:port.
+        """
+        if (path := self.operator_socket(config)) is not None:
+            return f"{UNIX}{path}"
+        address = config.listen.operator
+        if address.endswith(":0") and self.operator_address_file.exists():
+            address = self.operator_address_file.read_text(encoding="utf-8")
+        return address
+
+    def record_operator_address(self, address: str) -> None:
+        """Keep the bound operator port for :meth:`operator_address`.
+
+        :raises StorageError: the directory cannot be written.
+        """
+        write_atomically(self.operator_address_file, address.encode())
+
+    def dashboard_url(self, config: ServerConfig) -> str:
+        """The dashboard's page as configured, or as last bound when the port is any free one; empty if it is off."""
+        address = config.listen.dashboard
+        if address.endswith(":0") and self.dashboard_address_file.exists():
+            address = self.dashboard_address_file.read_text(encoding="utf-8")
+        host, _, port = address.rpartition(":")
+        if not host:
+            return ""
+        if is_loopback(host):
+            return f"http://{address}/"
+        if host in ("0.0.0.0", "[::]"):  # noqa: S104 - every address, of which one is told to devices
+            host = f"[{config.public.host}]" if ":" in config.public.host else config.public.host
+        return f"https://{host}:{port}/"
+
+    def dashboard_token(self) -> str:
+        """What lets a browser on another machine see the dashboard; made at first.
+
+        :raises StorageError: it cannot be written.
+        """
+        file = self.folder / "dashboard.token"
+        if not file.exists():
+            write_atomically(file, new_secret().encode(), mode=0o600)
+        return file.read_text(encoding="utf-8")
+
+    def device_authority(self, config: ServerConfig) -> bytes:
+        """PEM, the authority of the operator's own whose certificates devices may have; empty if there is none.
+
+        :raises BadInputError: the file cannot be read or holds no certificate.
+        """
+        if not config.certificates.device_ca:
+            return b""
+        path = self.folder / config.certificates.device_ca
+        try:
+            pem = path.read_bytes()
+        except OSError as error:
+            raise BadInputError(f"[certificates] device_ca: cannot read {path} ({error.strerror})") from error
+        if b"-----BEGIN CERTIFICATE-----" not in pem:
+            raise BadInputError(f"[certificates] device_ca: {path} holds no certificate in PEM")
+        return pem
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the directory for this process.
+
+        :raises BusyError: another process holds it.
+        :raises StorageError: the directory cannot be written.
+        """
+        with locked(self.lock_file, f"another fwdllm-server serves {self.folder}", "stop it first"):
+            yield
+
+    @property
+    def served(self) -> bool:
+        """Whether a server holds the directory now."""
+        try:
+            with self.lock():
+                return False
+        except BusyError:
+            return True

@@ -1,0 +1,354 @@
+"""The job file: one TOML document that says what to train, how, and when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from fwdllm_common.directions import Distribution
+from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_GAUSSIAN_DIRECTIONS
+from fwdllm_common.layout import Float32Vector
+from fwdllm_common.optimizers import OptimizerKind
+from fwdllm_common.prompt import PLACEHOLDER
+from fwdllm_common.protocol import MOST_PRIORITY
+from fwdllm_common.task import CLASSIFICATION, Task
+from fwdllm_server.config.peft_spec import PeftSpec
+from fwdllm_server.config.precision import Precision
+from fwdllm_server.config.presets import Preset, with_preset
+
+MOST_OVER_ASSIGNED = 4.0
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+_LEAST_LABELS = 2
+_LEAST_PAIR_TOKENS = 16
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class JobSection(_Section):
+    """``name`` for people; ``seed`` fixes the initial PEFT weights and every direction of the run.
+
+    Of jobs that wait for the same devices the one of the highest ``priority`` gets them.
+    """
+
+    name: Name
+    seed: int = Field(default=0, ge=0, lt=1 << 63)
+    priority: int = Field(default=0, ge=-MOST_PRIORITY, le=MOST_PRIORITY)
+
+
+class ModelSection(_Section):
+    """Which model, on which ``task``.
+
+    ``source`` is a hub id, a folder or a ``.gguf`` file; ``pooling`` is how token states become a feature: as the
+    model's own classification head does it, or the mean over tokens with a new linear head, which with ``layer-means``
+    reads the means of the embeddings and the middle layer too, centred by held-out texts. A head that the checkpoint
+    lacks starts with ``head``; ``class-means`` asks devices for per-class sums of features. With ``one_block``
+    directions of block ``peft`` cover the head too. ``precision`` is that of the weights that are not trained. A
+    decoder may read each text in a ``prompt``, and its head may start as the language model's scores of the words that
+    the ``verbaliser`` has for the labels. ``labels``, pooling, prompt and words are classification's alone.
+    """
+
+    source: str
+    task: Task = CLASSIFICATION
+    labels: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(default_factory=list, max_length=1024)
+    max_tokens: int = Field(default=128, ge=2, le=8192)
+    pooling: Literal["model", "mean", "layer-means"] = "model"
+    head: Literal["zeros", "random", "class-means"] = "zeros"
+    one_block: bool = False
+    precision: Precision = "float32"
+    prompt: str | None = None
+    verbaliser: dict[str, Annotated[str, Field(min_length=1, max_length=256)]] | None = None
+
+    @field_validator("labels")
+    @classmethod
+    def _two_labels(cls, labels: list[str]) -> list[str]:
+        if len(labels) < _LEAST_LABELS:
+            raise ValueError("should have at least two")
+        return labels
+
+    @model_validator(mode="after")
+    def _task_has_what_it_needs(self) -> ModelSection:
+        if self.task == CLASSIFICATION:
+            if not self.labels:
+                raise ValueError("labels are missing, which classification needs")
+            return self
+        given = [name for name in ("labels", "prompt", "verbaliser") if getattr(self, name)]
+        if given or self.pooling != "model" or self.head == "class-means":
+            wrong = given[0] if given else 'pooling = "mean"' if self.pooling != "model" else 'head = "class-means"'
+            raise ValueError(f"{self.task} has no {wrong}; leave it out")
+        if self.max_tokens < _LEAST_PAIR_TOKENS:
+            raise ValueError(f"question and context need a max_tokens of {_LEAST_PAIR_TOKENS} at least; 384 is usual")
+        return self
+
+    @model_validator(mode="after")
+    def _unique_labels(self) -> ModelSection:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("a label is given twice")
+        return self
+
+    def resolved_source(self, base_folder: Path) -> str:
+        """The source as it is loaded: a path starts from ``base_folder``, the job file's; anything else is a hub id."""
+        local = base_folder / self.source
+        return str(local) if local.exists() else self.source
+
+    @property
+    def words(self) -> list[str] | None:
+        """The verbaliser's words in the order of the labels."""
+        return None if self.verbaliser is None else [self.verbaliser[label] for label in self.labels]
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_has_a_place(cls, prompt: str | None) -> str | None:
+        if prompt is not None and prompt.count(PLACEHOLDER) != 1:
+            raise ValueError(f"must hold {PLACEHOLDER} once")
+        return prompt
+
+    @model_validator(mode="after")
+    def _prompt_and_words_suit_the_head(self) -> ModelSection:
+        if self.pooling != "model" and (self.prompt or self.verbaliser):
+            raise ValueError('a prompt or verbaliser needs pooling = "model"')
+        if self.verbaliser is None:
+            return self
+        if missing := [label for label in self.labels if label not in self.verbaliser]:
+            raise ValueError(f"the verbaliser has no word for the label {missing[0]!r}")
+        if unknown := [label for label in self.verbaliser if label not in self.labels]:
+            raise ValueError(f"the verbaliser has a word for {unknown[0]!r}, which is no label")
+        if self.head != "zeros":
+            raise ValueError('the verbaliser says how the head begins; set head = "zeros"')
+        return self
+
+    @model_validator(mode="after")
+    def _class_means_have_features(self) -> ModelSection:
+        if self.head == "class-means" and self.one_block:
+            raise ValueError('head = "class-means" needs the head in a block of its own; leave out one_block')
+        return self
+
+
+class DevicesSection(_Section):
+    """Which devices take part, by what they say of themselves, and how often.
+
+    They have ``min_examples`` local rows, ``min_memory_mb`` MiB of memory and all ``capabilities``, and not yet had
+    ``per_day`` assignments of any job today (UTC); 0 is no bound.
+    """
+
+    min_examples: int = Field(default=0, ge=0)
+    min_memory_mb: int = Field(default=0, ge=0)
+    capabilities: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(default=[], max_length=32)
+    per_day: int = Field(default=0, ge=0)
+
+
+class HeldOutSection(_Section):
+    """The coordinator's own rows: CSV, JSONL or Parquet, never seen by a device; questions also in SQuAD's format.
+
+    Their columns have fixed names, see :class:`fwdllm_client.data.QuestionSource`.
+    """
+
+    file: str
+    text_column: str = "text"
+    label_column: str = "label"
+
+
+class OptimizerSection(_Section):
+    """The coordinator's optimiser; learning rates are the blocks' own, scaled by the schedule over ``rounds.count``."""
+
+    kind: OptimizerKind = "adam"
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.99, ge=0, lt=1)
+    epsilon: float = Field(default=1e-8, gt=0)
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+
+
+class PerturbationSection(_Section):
+    """How θ is perturbed.
+
+    It is moved by ε = max(``epsilon``, ``relative`` · RMS of the block's weights) along directions of a
+    ``distribution``; the scalar is the ``difference`` of losses over that, to θ itself or to the opposite side.
+    """
+
+    distribution: Distribution = "rademacher"
+    difference: Literal["one-sided", "central"] = "one-sided"
+    epsilon: float = Field(default=1e-3, gt=0)
+    relative: float = Field(default=0.01, ge=0)
+
+    def epsilon_at(self, weights: Float32Vector) -> float:
+        """ε for a block with these weights, float32 ``[block size]``."""
+        rms = float(np.sqrt(np.mean(np.square(weights, dtype=np.float64))))
+        return max(self.epsilon, self.relative * rms)
+
+
+class RoundsSection(_Section):
+    """The rounds' number and bounds; times are seconds.
+
+    A round waits for ``min_devices``, then for more until ``max_devices`` or all of the last round are here, or for
+    ``gather_s``; they have ``accept_s`` to fetch their assignment and ``deadline_s`` to report. At the deadline the
+    round commits if ``min_fraction`` of the directions are in, else it is abandoned. ``over_assign`` hands out more
+    directions than are waited for, since devices vanish (``auto``: as many as make up for those of the last rounds); an
+    assignment without news for ``assignment_s`` is given to others. ``evaluate_every`` and ``federated_evaluate_every``
+    count rounds; 0 is never (the last round is always evaluated on held-out rows).
+    """
+
+    count: int = Field(default=50, ge=1, le=1_000_000)
+    min_devices: int = Field(default=1, ge=1)
+    max_devices: int = Field(default=100, ge=1)
+    gather_s: float = Field(default=5.0, ge=0)
+    accept_s: float = Field(default=60.0, gt=0)
+    deadline_s: float = Field(default=600.0, gt=0)
+    assignment_s: float = Field(default=120.0, gt=0)
+    min_fraction: float = Field(default=0.5, gt=0, le=1)
+    over_assign: float | Literal["auto"] = 1.0
+    evaluate_every: int = Field(default=5, ge=0)
+    federated_evaluate_every: int = Field(default=0, ge=0)
+    max_abandoned: int = Field(default=10, ge=0)
+
+    @field_validator("over_assign")
+    @classmethod
+    def _hands_out_enough(cls, factor: float | Literal["auto"]) -> float | Literal["auto"]:
+        # A bound of the type itself would be told by the name of a union's branch.
+        if factor != "auto" and not 1 <= factor <= MOST_OVER_ASSIGNED:
+            raise ValueError(f'should be greater than or equal to 1 and at most {MOST_OVER_ASSIGNED:g}, or "auto"')
+        return factor
+
+    def over_assigned(self, drop_out: float) -> float:
+        """Directions handed out for each one waited for, when the part ``drop_out`` of the devices vanishes."""
+        if self.over_assign == "auto":
+            return MOST_OVER_ASSIGNED if drop_out >= 1 else min(1 / (1 - drop_out), MOST_OVER_ASSIGNED)
+        return self.over_assign
+
+    def evaluates(self, version: int) -> bool:
+        """Whether the coordinator evaluates this version on its held-out rows."""
+        scheduled = self.evaluate_every > 0 and version % self.evaluate_every == 0
+        return scheduled or version in (0, self.count)
+
+    @model_validator(mode="after")
+    def _devices_in_order(self) -> RoundsSection:
+        if self.max_devices < self.min_devices:
+            raise ValueError("max_devices is below min_devices")
+        return self
+
+
+class RobustSection(_Section):
+    """What devices that lie can do at most.
+
+    A scalar counts with no more than ``clip`` times the running scale of its block, the median magnitude of the
+    scalars of the last rounds, and devices that contradict the others round after round are left out; 0 does neither.
+    """
+
+    clip: float = Field(default=3.0, ge=0, le=1e6)
+
+
+class SamplingSection(_Section):
+    """Discriminative perturbation sampling: of 1 / ``keep`` times as many candidates the nearest to a reference.
+
+    The reference is the last committed ``gradient`` or the optimiser's ``momentum``; nearness is the ``signed`` or
+    ``absolute`` cosine, of the whole ``vector`` or averaged over its ``tensor``s; ``every`` n-th round samples.
+    """
+
+    keep: float = Field(default=0.1, ge=1 / 256, le=1)
+    cosine: Literal["signed", "absolute"] = "signed"
+    scope: Literal["vector", "tensor"] = "vector"
+    reference: Literal["gradient", "momentum"] = "gradient"
+    every: int = Field(default=1, ge=1)
+
+
+class BlockSection(_Section):
+    """The directions of one block of θ.
+
+    A round begins with ``directions`` and goes on in steps of as many, up to ``max_directions``, while the variance of
+    the estimate is above ``variance_threshold``: ``relative`` is the variance over the squared gradient, ``absolute``
+    the paper's difference of two halves, in units of the gradient squared; ``pacing_tensor`` restricts the statistic to
+    one tensor. The block takes part from round ``first_round`` on, every ``every`` rounds. Each direction is measured
+    by ``devices_per_direction`` devices, and from three on counts with the median of what they say.
+    """
+
+    directions: int = Field(ge=1, le=MAX_DIRECTIONS)
+    max_directions: int = Field(default=0, ge=0, le=MAX_DIRECTIONS)
+    batch_size: int = Field(default=16, ge=1, le=65536)
+    learning_rate: float = Field(gt=0)
+    pacing: Literal["relative", "absolute"] = "relative"
+    pacing_tensor: str = ""
+    variance_threshold: float = Field(default=float("inf"), gt=0, allow_inf_nan=True)
+    sampling: SamplingSection | None = None
+    first_round: int = Field(default=1, ge=1)
+    every: int = Field(default=1, ge=1)
+    devices_per_direction: int = Field(default=1, ge=1, le=16)
+
+    @field_validator("devices_per_direction")
+    @classmethod
+    def _a_majority_is_possible(cls, devices: int) -> int:
+        if devices == 2:
+            raise ValueError("two devices cannot outvote one; use 1, or 3 and more")
+        return devices
+
+    @model_validator(mode="after")
+    def _bounds_in_order(self) -> BlockSection:
+        if 0 < self.max_directions < self.directions:
+            raise ValueError("max_directions is below directions")
+        return self
+
+    @model_validator(mode="after")
+    def _last_round_has_a_gradient(self) -> BlockSection:
+        if self.sampling is not None and self.sampling.reference == "gradient" and self.every > 1:
+            raise ValueError('sampling by the last round\'s gradient needs every = 1; use reference = "momentum"')
+        return self
+
+
+class JobSpec(_Section):
+    """A whole job file; ``blocks`` are keyed by block name, ``head`` and ``peft``.
+
+    What the file leaves open comes from its ``preset``, see :func:`fwdllm_server.config.presets.with_preset`.
+    """
+
+    preset: Preset | None = None
+    job: JobSection
+    model: ModelSection
+    peft: PeftSpec = PeftSpec()
+    held_out: HeldOutSection
+    devices: DevicesSection = DevicesSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    perturbation: PerturbationSection = PerturbationSection()
+    rounds: RoundsSection = RoundsSection()
+    robust: RobustSection = RobustSection()
+    blocks: dict[Literal["peft", "head"], BlockSection] = Field(min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled_in(cls, job: Any) -> Any:
+        return with_preset(job) if isinstance(job, Mapping) else job
+
+    @model_validator(mode="after")
+    def _every_round_has_directions(self) -> JobSpec:
+        if not any(block.first_round == 1 and block.every == 1 for block in self.blocks.values()):
+            raise ValueError("at least one block must take part in every round (first_round = 1, every = 1)")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_devices_for_a_direction(self) -> JobSpec:
+        most = max(block.devices_per_direction for block in self.blocks.values())
+        if most > self.rounds.min_devices:
+            raise ValueError(f"devices_per_direction = {most} needs as many devices; raise [rounds] min_devices")
+        return self
+
+    @model_validator(mode="after")
+    def _gaussian_sums_fit(self) -> JobSpec:
+        most = max(max(block.directions, block.max_directions) for block in self.blocks.values())
+        if (
+            self.perturbation.distribution == "gaussian"
+            and most * self.rounds.over_assigned(1.0) > MAX_GAUSSIAN_DIRECTIONS
+        ):
+            raise ValueError(
+                f"a round has at most {MAX_GAUSSIAN_DIRECTIONS} gaussian directions of a block, over-assigned ones "
+                'included; lower directions or max_directions, or use distribution = "rademacher"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _optimizer_has_the_reference(self) -> JobSpec:
+        references = {block.sampling.reference for block in self.blocks.values() if block.sampling is not None}
+        if self.optimizer.kind == "sgd" and "momentum" in references:
+            raise ValueError('sampling by momentum needs an optimiser that has it; sgd has reference = "gradient"')
+        return self

@@ -1,0 +1,1 @@
+"""The running coordinator: jobs, leases, peers and health on one runtime."""

@@ -1,0 +1,124 @@
+"""Whether the coordinator can do its work: its store can be written, and its event loop is on time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import structlog
+from sqlalchemy import Connection, text
+
+from fwdllm_common.errors import FwdllmError
+from fwdllm_server.coordinator.runtime import Runtime
+from fwdllm_server.metrics.live import LOOP_LAG_SECONDS, SERVING, STORE_WRITABLE
+
+WRITE_EVERY_S = 10.0
+"""Seconds between two test writes."""
+PATIENCE_S = 5.0
+"""Seconds after which a store that does not answer counts as one that cannot be written."""
+LATE_S = 1.0
+"""Seconds that the event loop may be late; calls of devices wait as long."""
+LATE_FOR = 10.0
+"""Times that long without being late, and the loop counts as on time again."""
+_TICK_S = 0.25
+
+_log = structlog.get_logger()
+
+
+class Health:
+    """Says whether the coordinator serves; :attr:`problem` is why not, empty if it does."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        write_every_s: float = WRITE_EVERY_S,
+        patience_s: float = PATIENCE_S,
+        late_s: float = LATE_S,
+    ) -> None:
+        self._runtime = runtime
+        self._write_every_s = write_every_s
+        self._patience_s = patience_s
+        self._late_s = late_s
+        self._problems: dict[str, str] = {"start": "the coordinator is starting"}
+        self._changed = asyncio.Event()
+
+    @property
+    def problem(self) -> str:
+        """Why the coordinator does not serve, in one line."""
+        return "; ".join(self._problems.values())
+
+    @property
+    def store_works(self) -> bool:
+        """Whether the store answered when it was tried last."""
+        return "store" not in self._problems
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set as soon as the problem is another than now, or none."""
+        return self._changed
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Serve, and look after store and loop until the block ends; from then on nothing is served."""
+        tasks = [asyncio.create_task(self._watch_store()), asyncio.create_task(self._watch_loop())]
+        self._set("start", "")
+        try:
+            yield
+        finally:
+            self._set("stop", "the coordinator is stopping")
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _watch_store(self) -> None:
+        while True:
+            write = asyncio.ensure_future(self._runtime.commit(_write))
+            await asyncio.wait({write}, timeout=self._patience_s)
+            if not write.done():
+                self._set_store(f"the store has not answered for {self._patience_s:g} s")
+                await asyncio.wait({write})
+            error = write.exception()
+            if error is not None and not isinstance(error, FwdllmError):
+                _log.error("test write failed", error=repr(error))
+            self._set_store("" if error is None else f"the store cannot be written: {error}")
+            await asyncio.sleep(self._write_every_s)
+
+    def _set_store(self, problem: str) -> None:
+        STORE_WRITABLE.set(not problem)
+        self._set("store", problem)
+
+    async def _watch_loop(self) -> None:
+        loop = asyncio.get_running_loop()
+        late_until = 0.0
+        while True:
+            due = loop.time() + _TICK_S
+            await asyncio.sleep(_TICK_S)
+            lag = max(0.0, loop.time() - due)
+            LOOP_LAG_SECONDS.observe(lag)
+            if lag > self._late_s:
+                late_until = loop.time() + LATE_FOR * self._late_s
+                self._set("loop", f"the event loop was {lag:.1f} s late")
+            elif loop.time() > late_until:
+                self._set("loop", "")
+
+    def _set(self, name: str, problem: str) -> None:
+        before = self.problem
+        if problem:
+            self._problems[name] = problem
+        else:
+            self._problems.pop(name, None)
+        if self.problem == before:
+            return
+        SERVING.set(not self.problem)
+        if self.problem:
+            _log.warning("not serving", reason=self.problem)
+        else:
+            _log.info("healthy")
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def _write(connection: Connection) -> None:
+    # Changes nothing, and has to reach the disk all the same.
+    connection.execute(text("UPDATE alembic_version SET version_num = version_num"))

@@ -1,0 +1,1 @@
+"""Preparing a job: export, known-answer test, evaluation and adoption into the store."""

@@ -1,0 +1,95 @@
+"""The canary of a bundle: drawn before its weights are quantised, measured before and after."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from fwdllm_client.data import Dataset, DataSource, QuestionSource, Source
+from fwdllm_client.engine.self_test import canary_scalars
+from fwdllm_common.canary import CANARY_DIRECTIONS, Canary, signal_to_noise
+from fwdllm_common.layout import Float32Vector
+from fwdllm_common.manifest import Manifest
+from fwdllm_common.task import CLASSIFICATION
+from fwdllm_server.config.job import PerturbationSection
+
+CANARY_FILE = "canary.bin"
+# Nobody's data: every device of every job gets them.
+TEXTS = (
+    "The committee will publish its report on the new railway line in the spring.",
+    "A late goal gave the visitors their first win of the season on Saturday.",
+    "Shares fell after the company said that its profit would be lower than expected.",
+    "The telescope has found water vapour in the air of a distant planet.",
+    "I would not buy this kettle again, it leaked on the second day.",
+    "What a lovely film; we laughed and cried and stayed for the credits.",
+)
+_QUESTION = "Which?"
+_MAX_TOKENS = 32
+_MOVED = 0.03
+
+
+def draw_canary(bundle: Path, manifest: Manifest, theta: Float32Vector, perturbation: PerturbationSection) -> Canary:
+    """The canary of the float32 bundle in the folder ``bundle``, with ε as at ``theta``, float32 ``[d]``.
+
+    Its θ lies a little beside ``theta`` in a direction of its own: below a head that is zero no weight has a slope.
+    """
+    dataset = _tokenised(bundle, manifest)
+    canary = Canary(
+        rows=[dataset.token_ids[a:b].tolist() for a, b in zip(dataset.offsets, dataset.offsets[1:], strict=False)],
+        labels=dataset.targets(np.arange(len(dataset))).tolist(),
+        theta=CANARY_DIRECTIONS.perturb(theta, np.zeros(1, dtype=np.uint64), 0, _MOVED)[0],
+        epsilons=_epsilons(manifest, theta, perturbation),
+        central=perturbation.difference == "central",
+        expected={},
+        float32={},
+    )
+    scalars = canary_scalars(bundle, manifest, canary, bundle.parent, threads=0)
+    return replace(canary, expected=scalars, float32=scalars)
+
+
+def expect_of(bundle: Path, manifest: Manifest, canary: Canary) -> Canary:
+    """The canary with the scalars of the bundle as it is now."""
+    return replace(canary, expected=canary_scalars(bundle, manifest, canary, bundle.parent, threads=0))
+
+
+def fidelity(canary: Canary) -> float:
+    """Signal to noise of the bundle's own scalars against those of the float32 model: what quantising it costs."""
+    return signal_to_noise(canary.expected, canary.float32)
+
+
+def _tokenised(bundle: Path, manifest: Manifest) -> Dataset:
+    short = replace(manifest, max_tokens=min(manifest.max_tokens, _MAX_TOKENS))
+    with TemporaryDirectory(dir=bundle.parent) as folder:
+        write = _labelled if manifest.task == CLASSIFICATION else _questions
+        return Dataset.load(write(Path(folder), manifest), bundle / manifest.tokenizer.name, short)
+
+
+def _labelled(folder: Path, manifest: Manifest) -> Source:
+    file = folder / "texts.csv"
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream)
+        writer.writerow(("text", "label"))
+        writer.writerows((text, manifest.labels[i % len(manifest.labels)]) for i, text in enumerate(TEXTS))
+    return DataSource(file)
+
+
+def _questions(folder: Path, _manifest: Manifest) -> Source:
+    """Each answered by a word near its beginning, which no cut takes away."""
+    file = folder / "questions.jsonl"
+    words = [(text, text.split()[1 + i % 3]) for i, text in enumerate(TEXTS)]
+    rows = (
+        {"question": _QUESTION, "context": text, "answer_start": text.index(word), "answer": word}
+        for text, word in words
+    )
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return QuestionSource(file)
+
+
+def _epsilons(manifest: Manifest, theta: Float32Vector, perturbation: PerturbationSection) -> Mapping[str, float]:
+    return {name: perturbation.epsilon_at(theta[block.slice]) for name, block in manifest.layout.blocks.items()}

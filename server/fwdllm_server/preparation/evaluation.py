@@ -1,0 +1,82 @@
+"""The coordinator's own held-out rows, run through the device's engine: same code, same numbers."""
+
+from __future__ import annotations
+
+from math import ceil, isfinite
+from pathlib import Path
+
+import numpy as np
+
+from fwdllm_client.data import Dataset, DataSource, QuestionSource, Source, contents_of
+from fwdllm_client.engine import Engine
+from fwdllm_common.errors import BadInputError, JobFailedError
+from fwdllm_common.layout import Float32Vector
+from fwdllm_common.manifest import Manifest
+from fwdllm_common.task import CLASSIFICATION
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.store.ledger import EvaluationRecord
+
+_SAMPLE = 512
+"""Texts that features are centred by and PEFT methods may look at."""
+
+
+def check_held_out(spec: JobSpec, base_folder: Path) -> None:
+    """Read the held-out file once, before any work is done.
+
+    :raises BadInputError: it is missing, wrong, or has a label that the job does not name.
+    """
+    check_rows(spec, held_out_source(spec, base_folder))
+
+
+def check_rows(spec: JobSpec, source: Source) -> int:
+    """Read rows for the task of a job; returns how many there are.
+
+    :raises BadInputError: the file is missing, wrong, or has a label that the job does not name.
+    """
+    contents = contents_of(source)
+    if unknown := set(contents.labels) - set(spec.model.labels):
+        raise BadInputError(
+            f"{source.path}: label {sorted(unknown)[0]!r} is not in [model] labels; add it there or mend the file"
+        )
+    return contents.rows
+
+
+def held_out_source(spec: JobSpec, base_folder: Path) -> Source:
+    """Where the held-out rows are."""
+    section = spec.held_out
+    if spec.model.task != CLASSIFICATION:
+        return QuestionSource(base_folder / section.file)
+    return DataSource(base_folder / section.file, section.text_column, section.label_column)
+
+
+def held_out_texts(spec: JobSpec, base_folder: Path) -> list[str]:
+    """Some of the held-out texts from all over the file, without labels: the only text that the coordinator has."""
+    source = held_out_source(spec, base_folder)
+    if isinstance(source, QuestionSource):
+        texts = [f"{row.question} {row.context}" for row in source.rows()]
+    else:
+        texts = [row.text for row in source.rows()]
+    return texts[:: ceil(len(texts) / _SAMPLE)]  # many files are sorted by label
+
+
+class HeldOutEvaluator:
+    """Accuracy (or F1) and loss of a version of θ; the frozen prefix is computed once and kept in ``cache_folder``."""
+
+    def __init__(self, spec: JobSpec, base_folder: Path, bundle: Path, manifest: Manifest, cache_folder: Path) -> None:
+        dataset = Dataset.load(held_out_source(spec, base_folder), bundle / manifest.tokenizer.name, manifest)
+        self._rows = np.arange(len(dataset))
+        self._engine = Engine(bundle, manifest, dataset, cache_folder)
+
+    def evaluate(self, version: int, theta: Float32Vector) -> EvaluationRecord:
+        """Evaluate θ, float32 ``[d]``, on every held-out row.
+
+        :raises JobFailedError: the loss is not finite.
+        """
+        result = self._engine.evaluate(theta, self._rows)
+        if not isfinite(result.loss):
+            raise JobFailedError(
+                f"the model has diverged: at version {version} its loss on the held-out rows is {result.loss}; "
+                "submit the job with a lower learning_rate"
+            )
+        exact_match = None if result.f1 is None else result.correct / result.total
+        return EvaluationRecord(version, result.score, result.loss, result.total, exact_match)

@@ -1,0 +1,83 @@
+"""How each device stands and why it gets no work, from what the store knows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import Connection
+
+from fwdllm.v1 import conditions_pb2
+from fwdllm_server.config.server_config import CheckInSection
+from fwdllm_server.rounds.self_testing import noisy_devices
+from fwdllm_server.store import assignments, devices, jobs
+from fwdllm_server.store.devices import Device
+from fwdllm_server.store.jobs import JobState
+
+NOISY, AWAY, REVOKED = "noisy", "away", "revoked"
+_PREFIX = "HOLD_"
+_HELD_S = 3600.0
+"""A device that does not work says so every 15 to 30 minutes, and is back as soon as it may."""
+_SLACK_S = 15.0
+"""A busy machine may be so late."""
+
+
+class DeviceState(StrEnum):
+    """What a device does now; the first that fits."""
+
+    REVOKED = "revoked"  # refused for good
+    WORKING = "working"  # has an assignment
+    AWAY = "away"  # not heard of for two idle windows, an hour if it was held, or never
+    HELD = "held"  # says that it does not work now
+    IDLE = "idle"  # waits for an assignment
+
+
+@dataclass(frozen=True)
+class DeviceStatus:
+    """A device, how it stands, and every reason why no new assignment goes to it."""
+
+    device: Device
+    state: DeviceState
+    reasons: tuple[str, ...]
+
+
+def hold_words(conditions: conditions_pb2.Conditions | None) -> tuple[str, ...]:
+    """``low_battery`` for HOLD_LOW_BATTERY; a newer device's hold is its number."""
+    known = conditions_pb2.Hold.DESCRIPTOR.values_by_number
+    return tuple(
+        known[hold].name.removeprefix(_PREFIX).lower() if hold in known else str(hold)
+        for hold in (conditions.holds if conditions is not None else ())
+    )
+
+
+def reasons_there_are() -> tuple[str, ...]:
+    """Every word that :attr:`DeviceStatus.reasons` can have."""
+    holds = [value.name.removeprefix(_PREFIX).lower() for value in conditions_pb2.Hold.DESCRIPTOR.values]
+    return (*holds[1:], NOISY, AWAY, REVOKED)
+
+
+def device_statuses(connection: Connection, check_in: CheckInSection, now: float) -> Sequence[DeviceStatus]:
+    """Every device, the newest first."""
+    busy = assignments.busy_devices(connection)
+    noisy: frozenset[str] = frozenset().union(
+        *(noisy_devices(connection, job.id, now) for job in jobs.in_state(connection, JobState.RUNNING))
+    )
+    silent_s = 2 * check_in.idle_max_ms / 1000 + _SLACK_S
+    return [
+        _status(device, device.id in busy, device.id in noisy, silent_s, now)
+        for device in devices.all_devices(connection)
+    ]
+
+
+def _status(device: Device, busy: bool, noisy: bool, silent_s: float, now: float) -> DeviceStatus:
+    if device.revoked:
+        return DeviceStatus(device, DeviceState.REVOKED, (REVOKED,))
+    holds = hold_words(device.conditions)
+    reasons = (*holds, NOISY) if noisy else holds
+    if busy:
+        return DeviceStatus(device, DeviceState.WORKING, reasons)
+    longest_s = max(_HELD_S, silent_s) if holds else silent_s
+    if device.last_seen_at is None or device.last_seen_at < now - longest_s:
+        return DeviceStatus(device, DeviceState.AWAY, (AWAY, *reasons))
+    return DeviceStatus(device, DeviceState.HELD if holds else DeviceState.IDLE, reasons)

@@ -1,0 +1,87 @@
+import tomllib
+
+import pytest
+
+from fwdllm_common.errors import BadInputError
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.presets import NAMES
+from fwdllm_server.config.toml_model import parse_toml
+
+TASK = """
+[job]
+name = "a"
+[model]
+source = "somewhere"
+labels = ["x", "y"]
+[held_out]
+file = "held_out.csv"
+"""
+
+
+def spec(more: str = "", top: str = "") -> JobSpec:
+    return parse_toml(top + TASK + more, JobSpec, "job.toml")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_task_and_a_preset_are_a_job(name):
+    assert spec(top=f'preset = "{name}"\n').blocks
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_questions_have_no_pooling_from_a_preset(name):
+    task = TASK.replace('labels = ["x", "y"]', 'task = "question-answering"')
+    model = parse_toml(f'preset = "{name}"\n{task}', JobSpec, "job.toml").model
+    assert (model.task, model.pooling, model.labels) == ("question-answering", "model", [])
+
+
+def test_a_job_that_says_nothing_has_the_default():
+    named = spec(top='preset = "default"\n')
+
+    assert spec().model_dump() == {**named.model_dump(), "preset": None}
+
+
+def test_a_job_that_chooses_a_peft_method_trains_it():
+    chosen = spec('[peft]\nmethod = "ia3"\n')
+
+    assert (chosen.peft.method, set(chosen.blocks)) == ("ia3", {"head", "peft"})
+
+
+def test_the_paper_is_as_published():
+    paper = spec(top='preset = "fwdllm-paper"\n')
+    block = paper.blocks["peft"]
+
+    assert set(paper.blocks) == {"peft"}
+    assert (paper.optimizer.kind, block.learning_rate, block.batch_size) == ("sgd", 0.01, 8)
+    assert (paper.perturbation.distribution, paper.perturbation.difference) == ("gaussian", "central")
+    assert (block.pacing, block.variance_threshold) == ("absolute", 0.1)
+    assert block.sampling is not None
+    assert (block.sampling.every, block.sampling.keep) == (2, 0.1)
+    assert block.directions == paper.rounds.min_devices
+
+
+def test_what_the_job_says_has_precedence():
+    changed = spec("[rounds]\ncount = 7\n[blocks.peft]\nlearning_rate = 0.5\n", 'preset = "fwdllm-paper"\n')
+
+    assert (changed.rounds.count, changed.rounds.min_devices) == (7, 100)
+    assert (changed.blocks["peft"].learning_rate, changed.blocks["peft"].batch_size) == (0.5, 8)
+
+
+def test_only_the_blocks_that_the_job_names_remain():
+    assert set(spec("[blocks.head]\nlearning_rate = 0.5\n", 'preset = "upper-layers"\n').blocks) == {"head"}
+
+
+def test_another_peft_method_takes_nothing_from_the_preset():
+    assert spec('[peft]\nmethod = "lora"\n', 'preset = "fwdllm-paper"\n').peft.rank == 4
+
+
+def test_a_job_with_its_own_blocks_stands_alone():
+    alone = spec("[blocks.head]\ndirections = 3\nlearning_rate = 0.5\n")
+    bare = tomllib.loads("directions = 3\nlearning_rate = 0.5")
+
+    assert alone.blocks["head"].model_dump(exclude_defaults=True) == bare
+    assert alone.peft.layers is None
+
+
+def test_an_unknown_preset_is_refused_with_the_nearest():
+    with pytest.raises(BadInputError, match="fwdllm-paper"):
+        spec(top='preset = "fwdllm-papr"\n')

@@ -1,0 +1,59 @@
+"""The held-out rows through the device's engine."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from client.engine.tiny_bundle import make_theta, write_bundle
+from helpers.tiny_job import job_spec
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from fwdllm_common.errors import BadInputError, JobFailedError
+from fwdllm_common.files import sha256_of
+from fwdllm_common.manifest import BundleFile
+from fwdllm_server.preparation.evaluation import HeldOutEvaluator, check_held_out, held_out_texts
+
+SPEC = job_spec({"held_out": {"file": "held_out.csv"}, "model": {"source": "none", "labels": ["a", "b", "c"]}})
+
+
+@pytest.fixture
+def manifest(tmp_path):
+    written = write_bundle(tmp_path)
+    tokenizer = Tokenizer(models.WordLevel({"pad": 0, "one": 1, "two": 2}, unk_token="pad"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    file = tmp_path / "tokenizer.json"
+    tokenizer.save(str(file))
+    return replace(written.manifest, tokenizer=BundleFile(file.name, sha256_of(file), file.stat().st_size))
+
+
+@pytest.fixture
+def evaluator(manifest, tmp_path):
+    (tmp_path / "held_out.csv").write_text("text,label\none,a\none two,b\ntwo,c\n")
+    return HeldOutEvaluator(SPEC, tmp_path, tmp_path, manifest, tmp_path / "cache")
+
+
+def test_every_row_counts(evaluator, manifest):
+    found = evaluator.evaluate(4, make_theta(manifest))
+    assert (found.version, found.rows) == (4, 3)
+    assert found.loss > 0
+    assert found.accuracy in (0, 1 / 3, 2 / 3, 1)
+
+
+def test_a_model_that_has_diverged_ends_the_job_and_says_so(evaluator, manifest):
+    theta = np.full_like(make_theta(manifest), np.nan)
+    with pytest.raises(JobFailedError, match=r"diverged: at version 4 .* is nan; .* lower learning_rate"):
+        evaluator.evaluate(4, theta)
+
+
+def test_a_label_that_the_job_does_not_name_is_refused(tmp_path):
+    (tmp_path / "held_out.csv").write_text("text,label\none,a\ntwo,d\n")
+    with pytest.raises(BadInputError, match=r"held_out.csv: label 'd' is not in \[model\] labels"):
+        check_held_out(SPEC, tmp_path)
+
+
+@pytest.mark.parametrize(("rows", "taken", "last"), [(3, 3, 2), (512, 512, 511), (513, 257, 512), (2000, 500, 1996)])
+def test_texts_are_taken_from_all_over_the_file(tmp_path, rows, taken, last):
+    lines = [f"text {row},{'ab'[2 * row // rows]}" for row in range(rows)]
+    (tmp_path / "held_out.csv").write_text("\n".join(["text,label", *lines, ""]))
+    texts = held_out_texts(SPEC, tmp_path)
+    assert (len(texts), texts[0], texts[-1]) == (taken, "text 0", f"text {last}")
