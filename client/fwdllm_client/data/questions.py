@@ -62,12 +62,12 @@ class QuestionSource:
         """
         return (row for row, _ in self._read(None, left_out or LeftOut(), unanswerable))
 
-    def values(self, column: str) -> list[str]:
-        """What each row with an answer has in another column; of SQuAD's format ``title`` is one.
+    def values(self, column: str, unanswerable: bool = False) -> list[str]:
+        """What each of :meth:`rows` has in another column; of SQuAD's format ``title`` is one.
 
         :raises BadInputError: the file is wrong or has no such column.
         """
-        return [value for _, value in self._read(column, LeftOut(), False)]
+        return [value for _, value in self._read(column, LeftOut(), unanswerable)]
 
     def place(self, line: int) -> str:
         """The file and line for a message."""

@@ -151,6 +151,7 @@ def test_the_layout_of_datasets(name: str, tmp_path: Path) -> None:
     assert list(source.rows()) == answered
     assert list(source.rows(unanswerable=True)) == [*answered, Question(3, "Where?", CONTEXT, [], [])]
     assert source.values("id") == ["a", "b"]
+    assert source.values("id", unanswerable=True) == ["a", "b", "c"]
     with capture_logs() as logs:
         assert contents_of(source) == Contents("question-answering", 2, left_out=1)
         assert contents_of(source, unanswerable=True) == Contents("question-answering", 3)
