@@ -89,7 +89,7 @@ class Manifest:
 
     ``max_tokens`` is the truncation length, ``pad_token_id`` fills up a batch, ``labels`` gives class i its name;
     with a ``prompt`` the model reads each text in it; ``canary`` is a :class:`fwdllm_common.canary.Canary`. There are
-    labels if and only if the ``task`` is classification.
+    labels if and only if the ``task`` is classification. With ``no_answer`` the model learns that a question has none.
     """
 
     labels: tuple[str, ...]
@@ -101,6 +101,7 @@ class Manifest:
     prompt: Prompt | None = None
     canary: BundleFile | None = None
     task: Task = CLASSIFICATION
+    no_answer: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.frozen < len(self.stages):
@@ -173,6 +174,7 @@ class Manifest:
             **({} if self.prompt is None else {"prompt": self.prompt.template}),
             **({} if self.canary is None else {"canary": asdict(self.canary)}),
             **({} if self.task == CLASSIFICATION else {"task": self.task}),
+            **({"no_answer": True} if self.no_answer else {}),
         }
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -196,6 +198,7 @@ class Manifest:
                 prompt=Prompt.of(value.get("prompt")),
                 canary=BundleFile(**value["canary"]) if "canary" in value else None,
                 task=value.get("task", CLASSIFICATION),
+                no_answer=value.get("no_answer") is True,
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BadInputError(f"manifest: not a model bundle ({error})") from error

@@ -127,7 +127,13 @@ def _command(
 
 
 def _add_data_and_threads(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", type=Path, required=True, metavar="FILE", help="CSV, JSONL or Parquet file")
+    command.add_argument(
+        "--data",
+        type=Path,
+        required=True,
+        metavar="FILE",
+        help="CSV, TSV, JSON, JSONL, Parquet or Arrow file, or a folder of Hugging Face's save_to_disk",
+    )
     command.add_argument(
         "--task",
         choices=TASKS,
@@ -137,6 +143,9 @@ def _add_data_and_threads(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--text-column", default="text", metavar="NAME", help="column of the text (text)")
     command.add_argument("--label-column", default="label", metavar="NAME", help="column of the label (label)")
+    command.add_argument(
+        "--skip-incomplete", action="store_true", help="leave out, and count, rows without a text or a label"
+    )
     command.add_argument("--user-column", metavar="NAME", help="column that says whose row it is")
     command.add_argument("--user", metavar="NAME", help="use the rows of this user only")
     command.add_argument(
@@ -173,7 +182,8 @@ def _source(options: argparse.Namespace) -> Source:
 
     if options.task != CLASSIFICATION:
         return QuestionSource(options.data, options.user_column, options.user)
-    return DataSource(options.data, options.text_column, options.label_column, options.user_column, options.user)
+    columns = (options.text_column, options.label_column)
+    return DataSource(options.data, *columns, options.user_column, options.user, options.skip_incomplete)
 
 
 def _bench(options: argparse.Namespace) -> None:

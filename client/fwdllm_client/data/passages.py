@@ -18,6 +18,8 @@ from fwdllm_common.manifest import Manifest
 
 NO_SPAN = (-1, -1)
 """Of an answer that the tokens do not have: it lies behind the cut."""
+NO_ANSWER = (0, 0)
+"""Of a question without an answer, where the model learns to say so: the first token, as with SQuAD 2.0 usual."""
 _ROWS_PER_BATCH = 32
 _CONTEXT, _QUESTION, _NEITHER = 1, 0, -1
 
@@ -29,13 +31,15 @@ class Passages:
     """The contexts of a dataset's rows, and the answers that count as right.
 
     ``tokens`` int64 ``[rows, 2]``: the first token of each row's context and the one after its last. ``characters``
-    int32 ``[all tokens, 2]``: where in the context a token begins and ends; of no meaning outside of it.
+    int32 ``[all tokens, 2]``: where in the context a token begins and ends; of no meaning outside of it. With
+    ``no_answer`` the span :data:`NO_ANSWER` says that there is none.
     """
 
     contexts: Sequence[str]
     answers: Sequence[Sequence[str]]
     tokens: NDArray[np.int64]
     characters: NDArray[np.int32]
+    no_answer: bool = False
 
 
 class Tokenised(NamedTuple):
@@ -54,7 +58,7 @@ def tokenise(source: QuestionSource, tokenizer: Tokenizer, manifest: Manifest) -
     """
     rows: list[_Row] = []
     contexts: dict[str, str] = {}  # many questions share one
-    for questions in _batches(source.rows()):
+    for questions in _batches(source.rows(unanswerable=manifest.no_answer)):
         encoded = tokenizer.encode_batch([(each.question, each.context) for each in questions])
         for question, encoding in zip(questions, encoded, strict=True):
             context = contexts.setdefault(question.context, question.context)
@@ -77,6 +81,7 @@ def tokenise(source: QuestionSource, tokenizer: Tokenizer, manifest: Manifest) -
             [row.answers for row in rows],
             np.array([row.tokens for row in rows], dtype=np.int64),
             np.concatenate([row.characters for row in rows]),
+            manifest.no_answer,
         ),
     )
 
@@ -99,6 +104,8 @@ def _row(question: Question, context: str, encoding: Encoding, manifest: Manifes
     ids = np.array(encoding.ids, dtype=np.int32)[kept]
     if not len(ids):
         ids, characters = np.array([manifest.pad_token_id], dtype=np.int32), np.zeros((1, 2), dtype=np.int32)
+    if not question.answers:
+        return _Row(ids, NO_ANSWER, context, [""], (first, end), characters)
     answer, start = question.answers[0], question.starts[0]
     begin = start + len(answer) - len(answer.lstrip())
     span = _span(characters[first:end], begin, start + len(answer.rstrip()))

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fwdllm_client.data.records import TABLES, RecordFile
-from fwdllm_client.data.squad_file import read_squad
+from fwdllm_client.data.readers import ABSENT, Column
+from fwdllm_client.data.records import TABLES, LeftOut, RecordFile, filled, text_of
+from fwdllm_client.data.squad_file import read_questions
 from fwdllm_common.errors import BadInputError
 
 COLUMNS = ("question", "context", "answer_start", "answer")
-_READERS = {**TABLES, ".json": read_squad}
+_COLUMNS = (
+    Column("question"),
+    Column("context"),
+    *(Column(name, required=False) for name in ("answer_start", "answer", "answers", "id")),
+)
+_READERS = {**TABLES, ".json": read_questions}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +25,7 @@ class Question:
     """One example: where it starts in its file, the question, the context, and the answers.
 
     ``starts`` are the characters of the context at which the ``answers`` begin; the first one is learnt, any counts as
-    right.
+    right. Where the context has no answer there are none.
     """
 
     line: int
@@ -31,10 +37,11 @@ class Question:
 
 @dataclass(frozen=True)
 class QuestionSource:
-    """A CSV, JSON Lines or Parquet file with the columns :data:`COLUMNS`, or a JSON file in SQuAD's own format.
+    """A table with the columns :data:`COLUMNS`, or a JSON file in SQuAD's own format.
 
-    A question with several answers has lists in the last two columns. With ``user_column`` and ``user`` only the rows
-    that have ``user`` in that column count.
+    Instead of the last two columns there may be ``answers``, as Hugging Face's ``datasets`` have it: a struct of the
+    lists ``text`` and ``answer_start``. A question with several answers has lists in the last two columns. With
+    ``user_column`` and ``user`` only the rows that have ``user`` in that column count.
 
     :raises BadInputError: an unknown file type, or only one of ``user_column`` and ``user``.
     """
@@ -44,65 +51,105 @@ class QuestionSource:
     user: str | None = None
 
     def __post_init__(self) -> None:
-        _ = self._file
+        _ = self._file()
 
-    def rows(self) -> Iterator[Question]:
-        """The questions in the order of the file.
+    def rows(self, left_out: LeftOut | None = None, unanswerable: bool = False) -> Iterator[Question]:
+        """The questions in the order of the file; those without an answer only if ``unanswerable`` ones are wanted.
+
+        Those that are not are counted in ``left_out``.
 
         :raises BadInputError: the file or a row is wrong, an answer is not where it is said to be, or no row is left.
         """
-        file = self._file
-        for line, (question, context, start, answer) in file.records():
-            row = Question(
-                line,
-                file.text(line, "question", question),
-                file.text(line, "context", context),
-                [self._start(line, value) for value in _listed(start)],
-                [file.text(line, "answer", value) for value in _listed(answer)],
-            )
-            self._check(row)
-            yield row
+        return (row for row, _ in self._read(None, left_out or LeftOut(), unanswerable))
 
-    def values(self, column: str) -> list[str]:
-        """What each row has in another column; of SQuAD's format ``title`` is one.
+    def values(self, column: str, unanswerable: bool = False) -> list[str]:
+        """What each of :meth:`rows` has in another column; of SQuAD's format ``title`` is one.
 
         :raises BadInputError: the file is wrong or has no such column.
         """
-        return self._file.other(column)
+        return [value for _, value in self._read(column, LeftOut(), unanswerable)]
 
     def place(self, line: int) -> str:
         """The file and line for a message."""
-        return self._file.place(line)
+        return self._file().place(line)
 
-    @property
-    def _file(self) -> RecordFile:
-        return RecordFile(self.path, COLUMNS, self.user_column, self.user, _READERS)
+    def _file(self, other: str | None = None) -> RecordFile:
+        columns = _COLUMNS if other is None else (*_COLUMNS, Column(other))
+        return RecordFile(self.path, columns, self.user_column, self.user, _READERS)
 
-    def _start(self, line: int, value: object) -> int:
-        if isinstance(value, str) and value.strip().isdecimal():
-            return int(value)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise BadInputError(
-                f"{self.place(line)}: 'answer_start' is {value!r}; it must be the character of the context at which "
-                "the answer begins, 0 for the first"
+    def _read(self, other: str | None, left_out: LeftOut, unanswerable: bool) -> Iterator[tuple[Question, str]]:
+        file = self._file(other)
+        found = False
+        for line, (question, context, start, answer, both, name, *rest) in file.records():
+            place = file.place(line) if name in (None, ABSENT) else f"{file.place(line)} (id {name!r})"
+            starts, answers = _answers(place, start, answer, both)
+            row = Question(
+                line,
+                text_of(place, "question", question),
+                text_of(place, "context", context),
+                [_start(place, value) for value in starts],
+                [text_of(place, "answer", value) for value in answers],
             )
-        return value
+            _check(place, row)
+            if not row.answers and not unanswerable:
+                left_out.rows += 1
+                continue
+            found = True
+            yield row, filled(place, other, rest[0]) if other is not None else ""
+        if not found:
+            raise BadInputError(f"{self.path}: none of its questions has an answer, so there is nothing to learn")
 
-    def _check(self, row: Question) -> None:
-        if not row.answers or len(row.answers) != len(row.starts):
+
+def _answers(place: str, start: object, answer: object, both: object) -> tuple[list[object], list[object]]:
+    """The starts and the texts, whichever way they are written; none where there is no answer."""
+    if both is ABSENT:
+        if ABSENT in (start, answer):
             raise BadInputError(
-                f"{self.place(row.line)}: {len(row.answers)} answers and {len(row.starts)} starts; every question "
-                "needs an answer from its context, and every answer its start"
+                f"{place}: no columns 'answer_start' and 'answer', nor 'answers' with a text and an answer_start each; "
+                "rename those that hold them"
             )
-        for start, answer in zip(row.starts, row.answers, strict=True):
-            if not answer.strip():
-                raise BadInputError(f"{self.place(row.line)}: 'answer' is empty; fill it in or drop the row")
-            if not row.context.startswith(answer, start):
-                raise BadInputError(
-                    f"{self.place(row.line)}: the context has {row.context[start : start + len(answer)]!r} at "
-                    f"character {start}, not the answer {answer!r}; correct 'answer_start' (characters, not bytes)"
-                )
+        return ([], []) if _nothing(start) and _nothing(answer) else (_listed(start), _listed(answer))
+    try:
+        if isinstance(both, Mapping):
+            return _listed(both["answer_start"]), _listed(both["text"])
+        each = [] if both is None else _listed(both)
+        return [item["answer_start"] for item in each], [item["text"] for item in each]  # type: ignore[index]
+    except (KeyError, TypeError) as error:
+        raise BadInputError(
+            f"{place}: 'answers' is {both!r:.80}; it must be a struct of the lists text and answer_start, or a list of "
+            "such structs"
+        ) from error
+
+
+def _nothing(value: object) -> bool:
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
 
 
 def _listed(value: object) -> list[object]:
     return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _start(place: str, value: object) -> int:
+    if isinstance(value, str) and value.strip().isdecimal():
+        return int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise BadInputError(
+            f"{place}: 'answer_start' is {value!r}; it must be the character of the context at which the answer "
+            "begins, 0 for the first"
+        )
+    return value
+
+
+def _check(place: str, row: Question) -> None:
+    if len(row.answers) != len(row.starts):
+        raise BadInputError(
+            f"{place}: {len(row.answers)} answers and {len(row.starts)} starts; every answer needs its start"
+        )
+    for start, answer in zip(row.starts, row.answers, strict=True):
+        if not answer.strip():
+            raise BadInputError(f"{place}: 'answer' is empty; fill it in or drop the row")
+        if not row.context.startswith(answer, start):
+            raise BadInputError(
+                f"{place}: the context has {row.context[start : start + len(answer)]!r} at character {start}, not the "
+                f"answer {answer!r}; correct 'answer_start' (characters, not bytes)"
+            )

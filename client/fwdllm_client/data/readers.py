@@ -1,36 +1,61 @@
-"""Records of a CSV, JSON Lines or Parquet file, one at a time, as the values of the wanted columns."""
+"""Records of a data file or folder of a known type, one at a time, as the values of the wanted columns."""
 
 from __future__ import annotations
 
 import csv
 import difflib
+import gzip
 import json
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, Final, NamedTuple, cast
 
 from fwdllm_common.errors import BadInputError
 
 Record = tuple[int, tuple[object, ...]]
-"""Line (of a Parquet file: row) where the record starts, 1 for the first, and its values."""
+"""Where the record starts, 1 for the first line (or row, where the file has no lines), and its values."""
+
+ABSENT: Final = object()
+"""The value of a column that the file does not have."""
+
+READ_ERRORS = (OSError, EOFError, zlib.error)
+"""What reading a file raises that cannot be read, or is compressed and damaged."""
 
 _MAX_FIELD_CHARACTERS = 1 << 24
-_PARQUET_BATCH_ROWS = 256
+_DELIMITERS = (",", ";", "\t")
 _UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")
 _UTF8_MARK = b"\xef\xbb\xbf"
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record]:
-    """The records of a CSV file with a header line.
+class Column(NamedTuple):
+    """A column by its ``name``; ``option`` says how the user names another, unless the name is fixed."""
+
+    name: str
+    option: str = ""
+    required: bool = True
+
+
+Reader = Callable[[Path, Sequence[Column]], Iterator[Record]]
+
+
+def read_csv(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
+    """The records of a file with a header line whose fields are separated by commas, semicolons or tabs.
 
     :raises BadInputError: a column is missing, a quote is not closed, a record has too few or too many fields, or the
         text is not UTF-8.
     """
     csv.field_size_limit(_MAX_FIELD_CHARACTERS)
     with open_data(path) as file:
-        reader = csv.reader((line for _, line in _lines(path, file)), strict=True)
+        lines = (line for _, line in _lines(path, file))
+        first = next((line for line in lines if line.strip()), None)
+        if first is None:
+            return
+    delimiter = _delimiter(first, columns)
+    with open_data(path) as file:
+        reader = csv.reader((line for _, line in _lines(path, file)), delimiter=delimiter, strict=True)
         header: list[str] = []
-        positions: list[int] = []
+        positions: list[int | None] = []
         while True:
             start = reader.line_num + 1
             try:
@@ -45,17 +70,17 @@ def read_csv(path: Path, columns: Sequence[str]) -> Iterator[Record]:
                 continue
             if not header:
                 header = fields
-                positions = [_position(path, header, column) for column in columns]
+                positions = [column_position(str(path), header, column) for column in columns]
             elif len(fields) != len(header):
                 raise BadInputError(
                     f"{path}, line {start}: {len(fields)} fields, but the header has {len(header)}; "
-                    "quote the fields that contain a comma"
+                    f"quote the fields that contain {delimiter!r}"
                 )
             else:
-                yield start, tuple(fields[position] for position in positions)
+                yield start, tuple(ABSENT if position is None else fields[position] for position in positions)
 
 
-def read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[Record]:
+def read_jsonl(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
     """The records of a JSON Lines file, one object a line.
 
     :raises BadInputError: a line is cut off or no object, a column is missing in it, or the text is not UTF-8.
@@ -71,78 +96,124 @@ def read_jsonl(path: Path, columns: Sequence[str]) -> Iterator[Record]:
                     f"{path}, line {number}: not a whole JSON object ({error}); "
                     "write one object a line and check that the file was not cut off"
                 ) from error
-            if not isinstance(value, dict):
-                raise BadInputError(f"{path}, line {number}: not a JSON object; write one object a line")
-            for column in columns:
-                if column not in value:
-                    raise missing_column(f"{path}, line {number}", column, list(value))
-            yield number, tuple(value[column] for column in columns)
+            yield number, _values(f"{path}, line {number}", value, columns)
 
 
-def read_parquet(path: Path, columns: Sequence[str]) -> Iterator[Record]:
-    """The records of a Parquet file.
+def read_json(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
+    """The records of a JSON file, which is an array of objects or has one object a line; an array is read whole.
 
-    :raises BadInputError: pyarrow is not installed, the file is damaged or a column is missing.
+    :raises BadInputError: it is neither, or a column is missing in an object.
     """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise BadInputError(f"{path}: reading Parquet needs pyarrow; pip install 'fwdllm[parquet]'") from error
-    with open_data(path) as stream:
+    return json_rows(path, whole_json(path), columns)
+
+
+def json_rows(path: Path, value: object, columns: Sequence[Column]) -> Iterator[Record]:
+    """The records of ``value``, which :func:`whole_json` has found in the file, if that is an array; else of its lines.
+
+    :raises BadInputError: see :func:`read_json`.
+    """
+    if not isinstance(value, list):
+        yield from read_jsonl(path, columns)
+        return
+    for number, item in enumerate(value, start=1):
+        yield number, _values(f"{path}, row {number}", item, columns)
+
+
+def whole_json(path: Path) -> Any:
+    """What a JSON file holds; None where it is not one JSON value.
+
+    :raises BadInputError: it cannot be read.
+    """
+    with open_data(path) as file:
         try:
-            file = pyarrow.parquet.ParquetFile(stream)
-            for column in columns:
-                _position(path, file.schema_arrow.names, column)
-            number = 0
-            for batch in file.iter_batches(_PARQUET_BATCH_ROWS, columns=list(dict.fromkeys(columns))):
-                values = [batch.column(column).to_pylist() for column in columns]
-                for record in zip(*values, strict=True):
-                    number += 1
-                    yield number, record
-        except (pyarrow.ArrowException, OSError) as error:
-            raise BadInputError(f"{path}: not a readable Parquet file ({error}); write it again") from error
+            return json.load(file)
+        except (ValueError, RecursionError):
+            return None
+        except READ_ERRORS as error:
+            raise _not_gzip(path, error) from error
 
 
 def open_data(path: Path) -> BinaryIO:
-    """The file, to be read as bytes.
+    """The file, to be read as bytes; of a file ``.gz`` those that are compressed in it.
 
     :raises BadInputError: it cannot be opened, or is empty.
     """
     try:
-        file = path.open("rb")
+        file: Any = gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
     except OSError as error:
         raise BadInputError(f"{path}: cannot read the data ({error.strerror}); check the path") from error
-    if not file.peek(1):
+    try:
+        empty = not file.peek(1)
+    except READ_ERRORS as error:
+        file.close()
+        raise _not_gzip(path, error) from error
+    if empty:
         file.close()
         raise BadInputError(f"{path}: the file is empty; it needs rows")
-    return file
+    return cast(BinaryIO, file)
+
+
+def column_position(place: str, names: Sequence[str], column: Column) -> int | None:
+    """The index of a column among those of a file; None for one that is not required and not there.
+
+    :raises BadInputError: it is missing or occurs twice.
+    """
+    if column.name not in names:
+        if not column.required:
+            return None
+        raise missing_column(place, column, names)
+    if names.count(column.name) > 1:
+        raise BadInputError(f"{place}: the column {column.name!r} occurs twice; rename one")
+    return names.index(column.name)
+
+
+def missing_column(place: str, column: Column, names: Sequence[str]) -> BadInputError:
+    """What is wrong with a file that has other columns."""
+    near = difflib.get_close_matches(column.name, names, n=1)
+    how = f"name the right one with {column.option}" if column.option else "rename one"
+    advice = f"did you mean {near[0]!r}? {how}" if near else how
+    return BadInputError(f"{place}: no column {column.name!r}, only {', '.join(map(repr, names)) or 'none'}; {advice}")
+
+
+def _values(place: str, value: object, columns: Sequence[Column]) -> tuple[object, ...]:
+    """Those of the columns of one JSON object."""
+    if not isinstance(value, Mapping):
+        raise BadInputError(f"{place}: not a JSON object; write one object a line, or an array of objects")
+    for column in columns:
+        if column.required and column.name not in value:
+            raise missing_column(place, column, list(value))
+    return tuple(value.get(column.name, ABSENT) for column in columns)
+
+
+def _delimiter(header: str, columns: Sequence[Column]) -> str:
+    """What separates the fields of a header line: that with which it has the most of the columns, or else of fields."""
+
+    def found(delimiter: str) -> tuple[int, int]:
+        try:
+            names = next(csv.reader([header], delimiter=delimiter), [])
+        except csv.Error:
+            return 0, 0
+        return sum(column.name in names for column in columns), len(names)
+
+    return max(_DELIMITERS, key=found)
 
 
 def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
-    for number, line in enumerate(file, start=1):
-        if number == 1:
-            if line.startswith(_UTF16_MARKS):
-                raise BadInputError(f"{path}: the file is UTF-16; save it as UTF-8")
-            line = line.removeprefix(_UTF8_MARK)
-        try:
+    number = 0
+    try:
+        for number, line in enumerate(file, start=1):
+            if number == 1:
+                if line.startswith(_UTF16_MARKS):
+                    raise BadInputError(f"{path}: the file is UTF-16; save it as UTF-8")
+                line = line.removeprefix(_UTF8_MARK)
             yield number, line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise BadInputError(
-                f"{path}, line {number}: byte {error.start + 1} is not UTF-8; save the file as UTF-8"
-            ) from error
+    except UnicodeDecodeError as error:
+        raise BadInputError(
+            f"{path}, line {number}: byte {error.start + 1} is not UTF-8; save the file as UTF-8"
+        ) from error
+    except READ_ERRORS as error:
+        raise _not_gzip(path, error) from error
 
 
-def _position(path: Path, names: list[str], column: str) -> int:
-    if column not in names:
-        raise missing_column(str(path), column, names)
-    if names.count(column) > 1:
-        raise BadInputError(f"{path}: the column {column!r} occurs twice; rename one")
-    return names.index(column)
-
-
-def missing_column(place: str, column: str, names: list[str]) -> BadInputError:
-    """What is wrong with a file that has other columns."""
-    near = difflib.get_close_matches(column, names, n=1)
-    advice = f"did you mean {near[0]!r}?" if near else "name the right one"
-    return BadInputError(f"{place}: no column {column!r}, only {', '.join(map(repr, names)) or 'none'}; {advice}")
+def _not_gzip(path: Path, error: Exception) -> BadInputError:
+    return BadInputError(f"{path}: cannot read the data ({error}); compress it again, or give the file that is in it")

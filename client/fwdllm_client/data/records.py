@@ -2,22 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from fwdllm_client.data.readers import Record, read_csv, read_jsonl, read_parquet
+from fwdllm_client.data.arrow import FOLDER, read_arrow, read_folder, read_parquet
+from fwdllm_client.data.readers import Column, Reader, Record, read_csv, read_json, read_jsonl
 from fwdllm_common.errors import BadInputError
 
-Reader = Callable[[Path, Sequence[str]], Iterator[Record]]
 TABLES: Mapping[str, Reader] = {
     ".csv": read_csv,
+    ".tsv": read_csv,
     ".jsonl": read_jsonl,
     ".ndjson": read_jsonl,
+    ".json": read_json,
     ".parquet": read_parquet,
+    ".arrow": read_arrow,
+    FOLDER: read_folder,
 }
 """Readers by the file's suffix."""
+_COMPRESSED = ".gz"
+_BY_LINE = (".csv", ".tsv", ".jsonl", ".ndjson")
 _USERS_SHOWN = 5
+_CONVERSIONS = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), 'python -c "import pandas; pandas.read_excel({0!r}).to_csv({1!r})"'),
+    ".pkl": 'python -c "import pandas; pandas.read_pickle({0!r}).to_csv({1!r})"',
+    ".zip": "unzip {0!r}",
+    ".bz2": "bunzip2 {0!r}",
+    ".xz": "unxz {0!r}",
+    ".zst": "unzstd {0!r}",
+}
+
+
+@dataclass
+class LeftOut:
+    """How many ``rows`` of a file have been left out so far."""
+
+    rows: int = 0
 
 
 @dataclass(frozen=True)
@@ -30,14 +51,18 @@ class RecordFile:
     """
 
     path: Path
-    columns: tuple[str, ...]
+    columns: tuple[Column, ...]
     user_column: str | None = None
     user: str | None = None
     readers: Mapping[str, Reader] = field(default_factory=lambda: TABLES)
 
     def __post_init__(self) -> None:
-        if self.path.suffix.lower() not in self.readers:
-            raise BadInputError(f"{self.path}: unknown file type; use {', '.join(self.readers)}")
+        if self._suffix not in self.readers:
+            types = ", ".join(suffix for suffix in self.readers if suffix != FOLDER)
+            raise BadInputError(
+                f"{self.path}: unknown file type; {self._conversion()}use {types}, each also as .gz, or a folder that "
+                "datasets has saved with save_to_disk"
+            )
         if (self.user_column is None) != (self.user is None):
             raise BadInputError(f"{self.path}: name both the user column and the user, or neither")
 
@@ -61,45 +86,57 @@ class RecordFile:
                 f"{', '.join(map(repr, others))}…; choose one of its values"
             )
         if not found:
-            raise BadInputError(f"{self.path}: no rows; the file needs at least one with {' and '.join(self.columns)}")
-
-    def other(self, column: str) -> list[str]:
-        """The value of another column in each record, which must not be empty.
-
-        :raises BadInputError: the file is wrong, or has no such column.
-        """
-        found = []
-        for line, (value,) in replace(self, columns=(column,)).records():
-            if value is None or not str(value).strip():
-                raise BadInputError(f"{self.place(line)}: {column!r} is empty; fill it in or drop the row")
-            found.append(str(value).strip())
-        return found
+            needed = " and ".join(column.name for column in self.columns if column.required)
+            raise BadInputError(f"{self.path}: no rows; the file needs at least one with {needed}")
 
     def place(self, line: int) -> str:
         """The file and line for a message."""
-        return f"{self.path}, {'row' if self.path.suffix.lower() == '.parquet' else 'line'} {line}"
+        return f"{self.path}, {'line' if self._suffix in _BY_LINE else 'row'} {line}"
 
-    def text(self, line: int, column: str, value: object) -> str:
-        """The value of a column as a text.
+    @property
+    def _suffix(self) -> str:
+        if self.path.is_dir():
+            return FOLDER
+        return Path(self.path.name.lower().removesuffix(_COMPRESSED)).suffix
 
-        :raises BadInputError: it is none, or cannot be written as UTF-8.
-        """
-        if not isinstance(value, str):
-            raise BadInputError(f"{self.place(line)}: {column!r} is not a text; fill it in or drop the row")
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise BadInputError(
-                f"{self.place(line)}: {column!r} has half a surrogate pair at character {error.start + 1}; "
-                "write the file again as UTF-8"
-            ) from error
-        return value
+    def _conversion(self) -> str:
+        command = _CONVERSIONS.get(self._suffix)
+        if command is None:
+            return ""
+        return f"convert it with {command.format(str(self.path), str(self.path.with_suffix('.csv')))}, or "
 
     def _all(self) -> Iterator[tuple[int, tuple[object, ...], str | None]]:
-        read = self.readers[self.path.suffix.lower()]
+        read = self.readers[self._suffix]
         if self.user_column is None:
             for line, values in read(self.path, self.columns):
                 yield line, values, None
         else:
-            for line, (*wanted, user) in read(self.path, (*self.columns, self.user_column)):
+            for line, (*wanted, user) in read(self.path, (*self.columns, Column(self.user_column, "--user-column"))):
                 yield line, tuple(wanted), str(user)
+
+
+def text_of(place: str, column: str, value: object) -> str:
+    """The value of a column as a text.
+
+    :raises BadInputError: it is none, or cannot be written as UTF-8.
+    """
+    if not isinstance(value, str):
+        raise BadInputError(f"{place}: {column!r} is not a text; fill it in or drop the row")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise BadInputError(
+            f"{place}: {column!r} has half a surrogate pair at character {error.start + 1}; "
+            "write the file again as UTF-8"
+        ) from error
+    return value
+
+
+def filled(place: str, column: str, value: object) -> str:
+    """The value of a column that must not be empty, without surrounding space.
+
+    :raises BadInputError: it is empty.
+    """
+    if value is None or not str(value).strip():
+        raise BadInputError(f"{place}: {column!r} is empty; fill it in or drop the row")
+    return str(value).strip()

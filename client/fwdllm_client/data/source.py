@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from fwdllm_client.data.records import RecordFile
+from fwdllm_client.data.readers import Column
+from fwdllm_client.data.records import LeftOut, RecordFile, filled, text_of
 from fwdllm_common.errors import BadInputError
+
+_OPTION = "--{0}-column, in a job file [held_out] {0}_column"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example: where it starts in its file (line, or row of a Parquet file), its text and its label."""
+    """One example: where it starts in its file (line, or row where a file has no lines), its text and its label."""
 
     line: int
     text: str
@@ -21,9 +24,10 @@ class Row:
 
 @dataclass(frozen=True)
 class DataSource:
-    """A CSV, JSON Lines or Parquet file with a text and a label column.
+    """A table with a text and a label column, in a file of one of the types of ``TABLES``.
 
     With ``user_column`` and ``user`` only the rows that have ``user`` in that column count: one file, many devices.
+    With ``skip_incomplete`` rows without a text or a label are left out; without it they are errors.
 
     :raises BadInputError: an unknown file type, or only one of ``user_column`` and ``user``.
     """
@@ -33,39 +37,67 @@ class DataSource:
     label_column: str = "label"
     user_column: str | None = None
     user: str | None = None
+    skip_incomplete: bool = False
 
     def __post_init__(self) -> None:
-        _ = self._file
+        _ = self._file()
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self, left_out: LeftOut | None = None) -> Iterator[Row]:
         """The rows in the order of the file, read as they are asked for; labels without surrounding space.
+
+        Those that are skipped are counted in ``left_out``.
 
         :raises BadInputError: the file or a row is wrong, or no row is left.
         """
-        file = self._file
-        for line, (text, label) in file.records():
-            yield Row(line, file.text(line, self.text_column, text), self._label(line, label))
+        return (row for row, _ in self._read(None, left_out or LeftOut()))
 
     def values(self, column: str) -> list[str]:
         """What each row has in another column.
 
         :raises BadInputError: the file is wrong or has no such column.
         """
-        return self._file.other(column)
+        return [value for _, value in self._read(column, LeftOut())]
 
     def place(self, line: int) -> str:
         """The file and line for a message."""
-        return self._file.place(line)
+        return self._file().place(line)
 
-    @property
-    def _file(self) -> RecordFile:
-        return RecordFile(self.path, (self.text_column, self.label_column), self.user_column, self.user)
+    def _file(self, other: str | None = None) -> RecordFile:
+        columns = (
+            Column(self.text_column, _OPTION.format("text")),
+            Column(self.label_column, _OPTION.format("label")),
+            *(() if other is None else (Column(other),)),
+        )
+        return RecordFile(self.path, columns, self.user_column, self.user)
 
-    def _label(self, line: int, value: object) -> str:
+    def _read(self, other: str | None, left_out: LeftOut) -> Iterator[tuple[Row, str]]:
+        file = self._file(other)
+        found = False
+        for line, (text, label, *rest) in file.records():
+            if self.skip_incomplete and (_blank(text) or _blank(label)):
+                left_out.rows += 1
+                continue
+            found = True
+            place = file.place(line)
+            row = Row(line, text_of(place, self.text_column, text), self._label(place, label))
+            yield row, filled(place, other, rest[0]) if other is not None else ""
+        if not found:
+            raise BadInputError(
+                f"{self.path}: none of its rows has both {self.text_column!r} and {self.label_column!r}; fill them in"
+            )
+
+    def _label(self, place: str, value: object) -> str:
         if isinstance(value, bool):
             return str(value).lower()
         label = str(value).strip() if isinstance(value, str | int) else ""
         if not label:
             what = "empty" if isinstance(value, str) or value is None else "neither a text nor a whole number"
-            raise BadInputError(f"{self.place(line)}: {self.label_column!r} is {what}; give the row a label or drop it")
+            raise BadInputError(
+                f"{place}: {self.label_column!r} is {what}; give the row a label, drop it, or leave such rows out with "
+                "--skip-incomplete, in a job file [held_out] skip_incomplete"
+            )
         return label
+
+
+def _blank(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())

@@ -2,53 +2,53 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from fwdllm_client.data.readers import Record, missing_column, open_data
+from fwdllm_client.data.readers import ABSENT, Column, Record, json_rows, missing_column, whole_json
 from fwdllm_common.errors import BadInputError
 
 
-def read_squad(path: Path, columns: Sequence[str]) -> Iterator[Record]:
-    """The questions, numbered from 1; columns are ``question``, ``context``, ``answer_start``, ``answer``, ``title``
-    and ``id``, of which the answers' are lists. The whole file is in memory meanwhile.
+def read_questions(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
+    """The records of a JSON file: rows as :func:`read_json` has them, or SQuAD's questions, numbered from 1.
 
-    :raises BadInputError: the file is not in this format, or there is no such column.
+    A question has the columns ``question``, ``context``, ``answers``, ``title`` and ``id``. The whole file is in memory
+    meanwhile.
+
+    :raises BadInputError: the file is in neither format, or there is no such column.
     """
-    for number, (article, paragraph, question) in enumerate(_questions(path), start=1):
-        try:
+    value = whole_json(path)
+    if isinstance(value, dict) and "data" in value:
+        yield from _questions(path, value["data"], columns)
+    else:
+        yield from json_rows(path, value, columns)
+
+
+def _questions(path: Path, articles: Any, columns: Sequence[Column]) -> Iterator[Record]:
+    number = 0
+    try:
+        for number, (article, paragraph, question) in enumerate(_parts(articles), start=1):
             values = {
                 "question": question["question"],
                 "context": paragraph["context"],
-                "answer_start": [answer["answer_start"] for answer in question["answers"]],
-                "answer": [answer["text"] for answer in question["answers"]],
+                "answers": question["answers"],
                 "title": article.get("title"),
                 "id": question.get("id"),
             }
-        except (KeyError, TypeError, AttributeError) as error:
-            raise _not_squad(path, f"question {number}: {error!r}") from error
-        for column in columns:
-            if column not in values:
-                raise missing_column(str(path), column, list(values))
-        yield number, tuple(values[column] for column in columns)
+            for column in columns:
+                if column.required and column.name not in values:
+                    raise missing_column(str(path), column, list(values))
+            yield number, tuple(values.get(column.name, ABSENT) for column in columns)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise BadInputError(
+            f"{path}: not a file in SQuAD's format (question {number}: {error!r}): data, paragraphs with a context, "
+            "qas with a question and answers, each a text and an answer_start; or write rows as JSON Lines (.jsonl)"
+        ) from error
 
 
-def _questions(path: Path) -> Iterator[tuple[Any, Any, Any]]:
-    try:
-        with open_data(path) as file:
-            articles = json.load(file)["data"]
-        for article in articles:
-            for paragraph in article["paragraphs"]:
-                for question in paragraph["qas"]:
-                    yield article, paragraph, question
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _not_squad(path, repr(error)) from error
-
-
-def _not_squad(path: Path, what: str) -> BadInputError:
-    return BadInputError(
-        f"{path}: not a file in SQuAD's format ({what}): data, paragraphs with a context, qas with a question and "
-        "answers, each a text and an answer_start; or write rows as JSON Lines (.jsonl)"
-    )
+def _parts(articles: Any) -> Iterator[tuple[Any, Any, Any]]:
+    for article in articles:
+        for paragraph in article["paragraphs"]:
+            for question in paragraph["qas"]:
+                yield article, paragraph, question

@@ -20,7 +20,7 @@ from fwdllm.v1.operator_pb2 import (
     SetJobPriorityRequest,
     SubmitJobRequest,
 )
-from fwdllm_common.errors import JobFailedError, StoppedError, UnreachableError, WaitTimeoutError
+from fwdllm_common.errors import BadInputError, JobFailedError, StoppedError, UnreachableError, WaitTimeoutError
 from fwdllm_common.protocol import MOST_PRIORITY
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
 from fwdllm_server.cli.display import Display
@@ -183,6 +183,8 @@ def _raise_unless_done(asked: str, job: Job | None) -> None:
         )
     name = printable(job.name)
     if job.state == JOB_STATE_FAILED:
-        raise JobFailedError(f"job {name} failed: {printable(job.message)}")
+        # What the job file asks for cannot be had, and cannot be had later either.
+        kind = BadInputError if job.message.startswith(f"[{BadInputError.code}]") else JobFailedError
+        raise kind(f"job {name} failed: {printable(job.message)}")
     if job.state == JOB_STATE_STOPPED:
         raise StoppedError(f"job {name} was stopped; go on with 'fwdllm-server job resume {job.job_id}'")

@@ -29,11 +29,14 @@ if TYPE_CHECKING:
 
 def simulate(
     file: Annotated[Path, typer.Argument(metavar="JOB", help="The job file, TOML.")],
-    data: Annotated[Path, typer.Option(help="The devices' rows, all in one file: CSV, JSONL, Parquet, SQuAD's JSON.")],
+    data: Annotated[Path, typer.Option(help="The devices' rows, in one of the files that devices read.")],
     out: Annotated[Path, typer.Option(help="The simulation's folder; the same command again goes on in it.")],
     text_column: Annotated[str, typer.Option(help="The column of texts.")] = "text",
     label_column: Annotated[str, typer.Option(help="The column of labels.")] = "label",
     user_column: Annotated[str | None, typer.Option(help="The column of users, for --partition user.")] = None,
+    skip_incomplete: Annotated[
+        bool, typer.Option("--skip-incomplete", help="Leave out, and count, rows without a text or a label.")
+    ] = False,
     devices: Annotated[int, typer.Option(help="How many devices; by user at most so many.")] = 100,
     partition: Annotated[
         Literal["iid", "dirichlet", "user"], typer.Option(help="Whose rows are whose: see docs/simulation.md.")
@@ -82,8 +85,8 @@ def simulate(
         "attack": attack,
     }
     population = validate(drawn_from, Population, "simulated devices")
-    task = parse_toml(text, JobSpec, "job file").model.task
-    source, users = read_source(data, task, text_column, label_column, user_column)
+    model = parse_toml(text, JobSpec, "job file").model
+    source, users = read_source(data, model, text_column, label_column, user_column, skip_incomplete)
     try:
         with Simulation(text, file.absolute().parent, source, population, out, users, threads) as simulation:
             _run(simulation, out, json)

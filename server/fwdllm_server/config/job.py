@@ -50,7 +50,8 @@ class ModelSection(_Section):
     lacks starts with ``head``; ``class-means`` asks devices for per-class sums of features. With ``one_block``
     directions of block ``peft`` cover the head too. ``precision`` is that of the weights that are not trained. A
     decoder may read each text in a ``prompt``, and its head may start as the language model's scores of the words that
-    the ``verbaliser`` has for the labels. ``labels``, pooling, prompt and words are classification's alone.
+    the ``verbaliser`` has for the labels. ``labels``, pooling, prompt and words are classification's alone; with
+    ``no_answer`` a model that answers questions learns that some have none.
     """
 
     source: str
@@ -61,6 +62,7 @@ class ModelSection(_Section):
     head: Literal["zeros", "random", "class-means"] = "zeros"
     one_block: bool = False
     precision: Precision = "float32"
+    no_answer: bool = False
     prompt: str | None = None
     verbaliser: dict[str, Annotated[str, Field(min_length=1, max_length=256)]] | None = None
 
@@ -76,6 +78,8 @@ class ModelSection(_Section):
         if self.task == CLASSIFICATION:
             if not self.labels:
                 raise ValueError("labels are missing, which classification needs")
+            if self.no_answer:
+                raise ValueError('no_answer is for task = "question-answering"; leave it out')
             return self
         given = [name for name in ("labels", "prompt", "verbaliser") if getattr(self, name)]
         if given or self.pooling != "model" or self.head == "class-means":
@@ -145,12 +149,14 @@ class DevicesSection(_Section):
 class HeldOutSection(_Section):
     """The coordinator's own rows: CSV, JSONL or Parquet, never seen by a device; questions also in SQuAD's format.
 
-    Their columns have fixed names, see :class:`fwdllm_client.data.QuestionSource`.
+    Their columns have fixed names, see :class:`fwdllm_client.data.QuestionSource`. With ``skip_incomplete`` rows
+    without a text or a label are left out.
     """
 
     file: str
     text_column: str = "text"
     label_column: str = "label"
+    skip_incomplete: bool = False
 
 
 class OptimizerSection(_Section):

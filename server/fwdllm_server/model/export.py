@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,12 +50,13 @@ def export_bundle(
     prompt: Prompt | None = None,
     stage_weights: int = STAGE_WEIGHTS,
     task: Task = CLASSIFICATION,
+    no_answer: bool = False,
 ) -> Manifest:
     """Write tokenizer, stage graphs and ``manifest.json`` into ``folder`` (made if need be); returns the manifest.
 
     The stages are the frozen prefix and one per block of the layout, of which there is but one with ``one_block``. A
     prefix of more than ``stage_weights`` weights becomes several stages of whole layers. Only classification has
-    ``labels``.
+    ``labels``; ``no_answer`` is the manifest's.
     Number of copies P, batch and text length stay dynamic, the length up to ``max_tokens``; the graphs call them
     ``copies_<block>``, ``rows`` and ``tokens``, for devices that have to fix them. Attention is in single operators.
 
@@ -66,6 +67,7 @@ def export_bundle(
     _check_padding(peft_model, pad_token_id)
     _check_length(peft_model, max_tokens)
     twin = make_twin_model(peft_model, layout)
+    _fix_rotations(twin, max_tokens)
     _single_operators(twin)
     cuts = frozen_cuts(twin, stage_weights)
     separator = None if task == CLASSIFICATION else segment_separator(peft_model.config, tokenizer_json)
@@ -81,6 +83,7 @@ def export_bundle(
         stages=tuple(_write_stages(model, len(cuts), layout, folder)),
         prompt=prompt,
         task=task,
+        no_answer=no_answer,
     )
     write_atomically(folder / MANIFEST_FILE, manifest.to_bytes())
     return manifest
@@ -158,6 +161,34 @@ def _single_operators(twin: TwinModel) -> None:
     for module in twin.model.modules():
         if isinstance(module, PreTrainedModel):
             module.set_attn_implementation("eager")
+
+
+def _fix_rotations(twin: TwinModel, max_tokens: int) -> None:
+    """Rotary positions that follow the longest text of a batch stay as they are for short ones.
+
+    :raises BadInputError: ``max_tokens`` is above the length up to which they do.
+    """
+    for module in twin.model.modules():
+        kinds: str | Mapping[str, str] | None = getattr(module, "rope_type", None)
+        if kinds is None:
+            continue
+        by_layer = {None: kinds} if isinstance(kinds, str) else kinds
+        for layer, kind in by_layer.items():
+            longest = _longest_fixed(module.config, layer, kind)
+            if longest is not None and max_tokens > longest:
+                raise BadInputError(
+                    f"{module.config.model_type} with rope_type {kind!r} places tokens by the longest text of a batch "
+                    f"above {longest} tokens, which a graph cannot; set max_tokens to {longest} or less"
+                )
+        module.rope_type = "default" if isinstance(kinds, str) else dict.fromkeys(kinds, "default")
+
+
+def _longest_fixed(config: Any, layer: str | None, kind: str) -> int | None:
+    """Tokens up to which positions of this ``rope_type`` are fixed; None if they always are."""
+    if kind == "longrope":
+        rope = config.rope_parameters if layer is None else config.rope_parameters[layer]
+        return int(rope["original_max_position_embeddings"])
+    return int(config.max_position_embeddings) if "dynamic" in kind else None
 
 
 def _check_padding(peft_model: PeftModel, pad_token_id: int) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import (
     MODEL_MAPPING,
@@ -32,6 +35,7 @@ Pooling = Literal["model", "mean", "layer-means"]
 
 _INIT_SEED = 0
 _GGUF = ".gguf"
+_NO_VOCABULARY = "{!r} has no tokenizer; put its files there, such as tokenizer.json"
 # What readers of checkpoints raise; ImportError names a package that this kind of checkpoint needs.
 _LOAD_ERRORS = (OSError, ValueError, IndexError, struct.error, ImportError)
 
@@ -120,19 +124,50 @@ def load_tokenizer_file(source: str) -> TokenizerFile:
     :raises BadInputError: no such model, no fast tokenizer, or no token to pad with.
     """
     config = _load_config(source, ())
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(**_location(source))
-    except _LOAD_ERRORS as error:
-        raise _cannot_load(source, error) from error
+    with _quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(**_location(source))
+        except Exception as error:  # the tokenizers package raises plain Exception, converters whatever they like
+            raise _no_tokenizer(source, error) from error
     if not tokenizer.is_fast:
         raise BadInputError(f"{source!r} has no fast tokenizer; a model with a tokenizer.json is needed")
     backend = tokenizer.backend_tokenizer
+    # Where its files are missing, transformers makes a tokenizer of special tokens alone, at times with the space.
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    if len(backend.get_vocab(with_added_tokens=False).keys() - added) <= 1:
+        raise BadInputError(_NO_VOCABULARY.format(source))
     backend.no_padding()
     backend.no_truncation()
     pad_token_id = _pad_token_id(config) if _pad_token_id(config) is not None else tokenizer.pad_token_id
     if pad_token_id is None:
         raise BadInputError(f"{source!r} names no padding token; set pad_token_id in its config.json")
     return TokenizerFile(backend.to_str().encode(), int(pad_token_id))
+
+
+def check_vocabulary(base: nn.Module, tokenizer: TokenizerFile, source: str) -> None:
+    """See that the model ``base`` of ``source`` has an embedding for every token of its tokenizer.
+
+    :raises BadInputError: a token, or that to pad with, has none.
+    """
+    model: Any = base.backbone if isinstance(base, MeanPooledClassifier) else base
+    rows = int(model.get_input_embeddings().weight.shape[0])
+    vocabulary = Tokenizer.from_str(tokenizer.json.decode()).get_vocab()
+    token, index = max(vocabulary.items(), key=lambda item: item[1])
+    if max(index, tokenizer.pad_token_id) >= rows:
+        what = f"{token!r} of its tokenizer" if index >= rows else "to pad with"
+        raise BadInputError(
+            f"{source!r} has embeddings for the tokens 0 to {rows - 1}, and none for token "
+            f"{max(index, tokenizer.pad_token_id)}, {what}; resize the model with "
+            "model.resize_token_embeddings(len(tokenizer)) and save it, or take the added tokens out of tokenizer.json"
+        )
+
+
+def model_type(source: str) -> str:
+    """What transformers calls the architecture of ``source``.
+
+    :raises BadInputError: no such model.
+    """
+    return str(_load_config(source, ()).model_type)
 
 
 def _location(source: str) -> dict[str, str]:
@@ -163,9 +198,10 @@ def _load_config(source: str, labels: Sequence[str]) -> Any:
 def _pad_token_id(config: Any) -> int | None:
     """The padding id the model itself uses, else its end-of-text id, so that model and tokenizer file always agree."""
     text = config.get_text_config()
-    if text.pad_token_id is not None and text.pad_token_id >= 0:
-        return int(text.pad_token_id)
-    eos: int | list[int] | None = text.eos_token_id
+    pad: int | None = getattr(text, "pad_token_id", None)  # models of images have none
+    if pad is not None and pad >= 0:
+        return int(pad)
+    eos: int | list[int] | None = getattr(text, "eos_token_id", None)
     return eos[0] if isinstance(eos, list) else eos
 
 
@@ -208,6 +244,19 @@ def _cannot_load(source: str, error: Exception) -> BadInputError:
         f"no model {source!r}: no such folder, not in the local cache, and the hub does not give it "
         f"({_first_line(error)})"
     )
+
+
+def _no_tokenizer(source: str, error: Exception) -> BadInputError:
+    text = str(error)
+    if "instantiate the backend tokenizer" in text:
+        return BadInputError(_NO_VOCABULARY.format(source))
+    # Without the package transformers takes a SentencePiece model for one of tiktoken's.
+    if find_spec("sentencepiece") is None and re.search("`tiktoken` is required|SentencePiece library", text):
+        return BadInputError(
+            f"the tokenizer of {source!r} is a SentencePiece model without a tokenizer.json; "
+            "pip install sentencepiece where the coordinator runs, or put a tokenizer.json beside it"
+        )
+    return _cannot_load(source, error)
 
 
 def _first_line(error: Exception) -> str:

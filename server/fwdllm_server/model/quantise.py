@@ -132,8 +132,8 @@ def _replace_product(node: ir.Node, weights: _Weights) -> None:
 def _replace_lookup(node: ir.Node, weights: _Weights) -> None:
     table, indices = node.inputs
     assert table is not None
-    rows, scales = weights.table(table)
-    attributes = {"gather_axis": 0, "quantize_axis": 1, "bits": weights.bits, "block_size": BLOCK}
+    rows, scales, bits = weights.table(table)
+    attributes = {"gather_axis": 0, "quantize_axis": 1, "bits": bits, "block_size": BLOCK}
     _turn_into(node, "GatherBlockQuantized", (rows, indices, scales), attributes)
 
 
@@ -151,8 +151,6 @@ class _Weights:
     """The quantised weights of a graph, each made once."""
 
     def __init__(self, graph: ir.Graph, bits: int) -> None:
-        config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=bits)
-        self._quantiser = DefaultWeightOnlyQuantizer(config)
         self._graph = graph
         self.bits = bits
         self.made: dict[str, tuple[ir.Value, ir.Value]] = {}
@@ -162,27 +160,35 @@ class _Weights:
 
         Beside it the scales, float32 ``[N, blocks]``.
         """
-        return self._made(weight, "product" if along_rows else "transposed", along_rows, lambda packed, _: packed)
+        use = "product" if along_rows else "transposed"
+        return self._made(weight, use, self.bits, along_rows, lambda packed, _: packed)
 
-    def table(self, weight: ir.Value) -> tuple[ir.Value, ir.Value]:
-        """A table ``[rows, width]`` in blocks along its width: uint8 ``[rows, bytes]``, scales ``[rows, blocks]``."""
+    def table(self, weight: ir.Value) -> tuple[ir.Value, ir.Value, int]:
+        """A table ``[rows, width]`` in blocks along its width: uint8 ``[rows, bytes]``, scales ``[rows, blocks]``.
+
+        Beside them the bits, which are 8 for an odd width: the operator takes the width of what it looks up from the
+        bytes of a row, and half a byte too many would be a column too many.
+        """
+        assert weight.shape is not None
+        bits = 8 if int(weight.shape.numpy()[1]) % 2 else self.bits
 
         def cut(packed: Packed, width: int) -> Packed:
-            return packed.reshape(len(packed), -1)[:, : -(-width * self.bits // 8)]
+            return packed.reshape(len(packed), -1)[:, : width * bits // 8]
 
-        return self._made(weight, "table", False, cut)
+        return (*self._made(weight, "table", bits, False, cut), bits)
 
     def _made(
-        self, weight: ir.Value, use: str, along_rows: bool, shaped: Callable[[Packed, int], Packed]
+        self, weight: ir.Value, use: str, bits: int, along_rows: bool, shaped: Callable[[Packed, int], Packed]
     ) -> tuple[ir.Value, ir.Value]:
         name = f"{weight.name}.{use}"
         if name not in self.made:
             assert weight.const_value is not None
             values: NDArray[np.float32] = weight.const_value.numpy()
             summed_first = np.ascontiguousarray(values if along_rows else values.T)
-            packed, scales, _ = self._quantiser.qbits_block_quant(summed_first)
+            config = DefaultWeightOnlyQuantConfig(block_size=BLOCK, is_symmetric=True, bits=bits)
+            packed, scales, _ = DefaultWeightOnlyQuantizer(config).qbits_block_quant(summed_first)
             blocks = shaped(packed, len(summed_first))
-            self.made[name] = self._add(f"{name}.int{self.bits}", blocks), self._add(f"{name}.scales", scales)
+            self.made[name] = self._add(f"{name}.int{bits}", blocks), self._add(f"{name}.scales", scales)
         return self.made[name]
 
     def _add(self, name: str, array: NDArray[Any]) -> ir.Value:

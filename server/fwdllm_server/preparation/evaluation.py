@@ -33,7 +33,7 @@ def check_rows(spec: JobSpec, source: Source) -> int:
 
     :raises BadInputError: the file is missing, wrong, or has a label that the job does not name.
     """
-    contents = contents_of(source)
+    contents = contents_of(source, spec.model.no_answer)
     if unknown := set(contents.labels) - set(spec.model.labels):
         raise BadInputError(
             f"{source.path}: label {sorted(unknown)[0]!r} is not in [model] labels; add it there or mend the file"
@@ -46,7 +46,8 @@ def held_out_source(spec: JobSpec, base_folder: Path) -> Source:
     section = spec.held_out
     if spec.model.task != CLASSIFICATION:
         return QuestionSource(base_folder / section.file)
-    return DataSource(base_folder / section.file, section.text_column, section.label_column)
+    columns = (section.text_column, section.label_column)
+    return DataSource(base_folder / section.file, *columns, skip_incomplete=section.skip_incomplete)
 
 
 def held_out_texts(spec: JobSpec, base_folder: Path) -> list[str]:

@@ -7,10 +7,12 @@ import os
 import shutil
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from threading import Thread
 from uuid import uuid4
 
+from fwdllm_common.errors import FwdllmError
 from fwdllm_common.files import storage_error, sync
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.preparation.prepare import JobFolder, export_model
@@ -22,6 +24,7 @@ async def export_in_process(spec: JobSpec, source: str, folder: JobFolder, texts
     See :func:`fwdllm_server.preparation.prepare.export_model`.
 
     :raises BadInputError: see there.
+    :raises FwdllmError: see there, or the process was killed.
     :raises StorageError: the disk is full or cannot be written.
     """
     if folder.exported:
@@ -32,6 +35,11 @@ async def export_in_process(spec: JobSpec, source: str, folder: JobFolder, texts
     try:
         await asyncio.get_running_loop().run_in_executor(pool, export_model, spec, source, attempt, texts)
         await asyncio.to_thread(_keep, attempt, folder)
+    except BrokenProcessPool as error:
+        raise FwdllmError(
+            f"the process that prepared {source!r} was killed, most likely for want of memory; free some and "
+            "resume the job"
+        ) from error
     except asyncio.CancelledError:
         for process in pool._processes.values():  # public only from Python 3.14 on
             process.kill()

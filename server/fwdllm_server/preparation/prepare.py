@@ -27,6 +27,7 @@ from fwdllm_common.replay import ModelState, theta_digest
 from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.config.job import JobSpec
+from fwdllm_server.model.faults import faults_named
 from fwdllm_server.preparation.canary import CANARY_FILE, draw_canary, expect_of, fidelity
 from fwdllm_server.store import jobs, ledger
 from fwdllm_server.store.artifacts import ArtifactStore
@@ -70,18 +71,20 @@ class PreparedModel:
     draft: bool = False
 
 
+@faults_named
 def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[str] = ()) -> None:
     """Load the model from ``source``, put the PEFT method on it, and write bundle, adapter template and θ₀.
 
     ``texts`` are unlabelled ones, to centre features by and for PEFT methods that look at activations.
 
-    :raises BadInputError: no such model, it has no such layer or target, prompt or verbaliser do not suit it, or texts
-        are needed and absent.
+    :raises BadInputError: no such model, it cannot be exported, it has no such layer or target, prompt or verbaliser do
+        not suit it, its tokenizer has more tokens than it, or texts are needed and absent.
+    :raises FwdllmError: not enough memory.
     """
     # Here and not above: the coordinator itself never loads torch.
     from fwdllm_server.model.adapter_template import BaseDescription, save_adapter_template
     from fwdllm_server.model.export import export_bundle
-    from fwdllm_server.model.load import has_new_head, load_base, load_tokenizer_file
+    from fwdllm_server.model.load import check_vocabulary, has_new_head, load_base, load_tokenizer_file
     from fwdllm_server.model.peft.methods import apply_peft
     from fwdllm_server.model.peft.sample import TextSample
     from fwdllm_server.model.pooling import centre
@@ -93,6 +96,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     folder.path.mkdir(parents=True)
     tokenizer = load_tokenizer_file(source)
     base = load_base(source, spec.model.labels, spec.model.pooling, spec.model.head == "random", spec.model.task)
+    check_vocabulary(base, tokenizer, source)
     prompt = Prompt.of(spec.model.prompt)
     Prompting(prompt, spec.model.words).prepare(base, source, tokenizer, spec.model.max_tokens)
     head_init = "verbaliser" if spec.model.words else spec.model.head if has_new_head(base) else "checkpoint"
@@ -109,6 +113,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
         one_block=spec.model.one_block,
         prompt=prompt,
         task=spec.model.task,
+        no_answer=spec.model.no_answer,
     )
     theta = initial_theta(model, manifest.layout)
     _finish_bundle(spec, folder.bundle, manifest, theta)

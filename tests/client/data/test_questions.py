@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from common.bundles import MANIFEST
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from fwdllm_client.data import Contents, Dataset, DataSource, QuestionSource, contents_of
 from fwdllm_client.data.questions import Question
 from fwdllm_client.engine.spans import answer, best_span
+from fwdllm_client.engine.squad_score import exact_match, f1
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest
 
@@ -88,7 +92,11 @@ def test_squads_own_format_and_several_answers(tmp_path: Path) -> None:
         ({"answer_start": -1}, "'answer_start' is -1; it must be the character"),
         ({"answer_start": True}, "'answer_start' is True; it must be"),
         ({"answer_start": "first"}, "'answer_start' is 'first'; it must be"),
-        ({"answer_start": [], "answer": []}, "0 answers and 0 starts; every question needs an answer"),
+        ({"answer_start": [], "answer": []}, "none of its questions has an answer"),
+        ({"answer_start": []}, "1 answers and 0 starts; every answer needs its start"),
+        ({"answer_start": 1, "id": "5733be28"}, "line 1 (id '5733be28'): the context has 'da '"),
+        ({"answers": {"text": ["Ada"]}}, "'answers' is {'text': ['Ada']}; it must be a struct"),
+        ({"answers": 3}, "'answers' is 3; it must be a struct"),
         ({"answer_start": [0]}, None),
         ({"answer_start": [0, 0]}, "1 answers and 2 starts"),
         ({"answer": ""}, "'answer' is empty"),
@@ -108,8 +116,86 @@ def test_what_is_wrong_with_a_row(change: dict[str, Any], message: str | None, t
 
 @pytest.mark.parametrize("data", ["", "[]", "{", '{"data": [{}]}', '{"data": 3}', "[" * 100_000])
 def test_a_json_file_that_is_not_squads(data: str, tmp_path: Path) -> None:
-    with pytest.raises(BadInputError, match=r"the file is empty|not a file in SQuAD's format"):
+    with pytest.raises(
+        BadInputError, match=r"the file is empty|not a file in SQuAD's format|no rows|not a whole JSON object"
+    ):
         list(QuestionSource(written(tmp_path, "a.json", data)).rows())
+
+
+HF_ROWS = [
+    {"id": "a", "question": "Who?", "context": CONTEXT, "answers": {"text": ["Ada"], "answer_start": [0]}},
+    {
+        "id": "b",
+        "question": "When?",
+        "context": CONTEXT,
+        "answers": {"text": ["1843", "in 1843"], "answer_start": [31, 28]},
+    },
+    {"id": "c", "question": "Where?", "context": CONTEXT, "answers": {"text": [], "answer_start": []}},
+]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.json"])
+def test_the_layout_of_datasets(name: str, tmp_path: Path) -> None:
+    """And what it has no answer to is left out and counted, unless it is wanted."""
+    path = tmp_path / name
+    if name == "a.parquet":
+        pq.write_table(pa.Table.from_pylist(HF_ROWS), path)
+    else:
+        lines = map(json.dumps, HF_ROWS)
+        path.write_text("\n".join(lines) if name == "a.jsonl" else f"[{','.join(lines)}]")
+    source = QuestionSource(path)
+    answered = [
+        Question(1, "Who?", CONTEXT, [0], ["Ada"]),
+        Question(2, "When?", CONTEXT, [31, 28], ["1843", "in 1843"]),
+    ]
+    assert list(source.rows()) == answered
+    assert list(source.rows(unanswerable=True)) == [*answered, Question(3, "Where?", CONTEXT, [], [])]
+    assert source.values("id") == ["a", "b"]
+    assert source.values("id", unanswerable=True) == ["a", "b", "c"]
+    with capture_logs() as logs:
+        assert contents_of(source) == Contents("question-answering", 2, left_out=1)
+        assert contents_of(source, unanswerable=True) == Contents("question-answering", 3)
+    assert [(line["event"], line["rows"]) for line in logs] == [("questions without an answer are left out", 1)]
+
+
+@pytest.mark.parametrize("missing", [{"answer_start": None, "answer": None}, {"answers": None}, {"answers": []}])
+def test_nulls_are_questions_without_an_answer(missing: dict[str, Any], tmp_path: Path) -> None:
+    plain = {"question": "Who?", "context": CONTEXT}
+    source = QuestionSource(written(tmp_path, "a.jsonl", f"{json.dumps(ROW)}\n{json.dumps(plain | missing)}"))
+    assert [row.line for row in source.rows()] == [1]
+    assert [row.answers for row in source.rows(unanswerable=True)] == [["Ada"], []]
+
+
+def test_a_question_is_named_by_its_id(tmp_path: Path) -> None:
+    wrong = json.loads(json.dumps(SQUAD))
+    wrong["data"][0]["paragraphs"][0]["qas"][1]["answers"][0]["answer_start"] = 30
+    with pytest.raises(BadInputError, match=r"a\.json, row 2 \(id '2'\): the context has ' 184' at character 30"):
+        list(QuestionSource(written(tmp_path, "a.json", wrong)).rows())
+
+
+def test_columns_without_answers_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no columns 'answer_start' and 'answer', nor 'answers'"):
+        list(QuestionSource(written(tmp_path, "a.csv", "question,context\na,b\n")).rows())
+
+
+def test_a_model_may_learn_that_there_is_no_answer(tmp_path: Path) -> None:
+    """The first token is the answer then, and what is said where its score is the highest is nothing."""
+    unknown = {**ROW, "question": "Where?", "answer_start": None, "answer": None}
+    path = written(tmp_path, "a.jsonl", f"{json.dumps(ROW)}\n{json.dumps(unknown)}")
+    tokenizer = words_tokenizer(tmp_path)
+    assert len(Dataset.load(QuestionSource(path), tokenizer, ASKING)) == 1
+    dataset = Dataset.load(QuestionSource(path), tokenizer, dataclasses.replace(ASKING, no_answer=True))
+    assert dataset.labels.tolist() == [[4, 4], [0, 0]]
+    assert dataset.learnable(np.arange(2)).all()
+    assert [said(dataset, row) for row in (0, 1)] == ["Ada", ""]
+    assert dataset.passages is not None
+    assert f1("", dataset.passages.answers[1]) == exact_match("", dataset.passages.answers[1]) == 1
+
+
+def test_the_manifest_says_whether_there_may_be_no_answer() -> None:
+    asking = dataclasses.replace(ASKING, no_answer=True)
+    assert Manifest.from_bytes(asking.to_bytes()) == asking
+    assert b"no_answer" not in ASKING.to_bytes(), "older devices read what they always did"
 
 
 def test_a_json_question_without_its_parts(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import gzip
 import json
 import sys
 
@@ -6,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from fwdllm_client.data import Contents, DataSource, Row, contents_of
 from fwdllm_common.errors import BadInputError
@@ -78,13 +80,25 @@ def test_jsonl_gives_back_any_text(tmp_path_factory, texts):
         ("a.csv", "text,label\n", "a.csv: no rows; the file needs"),
         ("a.csv", "\n\n", "a.csv: no rows; the file needs"),
         ("a.csv", "txt,label\na,x\n", "a.csv: no column 'text', only 'txt', 'label'; did you mean 'txt'?"),
-        ("a.csv", "text,y\na,x\n", "a.csv: no column 'label', only 'text', 'y'; name the right one"),
+        (
+            "a.csv",
+            "question,class\na,x\n",
+            "no column 'text', only 'question', 'class'; name the right one with --text-column, in a job file",
+        ),
+        ("a.csv", "text;y\na;x\n", "no column 'label', only 'text', 'y'; name the right one with --label-column"),
+        ("a.tsv", "body\ttopic\na\tx\n", "no column 'text', only 'body', 'topic'; name"),
+        ("a.json", '[{"text":"a","label":"x"},3]', "a.json, row 2: not a JSON object"),
+        ("a.json", '{"text":"a","label":"x"}\n{"text":', "a.json, line 2: not a whole JSON object"),
+        ("a.csv.gz", "text,label\na,x\n", "a.csv.gz: cannot read the data (Not a gzipped file"),
+        ("a.csv.gz", gzip.compress(b"text,label\n" + b"a,x\n" * 99)[:-9], "a.csv.gz: cannot read the data (Compressed"),
+        ("a.json.gz", gzip.compress(b"[1]")[:-9], "a.json.gz: cannot read the data (Compressed"),
+        ("a.arrow", "text", "a.arrow: not a readable Arrow file"),
         ("a.csv", "text,label,text\na,x,b\n", "a.csv: the column 'text' occurs twice"),
         ("a.csv", "text,label\na,x\nb,c,y\n", "a.csv, line 3: 3 fields, but the header has 2; quote"),
         ("a.csv", "text,label\na,x\nb\n", "a.csv, line 3: 1 fields, but the header has 2"),
         ("a.csv", 'text,label\na,x\n"b,y\nc,z\n', "a.csv, line 3: not a CSV record (unexpected end of data); close"),
         ("a.csv", 'text,label\n"a" b,x\n', "a.csv, line 2: not a CSV record"),
-        ("a.csv", "text,label\na, \n", "a.csv, line 2: 'label' is empty; give the row a label or drop it"),
+        ("a.csv", "text,label\na, \n", "a.csv, line 2: 'label' is empty; give the row a label, drop it, or"),
         ("a.csv", b"text,label\na,x\nb\xe9,x\n", "a.csv, line 3: byte 2 is not UTF-8; save the file as UTF-8"),
         ("a.csv", "text,label\na,x\n".encode("utf-16"), "a.csv: the file is UTF-16; save it as UTF-8"),
         ("a.jsonl", '{"text":"a","label":"x"}\n{"text":"b","la', "a.jsonl, line 2: not a whole JSON object"),
@@ -115,7 +129,9 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
 
 
 def test_an_unknown_file_type_is_refused(tmp_path):
-    with pytest.raises(BadInputError, match=r"data\.xlsx: unknown file type; use \.csv, \.jsonl"):
+    with pytest.raises(BadInputError, match=r"data\.doc: unknown file type; use \.csv, \.tsv, \.jsonl"):
+        DataSource(tmp_path / "data.doc")
+    with pytest.raises(BadInputError, match=r"convert it with python -c .*read_excel.*data\.xlsx.*data\.csv"):
         DataSource(tmp_path / "data.xlsx")
 
 
@@ -138,3 +154,82 @@ def test_parquet_without_pyarrow(write, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(BadInputError, match=r"pip install 'fwdllm\[parquet\]'"):
         rows(write("a.parquet", "PAR1"))
+
+
+TABLE = {"text": ["a", "b", "ü"], "label": [1, 0, -1]}
+# As datasets declares a ClassLabel; -1 is a row without a label.
+FEATURES = {"text": {"dtype": "string", "_type": "Value"}, "label": {"names": ["bad", "good"], "_type": "ClassLabel"}}
+
+
+def declared_table():
+    table = pa.table(TABLE)
+    return table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": FEATURES}})})
+
+
+def save_to_disk(folder, tables):
+    """The layout of ``Dataset.save_to_disk``: Arrow streams and a list of them."""
+    folder.mkdir(parents=True)
+    names = [f"data-{index:05}-of-{len(tables):05}.arrow" for index in range(len(tables))]
+    for name, table in zip(names, tables, strict=True):
+        with pa.OSFile(str(folder / name), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    (folder / "dataset_info.json").write_text(json.dumps({"features": FEATURES}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.tsv", "label\ttext\nx\ta, b; c\ny\tü\n"),
+        ("a.csv", "label;text\nx;a, b; c\ny;ü\n".replace("a, b; c", '"a, b; c"')),
+        ("a.csv", "\n\nlabel\ttext\nx\ta, b; c\ny\tü\n"),
+        ("a.json", '[{"label":"x","text":"a, b; c"},\n{"text":"ü","label":"y"}]'),
+        ("a.json", '{"label":"x","text":"a, b; c"}\n{"text":"ü","label":"y"}\n'),
+        ("a.csv.gz", gzip.compress('label,text\nx,"a, b; c"\ny,ü\n'.encode())),
+        ("a.jsonl.gz", gzip.compress('{"label":"x","text":"a, b; c"}\n{"text":"ü","label":"y"}'.encode())),
+        ("a.JSON.GZ", gzip.compress('[{"label":"x","text":"a, b; c"},{"text":"ü","label":"y"}]'.encode())),
+    ],
+)
+def test_rows_as_people_store_them(write, name, data):
+    assert [(row.text, row.label) for row in rows(write(name, data))] == [("a, b; c", "x"), ("ü", "y")]
+
+
+def test_classes_of_datasets_have_their_names(tmp_path):
+    pq.write_table(declared_table(), tmp_path / "a.parquet")
+    with pa.OSFile(str(tmp_path / "a.arrow"), "wb") as sink, pa.ipc.new_file(sink, declared_table().schema) as writer:
+        writer.write_table(declared_table())
+    folder = save_to_disk(tmp_path / "saved", [declared_table().slice(0, 1), declared_table().slice(1)])
+    for path in (tmp_path / "a.parquet", tmp_path / "a.arrow", folder):
+        with pytest.raises(BadInputError, match="row 3: 'label' is empty"):
+            rows(path)
+        assert rows(path, skip_incomplete=True) == [Row(1, "a", "good"), Row(2, "b", "bad")]
+
+
+def test_a_folder_with_several_datasets_names_them(tmp_path):
+    save_to_disk(tmp_path / "saved" / "train", [pa.table({"text": ["a"], "label": ["x"]})])
+    (tmp_path / "saved" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    with pytest.raises(BadInputError, match=r"holds the datasets train, test; name one, as .*saved/train"):
+        rows(tmp_path / "saved")
+    assert rows(tmp_path / "saved" / "train") == [Row(1, "a", "x")]
+
+
+def test_incomplete_rows_are_left_out_and_counted(write):
+    path = write("a.jsonl", '{"text":"a","label":"x"}\n{"text":"b","label":" "}\n{"text":null,"label":"y"}\n')
+    source = DataSource(path, skip_incomplete=True)
+    with capture_logs() as logs:
+        assert contents_of(source) == Contents("classification", 1, ("x",), left_out=2)
+    assert [(line["event"], line["rows"], line["kept"]) for line in logs] == [
+        ("rows without a text or a label are left out", 2, 1)
+    ]
+    assert source.values("label") == ["x"], "they belong to the rows"
+    with pytest.raises(BadInputError, match="none of its rows has both 'text' and 'label'"):
+        contents_of(DataSource(write("b.csv", "text,label\na,\n"), skip_incomplete=True))
+
+
+@pytest.mark.parametrize(("text", "warned"), [("a [SEP] b", True), ("a</s></s>b", True), ("a - b", False)])
+def test_pairs_in_one_column_are_warned_of(write, text, warned):
+    path = write("a.csv", f"text,label\n{text},x\nc,y\n")
+    with capture_logs() as logs:
+        contents_of(DataSource(path))
+    assert [line["rows"] for line in logs if "separator" in line["event"]] == [1] * warned

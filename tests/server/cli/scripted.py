@@ -73,6 +73,9 @@ def ended(state: int, message: str = "") -> Job:
 
 DONE, STOPPED = ended(JOB_STATE_DONE), ended(JOB_STATE_STOPPED)
 FAILED = ended(JOB_STATE_FAILED, "ten rounds in a row were abandoned")
+UNFIT = ended(
+    JOB_STATE_FAILED, "[bad-input] 'm' is a model of the architecture 'xlnet', which cannot be prepared (Error: no)"
+)
 
 
 class Scripted(OperatorServiceServicer):

@@ -6,7 +6,7 @@ import signal
 import sys
 
 import pytest
-from server.cli.scripted import DIGEST, DONE, FAILED, STOPPED, running
+from server.cli.scripted import DIGEST, DONE, FAILED, STOPPED, UNFIT, running
 
 from fwdllm_common.errors import BadInputError, UnreachableError
 
@@ -111,10 +111,11 @@ async def test_watch_as_json_prints_every_change(stage, cli):
     [
         (DONE, 0, ""),
         (FAILED, 1, "job news failed: ten rounds in a row were abandoned"),
+        (UNFIT, 2, "job news failed: [bad-input] 'm' is a model of the architecture 'xlnet', which cannot be prepared"),
         (STOPPED, 5, "job news was stopped; go on with 'fwdllm-server job resume job-1'"),
         (running(), 3, "the server went away before job job-1 ended"),
     ],
-    ids=["done", "failed", "stopped", "went away"],
+    ids=["done", "failed", "unfit", "stopped", "went away"],
 )
 async def test_how_a_job_ends_is_the_exit_code(stage, cli, command, last, code, words):
     stage.service.changes = [running(), last]

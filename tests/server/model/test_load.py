@@ -155,6 +155,23 @@ def test_backbones_without_a_pooling_option(tmp_path: Path) -> None:
     assert logits_of(load_base(str(tmp_path), LABELS, "mean")).shape == (4, 3)
 
 
+def test_a_model_without_a_tokenizer_is_refused(bert_source: str, tmp_path: Path) -> None:
+    """Transformers makes one up that knows no word."""
+    for name, make in (("bert", MODELS["bert"][1]), ("llama", MODELS["llama"][1])):
+        make().save_pretrained(tmp_path / name)
+        with pytest.raises(BadInputError, match=rf"{name}' has no tokenizer; put its files there, such as tokenizer"):
+            load_tokenizer_file(str(tmp_path / name))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("sentencepiece") is not None, reason="then it is read")
+@pytest.mark.parametrize(("name", "file"), [("llama", "tokenizer.model"), ("albert", "spiece.model")])
+def test_a_sentencepiece_model_names_what_reads_it(name: str, file: str, tmp_path: Path) -> None:
+    MODELS[name][1]().save_pretrained(tmp_path)
+    (tmp_path / file).write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    with pytest.raises(BadInputError, match=r"a SentencePiece model .*; pip install sentencepiece .* tokenizer\.json"):
+        load_tokenizer_file(str(tmp_path))
+
+
 @pytest.fixture(scope="module")
 def smollm2() -> str:
     """A real decoder as llama.cpp keeps it, 135 M parameters in 4 bits."""

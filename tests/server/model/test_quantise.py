@@ -15,6 +15,8 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 from server.model.conftest import CASES, Prepared, batch, by_block, run_stages
 
@@ -197,6 +199,60 @@ def test_a_large_weight_that_two_products_share(precision: Precision) -> None:
     (found,) = session.run(None, {"x": x})
     expected = x @ weight.T @ weight.T
     assert 0 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < {"int8": 0.03, "int4": 0.3}[precision]
+
+
+# Odd, prime and round, on both sides of a block's and of two blocks' ends.
+WIDTHS = st.one_of(st.sampled_from([33, 37, 61, 63, 64, 65, 67, 97, 127]), st.integers(BLOCK, 160))
+
+
+def run_node(node: onnx.NodeProto, weight: np.ndarray, feed: np.ndarray, bits: int) -> tuple[np.ndarray, list[str]]:
+    """What the operator makes of ``feed`` with the quantised ``weight``, and the operators of the graph."""
+    kind = helper.np_dtype_to_tensor_dtype(feed.dtype)
+    inputs = [helper.make_tensor_value_info("x", kind, [None] * feed.ndim)]
+    outputs = [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)]
+    graph = helper.make_graph([node], "one", inputs, outputs, [numpy_helper.from_array(weight, "w")])
+    model = ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10))
+    assert quantise_graph(model, bits)
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, {"x": feed})[0], [each.op_type for each in model.graph]
+
+
+@given(rows=WIDTHS, width=WIDTHS, bits=st.sampled_from([4, 8]), seed=st.integers(0, 9))
+def test_a_table_of_any_width_keeps_its_shape(rows: int, width: int, bits: int, seed: int) -> None:
+    """A row in 4 bits fills whole bytes, so that a table of odd width would gain a column: it has 8 bits."""
+    random = np.random.default_rng(seed)
+    table = random.normal(size=(rows, width)).astype(np.float32)
+    indices = random.integers(0, rows, (3, 4))
+    found, operators = run_node(helper.make_node("Gather", ["w", "x"], ["y"]), table, indices, bits)
+    assert operators == ["GatherBlockQuantized"]
+    assert found.shape == (3, 4, width)
+    steps = 0.01 if bits == 8 or width % 2 else 0.16
+    assert np.abs(found - table[indices]).max() <= steps * np.abs(table).max()
+
+
+@given(
+    summed=WIDTHS,
+    outputs=WIDTHS,
+    rows=st.sampled_from([1, 2, 5]),
+    bits=st.sampled_from([4, 8]),
+    transposed=st.sampled_from([None, 0, 1]),
+)
+def test_a_product_of_any_size_stays_the_same(
+    summed: int, outputs: int, rows: int, bits: int, transposed: int | None
+) -> None:
+    """MatMul, and Gemm with either order of its weight."""
+    random = np.random.default_rng(summed * outputs)
+    weight = random.normal(size=(outputs, summed) if transposed else (summed, outputs)).astype(np.float32)
+    x = random.normal(size=(rows, summed)).astype(np.float32)
+    if transposed is None:
+        node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    else:
+        node = helper.make_node("Gemm", ["x", "w"], ["y"], transB=transposed)
+    found, operators = run_node(node, weight, x, bits)
+    expected = x @ (weight.T if transposed else weight)
+    assert operators == ["MatMulNBits"]
+    assert found.shape == expected.shape
+    assert 0 < np.linalg.norm(found - expected) / np.linalg.norm(expected) < {8: 0.03, 4: 0.3}[bits]
 
 
 def test_cases_cover_all_methods() -> None:

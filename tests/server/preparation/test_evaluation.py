@@ -51,6 +51,17 @@ def test_a_label_that_the_job_does_not_name_is_refused(tmp_path):
         check_held_out(SPEC, tmp_path)
 
 
+def test_rows_without_a_label_are_left_out_if_the_job_says_so(manifest, tmp_path):
+    (tmp_path / "held_out.csv").write_text("text,label\none,a\none two,\ntwo,c\n")
+    with pytest.raises(BadInputError, match=r"line 3: 'label' is empty; .* \[held_out\] skip_incomplete"):
+        check_held_out(SPEC, tmp_path)
+    section = SPEC.held_out.model_copy(update={"skip_incomplete": True})
+    spec = SPEC.model_copy(update={"held_out": section})
+    check_held_out(spec, tmp_path)
+    evaluator = HeldOutEvaluator(spec, tmp_path, tmp_path, manifest, tmp_path / "cache")
+    assert evaluator.evaluate(0, make_theta(manifest)).rows == 2
+
+
 @pytest.mark.parametrize(("rows", "taken", "last"), [(3, 3, 2), (512, 512, 511), (513, 257, 512), (2000, 500, 1996)])
 def test_texts_are_taken_from_all_over_the_file(tmp_path, rows, taken, last):
     lines = [f"text {row},{'ab'[2 * row // rows]}" for row in range(rows)]

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import hashlib
+import json
+import multiprocessing
+import os
 import shutil
+import signal
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +19,29 @@ import pytest
 from helpers.tiny_job import job_spec
 from helpers.tiny_text import LABELS, save_tiny_model, write_rows
 from server.model.conftest import save_model
+from transformers import (
+    AutoTokenizer,
+    FunnelConfig,
+    FunnelModel,
+    T5Config,
+    T5Model,
+    ViTConfig,
+    ViTModel,
+    XLNetConfig,
+    XLNetModel,
+)
 
 from fwdllm_client.agent.worker import LocalCompute
 from fwdllm_client.cache.artifacts import Bundle
 from fwdllm_client.cache.cache_room import CacheRoom
 from fwdllm_client.data import DataSource
 from fwdllm_common.canary import Canary
-from fwdllm_common.errors import BadInputError
+from fwdllm_common.errors import BadInputError, FwdllmError, StorageError
 from fwdllm_common.manifest import BundleFile, Manifest
+from fwdllm_server.model.faults import faults_named
+from fwdllm_server.model.load import check_vocabulary, load_base, load_tokenizer_file
 from fwdllm_server.preparation.canary import CANARY_FILE, fidelity
+from fwdllm_server.preparation.export_process import export_in_process
 from fwdllm_server.preparation.prepare import JobFolder, adopt, export_model
 from fwdllm_server.store.artifacts import ArtifactStore
 
@@ -130,3 +150,87 @@ def test_a_head_of_two_layers_is_refused(tmp_path: Path):
 
     with pytest.raises(BadInputError, match="class means need a head of one linear layer with a bias"):
         export_model(spec_of("class-means", "model"), source, JobFolder(tmp_path / "job"))
+
+
+DEFAULT = {"pooling": "layer-means", "labels": list(LABELS), "max_tokens": 16}
+
+
+def hopeless(source: str, folder: Path) -> str:
+    """What is said of a model that cannot be prepared: one line, without advice to try again."""
+    spec = job_spec({"model": DEFAULT, "peft": {"layers": []}})
+    with pytest.raises(BadInputError) as caught:
+        export_model(spec, source, JobFolder(folder / "job"), ["the old song"])
+    line = str(caught.value)
+    assert "\n" not in line
+    assert "resume" not in line
+    return line
+
+
+@pytest.mark.parametrize("name", ["xlnet", "t5", "funnel", "vit"])
+def test_a_model_that_cannot_be_prepared_is_named_with_those_that_can(name: str, source: str, tmp_path: Path):
+    sizes = {"vocab_size": 40, "d_model": 32, "pad_token_id": 0}
+    made = {
+        "xlnet": lambda: XLNetModel(XLNetConfig(**sizes, n_layer=2, n_head=4, d_inner=48)),
+        "t5": lambda: T5Model(T5Config(**sizes, d_kv=8, d_ff=48, num_layers=2, num_heads=4)),
+        "funnel": lambda: FunnelModel(FunnelConfig(**sizes, n_head=4, d_head=8, d_inner=48, block_sizes=[1, 1])),
+        "vit": lambda: ViTModel(
+            ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=48)
+        ),
+    }[name]()
+    made.save_pretrained(tmp_path / "model")
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(source) / file, tmp_path / "model")
+    line = hopeless(str(tmp_path / "model"), tmp_path)
+    assert f"is a model of the architecture '{name}', which cannot be prepared (" in line
+    assert "choose one of the architectures that can: albert, bert," in line
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(source: str, tmp_path: Path):
+    """Added without a resize: the device whose text has such a token would die in its engine."""
+    folder = shutil.copytree(source, tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    rows, first = len(tokenizer), tokenizer.add_tokens(["<new>", "<newer>"])
+    tokenizer.save_pretrained(folder)
+    line = hopeless(str(folder), tmp_path)
+    assert f"has embeddings for the tokens 0 to {rows - 1}, and none for token {rows + 1}, '<newer>' of its" in line
+    assert "model.resize_token_embeddings(len(tokenizer))" in line
+    assert first == 2
+
+
+def test_a_padding_token_without_an_embedding_is_refused(source: str, tmp_path: Path):
+    folder = shutil.copytree(source, tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": 1000}))
+    base, tokenizer = load_base(source, LABELS, "mean"), load_tokenizer_file(str(folder))
+    with pytest.raises(BadInputError, match="none for token 1000, to pad with; resize"):
+        check_vocabulary(base, tokenizer, str(folder))
+
+
+def test_short_memory_may_pass(source: str, tmp_path: Path):
+    """And a full disk is the disk's fault: neither is the model's."""
+
+    def fail(error: Exception):
+        @faults_named
+        def prepare(spec: object, source: str) -> None:
+            raise error
+
+        return prepare
+
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")):
+        with pytest.raises(FwdllmError, match=r"not enough memory .* free some and resume the job") as caught:
+            fail(error)(None, source)
+        assert type(caught.value) is FwdllmError
+    with pytest.raises(StorageError, match="no space left to write /full"):
+        fail(OSError(errno.ENOSPC, "no space", "/full"))(None, source)
+    with pytest.raises(BadInputError, match="'absent' is not a known label"):
+        fail(BadInputError("'absent' is not a known label"))(None, source)
+
+
+async def test_an_export_whose_process_is_killed_says_so(source: str, tmp_path: Path):
+    """As the system does where memory ends."""
+    work = asyncio.ensure_future(export_in_process(spec_of("zeros"), source, JobFolder(tmp_path / "job"), []))
+    while not (children := multiprocessing.active_children()):
+        await asyncio.sleep(0.01)
+    os.kill(children[0].pid, signal.SIGKILL)
+    with pytest.raises(FwdllmError, match="was killed, most likely for want of memory; free some and resume the job"):
+        await work

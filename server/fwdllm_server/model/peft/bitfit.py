@@ -26,7 +26,7 @@ def bitfit(request: Request) -> Wrapped:
         for name in (*linear_modules(base), *norm_modules(base))
         if getattr(base.get_submodule(name), "bias", None) is not None and not inside(name, request.saved)
     ]
-    if not with_bias:
+    if not with_bias and spec.layers != []:
         raise BadInputError(f"{type(base).__name__} has no biases to train; choose another method")
     if spec.targets:
         chosen = select(base, with_bias, spec.targets, spec.layers)

@@ -11,15 +11,17 @@ from peft.utils.constants import (
     TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
     TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
 )
-from torch import nn
 
-from fwdllm_common.errors import BadInputError
 from fwdllm_server.model.architecture import closing_modules, linear_modules
 from fwdllm_server.model.peft.method import Request, Wrapped
-from fwdllm_server.model.peft.targets import chosen_layers, inside, select
+from fwdllm_server.model.peft.targets import adapted, chosen_layers, inside
 
-# Key and value projections of architectures that PEFT has no default for; ModernBERT has them in one.
-_MORE_KEYS_AND_VALUES = {"distilbert": ["k_lin", "v_lin"], "albert": ["key", "value"], "modernbert": ["Wqkv"]}
+_KEYS_AND_VALUES = {
+    model: [target for target in targets if target not in TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[model]]
+    for model, targets in TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING.items()
+}
+# Of architectures that PEFT has no targets for.
+_ROLES = ("key", "value")
 
 
 def ia3(request: Request) -> Wrapped:
@@ -30,10 +32,9 @@ def ia3(request: Request) -> Wrapped:
     base, spec = request.base, request.spec
     candidates = [name for name in linear_modules(base) if not inside(name, request.saved)]
     last = closing_modules(base, chosen_layers(base, spec.layers), candidates)
-    if spec.targets:
-        targets = select(base, candidates, spec.targets, spec.layers)
-    else:
-        targets = [*select(base, candidates, _keys_and_values(base), spec.layers), *last]
+    targets = adapted(base, candidates, spec, _KEYS_AND_VALUES, _ROLES)
+    if not spec.targets:
+        targets += last
     config = IA3Config(
         target_modules=targets or DUMMY_TARGET_MODULES,
         feedforward_modules=[target for target in targets if target in last],
@@ -41,15 +42,3 @@ def ia3(request: Request) -> Wrapped:
     )
     model: Any = get_peft_model(base, config)
     return Wrapped(model, [m.ia3_l["default"] for m in model.modules() if isinstance(m, IA3Layer)])
-
-
-def _keys_and_values(base: nn.Module) -> list[str]:
-    config: Any = base.config
-    if config.model_type in _MORE_KEYS_AND_VALUES:
-        return _MORE_KEYS_AND_VALUES[config.model_type]
-    if config.model_type in TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:
-        feed_forward = TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING[config.model_type]
-        targets = TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING[config.model_type]
-        return [target for target in targets if target not in feed_forward]
-    names = sorted({name.rpartition(".")[2] for name in linear_modules(base)})
-    raise BadInputError(f"PEFT knows no targets for {config.model_type!r}; set targets, from {', '.join(names)}")

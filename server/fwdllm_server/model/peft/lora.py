@@ -11,15 +11,14 @@ from peft.utils.constants import DUMMY_TARGET_MODULES, TRANSFORMERS_MODELS_TO_LO
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fwdllm_common.errors import BadInputError
 from fwdllm_server.config.peft_spec import BasesKind
 from fwdllm_server.model.architecture import linear_modules
 from fwdllm_server.model.peft.bases import Bases, bases_of
 from fwdllm_server.model.peft.method import Request, Wrapped
-from fwdllm_server.model.peft.targets import inside, select
+from fwdllm_server.model.peft.targets import adapted, inside
 
-# Query and value projections of architectures that PEFT has no default for; ModernBERT has them in one.
-_MORE_DEFAULT_TARGETS = {"distilbert": ["q_lin", "v_lin"], "albert": ["query", "value"], "modernbert": ["Wqkv"]}
+# Of architectures that PEFT has no targets for.
+_ROLES = ("query", "value")
 
 
 class AWithCore(nn.Module):
@@ -65,7 +64,7 @@ def _wrap(request: Request, kind: BasesKind | None) -> tuple[PeftModel, Mapping[
     """LoRA on every target, B zero and A along the bases, or random without ``kind``; and the bases by target."""
     base, spec = request.base, request.spec
     candidates = [name for name in linear_modules(base) if not inside(name, request.saved)]
-    targets = select(base, candidates, spec.targets or _default_targets(base), spec.layers)
+    targets = adapted(base, candidates, spec, TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, _ROLES)
     bases = {} if kind is None else bases_of(base, targets, kind, spec.rank, request.sample)
     config = LoraConfig(
         r=spec.rank,
@@ -89,12 +88,3 @@ def _layers(model: PeftModel) -> Iterator[tuple[str, Any]]:
 
 def _part(layer: Any, part: str) -> Iterator[nn.Parameter]:
     return layer.get_submodule(f"lora_{part}").parameters()  # type: ignore[no-any-return]
-
-
-def _default_targets(base: nn.Module) -> list[str]:
-    config: Any = base.config
-    for table in (TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, _MORE_DEFAULT_TARGETS):
-        if config.model_type in table:
-            return list(table[config.model_type])
-    names = sorted({name.rpartition(".")[2] for name in linear_modules(base)})
-    raise BadInputError(f"PEFT knows no targets for {config.model_type!r}; set targets, from {', '.join(names)}")

@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from torch import nn
 
 from fwdllm_common.errors import BadInputError
+from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.architecture import layer_stack
 
-_FUSED = {"Wqkv", "qkv_proj", "query_key_value", "c_attn"}
+_FUSED = {"Wqkv", "qkv_proj", "qkv", "in_proj_qkv", "query_key_value", "c_attn", "attention.self.in_proj"}
+_KEYS_AND_VALUES = {"kv_proj", "kv_b_proj"}
 ROLES = {
-    "query": {"query", "q_proj", "q_lin", *_FUSED},
-    "key": {"key", "k_proj", "k_lin", *_FUSED},
-    "value": {"value", "v_proj", "v_lin", *_FUSED},
+    "query": {"query", "query_proj", "q_proj", "q_lin", "q", "q_head", "q_b_proj", *_FUSED},
+    "key": {"key", "key_proj", "k_proj", "k_lin", "k", "k_head", *_KEYS_AND_VALUES, *_FUSED},
+    "value": {"value", "value_proj", "v_proj", "v_lin", "v", "v_head", *_KEYS_AND_VALUES, *_FUSED},
 }
 """What architectures call the projections of attention: a target may name the role instead of the module."""
+
+
+def adapted(
+    base: nn.Module,
+    candidates: Sequence[str],
+    spec: PeftSpec,
+    table: Mapping[str, Collection[str]],
+    roles: Collection[str],
+) -> list[str]:
+    """The candidates that a job means: those its targets name, in its layers.
+
+    Without targets they are what PEFT's ``table`` has for the architecture, and where that has none the ``roles``;
+    where no layer is to be trained they are none.
+
+    :raises BadInputError: a target names none, or the model does not have such a layer.
+    """
+    if spec.layers == [] and not spec.targets:
+        return []
+    config: Any = base.config
+    return select(base, candidates, spec.targets or table.get(config.model_type, roles), spec.layers)
 
 
 def chosen_layers(base: nn.Module, layers: Sequence[int] | None) -> list[str]:
@@ -66,10 +89,12 @@ def inside(name: str, parents: Collection[str]) -> bool:
 
 
 def _matches(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}") or name.rpartition(".")[2] in ROLES.get(target, ())
+    return any(name == known or name.endswith(f".{known}") for known in (target, *ROLES.get(target, ())))
 
 
 def _suggest(target: str, candidates: Sequence[str]) -> str:
     names = sorted({name.rpartition(".")[2] for name in candidates})
     near = difflib.get_close_matches(target, names)
-    return f"did you mean {' or '.join(near)}?" if near else f"the model has {', '.join(names)}"
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"the model has {', '.join(names)}; name some of them as targets, or none with layers = []"
