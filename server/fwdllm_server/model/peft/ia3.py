@@ -11,7 +11,6 @@ from peft.utils.constants import (
     TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING,
     TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING,
 )
-from torch import nn
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.model.architecture import closing_modules, linear_modules
@@ -43,8 +42,8 @@ def ia3(request: Request) -> Wrapped:
     return Wrapped(model, [m.ia3_l["default"] for m in model.modules() if isinstance(m, IA3Layer)])
 
 
-def _keys_and_values(base: nn.Module) -> list[str]:
-    config: Any = base.config
+def _keys_and_values(base: Any) -> list[str]:
+    config = base.config.get_text_config()
     if config.model_type in _MORE_KEYS_AND_VALUES:
         return _MORE_KEYS_AND_VALUES[config.model_type]
     if config.model_type in TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING:

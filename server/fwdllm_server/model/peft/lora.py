@@ -91,8 +91,8 @@ def _part(layer: Any, part: str) -> Iterator[nn.Parameter]:
     return layer.get_submodule(f"lora_{part}").parameters()  # type: ignore[no-any-return]
 
 
-def _default_targets(base: nn.Module) -> list[str]:
-    config: Any = base.config
+def _default_targets(base: Any) -> list[str]:
+    config = base.config.get_text_config()
     for table in (TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING, _MORE_DEFAULT_TARGETS):
         if config.model_type in table:
             return list(table[config.model_type])
