@@ -24,7 +24,7 @@ SCROLLS = "document.documentElement.scrollWidth > document.documentElement.clien
 # What is wider than the box that it is in, where the box neither scrolls nor is for screen readers alone.
 SPILLS = """() => [...document.querySelectorAll('main *, .bar *')].filter((element) => {
   if (!element.clientWidth || element.closest('.scroll, .many, .uplot, .only-read, thead, svg')) return false;
-  if (element.querySelector(':scope > .scroll')) return false;  // it reaches to the edges of its card
+  if (element.querySelector('.scroll')) return false;  // a table reaches to the edges of its card
   return element.scrollWidth > element.clientWidth + 1 && getComputedStyle(element).display !== 'inline';
 }).map((element) => `${element.tagName}.${element.className}: ${element.textContent.slice(0, 60)}`)"""
 

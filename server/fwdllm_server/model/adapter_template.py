@@ -123,6 +123,10 @@ def _save_base(base: Any, auto_class: str, reading: Reading, folder: Path) -> No
             changes["model_type"] = f"fwdllm-{kind}"
             changes["architectures"] = ["BottleneckModel"]
             changes["auto_map"] = {auto: f"modeling_bottlenecks.{name}" for auto, name in names.items()}
+    if isinstance(base, MeanPooledClassifier):
+        # transformers takes the place out of a configuration, and leaves it in one that is part of it.
+        text_config = json.loads((folder / _CONFIG).read_bytes())["text_config"]
+        changes["text_config"] = {key: value for key, value in text_config.items() if key != "_name_or_path"}
     _change(folder / _CONFIG, changes)
 
 

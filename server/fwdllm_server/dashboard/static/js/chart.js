@@ -139,7 +139,7 @@ function withoutOutliers(data, least, most) {
   const first = known[0];
   known.sort((a, b) => a - b);
   const low = known[Math.ceil(0.05 * (known.length - 1))], high = known[Math.floor(0.95 * (known.length - 1))];
-  const room = 3 * (high - low);
+  const room = 3 * (high - low) || 0.1 * Math.abs(high) || 1;
   const from = Math.max(least, Math.min(first, low - room)), to = Math.min(most, Math.max(first, high + room));
   return from < to ? [from, to] : [least, most];
 }
