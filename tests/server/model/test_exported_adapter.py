@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -34,51 +35,67 @@ CASES: list[tuple[str, MethodName]] = [
     ("distilbert", "lora"),
     ("llama", "lora"),
 ]
+ROWS = batch(6, 9, 3)
 TEXTS = ["w3 w4 w5", "w7", " ".join(["w9 w8"] * 40)]
 
 LOAD = """
-import json, sys
+import json
 import torch
 from peft import AutoPeftModelForSequenceClassification, PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 trust = {"trust_remote_code": True}
-ids, mask, texts = json.load(open("given.json"))
+names, ids, mask, texts = json.load(open("given.json"))
 batch = {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
-found = {}
 
-def note(name, model):
+def logits(model):
     with torch.no_grad():
-        found[name] = model.eval()(**batch).logits.tolist()
+        return model.eval()(**batch).logits.tolist()
 
-note("AutoPeftModel", AutoPeftModelForSequenceClassification.from_pretrained("given/adapter", **trust))
-note("AutoModel", AutoModelForSequenceClassification.from_pretrained("moved", **trust))
-base = AutoModelForSequenceClassification.from_pretrained("moved/base", **trust)
-merged = PeftModel.from_pretrained(base, "moved").merge_and_unload()
-note("merge_and_unload", merged)
-merged.save_pretrained("merged")
-AutoTokenizer.from_pretrained("moved").save_pretrained("merged")
-note("save_pretrained", AutoModelForSequenceClassification.from_pretrained("merged", **trust))
-said = {}
-for folder in ("moved", "merged"):
+def scores(folder):
     classify = pipeline("text-classification", model=folder, truncation=True, top_k=None, **trust)
-    said[folder] = [[each["score"] for each in sorted(row, key=lambda each: each["label"])] for row in classify(texts)]
-json.dump([found, said], sys.stdout)
+    return [[each["score"] for each in sorted(row, key=lambda each: each["label"])] for row in classify(texts)]
+
+found = {}
+for name in names:
+    elsewhere, plain = f"elsewhere/{name}-moved", f"{name}-merged"
+    base = AutoModelForSequenceClassification.from_pretrained(f"{elsewhere}/base", **trust)
+    merged = PeftModel.from_pretrained(base, elsewhere).merge_and_unload()
+    merged.save_pretrained(plain)
+    AutoTokenizer.from_pretrained(elsewhere).save_pretrained(plain)
+    found[name] = {
+        "logits": {
+            "AutoPeftModel": logits(AutoPeftModelForSequenceClassification.from_pretrained(name, **trust)),
+            "AutoModel": logits(AutoModelForSequenceClassification.from_pretrained(elsewhere, **trust)),
+            "merge_and_unload": logits(merged),
+            "save_pretrained": logits(AutoModelForSequenceClassification.from_pretrained(plain, **trust)),
+        },
+        "pipeline": {folder: scores(folder) for folder in (elsewhere, plain)},
+    }
+json.dump(found, open("found.json", "w"))
 """
 
 
-def exported(model: Any, source: str, folder: Path) -> Any:
-    """The model at a moved θ; its adapter is in ``given/adapter``, and under another name elsewhere."""
+def name_of(model: str, method: str) -> str:
+    return f"{model}-with-{method}"
+
+
+def export(model: Any, source: str, name: str, folder: Path) -> Any:
+    """The model at a moved θ; its adapter is in the folder as ``name``, and under another name elsewhere."""
     layout = trainable_layout(model)
     noise = np.random.default_rng(1).normal(0, 0.3, layout.size)
     theta = (initial_theta(model, layout) + noise).astype(np.float32)
-    tokenizer = tokenizer_for(source, load_tokenizer_file(source), MAX_TOKENS)
-    save_adapter_template(model, tokenizer, Reading(MAX_TOKENS), folder / "template")
-    for name in ("given/adapter", "moved"):
-        write_adapter(folder / "template", layout, theta, folder / name)
-        name_base(folder / name, Path(name))
+    template = folder / "templates" / name
+    save_adapter_template(model, tokenizer_of(source), Reading(MAX_TOKENS), template)
+    for out in (Path(name), Path("elsewhere", f"{name}-moved")):
+        write_adapter(template, layout, theta, folder / out)
+        name_base(folder / out, Path(out.name))
     load_theta(model, layout, theta)
     return model
+
+
+def tokenizer_of(source: str) -> Any:
+    return tokenizer_for(source, load_tokenizer_file(source), MAX_TOKENS)
 
 
 def logits_of(model: Any, ids: Any, mask: Any) -> torch.Tensor:
@@ -86,44 +103,54 @@ def logits_of(model: Any, ids: Any, mask: Any) -> torch.Tensor:
         return model(input_ids=torch.as_tensor(ids), attention_mask=torch.as_tensor(mask)).logits
 
 
-def tokenised(source: str) -> list[list[int]]:
-    """The texts as devices read them."""
-    tokenizer = tokenizer_for(source, load_tokenizer_file(source), MAX_TOKENS)
-    return [tokenizer(text, truncation=True)["input_ids"] for text in TEXTS]
+@pytest.fixture(scope="module")
+def token_ids(bert_source: str) -> list[list[int]]:
+    """The texts as devices read them; all models have the same tokenizer."""
+    return [tokenizer_of(bert_source)(text, truncation=True)["input_ids"] for text in TEXTS]
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Each case's trained model, and what its adapter computes in a process without fwdllm and without the source."""
+    folder = tmp_path_factory.mktemp("exported")
+    models = {}
+    for name, method in CASES:
+        case = name_of(name, method)
+        source = save_model(name, folder / "sources" / case)
+        base = load_base(source, LABELS, MODELS[name][0])
+        centre(base, [{key: torch.from_numpy(ROWS[key]) for key in ("input_ids", "attention_mask")}])
+        models[case] = export(apply_peft(base, spec_of(name, method), 3), source, case, folder)
+    shutil.rmtree(folder / "sources")
+    shutil.rmtree(folder / "templates")
+    given = [list(models), ROWS["input_ids"].tolist(), ROWS["attention_mask"].tolist(), TEXTS]
+    (folder / "given.json").write_text(json.dumps(given))
+    run_without_fwdllm(LOAD, folder)
+    return models, json.loads((folder / "found.json").read_bytes())
 
 
 @pytest.mark.parametrize(("name", "method"), CASES)
-def test_every_loader_makes_the_trained_model(name: str, method: MethodName, tmp_path: Path) -> None:
-    source = save_model(name, tmp_path / "model")
-    base = load_base(source, LABELS, MODELS[name][0])
-    rows = batch(6, 9, 3)
-    feeds = {key: torch.from_numpy(rows[key]) for key in ("input_ids", "attention_mask")}
-    centre(base, [feeds])
-    model = exported(apply_peft(base, spec_of(name, method), 3), source, tmp_path)
-    ids = tokenised(source)
-    assert max(map(len, ids)) == MAX_TOKENS
-    (tmp_path / "model").rename(tmp_path / "gone")
-    given = [rows["input_ids"].tolist(), rows["attention_mask"].tolist(), TEXTS]
-    (tmp_path / "given.json").write_text(json.dumps(given))
-
-    found, said = json.loads(run_without_fwdllm(LOAD, tmp_path))
-    expected = logits_of(model, rows["input_ids"], rows["attention_mask"])
-    assert found.keys() == {"AutoPeftModel", "AutoModel", "merge_and_unload", "save_pretrained"}
-    for loader, logits in found.items():
-        torch.testing.assert_close(torch.tensor(logits), expected, rtol=1e-4, atol=1e-4, msg=loader)
+def test_every_loader_makes_the_trained_model(
+    name: str, method: MethodName, loaded: tuple[Any, Any], token_ids: list[list[int]]
+) -> None:
+    model, found = (part[name_of(name, method)] for part in loaded)
+    expected = logits_of(model, ROWS["input_ids"], ROWS["attention_mask"])
+    assert expected.std() > 0.01
+    for loader, logits in found["logits"].items():
+        np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4, err_msg=loader)
     by_label = sorted(range(len(LABELS)), key=lambda at: LABELS[at])
-    for folder, scores in said.items():
-        for row, each in zip(ids, scores, strict=True):
-            softmax = logits_of(model, [row], [[1] * len(row)])[0].softmax(0)[by_label]
-            torch.testing.assert_close(torch.tensor(each), softmax, rtol=1e-4, atol=1e-4, msg=folder)
+    assert max(map(len, token_ids)) == MAX_TOKENS
+    for folder, scores in found["pipeline"].items():
+        for ids, each in zip(token_ids, scores, strict=True):
+            softmax = logits_of(model, [ids], [[1] * len(ids)])[0].softmax(0)[by_label]
+            np.testing.assert_allclose(each, softmax, rtol=1e-4, atol=1e-4, err_msg=folder)
 
 
 @pytest.mark.parametrize("name", ["bert", "bert-layer-means"])
 def test_nothing_in_the_folder_names_a_place_on_this_machine(name: str, tmp_path: Path) -> None:
     source = save_model(name, tmp_path / "model")
     model = apply_peft(load_base(source, LABELS, MODELS[name][0]), spec_of(name, "lora"), 3)
-    exported(model, source, tmp_path)
-    files = [path for path in (tmp_path / "moved").rglob("*") if path.is_file()]
+    export(model, source, "adapter", tmp_path)
+    files = [path for path in (tmp_path / "adapter").rglob("*") if path.is_file()]
     assert len(files) > 6
     for path in files:
         content = path.read_bytes()

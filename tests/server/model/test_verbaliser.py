@@ -171,7 +171,7 @@ def test_texts_for_bases_are_prompted_alike(exported: Exported, tmp_path: Path) 
 
 
 def test_the_adapter_brings_the_words_along(exported: Exported, tmp_path: Path) -> None:
-    """With the head as it began, since the job trains the block ``peft`` alone; and its configuration has the prompt."""
+    """With the head as it began, since the job trains the block ``peft`` alone; its ``config.json`` has the prompt."""
     layout, theta = exported.manifest.layout, exported.prepared.state.theta.copy()
     head = layout.block("head").slice
     rows = AutoModelForCausalLM.from_pretrained(exported.source).lm_head.weight[word_ids(exported.source)]
