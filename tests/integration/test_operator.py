@@ -237,6 +237,7 @@ async def test_an_export_is_an_adapter_with_the_trained_weights(server, device, 
         await server.operator.StopJob(RUN)
     files = files_of(await everything(server.operator.ExportAdapter(RUN)))
     for name, data in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
 

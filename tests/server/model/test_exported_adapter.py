@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.documented import blocks
 from helpers.without_fwdllm import run_without_fwdllm
 from server.model.conftest import LABELS, MAX_TOKENS, MODELS, batch, load_theta, save_model, spec_of
 
@@ -172,3 +173,15 @@ def test_the_base_is_named_from_where_the_export_was_typed(out: str, base: str, 
     (tmp_path / "adapter_config.json").write_text('{"r": 2}')
     name_base(tmp_path, Path(out))
     assert json.loads((tmp_path / "adapter_config.json").read_text()) == {"r": 2, "base_model_name_or_path": base}
+
+
+def test_the_page_on_prompts(tmp_path: Path) -> None:
+    """Its Python, on the adapter of a decoder with a prompt."""
+    source = save_model("llama", tmp_path / "model")
+    model = apply_peft(load_base(source, LABELS, "model"), spec_of("llama", "lora"), 3)
+    reading = Reading(MAX_TOKENS, prompt="{text} w3")
+    save_adapter_template(model, tokenizer_of(source), reading, tmp_path / "template")
+    layout = trainable_layout(model)
+    write_adapter(tmp_path / "template", layout, initial_theta(model, layout), tmp_path / "adapter")
+    (code,) = [block.text for block in blocks("python") if block.page == "docs/job-file.md"]
+    assert "'label': 'world'" in run_without_fwdllm(code, tmp_path)  # a head of zeros: all alike
