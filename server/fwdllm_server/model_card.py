@@ -30,8 +30,11 @@ def model_card(
 ) -> str:
     """What a reader needs to use the adapter and to judge it, in Markdown, without any path of this machine.
 
-    ``command`` is what the run was begun with.
+    ``command`` is what the run was begun with. The card is empty where the template has no base model: a job that an
+    older version prepared.
     """
+    if not (template_folder / BASE_FOLDER).is_dir():
+        return ""
     spec = parse_toml(record.spec_toml, JobSpec, record.name)
     job = job_message(connection, record, now)
     by_id = devices.by_id(connection, [effort.device_id for effort in job.devices])

@@ -113,8 +113,9 @@ class OperatorService(OperatorServiceServicer):
         template = self._coordinator.folder(job.id).adapter
         made = {
             ADAPTER_FILE: await asyncio.to_thread(trained_tensors, template, job.manifest.layout, job.state.theta),
-            CARD: (await self._runtime.in_store(self._card, job.id, template)).encode(),
         }
+        if card := await self._runtime.in_store(self._card, job.id, template):
+            made[CARD] = card.encode()
         names = {path.relative_to(template).as_posix() for path in template.rglob("*") if path.is_file()}
         for name in sorted(names | made.keys()):
             # The base model may be gigabytes.
