@@ -160,7 +160,8 @@ def _toml(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str
             yield f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}"
     for key, value in tables.items():
         if isinstance(value, Mapping):
-            yield f"\n[{'.'.join(map(_key, (*path, key)))}]"
+            if any(not isinstance(each, Mapping) for each in value.values()):
+                yield f"\n[{'.'.join(map(_key, (*path, key)))}]"
             yield from _toml(value, (*path, key))
 
 
