@@ -89,7 +89,7 @@ def _use(model: ModelSection, own_code: bool) -> str:
         code = (
             f"from transformers import AutoModelFor{kind}, AutoTokenizer\n\n"
             f'model = AutoModelFor{kind}.from_pretrained("adapter"{trust}).eval()\n'
-            'tokenizer = AutoTokenizer.from_pretrained("adapter")'
+            f'tokenizer = AutoTokenizer.from_pretrained("adapter"{trust})'
         )
     own = (
         f"\n\n`trust_remote_code` lets transformers run `{BASE_FOLDER}/*.py`, which it has no model for."
@@ -104,7 +104,7 @@ def _use(model: ModelSection, own_code: bool) -> str:
         f'base = AutoModelFor{kind}.from_pretrained("adapter/{BASE_FOLDER}"{trust})\n'
         'model = PeftModel.from_pretrained(base, "adapter")\n'
         'model.merge_and_unload().save_pretrained("merged")\n'
-        'AutoTokenizer.from_pretrained("adapter").save_pretrained("merged")\n```'
+        f'AutoTokenizer.from_pretrained("adapter"{trust}).save_pretrained("merged")\n```'
     )
 
 
