@@ -8,11 +8,12 @@ import shlex
 import shutil
 import sqlite3
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
 import typer
-from helpers.documented import EXCEPTIONS, PAGES, REPOSITORY, Command, commands, exception
+from helpers.documented import EXCEPTIONS, PAGES, PYTHON, REPOSITORY, Block, Command, blocks, commands, exception
 
 from fwdllm_client.cli.main import _parser
 from fwdllm_server.cli import run
@@ -41,6 +42,22 @@ def test_the_documents_have_commands() -> None:
         "docs/operations.md",
         "docs/deploy.md",
     }
+
+
+def test_every_page_with_python_is_run_by_a_test() -> None:
+    assert {block.page for block in blocks("python", "py")} == PYTHON.keys()
+    for page, test in PYTHON.items():
+        assert f'"{page}"' in (REPOSITORY / test).read_text()
+
+
+@pytest.mark.parametrize("block", blocks("toml"), ids=str)
+def test_every_toml_block_is_toml(block: Block) -> None:
+    assert tomllib.loads(block.text)
+
+
+def test_no_block_is_in_a_language_that_nobody_reads() -> None:
+    """YAML is Prometheus' and Compose's, text is a program's output."""
+    assert {block.language for block in blocks()} <= {"", "sh", "bash", "python", "toml", "yaml", "text", "math"}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=str)

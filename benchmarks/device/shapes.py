@@ -23,9 +23,9 @@ from fwdllm_server.config.precision import Precision
 from fwdllm_server.config.presets import with_preset
 from fwdllm_server.model.export import MANIFEST_FILE, export_bundle
 from fwdllm_server.model.load import TokenizerFile
+from fwdllm_server.model.modeling_fwdllm import MeanPooledClassifier
 from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.peft.sample import TextSample
-from fwdllm_server.model.pooling import MeanPooledClassifier
 from fwdllm_server.model.quantise import quantise_bundle
 from fwdllm_server.model.trainable import initial_theta
 
@@ -70,7 +70,7 @@ QUICK_SHAPE = Shape("tiny", "tiny (0.3 M)", BertConfig(vocab_size=500, **_sizes(
 def new_model(shape: Shape) -> nn.Module:
     """The classifier with its random weights, always the same, in eval mode and frozen."""
     torch.manual_seed(_SEED)
-    model = MeanPooledClassifier(AutoModel.from_config(shape.config, add_pooling_layer=False), len(LABELS))
+    model = MeanPooledClassifier.over(AutoModel.from_config(shape.config, add_pooling_layer=False), len(LABELS))
     return model.float().eval().requires_grad_(False)
 
 

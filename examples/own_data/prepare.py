@@ -18,7 +18,6 @@ name = {name}
 source = {source}
 labels = {labels}
 max_tokens = {max_tokens}
-pooling = "mean"
 
 [held_out]
 file = "held_out.csv"
@@ -39,7 +38,7 @@ def main() -> None:
     parser.add_argument("--text-column", default="text")
     parser.add_argument("--label-column", default="label")
     parser.add_argument("--max-tokens", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=140)
+    parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--out", type=Path, default=Path("own-output"))
     arguments = parser.parse_args()
     with arguments.csv.open(encoding="utf-8", newline="") as file:

@@ -66,5 +66,5 @@ def test_smollm2_is_tuned(name: str, tmp_path: Path) -> None:
     assert outcome["rounds_committed"] == 2
     adapter = Path(outcome["adapter"])
     assert (adapter / "adapter_model.safetensors").stat().st_size > 0
-    prompt = json.loads((adapter / "base.json").read_bytes()).get("prompt")
+    prompt = json.loads((adapter / "config.json").read_bytes())["fwdllm"].get("prompt")
     assert prompt.startswith("{text}") if name == "prompt" else not prompt

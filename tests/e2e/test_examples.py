@@ -34,13 +34,10 @@ def example(name: str, part: str) -> list[str]:
 
 def made_small(job: Path, blocks: str = "") -> None:
     """The job without the preset's thousands of directions."""
-    job.write_text(job.read_text() + _BLOCKS + blocks)
+    job.write_text('preset = "default"\n' + job.read_text() + _BLOCKS + blocks)
 
 
 _BLOCKS = """
-[peft]
-rank = 2
-layers = [-1]
 [blocks.head]
 directions = 120
 batch_size = 32

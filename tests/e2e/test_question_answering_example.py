@@ -94,5 +94,5 @@ def test_minilm_learns_from_squads_files(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(0 <= point["exact_match"] <= point["accuracy"] <= 1 for point in points)
     assert points[-1]["loss"] != points[0]["loss"]
     assert outcome["rounds_committed"] == 2
-    base = json.loads((Path(outcome["adapter"]) / "base.json").read_bytes())
+    base = json.loads((Path(outcome["adapter"]) / "config.json").read_bytes())["fwdllm"]
     assert base["task"] == "question-answering"

@@ -1,4 +1,4 @@
-"""The commands of the documents: blocks without a language, ``sh`` or ``bash`` that hold commands, a line each."""
+"""The blocks of the documents; commands are in those without a language, ``sh`` or ``bash``, a line each."""
 
 from __future__ import annotations
 
@@ -46,16 +46,36 @@ class Command:
         return f"{self.page}: {self.line}"
 
 
-def commands() -> list[Command]:
-    """Every command of every page, in order."""
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page: its number there, its language, empty if it names none, and its text."""
+
+    page: str
+    number: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}: block {self.number}"
+
+
+def blocks(*languages: str) -> list[Block]:
+    """Every block of every page, in order; only those in some languages if any are given."""
     found = []
     for page in PAGES:
         name = str(page.relative_to(REPOSITORY))
-        blocks = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
-        for number, (language, block) in enumerate(blocks, 1):
-            lines = re.sub(r"\\\n\s*", "", block).splitlines()
-            if language in ("sh", "bash") or (not language and any(map(_IS_A_COMMAND.match, lines))):
-                found += [Command(name, number, line) for line in lines if line.strip() and line[0] != "#"]
+        of_page = re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+        found += [Block(name, number, language, text) for number, (language, text) in enumerate(of_page, 1)]
+    return [block for block in found if not languages or block.language in languages]
+
+
+def commands() -> list[Command]:
+    """Every command of every page, in order."""
+    found = []
+    for block in blocks("", "sh", "bash"):
+        lines = re.sub(r"\\\n\s*", "", block.text).splitlines()
+        if block.language or any(map(_IS_A_COMMAND.match, lines)):
+            found += [Command(block.page, block.number, line) for line in lines if line.strip() and line[0] != "#"]
     return found
 
 
@@ -85,6 +105,13 @@ EXCEPTIONS = {
     r"fwdllm-server simulate job.toml --data reviews.csv .* --devices 40": "tests/e2e/test_examples.py, with 12",
 }
 """How commands begin that tests/e2e/test_documented_commands.py does not run; what does, or why nothing can."""
+
+PYTHON = {
+    "README.md": "tests/e2e/test_tutorial.py",
+    "docs/tutorial.md": "tests/e2e/test_tutorial.py",
+    "docs/job-file.md": "tests/server/model/test_exported_adapter.py",
+}
+"""The pages with Python, and the test that runs all of a page's blocks."""
 
 
 def exception(command: Command) -> str | None:

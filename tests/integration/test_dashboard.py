@@ -154,6 +154,15 @@ async def test_devices_are_found_by_name_and_state(
     assert states["reasons"] == {"away": 2, "low_battery": 1}
 
 
+async def test_a_job_shows_the_devices_at_work_before_their_first_report(
+    dashboard: Dashboard, server: Serving, device: ScriptedDevice
+) -> None:
+    job_id = (await server.job()).job_id
+    await device.assignment()
+    [found] = (await dashboard.get(f"/api/devices?job={job_id}"))["devices"]
+    assert (found["name"], found["state"], found["spent"]) == ("device-1", "working", None)
+
+
 async def test_profiles_in_the_servers_directory_are_shown(dashboard: Dashboard, server: Serving) -> None:
     assert (await dashboard.get("/api/profiles"))["profiles"] == []
     folder = server.home.profiles / "first"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+import yaml
 from helpers.serving import JOB, Serving, everything, refusal, work_until_done
 from helpers.tiny_job import job_toml
 from integration.conftest import SECTIONS
@@ -228,6 +230,23 @@ def files_of(chunks: Iterable[AdapterChunk]) -> dict[str, bytes]:
     return files
 
 
+def check_card(card: str, server: Serving) -> None:
+    """The card tells of the task, the data, the curve, the cost and the command, and of no place on this machine."""
+    front, _, text = card.removeprefix("---\n").partition("---\n")
+    assert yaml.safe_load(front)["pipeline_tag"] == "text-classification"
+    assert "into arts, law, sport" in text
+    assert 'pipeline("text-classification", model="adapter", trust_remote_code=True, truncation=True)' in text
+    assert "| version | accuracy | loss |" in text
+    assert "| 0 | " in text
+    for figure in ("held-out rows", "their training rows", "bytes sent by all devices", "directions", "rounds"):
+        assert f"| {figure}" in text
+    assert "fwdllm-server job submit job.toml" in text
+    job_file = tomllib.loads(text.partition("```toml\n")[2].partition("```")[0])
+    assert job_file["model"]["source"] == "model"
+    assert str(server.home.path) not in card
+    assert "/tmp" not in card
+
+
 @pytest.mark.parametrize("stopped", [False, True])
 async def test_an_export_is_an_adapter_with_the_trained_weights(server, device, tmp_path, stopped):
     await device.finish(await device.assignment())
@@ -237,11 +256,14 @@ async def test_an_export_is_an_adapter_with_the_trained_weights(server, device, 
         await server.operator.StopJob(RUN)
     files = files_of(await everything(server.operator.ExportAdapter(RUN)))
     for name, data in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
     tensors = load_file(tmp_path / "adapter_model.safetensors")
 
-    assert {"adapter_config.json", "adapter_model.safetensors", "base.json"} <= files.keys()
-    assert json.loads(files["base.json"])["labels"] == ["arts", "law", "sport"]
+    own = {"adapter_config.json", "adapter_model.safetensors", "README.md", "tokenizer.json"}
+    assert own | {"base/model.safetensors"} <= files.keys()
+    check_card(files["README.md"].decode(), server)
+    assert list(json.loads(files["base/config.json"])["id2label"].values()) == ["arts", "law", "sport"]
     for name, value in training.manifest.layout.unpack(training.state.theta).items():
         np.testing.assert_array_equal(tensors[name], value)
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from fwdllm_common.fixed_point import SCALE
 from fwdllm_common.ledger import BlockUpdate
 from fwdllm_server.config.server_config import CheckInSection
-from fwdllm_server.store import efforts, jobs, ledger, rounds
+from fwdllm_server.store import assignments, efforts, jobs, ledger, rounds
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.views import history
 from fwdllm_server.views.device_status import DeviceState, DeviceStatus, device_statuses
@@ -92,15 +92,24 @@ def ledger_entry(connection: Connection, job_id: str, at: int, offset: int, limi
 
 
 def devices(connection: Connection, check_in: CheckInSection, now: float, job_id: str | None) -> Sequence[Facts]:
-    """Every device by name; with a job, those that reported to it and what each did."""
+    """Every device by name; with a job, those that work for it or did, and what each reported to have done."""
     spent = {row.device_id: row for row in efforts.of_job(connection, job_id)} if job_id else {}
+    taking_part = spent.keys() | (_at_work(connection, job_id) if job_id else set())
     found = [
         _device(status, spent.get(status.device.id))
         for status in device_statuses(connection, check_in, now)
-        if not job_id or status.device.id in spent
+        if not job_id or status.device.id in taking_part
     ]
     # By what stays while states change, so that nothing jumps under a finger.
     return sorted(found, key=lambda device: (device["name"], device["device_id"]))
+
+
+def _at_work(connection: Connection, job_id: str) -> set[str]:
+    """The devices that have an assignment of the current round; until the first report nothing else tells of them."""
+    current = rounds.latest(connection, job_id)
+    if current is None:
+        return set()
+    return {work.device_id for work in assignments.of_round(connection, job_id, current.number)}
 
 
 def page_of(found: Sequence[Facts], search: str, state: str, offset: int, limit: int) -> Facts:

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Float32Vector, Layout
 
 ADAPTER_FILE = "adapter_model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+BASE_FOLDER = "base"
+CARD = "README.md"
 _CORE = ".lora_A.default.core.weight"
 
 
-def write_adapter(template_folder: Path, layout: Layout, theta: Float32Vector, out_folder: Path) -> None:
+def write_adapter(
+    template_folder: Path, layout: Layout, theta: Float32Vector, out_folder: Path, card: str = ""
+) -> None:
     """Write the adapter of θ, float32 ``[d]``: the template with the tensors of the layout replaced.
 
     ``PeftModel.from_pretrained(load_base_of(out_folder), out_folder)`` is then the trained model.
+
+    :raises BadInputError: see :func:`trained_tensors`.
+    """
+    tensors = trained_tensors(template_folder, layout, theta)
+    shutil.copytree(template_folder, out_folder, dirs_exist_ok=True)
+    (out_folder / ADAPTER_FILE).write_bytes(tensors)
+    if card:
+        (out_folder / CARD).write_text(card, encoding="utf-8")
+
+
+def trained_tensors(template_folder: Path, layout: Layout, theta: Float32Vector) -> bytes:
+    """The content of the adapter's file of tensors for θ, float32 ``[d]``.
 
     :raises BadInputError: the template is missing or belongs to another layout, or θ has another length.
     """
@@ -38,5 +56,17 @@ def write_adapter(template_folder: Path, layout: Layout, theta: Float32Vector, o
             del tensors[name]
         else:
             tensors[name] = np.ascontiguousarray(value)
-    shutil.copytree(template_folder, out_folder, dirs_exist_ok=True)
-    save_file(tensors, out_folder / ADAPTER_FILE, metadata={"format": "pt"})
+    return save(tensors, metadata={"format": "pt"})
+
+
+def name_base(folder: Path, out: Path) -> None:
+    """Have the adapter in ``folder``, which will be ``out``, name its base model where PEFT looks for it.
+
+    PEFT looks from the working folder on: that is the one that ``out`` is in, unless ``out`` says how to get there.
+    """
+    file = folder / ADAPTER_CONFIG
+    if not (folder / BASE_FOLDER).is_dir():
+        return
+    near = out.name if out.is_absolute() or ".." in out.parts else out.as_posix()
+    config = {**json.loads(file.read_bytes()), "base_model_name_or_path": f"{near}/{BASE_FOLDER}"}
+    file.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")

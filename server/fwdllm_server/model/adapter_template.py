@@ -1,67 +1,157 @@
-"""The adapter before training, in PEFT's own format, and the model that an adapter belongs to."""
+"""The adapter before training, in PEFT's own format, and beside it the base model that it belongs to."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any
 
 from peft import PeftModel
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoTokenizer
 
-from fwdllm_common.errors import BadInputError
-from fwdllm_common.files import sync, write_atomically
+from fwdllm_common.files import sync
 from fwdllm_common.task import CLASSIFICATION, Task
-from fwdllm_server.model.adapter import ADAPTER_FILE
-from fwdllm_server.model.load import Pooling, load_base
-from fwdllm_server.model.peft.bottleneck import bottleneck_widths, insert_bottlenecks
+from fwdllm_server.model import modeling_fwdllm
+from fwdllm_server.model.adapter import ADAPTER_CONFIG, ADAPTER_FILE, BASE_FOLDER
+from fwdllm_server.model.load import TokenizerFile, quiet_transformers, source_location
+from fwdllm_server.model.modeling_fwdllm import MeanPooledClassifier
+from fwdllm_server.model.peft.bottleneck import bottleneck_widths
 
-BASE_FILE = "base.json"
+_CONFIG = "config.json"
+_INDEX = "model.safetensors.index.json"
 _WRAPPED = re.compile(r"\.(modules_to_save|original_module)\.")
+_PEFTS_OWN = re.compile(r"\.(lora_\w+|ia3_l|modules_to_save)(\.|$)")
+_WRAPPERS = re.compile(r"\.(base_layer|original_module)(?=\.)")
+_TASK_TYPES = {CLASSIFICATION: ("SEQ_CLS", AutoModelForSequenceClassification)}
+_SPANS = ("QUESTION_ANS", AutoModelForQuestionAnswering)
+_WITH_BOTTLENECKS = '''"""{model} of transformers with a bottleneck behind some of its modules."""
+
+from transformers import {config}, {model}
+
+from .modeling_fwdllm import insert_bottlenecks
 
 
-class BaseDescription(TypedDict):
-    """The arguments of :func:`load_base`, and what users of a prompted model need to know."""
+class BottleneckConfig({config}):
+    """Its ``bottlenecks`` are widths by the path of the module."""
 
-    source: str
-    labels: Sequence[str]
-    pooling: Pooling
-    task: NotRequired[Task]
-    prompt: NotRequired[str]
-    verbaliser: NotRequired[dict[str, str]]
+    model_type = "fwdllm-{kind}"
 
 
-def save_adapter_template(peft_model: PeftModel, base: BaseDescription, folder: Path) -> None:
-    """Write what :func:`write_adapter` completes with θ, and ``base.json``, which says what it belongs to."""
+class BottleneckModel({model}):
+    """See :class:`BottleneckConfig`."""
+
+    config_class = BottleneckConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        insert_bottlenecks(self, config.bottlenecks)
+'''
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How the devices read a text before the model does; users of the adapter have to do the same."""
+
+    max_tokens: int
+    task: Task = CLASSIFICATION
+    prompt: str | None = None
+    verbaliser: Mapping[str, str] | None = None
+
+
+def save_adapter_template(peft_model: PeftModel, tokenizer: Any, reading: Reading, folder: Path) -> None:
+    """Write what :func:`fwdllm_server.model.adapter.write_adapter` completes with θ.
+
+    The folder holds PEFT's files, ``tokenizer`` (transformers'), and in ``base`` the model below the adapter. It is
+    also what transformers calls a model with an adapter in it: ``from_pretrained`` and ``pipeline`` load it as one.
+    """
     model: Any = peft_model
     model.save_pretrained(folder, save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's blank form; the card is written from the run
     # With bias="all" PEFT writes the biases of modules that it saves whole once more, under its own names for them.
     tensors = load_file(folder / ADAPTER_FILE)
     kept = {name: value for name, value in tensors.items() if not _WRAPPED.search(name)}
     save_file(kept, folder / ADAPTER_FILE, metadata={"format": "pt"})
-    for file in folder.iterdir():
+    task_type, auto_class = _TASK_TYPES.get(reading.task, _SPANS)
+    named = {"task_type": task_type, "base_model_name_or_path": BASE_FOLDER, "auto_mapping": None, "revision": None}
+    _change(folder / ADAPTER_CONFIG, named)
+    _save_base(model.get_base_model(), auto_class.__name__, reading, folder / BASE_FOLDER)
+    _join(folder)
+    tokenizer.save_pretrained(folder)
+    for file in folder.rglob("*"):
         sync(file)
-    bottlenecks = bottleneck_widths(peft_model.get_base_model())
-    description = {**base, "labels": list(base["labels"])} | ({"bottlenecks": bottlenecks} if bottlenecks else {})
-    text = json.dumps(description, indent=2, ensure_ascii=False)
-    write_atomically(folder / BASE_FILE, text.encode())
+
+
+def tokenizer_for(source: str, file: TokenizerFile, max_tokens: int) -> Any:
+    """The tokenizer of ``source`` in transformers, which cuts and pads texts as the devices do."""
+    tokenizer = AutoTokenizer.from_pretrained(**source_location(source))
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(file.pad_token_id)
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    tokenizer.model_max_length = max_tokens
+    return tokenizer
 
 
 def load_base_of(adapter_folder: Path) -> nn.Module:
-    """The model that the adapter in ``adapter_folder`` was made for, with a head and bottlenecks of the same kind.
+    """The model below the adapter in ``adapter_folder``, in eval mode, float32."""
+    task_type = json.loads((adapter_folder / ADAPTER_CONFIG).read_bytes())["task_type"]
+    auto_class = next(each for name, each in (*_TASK_TYPES.values(), _SPANS) if name == task_type)
+    with quiet_transformers():
+        model: nn.Module = auto_class.from_pretrained(adapter_folder / BASE_FOLDER, trust_remote_code=True)
+    return model.eval()
 
-    :raises BadInputError: no readable ``base.json``, or no such model.
-    """
-    try:
-        base = json.loads((adapter_folder / BASE_FILE).read_bytes())
-        source, labels, pooling = str(base["source"]), [str(label) for label in base["labels"]], base["pooling"]
-        task = base.get("task", CLASSIFICATION)
-        bottlenecks = {str(host): int(width) for host, width in base.get("bottlenecks", {}).items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInputError(f"{adapter_folder} holds no adapter of fwdllm: {BASE_FILE} is unreadable") from error
-    model = load_base(source, labels, pooling, task=task)
-    insert_bottlenecks(model, bottlenecks)
-    return model
+
+def _save_base(base: Any, auto_class: str, reading: Reading, folder: Path) -> None:
+    """Write the model without the adapter, and the code of what transformers does not have."""
+    bottlenecks = bottleneck_widths(base)
+    with quiet_transformers():
+        base.save_pretrained(folder, state_dict=dict(_base_tensors(base)))
+    changes: dict[str, Any] = {"fwdllm": {key: value for key, value in asdict(reading).items() if value is not None}}
+    if bottlenecks:
+        changes["bottlenecks"] = bottlenecks
+        if not isinstance(base, MeanPooledClassifier):
+            kind = base.config.model_type
+            code = _WITH_BOTTLENECKS.format(model=type(base).__name__, config=type(base.config).__name__, kind=kind)
+            (folder / "modeling_bottlenecks.py").write_text(code)
+            shutil.copy(str(modeling_fwdllm.__file__), folder)
+            names = {"AutoConfig": "BottleneckConfig", auto_class: "BottleneckModel"}
+            changes["model_type"] = f"fwdllm-{kind}"
+            changes["architectures"] = ["BottleneckModel"]
+            changes["auto_map"] = {auto: f"modeling_bottlenecks.{name}" for auto, name in names.items()}
+    if isinstance(base, MeanPooledClassifier):
+        # transformers takes the place out of a configuration, and leaves it in one that is part of it.
+        text_config = json.loads((folder / _CONFIG).read_bytes())["text_config"]
+        changes["text_config"] = {key: value for key, value in text_config.items() if key != "_name_or_path"}
+    _change(folder / _CONFIG, changes)
+
+
+def _base_tensors(base: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a model as they are called without PEFT's wrappers around its modules."""
+    for name, value in base.state_dict().items():
+        if not _PEFTS_OWN.search(name):
+            yield _WRAPPERS.sub("", name), value
+
+
+def _join(folder: Path) -> None:
+    """Let transformers find the base's configuration, code and weights in the adapter's own folder."""
+    base = folder / BASE_FOLDER
+    for file in (base / _CONFIG, *base.glob("*.py")):
+        shutil.copy(file, folder)
+    weight_map: dict[str, str] = {}
+    size = 0
+    for file in sorted(base.glob("*.safetensors")):
+        with safe_open(file, "np") as tensors:
+            weight_map |= dict.fromkeys(tensors.keys(), f"{BASE_FOLDER}/{file.name}")
+        size += file.stat().st_size
+    index = {"metadata": {"total_size": size}, "weight_map": weight_map}
+    (folder / _INDEX).write_text(json.dumps(index, indent=2))
+
+
+def _change(file: Path, changes: Mapping[str, Any]) -> None:
+    """Set keys of a JSON file."""
+    file.write_text(json.dumps({**json.loads(file.read_bytes()), **changes}, indent=2, ensure_ascii=False) + "\n")

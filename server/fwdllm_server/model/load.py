@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import struct
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,6 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import (
-    MODEL_MAPPING,
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
@@ -29,7 +27,8 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.task import CLASSIFICATION, Task
 from fwdllm_server.model.architecture import head_name, last_linear
 from fwdllm_server.model.backbone import check_backbone, load_span_model, new_keys
-from fwdllm_server.model.pooling import MeanPooledClassifier, first_and_middle
+from fwdllm_server.model.modeling_fwdllm import MeanPooledClassifier, without_pooler
+from fwdllm_server.model.pooling import first_and_middle
 
 Pooling = Literal["model", "mean", "layer-means"]
 
@@ -70,7 +69,7 @@ def load_base(
     if task != CLASSIFICATION and (labels or pooling != "model"):
         raise BadInputError(f"{task} has neither labels nor pooling")
     config = _load_config(source, labels)
-    with _reproducible_init(), _quiet_transformers():
+    with _reproducible_init(), quiet_transformers():
         try:
             model, made = _load_model(source, config, pooling, task)
         except _LOAD_ERRORS as error:
@@ -79,7 +78,7 @@ def load_base(
     if pooling != "model":
         layers = first_and_middle(model) if pooling == "layer-means" else ()
         with _reproducible_init():
-            model = MeanPooledClassifier(model, len(labels), layers)
+            model = MeanPooledClassifier.over(model, len(labels), layers)
         new_parts = ("classifier", "centring")
         made = {f"backbone.{key}" for key in made}
         made |= {f"{part}.{key}" for part in new_parts for key in model.get_submodule(part).state_dict()}
@@ -103,7 +102,7 @@ def load_word_rows(source: str) -> Tensor:
     :raises BadInputError: no such model, or it is not a language model with a head that is these rows alone.
     """
     config = _load_config(source, ())
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
             model, loaded = AutoModelForCausalLM.from_pretrained(
                 **_weights(source), config=config, dtype=torch.float32, output_loading_info=True
@@ -124,9 +123,9 @@ def load_tokenizer_file(source: str) -> TokenizerFile:
     :raises BadInputError: no such model, no fast tokenizer, or no token to pad with.
     """
     config = _load_config(source, ())
-    with _quiet_transformers():
+    with quiet_transformers():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(**_location(source))
+            tokenizer = AutoTokenizer.from_pretrained(**source_location(source))
         except Exception as error:  # the tokenizers package raises plain Exception, converters whatever they like
             raise _no_tokenizer(source, error) from error
     if not tokenizer.is_fast:
@@ -170,7 +169,7 @@ def model_type(source: str) -> str:
     return str(_load_config(source, ()).model_type)
 
 
-def _location(source: str) -> dict[str, str]:
+def source_location(source: str) -> dict[str, str]:
     """Where transformers finds it: a file of llama.cpp is named within its folder."""
     path = Path(source)
     if path.suffix != _GGUF:
@@ -179,7 +178,7 @@ def _location(source: str) -> dict[str, str]:
 
 
 def _weights(source: str) -> dict[str, Any]:
-    location = _location(source)
+    location = source_location(source)
     # Else the model counts as quantised, which PEFT's layers and saving are not made for.
     return {**location, "quantization_config": GgufConfig(dequantize=True)} if "gguf_file" in location else location
 
@@ -187,7 +186,7 @@ def _weights(source: str) -> dict[str, Any]:
 def _load_config(source: str, labels: Sequence[str]) -> Any:
     names = {"id2label": dict(enumerate(labels)), "label2id": {label: i for i, label in enumerate(labels)}}
     try:
-        config = AutoConfig.from_pretrained(**_location(source), **(names if labels else {}))
+        config = AutoConfig.from_pretrained(**source_location(source), **(names if labels else {}))
     except _LOAD_ERRORS as error:
         raise _cannot_load(source, error) from error
     # Decoders find the last token of a text by this id; many checkpoints leave it unset.
@@ -215,10 +214,7 @@ def _load_model(source: str, config: Any, pooling: Pooling, task: Task) -> tuple
         # A head for another number of labels counts as missing.
         model, loaded = AutoModelForSequenceClassification.from_pretrained(ignore_mismatched_sizes=True, **options)
         return model, new_keys(loaded)
-    architecture = MODEL_MAPPING[type(config)]
-    if "add_pooling_layer" in inspect.signature(architecture.__init__).parameters:
-        options["add_pooling_layer"] = False
-    model, loaded = AutoModel.from_pretrained(**options)
+    model, loaded = AutoModel.from_pretrained(**options, **without_pooler(config))
     return model, new_keys(loaded)
 
 
@@ -272,7 +268,7 @@ def _reproducible_init() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No report about missing heads and unused pooling layers: :func:`load_base` deals with them."""
     verbosity = transformers_logging.get_verbosity()
     bar = transformers_logging.is_progress_bar_enabled()

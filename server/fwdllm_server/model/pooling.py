@@ -1,69 +1,15 @@
-"""A classifier on mean token vectors, for backbones trained to be pooled like that (sentence encoders)."""
+"""What a classifier on mean token vectors pools, and by what it is centred."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import SequenceClassifierOutput
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.model.architecture import layer_stack
-
-
-class Centring(nn.Module):
-    """Subtracts ``mean``, ``[width]``, which starts at zero and is not trained (decision 0020)."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.mean = nn.Parameter(torch.zeros(width))
-
-    def forward(self, features: Tensor) -> Tensor:
-        """``[N, width]``."""
-        return features - self.mean
-
-
-class MeanPooledClassifier(nn.Module):
-    """``backbone`` → means over unmasked tokens, side by side → ``classifier`` (linear).
-
-    Means are taken of the last hidden state and of what goes into each of ``layers``, counted from 0; with ``layers``
-    they are centred.
-    """
-
-    def __init__(self, backbone: Any, labels: int, layers: Sequence[int] = ()) -> None:
-        super().__init__()
-        self.backbone: nn.Module = backbone
-        self.config: Any = backbone.config
-        # PEFT records it in the adapter as the name of the base model.
-        self.name_or_path: Any = backbone.name_or_path
-        self.lower_states: list[Tensor] = []
-        """In the pass under way, what went into those of ``layers`` that have been reached, ``[N, T, hidden]``."""
-        for layer in layers:
-            module: nn.Module = backbone.get_submodule(f"{layer_stack(backbone)}.{layer}")
-            module.register_forward_pre_hook(self._keep_input, with_kwargs=True)
-        width = (len(layers) + 1) * self.config.get_text_config().hidden_size
-        self.centring: nn.Module = Centring(width) if layers else nn.Identity()
-        self.classifier = nn.Linear(width, labels)
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> SequenceClassifierOutput:
-        """Logits ``[N, labels]`` from ``input_ids`` and ``attention_mask``, int64 ``[N, T]``."""
-        means = self.means(input_ids, attention_mask, **options)
-        return SequenceClassifierOutput(logits=self.classifier(self.centring(means)))
-
-    def means(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
-        """What is centred and classified, ``[N, width]``."""
-        self.lower_states.clear()
-        last = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
-        weights = attention_mask.to(last.dtype).unsqueeze(-1)
-        tokens = weights.sum(dim=1).clamp(min=1.0)
-        pooled = [(state * weights).sum(dim=1) / tokens for state in (last, *self.lower_states)]
-        self.lower_states.clear()
-        return torch.cat(pooled, dim=-1)
-
-    def _keep_input(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.lower_states.append(args[0] if args else kwargs["hidden_states"])
+from fwdllm_server.model.modeling_fwdllm import Centring, MeanPooledClassifier
 
 
 @torch.no_grad()
@@ -76,12 +22,13 @@ def centre(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> None:
         model.centring.mean.copy_(torch.cat(found).mean(dim=0))
 
 
-def first_and_middle(backbone: nn.Module) -> Sequence[int]:
-    """The layers whose inputs ``layer-means`` pools: the first, which reads the embeddings, and the middle one.
+def first_and_middle(backbone: nn.Module) -> Sequence[str]:
+    """Paths of the layers whose inputs ``layer-means`` pools: the first, which reads embeddings, and the middle one.
 
     :raises BadInputError: the model has fewer than two layers, or runs one several times.
     """
-    layers = len(list(backbone.get_submodule(layer_stack(backbone)).children()))
+    stack = layer_stack(backbone)
+    layers = len(list(backbone.get_submodule(stack).children()))
     if layers < 2:
         raise BadInputError(f'{type(backbone).__name__} has no separate layers to pool; set pooling = "mean"')
-    return 0, layers // 2
+    return f"{stack}.0", f"{stack}.{layers // 2}"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fwdllm_server.model.architecture import head_name, layer_stack
 from fwdllm_server.model.losses import class_losses, span_losses
-from fwdllm_server.model.peft.bottleneck import AdaptedModule
+from fwdllm_server.model.modeling_fwdllm import AdaptedModule
 from fwdllm_server.model.segments import token_types
 from fwdllm_server.model.twins import TwinModel
 

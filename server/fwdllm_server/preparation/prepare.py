@@ -24,7 +24,6 @@ from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest
 from fwdllm_common.optimizers import OptimizerSettings
 from fwdllm_common.prompt import Prompt
 from fwdllm_common.replay import ModelState, theta_digest
-from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.model.faults import faults_named
@@ -82,7 +81,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     :raises FwdllmError: not enough memory.
     """
     # Here and not above: the coordinator itself never loads torch.
-    from fwdllm_server.model.adapter_template import BaseDescription, save_adapter_template
+    from fwdllm_server.model.adapter_template import Reading, save_adapter_template, tokenizer_for
     from fwdllm_server.model.export import export_bundle
     from fwdllm_server.model.load import check_vocabulary, has_new_head, load_base, load_tokenizer_file
     from fwdllm_server.model.peft.methods import apply_peft
@@ -119,14 +118,8 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     _finish_bundle(spec, folder.bundle, manifest, theta)
     if head_init == "class-means":
         LinearHead.of(manifest)
-    description = BaseDescription(source=source, labels=spec.model.labels, pooling=spec.model.pooling)
-    if spec.model.task != CLASSIFICATION:
-        description["task"] = spec.model.task
-    if spec.model.prompt is not None:
-        description["prompt"] = spec.model.prompt
-    if spec.model.verbaliser is not None:
-        description["verbaliser"] = spec.model.verbaliser
-    save_adapter_template(model, description, folder.adapter)
+    reading = Reading(spec.model.max_tokens, spec.model.task, spec.model.prompt, spec.model.verbaliser)
+    save_adapter_template(model, tokenizer_for(source, tokenizer, spec.model.max_tokens), reading, folder.adapter)
     write_atomically(folder.path / _HEAD_INIT_FILE, head_init.encode())
     np.save(folder.path / _THETA_FILE, theta)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from io import BytesIO
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
@@ -18,7 +18,8 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.join_token import JoinToken
 from fwdllm_common.protocol import CHUNK_BYTES, MOST_PRIORITY, Reason
 from fwdllm_server.coordinator.coordinator import Coordinator
-from fwdllm_server.model.adapter import write_adapter
+from fwdllm_server.model.adapter import ADAPTER_FILE, CARD, trained_tensors
+from fwdllm_server.model_card import model_card
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
 from fwdllm_server.rpc.limits import MAX_TOKEN_LIFETIME_S, bounded, in_range, plain_name
@@ -109,13 +110,20 @@ class OperatorService(OperatorServiceServicer):
     ) -> AsyncIterator[operator_pb2.AdapterChunk]:
         """The adapter at the newest version, file by file."""
         job = await self._runtime.in_store(self._trained, request.job)
-        with TemporaryDirectory() as folder:
-            template = self._coordinator.folder(job.id).adapter
-            await asyncio.to_thread(write_adapter, template, job.manifest.layout, job.state.theta, Path(folder))
-            for path in sorted(Path(folder).iterdir()):
-                data = await asyncio.to_thread(path.read_bytes)
-                for start in range(0, max(1, len(data)), CHUNK_BYTES):
-                    yield operator_pb2.AdapterChunk(file_name=path.name, data=data[start : start + CHUNK_BYTES])
+        template = self._coordinator.folder(job.id).adapter
+        made = {
+            ADAPTER_FILE: await asyncio.to_thread(trained_tensors, template, job.manifest.layout, job.state.theta),
+        }
+        if card := await self._runtime.in_store(self._card, job.id, template):
+            made[CARD] = card.encode()
+        names = {path.relative_to(template).as_posix() for path in template.rglob("*") if path.is_file()}
+        for name in sorted(names | made.keys()):
+            # The base model may be gigabytes.
+            with BytesIO(made[name]) if name in made else (template / name).open("rb") as file:
+                data = await asyncio.to_thread(file.read, CHUNK_BYTES)
+                yield operator_pb2.AdapterChunk(file_name=name, data=data)
+                while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
+                    yield operator_pb2.AdapterChunk(file_name=name, data=data)
 
     async def CreateJoinToken(
         self, request: operator_pb2.CreateJoinTokenRequest, context: Context
@@ -169,6 +177,12 @@ class OperatorService(OperatorServiceServicer):
             return training
         with self._runtime.database.transaction() as connection:
             return TrainingJob.load(connection, self._runtime.artifacts, record)
+
+    def _card(self, job_id: str, template: Path) -> str:
+        with self._runtime.database.transaction() as connection:
+            record = jobs.get(connection, job_id)
+            assert record is not None
+            return model_card(connection, record, template, self._runtime.clock(), "fwdllm-server job submit job.toml")
 
     def _create_token(self, name: str, expires_at: float) -> str:
         with self._runtime.database.transaction() as connection:

@@ -22,7 +22,8 @@ from fwdllm_common.manifest import Manifest
 from fwdllm_common.replay import ModelState
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.toml_model import parse_toml
-from fwdllm_server.model.adapter import write_adapter
+from fwdllm_server.model.adapter import name_base, write_adapter
+from fwdllm_server.model_card import model_card
 from fwdllm_server.preparation.evaluation import HeldOutEvaluator, check_held_out, held_out_texts
 from fwdllm_server.preparation.prepare import JobFolder, adopt, export_model, save_prepared
 from fwdllm_server.rounds.fleet import drive
@@ -182,11 +183,17 @@ class Simulation:
         partial = out.with_name(f".{out.name}.tmp")
         try:
             shutil.rmtree(partial, ignore_errors=True)
-            write_adapter(self._model.adapter, self._job.manifest.layout, self._job.state.theta, partial)
+            write_adapter(self._model.adapter, self._job.manifest.layout, self._job.state.theta, partial, self._card())
+            name_base(partial, out)
             shutil.rmtree(out, ignore_errors=True)
             partial.replace(out)
         except OSError as error:
             raise storage_error(out, error) from error
+
+    def _card(self) -> str:
+        command = f"fwdllm-server simulate job.toml --data … --devices {len(self._devices)} --out …"
+        with self._store.transaction() as connection:
+            return model_card(connection, self._required_record(), self._model.adapter, 0.0, command, simulated=True)
 
     def run(self, report: Callable[[Point], None]) -> Sequence[Point]:
         """Run to the last round; ``report`` hears of each new point. Returns all points, those of former runs too.

@@ -14,7 +14,8 @@ from transformers import BertConfig, BertForSequenceClassification, GPT2Config, 
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.model.load import Pooling, has_new_head, load_base, load_tokenizer_file, load_word_rows
-from fwdllm_server.model.pooling import MeanPooledClassifier, centre
+from fwdllm_server.model.modeling_fwdllm import MeanPooledClassifier
+from fwdllm_server.model.pooling import centre
 
 
 def logits_of(model: torch.nn.Module) -> torch.Tensor:

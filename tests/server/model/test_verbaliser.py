@@ -171,14 +171,14 @@ def test_texts_for_bases_are_prompted_alike(exported: Exported, tmp_path: Path) 
 
 
 def test_the_adapter_brings_the_words_along(exported: Exported, tmp_path: Path) -> None:
-    """With the head as it began, since the job trains the block ``peft`` alone; and ``base.json`` has the prompt."""
+    """With the head as it began, since the job trains the block ``peft`` alone; its ``config.json`` has the prompt."""
     layout, theta = exported.manifest.layout, exported.prepared.state.theta.copy()
     head = layout.block("head").slice
     rows = AutoModelForCausalLM.from_pretrained(exported.source).lm_head.weight[word_ids(exported.source)]
     np.testing.assert_array_equal(theta[head], rows.detach().numpy().ravel())
     write_adapter(exported.folder.adapter, layout, theta, tmp_path / "out")
     loaded = PeftModel.from_pretrained(load_base_of(tmp_path / "out"), tmp_path / "out").eval()
-    base = json.loads((tmp_path / "out" / "base.json").read_bytes())
+    base = json.loads((tmp_path / "out" / "config.json").read_bytes())["fwdllm"]
     assert base["verbaliser"] == WORDS
     tokenizer = Tokenizer.from_str(load_tokenizer_file(exported.source).json.decode())
     ids = tokenizer.encode(base["prompt"].replace("{text}", "good film")).ids
@@ -193,7 +193,7 @@ def test_a_prompt_alone_leaves_the_head_at_zero(tmp_path: Path) -> None:
     prepared = adopt(spec_of(words=None), folder, ArtifactStore(tmp_path / "artifacts"))
     assert prepared.head_init == "zeros"
     np.testing.assert_array_equal(prepared.state.theta[prepared.state.layout.block("head").slice], 0)
-    assert "verbaliser" not in json.loads((folder.adapter / "base.json").read_bytes())
+    assert "verbaliser" not in json.loads((folder.adapter / "config.json").read_bytes())["fwdllm"]
 
 
 @pytest.mark.parametrize("prompt", ["{text} It was", "{text} It was:\n", "{text}\nReview:", "{text}"])

@@ -127,7 +127,7 @@ def test_a_device_that_computes_something_else_fails(bundles: Mapping[str, Path]
 
 
 def test_adapter_and_initial_theta_are_those_of_float32(bundles: Mapping[str, Path]):
-    names = ("adapter/adapter_model.safetensors", "adapter/base.json", "initial_theta.npy")
+    names = ("adapter/adapter_model.safetensors", "adapter/base/model.safetensors", "initial_theta.npy")
     contents = [[(bundle.parent / name).read_bytes() for name in names] for bundle in bundles.values()]
     assert contents[0] == contents[1] == contents[2]
 

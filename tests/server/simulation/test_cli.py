@@ -54,7 +54,7 @@ def test_a_line_for_each_evaluated_version_and_what_came_of_it(command, tmp_path
     assert "a device, in" in cost
     assert adapter == str(tmp_path / "run" / "adapter")
     files = {file.name for file in Path(adapter).iterdir()}
-    assert {"adapter_config.json", "adapter_model.safetensors", "base.json"} <= files
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md", "tokenizer.json"} <= files
 
 
 def test_json_a_line_for_each_point_and_one_at_the_end(command, tmp_path):

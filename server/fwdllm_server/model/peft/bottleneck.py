@@ -2,67 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from peft import LoraConfig, get_peft_model
 from peft.utils.constants import DUMMY_TARGET_MODULES
-from torch import Tensor, nn
-from torch.nn import functional
-from transformers.pytorch_utils import Conv1D
+from torch import nn
 
 from fwdllm_server.model.architecture import closing_modules, linear_modules, norm_modules
+from fwdllm_server.model.modeling_fwdllm import AdaptedModule, insert_bottlenecks
 from fwdllm_server.model.peft.method import Request, Wrapped
 from fwdllm_server.model.peft.targets import chosen_layers, inside, select
 
 
-class Bottleneck(nn.Module):
-    """``hidden`` → ``width`` → ReLU → ``hidden``; the way up starts at zero, so that nothing is added at first."""
-
-    def __init__(self, hidden: int, width: int) -> None:
-        super().__init__()
-        self.down = nn.Linear(hidden, width)
-        self.up = nn.Linear(width, hidden)
-        for parameter in (self.down.bias, self.up.weight, self.up.bias):
-            nn.init.zeros_(parameter)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """``[..., hidden]`` → ``[..., hidden]``."""
-        up: Tensor = self.up(functional.relu(self.down(x)))
-        return up
-
-
-class AdaptedModule(nn.Module):
-    """A module and the bottleneck that reads its output and corrects the residual stream.
-
-    Behind a matrix that means adding to its output. A norm at the end of a layer has the stream as its input: the
-    correction goes there, and the norm is applied to the sum.
-    """
-
-    def __init__(self, host: nn.Module, width: int) -> None:
-        super().__init__()
-        self.host = host
-        self.width = width
-        weight: Any = host.weight
-        self._is_norm = weight.ndim == 1
-        self.adapter = Bottleneck(weight.shape[1 if isinstance(host, Conv1D) else 0], width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """What the host would make of ``x``, corrected; ``[..., in]`` → ``[..., hidden]``."""
-        y: Tensor = self.host(x)
-        correction: Tensor = self.adapter(y)
-        corrected: Tensor = self.host(x + correction) if self._is_norm else y + correction
-        return corrected
-
-
-def insert_bottlenecks(base: nn.Module, widths: Mapping[str, int]) -> None:
-    """Put a bottleneck of the given width behind each of the modules of ``base`` that ``widths`` names by path."""
-    for host, width in widths.items():
-        base.set_submodule(host, AdaptedModule(base.get_submodule(host), width))
-
-
 def bottleneck_widths(base: nn.Module) -> dict[str, int]:
-    """The inverse of :func:`insert_bottlenecks`: what was put into ``base``."""
+    """Return what :func:`insert_bottlenecks` put into ``base``: widths by the path of the module."""
     return {path: module.width for path, module in base.named_modules() if isinstance(module, AdaptedModule)}
 
 

@@ -39,7 +39,8 @@ def adapted(
     if spec.layers == [] and not spec.targets:
         return []
     config: Any = base.config
-    return select(base, candidates, spec.targets or table.get(config.model_type, roles), spec.layers)
+    model_type = config.get_text_config().model_type
+    return select(base, candidates, spec.targets or table.get(model_type, roles), spec.layers)
 
 
 def chosen_layers(base: nn.Module, layers: Sequence[int] | None) -> list[str]:

@@ -12,7 +12,8 @@ from server.model.conftest import LABELS, MODELS, save_model
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.load import load_base
-from fwdllm_server.model.peft.bottleneck import AdaptedModule, bottleneck_widths
+from fwdllm_server.model.modeling_fwdllm import AdaptedModule
+from fwdllm_server.model.peft.bottleneck import bottleneck_widths
 from fwdllm_server.model.peft.methods import apply_peft
 
 LAST_MODULE = {

@@ -10,6 +10,7 @@ export class Chart {
   #plot = null;
   #data = [[], []];
   #at = null;
+  #logarithmic = false;
 
   // format(value) -> text; note(index) -> text beside the value; hue: a colour of the palette
   constructor({ title, hue, format, note, limitTitle, range, logarithmic }) {
@@ -38,10 +39,13 @@ export class Chart {
     setText(this.name, title);
   }
 
-  set(versions, values, limits) {
+  // end: the newest round of any curve; those that stand under each other reach as far
+  set(versions, values, limits, end) {
     this.#data = limits ? [versions, values, limits] : [versions, values];
+    this.end = end;
     this.nothing.hidden = versions.length > 0;
-    if (this.#plot && this.#plot.series.length === this.#data.length) this.#plot.setData(this.#data);
+    const same = this.#plot?.series.length === this.#data.length && this.#logarithmic === Boolean(this.logarithmic?.());
+    if (same) this.#plot.setData(this.#data);
     else this.#draw();
     this.#read();
     const last = values.length - 1;
@@ -61,6 +65,7 @@ export class Chart {
     this.#plot = null;
     const width = this.plotElement.clientWidth;
     if (!width) return;
+    this.#logarithmic = Boolean(this.logarithmic?.());
     const line = color(this.hue), muted = color("muted"), grid = color("line");
     const font = `12px ${getComputedStyle(document.body).fontFamily}`;
     const axis = { stroke: muted, font, grid: { stroke: grid, width: 1 }, ticks: { show: false } };
@@ -76,8 +81,8 @@ export class Chart {
       width, height: HEIGHT, series, legend: { show: false }, padding: [8, 18, 0, 0],
       cursor: { sync: { key: "job", setSeries: false }, y: false, drag: { x: true, y: false }, points: { size: 8 } },
       scales: {
-        x: { time: false, range: wholeOrZoomed },
-        y: { distr: this.logarithmic?.() ? 3 : 1, range: this.range },
+        x: { time: false, range: (plot, least, most) => wholeOrZoomed(plot, least, most, this.end) },
+        y: { distr: this.#logarithmic ? 3 : 1, range: this.#logarithmic ? undefined : (plot, least, most) => this.range(...withoutOutliers(plot.data, least, most)) },
       },
       axes: [
         { ...axis, size: 28, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 50000, 100000] },
@@ -120,10 +125,23 @@ export class Chart {
   }
 }
 
-// Curves that begin at round 0 and at round 1 stand under each other all the same.
-function wholeOrZoomed(plot, least, most) {
-  const from = least === plot.data[0][0] ? 0 : least ?? 0;
-  return [from, Math.max(most ?? 1, from + 1)];
+// Curves that begin at round 0 and at round 1, or that were not measured in each, stand under each other all the same.
+function wholeOrZoomed(plot, least, most, end) {
+  const versions = plot.data[0];
+  if (least === null || (least === versions[0] && most === versions[versions.length - 1])) return [0, Math.max(end, 1)];
+  return [least, Math.max(most, least + 1)];
+}
+
+// A single value far from all others would make a line of them. Where a curve begins is always shown.
+function withoutOutliers(data, least, most) {
+  const known = data.slice(1).flat().filter((value) => value !== null && value !== undefined);
+  if (least === null || known.length < 8) return [least, most];
+  const first = known[0];
+  known.sort((a, b) => a - b);
+  const low = known[Math.ceil(0.05 * (known.length - 1))], high = known[Math.floor(0.95 * (known.length - 1))];
+  const room = 3 * (high - low) || 0.1 * Math.abs(high) || 1;
+  const from = Math.max(least, Math.min(first, low - room)), to = Math.min(most, Math.max(first, high + room));
+  return from < to ? [from, to] : [least, most];
 }
 
 function shade(plot, line) {

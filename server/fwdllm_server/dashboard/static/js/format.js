@@ -8,7 +8,8 @@ export function short(value) {
   if (value < 100) return decimal(value, 3);
   if (value < 10_000) return count(Math.round(value));
   if (value < 1e6) return `${(value / 1e3).toFixed(value < 1e5 ? 1 : 0)}k`;
-  return `${(value / 1e6).toFixed(value < 1e7 ? 2 : 1)}M`;
+  if (value < 1e9) return `${(value / 1e6).toFixed(value < 1e7 ? 2 : 1)}M`;
+  return `${(value / 1e9).toFixed(1)}G`;
 }
 
 export function decimal(value, digits = 3) {

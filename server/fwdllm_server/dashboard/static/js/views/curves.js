@@ -6,14 +6,19 @@ import { decimal, percent } from "../format.js";
 
 export function curves() {
   let evaluations = [], rounds = [];
-  const spread = () => Math.max(...rounds.map((each) => each.variance ?? 0)) / Math.min(...rounds.map((each) => each.variance || Infinity));
+  // Of all but a twentieth at either end: one outlier is no reason for another scale.
+  const spread = () => {
+    const known = rounds.map((each) => each.variance).filter(Boolean).sort((a, b) => a - b);
+    return known[Math.round(0.95 * (known.length - 1))] / known[Math.round(0.05 * (known.length - 1))];
+  };
   const accuracy = new Chart({
     title: "Accuracy", hue: "accent", format: (value, axis) => percent(value, axis ? 0 : 1),
-    range: (_, least, most) => (least === null ? [0, 1] : padded(least, most, 0.02, 0, 1)),
+    range: (least, most) => padded(least, most, 0.02, 0, 1),
   });
-  const loss = new Chart({ title: "Loss", hue: "loss", format: (value, axis) => (value === null ? "–" : value.toFixed(axis ? 2 : 4)), range: (_, least, most) => (least === null ? [0, 1] : padded(least, most, 0.02, 0, Infinity)) });
+  const loss = new Chart({ title: "Loss", hue: "loss", format: (value, axis) => (value === null ? "–" : value.toFixed(axis ? 2 : 4)), range: (least, most) => padded(least, most, 0.02, 0, Infinity) });
   const variance = new Chart({
     title: "Variance of the estimate", hue: "variance", format: (value) => decimal(value), limitTitle: "at most",
+    range: (least, most) => padded(least, most, 0, 0, Infinity),
     logarithmic: () => rounds.length > 1 && spread() > 30,
   });
   const charts = [accuracy, loss, variance];
@@ -42,10 +47,11 @@ export function curves() {
       evaluations = [...evaluations.slice(0, found.evaluations_from), ...found.evaluations];
       rounds = [...rounds.filter((each) => each.version <= found.rounds_from), ...found.rounds];
       const at = evaluations.map((each) => each.version);
-      accuracy.set(at, evaluations.map((each) => each.accuracy));
-      loss.set(at, evaluations.map((each) => each.loss));
+      const end = Math.max(at.at(-1) ?? 0, rounds.at(-1)?.version ?? 0);
+      accuracy.set(at, evaluations.map((each) => each.accuracy), null, end);
+      loss.set(at, evaluations.map((each) => each.loss), null, end);
       const limits = rounds.map((each) => each.variance_threshold);
-      variance.set(rounds.map((each) => each.version), rounds.map((each) => each.variance || null), limits.some(Boolean) ? limits : null);
+      variance.set(rounds.map((each) => each.version), rounds.map((each) => each.variance || null), limits.some(Boolean) ? limits : null, end);
       tabulate();
     },
     close: () => charts.forEach((chart) => chart.close()),
@@ -53,6 +59,7 @@ export function curves() {
 }
 
 function padded(least, most, pad, floor, ceiling) {
+  if (least === null) return [0, 1];
   const room = Math.max(pad, (most - least) * 0.08);
   return [Math.max(floor, least - room), Math.min(ceiling, most + room)];
 }

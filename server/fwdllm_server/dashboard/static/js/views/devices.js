@@ -94,13 +94,13 @@ function forJob() {
   return [
     named, stands,
     { title: "Power", cell: ({ conditions }) => power(conditions) },
-    { title: "Scalars", number: true, cell: ({ spent }) => count(spent.scalars) },
-    { title: "Computing", number: true, cell: ({ spent }) => duration(spent.seconds) },
-    { title: "Peak memory", number: true, cell: ({ spent }) => bytes(spent.peak_rss_bytes) },
-    { title: "Sent", number: true, cell: ({ spent }) => bytes(spent.bytes_sent) },
-    { title: "Received", number: true, cell: ({ spent }) => bytes(spent.bytes_received + spent.artifact_bytes) },
-    { title: "Energy", number: true, cell: ({ spent }) => (known(spent.joules) ? energy(spent.joules) : "–") },
-    { title: "Signal to noise", number: true, cell: ({ spent }) => (spent.signal_to_noise ? short(spent.signal_to_noise) : "–") },
+    { title: "Scalars", number: true, cell: ({ spent }) => (spent ? count(spent.scalars) : "–") },
+    { title: "Computing", number: true, cell: ({ spent }) => (spent ? duration(spent.seconds) : "–") },
+    { title: "Peak memory", number: true, cell: ({ spent }) => (spent ? bytes(spent.peak_rss_bytes) : "–") },
+    { title: "Sent", number: true, cell: ({ spent }) => (spent ? bytes(spent.bytes_sent) : "–") },
+    { title: "Received", number: true, cell: ({ spent }) => (spent ? bytes(spent.bytes_received + spent.artifact_bytes) : "–") },
+    { title: "Energy", number: true, cell: ({ spent }) => (known(spent?.joules) ? energy(spent.joules) : "–") },
+    { title: "Signal to noise", number: true, cell: ({ spent }) => (spent?.signal_to_noise ? short(spent.signal_to_noise) : "–") },
   ];
 }
 

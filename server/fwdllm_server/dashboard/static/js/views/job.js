@@ -68,7 +68,7 @@ function factsOf(job) {
 }
 
 function figures() {
-  const names = ["Accuracy", "Rounds", "Directions", "Traffic", "Device time", "Energy", "Elapsed"];
+  const names = ["Accuracy", "On devices", "Rounds", "Directions", "Traffic", "Device time", "Energy", "Elapsed"];
   const cells = names.map((title) => {
     const name = h("dt", {}, title), value = h("span", { class: "value" }, "–"), note = h("span", { class: "note" });
     return { name, value, note, element: h("div", { class: "tile" }, name, h("dd", {}, h("div", {}, value), h("div", {}, note))) };
@@ -80,12 +80,14 @@ function figures() {
       const { latest_evaluation: latest, initial_evaluation: initial, best_evaluation: best, spent } = job;
       setText(cells[0].name, measureOf(job));
       put(0, percent(latest?.accuracy), latest ? [initial && `from ${percent(initial.accuracy)}`, `best ${percent(best.accuracy)}`].filter(Boolean).join(", ") : "not evaluated yet");
-      put(1, `${count(job.rounds_committed)} / ${count(job.rounds_wanted)}`, job.rounds_abandoned ? plural(job.rounds_abandoned, "abandoned round") : "none abandoned");
-      put(2, short(job.directions), unused(job));
-      put(3, `↑ ${bytes(spent.bytes_sent)}`, `↓ ${bytes(spent.bytes_received)}, model ${bytes(spent.artifact_bytes)}`);
-      put(4, duration(spent.seconds), `${plural(spent.devices, "device")}, peak ${bytes(spent.peak_rss_bytes)}`);
-      put(5, spent.measuring ? energy(spent.joules) : "–", measured(spent));
-      put(6, duration(job.seconds_running), job.seconds_left ? `about ${duration(job.seconds_left)} left` : job.state);
+      const own = latest?.federated_rows;
+      put(1, own ? percent(latest.federated_accuracy) : "–", own ? `of ${plural(own, "row")} of their own` : "not evaluated there");
+      put(2, `${count(job.rounds_committed)} / ${count(job.rounds_wanted)}`, job.rounds_abandoned ? plural(job.rounds_abandoned, "abandoned round") : "none abandoned");
+      put(3, short(job.directions), unused(job));
+      put(4, `↑ ${bytes(spent.bytes_sent)}`, `↓ ${bytes(spent.bytes_received)}, model ${bytes(spent.artifact_bytes)}`);
+      put(5, duration(spent.seconds), `${plural(spent.devices, "device")}, peak ${bytes(spent.peak_rss_bytes)}`);
+      put(6, spent.measuring ? energy(spent.joules) : "–", measured(spent));
+      put(7, duration(job.seconds_running), job.seconds_left ? `about ${duration(job.seconds_left)} left` : job.state);
     },
   };
 }

@@ -3,7 +3,7 @@
 import { badge, h, setText, svg } from "../dom.js";
 import { ago, count, percent, plural, words } from "../format.js";
 
-export const KINDS = { running: "accent", preparing: "accent", done: "good", stopped: "warn", failed: "bad" };
+export const KINDS = { running: "accent", preparing: "accent", done: "good", paused: "warn", stopped: "warn", failed: "bad" };
 const STATES = ["working", "idle", "held", "away", "revoked"];
 
 export function jobsView() {

@@ -5,6 +5,7 @@ import { get } from "../feed.js";
 import { bytes, count, decimal, moment, plural, words } from "../format.js";
 
 const PAGE = 60;
+const FEW = 8; // devices that are shown without scrolling
 
 export function ledger(jobId) {
   let newest = 0, version = 0, offset = 0;
@@ -72,7 +73,8 @@ function entry(found, page) {
 
 function took(participants) {
   const asked = (row) => Object.entries(row.assignments).map(([state, number]) => `${count(number)} ${words(state)}`).join(", ");
-  return h("div", { class: "few", tabindex: "0", role: "group", "aria-label": "Devices of the round" }, table("Who took part", [
+  const list = participants.length > FEW ? { class: "many", tabindex: "0", role: "group", "aria-label": "Devices of the round" } : {};
+  return h("div", list, table("Who took part", [
     { title: "Device", cell: (row) => row.name },
     { title: "Directions asked", number: true, cell: (row) => count(row.directions) },
     { title: "Assignments", cell: asked },

@@ -1,0 +1,181 @@
+"""The model card of an exported adapter, written from the run that made it."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection
+
+from fwdllm.v1.operator_pb2 import Job
+from fwdllm_common.prompt import PLACEHOLDER
+from fwdllm_common.task import CLASSIFICATION
+from fwdllm_server.config.job import JobSpec, ModelSection
+from fwdllm_server.config.toml_model import parse_toml
+from fwdllm_server.model.adapter import BASE_FOLDER
+from fwdllm_server.store import devices, ledger
+from fwdllm_server.store.jobs import JobRecord
+from fwdllm_server.views.job_status import job_message
+
+_MOST_POINTS = 20
+"""Rows of the curve's table; of a longer curve every so many are shown, and the last."""
+
+
+def model_card(
+    connection: Connection, record: JobRecord, template_folder: Path, now: float, command: str, simulated: bool = False
+) -> str:
+    """What a reader needs to use the adapter and to judge it, in Markdown, without any path of this machine.
+
+    ``command`` is what the run was begun with. The card is empty where the template has no base model: a job that an
+    older version prepared.
+    """
+    if not (template_folder / BASE_FOLDER).is_dir():
+        return ""
+    spec = parse_toml(record.spec_toml, JobSpec, record.name)
+    job = job_message(connection, record, now)
+    by_id = devices.by_id(connection, [effort.device_id for effort in job.devices])
+    rows = sum(device.training_examples for device in by_id.values())
+    config = json.loads((template_folder / BASE_FOLDER / "config.json").read_bytes())
+    parts = [
+        _front_matter(spec, Path(record.base_folder)),
+        f"# {record.name}",
+        _summary(spec, Path(record.base_folder), simulated),
+        _use(spec.model, "auto_map" in config),
+        "## Results\n\n" + _table(("version", *_metrics(spec.model), "loss"), _curve(connection, job, spec.model)),
+        "## The run\n\n" + _table(("", ""), _figures(job, rows)),
+        f"## How it was made\n\n```\n{command}\n```\n\n`job.toml`:\n\n```toml\n{_job_file(record)}\n```",
+        f"Made by fwdllm {version('fwdllm')}. θ of this version has the SHA-256 `{job.theta_digest.hex()}`.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(spec: JobSpec, base_folder: Path) -> str:
+    lines = ["library_name: peft", f"pipeline_tag: {_pipeline(spec.model)}"]
+    if not _is_local(spec.model, base_folder):
+        lines.append(f"base_model: {json.dumps(spec.model.source)}")
+    lines += ["tags:", "- fwdllm", "- federated-learning", "- forward-gradient"]
+    return "---\n" + "\n".join(lines) + "\n---"
+
+
+def _summary(spec: JobSpec, base_folder: Path, simulated: bool) -> str:
+    source = _name(spec.model.source) if _is_local(spec.model, base_folder) else spec.model.source
+    where = "simulated devices" if simulated else "devices that kept their data"
+    trained = "the head alone" if spec.peft.layers == [] else f"the head and {spec.peft.method}"
+    labels = f" into {', '.join(spec.model.labels)}" if spec.model.labels else ""
+    return (
+        f"`{source}` for {spec.model.task.replace('-', ' ')}{labels}. It was fine-tuned by "
+        f"[FwdLLM](https://arxiv.org/abs/2308.13894) on {where}: forward passes in perturbed directions, one number a "
+        f"direction sent back, no backpropagation. Trained was {trained}; frozen weights were {spec.model.precision} "
+        "on the devices and are float32 here."
+    )
+
+
+def _use(model: ModelSection, own_code: bool) -> str:
+    trust = ", trust_remote_code=True" if own_code else ""
+    if model.task == CLASSIFICATION:
+        text = '"a text"' if model.prompt is None else f'{model.prompt!r}.replace("{PLACEHOLDER}", "a text")'
+        code = (
+            "from transformers import pipeline\n\n"
+            f'classify = pipeline("text-classification", model="adapter"{trust}, truncation=True)\n'
+            f"print(classify({text}))"
+        )
+        kind = "SequenceClassification"
+    else:
+        kind = "QuestionAnswering"
+        code = (
+            f"from transformers import AutoModelFor{kind}, AutoTokenizer\n\n"
+            f'model = AutoModelFor{kind}.from_pretrained("adapter"{trust}).eval()\n'
+            f'tokenizer = AutoTokenizer.from_pretrained("adapter"{trust})'
+        )
+    own = (
+        f"\n\n`trust_remote_code` lets transformers run `{BASE_FOLDER}/*.py`, which it has no model for."
+        if own_code
+        else ""
+    )
+    return (
+        f"## Use\n\nWith this folder as `adapter`:\n\n```python\n{code}\n```\n\n"
+        f"Texts are read up to {model.max_tokens} tokens.{own}\n\n"
+        f"As PEFT's, and as one plain model without an adapter:\n\n```python\n"
+        f"from peft import PeftModel\nfrom transformers import AutoModelFor{kind}, AutoTokenizer\n\n"
+        f'base = AutoModelFor{kind}.from_pretrained("adapter/{BASE_FOLDER}"{trust})\n'
+        'model = PeftModel.from_pretrained(base, "adapter")\n'
+        'model.merge_and_unload().save_pretrained("merged")\n'
+        f'AutoTokenizer.from_pretrained("adapter"{trust}).save_pretrained("merged")\n```'
+    )
+
+
+def _metrics(model: ModelSection) -> Sequence[str]:
+    return ("accuracy",) if model.task == CLASSIFICATION else ("F1", "exact match")
+
+
+def _curve(connection: Connection, job: Job, model: ModelSection) -> Iterator[Sequence[str]]:
+    found = ledger.evaluations_of(connection, job.job_id)
+    step = -(-len(found) // _MOST_POINTS)
+    for at, each in enumerate(found):
+        if at % step == 0 or at == len(found) - 1:
+            exact = [] if model.task == CLASSIFICATION else [f"{each.exact_match or 0.0:.1%}"]
+            yield str(each.version), f"{each.accuracy:.1%}", *exact, f"{each.loss:.4f}"
+
+
+def _figures(job: Job, rows: int) -> Iterator[Sequence[str]]:
+    yield "held-out rows, of which the results are", f"{job.latest_evaluation.rows:,}"
+    yield "devices that took part", f"{len(job.devices):,}"
+    yield "their training rows", f"{rows:,}"
+    yield "rounds", f"{job.rounds_committed:,} of {job.rounds_wanted:,}, {job.rounds_abandoned:,} abandoned"
+    yield "directions", f"{job.directions:,}"
+    yield "example-passes", f"{job.example_passes:,.0f}"
+    yield "device-seconds of computing", f"{job.device_seconds:,.0f}"
+    yield "bytes sent by all devices", f"{sum(each.bytes_sent for each in job.devices):,}"
+    yield "bytes received, without the model", f"{sum(each.bytes_received for each in job.devices):,}"
+    yield "bytes of the model received", f"{sum(each.artifact_bytes for each in job.devices):,}"
+    yield "trained parameters", f"{job.trainable_parameters:,}"
+    yield "the head began as", job.head_init
+
+
+def _table(heads: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))
+
+
+def _job_file(record: JobRecord) -> str:
+    """The job's file, of whose paths the names alone are left."""
+    tables = tomllib.loads(record.spec_toml)
+    base_folder = Path(record.base_folder)
+    model = tables.get("model", {})
+    if (base_folder / str(model.get("source"))).exists():
+        model["source"] = _name(str(model["source"]))
+    for table in tables.values():
+        if isinstance(table, dict) and "file" in table:
+            table["file"] = _name(str(table["file"]))
+    return "\n".join(_toml(tables)).strip()
+
+
+def _toml(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
+    """The lines of a TOML file; what JSON writes of a string, a number or a list is TOML too."""
+    for key, value in tables.items():
+        if not isinstance(value, Mapping):
+            yield f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}"
+    for key, value in tables.items():
+        if isinstance(value, Mapping):
+            if any(not isinstance(each, Mapping) for each in value.values()):
+                yield f"\n[{'.'.join(map(_key, (*path, key)))}]"
+            yield from _toml(value, (*path, key))
+
+
+def _key(key: str) -> str:
+    return key if key.isascii() and key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
+
+
+def _is_local(model: ModelSection, base_folder: Path) -> bool:
+    return model.resolved_source(base_folder) != model.source or Path(model.source).is_absolute()
+
+
+def _name(path: str) -> str:
+    return Path(path).name or "model"
+
+
+def _pipeline(model: ModelSection) -> str:
+    return "text-classification" if model.task == CLASSIFICATION else model.task
