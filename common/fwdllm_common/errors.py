@@ -89,7 +89,7 @@ class BusyError(FwdllmError):
 
 
 class StorageError(FwdllmError):
-    """The disk or the database cannot be written; nothing that was acknowledged is lost."""
+    """The disk or the database cannot be read or written."""
 
     code = "storage"
     exit_code = 9

@@ -159,12 +159,14 @@ class SeedRange(_message.Message):
     def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class GetArtifactRequest(_message.Message):
-    __slots__ = ("sha256", "offset")
+    __slots__ = ("sha256", "offset", "doubted")
     SHA256_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DOUBTED_FIELD_NUMBER: _ClassVar[int]
     sha256: bytes
     offset: int
-    def __init__(self, sha256: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
+    doubted: bool
+    def __init__(self, sha256: _Optional[bytes] = ..., offset: _Optional[int] = ..., doubted: bool = ...) -> None: ...
 
 class ArtifactChunk(_message.Message):
     __slots__ = ("data", "total_bytes")

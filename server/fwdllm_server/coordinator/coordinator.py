@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -22,12 +23,15 @@ from fwdllm_server.coordinator.job_loop import JobLoop
 from fwdllm_server.coordinator.lease_keeper import LeaseKeeper
 from fwdllm_server.coordinator.peers import Peers
 from fwdllm_server.coordinator.runtime import Runtime
+from fwdllm_server.first_ended import first_ended
+from fwdllm_server.job_files import JobFiles
 from fwdllm_server.preparation.evaluation import check_held_out, held_out_texts
 from fwdllm_server.preparation.export_process import export_in_process
 from fwdllm_server.preparation.prepare import JobFolder, PreparedModel, adopt, save_prepared
 from fwdllm_server.rounds.taking_over import take_over
 from fwdllm_server.rounds.training import TrainingJob
-from fwdllm_server.store import jobs, leases, locks
+from fwdllm_server.store import jobs, leases, ledger, locks
+from fwdllm_server.store.artifacts import is_whole
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.leases import Lease, LeaseLostError
 
@@ -35,6 +39,7 @@ _log = structlog.get_logger()
 
 LEAST_ROOM = 1000
 _STORE_RETRY_S = 5.0
+_DOUBT_S = 60.0
 
 
 class Coordinator:
@@ -46,6 +51,9 @@ class Coordinator:
         self.training: dict[str, TrainingJob] = {}
         self._loops: dict[str, JobLoop] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._doubts: dict[str, asyncio.Event] = {}
+        self._believed_until: dict[str, float] = {}
+        self._checking = asyncio.Lock()
         self._commands = asyncio.Lock()  # an operator's stop or resume at a time
         self._watch: asyncio.Task[None] | None = None
 
@@ -56,7 +64,8 @@ class Coordinator:
             self._watch = asyncio.create_task(self._look_on(), name="other coordinators")
         # Devices that call while their job is being loaded would be sent away: be ready before they can.
         prepared = [record.id for record in records if record.manifest_sha256 is not None]
-        while any(job_id not in self.training and not self._tasks[job_id].done() for job_id in prepared):
+        # A job that has ended meanwhile, such as one whose files are damaged, has no task any more.
+        while any(job_id not in self.training and job_id in self._tasks for job_id in prepared):
             await self.runtime.change(0.1)
 
     async def close(self) -> None:
@@ -122,6 +131,24 @@ class Coordinator:
                 await self._cancel(record.id)  # what is left of the loop that failed
                 self._attend(record.id)
         await self.runtime.notify()
+
+    async def can_serve(self, sha256: str, jobs: Collection[str], *, doubted: bool) -> bool:
+        """Whether an artifact of running jobs is there, and whole if a device has ``doubted`` it; else it is restored.
+
+        However many devices doubt it, it is read once in :data:`_DOUBT_S`.
+        """
+        path = self.runtime.artifacts.path(sha256)
+        served = path.is_file()
+        if served and doubted:
+            async with self._checking:
+                if time.monotonic() >= self._believed_until.get(sha256, 0.0):
+                    served = await asyncio.to_thread(is_whole, path, sha256)
+                    self._believed_until[sha256] = time.monotonic() + _DOUBT_S if served else 0.0
+        if not served:
+            for job_id in jobs:
+                if doubt := self._doubts.get(job_id):
+                    doubt.set()
+        return served
 
     @property
     def room(self) -> int:
@@ -194,6 +221,9 @@ class Coordinator:
                 "job waits for the store", job=job_id, code=error.code, reason=str(error), seconds=_STORE_RETRY_S
             )
             await asyncio.sleep(_STORE_RETRY_S)
+        except Exception:  # of a job that another coordinator drives, and fails if it cannot go on
+            _log.exception("job cannot be followed", job=job_id, seconds=_STORE_RETRY_S)
+            await asyncio.sleep(_STORE_RETRY_S)
         else:
             return False
         return True
@@ -204,20 +234,11 @@ class Coordinator:
         :raises LeaseLostError: another has taken it, or an operator has stopped the job elsewhere.
         """
         keeper = LeaseKeeper(self.runtime.database, lease, self.runtime.config.store.lease_s)
-        work = [asyncio.create_task(self._drive(lease))]
-        if self.runtime.database.shared:
-            work.append(asyncio.create_task(keeper.renew()))
+        beside = [keeper.renew()] if self.runtime.database.shared else []
         try:
-            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await first_ended(self._drive(lease), *beside)
         finally:
-            for task in work:
-                task.cancel()
-            try:
-                await asyncio.gather(*work, return_exceptions=True)
-            finally:
-                await keeper.release()
+            await keeper.release()
 
     async def _follow(self, job_id: str) -> bool:
         """Keep up with a job that another coordinator drives; returns whether it goes on."""
@@ -232,11 +253,14 @@ class Coordinator:
             record = await self.runtime.in_store(self._job, job_id)
             if record.manifest_sha256 is None:
                 await self._prepare(record, lease)
+            files = await self.runtime.in_store(self._files, job_id)
+            await files.make_whole(Path(record.base_folder))
             job = await self.runtime.in_store(self._take_over, lease)
             folder, base_folder = self.folder(job_id), Path(record.base_folder)
             loop = JobLoop(self.runtime, job, lease, folder, base_folder, lambda: dict(self.training))
             self.training[job_id], self._loops[job_id] = job, loop
-            await loop.run()
+            self._doubts[job_id] = asyncio.Event()
+            await first_ended(loop.run(), self._keep_whole(files, Path(record.base_folder), self._doubts[job_id]))
         except (StorageError, LeaseLostError):
             raise
         except FwdllmError as error:
@@ -248,6 +272,17 @@ class Coordinator:
             await self.runtime.in_store(self._set_failed, lease, message)
         finally:
             self._loops.pop(job_id, None)
+            self._doubts.pop(job_id, None)
+
+    async def _keep_whole(self, files: JobFiles, base_folder: Path, doubt: asyncio.Event) -> None:
+        """Restore the files of a running job whenever one is found missing or damaged.
+
+        :raises IntegrityError: that is not possible.
+        """
+        while True:
+            await doubt.wait()
+            await files.make_whole(base_folder)
+            doubt.clear()
 
     async def _prepare(self, record: JobRecord, lease: Lease) -> None:
         spec = parse_toml(record.spec_toml, JobSpec, record.name)
@@ -263,6 +298,16 @@ class Coordinator:
             job=record.name,
             trainable_parameters=prepared.state.layout.size,
         )
+
+    def _files(self, job_id: str) -> JobFiles:
+        with self.runtime.database.transaction() as connection:
+            record = jobs.get(connection, job_id)
+            found = ledger.snapshots_of(connection, job_id)
+        assert record is not None
+        assert record.manifest_sha256 is not None
+        first = found[-1][1] if found else record.draft_sha256
+        spec = parse_toml(record.spec_toml, JobSpec, record.name)
+        return JobFiles(self.runtime.artifacts, self.folder(job_id), spec, record.manifest_sha256, first or "")
 
     def _unfinished(self) -> list[JobRecord]:
         with self.runtime.database.transaction() as connection:

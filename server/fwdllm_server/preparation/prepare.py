@@ -69,6 +69,13 @@ class PreparedModel:
     head_init: str
     draft: bool = False
 
+    @property
+    def first_version(self) -> bytes:
+        """What is kept of it among the artifacts: the snapshot of version 0, or a draft's θ without its head."""
+        if self.draft:
+            return np.ascontiguousarray(self.state.theta, dtype="<f4").tobytes()
+        return self.state.to_bytes()
+
 
 def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[str] = ()) -> None:
     """Load the model from ``source``, put the PEFT method on it, and write bundle, adapter template and θ₀.
@@ -143,15 +150,22 @@ def _finish_bundle(spec: JobSpec, bundle: Path, manifest: Manifest, theta: Float
 def adopt(spec: JobSpec, folder: JobFolder, artifacts: ArtifactStore) -> PreparedModel:
     """Take what :func:`export_model` wrote into the artifacts and fix the run's header."""
     data = (folder.bundle / MANIFEST_FILE).read_bytes()
-    manifest = Manifest.from_bytes(data)
-    for file in manifest.files:
+    for file in Manifest.from_bytes(data).files:
         artifacts.put_file(folder.bundle / file.name)
+    artifacts.put(data)
+    return prepared_in(spec, folder)
+
+
+def prepared_in(spec: JobSpec, folder: JobFolder) -> PreparedModel:
+    """What a run of the model that :func:`export_model` wrote begins with."""
+    data = (folder.bundle / MANIFEST_FILE).read_bytes()
+    manifest = Manifest.from_bytes(data)
     theta: Float32Vector = np.load(folder.path / _THETA_FILE)
     header = run_header(spec, manifest.layout, theta)
     head_init = (folder.path / _HEAD_INIT_FILE).read_text()
     return PreparedModel(
         header=header,
-        manifest_sha256=artifacts.put(data),
+        manifest_sha256=hashlib.sha256(data).hexdigest(),
         state=ModelState.initial(header, manifest.layout, theta),
         head_init=head_init,
         draft=head_init == "class-means",
@@ -172,11 +186,11 @@ def run_header(spec: JobSpec, layout: Layout, theta: Float32Vector) -> RunHeader
 
 def save_prepared(connection: Connection, artifacts: ArtifactStore, job_id: str, prepared: PreparedModel) -> None:
     """The job can run: version 0 and what all its versions share are in the store. A draft waits for its head."""
+    sha256 = artifacts.put(prepared.first_version)
     if prepared.draft:
-        sha256 = artifacts.put(np.ascontiguousarray(prepared.state.theta, dtype="<f4").tobytes())
         jobs.drafted(connection, job_id, prepared.manifest_sha256, sha256, prepared.state.layout.size)
         return
-    ledger.add_snapshot(connection, job_id, 0, artifacts.put(prepared.state.to_bytes()))
+    ledger.add_snapshot(connection, job_id, 0, sha256)
     jobs.prepared(
         connection,
         job_id,

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, Row, bindparam, func, select, update
 
-from fwdllm_server.store.schema import jobs, rounds
+from fwdllm_server.store.schema import jobs, rounds, snapshots
 
 
 class JobState(StrEnum):
@@ -108,6 +108,14 @@ def in_state(connection: Connection, *states: JobState) -> Sequence[JobRecord]:
     if states:
         query = query.where(jobs.c.state.in_(states))
     return [_record(row) for row in connection.execute(query)]
+
+
+def artifacts(connection: Connection) -> list[tuple[str, list[str]]]:
+    """The name of each exported job, and the hashes of its manifest and of its first version."""
+    first = select(snapshots.c.sha256).where(snapshots.c.job_id == jobs.c.id, snapshots.c.version == 0)
+    query = select(jobs.c.name, jobs.c.manifest_sha256, func.coalesce(first.scalar_subquery(), jobs.c.draft_sha256))
+    rows = connection.execute(query.where(jobs.c.manifest_sha256.is_not(None)))
+    return [(name, [sha256 for sha256 in sha256s if sha256]) for name, *sha256s in rows]
 
 
 def drafted(

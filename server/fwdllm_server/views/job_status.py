@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from sqlalchemy import Connection
 
 from fwdllm.v1 import operator_pb2
+from fwdllm_common.errors import FwdllmError
 from fwdllm_common.ledger import RunHeader
 from fwdllm_server.rounds.self_testing import noisy_devices
 from fwdllm_server.store import assignments, efforts, ledger, rounds, scalars
@@ -24,7 +25,22 @@ _STATES = {
 
 
 def job_message(connection: Connection, record: JobRecord, now: float) -> operator_pb2.Job:
-    """Everything there is to say about a job."""
+    """Everything there is to say about a job; of one whose records are damaged, what can be said."""
+    try:
+        return _whole_message(connection, record, now)
+    except (FwdllmError, ValueError, KeyError, TypeError) as error:
+        why = f"its records are damaged ({error}); restore the database from a backup"
+        return operator_pb2.Job(
+            job_id=record.id,
+            name=record.name,
+            state=_state(record),
+            priority=record.priority,
+            message=f"{record.message}; {why}" if record.message else why,
+            rounds_wanted=record.rounds_wanted,
+        )
+
+
+def _whole_message(connection: Connection, record: JobRecord, now: float) -> operator_pb2.Job:
     committed, directions = ledger.totals(connection, record.id)
     devices = list(_devices(connection, record.id, now))
     message = operator_pb2.Job(

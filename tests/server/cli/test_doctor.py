@@ -82,6 +82,16 @@ def test_keys_that_others_can_read(home, one):
     assert (verdict.state, verdict.next) == ("failed", f"chmod 600 {home.ca_key}")
 
 
+@pytest.mark.parametrize("name", ["server.toml", "fwdllm.db", "dashboard.token"])
+def test_what_may_hold_a_secret_and_can_be_read_by_others(home, one, name):
+    Database(home.database_url(home.config())).close()
+    home.dashboard_token()
+    assert one("directory").state == "ok"
+    (home.folder / name).chmod(0o644)
+    verdict = one("directory")
+    assert (verdict.state, verdict.next) == ("warning", f"chmod 600 {home.folder / name}")
+
+
 def test_the_store(home, one, monkeypatch):
     assert "made at the first start" in one("store").found
     Database(home.database_url(home.config())).close()
