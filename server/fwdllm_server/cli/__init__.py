@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+import fwdllm_common.system  # noqa: F401 - ends the program where it cannot run
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE, BadInputError, FwdllmError
 
 # gRPC's C core writes lines of its own to standard error, unless told not to before it is loaded.

@@ -144,7 +144,7 @@ def _store(home: ServerHome, config: ServerConfig) -> Verdict:
     if found != newest:
         return warning(
             f"{kind} with tables of version {found}, this program's are {newest}: the next start changes them",
-            "back up first: docs/operations.md",
+            "back up first: copy the database and the directory",
         )
     return ok(f"{kind}, tables of version {found}")
 

@@ -36,7 +36,8 @@ def simulate(
     user_column: Annotated[str | None, typer.Option(help="The column of users, for --partition user.")] = None,
     devices: Annotated[int, typer.Option(help="How many devices; by user at most so many.")] = 100,
     partition: Annotated[
-        Literal["iid", "dirichlet", "user"], typer.Option(help="Whose rows are whose: see docs/simulation.md.")
+        Literal["iid", "dirichlet", "user"],
+        typer.Option(help="How rows become devices: at random, skewed by label, or by the column of users."),
     ] = "iid",
     alpha: Annotated[float, typer.Option(help="Of --partition dirichlet: small is skewed.")] = 1.0,
     rows_per_device: Annotated[int, typer.Option(help="The most rows of a device; 0 is no bound.")] = 0,

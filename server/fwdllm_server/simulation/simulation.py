@@ -33,6 +33,7 @@ from fwdllm_server.simulation.cost import PassCounter
 from fwdllm_server.simulation.curve import Curve, Point
 from fwdllm_server.simulation.fleet import SimulatedFleet
 from fwdllm_server.simulation.population import Population, VirtualDevice
+from fwdllm_server.simulation.running import run_to_end
 from fwdllm_server.simulation.setup import begin_folder, check_data, check_same
 from fwdllm_server.simulation.store import SimulationStore
 from fwdllm_server.store import efforts, jobs, ledger, rounds
@@ -191,11 +192,13 @@ class Simulation:
     def run(self, report: Callable[[Point], None]) -> Sequence[Point]:
         """Run to the last round; ``report`` hears of each new point. Returns all points, those of former runs too.
 
+        In a notebook, or wherever else an event loop is running, that waits and ``report`` is called in another thread.
+
         :raises JobFailedError: the model has diverged, too many rounds were abandoned, or the devices are never there.
         :raises KeyboardInterrupt: Ctrl-C; the next run goes on from there. So it does where ``report`` itself raises
             :class:`asyncio.CancelledError`.
         """
-        asyncio.run(self._run(report))
+        run_to_end(self._run(report))
         record = self._required_record()
         if record.state == JobState.FAILED:
             raise JobFailedError(f"job {record.name} failed: {record.message}")

@@ -192,7 +192,7 @@ def storage_errors() -> Iterator[None]:
         if _is_damaged(error):
             raise StorageError(
                 f"the database is damaged ({error.orig}), and what it holds may be lost: stop the server, keep a copy "
-                "of the file and restore the newest backup (docs/operations.md)"
+                "of the file and restore the newest backup"
             ) from error
         raise StorageError(
             f"the database cannot be used ({error.orig}); check its disk and permissions and start again, "

@@ -141,7 +141,7 @@ def test_an_unknown_label_is_explained(home, data, coordinator, refuse, capsys):
     assert run_command(["run", "--data", str(data), "--home", str(home.folder)]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"{coordinator.address} refuses" in said
-    assert said.endswith(f"{details} (docs/errors/bad-input.md)")
+    assert said.endswith(f"{details} (more: explain bad-input)")
 
 
 def test_verbose_shows_the_traceback_and_ends_alike(tmp_path, data, capsys):

@@ -49,7 +49,7 @@ def test_a_server_that_does_not_run_needs_free_ports(home, one, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("FWDLLM_LISTEN__DEVICE", f"127.0.0.1:{taken.getsockname()[1]}")
         verdict = one("ports")
-    assert (verdict.state, verdict.next) == ("failed", "read docs/errors/busy.md")
+    assert (verdict.state, verdict.next) == ("failed", "more: explain busy")
     assert "[listen] device: port" in verdict.found
 
 
@@ -97,7 +97,7 @@ def test_the_store(home, one, monkeypatch):
     Database(home.database_url(home.config())).close()
     assert one("store").state == "ok"
     monkeypatch.setattr(database.ScriptDirectory, "get_current_head", lambda self: "9999")
-    assert one("store").next == "back up first: docs/operations.md"
+    assert one("store").next == "back up first: copy the database and the directory"
     home.database.write_bytes(b"no database" * 1000)
     assert one("store").state == "failed"
 

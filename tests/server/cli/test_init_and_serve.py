@@ -112,7 +112,7 @@ def test_a_second_server_on_the_directory_is_refused(home, capfd):
     assert code == BusyError.exit_code == 8
     assert capfd.readouterr().err == (
         f"fwdllm-server: error[busy]: another fwdllm-server serves {home.folder} (pid {server.pid}); stop it first "
-        "(docs/errors/busy.md)\n"
+        "(more: explain busy)\n"
     )
 
 

@@ -191,5 +191,5 @@ async def test_a_server_that_is_not_running_is_named_with_what_to_do(home, cli, 
     assert result.code == UnreachableError.exit_code == 3
     assert result.err == (
         f"fwdllm-server: error[unreachable]: no server answers at {home.operator_address(home.config())}; "
-        f"start it with 'fwdllm-server serve {home.folder}' (docs/errors/unreachable.md)\n"
+        f"start it with 'fwdllm-server serve {home.folder}' (more: explain unreachable)\n"
     )
