@@ -15,49 +15,49 @@ _sym_db = _symbol_database.Default()
 from fwdllm.v1 import conditions_pb2 as fwdllm_dot_v1_dot_conditions__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66wdllm/v1/operator.proto\x12\tfwdllm.v1\x1a\x1a\x66wdllm/v1/conditions.proto\":\n\x10SubmitJobRequest\x12\x11\n\tspec_toml\x18\x01 \x01(\t\x12\x13\n\x0b\x62\x61se_folder\x18\x02 \x01(\t\"#\n\x11SubmitJobResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\"\x11\n\x0fListJobsRequest\"0\n\x10ListJobsResponse\x12\x1c\n\x04jobs\x18\x01 \x03(\x0b\x32\x0e.fwdllm.v1.Job\"\x1c\n\rGetJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\"6\n\x15SetJobPriorityRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x10\n\x08priority\x18\x02 \x01(\x11\"\xaa\x05\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\"\n\x05state\x18\x03 \x01(\x0e\x32\x13.fwdllm.v1.JobState\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x1f\n\x05round\x18\x05 \x01(\x0b\x32\x10.fwdllm.v1.Round\x12\x18\n\x10rounds_committed\x18\x06 \x01(\x04\x12\x18\n\x10rounds_abandoned\x18\x07 \x01(\x04\x12\x15\n\rrounds_wanted\x18\x08 \x01(\x04\x12\x12\n\ndirections\x18\t \x01(\x04\x12\x16\n\x0e\x65xample_passes\x18\n \x01(\x01\x12\x16\n\x0e\x64\x65vice_seconds\x18\x0b \x01(\x01\x12\x18\n\x10scalars_repeated\x18\x0c \x01(\x04\x12\x14\n\x0cscalars_late\x18\r \x01(\x04\x12\x18\n\x10scalars_unusable\x18\x0e \x01(\x04\x12\x31\n\x12initial_evaluation\x18\x0f \x01(\x0b\x32\x15.fwdllm.v1.Evaluation\x12\x30\n\x11latest_evaluation\x18\x10 \x01(\x0b\x32\x15.fwdllm.v1.Evaluation\x12.\n\x0f\x62\x65st_evaluation\x18\x11 \x01(\x0b\x32\x15.fwdllm.v1.Evaluation\x12\x11\n\thead_init\x18\x12 \x01(\t\x12\x17\n\x0fseconds_running\x18\x13 \x01(\x01\x12\x14\n\x0cseconds_left\x18\x14 \x01(\x01\x12\x0f\n\x07version\x18\x15 \x01(\x04\x12\x14\n\x0ctheta_digest\x18\x16 \x01(\x0c\x12(\n\x07\x64\x65vices\x18\x17 \x03(\x0b\x32\x17.fwdllm.v1.DeviceEffort\x12\x1c\n\x14trainable_parameters\x18\x18 \x01(\x04\x12\x10\n\x08priority\x18\x19 \x01(\x11\"\xae\x01\n\x05Round\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x19\n\x11\x64irections_wanted\x18\x03 \x01(\x04\x12\x1c\n\x14\x64irections_collected\x18\x04 \x01(\x04\x12\x10\n\x08variance\x18\x05 \x01(\x01\x12\x1a\n\x12variance_threshold\x18\x06 \x01(\x01\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x08 \x01(\r\"\xe7\x01\n\nEvaluation\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08\x61\x63\x63uracy\x18\x02 \x01(\x01\x12\x0c\n\x04loss\x18\x03 \x01(\x01\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x1a\n\x12\x66\x65\x64\x65rated_accuracy\x18\x05 \x01(\x01\x12\x16\n\x0e\x66\x65\x64\x65rated_rows\x18\x06 \x01(\x04\x12\x18\n\x0b\x65xact_match\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\"\n\x15\x66\x65\x64\x65rated_exact_match\x18\x08 \x01(\x01H\x01\x88\x01\x01\x42\x0e\n\x0c_exact_matchB\x18\n\x16_federated_exact_match\"\xff\x01\n\x0c\x44\x65viceEffort\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0f\n\x07scalars\x18\x02 \x01(\x04\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x16\n\x0e\x65xample_passes\x18\x04 \x01(\x01\x12\x16\n\x0epeak_rss_bytes\x18\x05 \x01(\x04\x12\x12\n\nbytes_sent\x18\x06 \x01(\x04\x12\x16\n\x0e\x62ytes_received\x18\x07 \x01(\x04\x12\x16\n\x0e\x61rtifact_bytes\x18\x08 \x01(\x04\x12\x17\n\x0fsignal_to_noise\x18\t \x01(\x01\x12\r\n\x05noisy\x18\n \x01(\x08\x12\x13\n\x06joules\x18\x0b \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_joules\"/\n\x0c\x41\x64\x61pterChunk\x12\x11\n\tfile_name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\":\n\x16\x43reateJoinTokenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nlifetime_s\x18\x02 \x01(\r\"E\n\x17\x43reateJoinTokenResponse\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x16\n\x0e\x65xpires_unix_s\x18\x02 \x01(\x03\"\x14\n\x12ListDevicesRequest\"9\n\x13ListDevicesResponse\x12\"\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x11.fwdllm.v1.Device\"\xe5\x01\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x17\n\x0f\x65nrolled_unix_s\x18\x03 \x01(\x03\x12\x18\n\x10last_seen_unix_s\x18\x04 \x01(\x03\x12\x0f\n\x07revoked\x18\x05 \x01(\x08\x12\x19\n\x11training_examples\x18\x06 \x01(\r\x12\x10\n\x08software\x18\x07 \x01(\t\x12)\n\nconditions\x18\x08 \x01(\x0b\x32\x15.fwdllm.v1.Conditions\x12\r\n\x05state\x18\t \x01(\t\x12\x0f\n\x07reasons\x18\n \x03(\t\"%\n\x13RevokeDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t*\xac\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13JOB_STATE_PREPARING\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x12\n\x0eJOB_STATE_DONE\x10\x03\x12\x15\n\x11JOB_STATE_STOPPED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x14\n\x10JOB_STATE_PAUSED\x10\x06\x32\xa1\x06\n\x0fOperatorService\x12\x46\n\tSubmitJob\x12\x1b.fwdllm.v1.SubmitJobRequest\x1a\x1c.fwdllm.v1.SubmitJobResponse\x12\x43\n\x08ListJobs\x12\x1a.fwdllm.v1.ListJobsRequest\x1a\x1b.fwdllm.v1.ListJobsResponse\x12\x32\n\x06GetJob\x12\x18.fwdllm.v1.GetJobRequest\x1a\x0e.fwdllm.v1.Job\x12\x36\n\x08WatchJob\x12\x18.fwdllm.v1.GetJobRequest\x1a\x0e.fwdllm.v1.Job0\x01\x12\x33\n\x07StopJob\x12\x18.fwdllm.v1.GetJobRequest\x1a\x0e.fwdllm.v1.Job\x12\x34\n\x08PauseJob\x12\x18.fwdllm.v1.GetJobRequest\x1a\x0e.fwdllm.v1.Job\x12\x35\n\tResumeJob\x12\x18.fwdllm.v1.GetJobRequest\x1a\x0e.fwdllm.v1.Job\x12\x42\n\x0eSetJobPriority\x12 .fwdllm.v1.SetJobPriorityRequest\x1a\x0e.fwdllm.v1.Job\x12\x44\n\rExportAdapter\x12\x18.fwdllm.v1.GetJobRequest\x1a\x17.fwdllm.v1.AdapterChunk0\x01\x12X\n\x0f\x43reateJoinToken\x12!.fwdllm.v1.CreateJoinTokenRequest\x1a\".fwdllm.v1.CreateJoinTokenResponse\x12L\n\x0bListDevices\x12\x1d.fwdllm.v1.ListDevicesRequest\x1a\x1e.fwdllm.v1.ListDevicesResponse\x12\x41\n\x0cRevokeDevice\x12\x1e.fwdllm.v1.RevokeDeviceRequest\x1a\x11.fwdllm.v1.Deviceb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66wdllm/v1/operator.proto\x12\tfwdllm.v1\x1a\x1a\x66wdllm/v1/conditions.proto\":\n\x10SubmitJobRequest\x12\x11\n\tspec_toml\x18\x01 \x01(\t\x12\x13\n\x0b\x62\x61se_folder\x18\x02 \x01(\t\"6\n\x11SubmitJobResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tsame_name\x18\x02 \x03(\t\"\x11\n\x0fListJobsRequest\"0\n\x10ListJobsResponse\x12\x1c\n\x04jobs\x18\x01 \x03(\x0b\x32\x0e.fwdllm.v1.Job\"\x1c\n\rGetJobRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\"6\n\x15SetJobPriorityRequest\x12\x0b\n\x03job\x18\x01 \x01(\t\x12\x10\n\x08priority\x18\x02 \x01(\x11\"\xf1\x05\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\"\n\x05state\x18\x03 \x01(\x0e\x32\x13.fwdllm.v1.JobState\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x1f\n\x05round\x18\x05 \x01(\x0b\x32\x10.fwdllm.v1.Round\x12\x18\n\x10rounds_committed\x18\x06 \x01(\x04\x12\x18\n\x10rounds_abandoned\x18\x07 \x01(\x04\x12\x15\n\rrounds_wanted\x18\x08 \x01(\x04\x12\x12\n\ndirections\x18\t \x01(\x04\x12\x16\n\x0e\x65xample_passes\x18\n \x01(\x01\x12\x16\n\x0e\x64\x65vice_seconds\x18\x0b \x01(\x01\x12\x18\n\x10scalars_repeated\x18\x0c \x01(\x04\x12\x14\n\x0cscalars_late\x18\r \x01(\x04\x12\x18\n\x10scalars_unusable\x18\x0e \x01(\x04\x12\x31\n\x12initial_evaluation\x18\x0f \x01(\x0b\x32\x15.fwdllm.v1.Evaluation\x12\x30\n\x11latest_evaluation\x18\x10 \x01(\x0b\x32\x15.fwdllm.v1.Evaluation\x12.\n\x0f\x62\x65st_evaluation\x18\x11 \x01(\x0b\x32\x15.fwdllm.v1.Evaluation\x12\x11\n\thead_init\x18\x12 \x01(\t\x12\x17\n\x0fseconds_running\x18\x13 \x01(\x01\x12\x19\n\x0cseconds_left\x18\x14 \x01(\x01H\x00\x88\x01\x01\x12\x0f\n\x07version\x18\x15 \x01(\x04\x12\x14\n\x0ctheta_digest\x18\x16 \x01(\x0c\x12(\n\x07\x64\x65vices\x18\x17 \x03(\x0b\x32\x17.fwdllm.v1.DeviceEffort\x12!\n\x14trainable_parameters\x18\x18 \x01(\x04H\x01\x88\x01\x01\x12\x10\n\x08priority\x18\x19 \x01(\x11\x12\x11\n\tsame_name\x18\x1e \x03(\tB\x0f\n\r_seconds_leftB\x17\n\x15_trainable_parameters\"\xc0\x01\n\x05Round\x12\x0e\n\x06number\x18\x01 \x01(\x04\x12\r\n\x05phase\x18\x02 \x01(\t\x12\x19\n\x11\x64irections_wanted\x18\x03 \x01(\x04\x12\x1c\n\x14\x64irections_collected\x18\x04 \x01(\x04\x12\x15\n\x08variance\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\x12variance_threshold\x18\x06 \x01(\x01\x12\x0e\n\x06reason\x18\x07 \x01(\t\x12\x0f\n\x07\x64\x65vices\x18\x08 \x01(\rB\x0b\n\t_variance\"\x83\x02\n\nEvaluation\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\x10\n\x08\x61\x63\x63uracy\x18\x02 \x01(\x01\x12\x0c\n\x04loss\x18\x03 \x01(\x01\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x1f\n\x12\x66\x65\x64\x65rated_accuracy\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x16\n\x0e\x66\x65\x64\x65rated_rows\x18\x06 \x01(\x04\x12\x18\n\x0b\x65xact_match\x18\x07 \x01(\x01H\x01\x88\x01\x01\x12\"\n\x15\x66\x65\x64\x65rated_exact_match\x18\x08 \x01(\x01H\x02\x88\x01\x01\x42\x15\n\x13_federated_accuracyB\x0e\n\x0c_exact_matchB\x18\n\x16_federated_exact_match\"\xb0\x02\n\x0c\x44\x65viceEffort\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0f\n\x07scalars\x18\x02 \x01(\x04\x12\x0f\n\x07seconds\x18\x03 \x01(\x01\x12\x16\n\x0e\x65xample_passes\x18\x04 \x01(\x01\x12\x1b\n\x0epeak_rss_bytes\x18\x05 \x01(\x04H\x00\x88\x01\x01\x12\x12\n\nbytes_sent\x18\x06 \x01(\x04\x12\x16\n\x0e\x62ytes_received\x18\x07 \x01(\x04\x12\x16\n\x0e\x61rtifact_bytes\x18\x08 \x01(\x04\x12\x1c\n\x0fsignal_to_noise\x18\t \x01(\x01H\x01\x88\x01\x01\x12\r\n\x05noisy\x18\n \x01(\x08\x12\x13\n\x06joules\x18\x0b \x01(\x01H\x02\x88\x01\x01\x42\x11\n\x0f_peak_rss_bytesB\x12\n\x10_signal_to_noiseB\t\n\x07_joules\"/\n\x0c\x41\x64\x61pterChunk\x12\x11\n\tfile_name\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\":\n\x16\x43reateJoinTokenRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nlifetime_s\x18\x02 \x01(\r\"[\n\x17\x43reateJoinTokenResponse\x12\x12\n\njoin_token\x18\x01 \x01(\t\x12\x16\n\x0e\x65xpires_unix_s\x18\x02 \x01(\x03\x12\x14\n\x0cvoids_former\x18\x03 \x01(\x08\"\x14\n\x12ListDevicesRequest\"9\n\x13ListDevicesResponse\x12\"\n\x07\x64\x65vices\x18\x01 \x03(\x0b\x32\x11.fwdllm.v1.Device\"\xff\x01\n\x06\x44\x65vice\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x17\n\x0f\x65nrolled_unix_s\x18\x03 \x01(\x03\x12\x1d\n\x10last_seen_unix_s\x18\x04 \x01(\x03H\x00\x88\x01\x01\x12\x0f\n\x07revoked\x18\x05 \x01(\x08\x12\x19\n\x11training_examples\x18\x06 \x01(\r\x12\x10\n\x08software\x18\x07 \x01(\t\x12)\n\nconditions\x18\x08 \x01(\x0b\x32\x15.fwdllm.v1.Conditions\x12\r\n\x05state\x18\t \x01(\t\x12\x0f\n\x07reasons\x18\n \x03(\tB\x13\n\x11_last_seen_unix_s\"%\n\x13RevokeDeviceRequest\x12\x0e\n\x06\x64\x65vice\x18\x01 \x01(\t*\xac\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13JOB_STATE_PREPARING\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x12\n\x0eJOB_STATE_DONE\x10\x03\x12\x15\n\x11JOB_STATE_STOPPED\x10\x04\x12\x14\n\x10JOB_STATE_FAILED\x10\x05\x12\x14\n\x10JOB_STATE_PAUSED\x10\x06\x32\xa1\x06\n\x0fOperatorService\x12\x46\n\tSubmitJob\x12\x1b.fwdllm.v1.SubmitJobRequest\x1a\x1c.fwdllm.v1.SubmitJobResponse\x12\x43\n\x08ListJobs\x12\x1a.fwdllm.v1.ListJobsRequest\x1a\x1b.fwdllm.v1.ListJobsResponse\x12\x32\n\x06GetJob\x12\x18.fwdllm.v1.GetJobRequest\x1a\x0e.fwdllm.v1.Job\x12\x36\n\x08WatchJob\x12\x18.fwdllm.v1.GetJobRequest\x1a\x0e.fwdllm.v1.Job0\x01\x12\x33\n\x07StopJob\x12\x18.fwdllm.v1.GetJobRequest\x1a\x0e.fwdllm.v1.Job\x12\x34\n\x08PauseJob\x12\x18.fwdllm.v1.GetJobRequest\x1a\x0e.fwdllm.v1.Job\x12\x35\n\tResumeJob\x12\x18.fwdllm.v1.GetJobRequest\x1a\x0e.fwdllm.v1.Job\x12\x42\n\x0eSetJobPriority\x12 .fwdllm.v1.SetJobPriorityRequest\x1a\x0e.fwdllm.v1.Job\x12\x44\n\rExportAdapter\x12\x18.fwdllm.v1.GetJobRequest\x1a\x17.fwdllm.v1.AdapterChunk0\x01\x12X\n\x0f\x43reateJoinToken\x12!.fwdllm.v1.CreateJoinTokenRequest\x1a\".fwdllm.v1.CreateJoinTokenResponse\x12L\n\x0bListDevices\x12\x1d.fwdllm.v1.ListDevicesRequest\x1a\x1e.fwdllm.v1.ListDevicesResponse\x12\x41\n\x0cRevokeDevice\x12\x1e.fwdllm.v1.RevokeDeviceRequest\x1a\x11.fwdllm.v1.Deviceb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fwdllm.v1.operator_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_JOBSTATE']._serialized_start=2206
-  _globals['_JOBSTATE']._serialized_end=2378
+  _globals['_JOBSTATE']._serialized_start=2439
+  _globals['_JOBSTATE']._serialized_end=2611
   _globals['_SUBMITJOBREQUEST']._serialized_start=67
   _globals['_SUBMITJOBREQUEST']._serialized_end=125
   _globals['_SUBMITJOBRESPONSE']._serialized_start=127
-  _globals['_SUBMITJOBRESPONSE']._serialized_end=162
-  _globals['_LISTJOBSREQUEST']._serialized_start=164
-  _globals['_LISTJOBSREQUEST']._serialized_end=181
-  _globals['_LISTJOBSRESPONSE']._serialized_start=183
-  _globals['_LISTJOBSRESPONSE']._serialized_end=231
-  _globals['_GETJOBREQUEST']._serialized_start=233
-  _globals['_GETJOBREQUEST']._serialized_end=261
-  _globals['_SETJOBPRIORITYREQUEST']._serialized_start=263
-  _globals['_SETJOBPRIORITYREQUEST']._serialized_end=317
-  _globals['_JOB']._serialized_start=320
-  _globals['_JOB']._serialized_end=1002
-  _globals['_ROUND']._serialized_start=1005
-  _globals['_ROUND']._serialized_end=1179
-  _globals['_EVALUATION']._serialized_start=1182
-  _globals['_EVALUATION']._serialized_end=1413
-  _globals['_DEVICEEFFORT']._serialized_start=1416
-  _globals['_DEVICEEFFORT']._serialized_end=1671
-  _globals['_ADAPTERCHUNK']._serialized_start=1673
-  _globals['_ADAPTERCHUNK']._serialized_end=1720
-  _globals['_CREATEJOINTOKENREQUEST']._serialized_start=1722
-  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=1780
-  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=1782
-  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=1851
-  _globals['_LISTDEVICESREQUEST']._serialized_start=1853
-  _globals['_LISTDEVICESREQUEST']._serialized_end=1873
-  _globals['_LISTDEVICESRESPONSE']._serialized_start=1875
-  _globals['_LISTDEVICESRESPONSE']._serialized_end=1932
-  _globals['_DEVICE']._serialized_start=1935
-  _globals['_DEVICE']._serialized_end=2164
-  _globals['_REVOKEDEVICEREQUEST']._serialized_start=2166
-  _globals['_REVOKEDEVICEREQUEST']._serialized_end=2203
-  _globals['_OPERATORSERVICE']._serialized_start=2381
-  _globals['_OPERATORSERVICE']._serialized_end=3182
+  _globals['_SUBMITJOBRESPONSE']._serialized_end=181
+  _globals['_LISTJOBSREQUEST']._serialized_start=183
+  _globals['_LISTJOBSREQUEST']._serialized_end=200
+  _globals['_LISTJOBSRESPONSE']._serialized_start=202
+  _globals['_LISTJOBSRESPONSE']._serialized_end=250
+  _globals['_GETJOBREQUEST']._serialized_start=252
+  _globals['_GETJOBREQUEST']._serialized_end=280
+  _globals['_SETJOBPRIORITYREQUEST']._serialized_start=282
+  _globals['_SETJOBPRIORITYREQUEST']._serialized_end=336
+  _globals['_JOB']._serialized_start=339
+  _globals['_JOB']._serialized_end=1092
+  _globals['_ROUND']._serialized_start=1095
+  _globals['_ROUND']._serialized_end=1287
+  _globals['_EVALUATION']._serialized_start=1290
+  _globals['_EVALUATION']._serialized_end=1549
+  _globals['_DEVICEEFFORT']._serialized_start=1552
+  _globals['_DEVICEEFFORT']._serialized_end=1856
+  _globals['_ADAPTERCHUNK']._serialized_start=1858
+  _globals['_ADAPTERCHUNK']._serialized_end=1905
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_start=1907
+  _globals['_CREATEJOINTOKENREQUEST']._serialized_end=1965
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_start=1967
+  _globals['_CREATEJOINTOKENRESPONSE']._serialized_end=2058
+  _globals['_LISTDEVICESREQUEST']._serialized_start=2060
+  _globals['_LISTDEVICESREQUEST']._serialized_end=2080
+  _globals['_LISTDEVICESRESPONSE']._serialized_start=2082
+  _globals['_LISTDEVICESRESPONSE']._serialized_end=2139
+  _globals['_DEVICE']._serialized_start=2142
+  _globals['_DEVICE']._serialized_end=2397
+  _globals['_REVOKEDEVICEREQUEST']._serialized_start=2399
+  _globals['_REVOKEDEVICEREQUEST']._serialized_end=2436
+  _globals['_OPERATORSERVICE']._serialized_start=2614
+  _globals['_OPERATORSERVICE']._serialized_end=3415
 # @@protoc_insertion_point(module_scope)

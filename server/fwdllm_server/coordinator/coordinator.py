@@ -25,6 +25,7 @@ from fwdllm_server.coordinator.peers import Peers
 from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.first_ended import first_ended
 from fwdllm_server.job_files import JobFiles
+from fwdllm_server.model.source import check_source
 from fwdllm_server.preparation.evaluation import check_held_out, held_out_texts
 from fwdllm_server.preparation.export_process import export_in_process
 from fwdllm_server.preparation.prepare import JobFolder, PreparedModel, adopt, save_prepared
@@ -79,10 +80,12 @@ class Coordinator:
     async def submit(self, spec_toml: str, base_folder: Path) -> str:
         """Check a job file and begin to prepare its model; returns the job's id.
 
-        :raises BadInputError: the job file or the held-out file is wrong.
+        :raises BadInputError: the job file or the held-out file is wrong, there is no such model, or an unfinished job
+            has the same name.
         """
         spec = parse_toml(spec_toml, JobSpec, "job file")
         await asyncio.to_thread(check_held_out, spec, base_folder)
+        await asyncio.to_thread(check_source, spec.model.resolved_source(base_folder))
         job_id = uuid4().hex[:12]
         await self.runtime.in_store(self._add_job, job_id, spec, spec_toml, base_folder)
         self._attend(job_id)
@@ -342,6 +345,11 @@ class Coordinator:
         now = self.runtime.clock()
         with self.runtime.database.transaction() as connection:
             name, priority = spec.job.name, spec.job.priority
+            for same in jobs.unfinished_of_name(connection, name):
+                raise BadInputError(
+                    f"job {name} is {same.state} already ({same.id}); give this one another [job] name, "
+                    f"or stop that one first with 'fwdllm-server job stop {same.id}'"
+                )
             jobs.add(connection, job_id, name, spec_toml, str(base_folder), spec.rounds.count, now, priority)
             # Others may not find the files that the job begins with.
             leases.take(connection, job_id, self.runtime.name, self.runtime.config.store.lease_s)

@@ -27,6 +27,7 @@ from fwdllm_common.replay import ModelState, theta_digest
 from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.config.job import JobSpec
+from fwdllm_server.model.source import check_source
 from fwdllm_server.preparation.canary import CANARY_FILE, draw_canary, expect_of, fidelity
 from fwdllm_server.store import jobs, ledger
 from fwdllm_server.store.artifacts import ArtifactStore
@@ -95,6 +96,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     from fwdllm_server.model.trainable import initial_theta
     from fwdllm_server.model.verbaliser import Prompting
 
+    check_source(source)
     # What an interrupted export left may be linked from the artifacts: never write into it.
     shutil.rmtree(folder.path, ignore_errors=True)
     folder.path.mkdir(parents=True)

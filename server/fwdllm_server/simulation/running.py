@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 
@@ -20,11 +21,11 @@ def run_to_end(work: Coroutine[Any, Any, None]) -> None:
         return
     loop = asyncio.new_event_loop()
     with ThreadPoolExecutor(1) as thread:
-        ending = thread.submit(_run, loop, work)
+        thread.submit(int).result()  # started: an interrupt from now on finds a thread that is waited for
         try:
-            ending.result()
-        except BaseException:
-            if not ending.done():
+            thread.submit(_run, loop, work).result()
+        except KeyboardInterrupt:
+            with suppress(RuntimeError):  # it has ended at this moment
                 loop.call_soon_threadsafe(_cancel_all, loop)
             raise
 

@@ -102,6 +102,18 @@ def find(connection: Connection, id_or_name: str) -> JobRecord | None:
     return get(connection, id_or_name) or (None if row is None else _record(row))
 
 
+def ids_of_name(connection: Connection, name: str, other_than: str) -> list[str]:
+    """The ids of the other jobs of this name, newest first."""
+    query = select(jobs.c.id).where(jobs.c.name == name, jobs.c.id != other_than).order_by(jobs.c.created_at.desc())
+    return list(connection.execute(query).scalars())
+
+
+def unfinished_of_name(connection: Connection, name: str) -> Sequence[JobRecord]:
+    """The jobs of this name that a coordinator drives."""
+    query = select(jobs).where(jobs.c.name == name, jobs.c.state.in_(UNFINISHED))
+    return [_record(row) for row in connection.execute(query)]
+
+
 def in_state(connection: Connection, *states: JobState) -> Sequence[JobRecord]:
     """The jobs in any of these states (in any at all if none is given), newest first."""
     query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id)
