@@ -20,6 +20,7 @@ from fwdllm.v1.operator_pb2 import (
     JOB_STATE_DONE,
     JOB_STATE_FAILED,
     JOB_STATE_PAUSED,
+    JOB_STATE_PREPARING,
     JOB_STATE_RUNNING,
     JOB_STATE_STOPPED,
     AdapterChunk,
@@ -111,6 +112,19 @@ async def test_a_model_that_there_is_not_is_told_at_once(server, workplace):
 
     assert (status, reason) == BAD_FIELD
     assert words.startswith("[model] source: there is no ./modle")
+
+
+async def test_a_job_that_is_prepared_says_what_is_being_done(server, workplace):
+    submitted = await submit(server, workplace, job={"name": "new"}, model={"precision": "int8"})
+    said = []
+    async for job in server.operator.WatchJob(GetJobRequest(job=submitted.job_id), timeout=120):
+        said.append(job.message)
+        if job.state != JOB_STATE_PREPARING:
+            break
+    await stop(server, submitted.job_id)
+
+    assert said[0] == said[-1] == ""
+    assert set(said) & {"reading the model", "exporting the model's graph", "quantising the weights"}
 
 
 async def test_a_second_token_for_a_name_says_that_it_voids_the_first(server):

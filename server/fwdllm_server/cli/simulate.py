@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import structlog
 import typer
+from rich.console import Console
 
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE
 from fwdllm_common.logging import configure_logging
@@ -86,7 +87,9 @@ def simulate(
     task = parse_toml(text, JobSpec, "job file").model.task
     source, users = read_source(data, task, text_column, label_column, user_column)
     try:
-        with Simulation(text, file.absolute().parent, source, population, out, users, threads) as simulation:
+        with Console(stderr=True).status("preparing the model, unless that was done before"):
+            prepared = Simulation(text, file.absolute().parent, source, population, out, users, threads)
+        with prepared as simulation:
             _run(simulation, out, json)
     except KeyboardInterrupt:
         again = shlex.join(["fwdllm-server", *sys.argv[1:]])

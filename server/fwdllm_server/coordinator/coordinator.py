@@ -293,7 +293,12 @@ class Coordinator:
         source = spec.model.resolved_source(Path(record.base_folder))
         _log.info("preparing the model", job=record.name, source=source)
         texts = await asyncio.to_thread(held_out_texts, spec, Path(record.base_folder))
-        await export_in_process(spec, source, folder, texts)
+
+        async def told(step: str) -> None:
+            await self.runtime.in_store(self._set_message, lease, step)
+            await self.runtime.notify()
+
+        await export_in_process(spec, source, folder, texts, told)
         prepared = await asyncio.to_thread(adopt, spec, folder, self.runtime.artifacts)
         await self.runtime.in_store(self._save_prepared, lease, prepared)
         _log.info(
@@ -359,6 +364,11 @@ class Coordinator:
             leases.check(connection, lease)
             locks.move_rounds(connection, lease.job_id)
             jobs.set_state(connection, lease.job_id, JobState.FAILED, message, self.runtime.clock())
+
+    def _set_message(self, lease: Lease, message: str) -> None:
+        with self.runtime.database.transaction() as connection:
+            leases.check(connection, lease)
+            jobs.set_message(connection, lease.job_id, message)
 
     def _set_stopped(self, job_id: str) -> None:
         with self.runtime.database.transaction() as connection:

@@ -36,6 +36,7 @@ _log = structlog.get_logger()
 
 _THETA_FILE = "initial_theta.npy"
 _HEAD_INIT_FILE = "head_init"
+_STEP_FILE = "step"
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,18 @@ class JobFolder:
     def adapter(self) -> Path:
         """The adapter as it was at version 0."""
         return self.path / "adapter"
+
+    @property
+    def step(self) -> str:
+        """What :func:`export_model` is doing here now; empty before it begins."""
+        try:
+            return (self.path / _STEP_FILE).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def begin(self, step: str) -> None:
+        """Say what is being done from now on."""
+        (self.path / _STEP_FILE).write_text(step, encoding="utf-8")
 
     @property
     def exported(self) -> bool:
@@ -100,6 +113,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     # What an interrupted export left may be linked from the artifacts: never write into it.
     shutil.rmtree(folder.path, ignore_errors=True)
     folder.path.mkdir(parents=True)
+    folder.begin("reading the model")
     tokenizer = load_tokenizer_file(source)
     base = load_base(source, spec.model.labels, spec.model.pooling, spec.model.head == "random", spec.model.task)
     prompt = Prompt.of(spec.model.prompt)
@@ -108,6 +122,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     sample = TextSample(texts, tokenizer, spec.model.max_tokens, prompt)
     centre(base, sample.batches())
     model = apply_peft(base, spec.peft, spec.job.seed, sample)
+    folder.begin("exporting the model's graph")
     manifest = export_bundle(
         model,
         tokenizer.json,
@@ -120,6 +135,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
         task=spec.model.task,
     )
     theta = initial_theta(model, manifest.layout)
+    folder.begin("computing the canary" if spec.model.precision == "float32" else "quantising the weights")
     _finish_bundle(spec, folder.bundle, manifest, theta)
     if head_init == "class-means":
         LinearHead.of(manifest)

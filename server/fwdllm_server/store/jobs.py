@@ -137,7 +137,12 @@ def drafted(
     connection.execute(
         update(jobs)
         .where(jobs.c.id == job_id)
-        .values(manifest_sha256=manifest_sha256, draft_sha256=draft_sha256, trainable_parameters=trainable_parameters)
+        .values(
+            manifest_sha256=manifest_sha256,
+            draft_sha256=draft_sha256,
+            trainable_parameters=trainable_parameters,
+            message="",
+        )
     )
 
 
@@ -168,6 +173,11 @@ def set_state(connection: Connection, job_id: str, state: JobState, message: str
     """Change the state and say why."""
     ended = None if state in UNFINISHED else now
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(state=state, message=message, ended_at=ended))
+
+
+def set_message(connection: Connection, job_id: str, message: str) -> None:
+    """Say what is being done for a job, or why it waits."""
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(message=message))
 
 
 def started(connection: Connection, job_id: str, now: float) -> None:
