@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import pytest
 import structlog
@@ -168,6 +169,30 @@ def test_wrong_usage_is_one_line(arguments, words, capfd):
     [line] = capfd.readouterr().err.splitlines()
     assert line.startswith("fwdllm-server: error[bad-input]: ")
     assert words in line
+
+
+def test_the_version_and_more_about_an_error(capfd):
+    assert run(["--version"]) == 0
+    assert capfd.readouterr().out == f"fwdllm-server {version('fwdllm')}\n"
+    assert run(["explain", "busy"]) == 0
+    assert capfd.readouterr().out.startswith("# busy\n")
+    assert run(["explain", "bsuy"]) == 2
+    assert "no error has the code 'bsuy'; there are bad-input, busy, " in capfd.readouterr().err
+
+
+def test_a_shell_completes_the_commands():
+    asked = {"_FWDLLM_SERVER_COMPLETE": "complete_bash", "COMP_WORDS": "fwdllm-server jo", "COMP_CWORD": "1"}
+    command = [sys.executable, "-c", "from fwdllm_server.cli import main; main()"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **asked})
+
+    assert done.stdout == "job\n"
+
+
+def test_a_command_that_needs_more_than_is_installed_says_what(home, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+
+    assert run(["serve", str(home.folder)]) == 2
+    assert "this command needs uvloop: pip install 'fwdllm[server]'" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["job"], ["devices"]])
