@@ -43,8 +43,8 @@ async def export_in_process(
     # A folder of this attempt's own: should a process of a killed coordinator still be writing, it is not in the way.
     attempt = JobFolder(folder.path.with_name(f"{folder.path.name}.{uuid4().hex}.partial"))
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    exporting = asyncio.get_running_loop().run_in_executor(pool, export_model, spec, source, attempt, texts)
     try:
-        exporting = asyncio.get_running_loop().run_in_executor(pool, export_model, spec, source, attempt, texts)
         step = ""
         while not exporting.done():
             await asyncio.wait([exporting], timeout=_LOOK_S)
@@ -53,7 +53,8 @@ async def export_in_process(
                 await told(step)
         await exporting
         await asyncio.to_thread(_keep, attempt, folder)
-    except asyncio.CancelledError:
+    except BaseException:  # of whoever asked for it: what the export itself raised has ended it
+        exporting.cancel()
         for process in pool._processes.values():  # public only from Python 3.14 on
             process.kill()
         raise
