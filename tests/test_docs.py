@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import pkgutil
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import fwdllm_server
 from fwdllm_common.errors import FwdllmError
 from fwdllm_common.protocol import Reason
 from fwdllm_server.config.job import BlockSection, JobSpec, SamplingSection
+from fwdllm_server.config.toml_model import parse_toml
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -43,6 +46,28 @@ def below(error: type[FwdllmError]) -> Iterator[type[FwdllmError]]:
 def test_every_key_of_the_job_file_is_documented() -> None:
     documented = set(re.findall(r"`(?:\[\w+\] )?(\w+)`", (DOCS / "job-file.md").read_text()))
     assert keys_of(JobSpec) | {*BlockSection.model_fields, *SamplingSection.model_fields} <= documented
+
+
+def job_files() -> dict[str, str]:
+    """Each block of TOML with a ``[job]``, by its page and number."""
+    found = {}
+    for page in (DOCS.parent / "README.md", *sorted(DOCS.rglob("*.md"))):
+        for number, block in enumerate(re.findall(r"^```toml\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)):
+            if "[job]" in block:
+                found[f"{page.name} {number}"] = block
+    return found
+
+
+def test_every_job_file_in_the_documents_is_whole() -> None:
+    assert {"README.md 0", "job-file.md 0"} <= job_files().keys()
+    for name, block in job_files().items():
+        assert "@" not in parse_toml(block, JobSpec, name).model.source
+
+
+def test_the_folder_of_the_packaged_model_is_where_the_page_says() -> None:
+    (command,) = re.findall(r'^python -c "(.*)"$', (DOCS / "job-file.md").read_text(), re.MULTILINE)
+    said = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, check=True).stdout
+    assert (Path(said.strip()) / "config.json").is_file()
 
 
 def test_every_exit_code_and_error_code_is_in_the_table() -> None:

@@ -47,7 +47,7 @@ def examine(checks: Mapping[str, Check]) -> Iterator[tuple[str, Verdict]]:
         try:
             yield name, check()
         except FwdllmError as error:
-            yield name, failed(" ".join(str(error).split()), f"read docs/errors/{error.code}.md")
+            yield name, failed(" ".join(str(error).split()), f"more: explain {error.code}")
 
 
 def report(findings: Iterable[tuple[str, Verdict]], show: Callable[[str], None] | None) -> list[dict[str, Any]]:

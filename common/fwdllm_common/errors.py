@@ -15,7 +15,7 @@
 
 Exit code 0 is success, 1 a failure, 130 an interrupt (Ctrl-C).
 A message is one line: what is wrong, where, and what to do next. A terminal shows it behind the error's code, and
-behind it the page of ``docs/errors`` that says more.
+behind it how to read more.
 """
 
 INTERRUPTED_EXIT_CODE = 130
@@ -29,8 +29,8 @@ class FwdllmError(Exception):
 
     @property
     def line(self) -> str:
-        """The error as a terminal shows it, on one line: ``error[bad-input]: … (docs/errors/bad-input.md)``."""
-        return f"error[{self.code}]: {' '.join(str(self).split())} (docs/errors/{self.code}.md)"
+        """The error as a terminal shows it, on one line: ``error[bad-input]: … (more: explain bad-input)``."""
+        return f"error[{self.code}]: {' '.join(str(self).split())} (more: explain {self.code})"
 
 
 class JobFailedError(FwdllmError):
@@ -89,7 +89,7 @@ class BusyError(FwdllmError):
 
 
 class StorageError(FwdllmError):
-    """The disk or the database cannot be written; nothing that was acknowledged is lost."""
+    """The disk or the database cannot be read or written."""
 
     code = "storage"
     exit_code = 9

@@ -34,5 +34,5 @@ def test_no_error_looks_like_success_or_an_interrupt(cls):
 @pytest.mark.parametrize("cls", FINAL, ids=lambda cls: cls.__name__)
 def test_every_error_is_a_fwdllm_error_with_a_one_line_message(cls):
     assert str(cls("what, where, what next")) == "what, where, what next"
-    assert cls("what,\n where").line == f"error[{cls.code}]: what, where (docs/errors/{cls.code}.md)"
+    assert cls("what,\n where").line == f"error[{cls.code}]: what, where (more: explain {cls.code})"
     assert cls.__base__ in CLASSES

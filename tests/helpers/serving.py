@@ -243,7 +243,7 @@ async def refusal(call: Awaitable[object]) -> tuple[grpc.StatusCode, str, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     error = caught.value
-    return error.code(), str(dict(error.trailing_metadata()).get(REASON_KEY, "")), error.details() or ""
+    return error.code(), str(dict(tuple(error.trailing_metadata())).get(REASON_KEY, "")), error.details() or ""
 
 
 async def everything(stream: AsyncIterator[object]) -> list[object]:

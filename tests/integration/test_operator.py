@@ -22,6 +22,7 @@ from fwdllm.v1.operator_pb2 import (
     JOB_STATE_DONE,
     JOB_STATE_FAILED,
     JOB_STATE_PAUSED,
+    JOB_STATE_PREPARING,
     JOB_STATE_RUNNING,
     JOB_STATE_STOPPED,
     AdapterChunk,
@@ -83,6 +84,57 @@ async def test_a_held_out_file_that_does_not_fit_is_refused(server, tmp_path, ro
 
 async def test_a_relative_base_folder_is_refused(server):
     assert await refusal(submit(server, Path("here"))) == (*BAD_FIELD, "base_folder 'here' is not absolute")
+
+
+async def test_a_second_job_of_a_name_that_is_taken_is_refused(server, workplace):
+    first = (await server.job()).job_id
+    status, reason, words = await refusal(submit(server, workplace))
+
+    assert (status, reason) == BAD_FIELD
+    assert words == (
+        f"job tiny is running already ({first}); give this one another [job] name, "
+        f"or stop that one first with 'fwdllm-server job stop {first}'"
+    )
+
+
+async def test_a_name_means_the_newest_job_and_the_others_are_told(server, workplace):
+    first = (await server.job()).job_id
+    await stop(server, first)
+    submitted = await submit(server, workplace)
+    newest = await server.job()
+    await stop(server, submitted.job_id)
+
+    assert list(submitted.same_name) == list(newest.same_name) == [first]
+    assert newest.job_id == submitted.job_id
+    assert list((await server.job(first)).same_name) == [submitted.job_id]
+
+
+async def test_a_model_that_there_is_not_is_told_at_once(server, workplace):
+    status, reason, words = await refusal(submit(server, workplace, job={"name": "new"}, model={"source": "./modle"}))
+
+    assert (status, reason) == BAD_FIELD
+    assert words.startswith("[model] source: there is no ./modle")
+
+
+async def test_a_job_that_is_prepared_says_what_is_being_done(server, workplace):
+    submitted = await submit(server, workplace, job={"name": "new"}, model={"precision": "int8"})
+    said = []
+    async for job in server.operator.WatchJob(GetJobRequest(job=submitted.job_id), timeout=120):
+        said.append(job.message)
+        if job.state != JOB_STATE_PREPARING:
+            break
+    await stop(server, submitted.job_id)
+
+    assert said[0] == said[-1] == ""
+    assert set(said) & {"reading the model", "exporting the model's graph", "quantising the weights"}
+
+
+async def test_a_second_token_for_a_name_says_that_it_voids_the_first(server):
+    first = await server.operator.CreateJoinToken(CreateJoinTokenRequest(name="new"))
+    second = await server.operator.CreateJoinToken(CreateJoinTokenRequest(name="new"))
+    other = await server.operator.CreateJoinToken(CreateJoinTokenRequest(name="other"))
+
+    assert (first.voids_former, second.voids_former, other.voids_former) == (False, True, False)
 
 
 async def test_a_refused_job_leaves_nothing_behind(server, workplace):

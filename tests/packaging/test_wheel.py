@@ -60,6 +60,8 @@ def test_every_file_of_the_packages_is_in_it_and_nothing_else(names: set[str]) -
     }
     packed = {name for name in names if ".dist-info/" not in name}
     assert packed >= ours
+    pages = {f"fwdllm_common/error_pages/{path.name}" for path in (REPOSITORY / "docs" / "errors").glob("*.md")}
+    assert packed >= pages
     assert {name.split("/")[0] for name in packed} == set(PACKAGES)
     assert {f"{package}/py.typed" for package in PACKAGES} <= packed
 
@@ -115,6 +117,42 @@ def test_the_server_from_the_wheel(beside: Path) -> None:
     where = run(beside / "bin" / "python", "-c", "import fwdllm_server; print(fwdllm_server.__file__)")
     assert where.startswith(str(beside))
     assert "Fine-tune a language model" in run(beside / "bin" / "fwdllm-server", "--help")
+
+
+def test_the_operators_commands_in_an_environment_without_torch(
+    wheel: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a server that runs elsewhere; what takes more says which extra has it."""
+    venv.create(tmp_path / "empty", with_pip=True)
+    programs = tmp_path / "empty" / "bin"
+    install = [programs / "python", "-m", "pip", "install", "--quiet", "--no-compile"]
+    constraints = ["--constraint", REPOSITORY / "constraints.txt"]
+    subprocess.run([*install, *constraints, f"{wheel}[cli]"], check=True, timeout=280)
+    listed = json.loads(run(programs / "python", "-m", "pip", "list", "--format=json"))
+    assert {package["name"].lower() for package in listed}.isdisjoint(TRAINING - {"pydantic", "cryptography"})
+    run(programs / "python", "-m", "pip", "check")
+    program, folder = programs / "fwdllm-server", tmp_path / "server"
+    assert run(program, "--version").startswith("fwdllm-server ")
+    assert "Exit code 8" in run(program, "explain", "busy")
+    run(program, "init", folder, "--host", "localhost")
+    for port in ("DEVICE", "ENROLMENT", "METRICS", "DASHBOARD"):
+        monkeypatch.setenv(f"FWDLLM_LISTEN__{port}", "127.0.0.1:0")
+    here = [sys.executable, "-c", "from fwdllm_server.cli import main; main()", "serve", folder]
+    with subprocess.Popen(here, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stderr is not None
+        try:
+            next(line for line in server.stderr if "serving" in line)
+            assert json.loads(run(program, "job", "list", "--dir", folder, "--json")) == []
+            assert json.loads(run(program, "devices", "list", "--dir", folder, "--json")) == []
+            assert json.loads(run(program, "top", "--once", "--dir", folder, "--json")) == {"jobs": [], "devices": []}
+            assert json.loads(run(program, "health", "--dir", folder, "--json")) == {"status": "serving"}
+            assert "fwdllm-client join " in run(program, "enroll", "--name", "laptop", "--dir", folder)
+        finally:
+            server.terminate()
+    done = subprocess.run([program, "serve", folder], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "pip install 'fwdllm[server]'" in done.stderr
 
 
 @pytest.mark.parametrize("extra", EXTRAS)

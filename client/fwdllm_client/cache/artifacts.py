@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -77,8 +78,8 @@ class ArtifactCache:
         try:
             path.unlink(missing_ok=True)
             self._files.mkdir(parents=True, exist_ok=True)
-            for _ in range(2):
-                self._retry.call(lambda: self._download(part, sha256, size, go_on))
+            for doubted in (False, True):
+                self._retry.call(partial(self._download, part, sha256, size, go_on, doubted))
                 actual = sha256_of(part)
                 if actual == sha256:
                     part.replace(path)
@@ -94,7 +95,7 @@ class ArtifactCache:
             "twice; the file was not used; check the coordinator's artifact store"
         )
 
-    def _download(self, part: Path, sha256: str, size: int | None, go_on: Callable[[], None]) -> None:
+    def _download(self, part: Path, sha256: str, size: int | None, go_on: Callable[[], None], doubted: bool) -> None:
         """Append what is missing to ``part``; a cut stream leaves what came for the next attempt."""
         limit = MAX_MANIFEST_BYTES if size is None else size
         with part.open("wb" if size is None else "ab") as file:
@@ -102,7 +103,7 @@ class ArtifactCache:
             if size is not None and offset >= size:
                 return
             stream = self._coordinator.get_artifact(
-                device_pb2.GetArtifactRequest(sha256=bytes.fromhex(sha256), offset=offset)
+                device_pb2.GetArtifactRequest(sha256=bytes.fromhex(sha256), offset=offset, doubted=doubted)
             )
             expected = limit if size is not None else 1
             with ExitStack() as ending:

@@ -172,7 +172,7 @@ def _sensors(home: ClientHome, sensors: Sensors) -> Verdict:
     if holds := rules.holds(conditions, working=False):
         return warning(
             f"{said}; held now: {'; '.join(hold.explained(conditions) for hold in holds)}",
-            "wait, or see docs/device.md",
+            f"wait, or change [conditions] in {home.settings}",
         )
     return ok(f"{said}; free to work")
 

@@ -9,6 +9,7 @@ idle device 17 MB.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import signal
 import sys
@@ -16,8 +17,9 @@ import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
+import fwdllm_common.system  # noqa: F401 - ends the program where it cannot run
 from fwdllm_client.connection.home import HOME_VARIABLE, ClientHome
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE, BadInputError, FwdllmError
 from fwdllm_common.logging import configure_logging
@@ -60,9 +62,25 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise BadInputError(f"{message} ('{self.prog} --help' lists what there is)")
 
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Name the nearest in the place of all that there are."""
+        if action.choices is not None and value not in action.choices:
+            near = difflib.get_close_matches(str(value), [str(choice) for choice in action.choices], 1)
+            known = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(str, action.choices))}"
+            raise argparse.ArgumentError(action, f"no {value!r}; {known}")
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"fwdllm-client {version('fwdllm')}")
+        parser.exit()
+
 
 def _parser() -> _Parser:
     parser = _Parser(prog="fwdllm-client", description="The device agent of fwdllm.", allow_abbrev=False)
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = _json(_command(commands, "join", _join, "Trade a join token for this device's identity."))
@@ -106,6 +124,12 @@ def _parser() -> _Parser:
     _add_data_and_threads(command)
     command.add_argument("--bundle", type=Path, metavar="FOLDER", help="another model than the agent fetched last")
     command.add_argument("--nnapi", action="store_true", help="try NNAPI too; 'run' uses it from then on if it is best")
+
+    command = _command(commands, "explain", _explain, "Say more about an error.")
+    command.add_argument("code", nargs="?", metavar="CODE", help="the word in error[…]; without it, all of them")
+
+    command = _command(commands, "completion", _completion, "Print a script that completes these commands in a shell.")
+    command.add_argument("shell", choices=("bash", "zsh", "tcsh"), help='eval "$(fwdllm-client completion bash)"')
     return parser
 
 
@@ -259,15 +283,32 @@ def _jobs(options: argparse.Namespace) -> None:
 def _sent(options: argparse.Namespace) -> None:
     from dataclasses import asdict
 
-    from fwdllm_client.cli.owner import sent
+    from fwdllm_client.cli.owner import jobs_served, sent
 
-    lines = sent(ClientHome.choose(options.home))
+    home = ClientHome.choose(options.home)
     if options.json:
-        print(json.dumps([{**asdict(line), "words": line.words} for line in lines]))
-    elif not lines:
+        print(json.dumps([{**asdict(line), "words": line.words} for line in sent(home)]))
+        return
+    lines, totals = sent(home), jobs_served(home)
+    if not lines:
         print("nothing has been sent")
-    else:
-        print("\n".join(line.words for line in lines))
+        return
+    print("\n".join(line.words for line in lines))
+    for job in totals:
+        rounds = f"{job['rounds']} round{'s' * (job['rounds'] != 1)}"
+        print(f"in all, job {job['job']}: {rounds}, {job['numbers']} numbers, last {job['last']}")
+
+
+def _explain(options: argparse.Namespace) -> None:
+    from fwdllm_common.explain import page
+
+    print(page(options.code))
+
+
+def _completion(options: argparse.Namespace) -> None:
+    import shtab
+
+    print(shtab.complete(_parser(), options.shell))
 
 
 def _leave(options: argparse.Namespace) -> None:

@@ -37,8 +37,8 @@ class Conditions:
     def to_message(self) -> conditions_pb2.Conditions:
         """The reading as it goes over the wire, without holds."""
         return conditions_pb2.Conditions(
-            charging=self.charging,
+            charging=self.charging,  # type: ignore[arg-type] # None leaves it out, which the stub does not know
             battery_percent=self.battery_percent,
-            metered=self.metered,
+            metered=self.metered,  # type: ignore[arg-type]
             thermal=conditions_pb2.THERMAL_STATE_UNSPECIFIED if self.thermal is None else self.thermal.value,
         )

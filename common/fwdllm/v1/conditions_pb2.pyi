@@ -2,8 +2,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -53,4 +52,4 @@ class Conditions(_message.Message):
     metered: bool
     thermal: ThermalState
     holds: _containers.RepeatedScalarFieldContainer[Hold]
-    def __init__(self, charging: _Optional[bool] = ..., battery_percent: _Optional[float] = ..., metered: _Optional[bool] = ..., thermal: _Optional[_Union[ThermalState, str]] = ..., holds: _Optional[_Iterable[_Union[Hold, str]]] = ...) -> None: ...
+    def __init__(self, charging: bool = ..., battery_percent: _Optional[float] = ..., metered: bool = ..., thermal: _Optional[_Union[ThermalState, str]] = ..., holds: _Optional[_Iterable[_Union[Hold, str]]] = ...) -> None: ...

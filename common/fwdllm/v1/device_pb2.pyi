@@ -4,8 +4,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -93,7 +92,7 @@ class JobChoice(_message.Message):
     NAMES_FIELD_NUMBER: _ClassVar[int]
     only: bool
     names: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, only: _Optional[bool] = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, only: bool = ..., names: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class CheckInResponse(_message.Message):
     __slots__ = ("next", "assignment", "message", "open_assignments", "unix_s")
@@ -135,7 +134,7 @@ class Assignment(_message.Message):
     directions: _containers.RepeatedCompositeFieldContainer[DirectionTask]
     evaluate: bool
     feature_sums: bool
-    def __init__(self, assignment_id: _Optional[str] = ..., job_id: _Optional[str] = ..., job_name: _Optional[str] = ..., round: _Optional[int] = ..., header: _Optional[_Union[_ledger_pb2.RunHeader, _Mapping]] = ..., manifest_sha256: _Optional[bytes] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[DirectionTask, _Mapping]]] = ..., evaluate: _Optional[bool] = ..., feature_sums: _Optional[bool] = ...) -> None: ...
+    def __init__(self, assignment_id: _Optional[str] = ..., job_id: _Optional[str] = ..., job_name: _Optional[str] = ..., round: _Optional[int] = ..., header: _Optional[_Union[_ledger_pb2.RunHeader, _Mapping]] = ..., manifest_sha256: _Optional[bytes] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[DirectionTask, _Mapping]]] = ..., evaluate: bool = ..., feature_sums: bool = ...) -> None: ...
 
 class DirectionTask(_message.Message):
     __slots__ = ("block", "seeds", "epsilon", "batch_size", "central")
@@ -149,7 +148,7 @@ class DirectionTask(_message.Message):
     epsilon: float
     batch_size: int
     central: bool
-    def __init__(self, block: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedRange, _Mapping]]] = ..., epsilon: _Optional[float] = ..., batch_size: _Optional[int] = ..., central: _Optional[bool] = ...) -> None: ...
+    def __init__(self, block: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedRange, _Mapping]]] = ..., epsilon: _Optional[float] = ..., batch_size: _Optional[int] = ..., central: bool = ...) -> None: ...
 
 class SeedRange(_message.Message):
     __slots__ = ("first", "count")
@@ -160,12 +159,14 @@ class SeedRange(_message.Message):
     def __init__(self, first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
 
 class GetArtifactRequest(_message.Message):
-    __slots__ = ("sha256", "offset")
+    __slots__ = ("sha256", "offset", "doubted")
     SHA256_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DOUBTED_FIELD_NUMBER: _ClassVar[int]
     sha256: bytes
     offset: int
-    def __init__(self, sha256: _Optional[bytes] = ..., offset: _Optional[int] = ...) -> None: ...
+    doubted: bool
+    def __init__(self, sha256: _Optional[bytes] = ..., offset: _Optional[int] = ..., doubted: bool = ...) -> None: ...
 
 class ArtifactChunk(_message.Message):
     __slots__ = ("data", "total_bytes")
@@ -185,7 +186,7 @@ class GetWeightsRequest(_message.Message):
     version: int
     has_version: bool
     held_version: int
-    def __init__(self, job_id: _Optional[str] = ..., version: _Optional[int] = ..., has_version: _Optional[bool] = ..., held_version: _Optional[int] = ...) -> None: ...
+    def __init__(self, job_id: _Optional[str] = ..., version: _Optional[int] = ..., has_version: bool = ..., held_version: _Optional[int] = ...) -> None: ...
 
 class WeightsChunk(_message.Message):
     __slots__ = ("kind", "data")
@@ -263,7 +264,7 @@ class ReportResponse(_message.Message):
     unusable: int
     stop: bool
     next: CheckInWindow
-    def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., accepted: _Optional[int] = ..., repeated: _Optional[int] = ..., late: _Optional[int] = ..., unusable: _Optional[int] = ..., stop: _Optional[bool] = ..., next: _Optional[_Union[CheckInWindow, _Mapping]] = ...) -> None: ...
+    def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., accepted: _Optional[int] = ..., repeated: _Optional[int] = ..., late: _Optional[int] = ..., unusable: _Optional[int] = ..., stop: bool = ..., next: _Optional[_Union[CheckInWindow, _Mapping]] = ...) -> None: ...
 
 class FeatureSumsRequest(_message.Message):
     __slots__ = ("assignment_id", "sums", "last", "effort")
@@ -275,7 +276,7 @@ class FeatureSumsRequest(_message.Message):
     sums: _containers.RepeatedCompositeFieldContainer[ClassSum]
     last: bool
     effort: Effort
-    def __init__(self, assignment_id: _Optional[str] = ..., sums: _Optional[_Iterable[_Union[ClassSum, _Mapping]]] = ..., last: _Optional[bool] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ...) -> None: ...
+    def __init__(self, assignment_id: _Optional[str] = ..., sums: _Optional[_Iterable[_Union[ClassSum, _Mapping]]] = ..., last: bool = ..., effort: _Optional[_Union[Effort, _Mapping]] = ...) -> None: ...
 
 class ClassSum(_message.Message):
     __slots__ = ("label", "rows", "features")
@@ -315,4 +316,4 @@ class SelfTestResponse(_message.Message):
     NEXT_FIELD_NUMBER: _ClassVar[int]
     usable: bool
     next: CheckInWindow
-    def __init__(self, usable: _Optional[bool] = ..., next: _Optional[_Union[CheckInWindow, _Mapping]] = ...) -> None: ...
+    def __init__(self, usable: bool = ..., next: _Optional[_Union[CheckInWindow, _Mapping]] = ...) -> None: ...

@@ -3,8 +3,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable, Mapping as _Mapping
-from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -34,10 +33,12 @@ class SubmitJobRequest(_message.Message):
     def __init__(self, spec_toml: _Optional[str] = ..., base_folder: _Optional[str] = ...) -> None: ...
 
 class SubmitJobResponse(_message.Message):
-    __slots__ = ("job_id",)
+    __slots__ = ("job_id", "same_name")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    SAME_NAME_FIELD_NUMBER: _ClassVar[int]
     job_id: str
-    def __init__(self, job_id: _Optional[str] = ...) -> None: ...
+    same_name: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, job_id: _Optional[str] = ..., same_name: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class ListJobsRequest(_message.Message):
     __slots__ = ()
@@ -64,7 +65,7 @@ class SetJobPriorityRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "name", "state", "message", "round", "rounds_committed", "rounds_abandoned", "rounds_wanted", "directions", "example_passes", "device_seconds", "scalars_repeated", "scalars_late", "scalars_unusable", "initial_evaluation", "latest_evaluation", "best_evaluation", "head_init", "seconds_running", "seconds_left", "version", "theta_digest", "devices", "trainable_parameters", "priority")
+    __slots__ = ("job_id", "name", "state", "message", "round", "rounds_committed", "rounds_abandoned", "rounds_wanted", "directions", "example_passes", "device_seconds", "scalars_repeated", "scalars_late", "scalars_unusable", "initial_evaluation", "latest_evaluation", "best_evaluation", "head_init", "seconds_running", "seconds_left", "version", "theta_digest", "devices", "trainable_parameters", "priority", "same_name")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +91,7 @@ class Job(_message.Message):
     DEVICES_FIELD_NUMBER: _ClassVar[int]
     TRAINABLE_PARAMETERS_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    SAME_NAME_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     name: str
     state: JobState
@@ -115,7 +117,8 @@ class Job(_message.Message):
     devices: _containers.RepeatedCompositeFieldContainer[DeviceEffort]
     trainable_parameters: int
     priority: int
-    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., message: _Optional[str] = ..., round: _Optional[_Union[Round, _Mapping]] = ..., rounds_committed: _Optional[int] = ..., rounds_abandoned: _Optional[int] = ..., rounds_wanted: _Optional[int] = ..., directions: _Optional[int] = ..., example_passes: _Optional[float] = ..., device_seconds: _Optional[float] = ..., scalars_repeated: _Optional[int] = ..., scalars_late: _Optional[int] = ..., scalars_unusable: _Optional[int] = ..., initial_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., latest_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., best_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., head_init: _Optional[str] = ..., seconds_running: _Optional[float] = ..., seconds_left: _Optional[float] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., devices: _Optional[_Iterable[_Union[DeviceEffort, _Mapping]]] = ..., trainable_parameters: _Optional[int] = ..., priority: _Optional[int] = ...) -> None: ...
+    same_name: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., message: _Optional[str] = ..., round: _Optional[_Union[Round, _Mapping]] = ..., rounds_committed: _Optional[int] = ..., rounds_abandoned: _Optional[int] = ..., rounds_wanted: _Optional[int] = ..., directions: _Optional[int] = ..., example_passes: _Optional[float] = ..., device_seconds: _Optional[float] = ..., scalars_repeated: _Optional[int] = ..., scalars_late: _Optional[int] = ..., scalars_unusable: _Optional[int] = ..., initial_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., latest_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., best_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., head_init: _Optional[str] = ..., seconds_running: _Optional[float] = ..., seconds_left: _Optional[float] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., devices: _Optional[_Iterable[_Union[DeviceEffort, _Mapping]]] = ..., trainable_parameters: _Optional[int] = ..., priority: _Optional[int] = ..., same_name: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Round(_message.Message):
     __slots__ = ("number", "phase", "directions_wanted", "directions_collected", "variance", "variance_threshold", "reason", "devices")
@@ -181,7 +184,7 @@ class DeviceEffort(_message.Message):
     signal_to_noise: float
     noisy: bool
     joules: float
-    def __init__(self, device_id: _Optional[str] = ..., scalars: _Optional[int] = ..., seconds: _Optional[float] = ..., example_passes: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., artifact_bytes: _Optional[int] = ..., signal_to_noise: _Optional[float] = ..., noisy: _Optional[bool] = ..., joules: _Optional[float] = ...) -> None: ...
+    def __init__(self, device_id: _Optional[str] = ..., scalars: _Optional[int] = ..., seconds: _Optional[float] = ..., example_passes: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., artifact_bytes: _Optional[int] = ..., signal_to_noise: _Optional[float] = ..., noisy: bool = ..., joules: _Optional[float] = ...) -> None: ...
 
 class AdapterChunk(_message.Message):
     __slots__ = ("file_name", "data")
@@ -200,12 +203,14 @@ class CreateJoinTokenRequest(_message.Message):
     def __init__(self, name: _Optional[str] = ..., lifetime_s: _Optional[int] = ...) -> None: ...
 
 class CreateJoinTokenResponse(_message.Message):
-    __slots__ = ("join_token", "expires_unix_s")
+    __slots__ = ("join_token", "expires_unix_s", "voids_former")
     JOIN_TOKEN_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    VOIDS_FORMER_FIELD_NUMBER: _ClassVar[int]
     join_token: str
     expires_unix_s: int
-    def __init__(self, join_token: _Optional[str] = ..., expires_unix_s: _Optional[int] = ...) -> None: ...
+    voids_former: bool
+    def __init__(self, join_token: _Optional[str] = ..., expires_unix_s: _Optional[int] = ..., voids_former: bool = ...) -> None: ...
 
 class ListDevicesRequest(_message.Message):
     __slots__ = ()
@@ -239,7 +244,7 @@ class Device(_message.Message):
     conditions: _conditions_pb2.Conditions
     state: str
     reasons: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, device_id: _Optional[str] = ..., name: _Optional[str] = ..., enrolled_unix_s: _Optional[int] = ..., last_seen_unix_s: _Optional[int] = ..., revoked: _Optional[bool] = ..., training_examples: _Optional[int] = ..., software: _Optional[str] = ..., conditions: _Optional[_Union[_conditions_pb2.Conditions, _Mapping]] = ..., state: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, device_id: _Optional[str] = ..., name: _Optional[str] = ..., enrolled_unix_s: _Optional[int] = ..., last_seen_unix_s: _Optional[int] = ..., revoked: bool = ..., training_examples: _Optional[int] = ..., software: _Optional[str] = ..., conditions: _Optional[_Union[_conditions_pb2.Conditions, _Mapping]] = ..., state: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class RevokeDeviceRequest(_message.Message):
     __slots__ = ("device",)

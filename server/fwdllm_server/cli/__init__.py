@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
 
+import fwdllm_common.system  # noqa: F401 - ends the program where it cannot run
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE, BadInputError, FwdllmError
 
 # gRPC's C core writes lines of its own to standard error, unless told not to before it is loaded.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 from fwdllm_server.cli.app import app
+
+_USAGE_ERROR: Any = getattr(typer, "TyperException", None) or import_module("click").ClickException
+"""What typer raises for wrong usage: click's, before it had one of its own."""
 
 
 def main() -> None:
@@ -28,11 +34,15 @@ def run(arguments: list[str]) -> int:
         return _fail(error)
     except (KeyboardInterrupt, typer.Abort):
         return INTERRUPTED_EXIT_CODE
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0].startswith("fwdllm"):
+            raise
+        return _fail(BadInputError(f"this command needs {error.name}: pip install 'fwdllm[server]'"))
     except BrokenPipeError:
         # Whoever read our output has had enough; Python would complain once more when it flushes at exit.
         sys.stdout = None
         return 1
-    except typer.TyperException as error:  # an unknown command, option or value
+    except _USAGE_ERROR as error:  # an unknown command, option or value
         message = error.format_message()
         if message.startswith("Usage: "):  # nothing but a group of commands was named
             print(message, file=sys.stderr)

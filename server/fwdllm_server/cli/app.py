@@ -2,21 +2,46 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from typing import Annotated
+
 import typer
 
-from fwdllm_server.cli import dashboard, devices, doctor, export, health, init, job, profile, serve, simulate, top
+from fwdllm_server.cli import (
+    dashboard,
+    devices,
+    doctor,
+    explain,
+    export,
+    health,
+    init,
+    job,
+    profile,
+    serve,
+    simulate,
+    top,
+)
 
 app = typer.Typer(
     help="Fine-tune a language model on devices that keep their data.",
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"fwdllm-server {version('fwdllm')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _commands() -> None:
+def _commands(
+    show_version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_show_version, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Fine-tune a language model on devices that keep their data."""
 
 
@@ -25,6 +50,7 @@ app.command("serve")(serve.serve)
 app.command("dashboard")(dashboard.dashboard)
 app.command("health")(health.health)
 app.command("doctor")(doctor.doctor)
+app.command("explain")(explain.explain)
 app.command("enroll")(devices.enroll)
 app.command("export")(export.export)
 app.command("top")(top.top)

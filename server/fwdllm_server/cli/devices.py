@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
@@ -31,6 +32,8 @@ def enroll(
     if json:
         print_json({"name": name, **as_dict(answer)})
     else:
+        if answer.voids_former:
+            print(f"the token that was made before for {name} is void from now on", file=sys.stderr)
         print(f"On {name}, until {moment(answer.expires_unix_s)}, once:\n\nfwdllm-client join {answer.join_token}")
 
 

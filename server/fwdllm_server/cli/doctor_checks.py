@@ -20,10 +20,12 @@ from fwdllm_common.errors import BusyError
 from fwdllm_server.cli.calls import operator_service
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.config.server_config import UNIX, ServerConfig
+from fwdllm_server.preparation.job_files import files_of_jobs
 from fwdllm_server.rpc.grpc_server import check_free
 from fwdllm_server.rpc.unix_socket import check_socket_free
 from fwdllm_server.security.ca import CertificateAuthority
-from fwdllm_server.store.database import schema_versions
+from fwdllm_server.store.artifacts import ArtifactStore
+from fwdllm_server.store.database import schema_versions, sqlite_file
 
 PACKAGES = (
     "torch",
@@ -55,6 +57,7 @@ def checks(home: ServerHome, clock: Callable[[], float] = time.time) -> Mapping[
         "ports": lambda: _ports(home, home.config()),
         "public name": lambda: _public_name(home.config()),
         "store": lambda: _store(home, home.config()),
+        "files": lambda: _files(home, home.config()),
         "disk": lambda: room(shutil.disk_usage(home.folder).free, _STORE_BYTES + _largest_model(home), "a job"),
         "memory": lambda: _memory(home),
     }
@@ -68,11 +71,13 @@ def _inference() -> Verdict:
 
 
 def _directory(home: ServerHome) -> Verdict:
-    home.config()
-    for key in (home.ca_key, home.operator_key):
-        if key.exists() and stat.S_IMODE(key.stat().st_mode) & 0o077:
-            return failed(f"{key} can be read by others", f"chmod 600 {key}")
-    return ok(f"{home.folder}, server.toml is right, keys are for their owner only")
+    config = home.config()
+    database = sqlite_file(home.database_url(config))
+    for file in (home.ca_key, home.operator_key, home.dashboard_token_file, database, home.config_file):
+        if file is not None and file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077:
+            is_key = file in (home.ca_key, home.operator_key)
+            return (failed if is_key else warning)(f"{file} can be read by others", f"chmod 600 {file}")
+    return ok(f"{home.folder}, server.toml is right, keys and database are for their owner only")
 
 
 def _certificates(home: ServerHome, now: float) -> Verdict:
@@ -139,9 +144,25 @@ def _store(home: ServerHome, config: ServerConfig) -> Verdict:
     if found != newest:
         return warning(
             f"{kind} with tables of version {found}, this program's are {newest}: the next start changes them",
-            "back up first: docs/operations.md",
+            "back up first: copy the database and the directory",
         )
     return ok(f"{kind}, tables of version {found}")
+
+
+def _files(home: ServerHome, config: ServerConfig) -> Verdict:
+    """Read every artifact, and see that those which jobs refer to are there."""
+    if not config.store.url and not home.database.exists():
+        return ok("no jobs yet")
+    artifacts = ArtifactStore(home.store_folder(config) / home.artifacts.name)
+    damaged = artifacts.damaged()
+    found, missing = files_of_jobs(home.database_url(config), artifacts)
+    if not damaged and not missing:
+        return ok(f"every file of {found} job{'s' * (found != 1)} is there and whole")
+    return failed(
+        "; ".join([*(f"{sha256} is damaged" for sha256 in damaged), *missing]),
+        "start the server: it restores models of running jobs, and fails the others with what to do; or restore "
+        f"{home.artifacts.name}/ from a backup",
+    )
 
 
 def _memory(home: ServerHome) -> Verdict:

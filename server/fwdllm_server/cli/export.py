@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.text import Text
 
-from fwdllm.v1.operator_pb2 import AdapterChunk, GetJobRequest
+from fwdllm.v1.operator_pb2 import AdapterChunk, GetJobRequest, Job
 from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.files import storage_error, sync
-from fwdllm_server.cli.calls import operator_service
+from fwdllm_server.cli.calls import ANSWER_S, operator_service
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument, JsonOption
+from fwdllm_server.cli.progress import state_word
+from fwdllm_server.cli.words import printable, size
 from fwdllm_server.model.adapter import name_base
 from fwdllm_server.views.message_json import print_json
 
@@ -35,7 +41,9 @@ def export(
     try:
         partial.mkdir(parents=True)
         with operator_service(folder) as service:
-            files = _write(partial, service.ExportAdapter(GetJobRequest(job=job)))
+            found = service.GetJob(GetJobRequest(job=job), timeout=ANSWER_S)
+            with _telling(found) as told:
+                files = _write(partial, service.ExportAdapter(GetJobRequest(job=found.job_id)), told)
         name_base(partial, out)
         partial.replace(out)
         sync(out.absolute().parent)
@@ -44,13 +52,24 @@ def export(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     if json:
-        print_json({"folder": str(out.absolute()), "files": files})
+        print_json({"folder": str(out.absolute()), "files": files, "job_id": found.job_id, "version": found.version})
     else:
         print(f"{out.absolute()}: {', '.join(files)}")
 
 
-def _write(folder: Path, chunks: Iterable[AdapterChunk]) -> list[str]:
+@contextmanager
+def _telling(job: Job) -> Iterator[Callable[[str], None]]:
+    """Say on standard error which job it is if its name leaves that open, and on a terminal how far the export is."""
+    which = f"{printable(job.name)} ({job.job_id}, {state_word(job)}) at version {job.version}"
+    if job.same_name:
+        print(f"{which}; of the same name: {', '.join(job.same_name)}, exported by their ids", file=sys.stderr)
+    with Console(stderr=True).status(Text(f"exporting {which}")) as status:
+        yield lambda what: status.update(Text(f"exporting {which}: {what}"))
+
+
+def _write(folder: Path, chunks: Iterable[AdapterChunk], tell: Callable[[str], None]) -> list[str]:
     names: list[str] = []
+    total = 0
     for chunk in chunks:
         name = chunk.file_name
         if name not in names:
@@ -59,6 +78,8 @@ def _write(folder: Path, chunks: Iterable[AdapterChunk]) -> list[str]:
             (folder / name).parent.mkdir(exist_ok=True)
         with (folder / name).open("ab") as file:
             file.write(chunk.data)
+        total += len(chunk.data)
+        tell(f"{name}, {size(total)}")
     for name in names:
         sync(folder / name)
     return names

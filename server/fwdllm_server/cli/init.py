@@ -94,7 +94,7 @@ def _make(home: ServerHome, hosts: list[str]) -> CertificateAuthority:
     write_atomically(home.operator_key, operator.key, mode=0o600)
     write_atomically(home.operator_certificate, operator.certificate)
     # Last, since this file makes it a server's directory: an init that was interrupted can be repeated.
-    write_atomically(home.config_file, config_text(hosts).encode())
+    write_atomically(home.config_file, config_text(hosts).encode(), mode=0o600)  # it may get a password
     return authority
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
@@ -44,11 +45,14 @@ def submit(
     """Check a job file and put the job in the queue."""
     request = SubmitJobRequest(spec_toml=read_job_file(file), base_folder=str(file.absolute().parent))
     with operator_service(folder) as service:
-        job_id = service.SubmitJob(request, timeout=ANSWER_S).job_id
+        submitted = service.SubmitJob(request, timeout=ANSWER_S)
+    job_id = submitted.job_id
     if json:
-        print_json({"job_id": job_id})
-    else:
-        print(f"{job_id}\nfollow it with 'fwdllm-server job watch {job_id}'")
+        print_json(as_dict(submitted))
+        return
+    if submitted.same_name:
+        print(f"its name now means this job, and no more {', '.join(submitted.same_name)}", file=sys.stderr)
+    print(f"{job_id}\nfollow it with 'fwdllm-server job watch {job_id}'")
 
 
 @app.command("list")

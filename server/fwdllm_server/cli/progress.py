@@ -10,10 +10,19 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fwdllm.v1.operator_pb2 import DeviceEffort, Evaluation, Job
+from fwdllm.v1.operator_pb2 import (
+    JOB_STATE_PAUSED,
+    JOB_STATE_PREPARING,
+    JOB_STATE_RUNNING,
+    DeviceEffort,
+    Evaluation,
+    Job,
+)
 from fwdllm_server.cli.display import Display
 from fwdllm_server.cli.words import duration, energy, printable, size
 from fwdllm_server.views.message_json import enum_word
+
+_GOING_ON = (JOB_STATE_PREPARING, JOB_STATE_RUNNING, JOB_STATE_PAUSED)
 
 
 def state_word(job: Job) -> str:
@@ -27,6 +36,8 @@ def render(job: Job) -> RenderableType:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
+    if job.same_name:
+        table.add_row("same name", Text(f"{', '.join(job.same_name)}: named by their ids alone"))
     table.add_row("round", Text(_round(job)))
     if job.HasField("round"):
         table.add_row("directions", _bar(job))
@@ -45,7 +56,8 @@ def render(job: Job) -> RenderableType:
 
 def line(job: Job) -> str:
     """The job in one line."""
-    parts = [f"{printable(job.name)} {state_word(job)}: round {_round(job)}"]
+    rounds = "round" if job.state in _GOING_ON else "rounds"
+    parts = [f"{printable(job.name)} {state_word(job)}: {rounds} {_round(job)}"]
     if job.HasField("round"):
         parts += [f"{_directions(job)} directions", f"variance {_variance(job)}"]
     if job.HasField("latest_evaluation"):
@@ -79,6 +91,8 @@ def _round(job: Job) -> str:
     if not job.HasField("round"):
         return f"0 of {job.rounds_wanted}"
     abandoned = f" ({job.rounds_abandoned} abandoned)" if job.rounds_abandoned else ""
+    if job.state not in _GOING_ON:
+        return f"{job.rounds_committed} of {job.rounds_wanted} done{abandoned}"
     devices = f" on {job.round.devices} device{'s' * (job.round.devices != 1)}"
     # Abandoned rounds have numbers of their own, so the numbers may pass the wanted count.
     return (
@@ -99,6 +113,8 @@ def _bar(job: Job) -> RenderableType:
 
 def _variance(job: Job) -> str:
     threshold = job.round.variance_threshold
+    if not job.round.HasField("variance"):
+        return "not judged yet"
     bounded = math.isfinite(threshold) and threshold > 0
     return f"{job.round.variance:.3g}" + (f" (wanted at most {threshold:.3g})" if bounded else "")
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 
 import structlog
 from grpc_health.v1 import health_pb2_grpc
 
 from fwdllm.v1 import device_pb2_grpc, operator_pb2_grpc
+from fwdllm_common.errors import RefusedError
 from fwdllm_common.service_manager import notify
 from fwdllm_server.cli.memory import look_for_garbage_seldom
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.config.server_config import ServerConfig
 from fwdllm_server.coordinator.clock import SteadyClock
 from fwdllm_server.coordinator.coordinator import Coordinator
+from fwdllm_server.coordinator.first_ended import first_ended
 from fwdllm_server.coordinator.health import Health
 from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.rpc.device_service import DeviceService
@@ -25,6 +29,8 @@ from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.web.pages import open_pages
 
 _GRACE_S = 2.0
+_DAY_S = 86_400.0
+_TOLD_DAYS = 90
 
 _log = structlog.get_logger()
 
@@ -33,9 +39,11 @@ async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> 
     """Serve until ``stop`` is set; the caller holds the directory's lock.
 
     :raises BusyError: a port is in use by another process.
+    :raises RefusedError: the server's authority has ended.
     :raises StorageError: the database or the disk cannot be written.
     """
     authority = CertificateAuthority.load(home.ca_certificate, home.ca_key)
+    authority.check_valid(time.time())
     servers = await bind_servers(home, config, authority)
     runtime = Runtime(home, config, SteadyClock())
     coordinator = Coordinator(runtime)
@@ -61,10 +69,28 @@ async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> 
                     "serving", device=addresses.device, enrolment=addresses.enrolment, operator=addresses.operator
                 )
                 notify("READY=1")
-                await stop.wait()
+                await first_ended(_stopped(stop), _tell_of_the_end(authority, runtime.clock))
                 notify("STOPPING=1")
     finally:
         await servers.stop(_GRACE_S)
         await coordinator.close()
         runtime.close()
     _log.info("stopped; start again to go on")
+
+
+async def _stopped(stop: asyncio.Event) -> None:
+    await stop.wait()
+
+
+async def _tell_of_the_end(authority: CertificateAuthority, clock: Callable[[], float]) -> None:
+    """Log each day that the authority ends soon, or has ended."""
+    while True:
+        try:
+            ends = authority.check_valid(clock())
+        except RefusedError as error:
+            _log.error("devices refuse this server", code=error.code, reason=str(error))
+        else:
+            days = (ends.timestamp() - clock()) / _DAY_S
+            if days < _TOLD_DAYS:
+                _log.warning("the authority of this server ends soon: plan a new one, see doctor", days=round(days))
+        await asyncio.sleep(_DAY_S)

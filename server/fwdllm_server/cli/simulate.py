@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import structlog
 import typer
+from rich.console import Console
 
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE
 from fwdllm_common.logging import configure_logging
@@ -39,7 +40,8 @@ def simulate(
     ] = False,
     devices: Annotated[int, typer.Option(help="How many devices; by user at most so many.")] = 100,
     partition: Annotated[
-        Literal["iid", "dirichlet", "user"], typer.Option(help="Whose rows are whose: see docs/simulation.md.")
+        Literal["iid", "dirichlet", "user"],
+        typer.Option(help="How rows become devices: at random, skewed by label, or by the column of users."),
     ] = "iid",
     alpha: Annotated[float, typer.Option(help="Of --partition dirichlet: small is skewed.")] = 1.0,
     rows_per_device: Annotated[int, typer.Option(help="The most rows of a device; 0 is no bound.")] = 0,
@@ -88,7 +90,9 @@ def simulate(
     model = parse_toml(text, JobSpec, "job file").model
     source, users = read_source(data, model, text_column, label_column, user_column, skip_incomplete)
     try:
-        with Simulation(text, file.absolute().parent, source, population, out, users, threads) as simulation:
+        with Console(stderr=True).status("preparing the model, unless that was done before"):
+            prepared = Simulation(text, file.absolute().parent, source, population, out, users, threads)
+        with prepared as simulation:
             _run(simulation, out, json)
     except KeyboardInterrupt:
         again = shlex.join(["fwdllm-server", *sys.argv[1:]])

@@ -94,6 +94,11 @@ class ServerHome:
         """Where the dashboard was last bound, host:port."""
         return self.folder / "dashboard.address"
 
+    @property
+    def dashboard_token_file(self) -> Path:
+        """See :meth:`dashboard_token`."""
+        return self.folder / "dashboard.token"
+
     def config(self) -> ServerConfig:
         """``server.toml`` with the environment's overrides.
 
@@ -152,7 +157,7 @@ class ServerHome:
 
         :raises StorageError: it cannot be written.
         """
-        file = self.folder / "dashboard.token"
+        file = self.dashboard_token_file
         if not file.exists():
             write_atomically(file, new_secret().encode(), mode=0o600)
         return file.read_text(encoding="utf-8")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,17 +18,21 @@ import structlog
 from fwdllm_common.errors import BadInputError, FwdllmError, StorageError
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.toml_model import parse_toml
+from fwdllm_server.coordinator.first_ended import first_ended
 from fwdllm_server.coordinator.grpc_fleet import POLL_S
 from fwdllm_server.coordinator.job_loop import JobLoop
 from fwdllm_server.coordinator.lease_keeper import LeaseKeeper
 from fwdllm_server.coordinator.peers import Peers
 from fwdllm_server.coordinator.runtime import Runtime
+from fwdllm_server.model.source import check_source
 from fwdllm_server.preparation.evaluation import check_held_out, held_out_texts
 from fwdllm_server.preparation.export_process import export_in_process
+from fwdllm_server.preparation.job_files import JobFiles
 from fwdllm_server.preparation.prepare import JobFolder, PreparedModel, adopt, save_prepared
 from fwdllm_server.rounds.taking_over import take_over
 from fwdllm_server.rounds.training import TrainingJob
-from fwdllm_server.store import jobs, leases, locks
+from fwdllm_server.store import jobs, leases, ledger, locks
+from fwdllm_server.store.artifacts import is_whole
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.leases import Lease, LeaseLostError
 
@@ -35,6 +40,7 @@ _log = structlog.get_logger()
 
 LEAST_ROOM = 1000
 _STORE_RETRY_S = 5.0
+_DOUBT_S = 60.0
 
 
 class Coordinator:
@@ -46,6 +52,9 @@ class Coordinator:
         self.training: dict[str, TrainingJob] = {}
         self._loops: dict[str, JobLoop] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._doubts: dict[str, asyncio.Event] = {}
+        self._believed_until: dict[str, float] = {}
+        self._checking = asyncio.Lock()
         self._commands = asyncio.Lock()  # an operator's stop or resume at a time
         self._watch: asyncio.Task[None] | None = None
 
@@ -56,7 +65,8 @@ class Coordinator:
             self._watch = asyncio.create_task(self._look_on(), name="other coordinators")
         # Devices that call while their job is being loaded would be sent away: be ready before they can.
         prepared = [record.id for record in records if record.manifest_sha256 is not None]
-        while any(job_id not in self.training and not self._tasks[job_id].done() for job_id in prepared):
+        # A job that has ended meanwhile, such as one whose files are damaged, has no task any more.
+        while any(job_id not in self.training and job_id in self._tasks for job_id in prepared):
             await self.runtime.change(0.1)
 
     async def close(self) -> None:
@@ -70,10 +80,12 @@ class Coordinator:
     async def submit(self, spec_toml: str, base_folder: Path) -> str:
         """Check a job file and begin to prepare its model; returns the job's id.
 
-        :raises BadInputError: the job file or the held-out file is wrong.
+        :raises BadInputError: the job file or the held-out file is wrong, there is no such model, or an unfinished job
+            has the same name.
         """
         spec = parse_toml(spec_toml, JobSpec, "job file")
         await asyncio.to_thread(check_held_out, spec, base_folder)
+        await asyncio.to_thread(check_source, spec.model.resolved_source(base_folder))
         job_id = uuid4().hex[:12]
         await self.runtime.in_store(self._add_job, job_id, spec, spec_toml, base_folder)
         self._attend(job_id)
@@ -122,6 +134,24 @@ class Coordinator:
                 await self._cancel(record.id)  # what is left of the loop that failed
                 self._attend(record.id)
         await self.runtime.notify()
+
+    async def can_serve(self, sha256: str, jobs: Collection[str], *, doubted: bool) -> bool:
+        """Whether an artifact of running jobs is there, and whole if a device has ``doubted`` it; else it is restored.
+
+        However many devices doubt it, it is read once in :data:`_DOUBT_S`.
+        """
+        path = self.runtime.artifacts.path(sha256)
+        served = path.is_file()
+        if served and doubted:
+            async with self._checking:
+                if time.monotonic() >= self._believed_until.get(sha256, 0.0):
+                    served = await asyncio.to_thread(is_whole, path, sha256)
+                    self._believed_until[sha256] = time.monotonic() + _DOUBT_S if served else 0.0
+        if not served:
+            for job_id in jobs:
+                if doubt := self._doubts.get(job_id):
+                    doubt.set()
+        return served
 
     @property
     def room(self) -> int:
@@ -194,6 +224,9 @@ class Coordinator:
                 "job waits for the store", job=job_id, code=error.code, reason=str(error), seconds=_STORE_RETRY_S
             )
             await asyncio.sleep(_STORE_RETRY_S)
+        except Exception:  # of a job that another coordinator drives, and fails if it cannot go on
+            _log.exception("job cannot be followed", job=job_id, seconds=_STORE_RETRY_S)
+            await asyncio.sleep(_STORE_RETRY_S)
         else:
             return False
         return True
@@ -204,20 +237,11 @@ class Coordinator:
         :raises LeaseLostError: another has taken it, or an operator has stopped the job elsewhere.
         """
         keeper = LeaseKeeper(self.runtime.database, lease, self.runtime.config.store.lease_s)
-        work = [asyncio.create_task(self._drive(lease))]
-        if self.runtime.database.shared:
-            work.append(asyncio.create_task(keeper.renew()))
+        beside = [keeper.renew()] if self.runtime.database.shared else []
         try:
-            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
+            await first_ended(self._drive(lease), *beside)
         finally:
-            for task in work:
-                task.cancel()
-            try:
-                await asyncio.gather(*work, return_exceptions=True)
-            finally:
-                await keeper.release()
+            await keeper.release()
 
     async def _follow(self, job_id: str) -> bool:
         """Keep up with a job that another coordinator drives; returns whether it goes on."""
@@ -232,11 +256,14 @@ class Coordinator:
             record = await self.runtime.in_store(self._job, job_id)
             if record.manifest_sha256 is None:
                 await self._prepare(record, lease)
+            files = await self.runtime.in_store(self._files, job_id)
+            await files.make_whole(Path(record.base_folder))
             job = await self.runtime.in_store(self._take_over, lease)
             folder, base_folder = self.folder(job_id), Path(record.base_folder)
             loop = JobLoop(self.runtime, job, lease, folder, base_folder, lambda: dict(self.training))
             self.training[job_id], self._loops[job_id] = job, loop
-            await loop.run()
+            self._doubts[job_id] = asyncio.Event()
+            await first_ended(loop.run(), self._keep_whole(files, Path(record.base_folder), self._doubts[job_id]))
         except (StorageError, LeaseLostError):
             raise
         except FwdllmError as error:
@@ -248,6 +275,17 @@ class Coordinator:
             await self.runtime.in_store(self._set_failed, lease, message)
         finally:
             self._loops.pop(job_id, None)
+            self._doubts.pop(job_id, None)
+
+    async def _keep_whole(self, files: JobFiles, base_folder: Path, doubt: asyncio.Event) -> None:
+        """Restore the files of a running job whenever one is found missing or damaged.
+
+        :raises IntegrityError: that is not possible.
+        """
+        while True:
+            await doubt.wait()
+            await files.make_whole(base_folder)
+            doubt.clear()
 
     async def _prepare(self, record: JobRecord, lease: Lease) -> None:
         spec = parse_toml(record.spec_toml, JobSpec, record.name)
@@ -255,7 +293,12 @@ class Coordinator:
         source = spec.model.resolved_source(Path(record.base_folder))
         _log.info("preparing the model", job=record.name, source=source)
         texts = await asyncio.to_thread(held_out_texts, spec, Path(record.base_folder))
-        await export_in_process(spec, source, folder, texts)
+
+        async def told(step: str) -> None:
+            await self.runtime.in_store(self._set_message, lease, step)
+            await self.runtime.notify()
+
+        await export_in_process(spec, source, folder, texts, told)
         prepared = await asyncio.to_thread(adopt, spec, folder, self.runtime.artifacts)
         await self.runtime.in_store(self._save_prepared, lease, prepared)
         _log.info(
@@ -263,6 +306,16 @@ class Coordinator:
             job=record.name,
             trainable_parameters=prepared.state.layout.size,
         )
+
+    def _files(self, job_id: str) -> JobFiles:
+        with self.runtime.database.transaction() as connection:
+            record = jobs.get(connection, job_id)
+            found = ledger.snapshots_of(connection, job_id)
+        assert record is not None
+        assert record.manifest_sha256 is not None
+        first = found[-1][1] if found else record.draft_sha256
+        spec = parse_toml(record.spec_toml, JobSpec, record.name)
+        return JobFiles(self.runtime.artifacts, self.folder(job_id), spec, record.manifest_sha256, first or "")
 
     def _unfinished(self) -> list[JobRecord]:
         with self.runtime.database.transaction() as connection:
@@ -297,6 +350,11 @@ class Coordinator:
         now = self.runtime.clock()
         with self.runtime.database.transaction() as connection:
             name, priority = spec.job.name, spec.job.priority
+            for same in jobs.unfinished_of_name(connection, name):
+                raise BadInputError(
+                    f"job {name} is {same.state} already ({same.id}); give this one another [job] name, "
+                    f"or stop that one first with 'fwdllm-server job stop {same.id}'"
+                )
             jobs.add(connection, job_id, name, spec_toml, str(base_folder), spec.rounds.count, now, priority)
             # Others may not find the files that the job begins with.
             leases.take(connection, job_id, self.runtime.name, self.runtime.config.store.lease_s)
@@ -306,6 +364,11 @@ class Coordinator:
             leases.check(connection, lease)
             locks.move_rounds(connection, lease.job_id)
             jobs.set_state(connection, lease.job_id, JobState.FAILED, message, self.runtime.clock())
+
+    def _set_message(self, lease: Lease, message: str) -> None:
+        with self.runtime.database.transaction() as connection:
+            leases.check(connection, lease)
+            jobs.set_message(connection, lease.job_id, message)
 
     def _set_stopped(self, job_id: str) -> None:
         with self.runtime.database.transaction() as connection:

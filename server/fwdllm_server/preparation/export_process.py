@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
@@ -17,11 +17,25 @@ from fwdllm_common.files import storage_error, sync
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.preparation.prepare import JobFolder, export_model
 
+_LOOK_S = 0.5
 
-async def export_in_process(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[str]) -> None:
+
+async def _say_nothing(_step: str) -> None:
+    """Nobody asks how far it is."""
+
+
+async def export_in_process(
+    spec: JobSpec,
+    source: str,
+    folder: JobFolder,
+    texts: Sequence[str],
+    told: Callable[[str], Awaitable[None]] = _say_nothing,
+) -> None:
     """Export the model into ``folder`` in a process of its own, unless it is there already.
 
     See :func:`fwdllm_server.preparation.prepare.export_model`.
+
+    ``told`` hears of each step that begins.
 
     :raises BadInputError: see there.
     :raises FwdllmError: see there, or the process was killed.
@@ -32,15 +46,23 @@ async def export_in_process(spec: JobSpec, source: str, folder: JobFolder, texts
     # A folder of this attempt's own: should a process of a killed coordinator still be writing, it is not in the way.
     attempt = JobFolder(folder.path.with_name(f"{folder.path.name}.{uuid4().hex}.partial"))
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent)
+    exporting = asyncio.get_running_loop().run_in_executor(pool, export_model, spec, source, attempt, texts)
     try:
-        await asyncio.get_running_loop().run_in_executor(pool, export_model, spec, source, attempt, texts)
+        step = ""
+        while not exporting.done():
+            await asyncio.wait([exporting], timeout=_LOOK_S)
+            if (now := attempt.step) not in ("", step):
+                step = now
+                await told(step)
+        await exporting
         await asyncio.to_thread(_keep, attempt, folder)
     except BrokenProcessPool as error:
         raise FwdllmError(
             f"the process that prepared {source!r} was killed, most likely for want of memory; free some and "
             "resume the job"
         ) from error
-    except asyncio.CancelledError:
+    except BaseException:  # of whoever asked for it: what the export itself raised has ended it
+        exporting.cancel()
         for process in pool._processes.values():  # public only from Python 3.14 on
             process.kill()
         raise

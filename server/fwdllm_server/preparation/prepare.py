@@ -27,6 +27,7 @@ from fwdllm_common.replay import ModelState, theta_digest
 from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.model.faults import faults_named
+from fwdllm_server.model.source import check_source
 from fwdllm_server.preparation.canary import CANARY_FILE, draw_canary, expect_of, fidelity
 from fwdllm_server.store import jobs, ledger
 from fwdllm_server.store.artifacts import ArtifactStore
@@ -35,6 +36,7 @@ _log = structlog.get_logger()
 
 _THETA_FILE = "initial_theta.npy"
 _HEAD_INIT_FILE = "head_init"
+_STEP_FILE = "step"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,18 @@ class JobFolder:
         return self.path / "adapter"
 
     @property
+    def step(self) -> str:
+        """What :func:`export_model` is doing here now; empty before it begins."""
+        try:
+            return (self.path / _STEP_FILE).read_text(encoding="utf-8")
+        except OSError:
+            return ""
+
+    def begin(self, step: str) -> None:
+        """Say what is being done from now on."""
+        (self.path / _STEP_FILE).write_text(step, encoding="utf-8")
+
+    @property
     def exported(self) -> bool:
         """Whether :func:`export_model` came to its end here."""
         return (self.path / _THETA_FILE).exists()
@@ -68,6 +82,13 @@ class PreparedModel:
     state: ModelState
     head_init: str
     draft: bool = False
+
+    @property
+    def first_version(self) -> bytes:
+        """What is kept of it among the artifacts: the snapshot of version 0, or a draft's θ without its head."""
+        if self.draft:
+            return np.ascontiguousarray(self.state.theta, dtype="<f4").tobytes()
+        return self.state.to_bytes()
 
 
 @faults_named
@@ -90,9 +111,11 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     from fwdllm_server.model.trainable import initial_theta
     from fwdllm_server.model.verbaliser import Prompting
 
+    check_source(source)
     # What an interrupted export left may be linked from the artifacts: never write into it.
     shutil.rmtree(folder.path, ignore_errors=True)
     folder.path.mkdir(parents=True)
+    folder.begin("reading the model")
     tokenizer = load_tokenizer_file(source)
     base = load_base(source, spec.model.labels, spec.model.pooling, spec.model.head == "random", spec.model.task)
     check_vocabulary(base, tokenizer, source)
@@ -102,6 +125,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     sample = TextSample(texts, tokenizer, spec.model.max_tokens, prompt)
     centre(base, sample.batches())
     model = apply_peft(base, spec.peft, spec.job.seed, sample)
+    folder.begin("exporting the model's graph")
     manifest = export_bundle(
         model,
         tokenizer.json,
@@ -115,6 +139,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
         no_answer=spec.model.no_answer,
     )
     theta = initial_theta(model, manifest.layout)
+    folder.begin("computing the canary" if spec.model.precision == "float32" else "quantising the weights")
     _finish_bundle(spec, folder.bundle, manifest, theta)
     if head_init == "class-means":
         LinearHead.of(manifest)
@@ -141,15 +166,22 @@ def _finish_bundle(spec: JobSpec, bundle: Path, manifest: Manifest, theta: Float
 def adopt(spec: JobSpec, folder: JobFolder, artifacts: ArtifactStore) -> PreparedModel:
     """Take what :func:`export_model` wrote into the artifacts and fix the run's header."""
     data = (folder.bundle / MANIFEST_FILE).read_bytes()
-    manifest = Manifest.from_bytes(data)
-    for file in manifest.files:
+    for file in Manifest.from_bytes(data).files:
         artifacts.put_file(folder.bundle / file.name)
+    artifacts.put(data)
+    return prepared_in(spec, folder)
+
+
+def prepared_in(spec: JobSpec, folder: JobFolder) -> PreparedModel:
+    """What a run of the model that :func:`export_model` wrote begins with."""
+    data = (folder.bundle / MANIFEST_FILE).read_bytes()
+    manifest = Manifest.from_bytes(data)
     theta: Float32Vector = np.load(folder.path / _THETA_FILE)
     header = run_header(spec, manifest.layout, theta)
     head_init = (folder.path / _HEAD_INIT_FILE).read_text()
     return PreparedModel(
         header=header,
-        manifest_sha256=artifacts.put(data),
+        manifest_sha256=hashlib.sha256(data).hexdigest(),
         state=ModelState.initial(header, manifest.layout, theta),
         head_init=head_init,
         draft=head_init == "class-means",
@@ -170,11 +202,11 @@ def run_header(spec: JobSpec, layout: Layout, theta: Float32Vector) -> RunHeader
 
 def save_prepared(connection: Connection, artifacts: ArtifactStore, job_id: str, prepared: PreparedModel) -> None:
     """The job can run: version 0 and what all its versions share are in the store. A draft waits for its head."""
+    sha256 = artifacts.put(prepared.first_version)
     if prepared.draft:
-        sha256 = artifacts.put(np.ascontiguousarray(prepared.state.theta, dtype="<f4").tobytes())
         jobs.drafted(connection, job_id, prepared.manifest_sha256, sha256, prepared.state.layout.size)
         return
-    ledger.add_snapshot(connection, job_id, 0, artifacts.put(prepared.state.to_bytes()))
+    ledger.add_snapshot(connection, job_id, 0, sha256)
     jobs.prepared(
         connection,
         job_id,

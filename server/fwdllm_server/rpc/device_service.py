@@ -48,6 +48,7 @@ _MAX_CAPABILITIES, _MAX_CAPABILITY = 32, 64
 _MAX_EXAMPLES = 10**9
 _MAX_HOLDS = 16
 _MAX_ID = 64
+_RESTORING_S = 5.0
 _WORDS_SHOWN = 200
 """Characters of labels in a refusal: an answer whose status line is too long never reaches the device."""
 
@@ -83,8 +84,12 @@ class DeviceService(DeviceServiceServicer):
         bounded("sha256", request.sha256, 32, 32)
         await self._runtime.commit(self._identify, caller_of(context))
         sha256 = request.sha256.hex()
-        if not any(sha256 in _artifacts_of(job) for job in self._coordinator.training.values()):
+        having = [job.id for job in self._coordinator.training.values() if sha256 in _artifacts_of(job)]
+        if not having:
             raise _refusal(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, f"no running job has the file {sha256}")
+        if not await self._coordinator.can_serve(sha256, having, doubted=request.doubted):
+            message = f"the file {sha256} is damaged or missing here and is being restored; try again"
+            raise CallRefusedError(grpc.StatusCode.UNAVAILABLE, Reason.STORAGE, message, retry_after_s=_RESTORING_S)
         path = self._runtime.artifacts.path(sha256)
         total = path.stat().st_size
         with path.open("rb") as file:

@@ -19,7 +19,6 @@ from fwdllm_common.join_token import JoinToken
 from fwdllm_common.protocol import CHUNK_BYTES, MOST_PRIORITY, Reason
 from fwdllm_server.coordinator.coordinator import Coordinator
 from fwdllm_server.model.adapter import ADAPTER_FILE, CARD, trained_tensors
-from fwdllm_server.model_card import model_card
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
 from fwdllm_server.rpc.limits import MAX_TOKEN_LIFETIME_S, bounded, in_range, plain_name
@@ -27,6 +26,7 @@ from fwdllm_server.store import devices, jobs
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.views.device_status import REVOKED, DeviceState, DeviceStatus, device_statuses
 from fwdllm_server.views.job_status import job_message
+from fwdllm_server.views.model_card import model_card
 
 _DAY_S = 86_400
 _MAX_SPEC = 1 << 20
@@ -59,7 +59,9 @@ class OperatorService(OperatorServiceServicer):
         folder = Path(request.base_folder)
         if not folder.is_absolute():
             raise BadInputError(f"base_folder {request.base_folder!r} is not absolute")
-        return operator_pb2.SubmitJobResponse(job_id=await self._coordinator.submit(request.spec_toml, folder))
+        job_id = await self._coordinator.submit(request.spec_toml, folder)
+        job = await self._runtime.in_store(self._job, job_id)
+        return operator_pb2.SubmitJobResponse(job_id=job_id, same_name=job.same_name)
 
     async def ListJobs(self, request: operator_pb2.ListJobsRequest, context: Context) -> operator_pb2.ListJobsResponse:
         """Every job, newest first."""
@@ -133,9 +135,11 @@ class OperatorService(OperatorServiceServicer):
         lifetime_s = request.lifetime_s or _DAY_S
         in_range("lifetime_s", lifetime_s, 1, MAX_TOKEN_LIFETIME_S)
         expires_at = self._runtime.clock() + lifetime_s
-        secret = await self._runtime.in_store(self._create_token, request.name, expires_at)
+        secret, voids_former = await self._runtime.in_store(self._create_token, request.name, expires_at)
         token = JoinToken(self._enrolment_address, self._ca_sha256, secret)
-        return operator_pb2.CreateJoinTokenResponse(join_token=token.encode(), expires_unix_s=int(expires_at))
+        return operator_pb2.CreateJoinTokenResponse(
+            join_token=token.encode(), expires_unix_s=int(expires_at), voids_former=voids_former
+        )
 
     async def ListDevices(
         self, request: operator_pb2.ListDevicesRequest, context: Context
@@ -184,9 +188,10 @@ class OperatorService(OperatorServiceServicer):
             assert record is not None
             return model_card(connection, record, template, self._runtime.clock(), "fwdllm-server job submit job.toml")
 
-    def _create_token(self, name: str, expires_at: float) -> str:
+    def _create_token(self, name: str, expires_at: float) -> tuple[str, bool]:
         with self._runtime.database.transaction() as connection:
-            return devices.create_token(connection, name, expires_at)
+            voids_former = devices.awaits(connection, name, self._runtime.clock())
+            return devices.create_token(connection, name, expires_at), voids_former
 
     def _all_devices(self) -> list[operator_pb2.Device]:
         with self._runtime.database.transaction() as connection:
@@ -211,7 +216,7 @@ def _device_message(status: DeviceStatus) -> operator_pb2.Device:
         device_id=device.id,
         name=device.name,
         enrolled_unix_s=int(device.enrolled_at),
-        last_seen_unix_s=int(device.last_seen_at or 0),
+        last_seen_unix_s=None if device.last_seen_at is None else int(device.last_seen_at),
         revoked=device.revoked,
         training_examples=device.training_examples,
         software=device.software,

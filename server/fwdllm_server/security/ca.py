@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, ObjectIdentifier
 
-from fwdllm_common.errors import StorageError
+from fwdllm_common.errors import RefusedError, StorageError
 from fwdllm_common.files import write_atomically
 from fwdllm_server.security.roles import ISSUER, Role, subject_of
 
@@ -61,6 +61,23 @@ class CertificateAuthority:
         if not isinstance(private, ec.EllipticCurvePrivateKey) or private.public_key() != loaded.public_key():
             raise StorageError(f"{key} is not the key of {certificate}; restore them from a backup")
         return cls(loaded, private)
+
+    def check_valid(self, now: float) -> datetime.datetime:
+        """When the authority ends, UTC.
+
+        :raises RefusedError: it has, or it has not begun by this machine's clock: no device would accept its server.
+        """
+        begins, ends = self.certificate.not_valid_before_utc, self.certificate.not_valid_after_utc
+        if _moment(now) < begins:
+            raise RefusedError(
+                f"the clock says {_moment(now):%F %H:%M} UTC, before the authority was made; set the clock"
+            )
+        if _moment(now) >= ends:
+            raise RefusedError(
+                f"the authority of this server ended {ends:%F}, and no device accepts it any more; "
+                "make a new server with 'fwdllm-server init', whose devices join again"
+            )
+        return ends
 
     def save(self, certificate: Path, key: Path) -> None:
         """Write both as PEM, the key for its owner's eyes only.

@@ -23,7 +23,6 @@ from fwdllm_common.replay import ModelState
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.model.adapter import name_base, write_adapter
-from fwdllm_server.model_card import model_card
 from fwdllm_server.preparation.evaluation import HeldOutEvaluator, check_held_out, held_out_texts
 from fwdllm_server.preparation.prepare import JobFolder, adopt, export_model, save_prepared
 from fwdllm_server.rounds.fleet import drive
@@ -34,12 +33,14 @@ from fwdllm_server.simulation.cost import PassCounter
 from fwdllm_server.simulation.curve import Curve, Point
 from fwdllm_server.simulation.fleet import SimulatedFleet
 from fwdllm_server.simulation.population import Population, VirtualDevice
+from fwdllm_server.simulation.running import run_to_end
 from fwdllm_server.simulation.setup import begin_folder, check_data, check_same
 from fwdllm_server.simulation.store import SimulationStore
 from fwdllm_server.store import efforts, jobs, ledger, rounds
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.rounds import Phase
+from fwdllm_server.views.model_card import model_card
 
 CHECKPOINT_S = 5.0
 """Seconds, real ones, after which a run puts what it has done on disk: about as much is done again once killed."""
@@ -198,11 +199,13 @@ class Simulation:
     def run(self, report: Callable[[Point], None]) -> Sequence[Point]:
         """Run to the last round; ``report`` hears of each new point. Returns all points, those of former runs too.
 
+        In a notebook, or wherever else an event loop is running, that waits and ``report`` is called in another thread.
+
         :raises JobFailedError: the model has diverged, too many rounds were abandoned, or the devices are never there.
         :raises KeyboardInterrupt: Ctrl-C; the next run goes on from there. So it does where ``report`` itself raises
             :class:`asyncio.CancelledError`.
         """
-        asyncio.run(self._run(report))
+        run_to_end(self._run(report))
         record = self._required_record()
         if record.state == JobState.FAILED:
             raise JobFailedError(f"job {record.name} failed: {record.message}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +12,8 @@ from uuid import uuid4
 
 from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.files import sha256_of, storage_error, sync, write_atomically
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ArtifactStore:
@@ -26,7 +29,7 @@ class ArtifactStore:
         :raises StorageError: the disk is full or cannot be written.
         """
         sha256 = hashlib.sha256(data).hexdigest()
-        if not self.path(sha256).exists():
+        if not is_whole(self.path(sha256), sha256):
             write_atomically(self.path(sha256), data)
         return sha256
 
@@ -37,22 +40,16 @@ class ArtifactStore:
         """
         sha256 = sha256_of(path)
         target = self.path(sha256)
-        if target.exists():
-            return sha256
-        temporary = self._folder / f"{sha256}.{uuid4().hex}.tmp"
-        try:
-            try:
-                os.link(path, temporary)
-            except OSError:
-                shutil.copyfile(path, temporary)
-            sync(temporary)
-            temporary.replace(target)
-            sync(self._folder)
-        except OSError as error:
-            raise storage_error(target, error) from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        if not (target.exists() and target.samefile(path)) and not is_whole(target, sha256):
+            _link(path, target)
         return sha256
+
+    def give(self, sha256: str, path: Path) -> None:
+        """Put the artifact at ``path`` too, without a copy where the disk allows.
+
+        :raises StorageError: the disk is full or cannot be written.
+        """
+        _link(self.path(sha256), path)
 
     def get(self, sha256: str) -> bytes:
         """The content.
@@ -76,3 +73,33 @@ class ArtifactStore:
     def path(self, sha256: str) -> Path:
         """Where the artifact with this hash is, or would be."""
         return self._folder / sha256
+
+    def damaged(self) -> list[str]:
+        """The artifacts whose files have changed since they were put there, by name; every file is read."""
+        files = [file for file in self._folder.iterdir() if _SHA256.fullmatch(file.name)]
+        return sorted(file.name for file in files if not is_whole(file, file.name))
+
+
+def is_whole(path: Path, sha256: str) -> bool:
+    """Whether there is a file at ``path`` that has this hash."""
+    try:
+        return sha256_of(path) == sha256
+    except OSError:  # no file, or a disk that does not give it back
+        return False
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make ``target`` the same file as ``source``, or a copy where there are no hard links; whole or not at all."""
+    temporary = target.with_name(f"{target.name}.{uuid4().hex}.tmp")
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        sync(temporary)
+        temporary.replace(target)
+        sync(target.parent)
+    except OSError as error:
+        raise storage_error(target, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError
 
 from fwdllm_common.errors import BadInputError, StorageError
+from fwdllm_common.files import storage_error
 from fwdllm_server.store.locks import change_tables
 
 _PRAGMAS = (
@@ -44,6 +46,7 @@ class Database:
     """
 
     def __init__(self, url: str) -> None:
+        make_private(sqlite_file(url))
         self._engine = create_engine(parsed_url(url))
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _configure_sqlite)
@@ -90,17 +93,54 @@ def parsed_url(url: str) -> URL:
         ) from None
 
 
+def sqlite_file(url: str) -> Path | None:
+    """The SQLite file that a URL names; None for other databases, and for one that is in memory.
+
+    :raises BadInputError: it is no URL, or SQLite's own kind of URI.
+    """
+    parsed = parsed_url(url)
+    name = parsed.database or ""
+    if parsed.get_backend_name() != "sqlite" or name in ("", ":memory:"):
+        return None
+    if name.startswith("file:"):
+        raise BadInputError("[store] url: name SQLite's file by its path, as in sqlite:////srv/fwdllm.db")
+    return Path(name)
+
+
+def make_private(file: Path | None) -> None:
+    """Make a database's file, unless it is there, for its owner's eyes only: SQLite makes those beside it alike.
+
+    :raises StorageError: it cannot be made.
+    """
+    if file is None:
+        return
+    try:
+        os.close(os.open(file, os.O_RDONLY | os.O_CREAT, 0o600))
+    except OSError as error:
+        raise storage_error(file, error) from error
+
+
+@contextmanager
+def reading(url: str) -> Iterator[Connection]:
+    """A database as it is, whatever the version of its tables.
+
+    :raises StorageError: it cannot be read.
+    """
+    engine = create_engine(parsed_url(url))
+    try:
+        with storage_errors(), engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
 def schema_versions(url: str) -> tuple[str | None, str | None]:
     """The version of the tables that a database has, None for no tables yet, and the newest that there is.
 
     :raises StorageError: it cannot be opened.
     """
-    engine = create_engine(parsed_url(url))
-    try:
-        with storage_errors(), engine.connect() as connection:
-            found = MigrationContext.configure(connection).get_current_revision()
-    finally:
-        engine.dispose()
+    with reading(url) as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
     return found, ScriptDirectory.from_config(_migrations()).get_current_head()
 
 
@@ -149,7 +189,21 @@ def storage_errors() -> Iterator[None]:
     except DBAPIError as error:
         if isinstance(error, IntegrityError | DataError):  # the caller's doing
             raise
+        if _is_damaged(error):
+            raise StorageError(
+                f"the database is damaged ({error.orig}), and what it holds may be lost: stop the server, keep a copy "
+                "of the file and restore the newest backup"
+            ) from error
         raise StorageError(
             f"the database cannot be used ({error.orig}); check its disk and permissions and start again, "
             "nothing that was acknowledged is lost"
         ) from error
+
+
+def _is_damaged(error: DBAPIError) -> bool:
+    """Whether what is on the disk is no database any more, or not a whole one."""
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    if code is not None:
+        return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    # PostgreSQL's class XX: internal errors, data_corrupted and index_corrupted among them.
+    return str(getattr(error.orig, "sqlstate", None) or "").startswith("XX")

@@ -58,6 +58,13 @@ def create_token(connection: Connection, name: str, expires_at: float) -> str:
     return secret
 
 
+def awaits(connection: Connection, name: str, now: float) -> bool:
+    """Whether a device may still enrol as ``name`` with a secret that nobody has used."""
+    unused = join_tokens.c.used_by_key_sha256.is_(None)
+    query = select(join_tokens.c.name).where(join_tokens.c.name == name, unused, join_tokens.c.expires_at > now)
+    return connection.execute(query).first() is not None
+
+
 def enrol(connection: Connection, secret: str, key_sha256: str, now: float) -> Device:
     """The device whose key is ``key_sha256`` (hex), let in by ``secret``.
 

@@ -1,28 +1,45 @@
-"""One coordinator for each SQLite file, from whatever directory it is served."""
+"""One coordinator for each SQLite file, from whatever directory it is served and under whatever name."""
 
 from __future__ import annotations
 
+import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from fwdllm_common.lock import locked
-from fwdllm_server.store.database import parsed_url
+from fwdllm_common.errors import BusyError
+from fwdllm_common.files import storage_error
+from fwdllm_server.store.database import make_private, sqlite_file
 
 
 @contextmanager
 def only_user(url: str) -> Iterator[None]:
     """Hold the SQLite file that ``url`` names for this process; other databases have several users.
 
+    The file itself is locked, so that symbolic and hard links are known for what they are. Everything of SQLite's must
+    be closed before the block ends: closing any descriptor of a file gives up the locks that SQLite has on it.
+
     :raises BadInputError: it is no URL.
     :raises BusyError: another process holds it.
-    :raises StorageError: its folder cannot be written.
+    :raises StorageError: it cannot be made.
     """
-    parsed = parsed_url(url)
-    if parsed.get_backend_name() != "sqlite" or not parsed.database:
+    file = sqlite_file(url)
+    if file is None:
         yield
         return
-    file = Path(parsed.database)
-    remedy = "stop it first, or let both use PostgreSQL ([store] url in server.toml)"
-    with locked(file.with_name(f"{file.name}.lock"), f"another fwdllm-server uses {file}", remedy):
+    make_private(file)
+    try:
+        descriptor = os.open(file, os.O_RDONLY)
+    except OSError as error:
+        raise storage_error(file, error) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # SQLite's own locks are of another kind
+        except BlockingIOError as error:
+            raise BusyError(
+                f"another fwdllm-server uses {file}; stop it first, or let both use PostgreSQL "
+                "([store] url in server.toml)"
+            ) from error
         yield
+    finally:
+        os.close(descriptor)

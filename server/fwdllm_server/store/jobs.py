@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from sqlalchemy import Connection, Row, bindparam, func, select, update
 
-from fwdllm_server.store.schema import jobs, rounds
+from fwdllm_server.store.schema import jobs, rounds, snapshots
 
 
 class JobState(StrEnum):
@@ -102,12 +102,32 @@ def find(connection: Connection, id_or_name: str) -> JobRecord | None:
     return get(connection, id_or_name) or (None if row is None else _record(row))
 
 
+def ids_of_name(connection: Connection, name: str, other_than: str) -> list[str]:
+    """The ids of the other jobs of this name, newest first."""
+    query = select(jobs.c.id).where(jobs.c.name == name, jobs.c.id != other_than).order_by(jobs.c.created_at.desc())
+    return list(connection.execute(query).scalars())
+
+
+def unfinished_of_name(connection: Connection, name: str) -> Sequence[JobRecord]:
+    """The jobs of this name that a coordinator drives."""
+    query = select(jobs).where(jobs.c.name == name, jobs.c.state.in_(UNFINISHED))
+    return [_record(row) for row in connection.execute(query)]
+
+
 def in_state(connection: Connection, *states: JobState) -> Sequence[JobRecord]:
     """The jobs in any of these states (in any at all if none is given), newest first."""
     query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id)
     if states:
         query = query.where(jobs.c.state.in_(states))
     return [_record(row) for row in connection.execute(query)]
+
+
+def artifacts(connection: Connection) -> list[tuple[str, list[str]]]:
+    """The name of each exported job, and the hashes of its manifest and of its first version."""
+    first = select(snapshots.c.sha256).where(snapshots.c.job_id == jobs.c.id, snapshots.c.version == 0)
+    query = select(jobs.c.name, jobs.c.manifest_sha256, func.coalesce(first.scalar_subquery(), jobs.c.draft_sha256))
+    rows = connection.execute(query.where(jobs.c.manifest_sha256.is_not(None)))
+    return [(name, [sha256 for sha256 in sha256s if sha256]) for name, *sha256s in rows]
 
 
 def drafted(
@@ -117,7 +137,12 @@ def drafted(
     connection.execute(
         update(jobs)
         .where(jobs.c.id == job_id)
-        .values(manifest_sha256=manifest_sha256, draft_sha256=draft_sha256, trainable_parameters=trainable_parameters)
+        .values(
+            manifest_sha256=manifest_sha256,
+            draft_sha256=draft_sha256,
+            trainable_parameters=trainable_parameters,
+            message="",
+        )
     )
 
 
@@ -148,6 +173,11 @@ def set_state(connection: Connection, job_id: str, state: JobState, message: str
     """Change the state and say why."""
     ended = None if state in UNFINISHED else now
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(state=state, message=message, ended_at=ended))
+
+
+def set_message(connection: Connection, job_id: str, message: str) -> None:
+    """Say what is being done for a job, or why it waits."""
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(message=message))
 
 
 def started(connection: Connection, job_id: str, now: float) -> None:

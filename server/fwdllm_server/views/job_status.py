@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from sqlalchemy import Connection
 
 from fwdllm.v1 import operator_pb2
+from fwdllm_common.errors import FwdllmError
 from fwdllm_common.ledger import RunHeader
 from fwdllm_server.rounds.self_testing import noisy_devices
-from fwdllm_server.store import assignments, efforts, ledger, rounds, scalars
+from fwdllm_server.store import assignments, efforts, jobs, ledger, rounds, scalars
 from fwdllm_server.store.jobs import UNFINISHED, JobRecord, JobState
 from fwdllm_server.store.ledger import EvaluationRecord
 from fwdllm_server.store.rounds import Phase, RoundRecord
@@ -24,7 +25,22 @@ _STATES = {
 
 
 def job_message(connection: Connection, record: JobRecord, now: float) -> operator_pb2.Job:
-    """Everything there is to say about a job."""
+    """Everything there is to say about a job; of one whose records are damaged, what can be said."""
+    try:
+        return _whole_message(connection, record, now)
+    except (FwdllmError, ValueError, KeyError, TypeError) as error:
+        why = f"its records are damaged ({error}); restore the database from a backup"
+        return operator_pb2.Job(
+            job_id=record.id,
+            name=record.name,
+            state=_state(record),
+            priority=record.priority,
+            message=f"{record.message}; {why}" if record.message else why,
+            rounds_wanted=record.rounds_wanted,
+        )
+
+
+def _whole_message(connection: Connection, record: JobRecord, now: float) -> operator_pb2.Job:
     committed, directions = ledger.totals(connection, record.id)
     devices = list(_devices(connection, record.id, now))
     message = operator_pb2.Job(
@@ -46,7 +62,8 @@ def job_message(connection: Connection, record: JobRecord, now: float) -> operat
         version=committed,
         theta_digest=ledger.newest_digest(connection, record.id) or _initial_digest(record),
         devices=devices,
-        trainable_parameters=record.trainable_parameters,
+        trainable_parameters=record.trainable_parameters or None,
+        same_name=jobs.ids_of_name(connection, record.name, other_than=record.id),
     )
     _add_times(message, record, now)
     _add_evaluations(connection, message)
@@ -123,7 +140,7 @@ def _round(connection: Connection, record: RoundRecord) -> operator_pb2.Round:
         phase=record.phase,
         directions_wanted=sum(plan.wanted for plan in record.plan),
         directions_collected=collected,
-        variance=record.variance,
+        variance=record.variance or None,
         variance_threshold=record.variance_threshold,
         reason=record.reason,
         devices=len({work.device_id for work in assignments.of_round(connection, record.job_id, record.number)}),
@@ -138,11 +155,11 @@ def _devices(connection: Connection, job_id: str, now: float) -> Iterator[operat
             scalars=row.scalars,
             seconds=row.seconds,
             example_passes=row.example_passes,
-            peak_rss_bytes=row.peak_rss_bytes,
+            peak_rss_bytes=row.peak_rss_bytes or None,
             bytes_sent=row.bytes_sent,
             bytes_received=row.bytes_received,
             artifact_bytes=row.artifact_bytes,
-            signal_to_noise=row.signal_to_noise or 0.0,
+            signal_to_noise=row.signal_to_noise,
             noisy=row.device_id in noisy,
             joules=row.joules,
         )

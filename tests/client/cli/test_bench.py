@@ -89,7 +89,7 @@ def test_without_a_model_it_says_what_to_do(bench, tmp_path):
     assert bench()[::2] == (
         2,
         f"fwdllm-client: error[bad-input]: {tmp_path / 'home' / 'cache'} holds no model yet; run the agent until it "
-        "has one, or name a folder with --bundle (docs/errors/bad-input.md)\n",
+        "has one, or name a folder with --bundle (more: explain bad-input)\n",
     )
     code, _, error = bench("--bundle", tmp_path)
     assert code == 2

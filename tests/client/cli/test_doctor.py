@@ -90,7 +90,7 @@ def test_a_coordinator_that_is_gone(examined, coordinator):
     found = examined()
     assert found["coordinator"].state == "failed"
     assert f"nothing answers at {coordinator.address}" in found["coordinator"].found
-    assert found["coordinator"].next == "read docs/errors/unreachable.md"
+    assert found["coordinator"].next == "more: explain unreachable"
     assert found["enrolment"].state == "warning", "it is needed only to join"
 
 

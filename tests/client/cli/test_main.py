@@ -7,6 +7,7 @@ import sys
 import threading
 from array import array
 from contextlib import closing
+from importlib.metadata import version
 
 import pytest
 from grpc import StatusCode
@@ -20,6 +21,56 @@ from fwdllm_client.connection.home import ClientHome
 from fwdllm_common.join_token import JoinToken
 
 HOUR_MS = 3_600_000
+
+
+def test_the_version(capfd):
+    with pytest.raises(SystemExit) as ended:
+        run_command(["--version"])
+    assert (ended.value.code, capfd.readouterr().out) == (0, f"fwdllm-client {version('fwdllm')}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rnu"], "no 'rnu'; did you mean 'run'?"),
+        (["run", "--task", "clasification"], "no 'clasification'; did you mean 'classification'?"),
+        (["jobs", "x"], "no 'x'; there are allow, deny"),
+    ],
+)
+def test_what_is_not_known_names_the_nearest(arguments, words, capfd):
+    assert run_command(arguments) == 2
+    (line,) = capfd.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_an_error_is_explained(capfd):
+    assert run_command(["explain", "busy"]) == 0
+    assert capfd.readouterr().out.startswith("# busy\n")
+    assert run_command(["explain"]) == 0
+    assert capfd.readouterr().out.startswith("# Errors and exit codes\n")
+    assert run_command(["explain", "bsuy"]) == 2
+    assert "there are bad-input, busy, " in capfd.readouterr().err
+
+
+def test_a_shell_completes_the_commands(tmp_path, capfd):
+    assert run_command(["completion", "bash"]) == 0
+    script = tmp_path / "completion"
+    script.write_text(capfd.readouterr().out)
+    ask = f"source {script}; COMP_WORDS=(fwdllm-client do); COMP_CWORD=1; $(complete -p fwdllm-client | "
+    ask += 'sed "s/.*-F \\([^ ]*\\) .*/\\1/"); echo "${COMPREPLY[@]}"'
+    done = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, check=True)
+    assert done.stdout == "doctor\n"
+
+
+def test_windows_is_named_in_one_line(capfd):
+    """What the system lacks must not be what a user reads about: nothing else is imported before."""
+    pretend = "import argparse, difflib, json, signal, traceback, pathlib, typing, sys; sys.platform = 'win32'; "
+    done = subprocess.run(
+        [sys.executable, "-c", f"{pretend} import fwdllm_client.cli.main"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("fwdllm: error[failed]: Windows is not supported; use Linux or macOS")
+    assert done.stderr.count("\n") == 1
 
 
 @pytest.fixture(autouse=True)
@@ -141,7 +192,7 @@ def test_an_unknown_label_is_explained(home, data, coordinator, refuse, capsys):
     assert run_command(["run", "--data", str(data), "--home", str(home.folder)]) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"{coordinator.address} refuses" in said
-    assert said.endswith(f"{details} (docs/errors/bad-input.md)")
+    assert said.endswith(f"{details} (more: explain bad-input)")
 
 
 def test_verbose_shows_the_traceback_and_ends_alike(tmp_path, data, capsys):

@@ -136,9 +136,9 @@ def test_what_was_sent_is_said_in_plain_words(run, log):
     code, said = run("sent")
 
     assert code == 0
-    assert said.endswith(
-        " job bbc round 3: 12 numbers, directional derivatives of the loss, and the effort they took\n"
-    )
+    first, total = said.splitlines()
+    assert first.endswith(" job bbc round 3: 12 numbers, directional derivatives of the loss, and the effort they took")
+    assert total == f"in all, job bbc: 1 round, 12 numbers, last {AT}"
     assert said.startswith("2026-11-")
 
 

@@ -84,6 +84,7 @@ class Scripted(OperatorServiceServicer):
     def __init__(self) -> None:
         self.changes = [running()]
         self.hangs = False
+        self.same_name: list[str] = []
         self.watched = asyncio.Event()
         self.jobs = [running()]
         self.devices = [
@@ -108,7 +109,7 @@ class Scripted(OperatorServiceServicer):
 
     async def GetJob(self, request, context):  # noqa: N802
         self._known(request)
-        return running()
+        return running(same_name=self.same_name)
 
     async def WatchJob(self, request, context) -> AsyncIterator[Job]:  # noqa: N802
         self._known(request)

@@ -22,7 +22,12 @@ async def test_enroll_prints_the_line_to_type_on_the_device(stage, cli):
 async def test_enroll_as_json(stage, cli):
     result = await cli("enroll", "--name", "pixel7", "--lifetime", "60", "--json")
 
-    assert result.json == {"name": "pixel7", "join_token": "fwdllm1-abc", "expires_unix_s": 1_800_000_000}
+    assert result.json == {
+        "name": "pixel7",
+        "join_token": "fwdllm1-abc",
+        "expires_unix_s": 1_800_000_000,
+        "voids_former": False,
+    }
     assert stage.service.requests[0].lifetime_s == 60
 
 
@@ -52,7 +57,7 @@ async def test_devices_are_listed_without_what_could_steer_the_terminal(stage, c
 async def test_devices_as_json(stage, cli):
     [device] = (await cli("devices", "list", "--json")).json
 
-    assert (device["device_id"], device["revoked"], device["last_seen_unix_s"]) == ("dev-1", False, 0)
+    assert (device["device_id"], device["revoked"], device["last_seen_unix_s"]) == ("dev-1", False, None)
 
 
 @pytest.mark.parametrize(

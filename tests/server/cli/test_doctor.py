@@ -49,7 +49,7 @@ def test_a_server_that_does_not_run_needs_free_ports(home, one, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("FWDLLM_LISTEN__DEVICE", f"127.0.0.1:{taken.getsockname()[1]}")
         verdict = one("ports")
-    assert (verdict.state, verdict.next) == ("failed", "read docs/errors/busy.md")
+    assert (verdict.state, verdict.next) == ("failed", "more: explain busy")
     assert "[listen] device: port" in verdict.found
 
 
@@ -82,12 +82,22 @@ def test_keys_that_others_can_read(home, one):
     assert (verdict.state, verdict.next) == ("failed", f"chmod 600 {home.ca_key}")
 
 
+@pytest.mark.parametrize("name", ["server.toml", "fwdllm.db", "dashboard.token"])
+def test_what_may_hold_a_secret_and_can_be_read_by_others(home, one, name):
+    Database(home.database_url(home.config())).close()
+    home.dashboard_token()
+    assert one("directory").state == "ok"
+    (home.folder / name).chmod(0o644)
+    verdict = one("directory")
+    assert (verdict.state, verdict.next) == ("warning", f"chmod 600 {home.folder / name}")
+
+
 def test_the_store(home, one, monkeypatch):
     assert "made at the first start" in one("store").found
     Database(home.database_url(home.config())).close()
     assert one("store").state == "ok"
     monkeypatch.setattr(database.ScriptDirectory, "get_current_head", lambda self: "9999")
-    assert one("store").next == "back up first: docs/operations.md"
+    assert one("store").next == "back up first: copy the database and the directory"
     home.database.write_bytes(b"no database" * 1000)
     assert one("store").state == "failed"
 

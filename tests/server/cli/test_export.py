@@ -2,10 +2,25 @@ async def test_export_writes_every_file_whole(stage, cli, tmp_path):
     out = tmp_path / "models" / "adapter"
     result = await cli("export", "job-1", "--out", str(out), "--json")
 
-    assert result.json == {"folder": str(out), "files": ["adapter_config.json", "adapter_model.safetensors"]}
+    assert result.json == {
+        "folder": str(out),
+        "files": ["adapter_config.json", "adapter_model.safetensors"],
+        "job_id": "job-1",
+        "version": 0,
+    }
     assert (out / "adapter_config.json").read_bytes() == b"{}"
     assert (out / "adapter_model.safetensors").read_bytes() == b"abc"
     assert [path.name for path in out.parent.iterdir()] == ["adapter"]
+
+
+async def test_a_name_that_several_jobs_have_is_told_by_the_id_of_which_it_means(stage, cli, tmp_path):
+    stage.service.same_name = ["old-1"]
+    result = await cli("export", "news", "--out", str(tmp_path / "adapter"))
+
+    assert result.code == 0
+    assert "news (job-1, running) at version 0; of the same name: old-1" in " ".join(result.err.split())
+    assert stage.service.requests[-1].job == "job-1"
+    assert "exporting" not in result.out
 
 
 async def test_an_empty_folder_may_be_filled_and_a_full_one_may_not(stage, cli, tmp_path):

@@ -1,16 +1,22 @@
+import asyncio
 import json
 import os
 import signal
 import stat
 import subprocess
 import sys
+import time
+from importlib.metadata import version
 
 import pytest
+import structlog
 from server.rpc.loopback import authority_of
 
-from fwdllm_common.errors import BadInputError, BusyError
+from fwdllm_common.errors import BadInputError, BusyError, RefusedError
 from fwdllm_server.cli import run
+from fwdllm_server.cli.serving import _tell_of_the_end, serve
 from fwdllm_server.config.home import ServerHome
+from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.security.roles import Role, holder_of
 
 # Stands for the coordinator, which loads for seconds: tells when it serves, and ends when it is asked to.
@@ -46,11 +52,8 @@ def test_init_makes_a_directory_whose_keys_are_for_its_owner(tmp_path, capfd):
     assert facts == {"folder": str(folder), "host": "a.example", "ca_sha256": authority_of(home).fingerprint}
     assert home.config().public.names == ["10.0.0.1"]
     assert holder_of(home.operator_certificate.read_bytes()).role is Role.OPERATOR
-    assert [stat.S_IMODE(path.stat().st_mode) for path in (folder, home.ca_key, home.operator_key)] == [
-        0o700,
-        0o600,
-        0o600,
-    ]
+    private = (folder, home.ca_key, home.operator_key, home.config_file)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in private] == [0o700, 0o600, 0o600, 0o600]
     assert home.artifacts.is_dir()
     assert home.jobs.is_dir()
 
@@ -110,8 +113,29 @@ def test_a_second_server_on_the_directory_is_refused(home, capfd):
     assert code == BusyError.exit_code == 8
     assert capfd.readouterr().err == (
         f"fwdllm-server: error[busy]: another fwdllm-server serves {home.folder} (pid {server.pid}); stop it first "
-        "(docs/errors/busy.md)\n"
+        "(more: explain busy)\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("made_days_ago", "words"), [(3651, "no device accepts it any more; make a new server"), (-3, "set the clock")]
+)
+async def test_a_server_whose_authority_has_ended_does_not_serve(home, made_days_ago, words):
+    made = CertificateAuthority.create(time.time() - made_days_ago * 86_400)
+    made.save(home.ca_certificate, home.ca_key)
+    with pytest.raises(RefusedError, match=words):
+        await serve(home, home.config(), asyncio.Event())
+
+
+async def test_the_log_says_that_the_authority_ends(home):
+    authority = CertificateAuthority.create(time.time())
+    ends = authority.certificate.not_valid_after_utc.timestamp()
+    for now, event in [(ends - 30 * 86_400, "the authority of this server ends soon"), (ends, "devices refuse")]:
+        with structlog.testing.capture_logs() as logs:
+            telling = asyncio.create_task(_tell_of_the_end(authority, lambda now=now: now))
+            await asyncio.sleep(0)
+            telling.cancel()
+        assert logs[0]["event"].startswith(event)
 
 
 def test_a_killed_server_leaves_no_lock(home):
@@ -145,6 +169,30 @@ def test_wrong_usage_is_one_line(arguments, words, capfd):
     [line] = capfd.readouterr().err.splitlines()
     assert line.startswith("fwdllm-server: error[bad-input]: ")
     assert words in line
+
+
+def test_the_version_and_more_about_an_error(capfd):
+    assert run(["--version"]) == 0
+    assert capfd.readouterr().out == f"fwdllm-server {version('fwdllm')}\n"
+    assert run(["explain", "busy"]) == 0
+    assert capfd.readouterr().out.startswith("# busy\n")
+    assert run(["explain", "bsuy"]) == 2
+    assert "no error has the code 'bsuy'; there are bad-input, busy, " in capfd.readouterr().err
+
+
+def test_a_shell_completes_the_commands():
+    asked = {"_FWDLLM_SERVER_COMPLETE": "complete_bash", "COMP_WORDS": "fwdllm-server jo", "COMP_CWORD": "1"}
+    command = [sys.executable, "-c", "from fwdllm_server.cli import main; main()"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **asked})
+
+    assert done.stdout == "job\n"
+
+
+def test_a_command_that_needs_more_than_is_installed_says_what(home, capfd, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+
+    assert run(["serve", str(home.folder)]) == 2
+    assert "this command needs uvloop: pip install 'fwdllm[server]'" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [[], ["job"], ["devices"]])

@@ -17,7 +17,7 @@ async def test_submit_sends_the_file_and_the_folder_it_lies_in(stage, cli, tmp_p
     monkeypatch.chdir(tmp_path)
     result = await cli("job", "submit", "jobs/news.toml", "--json")
 
-    assert (result.code, result.json) == (0, {"job_id": "job-1"})
+    assert (result.code, result.json) == (0, {"job_id": "job-1", "same_name": []})
     [request] = stage.service.requests
     assert (request.spec_toml, request.base_folder) == ("[job]\nname = 'ü'\n", str(tmp_path / "jobs"))
 
@@ -90,7 +90,7 @@ async def test_watch_prints_a_line_at_every_step(stage, cli):
     assert [line.split(",")[0] for line in lines] == [
         "news running: round 3 collecting on 2 devices",
         "news running: round 4 collecting on 2 devices",
-        "news done: round 5 committed on 2 devices",
+        "news done: rounds 5 of 5 done",
     ]
 
 
@@ -192,5 +192,5 @@ async def test_a_server_that_is_not_running_is_named_with_what_to_do(home, cli, 
     assert result.code == UnreachableError.exit_code == 3
     assert result.err == (
         f"fwdllm-server: error[unreachable]: no server answers at {home.operator_address(home.config())}; "
-        f"start it with 'fwdllm-server serve {home.folder}' (docs/errors/unreachable.md)\n"
+        f"start it with 'fwdllm-server serve {home.folder}' (more: explain unreachable)\n"
     )

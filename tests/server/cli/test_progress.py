@@ -5,10 +5,11 @@ import pytest
 from rich.console import Console
 from server.cli.scripted import DONE, running
 
-from fwdllm.v1.operator_pb2 import JOB_STATE_PREPARING, Job
+from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, JOB_STATE_PREPARING, Device, Job
 from fwdllm_server.cli.display import Display
 from fwdllm_server.cli.progress import line, render, show_job
 from fwdllm_server.cli.words import duration, energy, size
+from fwdllm_server.views.message_json import as_dict
 
 
 def test_a_terminal_shows_a_bar_and_the_last_state_stays():
@@ -45,6 +46,33 @@ def test_a_job_before_its_first_round_has_little_to_show():
     job = Job(name="news", state=JOB_STATE_PREPARING, rounds_wanted=5)
 
     assert line(job) == "news preparing: round 0 of 5, up 0 B, down 0 B, 0s so far"
+
+
+def test_a_job_that_has_ended_is_told_by_what_is_done():
+    """Its last round's number would count those that were abandoned."""
+    job = running(101, state=JOB_STATE_DONE, rounds_committed=100, rounds_wanted=100, rounds_abandoned=1)
+
+    assert line(job).startswith("news done: rounds 100 of 100 done (1 abandoned), ")
+
+
+def test_what_was_not_measured_yet_is_not_shown_as_zero():
+    job = running()
+    job.round.ClearField("variance")
+
+    assert "variance not judged yet, " in line(job)
+    facts = as_dict(job)
+    assert facts["round"]["variance"] is None
+    assert facts["trainable_parameters"] is None
+    assert facts["devices"][0]["signal_to_noise"] is None
+    assert facts["devices"][0]["peak_rss_bytes"] is None
+    assert as_dict(Device())["last_seen_unix_s"] is None
+
+
+def test_other_jobs_of_the_same_name_are_named():
+    screen = io.StringIO()
+    Console(file=screen, width=100).print(render(running(same_name=["old-1", "old-2"])))
+
+    assert "old-1, old-2: named by their ids alone" in screen.getvalue()
 
 
 def test_energy_is_that_of_the_devices_that_measure_it():

@@ -67,7 +67,7 @@ async def refusal(call) -> tuple[grpc.StatusCode, str, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     error = caught.value
-    return error.code(), dict(error.trailing_metadata()).get(REASON_KEY, ""), error.details()
+    return error.code(), dict(tuple(error.trailing_metadata())).get(REASON_KEY, ""), error.details()
 
 
 async def test_a_token_and_a_request_become_a_certificate(enroll, token, home, clock):

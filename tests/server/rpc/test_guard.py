@@ -65,7 +65,7 @@ async def stub(connected):
 
 
 def seen(error: grpc.aio.AioRpcError) -> tuple[grpc.StatusCode, str | None, str]:
-    return error.code(), dict(error.trailing_metadata()).get(REASON_KEY), error.details()
+    return error.code(), dict(tuple(error.trailing_metadata())).get(REASON_KEY), error.details()
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ async def test_bytes_that_are_no_message_are_the_callers_fault_and_not_logged_as
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await (everything(call) if hasattr(call, "__aiter__") else call)
             error = caught.value
-            reason = dict(error.trailing_metadata())[REASON_KEY]
+            reason = dict(tuple(error.trailing_metadata()))[REASON_KEY]
             assert (error.code(), reason) == (grpc.StatusCode.INVALID_ARGUMENT, "bad-field")
 
     assert not logged

@@ -48,7 +48,7 @@ async def test_a_device_that_calls_too_often_hears_when_to_come_back_and_others_
 
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await insist()
-    trailing = dict(refused.value.trailing_metadata())
+    trailing = dict(tuple(refused.value.trailing_metadata()))
 
     assert (refused.value.code(), trailing["fwdllm-reason"]) == BUSY
     assert 1 <= int(trailing[RETRY_AFTER_KEY]) <= 500

@@ -71,7 +71,7 @@ async def refusal(address, authority, identity) -> grpc.aio.AioRpcError:
 
 
 def reason_of(error) -> str:
-    return dict(error.trailing_metadata())[REASON_KEY]
+    return dict(tuple(error.trailing_metadata()))[REASON_KEY]
 
 
 async def test_a_device_that_we_signed_is_let_in_under_the_name_that_we_signed(home, authority):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from fwdllm_common.errors import BadInputError, BusyError, JobFailedError, Stora
 from fwdllm_server.model.adapter_template import load_base_of
 from fwdllm_server.simulation import simulation as module
 from fwdllm_server.simulation.population import Population
+from fwdllm_server.simulation.running import run_to_end
 from fwdllm_server.simulation.simulation import Simulation
 
 VARIED = {"drop_out": 0.2, "availability": 0.7, "speed_spread": 1.0, "partition": "dirichlet", "alpha": 0.5}
@@ -69,6 +71,40 @@ def test_a_simulation_runs_to_its_end(simulate, tmp_path):
     assert json.loads((tmp_path / "run" / "curve.json").read_text()) == [asdict(point) for point in points]
     assert (run.outcome.rounds_committed, run.outcome.rounds_abandoned, run.outcome.scalars_late) == (4, 0, 0)
     assert len(run.ledger()) == 4
+
+
+async def test_it_runs_inside_of_an_event_loop_too(simulate):
+    """As in a notebook, whose cells an event loop runs."""
+    points = list(simulate("run").run(silently))
+
+    assert [point.version for point in points] == [0, 2, 4]
+
+
+async def test_what_fails_inside_of_an_event_loop_is_heard(simulate, dies):
+    dies(at=3)
+    with pytest.raises(DiedError):
+        simulate("run").run(silently)
+
+
+async def test_ctrl_c_inside_of_an_event_loop_is_as_outside():
+    told = []
+
+    async def interrupted():
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            told.append("a checkpoint")
+            raise
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run_to_end(interrupted())
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    assert told == ["a checkpoint"]
 
 
 def test_a_simulation_that_is_done_is_not_run_again(simulate):

@@ -47,7 +47,27 @@ def test_the_same_content_is_kept_once(store, source):
     store.put(DATA)
     store.put_file(source)
 
-    assert store.path(SHA256).stat() == before
+    after = store.path(SHA256).stat()
+    assert (after.st_ino, after.st_mtime_ns, after.st_nlink) == (before.st_ino, before.st_mtime_ns, 1)
+
+
+@pytest.mark.parametrize("again", [lambda store, _: store.put(DATA), lambda store, source: store.put_file(source)])
+def test_what_is_put_again_takes_the_place_of_a_damaged_file(store, source, again):
+    store.put(DATA)
+    store.path(SHA256).write_bytes(DATA[:-1])
+    again(store, source)
+
+    assert store.get(SHA256) == DATA
+
+
+def test_the_damaged_files_are_named_and_nothing_else_is(store, source):
+    store.put(b"other")
+    store.put_file(source)
+    (store.path(SHA256).parent / f"{SHA256}.tmp").write_bytes(b"of a crash")
+    assert store.damaged() == []
+    source.write_bytes(DATA[:-1])  # the same file where the disk has links
+
+    assert store.damaged() == [SHA256]
 
 
 def test_an_artifact_outlives_its_source(store, source):

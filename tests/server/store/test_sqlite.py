@@ -1,5 +1,6 @@
 """What only SQLite has: its pragmas, and a disk that fills up under it."""
 
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,6 +104,28 @@ def test_a_database_at_its_own_limit_is_a_full_disk_too(tmp_path):
 
     assert seeds(again) == frozenset(range(acknowledged))
     again.close()
+
+
+@pytest.mark.parametrize("part", [slice(0, 4096), slice(4096, None)], ids=["header", "pages"])
+def test_a_damaged_file_is_told_from_one_that_cannot_be_written(tmp_path, part):
+    opened(tmp_path).close()
+    file = tmp_path / "fwdllm.db"
+    data = bytearray(file.read_bytes())
+    data[part] = b"\xa5" * len(data[part])
+    file.write_bytes(data)
+    with pytest.raises(StorageError) as caught:  # noqa: PT012 - the first use that meets the damage fails
+        database = opened(tmp_path)
+        seeds(database)
+    assert "the database is damaged" in str(caught.value)
+    assert "nothing" not in str(caught.value)
+    assert "backup" in str(caught.value)
+
+
+def test_the_file_and_those_beside_it_are_for_their_owner_only(tmp_path):
+    database = opened(tmp_path)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(["fwdllm.db", "fwdllm.db-wal", "fwdllm.db-shm"], 0o600)
+    database.close()
 
 
 def test_a_disk_that_may_not_be_written_is_a_storage_error(tmp_path):

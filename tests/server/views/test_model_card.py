@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from helpers.tiny_job import job_toml
 
-from fwdllm_server.model_card import model_card
 from fwdllm_server.store import jobs
 from fwdllm_server.store.database import Database
+from fwdllm_server.views.model_card import model_card
 
 
 @pytest.mark.parametrize("hub", [False, True])

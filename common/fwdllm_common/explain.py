@@ -1,0 +1,25 @@
+"""The page of an error, as ``explain`` of both programs shows it: ``docs/errors``, which a wheel has too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fwdllm_common.errors import BadInputError
+
+_INSTALLED = Path(__file__).parent / "error_pages"
+_REPOSITORY = Path(__file__).parents[2] / "docs" / "errors"
+_INDEX = "index"
+
+
+def page(code: str | None) -> str:
+    """What there is to say about an error's code; without one, the table of all. Markdown.
+
+    :raises BadInputError: there is no such code.
+    """
+    folder = _INSTALLED if _INSTALLED.is_dir() else _REPOSITORY
+    pages = {path.stem: path for path in folder.glob("*.md")}
+    found = pages.get(code or _INDEX)
+    if found is None:
+        known = ", ".join(sorted(pages.keys() - {_INDEX}))
+        raise BadInputError(f"no error has the code {code!r}; there are {known}")
+    return found.read_text(encoding="utf-8").rstrip()

@@ -1,0 +1,132 @@
+"""The files of a job's model: each is an artifact for devices, and in the job's folder for the coordinator itself.
+
+A file that is damaged or missing in one place is restored from the other. Where both names are one file, as on most
+disks, or both are damaged, the model is exported again, which gives the same bytes with the same libraries.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from fwdllm_common.errors import FwdllmError, IntegrityError, StorageError
+from fwdllm_common.files import make_folder
+from fwdllm_common.manifest import MANIFEST_FILE, Manifest
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.preparation.evaluation import held_out_texts
+from fwdllm_server.preparation.export_process import export_in_process
+from fwdllm_server.preparation.prepare import JobFolder, prepared_in
+from fwdllm_server.store import jobs
+from fwdllm_server.store.artifacts import ArtifactStore, is_whole
+from fwdllm_server.store.database import reading
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class JobFiles:
+    """The files that a manifest names, and the ``first_version`` of θ, by hash."""
+
+    artifacts: ArtifactStore
+    folder: JobFolder
+    spec: JobSpec
+    manifest_sha256: str
+    first_version: str
+
+    async def make_whole(self, base_folder: Path) -> None:
+        """Restore what is damaged or missing; paths in the job file start from ``base_folder``.
+
+        :raises IntegrityError: that is not possible, with what to do.
+        :raises StorageError: the disk cannot be written.
+        """
+        damaged = await asyncio.to_thread(self._restore)
+        if not damaged:
+            return
+        _log.warning("files are damaged or missing: exporting the model again", job=self.spec.job.name, files=damaged)
+        why = "exporting the model again gives others"
+        again = JobFolder(self.folder.path.with_name(f"{self.folder.path.name}.again"))
+        try:
+            texts = await asyncio.to_thread(held_out_texts, self.spec, base_folder)
+            await export_in_process(self.spec, self.spec.model.resolved_source(base_folder), again, texts)
+            await asyncio.to_thread(JobFiles._restore, self._in(again))
+            damaged = await asyncio.to_thread(self._restore)
+        except StorageError:
+            raise
+        except FwdllmError as error:
+            why = f"the model cannot be exported again: {error}"
+        finally:
+            await asyncio.to_thread(shutil.rmtree, again.path, ignore_errors=True)
+        if damaged:
+            raise IntegrityError(
+                f"{', '.join(damaged)} of the model: damaged or missing among the artifacts and in {self.folder.path}, "
+                f"and {why}; restore both from a backup and resume the job"
+            )
+
+    def _in(self, folder: JobFolder) -> JobFiles:
+        return JobFiles(self.artifacts, folder, self.spec, self.manifest_sha256, self.first_version)
+
+    def _restore(self) -> Sequence[str]:
+        """Restore each file from where it is whole; names those that are whole nowhere."""
+        make_folder(self.folder.bundle)
+        if not self._restore_file(self.manifest_sha256, MANIFEST_FILE):
+            return [MANIFEST_FILE]
+        manifest = Manifest.from_bytes(self.artifacts.get(self.manifest_sha256))
+        damaged = [file.name for file in manifest.files if not self._restore_file(file.sha256, file.name)]
+        if not damaged:
+            self._restore_first_version()
+        return damaged
+
+    def _restore_file(self, sha256: str, name: str) -> bool:
+        artifact, copy = self.artifacts.path(sha256), self.folder.bundle / name
+        whole = is_whole(artifact, sha256)
+        if artifact.exists() and copy.exists() and artifact.samefile(copy):
+            return whole
+        copy_whole = is_whole(copy, sha256)
+        if whole and not copy_whole:
+            self.artifacts.give(sha256, copy)
+        elif copy_whole and not whole:
+            self.artifacts.put_file(copy)
+        return whole or copy_whole
+
+    def _restore_first_version(self) -> None:
+        """Write it again if it is what the export began with; else a newer snapshot may do in its place."""
+        if is_whole(self.artifacts.path(self.first_version), self.first_version):
+            return
+        try:
+            data = prepared_in(self.spec, self.folder).first_version
+        except (OSError, ValueError, EOFError) as error:
+            _log.warning("first version not restored", job=self.spec.job.name, reason=str(error))
+            return
+        if hashlib.sha256(data).hexdigest() == self.first_version:
+            self.artifacts.put(data)
+
+
+def files_of_jobs(database_url: str, artifacts: ArtifactStore) -> tuple[int, list[str]]:
+    """How many jobs have artifacts, and which of those are missing, in words; the database stays as it is.
+
+    :raises StorageError: it cannot be read.
+    """
+    with reading(database_url) as connection:
+        wanted = jobs.artifacts(connection)
+    missing = []
+    for name, sha256s in wanted:
+        absent = [sha256 for sha256 in sha256s if not artifacts.path(sha256).is_file()]
+        missing += [f"{sha256}, which job {name} begins with, is missing" for sha256 in absent]
+        if not absent:
+            missing += _missing_of(name, sha256s[0], artifacts)
+    return len(wanted), missing
+
+
+def _missing_of(job_name: str, manifest_sha256: str, artifacts: ArtifactStore) -> list[str]:
+    try:
+        manifest = Manifest.from_bytes(artifacts.get(manifest_sha256))
+    except FwdllmError:  # damaged, which is told already
+        return []
+    gone = [file for file in manifest.files if not artifacts.path(file.sha256).is_file()]
+    return [f"{file.name} of job {job_name} ({file.sha256}) is missing" for file in gone]
