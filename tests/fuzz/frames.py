@@ -60,8 +60,8 @@ def beginning() -> bytes:
     return PREFACE + frame(_SETTINGS, 0, 0, b"")
 
 
-def connect(server: LiveServer, caller: str, plane: str) -> ssl.SSLSocket:
-    """TLS to a port with the caller's certificate."""
+def connect(server: LiveServer, caller: str, plane: str, source: str = "127.0.0.1") -> ssl.SSLSocket:
+    """TLS to a port with the caller's certificate, from an address of this machine."""
     context = ssl.create_default_context(cadata=server.authority.certificate_pem.decode())
     context.set_alpn_protocols(["h2"])
     if identity := server.identities[caller]:
@@ -70,7 +70,7 @@ def connect(server: LiveServer, caller: str, plane: str) -> ssl.SSLSocket:
             chain.write_bytes(identity.key + identity.certificate)
             context.load_cert_chain(chain)
     host, _, port = server.addresses[plane].rpartition(":")
-    raw = socket.create_connection((host, int(port)), timeout=_ANSWER_S)
+    raw = socket.create_connection((host, int(port)), timeout=_ANSWER_S, source_address=(source, 0))
     return context.wrap_socket(raw, server_hostname=host)
 
 
