@@ -104,3 +104,4 @@ def test_compressed_messages_are_refused_before_they_are_inflated(server: LiveSe
                     call(request, timeout=30, compression=algorithm)
                 assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED, caught.value.details()
     assert server.answers()
+    assert not server.complaints(), "gRPC writes no lines of its own"

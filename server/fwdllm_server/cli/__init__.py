@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
 
 import typer
 
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE, BadInputError, FwdllmError
-
-# gRPC's C core writes lines of its own to standard error, unless told not to before it is loaded.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
+from fwdllm_common.logging import silence_grpc
 from fwdllm_server.cli.app import app
+
+silence_grpc()
 
 
 def main() -> None:

@@ -80,7 +80,7 @@ def init(
         raise BadInputError(f"{folder} is a server's directory already; serve it with 'fwdllm-server serve {folder}'")
     hosts = host or [socket.gethostname()]
     if not host and (told := public_device or public_enrolment):
-        hosts = [host_of(told)]
+        hosts = [host_of(told) or told]
     given = {"host": hosts[0], "names": hosts[1:], "device": public_device, "enrolment": public_enrolment}
     public = validate(given, PublicSection, "init")
     authority = _make(home, public)

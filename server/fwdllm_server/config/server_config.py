@@ -48,7 +48,7 @@ def _check_host(text: str) -> str:
             ipaddress.IPv6Address(text)
         except ValueError:
             raise ValueError(
-                "has a port; say it with device and enrolment of [public], or init --public-device and --public-enrolment"
+                "has a port; say it with device and enrolment in [public], or init --public-device, --public-enrolment"
             ) from None
     return text
 
