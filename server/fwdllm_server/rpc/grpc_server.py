@@ -55,6 +55,8 @@ _ENROLMENT_OPTIONS = (
     ("grpc.max_concurrent_streams", 8),
     *_SERVER_OPTIONS,
 )
+_OWN_DESCRIPTORS = 128
+"""What the store, the files of a job and gRPC itself have open."""
 _OPERATOR_LIMITS = LimitsSection(streams_per_device=1000, calls_per_s=1e9, calls_at_once=1000, idle_s=86_400)
 """Operators are trusted, and watch what may stand still for hours; a call without a message is nobody's."""
 
@@ -152,7 +154,8 @@ class Places:
 
 def places_of(descriptors: int) -> Places:
     """Divide file descriptors, so that no port can take those of another, or of the store."""
-    return Places(device=descriptors // 2, enrolment=descriptors // 4, operator=max(16, descriptors // 16))
+    free = max(64, descriptors - _OWN_DESCRIPTORS)
+    return Places(device=free * 3 // 4, enrolment=free // 8, operator=max(8, free // 64))
 
 
 def _server(

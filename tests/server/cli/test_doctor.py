@@ -113,7 +113,7 @@ def test_public_addresses_are_looked_at_instead_of_the_host(one, monkeypatch):
     )
 
 
-@pytest.mark.parametrize(("descriptors", "state", "words"), [(1024, "warning", "nofile"), (65_536, "ok", "32,768")])
+@pytest.mark.parametrize(("descriptors", "state", "words"), [(1024, "warning", "nofile"), (65_536, "ok", "49,056")])
 def test_file_descriptors(one, monkeypatch, descriptors, state, words):
     monkeypatch.setattr(doctor, "raise_descriptor_limit", lambda: descriptors)
     verdict = one("file descriptors")
