@@ -10,11 +10,13 @@ import structlog
 
 
 def silence_grpc() -> None:
-    """Keep what gRPC's C core writes of its own off standard error, unless ``$GRPC_VERBOSITY`` asks for it.
+    """Keep what gRPC writes of its own off standard error, unless ``$GRPC_VERBOSITY`` asks its C core for it.
 
-    It is read once, when the first channel or server is made.
+    The core reads that once, when the first channel or server is made.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    of_grpc = logging.getLogger("grpc")
+    of_grpc.handlers, of_grpc.propagate = [logging.NullHandler()], False
 
 
 def configure_logging(*, verbose: bool = False) -> None:

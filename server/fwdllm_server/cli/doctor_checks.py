@@ -143,7 +143,10 @@ def _public_names(config: ServerConfig) -> Verdict:
 def _descriptors() -> Verdict:
     descriptors = raise_descriptor_limit()
     places = places_of(descriptors)
-    found = f"{descriptors:,} at most: for {places.device:,} connected devices and {places.enrolment:,} that join"
+    found = (
+        f"{descriptors:,} if the server is started from here: for {places.device:,} connected devices and "
+        f"{places.enrolment:,} that join"
+    )
     if descriptors < _ENOUGH_DESCRIPTORS:
         return warning(
             found,

@@ -16,8 +16,6 @@ from urllib.parse import unquote
 
 import structlog
 
-from fwdllm_server.config.server_config import LimitsSection
-
 GRACE_S = 5.0
 """Seconds in which a connection does not count, so that a caller may show who it is; none where places are scarce."""
 _LOOK_EVERY_S = 1.0
@@ -69,9 +67,10 @@ class Connection:
 
 @dataclass(frozen=True)
 class Port:
-    """``places`` is how many connections a port takes, ``of_a_network`` how many those who showed no certificate."""
+    """How many connections a port takes: of all, of who showed a certificate, and of a network of those who did not."""
 
     places: int
+    of_a_device: int
     of_a_network: int
 
 
@@ -82,8 +81,7 @@ class Connections:
     Those who are known are the last to make room.
     """
 
-    def __init__(self, limits: LimitsSection, clock: Callable[[], float] = time.monotonic) -> None:
-        self._limits = limits
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._known: dict[str, str] = {}
         self._since: dict[tuple[int, str], float] = {}
@@ -107,8 +105,11 @@ class Connections:
         pause_s = _LOOK_EVERY_S
         while True:
             await asyncio.sleep(pause_s)
-            known = dict(self._known)
-            closed, gone, took_s = await asyncio.to_thread(self._look, known)
+            try:
+                closed, gone, took_s = await asyncio.to_thread(self._look, dict(self._known))
+            except OSError as error:
+                _log.warning("cannot see the connections", reason=str(error))
+                continue
             for peer in gone:
                 del self._known[peer]
             pause_s = max(_LOOK_EVERY_S, 0 if closed else took_s / _SHARE_OF_TIME)
@@ -130,22 +131,18 @@ class Connections:
         self._since = {key: self._since.get(key, now) for key in ((each.port, each.peer) for each in found)}
         taken = Counter(each.port for each in found)
         scarce = {number for number, port in self.ports.items() if taken[number] > port.places // 2}
-        devices: dict[tuple[int, str], list[Connection]] = defaultdict(list)
-        strangers: dict[tuple[int, str], list[Connection]] = defaultdict(list)
+        # By port, name and whether it showed a certificate: the oldest first.
+        groups: dict[tuple[int, str, bool], list[Connection]] = defaultdict(list)
         for each in sorted(found, key=self._came):
             if name := known.get(each.peer):
-                devices[each.port, name].append(each)
+                groups[each.port, name, True].append(each)
             elif each.port in scarce or now - self._came(each) > GRACE_S:
-                strangers[each.port, network_of(each.peer)].append(each)
-        most_of_a_device = self._limits.connections_per_device
-        return [
-            *(each for group in devices.values() for each in group[: max(0, len(group) - most_of_a_device)]),
-            *(
-                each
-                for (number, _), group in strangers.items()
-                for each in group[: max(0, len(group) - self.ports[number].of_a_network)]
-            ),
-        ]
+                groups[each.port, network_of(each.peer), False].append(each)
+        closed: list[Connection] = []
+        for (number, _, is_known), group in groups.items():
+            port = self.ports[number]
+            closed += group[: max(0, len(group) - (port.of_a_device if is_known else port.of_a_network))]
+        return closed
 
     def _came(self, connection: Connection) -> float:
         return self._since[connection.port, connection.peer]

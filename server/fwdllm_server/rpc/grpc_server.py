@@ -116,7 +116,7 @@ async def bind_servers(home: ServerHome, config: ServerConfig, authority: Certif
     of_devices = grpc.ssl_server_credentials([(key, chain)], trusted, require_client_auth=True)
 
     places = places_of(raise_descriptor_limit())
-    connections = Connections(config.limits)
+    connections = Connections()
     device_calls, enrolment_calls = OpenCalls(config.limits), OpenCalls(config.limits)
     operator_calls = OpenCalls(_OPERATOR_LIMITS)
     device = _server(device_calls, connections, places.device, _DEVICE_OPTIONS)
@@ -129,11 +129,12 @@ async def bind_servers(home: ServerHome, config: ServerConfig, authority: Certif
     except BaseException:
         await asyncio.gather(*(server.stop(None) for server in (device, enrolment, operator)))
         raise
-    of_a_network = config.limits.connections_per_network
-    connections.ports[device_port] = Port(places.device, of_a_network)
-    connections.ports[enrolment_port] = Port(places.enrolment, of_a_network)
-    if not operator_address.startswith(UNIX):
-        connections.ports[int(operator_address.rpartition(":")[2])] = Port(places.operator, of_a_network)
+    each = config.limits.connections_per_device, config.limits.connections_per_network
+    connections.ports[device_port] = Port(places.device, *each)
+    connections.ports[enrolment_port] = Port(places.enrolment, *each)
+    if not operator_address.startswith(UNIX):  # operators are one name, and may have all places
+        operator_port = int(operator_address.rpartition(":")[2])
+        connections.ports[operator_port] = Port(places.operator, places.operator, each[1])
     addresses = Addresses(
         device=config.public.device_address(device_port),
         enrolment=config.public.enrolment_address(enrolment_port),

@@ -20,7 +20,7 @@ from fwdllm_server.web.listening import listening
 from fwdllm_server.web.metrics import metrics_app
 from fwdllm_server.web.tls import tls_context
 
-_PAGE = Port(places=4 * MAX_VIEWERS, of_a_network=2 * MAX_VIEWERS)
+_PAGE = Port(places=4 * MAX_VIEWERS, of_a_device=0, of_a_network=2 * MAX_VIEWERS)
 """A viewer's browser has a few connections, and a proxy those of all viewers."""
 
 _log = structlog.get_logger()

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 
 import pytest
 
-from fwdllm_server.config.server_config import LimitsSection
 from fwdllm_server.rpc.connections import GRACE_S, Connection, Connections, Port, network_of
 
 PORT = 7444
@@ -31,8 +30,8 @@ def clock() -> Clock:
 
 @pytest.fixture
 def connections(clock: Clock) -> Connections:
-    made = Connections(LimitsSection(connections_per_device=2), clock)
-    made.ports[PORT] = Port(places=100, of_a_network=3)
+    made = Connections(clock)
+    made.ports[PORT] = Port(places=100, of_a_device=2, of_a_network=3)
     return made
 
 
@@ -102,8 +101,8 @@ def listening(request: pytest.FixtureRequest) -> Iterator[socket.socket]:
 
 def test_real_connections_are_found_and_shut_down(listening: socket.socket, clock: Clock) -> None:
     address = listening.getsockname()
-    connections = Connections(LimitsSection(), clock)
-    connections.ports[address[1]] = Port(places=100, of_a_network=1)
+    connections = Connections(clock)
+    connections.ports[address[1]] = Port(places=100, of_a_device=1, of_a_network=1)
     with ExitStack() as stack:
         callers, accepted = [], []
         for _ in range(3):
