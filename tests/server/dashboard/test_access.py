@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import ssl
 import stat
 from collections.abc import AsyncIterator
@@ -197,6 +198,20 @@ async def test_a_port_that_is_taken_is_said(page: Page) -> None:
     with pytest.raises(BusyError, match=r"\[listen\] dashboard: port \d+ on 127.0.0.1 is in use"):
         async with listening(aiohttp.web.Application(), "dashboard", address):
             pass
+
+
+async def test_what_a_request_carries_is_not_inflated(page: Page) -> None:
+    async def received(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        return aiohttp.web.Response(body=await request.read())
+
+    app = aiohttp.web.Application()
+    app.router.add_post("/", received)
+    sent = gzip.compress(b"x" * 100_000)
+    async with (
+        listening(app, "dashboard", "127.0.0.1:0") as address,
+        page.session.post(f"http://{address}/", data=sent, headers={"Content-Encoding": "gzip"}) as answer,
+    ):
+        assert await answer.read() == sent
 
 
 def test_loopback_is_this_machine() -> None:
