@@ -6,10 +6,9 @@ import base64
 import binascii
 import json
 from dataclasses import asdict, dataclass
+from typing import ClassVar
 
 from fwdllm_common.errors import BadInputError
-
-_PREFIX = "fwdllm1-"
 
 
 @dataclass(frozen=True)
@@ -23,10 +22,11 @@ class JoinToken:
     address: str
     ca_sha256: str
     secret: str
+    PREFIX: ClassVar[str] = "fwdllm1-"
 
     def encode(self) -> str:
         """The token as printed: printable ASCII without spaces."""
-        return _PREFIX + base64.urlsafe_b64encode(json.dumps(asdict(self)).encode()).decode().rstrip("=")
+        return self.PREFIX + base64.urlsafe_b64encode(json.dumps(asdict(self)).encode()).decode().rstrip("=")
 
     @classmethod
     def decode(cls, text: str) -> JoinToken:
@@ -37,9 +37,9 @@ class JoinToken:
         wrong = BadInputError(
             "this is not a whole join token; copy the whole line that 'fwdllm-server enroll --name NAME' printed"
         )
-        if not text.startswith(_PREFIX):
+        if not text.startswith(cls.PREFIX):
             raise wrong
-        body = text.removeprefix(_PREFIX)
+        body = text.removeprefix(cls.PREFIX)
         try:
             value = json.loads(base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True))
             token = cls(**value)

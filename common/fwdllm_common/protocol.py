@@ -29,6 +29,10 @@ RETRY_AFTER_KEY = "fwdllm-retry-after-ms"
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    # No compression: gRPC inflates a message before it looks at its size, and a megabyte may become a gigabyte. The
+    # first option refuses a call that says it is compressed, and may inflate its message before; the second never does.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+    ("grpc.per_message_decompression", 0),
 )
 
 

@@ -4,7 +4,7 @@ set -eu
 for number in 1 2 3 4; do
     folder=/srv/devices/$number
     test -e "$folder/token" || test -e "$folder/identity.json" || {
-        fwdllm-server enroll --name "device-$number" | tail -n 1 | cut -d ' ' -f 3 > "$folder/token.new"
+        fwdllm-server enroll --name "device-$number" > "$folder/token.new"
         mv "$folder/token.new" "$folder/token"
     }
 done

@@ -1,5 +1,5 @@
 # The device agent. From the repository: docker build --file deploy/docker/client.Dockerfile --tag fwdllm-client .
-#   docker run --rm --volume fwdllm-client:/var/lib/fwdllm-client fwdllm-client join TOKEN
+#   docker run --rm --volume fwdllm-client:/var/lib/fwdllm-client --interactive fwdllm-client join - <token
 #   docker run --detach --volume fwdllm-client:/var/lib/fwdllm-client --volume /srv/reviews.csv:/data/reviews.csv:ro \
 #     fwdllm-client run --data /data/reviews.csv
 ARG PYTHON=3.11

@@ -49,9 +49,13 @@ WINDOW = device_pb2.CheckInWindow(min_ms=11, max_ms=11)
 
 
 class Authority:
-    """A CA, a server certificate for 127.0.0.1 followed by the CA's, and device certificates on request."""
+    """A CA, a server certificate for 127.0.0.1 followed by the CA's, and device certificates on request.
 
-    def __init__(self):
+    All are good for a day, which begins so many days from now.
+    """
+
+    def __init__(self, from_day=0):
+        self._from_day = from_day
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._certificate = self._signed("ca", self._key.public_key(), ca=True)
         self.pem = self._certificate.public_bytes(PEM)
@@ -70,7 +74,7 @@ class Authority:
         return _key_pem(key), self._signed("device", key.public_key()).public_bytes(PEM)
 
     def _signed(self, name, public_key, *, ca=False):
-        now = datetime.datetime.now(datetime.UTC)
+        now = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=self._from_day)
         issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ca")])
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         builder = x509.CertificateBuilder(

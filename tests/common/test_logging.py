@@ -1,5 +1,6 @@
 import io
 import json
+import logging
 import sys
 
 import pytest
@@ -46,3 +47,13 @@ def test_a_logger_follows_standard_error_when_it_is_replaced(monkeypatch):
     monkeypatch.setattr(sys, "stderr", second)
     LOG.info("after")
     assert json.loads(second.getvalue())["event"] == "after"
+
+
+def test_what_grpc_says_is_for_debugging(capsys):
+    def said(verbose):
+        configure_logging(verbose=verbose)
+        logging.getLogger("grpc._channel").error("Exception deserializing response!")
+        return capsys.readouterr().err
+
+    assert said(verbose=False) == ""
+    assert "Exception deserializing response!" in said(verbose=True)

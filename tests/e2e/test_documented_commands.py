@@ -7,6 +7,7 @@ import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from functools import cache
+from io import StringIO
 from itertools import count
 from pathlib import Path
 
@@ -173,6 +174,12 @@ def test_it_runs(
         case ("fwdllm-server", *_):
             world.visit(folder)
             assert run_server(arguments) == 0
+        case ("fwdllm-client", "join", "-"):
+            monkeypatch.setattr("sys.stdin", StringIO(world.token(device)))
+            assert run_client(arguments) == 0
+        case ("fwdllm-client", "join", "--token-file", name):
+            (folder / name).write_text(world.token(device))
+            assert run_client(arguments) == 0
         case ("fwdllm-client", "join", _):
             assert run_client(["join", world.token(device)]) == 0
         case ("fwdllm-client", "run", *_):

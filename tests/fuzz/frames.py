@@ -5,13 +5,14 @@ from __future__ import annotations
 import socket
 import ssl
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from helpers.live_server import LiveServer
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-_DATA, _HEADERS, _SETTINGS = 0, 1, 4
-_END_HEADERS, _END_STREAM = 4, 1
+DATA, HEADERS, SETTINGS = 0, 1, 4
+END_HEADERS, END_STREAM = 4, 1
 _ANSWER_S = 5.0
 
 
@@ -34,14 +35,18 @@ def opening(path: str, stream: int = 1) -> bytes:
         "te": "trailers",
         "content-type": "application/grpc",
     }
-    block = b"".join(b"\0" + _text(name) + _text(value) for name, value in headers.items())
-    return frame(_HEADERS, _END_HEADERS, stream, block)
+    return frame(HEADERS, END_HEADERS, stream, literals(headers))
+
+
+def literals(headers: Mapping[str, str]) -> bytes:
+    """Headers as HPACK has them that are in no table."""
+    return b"".join(b"\0" + _text(name) + _text(value) for name, value in headers.items())
 
 
 def conversation(path: str, payload: bytes, length: int | None = None, stream: int = 1) -> bytes:
     """All that a client sends for one call."""
     body = message(payload, length)
-    return beginning() + opening(path, stream) + frame(_DATA, _END_STREAM, stream, body)
+    return beginning() + opening(path, stream) + frame(DATA, END_STREAM, stream, body)
 
 
 def unfinished(path: str, stream: int, payload: bytes, length: int) -> bytes:
@@ -52,16 +57,16 @@ def unfinished(path: str, stream: int, payload: bytes, length: int) -> bytes:
 def data(stream: int, body: bytes) -> bytes:
     """Bytes of a message on a stream that goes on."""
     pieces = [body[start : start + 16_384] for start in range(0, len(body), 16_384)]
-    return b"".join(frame(_DATA, 0, stream, piece) for piece in pieces)
+    return b"".join(frame(DATA, 0, stream, piece) for piece in pieces)
 
 
 def beginning() -> bytes:
     """Of a connection: the preface and empty settings."""
-    return PREFACE + frame(_SETTINGS, 0, 0, b"")
+    return PREFACE + frame(SETTINGS, 0, 0, b"")
 
 
-def connect(server: LiveServer, caller: str, plane: str) -> ssl.SSLSocket:
-    """TLS to a port with the caller's certificate."""
+def connect(server: LiveServer, caller: str, plane: str, source: str = "127.0.0.1") -> ssl.SSLSocket:
+    """TLS to a port with the caller's certificate, from an address of this machine."""
     context = ssl.create_default_context(cadata=server.authority.certificate_pem.decode())
     context.set_alpn_protocols(["h2"])
     if identity := server.identities[caller]:
@@ -70,7 +75,7 @@ def connect(server: LiveServer, caller: str, plane: str) -> ssl.SSLSocket:
             chain.write_bytes(identity.key + identity.certificate)
             context.load_cert_chain(chain)
     host, _, port = server.addresses[plane].rpartition(":")
-    raw = socket.create_connection((host, int(port)), timeout=_ANSWER_S)
+    raw = socket.create_connection((host, int(port)), timeout=_ANSWER_S, source_address=(source, 0))
     return context.wrap_socket(raw, server_hostname=host)
 
 

@@ -95,11 +95,12 @@ class LiveServer:
 
 
 @contextmanager
-def live_server(folder: Path, *devices: str, store_url: str = "") -> Iterator[LiveServer]:
+def live_server(
+    folder: Path, *devices: str, store_url: str = "", program: Path = PROGRAMS / "fwdllm-server"
+) -> Iterator[LiveServer]:
     """A server that runs until the block ends."""
     with Federation(folder) as federation:
         home_with_job(federation.server_folder, store_url, count=100_000)
-        program = PROGRAMS / "fwdllm-server"
         federation.start("server", program, "serve", "--verbose", federation.server_folder)
         with operator_service(federation.server_folder) as service:
             service.ListJobs(ListJobsRequest(), timeout=READY_S, wait_for_ready=True)

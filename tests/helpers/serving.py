@@ -230,7 +230,7 @@ async def serving(home: ServerHome, clock: Callable[[], float] = time.time) -> A
         try:
             await coordinator.start()
             await servers.start()
-            await stack.enter_async_context(servers.device_calls.watched(runtime.revoked_among))
+            await stack.enter_async_context(servers.watched(runtime.revoked_among))
             yield running
         finally:
             await servers.stop(None)

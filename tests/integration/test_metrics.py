@@ -135,6 +135,16 @@ async def test_promtool_finds_nothing_to_say(port: Port, server: Serving, device
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+async def test_a_page_from_elsewhere_whose_name_points_here_reads_nothing(port: Port) -> None:
+    async with port.health.watching():
+        for path in ("/metrics", "/healthz"):
+            for name in ("localhost:1", "LOCALHOST", "10.0.0.7:7447", "[2001:db8::1]:7447", "[::1]"):
+                assert (await port.get(path, Host=name))[0] == 200
+            for name in ("attacker.example", "127.0.0.1.nip.example:7447", "localhost.example", ""):
+                assert "fwdllm_" not in (await port.get(path, Host=name))[1]
+                assert (await port.get(path, Host=name))[0] == 421
+
+
 async def test_openmetrics_is_spoken_too(port: Port) -> None:
     async with port.health.watching():
         _, text = await port.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")

@@ -15,7 +15,7 @@ from fwdllm_client.cli.bench import joined_bundle
 from fwdllm_client.conditions import Sensors
 from fwdllm_client.connection.home import ClientHome, Identity
 from fwdllm_client.connection.transport import AGENT_OPTIONS
-from fwdllm_client.connection.trust import host_and_port
+from fwdllm_client.connection.trust import SET_CLOCK, clock_trouble, host_and_port
 from fwdllm_client.engine.golden_bundle import ENOUGH, bundle_signal_to_noise, providers_tried
 from fwdllm_client.policy.settings import Settings
 from fwdllm_common.doctor import Check, Verdict, available_memory, failed, generator, ok, room, software, warning
@@ -46,7 +46,7 @@ def checks(home: ClientHome, sensors: Sensors, clock: Callable[[], float] = time
     return {
         **device,
         "certificate": lambda: _certificate(home, clock()),
-        "coordinator": lambda: _coordinator(home.load_identity()),
+        "coordinator": lambda: _coordinator(home.load_identity(), clock()),
         "enrolment": lambda: _enrolment(home.load_identity()),
     }
 
@@ -109,7 +109,7 @@ def _certificate(home: ClientHome, now: float) -> Verdict:
     return ok(f"good until {_moment(identity.expires_unix_s)}; the clock says {_moment(now)}")
 
 
-def _coordinator(identity: Identity) -> Verdict:
+def _coordinator(identity: Identity, now: float) -> Verdict:
     address = identity.device_address
     _connect(address)
     credentials = grpc.ssl_channel_credentials(identity.ca, identity.key, identity.certificate)
@@ -118,6 +118,8 @@ def _coordinator(identity: Identity) -> Verdict:
         try:
             answer = check(b"", timeout=_ANSWER_S, wait_for_ready=True)
         except grpc.RpcError as error:
+            if trouble := clock_trouble(address, identity.ca, now):
+                return failed(trouble, SET_CLOCK)
             if error.code() is not grpc.StatusCode.UNIMPLEMENTED:  # it answers, and is too old to say more
                 return failed(
                     f"{address} listens, but TLS or the call fails: {error.code().name} {error.details()}",

@@ -84,7 +84,13 @@ def _parser() -> _Parser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     command = _json(_command(commands, "join", _join, "Trade a join token for this device's identity."))
-    command.add_argument("token", metavar="TOKEN", help="what 'fwdllm-server enroll' printed")
+    command.add_argument(
+        "token",
+        nargs="?",
+        metavar="TOKEN",
+        help="what 'fwdllm-server enroll' printed; - to read it from standard input",
+    )
+    command.add_argument("--token-file", type=Path, metavar="FILE", help="instead of TOKEN: a file that holds it")
     command.add_argument("--force", action="store_true", help="leave the coordinator joined before")
 
     command = _command(commands, "run", _run, "Serve the coordinator with local data until Ctrl-C or SIGTERM.")
@@ -178,11 +184,12 @@ def _add_data_and_threads(command: argparse.ArgumentParser) -> None:
 
 
 def _join(options: argparse.Namespace) -> None:
-    from fwdllm_client.connection.enrol import join
+    from fwdllm_client.connection.enrol import join, token_of
 
+    token = token_of(options.token, options.token_file, sys.stdin.read)
     home = ClientHome.choose(options.home)
     with home.lock():
-        identity = join(home, options.token, force=options.force)
+        identity = join(home, token, force=options.force)
     if options.json:
         print(json.dumps({"device_id": identity.device_id, "coordinator": identity.device_address}))
     else:

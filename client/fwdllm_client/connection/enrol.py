@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import grpc
+from grpc import StatusCode
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.connection.home import ClientHome, Identity
@@ -12,19 +16,23 @@ from fwdllm_client.connection.keys import certificate_request, new_key
 from fwdllm_client.connection.retry import Action, action_for, refusal
 from fwdllm_client.connection.sent_log import SentLog
 from fwdllm_client.connection.transport import AGENT_OPTIONS, CALL_TIMEOUT_S, CallFailedError, calling
-from fwdllm_client.connection.trust import pinned_authority
+from fwdllm_client.connection.trust import clock_trouble, pinned_authority
 from fwdllm_common.errors import BadInputError, FwdllmError, RefusedError, UnreachableError
 from fwdllm_common.join_token import JoinToken
 from fwdllm_common.protocol import Reason
 
+_ATTEMPTS = 5
+_LONGEST_WAIT_S = 10.0
 
-def join(home: ClientHome, text: str, *, force: bool = False) -> Identity:
+
+def join(home: ClientHome, text: str, *, force: bool = False, wait: Callable[[float], None] = time.sleep) -> Identity:
     """Trade the join token ``text`` for an identity and save it in ``home``.
 
     The key is on disk before the coordinator hears of it: a join whose answer was lost can be repeated with the same
-    token. ``force`` replaces an identity.
+    token. ``force`` replaces an identity. A coordinator that is busy is asked again a few times; ``wait`` passes the
+    seconds that it asks for.
 
-    :raises BadInputError: the token is not whole, or the device has joined already.
+    :raises BadInputError: the token is not whole, the device has joined already, or its clock is wrong.
     :raises UnreachableError: the coordinator does not answer.
     :raises RefusedError: it is another coordinator, or the token is wrong, used or expired.
     """
@@ -43,8 +51,10 @@ def join(home: ClientHome, text: str, *, force: bool = False) -> Identity:
         log.add(f"join {token.address}", f"a public key and a join token, to join {token.address}")
     request = device_pb2.EnrollRequest(token_secret=token.secret, certificate_request=certificate_request(key))
     try:
-        answer = _enroll(token.address, authority, request)
+        answer = _enroll_patiently(token.address, authority, request, wait)
     except CallFailedError as error:
+        if error.code is StatusCode.UNAVAILABLE and (trouble := clock_trouble(token.address, authority, time.time())):
+            raise BadInputError(trouble) from error
         raise _explained(error, token.address) from error
     identity = Identity(
         device_id=answer.device_id,
@@ -58,6 +68,40 @@ def join(home: ClientHome, text: str, *, force: bool = False) -> Identity:
     )
     home.save_identity(identity)
     return identity
+
+
+def token_of(argument: str | None, file: Path | None, standard_input: Callable[[], str]) -> str:
+    """The join token in ``argument``, in ``file``, or on standard input if the argument is ``-``.
+
+    Around it may stand what ``fwdllm-server enroll`` prints. In an argument others on the machine can see it.
+
+    :raises BadInputError: it is said in none of these ways, or in two, or the file cannot be read.
+    """
+    if (argument is None) == (file is None):
+        raise BadInputError(
+            "name the join token once: fwdllm-client join TOKEN, join - for standard input, or join --token-file FILE"
+        )
+    if file is not None:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInputError(f"{file}: cannot be read ({error}); check its path and permissions") from error
+    else:
+        text = standard_input() if argument == "-" else str(argument)
+    return next((word for word in text.split() if word.startswith(JoinToken.PREFIX)), text)
+
+
+def _enroll_patiently(
+    address: str, authority: bytes, request: device_pb2.EnrollRequest, wait: Callable[[float], None]
+) -> device_pb2.EnrollResponse:
+    for _ in range(_ATTEMPTS - 1):
+        try:
+            return _enroll(address, authority, request)
+        except CallFailedError as error:
+            if error.reason != Reason.BUSY:
+                raise
+            wait(min(error.retry_after_s, _LONGEST_WAIT_S))
+    return _enroll(address, authority, request)
 
 
 def _enroll(address: str, authority: bytes, request: device_pb2.EnrollRequest) -> device_pb2.EnrollResponse:

@@ -7,9 +7,11 @@ load on a device whose grpcio is older than the generator's, and because the byt
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
@@ -22,14 +24,18 @@ from fwdllm_common.protocol import CHANNEL_OPTIONS, REASON_KEY, RETRY_AFTER_KEY
 
 CALL_TIMEOUT_S = 30.0
 """Longest wait for a unary answer, seconds."""
+PATIENCE_S = 60.0
+"""Longest wait for the next message of a stream, where one is due, seconds."""
 MOST_PATIENCE_S = 3600.0
 """Longest wait that a coordinator can ask for with a refusal, seconds."""
 
 AGENT_OPTIONS: tuple[tuple[str, int], ...] = (
     *CHANNEL_OPTIONS,
-    # Pings only while a call is open: they find a dead connection, and an idle device stays silent.
+    # Pings only while a call is open: they find a dead connection, and an idle device stays silent. How long an answer
+    # is waited for is said by another option than the one with that name, which counts in older gRPC.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 0),
     ("grpc.initial_reconnect_backoff_ms", 500),
     ("grpc.max_reconnect_backoff_ms", 20_000),
@@ -40,6 +46,7 @@ _SERVICE = "/fwdllm.v1.DeviceService/"
 _Request = TypeVar("_Request", bound=Message)
 _Response = TypeVar("_Response", bound=Message)
 _Item = TypeVar("_Item", covariant=True)
+_Sent = TypeVar("_Sent")
 
 
 class CallFailedError(Exception):
@@ -100,13 +107,17 @@ class Coordinator(Protocol):
 
 
 class GrpcCoordinator:
-    """:class:`Coordinator` over one gRPC channel with mutual TLS; connects at the first call, and again when lost."""
+    """:class:`Coordinator` over one gRPC channel with mutual TLS; connects at the first call, and again when lost.
+
+    :param patience_s: seconds after which a stream that owes a message ends.
+    """
 
     _channel: grpc.Channel | None = None
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, patience_s: float = PATIENCE_S) -> None:
         self.address = identity.device_address
         self.traffic = Traffic()
+        self._patience_s = patience_s
         self.use(identity)
 
     def use(self, identity: Identity) -> None:
@@ -142,15 +153,15 @@ class GrpcCoordinator:
 
     def get_artifact(self, request: device_pb2.GetArtifactRequest) -> Stream[device_pb2.ArtifactChunk]:
         """See :class:`Coordinator`."""
-        return _GrpcStream(self._get_artifact(request))
+        return _Download(self._get_artifact(request), self._patience_s)
 
     def get_weights(self, request: device_pb2.GetWeightsRequest) -> Stream[device_pb2.WeightsChunk]:
         """See :class:`Coordinator`."""
-        return _GrpcStream(self._get_weights(request))
+        return _Download(self._get_weights(request), self._patience_s)
 
     def report(self, requests: Iterator[device_pb2.ReportRequest]) -> Stream[device_pb2.ReportResponse]:
         """See :class:`Coordinator`."""
-        return _GrpcStream(self._report(requests))
+        return _Conversation(self._report, requests, self._patience_s)
 
     def report_feature_sums(self, request: device_pb2.FeatureSumsRequest) -> device_pb2.FeatureSumsResponse:
         """See :class:`Coordinator`."""
@@ -197,13 +208,102 @@ class GrpcCoordinator:
         return device_pb2.ArtifactChunk.FromString(data)
 
 
-class _GrpcStream(Iterator[_Item]):
-    def __init__(self, call: Stream[_Item]) -> None:
+class _Overdue:
+    """Ends a call if what is expected of it does not come in time."""
+
+    def __init__(self, patience_s: float, end: Callable[[], object]) -> None:
+        self._patience_s = patience_s
+        self._end = end
+        self._timer: threading.Timer | None = None
+        self.happened = False
+
+    def expect(self) -> None:
+        """From now on something is due."""
+        self.came()
+        self._timer = threading.Timer(self._patience_s, self._give_up)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def came(self) -> None:
+        """It is here, or nothing is due any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        self.happened = True
+        self._end()
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """What the call raises inside, as :class:`CallFailedError`."""
+        try:
+            with calling():
+                yield
+        except CallFailedError as error:
+            if not self.happened:
+                raise
+            said = f"nothing came for {self._patience_s:g} s"
+            raise CallFailedError(grpc.StatusCode.DEADLINE_EXCEEDED, "", said) from error
+
+
+class _Download(Iterator[_Item]):
+    """Messages that are due whenever they are waited for."""
+
+    def __init__(self, call: Stream[_Item], patience_s: float) -> None:
         self._call = call
+        self._overdue = _Overdue(patience_s, call.cancel)
 
     def __next__(self) -> _Item:
-        with calling():
-            return next(self._call)
+        self._overdue.expect()
+        try:
+            with self._overdue.explained():
+                return next(self._call)
+        finally:
+            self._overdue.came()
+
+    def cancel(self) -> None:
+        self._call.cancel()
+
+
+class _Conversation(Iterator[_Item]):
+    """Messages that are due once one has been sent that has no answer yet."""
+
+    def __init__(
+        self, call: Callable[[Iterator[_Sent]], Stream[_Item]], requests: Iterator[_Sent], patience_s: float
+    ) -> None:
+        self._unanswered = 0
+        self._over = False
+        self._changing = threading.Lock()
+        self._overdue = _Overdue(patience_s, self.cancel)
+        self._call = call(self._sending(requests))
+
+    def _sending(self, requests: Iterator[_Sent]) -> Iterator[_Sent]:
+        for request in requests:
+            with self._changing:
+                if self._over:
+                    return
+                self._unanswered += 1
+                if self._unanswered == 1:
+                    self._overdue.expect()
+            yield request
+
+    def __next__(self) -> _Item:
+        try:
+            with self._overdue.explained():
+                answer = next(self._call)
+        except BaseException:
+            with self._changing:
+                self._over = True
+                self._overdue.came()
+            raise
+        with self._changing:
+            self._unanswered -= 1
+            if self._unanswered > 0:
+                self._overdue.expect()
+            else:
+                self._overdue.came()
+        return answer
 
     def cancel(self) -> None:
         self._call.cancel()
@@ -223,4 +323,7 @@ def _call_failed(error: grpc.RpcError) -> CallFailedError:
     reason, retry_after = (str(trailing.get(key, "")) for key in (REASON_KEY, RETRY_AFTER_KEY))
     is_number = retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 10
     retry_after_s = min(int(retry_after) / 1000, MOST_PATIENCE_S) if is_number else 0.0
-    return CallFailedError(error.code(), reason, " ".join((error.details() or "").split()), retry_after_s)
+    details = " ".join((error.details() or "").split())
+    if "CERTIFICATE_VERIFY_FAILED" in details:  # a device's clock is the usual reason
+        details += f"; this device's clock says {datetime.now(UTC):%F %H:%M} UTC, set it if that is wrong"
+    return CallFailedError(error.code(), reason, details, retry_after_s)

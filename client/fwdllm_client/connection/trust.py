@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, cast
 
@@ -11,6 +14,9 @@ from fwdllm_common.errors import BadInputError, RefusedError, UnreachableError
 from fwdllm_common.join_token import JoinToken
 
 CONNECT_TIMEOUT_S = 10.0
+SET_CLOCK = "sudo timedatectl set-ntp true (on a phone: automatic date and time, in its settings)"
+_NO_CHECK_TIME = 0x200000
+"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python's ssl has no name for."""
 
 
 def pinned_authority(token: JoinToken) -> bytes:
@@ -30,17 +36,49 @@ def pinned_authority(token: JoinToken) -> bytes:
     )
 
 
+def clock_trouble(address: str, authority: bytes, now: float) -> str:
+    """Why this device's clock, ``now``, keeps it from trusting the coordinator at ``address``; empty if it does not.
+
+    What is compared is what the coordinator's certificate says, whose ``authority`` (PEM) is trusted at any time.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= _NO_CHECK_TIME
+    try:
+        context.load_verify_locations(cadata=authority.decode("ascii"))
+        with _connected(address, context) as secure:
+            certificate = cast(dict[str, str], secure.getpeercert())
+    except (OSError, ValueError):
+        return ""  # it is something else
+    begins, ends = (ssl.cert_time_to_seconds(certificate[key]) for key in ("notBefore", "notAfter"))
+    if begins <= now <= ends:
+        return ""
+    if now < begins:
+        good, off = f"from {_moment(begins)} on", f"behind by at least {_span(begins - now)}"
+    else:
+        good, off = f"until {_moment(ends)}", f"ahead by at least {_span(now - ends)}"
+    return (
+        f"this device's clock says {_moment(now)}, and the certificate of the coordinator at {address} is good {good}: "
+        f"the clock is {off}; set it: {SET_CLOCK}"
+    )
+
+
+def _moment(unix_s: float) -> str:
+    return f"{datetime.fromtimestamp(unix_s, UTC):%F %H:%M} UTC"
+
+
+def _span(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    days, hours = minutes // 1440, minutes % 1440 // 60
+    return f"{days} d {hours} h" if days else f"{hours} h {minutes % 60} min" if hours else f"{minutes} min"
+
+
 def _presented_chain(address: str) -> list[bytes]:
-    host, port = host_and_port(address)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
     try:
-        with (
-            socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S) as plain,
-            context.wrap_socket(plain, server_hostname=host) as secure,
-        ):
+        with _connected(address, context) as secure:
             return _unverified_chain(secure)
     except ssl.SSLError as error:
         raise UnreachableError(
@@ -50,6 +88,17 @@ def _presented_chain(address: str) -> list[bytes]:
         raise UnreachableError(
             f"no coordinator answers at {address} ({error.strerror or error}); check that it runs and can be reached"
         ) from error
+
+
+@contextmanager
+def _connected(address: str, context: ssl.SSLContext) -> Iterator[ssl.SSLSocket]:
+    host, port = host_and_port(address)
+    context.set_alpn_protocols(["h2"])
+    with (
+        socket.create_connection((host, port), timeout=CONNECT_TIMEOUT_S) as plain,
+        context.wrap_socket(plain, server_hostname=host) as secure,
+    ):
+        yield secure
 
 
 def _unverified_chain(secure: ssl.SSLSocket) -> list[bytes]:

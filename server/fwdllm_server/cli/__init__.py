@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 from typing import Any
@@ -11,12 +10,10 @@ import typer
 
 import fwdllm_common.system  # noqa: F401 - ends the program where it cannot run
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE, BadInputError, FwdllmError
-
-# gRPC's C core writes lines of its own to standard error, unless told not to before it is loaded.
-os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
+from fwdllm_common.logging import silence_grpc
 from fwdllm_server.cli.app import app
 
+silence_grpc()
 _USAGE_ERROR: Any = getattr(typer, "TyperException", None) or import_module("click").ClickException
 """What typer raises for wrong usage: click's, before it had one of its own."""
 

@@ -19,9 +19,10 @@ from fwdllm_common.doctor import Check, Verdict, available_memory, failed, gener
 from fwdllm_common.errors import BusyError
 from fwdllm_server.cli.calls import operator_service
 from fwdllm_server.config.home import ServerHome
-from fwdllm_server.config.server_config import UNIX, ServerConfig
+from fwdllm_server.config.server_config import UNIX, ServerConfig, host_of, is_loopback
 from fwdllm_server.preparation.job_files import files_of_jobs
-from fwdllm_server.rpc.grpc_server import check_free
+from fwdllm_server.rpc.connections import raise_descriptor_limit
+from fwdllm_server.rpc.grpc_server import check_free, places_of
 from fwdllm_server.rpc.unix_socket import check_socket_free
 from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.store.artifacts import ArtifactStore
@@ -42,6 +43,7 @@ _DAY_S = 86_400
 _UNKNOWN_MODEL_BYTES = 500_000_000
 _STORE_BYTES = 1_000_000_000
 _ANSWER_S = 10.0
+_ENOUGH_DESCRIPTORS = 4096
 _COPIES = 4
 """Times its size that a model is held in memory while it is exported: PyTorch's, the graph's, its stages'."""
 
@@ -55,7 +57,8 @@ def checks(home: ServerHome, clock: Callable[[], float] = time.time) -> Mapping[
         "directory": lambda: _directory(home),
         "certificates": lambda: _certificates(home, clock()),
         "ports": lambda: _ports(home, home.config()),
-        "public name": lambda: _public_name(home.config()),
+        "public names": lambda: _public_names(home.config()),
+        "file descriptors": _descriptors,
         "store": lambda: _store(home, home.config()),
         "files": lambda: _files(home, home.config()),
         "disk": lambda: room(shutil.disk_usage(home.folder).free, _STORE_BYTES + _largest_model(home), "a job"),
@@ -117,21 +120,44 @@ def _ports(home: ServerHome, config: ServerConfig) -> Verdict:
     return ok(f"{', '.join(addresses.values())} are free; the server does not run")
 
 
-def _public_name(config: ServerConfig) -> Verdict:
-    host = config.public.host
-    try:
-        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host.strip("[]"), None)}
-    except OSError as error:
+def _public_names(config: ServerConfig) -> Verdict:
+    public = config.public
+    told = (
+        public.enrolment_address(config.listen.enrolment.rpartition(":")[2]),
+        public.device_address(config.listen.device.rpartition(":")[2]),
+    )
+    here, found = [], []
+    for host in dict.fromkeys(map(host_of, told)):
+        try:
+            addresses = sorted({str(info[4][0]) for info in socket.getaddrinfo(host, None)})
+        except OSError as error:
+            return warning(
+                f"{host} does not resolve here ({error.strerror}), and devices are told to connect to it",
+                "make sure that it does where the devices are, or change [public] in server.toml",
+            )
+        here += [host] if all(map(is_loopback, addresses)) else []
+        found.append(f"{host} is {', '.join(addresses)}")
+    if here:
         return warning(
-            f"{host} does not resolve here ({error.strerror}), and devices are told to connect to it",
-            "make sure that it does where the devices are, or change [public] host in server.toml",
+            f"{' and '.join(here)} is this machine for whoever uses it: only devices on it can connect",
+            "set [public] host, or device and enrolment, in server.toml to what devices know",
         )
-    if all(address.startswith("127.") or address == "::1" for address in addresses):
+    return ok(f"devices are told to join at {told[0]} and to connect to {told[1]}; {'; '.join(found)}")
+
+
+def _descriptors() -> Verdict:
+    descriptors = raise_descriptor_limit()
+    places = places_of(descriptors)
+    found = (
+        f"{descriptors:,} if the server is started from here: for {places.device:,} connected devices and "
+        f"{places.enrolment:,} that join"
+    )
+    if descriptors < _ENOUGH_DESCRIPTORS:
         return warning(
-            f"{host} is this machine for whoever uses it: only devices on it can connect",
-            "set [public] host in server.toml to the name that devices know",
+            found,
+            "raise the hard limit: LimitNOFILE= of systemd, --ulimit nofile= of docker, or /etc/security/limits.conf",
         )
-    return ok(f"devices are told to connect to {host} ({', '.join(sorted(addresses))})")
+    return ok(found)
 
 
 def _store(home: ServerHome, config: ServerConfig) -> Verdict:

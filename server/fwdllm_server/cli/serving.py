@@ -60,11 +60,11 @@ async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> 
     for server in (servers.device, servers.enrolment, servers.operator):
         health_pb2_grpc.add_HealthServicer_to_server(HealthService(health), server)
     try:
-        async with open_pages(runtime, health, authority):
+        async with open_pages(runtime, health, authority, servers.connections):
             await coordinator.start()
             await servers.start()
             look_for_garbage_seldom()
-            async with health.watching(), servers.device_calls.watched(runtime.revoked_among):
+            async with health.watching(), servers.watched(runtime.revoked_among):
                 _log.info(
                     "serving", device=addresses.device, enrolment=addresses.enrolment, operator=addresses.operator
                 )

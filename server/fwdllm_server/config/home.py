@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fwdllm_common.errors import BadInputError, BusyError
-from fwdllm_common.files import write_atomically
+from fwdllm_common.files import storage_error, write_atomically
 from fwdllm_common.lock import locked
-from fwdllm_server.config.server_config import CONFIG_FILE, UNIX, ServerConfig, is_loopback, load_config
+from fwdllm_server.config.server_config import CONFIG_FILE, UNIX, ServerConfig, in_url, is_loopback, load_config
 from fwdllm_server.security.tokens import new_secret
+
+_SHORTEST_TOKEN = 16
+"""Characters of a token for the dashboard."""
 
 
 @dataclass(frozen=True)
@@ -149,18 +152,23 @@ class ServerHome:
         if is_loopback(host):
             return f"http://{address}/"
         if host in ("0.0.0.0", "[::]"):  # noqa: S104 - every address, of which one is told to devices
-            host = f"[{config.public.host}]" if ":" in config.public.host else config.public.host
+            host = in_url(config.public.host)
         return f"https://{host}:{port}/"
 
     def dashboard_token(self) -> str:
-        """What lets a browser on another machine see the dashboard; made at first.
+        """What lets a browser on another machine see the dashboard; made where there is none that could not be guessed.
 
-        :raises StorageError: it cannot be written.
+        :raises StorageError: it cannot be read or written.
         """
         file = self.dashboard_token_file
-        if not file.exists():
-            write_atomically(file, new_secret().encode(), mode=0o600)
-        return file.read_text(encoding="utf-8")
+        try:
+            token = file.read_bytes().decode("ascii", "replace").strip() if file.exists() else ""
+        except OSError as error:
+            raise storage_error(file, error) from error
+        if len(token) < _SHORTEST_TOKEN:
+            token = new_secret()
+            write_atomically(file, token.encode(), mode=0o600)
+        return token
 
     def device_authority(self, config: ServerConfig) -> bytes:
         """PEM, the authority of the operator's own whose certificates devices may have; empty if there is none.

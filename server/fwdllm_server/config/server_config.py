@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,33 @@ def _check_operator_address(text: str) -> str:
     return _check_address(text)
 
 
+def _check_host(text: str) -> str:
+    if ":" in text:
+        try:
+            ipaddress.IPv6Address(text)
+        except ValueError:
+            raise ValueError(
+                "has a port; say it with device and enrolment in [public], or init --public-device, --public-enrolment"
+            ) from None
+    return text
+
+
+def _check_public_address(text: str) -> str:
+    if text and (text != _check_address(text) or text.endswith(":0") or not _HOST.fullmatch(host_of(text))):
+        raise ValueError('not an address that devices could connect to, like "cloud.example:31443"')
+    return text and f"{in_url(host_of(text))}:{text.rpartition(':')[2]}"
+
+
+def host_of(address: str) -> str:
+    """The host of host:port, an IPv6 address without its brackets."""
+    return address.rpartition(":")[0].removeprefix("[").removesuffix("]")
+
+
+def in_url(host: str) -> str:
+    """The host as it stands before a port: an IPv6 address in brackets."""
+    return f"[{host}]" if ":" in host else host
+
+
 def _check_store_url(text: str) -> str:
     if text and not text.startswith(_STORES):
         raise ValueError(f"should begin with {' or '.join(_STORES)}")
@@ -60,7 +88,9 @@ def is_loopback(host: str) -> bool:
 Address = Annotated[str, AfterValidator(_check_address)]
 OperatorAddress = Annotated[str, AfterValidator(_check_operator_address)]
 OptionalAddress = Annotated[str, AfterValidator(_check_optional_address)]
-Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9._:-]{1,253}$")]
+PublicAddress = Annotated[str, AfterValidator(_check_public_address)]
+_HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
+Host = Annotated[str, Field(pattern=f"^{_HOST.pattern}$"), AfterValidator(_check_host)]
 WindowMs = Annotated[int, Field(ge=1, le=_DAY_MS)]
 
 
@@ -82,10 +112,30 @@ class ListenSection(_Section):
 
 
 class PublicSection(_Section):
-    """``host`` is what devices are told to connect to; ``names`` are further ones that the certificate is good for."""
+    """What devices are told to connect to: ``host``, with the ports that are listened on.
+
+    Where a proxy, a NAT or a container has other ports outside, ``device`` and ``enrolment`` are the addresses there,
+    host:port each. ``names`` are further hosts that the certificate is good for.
+    """
 
     host: Host = "localhost"
     names: list[Host] = []
+    device: PublicAddress = ""
+    enrolment: PublicAddress = ""
+
+    def device_address(self, port: int | str) -> str:
+        """Where devices that have joined connect to, if ``port`` is listened on for them."""
+        return self.device or f"{in_url(self.host)}:{port}"
+
+    def enrolment_address(self, port: int | str) -> str:
+        """Where devices join, if ``port`` is listened on for that."""
+        return self.enrolment or f"{in_url(self.host)}:{port}"
+
+    @property
+    def hosts(self) -> list[str]:
+        """Every name and address that devices may reach the coordinator by."""
+        told = [host_of(address) for address in (self.device, self.enrolment) if address]
+        return list(dict.fromkeys([self.host, *told, *self.names]))
 
 
 class StoreSection(_Section):
@@ -145,13 +195,17 @@ class LimitsSection(_Section):
     """What devices may use; beyond it they are told when to come back.
 
     A device has at most ``streams_per_device`` open streams and makes ``calls_per_s``, each message of a stream being
-    one; all together have ``calls_at_once`` open. A call without a message for ``idle_s`` seconds is ended.
+    one; all together have ``calls_at_once`` open. A call without a message for ``idle_s`` seconds is ended. Of a
+    device's connections the oldest beyond ``connections_per_device`` are closed. Who shows no certificate is counted by
+    the network of the call, an IPv4 address or the /64 of an IPv6 one, with ``connections_per_network``.
     """
 
     streams_per_device: int = Field(default=8, ge=1, le=1000)
     calls_per_s: float = Field(default=50.0, ge=1, le=1e9)
     calls_at_once: int = Field(default=20_000, ge=1, le=1_000_000)
     idle_s: float = Field(default=300.0, ge=1, le=86_400)
+    connections_per_device: int = Field(default=8, ge=1, le=100_000)
+    connections_per_network: int = Field(default=32, ge=1, le=100_000)
 
 
 class ServerConfig(_Section):
@@ -167,7 +221,7 @@ class ServerConfig(_Section):
     @property
     def certificate_hosts(self) -> list[str]:
         """Names and addresses that the server's certificate is good for."""
-        return [self.public.host, *self.public.names, "localhost", "127.0.0.1", socket.gethostname()]
+        return [*self.public.hosts, "localhost", "127.0.0.1", socket.gethostname()]
 
 
 def load_config(path: Path, environment: Mapping[str, str] | None = None) -> ServerConfig:

@@ -29,6 +29,12 @@ HEADERS = {
 }
 
 
+def asked_name(request: web.Request) -> str:
+    """The host that a request asks for, without a port."""
+    host, _, port = request.host.rpartition(":")
+    return host if port.isdigit() else request.host
+
+
 class Access:
     """Lets requests in, or not; ``denied`` answers those that are not.
 
@@ -37,6 +43,7 @@ class Access:
     """
 
     def __init__(self, token: str, denied: Handler) -> None:
+        assert token, "without a token everybody would have it"
         self._token = token.encode()
         self._cookie = hmac.new(self._token, b"fwdllm dashboard cookie 1", hashlib.sha256).hexdigest()
         self._denied = denied
@@ -67,12 +74,12 @@ class Access:
     def _has_credentials(self, request: web.Request) -> bool:
         kind, _, bearer = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         cookie = request.cookies.get(COOKIE, "")
-        return hmac.compare_digest(cookie.encode(), self._cookie.encode()) or (
+        return hmac.compare_digest(_bytes(cookie), self._cookie.encode()) or (
             kind.lower() == "bearer" and self._is_token(bearer.strip())
         )
 
     def _is_token(self, text: str) -> bool:
-        return hmac.compare_digest(text.encode(), self._token)
+        return hmac.compare_digest(_bytes(text), self._token)
 
 
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
@@ -83,6 +90,10 @@ async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
 
 
 def _is_local(request: web.Request) -> bool:
-    name = request.host.rpartition(":")[0] if request.host.rpartition(":")[2].isdigit() else request.host
     forwarded = any(header in request.headers for header in _FORWARDED)
-    return not forwarded and is_loopback(request.remote or "") and is_loopback(name)
+    return not forwarded and is_loopback(request.remote or "") and is_loopback(asked_name(request))
+
+
+def _bytes(text: str) -> bytes:
+    """As it came: what is no UTF-8 in a header aiohttp reads as lone surrogates."""
+    return text.encode("utf-8", "surrogatepass")

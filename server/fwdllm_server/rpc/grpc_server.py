@@ -6,6 +6,8 @@ import asyncio
 import errno
 import socket
 import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -14,10 +16,11 @@ import grpc.aio
 from fwdllm_common.errors import BadInputError, BusyError
 from fwdllm_common.protocol import CHANNEL_OPTIONS
 from fwdllm_server.config.home import ServerHome
-from fwdllm_server.config.server_config import ServerConfig
+from fwdllm_server.config.server_config import UNIX, LimitsSection, ServerConfig
+from fwdllm_server.rpc.connections import Connections, Port, raise_descriptor_limit
 from fwdllm_server.rpc.guard import Guard
 from fwdllm_server.rpc.limits import MAX_ENROLMENT_BYTES
-from fwdllm_server.rpc.open_calls import OpenCalls
+from fwdllm_server.rpc.open_calls import OpenCalls, Revoked
 from fwdllm_server.rpc.unix_socket import check_socket_free, for_its_owner_only, grpc_target
 from fwdllm_server.security.ca import CertificateAuthority
 
@@ -27,26 +30,35 @@ _SERVER_OPTIONS = (
     ("grpc.enable_channelz", 0),
     ("grpc.max_channel_trace_event_memory_per_node", 0),
     ("grpc.so_reuseport", 0),  # else a second server would share a taken port in silence
-    # Pings go only to peers with a call in flight: they find the phones that vanished and wake none that is idle.
+    # Pings go only to peers with a call in flight: they find the phones that vanished and wake none that is idle. How
+    # long an answer is waited for is said by another option than the one with that name, which counts in older gRPC.
     ("grpc.keepalive_time_ms", 120_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
     # Devices may keep a NAT's mapping alive without being taken for an attack.
     ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
     ("grpc.max_connection_idle_ms", 600_000),  # connections of phones that vanished while idle
     ("grpc.server_handshake_timeout_ms", 15_000),
+    # Calls of one connection at once, also those whose message never comes.
+    ("grpc.max_concurrent_streams", 64),
 )
 _DEVICE_OPTIONS = (
     *_SERVER_OPTIONS,
-    # Calls of one connection at once, also those whose message never comes.
-    ("grpc.max_concurrent_streams", 64),
     # Four kilobytes less for each connection: devices send little, so that neither large records of TLS nor a window
     # that grows with the network would be of use.
     ("grpc.tsi.max_frame_size", 1024),
     ("grpc.http2.bdp_probe", 0),
 )
 # Of two values for one option gRPC takes the first.
-_ENROLMENT_OPTIONS = (("grpc.max_receive_message_length", MAX_ENROLMENT_BYTES), *_SERVER_OPTIONS)
-_ENROLMENTS_AT_ONCE = 64
+_ENROLMENT_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_ENROLMENT_BYTES),
+    ("grpc.max_concurrent_streams", 8),
+    *_SERVER_OPTIONS,
+)
+_OWN_DESCRIPTORS = 128
+"""What the store, the files of a job and gRPC itself have open."""
+_OPERATOR_LIMITS = LimitsSection(streams_per_device=1000, calls_per_s=1e9, calls_at_once=1000, idle_s=86_400)
+"""Operators are trusted, and watch what may stand still for hours; a call without a message is nobody's."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +81,21 @@ class Servers:
     enrolment: grpc.aio.Server
     operator: grpc.aio.Server
     addresses: Addresses
-    device_calls: OpenCalls
+    calls: Sequence[OpenCalls]
+    connections: Connections
 
     async def start(self) -> None:
         """Begin to answer calls."""
         await asyncio.gather(self.device.start(), self.enrolment.start(), self.operator.start())
+
+    @asynccontextmanager
+    async def watched(self, revoked: Revoked) -> AsyncIterator[None]:
+        """While the block runs, every port's calls and connections are kept within their limits."""
+        async with AsyncExitStack() as stack:
+            for calls in self.calls:
+                await stack.enter_async_context(calls.watched(revoked))
+            await stack.enter_async_context(self.connections.watched())
+            yield
 
     async def stop(self, grace_s: float) -> None:
         """Take no more calls; those in flight have ``grace_s`` seconds to end."""
@@ -93,14 +115,13 @@ async def bind_servers(home: ServerHome, config: ServerConfig, authority: Certif
     trusted = authority.certificate_pem + home.device_authority(config)
     of_devices = grpc.ssl_server_credentials([(key, chain)], trusted, require_client_auth=True)
 
-    calls = OpenCalls(config.limits)
-    device = grpc.aio.server(interceptors=[Guard(calls)], options=_DEVICE_OPTIONS)
-    enrolment = grpc.aio.server(
-        interceptors=[Guard(OpenCalls(config.limits))],
-        options=_ENROLMENT_OPTIONS,
-        maximum_concurrent_rpcs=_ENROLMENTS_AT_ONCE,
-    )
-    operator = grpc.aio.server(interceptors=[Guard()], options=_SERVER_OPTIONS)
+    places = places_of(raise_descriptor_limit())
+    connections = Connections()
+    device_calls, enrolment_calls = OpenCalls(config.limits), OpenCalls(config.limits)
+    operator_calls = OpenCalls(_OPERATOR_LIMITS)
+    device = _server(device_calls, connections, places.device, _DEVICE_OPTIONS)
+    enrolment = _server(enrolment_calls, connections, places.enrolment, _ENROLMENT_OPTIONS)
+    operator = _server(operator_calls, connections, places.operator, _SERVER_OPTIONS)
     try:
         device_port = _bind(device, "device", config.listen.device, of_devices)
         enrolment_port = _bind(enrolment, "enrolment", config.listen.enrolment, open_to_all)
@@ -108,13 +129,41 @@ async def bind_servers(home: ServerHome, config: ServerConfig, authority: Certif
     except BaseException:
         await asyncio.gather(*(server.stop(None) for server in (device, enrolment, operator)))
         raise
-    public = f"[{config.public.host}]" if ":" in config.public.host else config.public.host
+    each = config.limits.connections_per_device, config.limits.connections_per_network
+    connections.ports[device_port] = Port(places.device, *each)
+    connections.ports[enrolment_port] = Port(places.enrolment, *each)
+    if not operator_address.startswith(UNIX):  # operators are one name, and may have all places
+        operator_port = int(operator_address.rpartition(":")[2])
+        connections.ports[operator_port] = Port(places.operator, places.operator, each[1])
     addresses = Addresses(
-        device=f"{public}:{device_port}",
-        enrolment=f"{public}:{enrolment_port}",
+        device=config.public.device_address(device_port),
+        enrolment=config.public.enrolment_address(enrolment_port),
         operator=operator_address,
     )
-    return Servers(device, enrolment, operator, addresses, calls)
+    calls = (device_calls, enrolment_calls, operator_calls)
+    return Servers(device, enrolment, operator, addresses, calls, connections)
+
+
+@dataclass(frozen=True)
+class Places:
+    """How many connections each port takes; what is left of the descriptors is for files and pages."""
+
+    device: int
+    enrolment: int
+    operator: int
+
+
+def places_of(descriptors: int) -> Places:
+    """Divide file descriptors, so that no port can take those of another, or of the store."""
+    free = max(64, descriptors - _OWN_DESCRIPTORS)
+    return Places(device=free * 3 // 4, enrolment=free // 8, operator=max(8, free // 64))
+
+
+def _server(
+    calls: OpenCalls, connections: Connections, places: int, options: Sequence[tuple[str, int]]
+) -> grpc.aio.Server:
+    options = (("grpc.max_allowed_incoming_connections", places), *options)
+    return grpc.aio.server(interceptors=[Guard(calls, connections)], options=options)
 
 
 def _bind_operator(

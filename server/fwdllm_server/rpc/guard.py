@@ -13,24 +13,27 @@ from google.protobuf.message import DecodeError
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.protocol import Reason
+from fwdllm_server.rpc.connections import Connections
 from fwdllm_server.rpc.errors import CallRefusedError, answered_errors
-from fwdllm_server.rpc.identity import Context, caller_name, require_role
+from fwdllm_server.rpc.identity import Context, caller_name, is_known, require_role
 from fwdllm_server.rpc.open_calls import OpenCall, OpenCalls
 from fwdllm_server.rpc.permissions import CALLERS
 from fwdllm_server.security.roles import Role
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+Read: TypeAlias = Callable[[Context, OpenCall], Awaitable[object]]
 
 
 class Guard(grpc.aio.ServerInterceptor):
     """Lets in only whom :data:`CALLERS` names, within the limits of ``calls``; answers with :func:`answered_errors`.
 
-    Methods are coroutines, or asynchronous generators where the answer is a stream. Without ``calls`` there are no
-    limits.
+    Methods are coroutines, or asynchronous generators where the answer is a stream. A method of one message is served
+    as one of a stream of messages, which is the same on the wire: gRPC tells who calls before the message is here.
     """
 
-    def __init__(self, calls: OpenCalls | None = None) -> None:
+    def __init__(self, calls: OpenCalls, connections: Connections) -> None:
         self._calls = calls
+        self._connections = connections
         self._handlers: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -42,8 +45,6 @@ class Guard(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
-        if self._calls is not None:
-            self._calls.opening()
         method = str(handler_call_details.method)
         if method not in self._handlers:
             self._handlers[method] = self._guarded(handler, method)
@@ -52,51 +53,43 @@ class Guard(grpc.aio.ServerInterceptor):
     def _guarded(self, handler: Handler, method: str) -> Handler:
         # grpc's own handler type leaves out the asynchronous kinds.
         inner: Any = handler
+        read = self._heard if handler.request_streaming else self._only
         if handler.response_streaming:
-            make: Any = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            guarded: Any = self._stream(inner.stream_stream or inner.unary_stream, method)
+            make: Any = grpc.stream_stream_rpc_method_handler
+            guarded: Any = self._stream(inner.stream_stream or inner.unary_stream, method, read)
         else:
-            make = (
-                grpc.stream_unary_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_unary_rpc_method_handler
-            )
-            guarded = self._unary(inner.stream_unary or inner.unary_unary, method)
+            make = grpc.stream_unary_rpc_method_handler
+            guarded = self._unary(inner.stream_unary or inner.unary_unary, method, read)
         answer: Handler = make(guarded, _deserializer(handler), handler.response_serializer)
         return answer
 
-    def _unary(self, behaviour: Any, method: str) -> Callable[[Any, Context], Awaitable[Any]]:
-        async def guarded(request: Any, context: Context) -> Any:
+    def _unary(self, behaviour: Any, method: str, read: Read) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def guarded(_: Any, context: Context) -> Any:
             async with answered_errors(context, method), self._limited(context, method, is_stream=False) as call:
-                return await behaviour(self._read(request, call), context)
+                return await behaviour(await read(context, call), context)
 
         return guarded
 
-    def _stream(self, behaviour: Any, method: str) -> Callable[[Any, Context], AsyncIterator[Any]]:
-        async def guarded(request: Any, context: Context) -> AsyncIterator[Any]:
+    def _stream(self, behaviour: Any, method: str, read: Read) -> Callable[[Any, Context], AsyncIterator[Any]]:
+        async def guarded(_: Any, context: Context) -> AsyncIterator[Any]:
             async with (
                 answered_errors(context, method),
                 self._limited(context, method, is_stream=True) as call,
-                aclosing(behaviour(self._read(request, call), context)) as messages,
+                aclosing(behaviour(await read(context, call), context)) as messages,
             ):
                 async for message in messages:
                     yield message
-                    if call and self._calls:
-                        self._calls.message_went(call)
+                    self._calls.message_went(call)
 
         return guarded
 
     @asynccontextmanager
-    async def _limited(self, context: Context, method: str, *, is_stream: bool) -> AsyncIterator[OpenCall | None]:
+    async def _limited(self, context: Context, method: str, *, is_stream: bool) -> AsyncIterator[OpenCall]:
         _check(context, method)
-        if self._calls is None:
-            yield None
-            return
-        with self._calls.entered(caller_name(context), is_stream=is_stream) as call:
+        caller = caller_name(context)
+        if is_known(context):
+            self._connections.vouch(context.peer(), caller)
+        with self._calls.entered(caller, is_stream=is_stream) as call:
             try:
                 yield call
             except asyncio.CancelledError:
@@ -104,14 +97,21 @@ class Guard(grpc.aio.ServerInterceptor):
                     raise
                 raise call.ended from None
 
-    def _read(self, request: Any, call: OpenCall | None) -> object:
-        """The message of a call, or its messages."""
-        return self._heard(request, call) if hasattr(request, "__aiter__") else _readable(request)
+    async def _only(self, context: Context, call: OpenCall) -> object:
+        """The message of a call that has one."""
+        request = await context.read()
+        if request is grpc.aio.EOF:
+            raise BadInputError("this call came without its message")
+        self._calls.message_came(call)
+        return _readable(request)
 
-    async def _heard(self, requests: AsyncIterator[Any], call: OpenCall | None) -> AsyncIterator[Any]:
-        async for request in requests:
-            if call and self._calls:
-                self._calls.message_came(call)
+    async def _heard(self, context: Context, call: OpenCall) -> AsyncIterator[object]:
+        """The messages of a call that has any number."""
+        return self._messages(context, call)
+
+    async def _messages(self, context: Context, call: OpenCall) -> AsyncIterator[object]:
+        while (request := await context.read()) is not grpc.aio.EOF:
+            self._calls.message_came(call)
             yield _readable(request)
 
 

@@ -12,6 +12,7 @@ import grpc.aio
 from sqlalchemy import Connection
 
 from fwdllm_common.protocol import Reason
+from fwdllm_server.rpc.connections import network_of
 from fwdllm_server.rpc.errors import CallRefusedError
 from fwdllm_server.rpc.limits import plain_name
 from fwdllm_server.security.roles import OWN_PREFIX, Holder, Role, holder_of
@@ -29,10 +30,13 @@ def caller_of(context: Context) -> Holder:
 
 
 def caller_name(context: Context) -> str:
-    """The name in the caller's certificate, or the host it calls from."""
-    if _known(context) or "x509_pem_cert" in context.auth_context():
-        return _holder(context).name
-    return context.peer().rpartition(":")[0]
+    """The name in the caller's certificate, or the network it calls from."""
+    return _holder(context).name if is_known(context) else network_of(context.peer())
+
+
+def is_known(context: Context) -> bool:
+    """Whether the caller showed a certificate."""
+    return _known(context) is not None or "x509_pem_cert" in context.auth_context()
 
 
 def enrolled(connection: Connection, caller: Holder, now: float) -> Device:

@@ -25,7 +25,8 @@ BURST_S = 4.0
 FIRST_MESSAGE_S = 30.0
 """Seconds in which the message of a call has to be here."""
 MOST_OPENING, HASTE_S = 64, 2.0
-"""If the messages of more calls than that are not here yet, each has so many seconds: a part of one is memory."""
+"""If the messages of more calls than that are not here yet, each has so many seconds: a part of one is memory. Of one
+caller there are never more: the oldest makes room for the next."""
 
 Revoked: TypeAlias = Callable[[Collection[str]], Awaitable[Collection[str]]]
 _log = structlog.get_logger()
@@ -33,11 +34,15 @@ _log = structlog.get_logger()
 
 @dataclass(eq=False)
 class OpenCall:
-    """A call and the last time that a message of it came or went; ``ended`` says why it is ended."""
+    """A call and the last time that a message of it came or went; ``ended`` says why it is ended.
+
+    It is ``opening`` until its first message is here.
+    """
 
     caller: str
     task: asyncio.Task[object]
     last: float
+    opening: bool = True
     ended: CallRefusedError | None = None
 
     def end(self, why: CallRefusedError) -> None:
@@ -53,48 +58,47 @@ class OpenCalls:
     def __init__(self, limits: LimitsSection, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
         self._clock = clock
-        self._open: set[OpenCall] = set()
+        self._open: dict[OpenCall, None] = {}  # the oldest first
+        self._opening: dict[str, dict[OpenCall, None]] = {}  # by caller, the oldest first
         self._streams: Counter[str] = Counter()
         self._saved: dict[str, tuple[float, float]] = {}  # calls that a caller has saved up, and as of when
-        self._opening: dict[asyncio.Task[object], float] = {}
-
-    def opening(self) -> None:
-        """The task that runs this will serve a call whose message is not here yet."""
-        task = _current_task()
-        self._opening[task] = self._clock()
-        task.add_done_callback(lambda done: self._opening.pop(done, None))
 
     @contextmanager
     def entered(self, caller: str, *, is_stream: bool) -> Iterator[OpenCall]:
-        """A call of ``caller`` while it is served by the task that runs this.
+        """A call of ``caller`` while it is served by the task that runs this; its first message is not here yet.
 
         :raises CallRefusedError: RESOURCE_EXHAUSTED, it has too many or calls too often, or the server is full.
         """
-        task = _current_task()
-        self._opening.pop(task, None)
         self._spend(caller)
-        if len(self._open) >= self._limits.calls_at_once:
+        if len(self._open) >= self._limits.calls_at_once and not self._make_room():
             raise busy("the coordinator has as many calls open as it takes", 5.0)
         if is_stream and self._streams[caller] >= self._limits.streams_per_device:
             raise busy(f"{self._limits.streams_per_device} streams of this device are open already", 5.0)
-        call = OpenCall(caller, task, self._clock())
-        self._open.add(call)
+        call = OpenCall(caller, _current_task(), self._clock())
+        opening = self._opening.setdefault(caller, {})
+        if len(opening) >= MOST_OPENING:
+            self._end_opening(next(iter(opening)), f"more than {MOST_OPENING} calls wait for their message")
+        self._open[call] = opening[call] = None
         self._streams[caller] += is_stream
         try:
             yield call
         finally:
-            self._open.discard(call)
+            self._open.pop(call, None)
+            self._is_open(call)
             self._streams[caller] -= is_stream
             if not self._streams[caller]:
                 del self._streams[caller]
 
     def message_came(self, call: OpenCall) -> None:
-        """Another message of a stream came, which counts as a call.
+        """Another message of a call came; each but the first counts as a call.
 
         :raises CallRefusedError: RESOURCE_EXHAUSTED, they come too fast.
         """
         call.last = self._clock()
-        self._spend(call.caller)
+        if call.opening:
+            self._is_open(call)
+        else:
+            self._spend(call.caller)
 
     def message_went(self, call: OpenCall) -> None:
         """Another message of a stream was taken by the caller."""
@@ -121,20 +125,42 @@ class OpenCalls:
     async def look(self, revoked: Revoked) -> None:
         """End what is to end now."""
         now = self._clock()
-        crowded = len(self._opening) - MOST_OPENING
-        for number, (task, since) in enumerate(list(self._opening.items())):  # the oldest first
-            if now - since > (HASTE_S if number < crowded else FIRST_MESSAGE_S):
-                task.cancel()
+        opening = [call for call in self._open if call.opening]
+        crowded = len(opening) - MOST_OPENING
+        for number, call in enumerate(opening):
+            patience_s = HASTE_S if number < crowded else FIRST_MESSAGE_S
+            if now - call.last > patience_s:
+                self._end_opening(call, f"no message came on this call in {patience_s:g} s")
         for call in list(self._open):
-            if now - call.last > self._limits.idle_s:
-                message = f"nothing was heard on this call for {self._limits.idle_s:g} s"
-                call.end(CallRefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, Reason.IDLE, message))
+            if not call.opening and now - call.last > self._limits.idle_s:
+                call.end(_late(f"nothing was heard on this call for {self._limits.idle_s:g} s"))
         self._saved = {caller: saved for caller, saved in self._saved.items() if now - saved[1] < BURST_S}
         callers = {call.caller for call in self._open}
         gone = set(await revoked(callers)) if callers else set()
         for call in [call for call in self._open if call.caller in gone]:
             message = "this device was revoked by the operator; it can come back only with a new join token and key"
             call.end(CallRefusedError(grpc.StatusCode.UNAUTHENTICATED, Reason.REVOKED, message))
+
+    def _make_room(self) -> bool:
+        """End the oldest call without a message of the caller that has most of them; False if there is none."""
+        if not self._opening:
+            return False
+        caller = max(self._opening, key=lambda each: len(self._opening[each]))
+        self._end_opening(next(iter(self._opening[caller])), "others have to be served")
+        return True
+
+    def _end_opening(self, call: OpenCall, message: str) -> None:
+        call.end(_late(message))
+        self._open.pop(call, None)
+        self._is_open(call)
+
+    def _is_open(self, call: OpenCall) -> None:
+        """Forget that its first message was waited for."""
+        call.opening = False
+        opening = self._opening.get(call.caller, {})
+        opening.pop(call, None)
+        if not opening:
+            self._opening.pop(call.caller, None)
 
     def _spend(self, caller: str) -> None:
         rate, now = self._limits.calls_per_s, self._clock()
@@ -150,6 +176,10 @@ def busy(message: str, retry_after_s: float) -> CallRefusedError:
     """A refusal that says when to come back."""
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
     return CallRefusedError(status, Reason.BUSY, f"{message}; come back later", retry_after_s)
+
+
+def _late(message: str) -> CallRefusedError:
+    return CallRefusedError(grpc.StatusCode.DEADLINE_EXCEEDED, Reason.IDLE, message)
 
 
 def _current_task() -> asyncio.Task[object]:

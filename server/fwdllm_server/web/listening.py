@@ -24,7 +24,10 @@ async def listening(
     :raises BadInputError: the address cannot be listened on.
     """
     host, _, port = address.rpartition(":")
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GRACE_S, handler_cancellation=True)
+    # No page reads what a request carries; none of it is inflated either.
+    runner = web.AppRunner(
+        app, access_log=None, shutdown_timeout=_GRACE_S, handler_cancellation=True, auto_decompress=False
+    )
     await runner.setup()
     try:
         site = web.TCPSite(runner, host.strip("[]"), int(port), ssl_context=tls)

@@ -13,6 +13,7 @@ from fwdllm_server.coordinator.health import Health
 from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.metrics.live import REGISTRY
 from fwdllm_server.metrics.state import StateCollector, read
+from fwdllm_server.web.hosts import only_by_our_names
 
 
 def metrics_app(runtime: Runtime, health: Health) -> web.Application:
@@ -41,7 +42,7 @@ def metrics_app(runtime: Runtime, health: Health) -> web.Application:
         yield
         REGISTRY.unregister(state)
 
-    app = web.Application()
+    app = web.Application(middlewares=[only_by_our_names(runtime.config)])
     app.add_routes([web.get("/metrics", metrics), web.get("/healthz", healthz)])
     app.cleanup_ctx.append(registered)
     return app

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import os
 import socket
 import stat
+import subprocess
+import sys
 import threading
 from dataclasses import replace
 
@@ -12,12 +15,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from grpc import StatusCode
 
 from fwdllm.v1 import device_pb2
-from fwdllm_client.connection.enrol import join
+from fwdllm_client.connection.enrol import join, token_of
 from fwdllm_client.connection.home import ClientHome
 from fwdllm_client.connection.keys import certificate_request, new_key
 from fwdllm_client.connection.transport import GrpcCoordinator
+from fwdllm_client.connection.trust import clock_trouble
 from fwdllm_common.errors import BadInputError, RefusedError, UnreachableError
 from fwdllm_common.join_token import JoinToken
+from fwdllm_common.protocol import REASON_KEY, RETRY_AFTER_KEY
 
 
 @pytest.fixture
@@ -197,3 +202,86 @@ def test_no_proxy_stands_between(home, token, enrolment, monkeypatch):
 def test_an_address_that_is_none_is_refused(home, token, address):
     with pytest.raises(BadInputError, match="is not host:port; ask for a new token"):
         join(home, replace(token, address=address).encode())
+
+
+@pytest.mark.parametrize(("from_day", "words"), [(3, "behind by at least 2 d 23 h"), (-2, "ahead by at least 1 d 0 h")])
+def test_a_clock_that_is_wrong_is_named_with_what_to_type(home, new_coordinator, new_authority, from_day, words):
+    coordinator = new_coordinator(new_authority(from_day), mutual=False)
+    coordinator.tokens["secret"] = None
+    token = JoinToken(coordinator.address, coordinator.authority.sha256, "secret").encode()
+    with pytest.raises(BadInputError) as caught:
+        join(home, token)
+    assert f"the clock is {words}; set it: sudo timedatectl set-ntp true" in str(caught.value)
+    assert f"the certificate of the coordinator at {coordinator.address} is good" in str(caught.value)
+    assert coordinator.tokens == {"secret": None}
+
+
+def test_a_clock_is_not_blamed_for_another_authority(new_coordinator, new_authority, authority):
+    coordinator = new_coordinator(new_authority(3))
+    assert clock_trouble(coordinator.address, authority.pem, 0.0) == ""
+    assert "behind by at least" in clock_trouble(coordinator.address, coordinator.authority.pem, 0.0)
+    assert clock_trouble("127.0.0.1:1", authority.pem, 0.0) == ""
+
+
+def test_the_program_says_one_line_and_nothing_of_grpcs(home, new_coordinator, new_authority, authority):
+    """A clock that is wrong, and what answers with another certificate than it should."""
+    impostor = new_authority()
+    impostor.server_chain = impostor.server_chain.replace(impostor.pem, authority.pem)
+    for coordinator, sha256, words in (
+        (new_coordinator(late := new_authority(3), mutual=False), late.sha256, "this device's clock says"),
+        (new_coordinator(impostor, mutual=False), authority.sha256, "no answer from the coordinator"),
+    ):
+        token = JoinToken(coordinator.address, sha256, "secret").encode()
+        program = "import sys; from fwdllm_client.cli.main import main; main()"
+        environment = {name: value for name, value in os.environ.items() if name != "GRPC_VERBOSITY"}
+        done = subprocess.run(
+            [sys.executable, "-c", program, "join", "-", "--home", home.folder],
+            input=token,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+            env=environment,
+        )
+        assert done.returncode in (2, 3)
+        assert words in done.stderr
+        assert done.stderr.startswith("fwdllm-client: error[")
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_token_comes_from_the_argument_a_file_or_standard_input(tmp_path):
+    printed = "On phone, until 2026-12-02 10:00, once:\n\nfwdllm-client join fwdllm1-abc\n"
+    file = tmp_path / "token"
+    file.write_text(printed)
+    assert token_of("fwdllm1-abc", None, str) == "fwdllm1-abc"
+    assert token_of(None, file, str) == "fwdllm1-abc"
+    assert token_of("-", None, lambda: printed) == "fwdllm1-abc"
+    with pytest.raises(BadInputError, match="not a whole join token"):
+        JoinToken.decode(token_of("-", None, lambda: ""))
+    with pytest.raises(BadInputError, match="cannot be read"):
+        token_of(None, tmp_path / "none", str)
+    for argument, path in ((None, None), ("fwdllm1-abc", file)):
+        with pytest.raises(BadInputError, match="name the join token once"):
+            token_of(argument, path, str)
+
+
+def test_a_busy_coordinator_is_asked_again_when_it_says(home, token, enrolment, monkeypatch):
+    enroll, waits, busy = enrolment.Enroll, [], [True, True]
+
+    async def sometimes(request, context):
+        if busy:
+            busy.pop()
+            await context.abort(
+                StatusCode.RESOURCE_EXHAUSTED, "busy", ((REASON_KEY, "busy"), (RETRY_AFTER_KEY, "1500"))
+            )
+        return await enroll(request, context)
+
+    monkeypatch.setattr(enrolment, "Enroll", sometimes)
+    enrolment.stop()
+    enrolment.start(mutual=False)
+    assert join(home, token.encode(), wait=waits.append).device_id == "device-1"
+    assert waits == [1.5, 1.5]
+    busy[:] = [True] * 9
+    with pytest.raises(UnreachableError, match="try again"):
+        join(ClientHome(home.folder / "other"), with_secret(token, "other").encode(), wait=waits.append)
+    assert len(waits) == 6

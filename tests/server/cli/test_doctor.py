@@ -8,6 +8,7 @@ import time
 import pytest
 
 from fwdllm_common.doctor import Verdict, examine
+from fwdllm_server.cli import doctor_checks as doctor
 from fwdllm_server.cli import run
 from fwdllm_server.cli.doctor_checks import checks
 from fwdllm_server.security.ca import CertificateAuthority
@@ -104,8 +105,27 @@ def test_the_store(home, one, monkeypatch):
 
 def test_a_name_that_devices_cannot_resolve(one, monkeypatch):
     monkeypatch.setenv("FWDLLM_PUBLIC__HOST", "nowhere.invalid")
-    assert "does not resolve here" in one("public name").found
+    assert "does not resolve here" in one("public names").found
     monkeypatch.setenv("FWDLLM_PUBLIC__HOST", "127.0.0.1")
-    assert "only devices on it can connect" in one("public name").found
+    assert "only devices on it can connect" in one("public names").found
     monkeypatch.setenv("FWDLLM_PUBLIC__HOST", "10.9.8.7")
-    assert one("public name").state == "ok"
+    assert one("public names").state == "ok"
+
+
+def test_public_addresses_are_looked_at_instead_of_the_host(one, monkeypatch):
+    monkeypatch.setenv("FWDLLM_PUBLIC__HOST", "nowhere.invalid")
+    monkeypatch.setenv("FWDLLM_PUBLIC__DEVICE", "10.9.8.7:31443")
+    assert "does not resolve here" in one("public names").found, "it is told for joining"
+    monkeypatch.setenv("FWDLLM_PUBLIC__ENROLMENT", "10.9.8.6:31444")
+    assert one("public names").found == (
+        "devices are told to join at 10.9.8.6:31444 and to connect to 10.9.8.7:31443; "
+        "10.9.8.6 is 10.9.8.6; 10.9.8.7 is 10.9.8.7"
+    )
+
+
+@pytest.mark.parametrize(("descriptors", "state", "words"), [(1024, "warning", "nofile"), (65_536, "ok", "49,056")])
+def test_file_descriptors(one, monkeypatch, descriptors, state, words):
+    monkeypatch.setattr(doctor, "raise_descriptor_limit", lambda: descriptors)
+    verdict = one("file descriptors")
+    assert verdict.state == state
+    assert words in f"{verdict.found} {verdict.next}"

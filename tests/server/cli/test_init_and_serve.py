@@ -49,7 +49,13 @@ def test_init_makes_a_directory_whose_keys_are_for_its_owner(tmp_path, capfd):
     facts = json.loads(capfd.readouterr().out)
     home = ServerHome.open(folder)
 
-    assert facts == {"folder": str(folder), "host": "a.example", "ca_sha256": authority_of(home).fingerprint}
+    assert facts == {
+        "folder": str(folder),
+        "host": "a.example",
+        "device": "a.example:7443",
+        "enrolment": "a.example:7444",
+        "ca_sha256": authority_of(home).fingerprint,
+    }
     assert home.config().public.names == ["10.0.0.1"]
     assert holder_of(home.operator_certificate.read_bytes()).role is Role.OPERATOR
     private = (folder, home.ca_key, home.operator_key, home.config_file)
@@ -66,9 +72,22 @@ def test_init_does_not_touch_a_directory_that_is_one_already(home, capfd):
     assert home.ca_key.read_bytes() == before
 
 
+def test_init_is_told_ports_that_differ_outside(tmp_path, capfd):
+    folder = tmp_path / "server"
+    assert run(["init", str(folder), "--host", "name:31443"]) == 2
+    assert "has a port; say it with device and enrolment" in capfd.readouterr().err
+    told = ("--public-device", "name.example:31443", "--public-enrolment", "[::1]:31444")
+    assert run(["init", str(folder), *told]) == 0
+    assert "told to join at [::1]:31444 and to connect to name.example:31443" in capfd.readouterr().out
+    public = ServerHome.open(folder).config().public
+    assert (public.host, public.device, public.enrolment) == ("name.example", "name.example:31443", "[::1]:31444")
+    assert run(["init", str(tmp_path / "other"), "--public-device", "name"]) == 2
+    assert "not an address like" in capfd.readouterr().err
+
+
 def test_init_refuses_a_host_that_is_none(tmp_path, capfd):
     assert run(["init", str(tmp_path / "server"), "--host", "a b"]) == 2
-    assert capfd.readouterr().err.startswith("fwdllm-server: error[bad-input]: --host: host is 'a b'")
+    assert capfd.readouterr().err.startswith("fwdllm-server: error[bad-input]: init: host is 'a b'")
     assert not (tmp_path / "server").exists()
 
 

@@ -29,9 +29,10 @@ def test_an_empty_file_is_every_default(tmp_path):
 
 
 def test_what_init_writes_is_every_default(tmp_path):
-    written = load(tmp_path, config_text(["a.example", "::1"]))
+    public = PublicSection(host="a.example", names=["::1"], device="b.example:31443")
+    written = load(tmp_path, config_text(public))
 
-    assert written == ServerConfig(public=PublicSection(host="a.example", names=["::1"]))
+    assert written == ServerConfig(public=public)
     assert set(written.model_fields_set) == set(ServerConfig.model_fields)
     for name in ServerConfig.model_fields:
         section = getattr(written, name)
@@ -147,3 +148,26 @@ def test_keys_of_nested_tables_are_explained(text, message):
     with pytest.raises(BadInputError) as caught:
         parse_toml(text, Recipe, "job.toml")
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('host = "name:31443"', "[public] host is 'name:31443': has a port"),
+        ('names = ["name:31443"]', "has a port"),
+        ('device = "name"', "[public] device is 'name': not an address like"),
+        ('device = "name:0"', "not an address that devices could connect to"),
+        ('enrolment = "na me:1"', "not an address that devices could connect to"),
+        ('enrolment = ":1"', "not an address like"),
+    ],
+)
+def test_public_addresses_are_addresses(tmp_path, text, words):
+    assert words in message_of(tmp_path, f"[public]\n{text}")
+
+
+def test_devices_are_told_the_public_addresses_or_the_host_with_the_ports():
+    plain = PublicSection(host="2001:db8::1")
+    assert (plain.device_address(7443), plain.enrolment_address("7444")) == ("[2001:db8::1]:7443", "[2001:db8::1]:7444")
+    public = PublicSection(host="a", names=["b", "c"], device="c:1", enrolment="[::1]:2")
+    assert (public.device_address(7443), public.enrolment_address(7444)) == ("c:1", "[::1]:2")
+    assert public.hosts == ["a", "c", "::1", "b"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import ssl
 import stat
 from collections.abc import AsyncIterator
@@ -96,6 +98,35 @@ async def test_a_token_in_the_address_becomes_a_cookie(page: Page) -> None:
         assert (await page.get(f"/?token={wrong}", **ELSEWHERE)).status == 401
 
 
+async def test_what_is_no_utf_8_is_refused_and_no_error(page: Page) -> None:
+    host, port = page.url.removeprefix("http://").split(":")
+    for line in (f"Cookie: {COOKIE}=".encode(), b"Authorization: Bearer ", b"Host: ", b"Accept: ", b"X-Any: "):
+        for path in (b"/", b"/api/overview", b"/api/devices?job=\xff", b"/api/jobs/\xff/ledger", b"/?token=\xff"):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            head = b"GET " + path + b" HTTP/1.1\r\nX-Forwarded-For: 1.2.3.4\r\n"
+            writer.write(head + line + b"\xff\xfe\r\nConnection: close\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+            assert answer.split(b" ")[1] in (b"400", b"401"), (line, path, answer[:200])
+
+
+@pytest.mark.parametrize("left", ["", "\n", "short"])
+async def test_a_token_that_could_be_guessed_is_replaced(home: ServerHome, left: str) -> None:
+    (home.folder / "dashboard.token").write_text(left)
+    async with served(home) as page:
+        assert len(page.token) == 43
+        assert (await page.get(f"/?token={left.strip()}", **ELSEWHERE)).status == 401
+        assert (await page.get("/?token=", **ELSEWHERE)).status == 401
+        assert (await page.get("/", Authorization="Bearer ", **ELSEWHERE)).status == 401
+        assert (await page.get(f"/?token={page.token}", **ELSEWHERE)).status == 303
+    assert home.dashboard_token() == page.token, "and then kept"
+
+
+def test_a_token_of_ones_own_is_kept(home: ServerHome) -> None:
+    (home.folder / "dashboard.token").write_text("a-token-of-our-own\n")
+    assert home.dashboard_token() == "a-token-of-our-own"
+
+
 async def test_a_request_from_another_address_needs_the_token() -> None:
     async def denied(_: object) -> str:
         return "denied"
@@ -167,6 +198,20 @@ async def test_a_port_that_is_taken_is_said(page: Page) -> None:
     with pytest.raises(BusyError, match=r"\[listen\] dashboard: port \d+ on 127.0.0.1 is in use"):
         async with listening(aiohttp.web.Application(), "dashboard", address):
             pass
+
+
+async def test_what_a_request_carries_is_not_inflated(page: Page) -> None:
+    async def received(request: aiohttp.web.Request) -> aiohttp.web.Response:
+        return aiohttp.web.Response(body=await request.read())
+
+    app = aiohttp.web.Application()
+    app.router.add_post("/", received)
+    sent = gzip.compress(b"x" * 100_000)
+    async with (
+        listening(app, "dashboard", "127.0.0.1:0") as address,
+        page.session.post(f"http://{address}/", data=sent, headers={"Content-Encoding": "gzip"}) as answer,
+    ):
+        assert await answer.read() == sent
 
 
 def test_loopback_is_this_machine() -> None:

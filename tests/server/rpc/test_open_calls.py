@@ -1,4 +1,4 @@
-"""Limits of open calls, with a clock of our own; over real channels in tests/integration/test_limits.py."""
+"""Limits of open calls, with a clock of our own; over real connections in tests/integration/test_ports.py."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_the_server_takes_so_many_calls_at_once():
     calls = OpenCalls(LimitsSection(calls_at_once=3))
     with ExitStack() as stack:
         for caller in "abc":
-            stack.enter_context(calls.entered(caller, is_stream=False))
+            calls.message_came(stack.enter_context(calls.entered(caller, is_stream=False)))
         with pytest.raises(CallRefusedError, match="as many calls open"):
             calls.entered("d", is_stream=False).__enter__()
 
@@ -92,6 +92,7 @@ async def test_a_call_with_news_goes_on():
     clock = Clock()
     calls = OpenCalls(LimitsSection(idle_s=10), clock)
     with calls.entered("b", is_stream=True) as busy:
+        calls.message_came(busy)
         clock.now = 11.0
         calls.message_came(busy)
         await calls.look(nobody)
@@ -122,6 +123,7 @@ async def _why(calls: OpenCalls, revoked, before=lambda: None) -> CallRefusedErr
 
     async def wait() -> CallRefusedError | None:
         with calls.entered("a", is_stream=True) as call:
+            calls.message_came(call)
             entered.set()
             try:
                 await asyncio.Event().wait()
@@ -138,48 +140,77 @@ async def _why(calls: OpenCalls, revoked, before=lambda: None) -> CallRefusedErr
     return found
 
 
+async def half_open(calls: OpenCalls, caller: str) -> str | None:
+    """A call whose message never comes; why it was ended."""
+    with calls.entered(caller, is_stream=False) as call:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return str(call.ended)
+    return None
+
+
+async def started(calls: OpenCalls, *callers: str, clock: Clock | None = None) -> list[asyncio.Task[str | None]]:
+    tasks = []
+    for number, caller in enumerate(callers):
+        if clock is not None:
+            clock.now = number / 1000
+        tasks.append(asyncio.create_task(half_open(calls, caller)))
+        await asyncio.sleep(0)
+    return tasks
+
+
 async def test_a_call_whose_message_never_comes_is_ended():
     clock = Clock()
     calls = OpenCalls(LimitsSection(), clock)
-
-    async def half_open() -> None:
-        calls.opening()
-        await asyncio.Event().wait()
-
-    task = asyncio.create_task(half_open())
-    await asyncio.sleep(0)
+    (task,) = await started(calls, "a")
     clock.now = FIRST_MESSAGE_S + 1
     await calls.look(nobody)
 
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    assert "no message came on this call in 30 s" in await task
 
 
 async def test_of_many_calls_without_a_message_the_oldest_are_ended_soon():
     clock = Clock()
     calls = OpenCalls(LimitsSection(), clock)
-
-    async def half_open() -> None:
-        calls.opening()
-        await asyncio.Event().wait()
-
-    tasks = []
-    for number in range(MOST_OPENING + 10):
-        clock.now = number / 1000
-        tasks.append(asyncio.create_task(half_open()))
-        await asyncio.sleep(0)
+    tasks = await started(calls, *(f"d{number}" for number in range(MOST_OPENING + 10)), clock=clock)
     await calls.look(nobody)
     assert not any(task.cancelling() for task in tasks)
 
     clock.now = HASTE_S + 1
     await calls.look(nobody)
     await asyncio.wait(tasks[:10])
-    assert [task.cancelled() for task in tasks] == [True] * 10 + [False] * MOST_OPENING
+    assert [task.done() for task in tasks] == [True] * 10 + [False] * MOST_OPENING
 
     clock.now = FIRST_MESSAGE_S + 1
     await calls.look(nobody)
     await asyncio.wait(tasks)
-    assert all(task.cancelled() for task in tasks)
+    assert all(task.done() for task in tasks)
+
+
+async def test_of_one_callers_calls_without_a_message_the_oldest_makes_room_at_once():
+    calls = OpenCalls(LimitsSection())
+    tasks = await started(calls, "b", *["a"] * (MOST_OPENING + 1))
+
+    assert "calls wait for their message" in await tasks[1]
+    assert [task.done() for task in tasks] == [False, True] + [False] * MOST_OPENING
+    with calls.entered("b", is_stream=False) as call:
+        calls.message_came(call)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+
+async def test_where_all_places_are_taken_whoever_waits_most_makes_room():
+    calls = OpenCalls(LimitsSection(calls_at_once=4))
+    tasks = await started(calls, "a", "b", "b", "c")
+    with calls.entered("honest", is_stream=False) as call:
+        calls.message_came(call)
+        assert "others have to be served" in await tasks[1]
+        assert [task.done() for task in tasks] == [False, True, False, False]
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 async def test_nothing_is_kept_of_callers_that_are_gone():
@@ -194,3 +225,4 @@ async def test_nothing_is_kept_of_callers_that_are_gone():
     assert not calls._saved
     assert not calls._streams
     assert not calls._open
+    assert not calls._opening

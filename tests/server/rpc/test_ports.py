@@ -1,7 +1,9 @@
+import ipaddress
 import re
 import socket
 
 import pytest
+from cryptography import x509
 from server.rpc.loopback import authority_of, bound, make_home
 
 from fwdllm_common.errors import BadInputError, BusyError
@@ -16,7 +18,7 @@ def home(tmp_path):
 
 def listen_on(home: ServerHome, key: str, address: str) -> None:
     text = home.config_file.read_text()
-    changed = re.sub(rf'(?m)^{key} = ".*?"', f'{key} = "{address}"', text)
+    changed = re.sub(rf'(?m)^{key} = ".*?"', f'{key} = "{address}"', text, count=1)
     assert changed != text
     home.config_file.write_text(changed)
 
@@ -30,6 +32,20 @@ async def test_devices_are_told_the_public_host_and_the_bound_ports(home):
         assert told.device != told.enrolment
         assert not any(address.endswith(":0") for address in (told.device, told.enrolment))
         assert home.operator_address(home.config()) == told.operator
+
+
+async def test_devices_are_told_the_public_addresses_where_there_are_some(home):
+    text = home.config_file.read_text()
+    text = text.replace('device = ""', 'device = "cloud.example:31443"')
+    home.config_file.write_text(text.replace('enrolment = ""', 'enrolment = "[2001:db8::7]:31444"'))
+    async with bound(home) as servers:
+        told, config = servers.addresses, home.config()
+
+    assert (told.device, told.enrolment) == ("cloud.example:31443", "[2001:db8::7]:31444")
+    _, chain = authority_of(home).issue_server(config.certificate_hosts, 0)
+    names = x509.load_pem_x509_certificate(chain).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert "cloud.example" in names.get_values_for_type(x509.DNSName)
+    assert ipaddress.ip_address("2001:db8::7") in names.get_values_for_type(x509.IPAddress)
 
 
 async def test_operators_may_have_a_port(home):
