@@ -168,6 +168,16 @@ def _bytes_below(folder: Path) -> int:
 
 
 @pytest.mark.nightly
+def test_it_resolves_beside_flower(wheel: Path, tmp_path: Path) -> None:
+    """Which wants a protobuf before 7, as many others do."""
+    wanted = tmp_path / "requirements.in"
+    wanted.write_text(f"flwr\nfwdllm[client,cli] @ {wheel.as_uri()}\n")
+    uv = Path(sys.executable).with_name("uv")
+    resolved = run(uv, "pip", "compile", "--quiet", "--no-annotate", wanted, environment=os.environ)
+    assert re.search(r"^protobuf==[3-6]\.", resolved, re.MULTILINE)
+
+
+@pytest.mark.nightly
 def test_pipx_installs_the_agent(wheel: Path, tmp_path: Path) -> None:
     """What docs/edge-boxes.md tells owners to type."""
     venv.create(tmp_path / "pipx", with_pip=True)

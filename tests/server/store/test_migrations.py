@@ -52,7 +52,7 @@ def test_a_file_that_is_no_database_is_a_storage_error(tmp_path: Path):
 
 
 def test_a_folder_that_does_not_exist_is_a_storage_error(tmp_path: Path):
-    with pytest.raises(StorageError, match="unable to open"):
+    with pytest.raises(StorageError, match=r"cannot write .*fwdllm\.db"):
         Database(f"sqlite:///{tmp_path / 'nowhere' / 'fwdllm.db'}")
 
 
