@@ -47,6 +47,8 @@ def apply_peft(base: nn.Module, spec: PeftSpec, seed: int, sample: TextSample | 
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # PEFT 0.21 asks transformers by a name that 5.23 deprecates.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        # It sees by itself that GPT-2's matrices are transposed.
+        warnings.filterwarnings("ignore", "fan_in_fan_out is set to False", UserWarning)
         torch.manual_seed(seed)
         model, trained = _method(spec.method)(Request(base, spec, saved, sample))
     model.requires_grad_(False)
