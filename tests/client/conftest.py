@@ -32,6 +32,8 @@ from fwdllm_client.connection.home import ClientHome, Identity
 from fwdllm_client.connection.recording import RecordingCoordinator
 from fwdllm_client.connection.retry import Retry
 from fwdllm_client.connection.transport import GrpcCoordinator
+from fwdllm_client.job_models import JobModels
+from fwdllm_client.notes import NotesFile
 from fwdllm_client.policy.choices import ChoicesFile
 from fwdllm_client.policy.permission import Permission
 from fwdllm_common.counts import Counts
@@ -427,9 +429,12 @@ class Device:
                 permission,
                 clock or self.clock,
                 self_test=SelfTest(coordinator, retry),
+                models=JobModels(self.home.job_models),
             )
             profile = device_pb2.CheckInRequest(labels=["no", "yes"], training_examples=9)
-            Session(coordinator, retry, journal, profile, permission, work, new_reporter, stop).run(once=once)
+            notes = NotesFile(self.home.notes, lambda: 0.0)
+            session = Session(coordinator, retry, journal, profile, permission, work, new_reporter, stop, notes=notes)
+            session.run(once=once)
 
     def unacknowledged(self):
         with closing(Journal(self.home.journal)) as journal:

@@ -26,6 +26,7 @@ from fwdllm_client.connection.sent_log import SentLog
 from fwdllm_client.connection.transport import Coordinator, GrpcCoordinator
 from fwdllm_client.data import Source, contents_of
 from fwdllm_client.data.validation import validation_count
+from fwdllm_client.notes import NotesFile
 from fwdllm_client.policy.choices import ChoicesFile
 from fwdllm_client.policy.permission import Permission
 from fwdllm_client.policy.policy import Policy
@@ -78,7 +79,7 @@ def run_agent(
             closing(Journal(home.journal)) as journal,
             closing(SentLog(home.sent)) as sent_log,
         ):
-            coordinator = RecordingCoordinator(connection, sent_log)
+            coordinator = RecordingCoordinator(connection, sent_log, settings.least_rows)
 
             def new_reporter() -> Reporter:
                 return Reporter(coordinator, journal, Retry(coordinator.address, stop))
@@ -90,20 +91,33 @@ def run_agent(
                 training_rows=profile.training_examples,
                 validation_rows=profile.validation_examples,
                 labels=len(profile.labels),
+                least_rows=settings.least_rows.words,
                 feature_sums="never sent" if policy.class_rows is None else f"of {policy.class_rows} rows or more",
             )
             notify("READY=1")
+            if settings.least_rows.is_shortened_for(profile.training_examples):
+                _log.warning(
+                    "this device has few rows: every scalar is over all of them",
+                    training_rows=profile.training_examples,
+                    usual=settings.least_rows.minimum,
+                )
             # Only a warning: the device's clock may be wrong, and the coordinator's is the one that counts.
             if identity.expires_unix_s <= time.time():
                 _log.warning(
                     "the certificate has expired; ask for a new token and run: fwdllm-client join TOKEN --force"
                 )
             work = _when_needed(
-                lambda: _work(room, data, policy, coordinator, journal, new_reporter, stop, permission, threads)
+                lambda: _work(
+                    home, room, data, policy, settings, coordinator, journal, new_reporter, stop, permission, threads
+                )
             )
             retry = Retry(coordinator.address, stop)
             renewal = Renewal(home, coordinator.renew_certificate, connection.use)
-            Session(coordinator, retry, journal, profile, permission, work, new_reporter, stop, renewal).run(once=once)
+            notes = NotesFile(home.notes)
+            session = Session(
+                coordinator, retry, journal, profile, permission, work, new_reporter, stop, renewal, notes
+            )
+            session.run(once=once)
 
 
 def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
@@ -127,9 +141,11 @@ def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
 
 
 def _work(
+    home: ClientHome,
     room: CacheRoom,
     data: LocalData,
     policy: Policy,
+    settings: Settings,
     coordinator: Coordinator,
     journal: Journal,
     new_reporter: Callable[[], Reporter],
@@ -145,19 +161,24 @@ def _work(
     from fwdllm_client.agent.worker import LocalCompute
     from fwdllm_client.cache.artifacts import ArtifactCache
     from fwdllm_client.cache.weights import Weights
+    from fwdllm_client.job_models import JobModels
+    from fwdllm_client.watch import watching
 
     retry = Retry(coordinator.address, stop)
+    class_rows = None if policy.class_rows is None else max(policy.class_rows, settings.least_rows.minimum)
     return AssignmentWork(
         ArtifactCache(room, coordinator, retry),
         Weights(room.weights, coordinator, retry),
         journal,
-        lambda bundle: LocalCompute(bundle, data.source, data.validation_fraction, room, threads),
+        lambda bundle: LocalCompute(bundle, data.source, data.validation_fraction, room, threads, settings.least_rows),
         new_reporter,
         stop,
         permission,
         energy=energy_of_this_machine(lambda: permission.conditions.watts),
-        feature_sums=None if policy.class_rows is None else FeatureSums(coordinator, retry, policy.class_rows),
+        feature_sums=None if class_rows is None else FeatureSums(coordinator, retry, class_rows),
         self_test=SelfTest(coordinator, retry),
+        models=JobModels(home.job_models),
+        watch=watching,
     )
 
 

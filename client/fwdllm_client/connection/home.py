@@ -53,6 +53,8 @@ class ClientHome:
         self.settings = folder / "client.toml"
         self.choices = folder / "choices.json"
         self.sent = folder / "sent.sqlite"
+        self.job_models = folder / "job-models.json"
+        self.notes = folder / "notes.json"
         self._identity = folder / "identity.json"
         self._key = folder / "key.pem"
         self._new_key = folder / "new-key.pem"
@@ -163,7 +165,7 @@ class ClientHome:
         journal = [self.journal.with_name(self.journal.name + end) for end in ("", "-wal", "-shm")]
         try:
             keys = (self._key, self._new_key, self._certificate, self._ca)
-            for path in (self._identity, self._renewed, *keys, *journal, self.choices):
+            for path in (self._identity, self._renewed, *keys, *journal, self.choices, self.job_models, self.notes):
                 path.unlink(missing_ok=True)
             if self.cache.exists():
                 shutil.rmtree(self.cache)

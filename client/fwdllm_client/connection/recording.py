@@ -8,16 +8,18 @@ from collections.abc import Iterator
 from fwdllm.v1 import device_pb2
 from fwdllm_client.connection.sent_log import SentLog
 from fwdllm_client.connection.transport import Coordinator, Stream
+from fwdllm_client.least_rows import LeastRows
 
 
 class RecordingCoordinator:
     """``coordinator``, whose every message is in the ``log`` before it is sent."""
 
-    def __init__(self, coordinator: Coordinator, log: SentLog) -> None:
+    def __init__(self, coordinator: Coordinator, log: SentLog, least_rows: LeastRows = LeastRows()) -> None:  # noqa: B008 - frozen
         self.address = coordinator.address
         self.traffic = coordinator.traffic
         self._coordinator = coordinator
         self._log = log
+        self._least_rows = least_rows.words
         self._work: dict[str, tuple[str, int]] = {}
 
     def check_in(self, request: device_pb2.CheckInRequest) -> device_pb2.CheckInResponse:
@@ -25,6 +27,7 @@ class RecordingCoordinator:
         lasting = device_pb2.CheckInRequest()
         lasting.CopyFrom(request)
         lasting.ClearField("conditions")
+        lasting.ClearField("failures")
         likeness = hashlib.sha256(lasting.SerializeToString(deterministic=True)).hexdigest()
         self._log.add(
             f"check-in {likeness}",
@@ -32,6 +35,12 @@ class RecordingCoordinator:
             f"{request.validation_examples} to validate; {request.memory_bytes >> 20} MiB of memory; {request.software}"
             "; battery, network and heat, why the device does not work, and which jobs its owner allows",
         )
+        for failure in request.failures:
+            self._log.add(
+                f"failure {failure.assignment_id}",
+                f"that this device cannot do it: {failure.code}, {failure.message}",
+                *self._of(failure.assignment_id),
+            )
         answer = self._coordinator.check_in(request)
         if answer.HasField("assignment"):
             # A job's name must not steer the terminal on which its owner reads it.
@@ -80,7 +89,7 @@ class RecordingCoordinator:
 
     def _noted(self, request: device_pb2.ReportRequest) -> device_pb2.ReportRequest:
         work = self._of(request.assignment_id)
-        derivatives = "directional derivatives of the loss, and the effort they took"
+        derivatives = f"directional derivatives of the loss over {self._least_rows}, and the effort they took"
         self._log.add(f"scalars {request.assignment_id}", derivatives, *work, len(request.derivatives))
         if request.HasField("evaluation"):
             counts = "how many of the validation rows are predicted right, and how many there are"

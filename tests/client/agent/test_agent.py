@@ -49,7 +49,7 @@ def bundle(tmp_path):
 @pytest.fixture
 def source(tmp_path):
     path = tmp_path / "data.csv"
-    rows = [f"{' '.join(WORDS[1 + row % 7 : 4 + row % 11])},{'abc'[row % 3]}" for row in range(40)]
+    rows = [f"{WORDS[1 + row]} {' '.join(WORDS[1 + row % 7 : 4 + row % 11])},{'abc'[row % 3]}" for row in range(40)]
     path.write_text("text,label\n" + "\n".join(rows) + "\n")
     return DataSource(path)
 

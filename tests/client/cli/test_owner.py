@@ -160,8 +160,11 @@ def test_an_agent_notes_everything_that_it_sends(device, coordinator, job, new_s
     _, found = run("sent", "--json")
     words = {line["what"].split(",")[0].split(":")[0]: line for line in found}
 
-    assert words["directional derivatives of the loss"]["numbers"] == 10
-    assert (words["directional derivatives of the loss"]["job"], words["check-in"]["messages"]) == ("quadratic", 2)
+    assert words["directional derivatives of the loss over 8 distinct rows or more"]["numbers"] == 10
+    assert (
+        words["directional derivatives of the loss over 8 distinct rows or more"]["job"],
+        words["check-in"]["messages"],
+    ) == ("quadratic", 2)
     assert words["how many of the validation rows are predicted right"]["numbers"] == 2
     assert "the hash of a file of a model" in words
     assert any(line.startswith("which version") for line in words)
