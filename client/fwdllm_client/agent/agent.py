@@ -26,6 +26,7 @@ from fwdllm_client.connection.sent_log import SentLog
 from fwdllm_client.connection.transport import Coordinator, GrpcCoordinator
 from fwdllm_client.data import Source, contents_of
 from fwdllm_client.data.validation import validation_count
+from fwdllm_client.identity_check import check_identity
 from fwdllm_client.notes import NotesFile
 from fwdllm_client.policy.choices import ChoicesFile
 from fwdllm_client.policy.permission import Permission
@@ -64,11 +65,12 @@ def run_agent(
     :raises BadInputError: not joined, the data or the settings are wrong, or the coordinator refuses what the device
         says of itself.
     :raises BusyError: another agent runs in ``home``.
-    :raises RefusedError: the device is revoked or unknown.
+    :raises RefusedError: the device is revoked or unknown, or its key or certificate is damaged.
     :raises StorageError: the disk is full.
     :raises HeldError: with ``once``, the device may not work now.
     """
     identity = home.load_identity()
+    check_identity(home, identity)
     settings = Settings.load(home.settings)
     rules, room = settings.rules, CacheRoom(home.cache, settings.cache_limit_bytes)
     permission = Permission(Gate(sensors or sensors_of_this_machine(), rules), rules, ChoicesFile(home.choices))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.connection.sent_log import SentLog
-from fwdllm_client.connection.transport import Coordinator, Stream
+from fwdllm_client.connection.transport import CallFailedError, Coordinator, Stream
 from fwdllm_client.least_rows import LeastRows
 
 
@@ -60,7 +60,8 @@ class RecordingCoordinator:
 
     def report(self, requests: Iterator[device_pb2.ReportRequest]) -> Stream[device_pb2.ReportResponse]:
         """See :class:`fwdllm_client.connection.transport.Coordinator`."""
-        return self._coordinator.report(map(self._noted, requests))
+        noted = _Kept(map(self._noted, requests))
+        return _Answers(self._coordinator.report(noted), noted)
 
     def report_feature_sums(self, request: device_pb2.FeatureSumsRequest) -> device_pb2.FeatureSumsResponse:
         """See :class:`fwdllm_client.connection.transport.Coordinator`."""
@@ -105,3 +106,40 @@ class RecordingCoordinator:
 
 def _kind(request: device_pb2.CheckInRequest) -> str:
     return f"data for {request.task}" if request.task else f"labels {', '.join(request.labels)}"
+
+
+class _Kept(Iterator[device_pb2.ReportRequest]):
+    """``requests`` up to an error, which is kept: gRPC reads them in a thread of its own, and only ends the call."""
+
+    def __init__(self, requests: Iterator[device_pb2.ReportRequest]) -> None:
+        self.error: Exception | None = None
+        self._requests = requests
+
+    def __next__(self) -> device_pb2.ReportRequest:
+        try:
+            return next(self._requests)
+        except StopIteration:
+            raise
+        except Exception as error:  # shown to whoever reads the answers
+            self.error = error
+            raise StopIteration from error
+
+
+class _Answers(Iterator[device_pb2.ReportResponse]):
+    """The answers to ``requests``, or the error that they ended with: a full disk is no missing answer."""
+
+    def __init__(self, answers: Stream[device_pb2.ReportResponse], requests: _Kept) -> None:
+        self._answers = answers
+        self._requests = requests
+
+    def __next__(self) -> device_pb2.ReportResponse:
+        try:
+            return next(self._answers)
+        except (StopIteration, CallFailedError):
+            if self._requests.error is not None:
+                raise self._requests.error from None
+            raise
+
+    def cancel(self) -> object:
+        """See :class:`fwdllm_client.connection.transport.Stream`."""
+        return self._answers.cancel()
