@@ -164,8 +164,10 @@ def _work(
     from fwdllm_client.cache.artifacts import ArtifactCache
     from fwdllm_client.cache.weights import Weights
     from fwdllm_client.job_models import JobModels
+    from fwdllm_client.memory import give_back_what_loading_took
     from fwdllm_client.watch import watching
 
+    give_back_what_loading_took()
     retry = Retry(coordinator.address, stop)
     class_rows = None if policy.class_rows is None else max(policy.class_rows, settings.least_rows.minimum)
     return AssignmentWork(

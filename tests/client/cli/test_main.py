@@ -140,7 +140,7 @@ def test_an_unknown_label_is_explained(home, data, coordinator, refuse, capsys):
 
     coordinator.on_check_in = on_check_in
     assert run_command(["run", "--data", str(data), "--home", str(home.folder), "--once"]) == 0
-    assert details in capsys.readouterr().err
+    assert "check --label-column" in capsys.readouterr().out
     assert run_command(["status", "--home", str(home.folder)]) == 0
     assert details in capsys.readouterr().out
 
@@ -177,6 +177,9 @@ def test_status(home, coordinator, capsys):
         "certificate_expires": "2033-05-18T03:33:20+00:00",
         "holds": [],
         "jobs": {"all_but": []},
+        "waits_for": None,
+        "failed": [],
+        "scalars_over": "8 distinct rows or more, or over all of a device with fewer",
         "last_round": None,
         "unacknowledged_scalars": 3,
         "cache_bytes": 100,
