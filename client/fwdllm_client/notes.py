@@ -72,6 +72,13 @@ class NotesFile:
         others = {name: each for name, each in self._notes.failed.items() if name != job}
         self._write(replace(self._notes, failed=dict([*others.items(), (job, new)][-MOST_JOBS:])))
 
+    def did(self, job: str) -> None:
+        """Work for the job of this name was done: what kept it from being done is over."""
+        if (job := _plain(job)) in self._notes.failed:
+            self._write(
+                replace(self._notes, failed={name: each for name, each in self._notes.failed.items() if name != job})
+            )
+
     def _write(self, notes: Notes) -> None:
         self._notes = notes
         try:

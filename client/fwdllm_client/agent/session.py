@@ -88,8 +88,9 @@ class Session:
         self._clock_is_off = False
         self._said = ""
         self._held: tuple[Hold, ...] = ()
-        self._untold: list[WorkFailedError] = []
+        self._untold: list[device_pb2.AssignmentFailure] = []
         self._gave_up: dict[str, float] = {}
+        self._once = False
         self._first_failure: Exception | None = None
 
     def run(self, *, once: bool = False) -> None:
@@ -101,6 +102,7 @@ class Session:
         :raises HeldError: with ``once``, the device may not work now.
         :raises FwdllmError: with ``once``, what kept it from doing an assignment.
         """
+        self._once = once
         try:
             while not self._stop.is_set():
                 self._renew()
@@ -111,7 +113,7 @@ class Session:
                     break
         except StopRequested:
             return
-        if once and self._first_failure is not None:
+        if self._first_failure is not None:
             raise self._first_failure
 
     def _wait(self, window: device_pb2.CheckInWindow) -> bool:
@@ -156,15 +158,19 @@ class Session:
             return pause  # a coordinator before 1.3 has not heard of it
         self._say("")
         try:
-            return self._work(assignment)
+            window = self._work(assignment)
         except WorkFailedError as failed:
             _log.error("assignment failed", job=assignment.job_name, code=failed.code, cause=failed.why)
             if self._notes is not None:
                 self._notes.failed(assignment.job_name, failed.code, failed.why)
             self._gave_up[assignment.job_id] = self._clock() + FAILED_PAUSE_MS / 1000
-            self._untold = [*self._untold, failed][-MAX_FAILURES:]
-            self._first_failure = self._first_failure or failed.cause
+            self._untold = [*self._untold, failed.to_message()][-MAX_FAILURES:]
+            if self._once and self._first_failure is None:  # its traceback holds the model and the rows
+                self._first_failure = failed.cause
             return AT_ONCE
+        if self._notes is not None:
+            self._notes.did(assignment.job_name)
+        return window
 
     def _say(self, why_no_work: str) -> None:
         if self._said != why_no_work:
@@ -177,7 +183,7 @@ class Session:
     def _check_in(self) -> device_pb2.CheckInResponse:
         request = device_pb2.CheckInRequest()
         request.CopyFrom(self._profile)
-        request.failures.extend(failed.to_message() for failed in self._untold)
+        request.failures.extend(self._untold)
         self._held = self._permission.tell(request)
         answer = self._coordinator.check_in(request)
         self._untold = []

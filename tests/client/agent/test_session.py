@@ -553,6 +553,10 @@ def test_a_job_that_changes_its_model_is_served_no_more(device, coordinator, job
     (failed,) = NotesFile(device.home.notes).read().failed.values()
     assert (failed.job, failed.code, failed.times) == ("quadratic", "not-allowed", 1)
 
+    hand_out(coordinator, job.answer(job.assignment("c1")))
+    device.run(new_stop(last=1))
+    assert NotesFile(device.home.notes).read().failed == {}
+
 
 def test_scalars_that_are_not_finite_are_sent_as_they_are(device, coordinator, job, new_stop):
     device.compute.derivatives = lambda theta, directions, task: iter([(0, np.array([np.nan, 1e300]))])
