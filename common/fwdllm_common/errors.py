@@ -11,6 +11,7 @@
   - StorageError           the disk or the database cannot be written                exit code 9
     - NoRoomError          a model does not fit what a device's owner allows            exit code 9
   - HeldError              the device's conditions or its owner forbid work now      exit code 10
+  - NotAllowedError        a job asks a device for what its owner does not allow     exit code 11
   - JobFailedError         the job ended without a model                             exit code 1
 
 Exit code 0 is success, 1 a failure, 130 an interrupt (Ctrl-C).
@@ -106,3 +107,10 @@ class HeldError(FwdllmError):
 
     code = "held"
     exit_code = 10
+
+
+class NotAllowedError(FwdllmError):
+    """A job asks a device for what it does not do for anybody, or its owner does not allow; nothing was computed."""
+
+    code = "not-allowed"
+    exit_code = 11

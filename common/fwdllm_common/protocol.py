@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 2
+PROTOCOL_MINOR = 3
 
 GENERATOR_VERSION = 1
 """How a seed becomes a direction. Here and not in :mod:`fwdllm_common.directions`: an idle device loads no numpy."""
@@ -19,6 +19,9 @@ FEATURE_SUMS = "feature-sums"
 """Capability of a device whose owner allows per-class sums of features (DESIGN §2, invariant 1)."""
 MIN_CLASS_ROWS = 8
 """Fewest rows that such a sum may be of: devices leave out smaller classes, coordinators refuse them."""
+
+MAX_FAILURES, MAX_FAILURE_CODE, MAX_FAILURE_MESSAGE = 16, 32, 300
+"""Most failed assignments in a check-in, and characters of one's code and message."""
 
 REASON_KEY = "fwdllm-reason"
 """Trailing metadata that carries the :class:`Reason` of a refusal."""

@@ -20,7 +20,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from fwdllm.v1 import device_pb2, device_pb2_grpc, ledger_pb2
 from fwdllm_client.agent.assignment import AssignmentWork
+from fwdllm_client.agent.job_models import JobModels
 from fwdllm_client.agent.journal import Journal
+from fwdllm_client.agent.notes import NotesFile
 from fwdllm_client.agent.reporter import Reporter
 from fwdllm_client.agent.self_test import SelfTest
 from fwdllm_client.agent.session import Session
@@ -431,9 +433,12 @@ class Device:
                 permission,
                 clock or self.clock,
                 self_test=SelfTest(coordinator, retry),
+                models=JobModels(self.home.job_models),
             )
             profile = device_pb2.CheckInRequest(labels=["no", "yes"], training_examples=9)
-            Session(coordinator, retry, journal, profile, permission, work, new_reporter, stop).run(once=once)
+            notes = NotesFile(self.home.notes, lambda: 0.0)
+            session = Session(coordinator, retry, journal, profile, permission, work, new_reporter, stop, notes=notes)
+            session.run(once=once)
 
     def unacknowledged(self):
         with closing(Journal(self.home.journal)) as journal:

@@ -23,7 +23,7 @@ SMALL = {
     "min_devices": "2",
     "evaluate_every": "1",
     "directions": "8",
-    "batch_size": "2",
+    "batch_size": "8",
 }
 
 

@@ -24,7 +24,7 @@ SMALL = {
     "min_devices": "2",
     "evaluate_every": "1",
     "directions": "8",
-    "batch_size": "2",
+    "batch_size": "8",
     "first_round": "2",
 }
 PEOPLE = ("Ada Lovelace", "Alan Turing", "Grace Hopper", "Edsger Dijkstra", "Barbara Liskov", "Donald Knuth")

@@ -7,7 +7,7 @@ import pytest
 from helpers.serving import derivative, everything, refusal, seeds_of
 
 from fwdllm.v1.conditions_pb2 import HOLD_HOT, HOLD_LOW_BATTERY, THERMAL_STATE_SEVERE, Conditions
-from fwdllm.v1.device_pb2 import JobChoice, ProtocolVersion
+from fwdllm.v1.device_pb2 import AssignmentFailure, JobChoice, ProtocolVersion
 from fwdllm.v1.operator_pb2 import GetJobRequest, ListDevicesRequest
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR
 
@@ -53,6 +53,12 @@ async def test_another_generator_of_directions_is_refused(device, version):
         ({"conditions": Conditions(battery_percent=101)}, "battery_percent is 101.0; 0 to 100 are allowed"),
         ({"conditions": Conditions(battery_percent=float("nan"))}, "battery_percent is nan; 0 to 100 are allowed"),
         ({"conditions": Conditions(holds=[1] * 17)}, "number of holds is 17; 0 to 16 are allowed"),
+        ({"failures": [AssignmentFailure()] * 17}, "number of failures is 17; 0 to 16 are allowed"),
+        ({"failures": [AssignmentFailure()]}, "assignment_id has 0 characters; 1 to 96 are allowed"),
+        (
+            {"failures": [AssignmentFailure(assignment_id="a", code="No code")]},
+            "a failure has a code that is not of a-z and -, or a message that cannot be printed",
+        ),
         ({"jobs": JobChoice(names=["x"] * 257)}, "number of jobs is 257; 0 to 256 are allowed"),
         ({"jobs": JobChoice(names=["x" * 65])}, "job has 65 characters; 1 to 64 are allowed"),
     ],
@@ -61,22 +67,57 @@ async def test_fields_out_of_bounds_are_refused(device, changes, words):
     assert await refusal(device.check_in(**changes)) == (*BAD_FIELD, words)
 
 
-async def test_a_label_outside_every_running_job_is_named(device):
-    status, reason, words = await refusal(device.check_in(labels=["arts", "poetry"]))
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"labels": ["arts", "poetry"]}, "label 'poetry' is not one of its (arts, law, sport)"),
+        (
+            {"labels": [], "task": "question-answering"},
+            "it is for classification, the data of this device for question-answering",
+        ),
+        ({"jobs": JobChoice(only=True, names=["mine"])}, "the owner of this device does not allow it"),
+    ],
+)
+async def test_a_device_that_no_job_is_for_waits_and_is_told_why(device, changes, why):
+    """The jobs of others are no error of a device: its own may begin at any time."""
+    answer = await device.check_in(**changes)
 
-    assert (status, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "unknown-label")
-    assert words == (
-        "label 'poetry' is not one of job tiny's (arts, law, sport); check --label-column or the data file"
-    )
+    assert answer.message == f"no job that runs is for this device: tiny: {why}"
+    assert not answer.HasField("assignment")
+    assert answer.next.max_ms > 0
 
 
-async def test_the_names_of_many_long_labels_fit_into_a_refusal(server, device):
-    """gRPC drops an answer whose status line is too long, and the device would try again for ever."""
+async def test_the_names_of_many_long_labels_are_shortened(server, device):
     job = next(iter(server.coordinator.training.values()))
     object.__setattr__(job.manifest, "labels", tuple(f"{i} {'é' * 200}" for i in range(1024)))
-    status, reason, _ = await refusal(device.check_in(labels=["ü" * 256]))
+    answer = await device.check_in(labels=["ü" * 256])
 
-    assert (status, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "unknown-label")
+    assert len(answer.message) < 700
+
+
+async def test_a_device_that_cannot_do_a_job_gets_no_more_of_it(server, device):
+    """Its work goes to others at once, and the operator is told which device cannot do it and why."""
+    work = await device.assignment()
+    failure = AssignmentFailure(assignment_id=work.assignment_id, code="engine", message="its ONNX Runtime fails")
+    answer = await device.check_in(failures=[failure])
+    assert not answer.HasField("assignment")
+    assert answer.open_assignments == [work.assignment_id]  # what it has measured counts
+
+    job = await server.job()
+    assert [each.failure for each in job.devices] == ["engine: its ONNX Runtime fails"]
+    listed = (await server.operator.ListDevices(ListDevicesRequest())).devices
+    (failing,) = [each for each in listed if each.failures]
+    assert (failing.name, list(failing.reasons)) == ("device-1", ["failing"])
+    assert dict(failing.failures) == {"tiny": "engine: its ONNX Runtime fails"}
+
+
+async def test_nobody_fails_for_another(server, device, other):
+    work = await device.assignment()
+    failure = AssignmentFailure(assignment_id=work.assignment_id, code="engine", message="")
+    await other.check_in(failures=[failure])
+
+    assert (await device.check_in()).assignment.assignment_id == work.assignment_id
+    assert [each.failure for each in (await server.job()).devices if each.failure] == []
 
 
 async def test_without_a_running_job_any_label_is_welcome(server, device):

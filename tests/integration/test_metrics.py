@@ -94,16 +94,16 @@ async def test_numbers_are_those_of_the_job(port: Port, server: Serving, device:
 async def test_held_and_refused_devices_say_why(port: Port, device: ScriptedDevice, other: ScriptedDevice) -> None:
     async with port.health.watching():
         await device.check_in(conditions=Conditions(holds=[HOLD_LOW_BATTERY, HOLD_METERED]))
-        with pytest.raises(Exception, match="is not one of job"):
-            await other.check_in(labels=["no label of the job's"])
+        with pytest.raises(Exception, match="training_examples is 0"):
+            await other.check_in(training_examples=0)
         found = await port.scrape()
 
         assert found.value("fwdllm_devices", state="held") == 1
         assert found.value("fwdllm_devices_ineligible", reason="low_battery") == 1
         assert found.value("fwdllm_devices_ineligible", reason="metered") == 1
         assert found.value("fwdllm_devices_ineligible", reason="hot") == 0
-        refused = {"method": "/fwdllm.v1.DeviceService/CheckIn", "status": "FAILED_PRECONDITION"}
-        assert found.value("fwdllm_rpc_calls_total", reason="unknown-label", **refused) >= 1
+        refused = {"method": "/fwdllm.v1.DeviceService/CheckIn", "status": "INVALID_ARGUMENT"}
+        assert found.value("fwdllm_rpc_calls_total", reason="bad-field", **refused) >= 1
 
 
 async def test_a_coordinator_in_trouble_still_tells_what_it_has_in_memory(port: Port, server: Serving) -> None:

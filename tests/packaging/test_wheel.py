@@ -20,7 +20,7 @@ REPOSITORY = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 EXTRAS = sorted(PYPROJECT["project"]["optional-dependencies"])
 PACKAGES = ("fwdllm", "fwdllm_common", "fwdllm_server", "fwdllm_client")
-TRAINING = {"torch", "transformers", "peft", "onnx", "pydantic", "sqlalchemy", "cryptography"}
+TRAINING = {"torch", "transformers", "peft", "onnx", "pydantic", "sqlalchemy"}
 MOST_CLIENT_BYTES = 250_000_000
 
 

@@ -14,11 +14,13 @@ import structlog
 from fwdllm.v1 import device_pb2
 from fwdllm_client.agent.effort import physical_memory_bytes
 from fwdllm_client.agent.journal import Journal
+from fwdllm_client.agent.notes import NotesFile
 from fwdllm_client.agent.reporter import Reporter
 from fwdllm_client.agent.session import Session, Work
 from fwdllm_client.cache.cache_room import CacheRoom
 from fwdllm_client.conditions import Gate, Sensors, sensors_of_this_machine
 from fwdllm_client.connection.home import ClientHome
+from fwdllm_client.connection.identity_check import check_identity
 from fwdllm_client.connection.recording import RecordingCoordinator
 from fwdllm_client.connection.renewal import Renewal
 from fwdllm_client.connection.retry import Retry, Stop
@@ -63,11 +65,12 @@ def run_agent(
     :raises BadInputError: not joined, the data or the settings are wrong, or the coordinator refuses what the device
         says of itself.
     :raises BusyError: another agent runs in ``home``.
-    :raises RefusedError: the device is revoked or unknown.
+    :raises RefusedError: the device is revoked or unknown, or its key or certificate is damaged.
     :raises StorageError: the disk is full.
     :raises HeldError: with ``once``, the device may not work now.
     """
     identity = home.load_identity()
+    check_identity(home, identity)
     settings = Settings.load(home.settings)
     rules, room = settings.rules, CacheRoom(home.cache, settings.cache_limit_bytes)
     permission = Permission(Gate(sensors or sensors_of_this_machine(), rules), rules, ChoicesFile(home.choices))
@@ -78,7 +81,7 @@ def run_agent(
             closing(Journal(home.journal)) as journal,
             closing(SentLog(home.sent)) as sent_log,
         ):
-            coordinator = RecordingCoordinator(connection, sent_log)
+            coordinator = RecordingCoordinator(connection, sent_log, settings.least_rows)
 
             def new_reporter() -> Reporter:
                 return Reporter(coordinator, journal, Retry(coordinator.address, stop))
@@ -90,20 +93,33 @@ def run_agent(
                 training_rows=profile.training_examples,
                 validation_rows=profile.validation_examples,
                 labels=len(profile.labels),
+                least_rows=settings.least_rows.words,
                 feature_sums="never sent" if policy.class_rows is None else f"of {policy.class_rows} rows or more",
             )
             notify("READY=1")
+            if settings.least_rows.is_shortened_for(profile.training_examples):
+                _log.warning(
+                    "this device has few rows: every scalar is over all of them",
+                    training_rows=profile.training_examples,
+                    usual=settings.least_rows.minimum,
+                )
             # Only a warning: the device's clock may be wrong, and the coordinator's is the one that counts.
             if identity.expires_unix_s <= time.time():
                 _log.warning(
                     "the certificate has expired; ask for a new token and run: fwdllm-client join TOKEN --force"
                 )
             work = _when_needed(
-                lambda: _work(room, data, policy, coordinator, journal, new_reporter, stop, permission, threads)
+                lambda: _work(
+                    home, room, data, policy, settings, coordinator, journal, new_reporter, stop, permission, threads
+                )
             )
             retry = Retry(coordinator.address, stop)
             renewal = Renewal(home, coordinator.renew_certificate, connection.use)
-            Session(coordinator, retry, journal, profile, permission, work, new_reporter, stop, renewal).run(once=once)
+            notes = NotesFile(home.notes)
+            session = Session(
+                coordinator, retry, journal, profile, permission, work, new_reporter, stop, renewal, notes
+            )
+            session.run(once=once)
 
 
 def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
@@ -127,9 +143,11 @@ def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
 
 
 def _work(
+    home: ClientHome,
     room: CacheRoom,
     data: LocalData,
     policy: Policy,
+    settings: Settings,
     coordinator: Coordinator,
     journal: Journal,
     new_reporter: Callable[[], Reporter],
@@ -141,23 +159,30 @@ def _work(
     from fwdllm_client.agent.assignment import AssignmentWork
     from fwdllm_client.agent.energy import energy_of_this_machine
     from fwdllm_client.agent.feature_sums import FeatureSums
+    from fwdllm_client.agent.job_models import JobModels
+    from fwdllm_client.agent.memory import give_back_what_loading_took
     from fwdllm_client.agent.self_test import SelfTest
+    from fwdllm_client.agent.watch import watching
     from fwdllm_client.agent.worker import LocalCompute
     from fwdllm_client.cache.artifacts import ArtifactCache
     from fwdllm_client.cache.weights import Weights
 
+    give_back_what_loading_took()
     retry = Retry(coordinator.address, stop)
+    class_rows = None if policy.class_rows is None else max(policy.class_rows, settings.least_rows.minimum)
     return AssignmentWork(
         ArtifactCache(room, coordinator, retry),
         Weights(room.weights, coordinator, retry),
         journal,
-        lambda bundle: LocalCompute(bundle, data.source, data.validation_fraction, room, threads),
+        lambda bundle: LocalCompute(bundle, data.source, data.validation_fraction, room, threads, settings.least_rows),
         new_reporter,
         stop,
         permission,
         energy=energy_of_this_machine(lambda: permission.conditions.watts),
-        feature_sums=None if policy.class_rows is None else FeatureSums(coordinator, retry, policy.class_rows),
+        feature_sums=None if class_rows is None else FeatureSums(coordinator, retry, class_rows),
         self_test=SelfTest(coordinator, retry),
+        models=JobModels(home.job_models),
+        watch=watching,
     )
 
 

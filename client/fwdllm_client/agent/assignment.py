@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Protocol
@@ -16,18 +17,22 @@ from numpy.typing import NDArray
 from fwdllm.v1 import device_pb2
 from fwdllm_client.agent.effort import Meter
 from fwdllm_client.agent.energy import Energy
+from fwdllm_client.agent.failures import WorkFailedError
 from fwdllm_client.agent.feature_sums import FeatureSums
+from fwdllm_client.agent.job_models import JobModels
 from fwdllm_client.agent.journal import Entry, Journal
 from fwdllm_client.agent.reporter import Reporter
 from fwdllm_client.agent.self_test import SelfTest
 from fwdllm_client.agent.session import AT_ONCE
 from fwdllm_client.cache.artifacts import ArtifactCache, Bundle
 from fwdllm_client.cache.weights import Weights
-from fwdllm_client.connection.retry import Stop, StopRequested
+from fwdllm_client.connection.retry import NotServedError, Stop, StopRequested, WorkGoneError
 from fwdllm_client.engine import ClassSum, DirectionTask
+from fwdllm_client.engine.interruption import RunEndedError
 from fwdllm_client.policy.permission import Permission, WithdrawnError
 from fwdllm_common.counts import Counts
 from fwdllm_common.directions import Directions
+from fwdllm_common.errors import NoRoomError, RefusedError, StorageError
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
@@ -35,7 +40,17 @@ from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
 GROUP_S = 0.5
 """Scalars wait about this long, seconds, for others to share a message with."""
 
+Watching = Callable[[Callable[[], bool]], AbstractContextManager[None]]
+"""Ends what runs inside as soon as something is so."""
+
+_NOT_THE_WORKS = (WorkGoneError, StopRequested, RefusedError, NotServedError, StorageError)
+"""What ends an assignment, or the agent, and is no fault of the assignment's; :class:`NoRoomError` is."""
+
 _log = structlog.get_logger()
+
+
+def _unwatched(_is_over: Callable[[], bool]) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 class Compute(Protocol):
@@ -77,6 +92,8 @@ class AssignmentWork:
     :param energy: joules that the device has used.
     :param feature_sums: sends per-class sums of features; None where the device's owner does not allow them.
     :param self_test: tells the coordinator what this device's scalars on a bundle are worth; None for not at all.
+    :param models: which model each job has; None for whichever it names.
+    :param watch: ends the runs of the engine when the agent may not go on.
     """
 
     def __init__(
@@ -92,6 +109,8 @@ class AssignmentWork:
         energy: Energy = lambda: None,
         feature_sums: FeatureSums | None = None,
         self_test: SelfTest | None = None,
+        models: JobModels | None = None,
+        watch: Watching = _unwatched,
     ) -> None:
         self._artifacts = artifacts
         self._weights = weights
@@ -104,6 +123,8 @@ class AssignmentWork:
         self._energy = energy
         self._feature_sums = feature_sums
         self._self_test = self_test
+        self._models = models
+        self._watch = watch
         self._tested = ""
         self._bundle = ""
         self._engine: Compute | None = None
@@ -111,18 +132,30 @@ class AssignmentWork:
     def __call__(self, assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
         """Do ``assignment``, going on where the journal ends; returns when to check in again, if the answers said so.
 
-        :raises IntegrityError: model or weights are not what was announced; nothing was run.
+        :raises WorkFailedError: this device cannot do it, or its owner does not want it.
         :raises StorageError: the disk is full; what was acknowledged stays acknowledged.
         :raises WorkGoneError: the coordinator does not know the assignment any more.
         :raises StopRequested: the agent is to stop; what it computed is in the journal.
         """
         try:
-            with self._permission.session():
+            with self._permission.session(), self._watch(lambda: self._may_not(assignment)):
                 self._permission.check(assignment.job_name)
                 return self._send_feature_sums(assignment) if assignment.feature_sums else self._measure(assignment)
-        except WithdrawnError:
+        except (WithdrawnError, RunEndedError) as ended:
+            if self._stop.is_set():
+                raise StopRequested from ended
             _log.info("work given back", job=assignment.job_name, round=assignment.round)
             return AT_ONCE
+        except NoRoomError as error:
+            raise WorkFailedError(assignment, error) from error
+        except _NOT_THE_WORKS:
+            raise
+        except Exception as error:  # ONNX Runtime's errors have no base class of their own
+            self._engine = None
+            raise WorkFailedError(assignment, error) from error
+
+    def _may_not(self, assignment: device_pb2.Assignment) -> bool:
+        return self._stop.is_set() or not self._permission.granted(assignment.job_name)
 
     def _measure(self, assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
         deadline = self._clock() + assignment.deadline_ms / 1000
@@ -195,6 +228,8 @@ class AssignmentWork:
 
     def _fetched(self, assignment: device_pb2.Assignment) -> Bundle:
         """The assignment's bundle; before, another model is let go of, whose files may have to give way."""
+        if self._models is not None:
+            self._models.check(assignment)
         if self._bundle != assignment.manifest_sha256.hex():
             self._engine = None
         return self._artifacts.bundle(assignment.manifest_sha256, self._go_on(assignment))
@@ -217,9 +252,9 @@ class AssignmentWork:
         """The rest of the assignment as it is computed, in groups of about :data:`GROUP_S` seconds."""
 
         def is_over() -> bool:
-            if self._stop.is_set() or reporter.is_stopped(assignment.assignment_id) or self._clock() >= deadline:
-                return True
-            return not self._permission.granted(assignment.job_name)
+            return (
+                reporter.is_stopped(assignment.assignment_id) or self._clock() >= deadline or self._may_not(assignment)
+            )
 
         def go_on() -> None:
             if is_over():
@@ -241,7 +276,7 @@ class AssignmentWork:
                     scalars.add(values)
                     yield from scalars.full_groups()
                     go_on()
-        except WithdrawnError:
+        except (WithdrawnError, RunEndedError):
             pass  # what has been computed counts
         yield from scalars.last_group()
 

@@ -25,7 +25,7 @@ _log = structlog.get_logger()
 
 
 class FeatureSums:
-    """The way out of the device, closed to every class of fewer than ``class_rows`` rows."""
+    """The way out of the device, closed to every class of fewer than ``class_rows`` distinct rows."""
 
     def __init__(self, coordinator: Coordinator, retry: Retry, class_rows: int) -> None:
         self._coordinator = coordinator
@@ -44,7 +44,7 @@ class FeatureSums:
         :raises WorkGoneError: the coordinator does not ask for them any more.
         :raises StopRequested: the agent is to stop.
         """
-        allowed = [found for found in sums if found.rows >= self._class_rows]
+        allowed = [found for found in sums if found.distinct >= self._class_rows]
         window = None
         for request in _messages(assignment.assignment_id, allowed):
             if request.last:

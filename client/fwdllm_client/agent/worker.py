@@ -12,7 +12,9 @@ from fwdllm_client.cache.artifacts import Bundle
 from fwdllm_client.cache.cache_room import CacheRoom
 from fwdllm_client.data import Dataset, Source
 from fwdllm_client.data.split import split
-from fwdllm_client.engine import ClassSum, DeviceEngines, DirectionTask
+from fwdllm_client.engine import ClassSum, DeviceEngines, DirectionTask, distinct_rows
+from fwdllm_client.engine.audit import audit
+from fwdllm_client.policy.least_rows import LeastRows
 from fwdllm_common.canary import Canary, signal_to_noise
 from fwdllm_common.counts import Counts
 from fwdllm_common.directions import Directions
@@ -24,15 +26,23 @@ _log = structlog.get_logger()
 class LocalCompute:
     """The engine for one bundle on the rows of ``source``, of which a fraction is kept back for evaluation.
 
-    What it keeps of the model and the rows is in ``room``.
+    What it keeps of the model and the rows is in ``room``. No scalar is of fewer rows than ``least_rows``.
 
+    :raises NotAllowedError: a graph of the bundle is not what a device runs.
     :raises BadInputError: a row's label is not one of the model's, or a graph is unreadable.
     :raises StorageError: the activation cache cannot be written.
     """
 
     def __init__(
-        self, bundle: Bundle, source: Source, validation_fraction: float, room: CacheRoom, threads: int
+        self,
+        bundle: Bundle,
+        source: Source,
+        validation_fraction: float,
+        room: CacheRoom,
+        threads: int,
+        least_rows: LeastRows,
     ) -> None:
+        audit(bundle.folder, bundle.manifest)
         dataset = Dataset.load(source, bundle.folder / bundle.manifest.tokenizer.name, bundle.manifest)
         training, self._validation = split(len(dataset), validation_fraction)
         self._training = training[dataset.learnable(training)]
@@ -44,6 +54,7 @@ class LocalCompute:
         room.make(bundle.sha256, sizes, self._engines.files)
         self._tuning = self._engines.tuner.tuning()
         self._engine = self._engines.open(self._tuning)
+        self._engine.require(least_rows.of(distinct_rows(dataset, self._training)))
         _log.info("model loaded", training_rows=len(self._training), validation_rows=len(self._validation))
 
     @property

@@ -12,7 +12,7 @@ from fwdllm.v1 import device_pb2, ledger_pb2
 from fwdllm_client.connection.retry import Retry
 from fwdllm_client.connection.transport import Coordinator
 from fwdllm_common.errors import BadInputError, IntegrityError
-from fwdllm_common.files import write_atomically
+from fwdllm_common.files import make_folder, write_atomically
 from fwdllm_common.layout import Layout
 from fwdllm_common.ledger import LedgerEntry, RunHeader
 from fwdllm_common.replay import ModelState, theta_digest
@@ -115,7 +115,7 @@ class Weights:
         return kind, bytes(data)
 
     def _save(self, job_id: str, state: ModelState) -> None:
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         write_atomically(self._path(job_id), state.to_bytes())
 
     def _path(self, job_id: str) -> Path:

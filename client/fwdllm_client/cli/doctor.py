@@ -14,15 +14,16 @@ import grpc
 from fwdllm_client.cli.bench import joined_bundle
 from fwdllm_client.conditions import Sensors
 from fwdllm_client.connection.home import ClientHome, Identity
+from fwdllm_client.connection.identity_check import check_identity
 from fwdllm_client.connection.transport import AGENT_OPTIONS
 from fwdllm_client.connection.trust import SET_CLOCK, clock_trouble, host_and_port
 from fwdllm_client.engine.golden_bundle import ENOUGH, bundle_signal_to_noise, providers_tried
 from fwdllm_client.policy.settings import Settings
 from fwdllm_common.doctor import Check, Verdict, available_memory, failed, generator, ok, room, software, warning
-from fwdllm_common.errors import BadInputError, UnreachableError
+from fwdllm_common.errors import BadInputError, RefusedError, UnreachableError
 from fwdllm_common.manifest import Manifest
 
-PACKAGES = ("numpy", "onnxruntime", "tokenizers", "grpcio", "protobuf", "structlog", "ecdsa")
+PACKAGES = ("numpy", "onnxruntime", "tokenizers", "grpcio", "protobuf", "structlog")
 _ANSWER_S = 10.0
 _SERVING, _NOT_SERVING = b"\x08\x01", b"\x08\x02"  # grpc.health.v1.HealthCheckResponse
 _DAY_S = 86_400
@@ -40,6 +41,7 @@ def checks(home: ClientHome, sensors: Sensors, clock: Callable[[], float] = time
         "memory": lambda: _memory(home),
         "model": lambda: _model(home),
         "sensors": lambda: _sensors(home, sensors),
+        "privacy": lambda: ok(f"every scalar is over {Settings.load(home.settings).least_rows.words}"),
     }
     if not home.joined:
         return {**device, "certificate": _not_joined}
@@ -95,6 +97,10 @@ def _not_joined() -> Verdict:
 
 def _certificate(home: ClientHome, now: float) -> Verdict:
     identity = home.load_identity()
+    try:
+        check_identity(home, identity)
+    except RefusedError as error:
+        return failed(str(error), "on the coordinator: fwdllm-server enroll --name NAME, then the command above")
     left = identity.expires_unix_s - now
     joined = home.joined_at
     if now < joined:

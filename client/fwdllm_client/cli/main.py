@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
-import signal
 import sys
 import threading
 import traceback
@@ -198,14 +197,14 @@ def _join(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from fwdllm_client.agent.agent import LocalData, run_agent
+    from fwdllm_client.agent.signals import ending_at_signals
     from fwdllm_client.policy.policy import Policy
 
     data = LocalData(_source(options), options.validation_fraction)
-    # Every file is written whole or not at all, so both signals may end the agent wherever it is.
-    signal.signal(signal.SIGTERM, _end)
     home = ClientHome.choose(options.home)
-    policy = Policy(options.allow_feature_sums)
-    run_agent(home, data, threading.Event(), policy=policy, threads=options.threads, once=options.once)
+    policy, stop = Policy(options.allow_feature_sums), threading.Event()
+    with ending_at_signals(stop):
+        run_agent(home, data, stop, policy=policy, threads=options.threads, once=options.once)
 
 
 def _source(options: argparse.Namespace) -> Source:
@@ -238,6 +237,8 @@ def _status(options: argparse.Namespace) -> None:
         print(json.dumps(found))
         return
     found["holds"] = "; ".join(hold["why"] for hold in found["holds"]) or "none, free to work"
+    found["waits_for"] = found["waits_for"] and found["waits_for"]["why"]
+    found["failed"] = "; ".join(f"{each['job']}: {each['why']}" for each in found["failed"]) or None
     width = max(map(len, found))
     for name, value in found.items():
         print(f"{name.replace('_', ' '):{width}}  {_shown(value)}")
@@ -262,7 +263,7 @@ def _pause(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps({"paused": options.paused}))
     elif options.paused:
-        print("paused; a running agent stops within a direction. Go on with: fwdllm-client resume")
+        print("paused; a running agent stops within seconds. Go on with: fwdllm-client resume")
     else:
         print("not paused any more")
 
@@ -361,7 +362,3 @@ def _number_of(what: str) -> Callable[[str], int]:
         return int(text)
 
     return parse
-
-
-def _end(*_: object) -> NoReturn:
-    raise SystemExit(0)

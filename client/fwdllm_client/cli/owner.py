@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from fwdllm_client.agent.journal import Journal
+from fwdllm_client.agent.notes import NotesFile
 from fwdllm_client.cache.cache_room import bytes_below
 from fwdllm_client.conditions import Conditions, Hold, Sensors
 from fwdllm_client.connection.home import ClientHome
@@ -30,6 +31,7 @@ def status(home: ClientHome, sensors: Sensors) -> dict[str, Any]:
     holds = settings.rules.holds(conditions, working=False)
     holds = (Hold.PAUSED, *holds) if choices.paused else holds
     rounds = [line for line in sent(home) if line.job]
+    notes = NotesFile(home.notes).read()
     last = max(rounds, key=lambda line: line.last_at, default=None)
     return {
         "home": str(home.folder),
@@ -42,6 +44,9 @@ def status(home: ClientHome, sensors: Sensors) -> dict[str, Any]:
         "holds": [{"hold": hold.word, "why": hold.explained(conditions)} for hold in holds],
         "conditions": _facts_of(conditions),
         "jobs": jobs_allowed(choices.jobs),
+        "waits_for": {"why": notes.waits_for, "since": _moment(notes.since)} if notes.waits_for else None,
+        "failed": [{**asdict(failed), "at": _moment(failed.at)} for failed in notes.failed.values()],
+        "scalars_over": settings.least_rows.words,
         "last_round": {"job": last.job, "round": last.round, "at": _moment(last.last_at)} if last else None,
         "unacknowledged_scalars": _unacknowledged(home),
         "cache_bytes": bytes_below(home.cache),
@@ -50,7 +55,7 @@ def status(home: ClientHome, sensors: Sensors) -> dict[str, Any]:
 
 
 def pause(home: ClientHome, *, paused: bool) -> None:
-    """Let no work be done from now on, or again; a running agent obeys within a direction."""
+    """Let no work be done from now on, or again; a running agent obeys within seconds."""
     file = ChoicesFile(home.choices)
     file.write(replace(file.read(), paused=paused))
 

@@ -53,10 +53,12 @@ class ClientHome:
         self.settings = folder / "client.toml"
         self.choices = folder / "choices.json"
         self.sent = folder / "sent.sqlite"
+        self.job_models = folder / "job-models.json"
+        self.notes = folder / "notes.json"
         self._identity = folder / "identity.json"
-        self._key = folder / "key.pem"
+        self.key = folder / "key.pem"
         self._new_key = folder / "new-key.pem"
-        self._certificate = folder / "certificate.pem"
+        self.certificate = folder / "certificate.pem"
         self._ca = folder / "ca.pem"
         self._renewed = folder / "renewed.json"
         try:
@@ -94,8 +96,8 @@ class ClientHome:
                 device_address=str(value["device_address"]),
                 enrolment_address=str(value["enrolment_address"]),
                 expires_unix_s=int(value["expires_unix_s"]),
-                key=self._key.read_bytes(),
-                certificate=self._certificate.read_bytes(),
+                key=self.key.read_bytes(),
+                certificate=self.certificate.read_bytes(),
                 ca=self._ca.read_bytes(),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -119,8 +121,8 @@ class ClientHome:
         """
         self._identity.unlink(missing_ok=True)
         self._renewed.unlink(missing_ok=True)
-        write_atomically(self._key, identity.key, mode=0o600)
-        write_atomically(self._certificate, identity.certificate)
+        write_atomically(self.key, identity.key, mode=0o600)
+        write_atomically(self.certificate, identity.certificate)
         write_atomically(self._ca, identity.ca)
         value = {
             "device_id": identity.device_id,
@@ -149,8 +151,8 @@ class ClientHome:
             return
         new = json.loads(self._renewed.read_bytes())
         value = json.loads(self._identity.read_bytes())
-        write_atomically(self._key, new["key"].encode(), mode=0o600)
-        write_atomically(self._certificate, new["certificate"].encode())
+        write_atomically(self.key, new["key"].encode(), mode=0o600)
+        write_atomically(self.certificate, new["certificate"].encode())
         value["expires_unix_s"] = new["expires_unix_s"]
         write_atomically(self._identity, json.dumps(value, indent=2).encode())
         self._renewed.unlink()
@@ -162,8 +164,8 @@ class ClientHome:
         """
         journal = [self.journal.with_name(self.journal.name + end) for end in ("", "-wal", "-shm")]
         try:
-            keys = (self._key, self._new_key, self._certificate, self._ca)
-            for path in (self._identity, self._renewed, *keys, *journal, self.choices):
+            keys = (self.key, self._new_key, self.certificate, self._ca)
+            for path in (self._identity, self._renewed, *keys, *journal, self.choices, self.job_models, self.notes):
                 path.unlink(missing_ok=True)
             if self.cache.exists():
                 shutil.rmtree(self.cache)

@@ -7,17 +7,19 @@ from collections.abc import Iterator
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.connection.sent_log import SentLog
-from fwdllm_client.connection.transport import Coordinator, Stream
+from fwdllm_client.connection.transport import CallFailedError, Coordinator, Stream
+from fwdllm_client.policy.least_rows import LeastRows
 
 
 class RecordingCoordinator:
     """``coordinator``, whose every message is in the ``log`` before it is sent."""
 
-    def __init__(self, coordinator: Coordinator, log: SentLog) -> None:
+    def __init__(self, coordinator: Coordinator, log: SentLog, least_rows: LeastRows = LeastRows()) -> None:  # noqa: B008 - frozen
         self.address = coordinator.address
         self.traffic = coordinator.traffic
         self._coordinator = coordinator
         self._log = log
+        self._least_rows = least_rows.words
         self._work: dict[str, tuple[str, int]] = {}
 
     def check_in(self, request: device_pb2.CheckInRequest) -> device_pb2.CheckInResponse:
@@ -25,6 +27,7 @@ class RecordingCoordinator:
         lasting = device_pb2.CheckInRequest()
         lasting.CopyFrom(request)
         lasting.ClearField("conditions")
+        lasting.ClearField("failures")
         likeness = hashlib.sha256(lasting.SerializeToString(deterministic=True)).hexdigest()
         self._log.add(
             f"check-in {likeness}",
@@ -32,6 +35,12 @@ class RecordingCoordinator:
             f"{request.validation_examples} to validate; {request.memory_bytes >> 20} MiB of memory; {request.software}"
             "; battery, network and heat, why the device does not work, and which jobs its owner allows",
         )
+        for failure in request.failures:
+            self._log.add(
+                f"failure {failure.assignment_id}",
+                f"that this device cannot do it: {failure.code}, {failure.message}",
+                *self._of(failure.assignment_id),
+            )
         answer = self._coordinator.check_in(request)
         if answer.HasField("assignment"):
             # A job's name must not steer the terminal on which its owner reads it.
@@ -51,7 +60,8 @@ class RecordingCoordinator:
 
     def report(self, requests: Iterator[device_pb2.ReportRequest]) -> Stream[device_pb2.ReportResponse]:
         """See :class:`fwdllm_client.connection.transport.Coordinator`."""
-        return self._coordinator.report(map(self._noted, requests))
+        noted = _Kept(map(self._noted, requests))
+        return _Answers(self._coordinator.report(noted), noted)
 
     def report_feature_sums(self, request: device_pb2.FeatureSumsRequest) -> device_pb2.FeatureSumsResponse:
         """See :class:`fwdllm_client.connection.transport.Coordinator`."""
@@ -80,7 +90,7 @@ class RecordingCoordinator:
 
     def _noted(self, request: device_pb2.ReportRequest) -> device_pb2.ReportRequest:
         work = self._of(request.assignment_id)
-        derivatives = "directional derivatives of the loss, and the effort they took"
+        derivatives = f"directional derivatives of the loss over {self._least_rows}, and the effort they took"
         self._log.add(f"scalars {request.assignment_id}", derivatives, *work, len(request.derivatives))
         if request.HasField("evaluation"):
             counts = "how many of the validation rows are predicted right, and how many there are"
@@ -96,3 +106,40 @@ class RecordingCoordinator:
 
 def _kind(request: device_pb2.CheckInRequest) -> str:
     return f"data for {request.task}" if request.task else f"labels {', '.join(request.labels)}"
+
+
+class _Kept(Iterator[device_pb2.ReportRequest]):
+    """``requests`` up to an error, which is kept: gRPC reads them in a thread of its own, and only ends the call."""
+
+    def __init__(self, requests: Iterator[device_pb2.ReportRequest]) -> None:
+        self.error: Exception | None = None
+        self._requests = requests
+
+    def __next__(self) -> device_pb2.ReportRequest:
+        try:
+            return next(self._requests)
+        except StopIteration:
+            raise
+        except Exception as error:  # shown to whoever reads the answers
+            self.error = error
+            raise StopIteration from error
+
+
+class _Answers(Iterator[device_pb2.ReportResponse]):
+    """The answers to ``requests``, or the error that they ended with: a full disk is no missing answer."""
+
+    def __init__(self, answers: Stream[device_pb2.ReportResponse], requests: _Kept) -> None:
+        self._answers = answers
+        self._requests = requests
+
+    def __next__(self) -> device_pb2.ReportResponse:
+        try:
+            return next(self._answers)
+        except (StopIteration, CallFailedError):
+            if self._requests.error is not None:
+                raise self._requests.error from None
+            raise
+
+    def cancel(self) -> object:
+        """See :class:`fwdllm_client.connection.transport.Stream`."""
+        return self._answers.cancel()

@@ -26,6 +26,7 @@ class Action(Enum):
 
     RETRY_NOW = auto()  # at once; a second time in a row, back off
     BACK_OFF = auto()  # again and again, after random waits that grow to CAP_S seconds
+    WAIT = auto()  # nothing there is for this device now; there may be later
     CHECK_IN = auto()  # the work is gone: leave it and ask for other work at the next check-in
     RE_ENROL = auto()  # end; the device must join again
     STOP = auto()  # end; trying again cannot help
@@ -54,6 +55,8 @@ ACTIONS: dict[StatusCode, Action] = {
 REASONS: dict[str, Action] = {
     Reason.NOT_ENROLLED: Action.RE_ENROL,
     Reason.REVOKED: Action.RE_ENROL,
+    Reason.UNKNOWN_LABEL: Action.WAIT,
+    Reason.UNKNOWN_TASK: Action.WAIT,
     Reason.NOT_FOUND: Action.CHECK_IN,
     Reason.NOT_YOURS: Action.CHECK_IN,
     Reason.WRONG_STATE: Action.CHECK_IN,
@@ -66,6 +69,14 @@ REASONS: dict[str, Action] = {
 
 class WorkGoneError(Exception):
     """The coordinator does not know this work (any more); the next check-in tells what to do instead."""
+
+
+class NothingForThisDeviceError(Exception):
+    """All jobs that run are for others, as coordinators before 1.3 say it."""
+
+
+class NotServedError(BadInputError):
+    """The coordinator refuses what this device says, and always will."""
 
 
 class StopRequested(Exception):  # noqa: N818 - not an error
@@ -105,6 +116,7 @@ class Retry:
         """The result of ``attempt``, called until it raises no :class:`CallFailedError`.
 
         :raises WorkGoneError: the work does not exist any more.
+        :raises NothingForThisDeviceError: there is none that this device could do.
         :raises RefusedError: the device is revoked or unknown.
         :raises BadInputError: the coordinator refuses what the device says.
         :raises StopRequested: the agent is to stop.
@@ -129,6 +141,8 @@ class Retry:
         if self._stop.is_set():
             raise StopRequested from error
         action = action_for(error)
+        if action is Action.WAIT:
+            raise NothingForThisDeviceError(error.details) from error
         if action is Action.CHECK_IN:
             raise WorkGoneError(error.details) from error
         if action in (Action.RE_ENROL, Action.STOP):
@@ -156,5 +170,5 @@ def refusal(error: CallFailedError, address: str) -> FwdllmError:
     if error.code is StatusCode.PERMISSION_DENIED:
         return RefusedError(f"the coordinator at {address} refuses this device: {details}")
     if error.code is StatusCode.UNIMPLEMENTED:
-        return BadInputError(f"{address} is not a coordinator that this device understands: {details}; update fwdllm")
-    return BadInputError(f"the coordinator at {address} refuses what this device says: {details}")
+        return NotServedError(f"{address} is not a coordinator that this device understands: {details}; update fwdllm")
+    return NotServedError(f"the coordinator at {address} refuses what this device says: {details}")

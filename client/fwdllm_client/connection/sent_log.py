@@ -13,10 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import TypeVar
+
+import structlog
 
 from fwdllm_common.errors import StorageError
+from fwdllm_common.files import storage_error
 
 MAX_LINES = 5000
+
+_log = structlog.get_logger()
+_T = TypeVar("_T")
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS lines (
@@ -70,28 +77,55 @@ class SentLog:
         self._clock = clock
         self._lock = threading.Lock()
         with self._storing():
-            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = NORMAL")
-            self._database.executescript(_SCHEMA)
+            try:
+                self._database = _opened(path)
+            except sqlite3.DatabaseError as error:
+                self._database = self._anew(error)
 
     def add(self, likeness: str, what: str, job: str = "", round_number: int = 0, numbers: int = 0) -> None:
         """Note one message; a line of the same ``likeness`` counts it, else it begins one that says ``what`` it is."""
         now = self._clock()
-        with self._storing(), self._lock:
-            self._database.execute(_ADD, (likeness, now, now, what, job, round_number, numbers))
-            self._database.execute("DELETE FROM lines WHERE id <= (SELECT max(id) FROM lines) - ?", (MAX_LINES,))
+
+        def put(database: sqlite3.Connection) -> None:
+            database.execute(_ADD, (likeness, now, now, what, job, round_number, numbers))
+            database.execute("DELETE FROM lines WHERE id <= (SELECT max(id) FROM lines) - ?", (MAX_LINES,))
+
+        self._with_database(put)
 
     def lines(self) -> Sequence[Line]:
         """Every line, the oldest first."""
         query = "SELECT first_at, last_at, what, job, round, messages, numbers FROM lines ORDER BY first_at, id"
-        with self._storing(), self._lock:
-            return [Line(*row) for row in self._database.execute(query)]
+        return self._with_database(lambda database: [Line(*row) for row in database.execute(query)])
 
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
             self._database.close()
+
+    def _with_database(self, work: Callable[[sqlite3.Connection], _T]) -> _T:
+        with self._storing(), self._lock:
+            try:
+                return work(self._database)
+            except sqlite3.DatabaseError as error:
+                self._database = self._anew(error)
+                return work(self._database)
+
+    def _anew(self, error: sqlite3.DatabaseError) -> sqlite3.Connection:
+        """Another file in place of a damaged one, which is kept beside it: no agent stops for its log.
+
+        What is no damage is raised again.
+        """
+        if isinstance(error, sqlite3.OperationalError):
+            raise error
+        aside = self._path.with_name(f"{self._path.name}.damaged")
+        try:
+            self._path.replace(aside)
+            for end in ("-wal", "-shm"):
+                self._path.with_name(self._path.name + end).unlink(missing_ok=True)
+        except OSError as failure:
+            raise storage_error(self._path, failure) from failure
+        _log.warning("the log of what was sent is damaged, a new one begins", kept=str(aside), cause=str(error))
+        return _opened(self._path)
 
     @contextmanager
     def _storing(self) -> Iterator[None]:
@@ -101,6 +135,18 @@ class SentLog:
             raise StorageError(
                 f"cannot write {self._path} ({error}); free some space or delete it: it is only for its owner to read"
             ) from error
+
+
+def _opened(path: Path) -> sqlite3.Connection:
+    database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        database.execute("PRAGMA journal_mode = WAL")
+        database.execute("PRAGMA synchronous = NORMAL")
+        database.executescript(_SCHEMA)
+    except sqlite3.Error:
+        database.close()
+        raise
+    return database
 
 
 def _moment(unix_s: float) -> str:

@@ -1,6 +1,6 @@
 """The device's compute: directional derivatives and accuracy of a model bundle on local rows, by inference alone."""
 
-from fwdllm_client.engine.batches import padded_lengths, sample_rows
+from fwdllm_client.engine.batches import distinct_rows, padded_lengths, sample_rows
 from fwdllm_client.engine.class_sums import ClassSum
 from fwdllm_client.engine.cost import PassCost
 from fwdllm_client.engine.derivatives import DirectionTask
@@ -15,6 +15,7 @@ __all__ = [
     "Engine",
     "Evaluation",
     "PassCost",
+    "distinct_rows",
     "padded_lengths",
     "sample_rows",
 ]

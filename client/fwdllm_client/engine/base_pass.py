@@ -41,7 +41,8 @@ class Rows:
     """What all passes over the local rows share: the model, the rows, the caches by stage of its output, the count.
 
     ``tokens_per_run`` is the most tokens (copies × rows × length) that go through the model together; ``go_on`` is
-    called before every unperturbed run, what it raises ends the work.
+    called before every unperturbed run, what it raises ends the work. No derivative is of a batch with fewer than
+    ``least_rows`` distinct rows.
     """
 
     chain: StageChain
@@ -51,6 +52,7 @@ class Rows:
     cost: PassCost
     tokens_per_run: int
     go_on: Callable[[], None] = always
+    least_rows: int = 1
 
 
 class BasePass:

@@ -50,6 +50,12 @@ def sample_rows(run_key: int, first_seed: int, rows: RowIndices, batch_size: int
     return np.sort(rows[order[:batch_size]])
 
 
+def distinct_rows(dataset: Dataset, rows: RowIndices) -> int:
+    """How many different texts are among ``rows``."""
+    bounds = dataset.offsets[rows].tolist(), dataset.offsets[rows + 1].tolist()
+    return len({dataset.token_ids[start:end].tobytes() for start, end in zip(*bounds, strict=True)})
+
+
 def padded_lengths(lengths: NDArray[np.int64], max_tokens: int) -> NDArray[np.int64]:
     """The length to which each row is padded, int64: the next multiple of 8, but never beyond ``max_tokens``."""
     buckets = -(-lengths // _BUCKET_TOKENS) * _BUCKET_TOKENS

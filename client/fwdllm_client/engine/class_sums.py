@@ -10,6 +10,7 @@ import numpy as np
 from fwdllm.v1 import device_pb2
 from fwdllm_client.data.split import RowIndices
 from fwdllm_client.engine.base_pass import BasePass, Rows
+from fwdllm_client.engine.batches import distinct_rows
 from fwdllm_client.engine.runs import run_groups
 from fwdllm_client.engine.stages import Float32
 from fwdllm_common.errors import BadInputError
@@ -17,11 +18,15 @@ from fwdllm_common.errors import BadInputError
 
 @dataclass(frozen=True, eq=False)
 class ClassSum:
-    """The features of ``rows`` rows of class ``label`` (its index) added up, float32 ``[width]``."""
+    """The features of ``rows`` rows of class ``label`` (its index) added up, float32 ``[width]``.
+
+    So many of the rows are ``distinct``.
+    """
 
     label: int
     rows: int
     features: Float32
+    distinct: int
 
     def to_message(self) -> device_pb2.ClassSum:
         """The sum as it goes over the wire."""
@@ -47,5 +52,11 @@ def class_sums(shared: Rows, theta: Float32, rows: RowIndices) -> Sequence[Class
     counts = np.bincount(shared.dataset.labels[rows], minlength=len(totals))
     with np.errstate(over="ignore"):  # the coordinator refuses what is not finite
         return [
-            ClassSum(int(label), int(counts[label]), totals[label].astype(np.float32)) for label in counts.nonzero()[0]
+            ClassSum(
+                int(label),
+                int(counts[label]),
+                totals[label].astype(np.float32),
+                distinct_rows(shared.dataset, rows[shared.dataset.labels[rows] == label]),
+            )
+            for label in counts.nonzero()[0]
         ]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import structlog
 
+from fwdllm_client.engine.interruption import INTERRUPTION
 from fwdllm_common.errors import StorageError
 from fwdllm_common.files import sha256_of, sync, write_atomically
 
@@ -47,6 +48,8 @@ class CompiledStages:
                     return None
                 self._make(target, size, make)
         except Exception as error:  # ONNX Runtime's errors have no base class of their own
+            if INTERRUPTION.is_set:  # another time
+                raise
             self.give_up(key, error)
             return None
         return target

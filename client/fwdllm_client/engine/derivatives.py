@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from fwdllm.v1 import device_pb2
 from fwdllm_client.data.split import RowIndices
 from fwdllm_client.engine.base_pass import BasePass, Rows
-from fwdllm_client.engine.batches import sample_rows
+from fwdllm_client.engine.batches import distinct_rows, sample_rows
 from fwdllm_client.engine.runs import RunInputs, TiledBatch, copies_per_run, run_groups
 from fwdllm_client.engine.stages import Float32
 from fwdllm_common.directions import Directions
-from fwdllm_common.errors import BadInputError
+from fwdllm_common.errors import BadInputError, NotAllowedError
 from fwdllm_common.fixed_point import MAX_DIRECTIONS
 
 Derivatives = NDArray[np.float64]
@@ -73,10 +73,11 @@ def directional_derivatives(
     The batch is drawn from ``rows``; see :func:`fwdllm_client.engine.batches.sample_rows`.
 
     :raises BadInputError: there are no rows, or the model has no such block.
+    :raises NotAllowedError: the batch is to be smaller than the device's owner allows, or cannot be large enough.
     """
     chain = shared.chain
     block, stage = chain.manifest.layout.block(task.block), chain.manifest.stage_of(task.block)
-    batch = sample_rows(directions.run_key, int(task.seeds[0]), rows, task.batch_size)
+    batch = _batch(shared, directions.run_key, task, rows)
     epsilon = np.float32(task.epsilon)
     later = [chain.theta_of(index, theta) for index in range(stage + 1, chain.last + 1)]
     base_pass, groups = BasePass(shared, theta), run_groups(shared, stage, batch)
@@ -103,3 +104,18 @@ def directional_derivatives(
         else:
             behind = mean_loss(directions.perturb(theta[block.slice], seeds, block.start, -float(epsilon)))
             yield first, (ahead - behind) / (2 * np.float64(epsilon))
+
+
+def _batch(shared: Rows, run_key: int, task: DirectionTask, rows: RowIndices) -> RowIndices:
+    """The rows of ``task``, and as many more as it takes until the least number of them differ."""
+    least, size = shared.least_rows, task.batch_size
+    if size < least:
+        raise NotAllowedError(f"it asks for scalars over {size} rows, this device gives them over {least} or more")
+    while True:
+        batch = sample_rows(run_key, int(task.seeds[0]), rows, size)
+        missing = least - distinct_rows(shared.dataset, batch)
+        if missing <= 0:
+            return batch
+        if len(batch) == len(rows):
+            raise NotAllowedError(f"this device has not the {least} distinct rows that its owner wants behind a scalar")
+        size += missing

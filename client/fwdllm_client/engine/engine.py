@@ -64,6 +64,10 @@ class Engine:
         """From now on call ``go_on`` before every unperturbed run; what it raises ends the work that was asked for."""
         self._shared.go_on = go_on
 
+    def require(self, least_rows: int) -> None:
+        """From now on refuse directions on a batch of fewer distinct rows."""
+        self._shared.least_rows = least_rows
+
     def derivatives(
         self, theta: Float32, directions: Directions, task: DirectionTask, rows: RowIndices
     ) -> Iterator[tuple[int, Derivatives]]:
@@ -73,6 +77,7 @@ class Engine:
         the caller may stop between chunks. A model that has diverged gives values that are not finite.
 
         :raises BadInputError: θ has another length, there are no rows, or the model has no such block.
+        :raises NotAllowedError: the batch has fewer distinct rows than are required.
         """
         return directional_derivatives(self._shared, self._checked(theta), directions, task, rows)
 

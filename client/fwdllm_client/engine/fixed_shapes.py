@@ -64,7 +64,7 @@ class _FixedSession:
         self._compiled = compiled
         self._sessions: dict[int, Session] = {}
 
-    def run_with_ort_values(self, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
+    def run_with_ort_values(self, outputs: Sequence[str], feeds: Mapping[str, Any], options: Any = None) -> list[Any]:
         """As ONNX Runtime's, for any number of rows, copies and tokens."""
         arrays = {name: value.numpy() for name, value in feeds.items()}
         theta = arrays.pop("theta", None)
@@ -82,7 +82,7 @@ class _FixedSession:
             fed = {name: array[index] for name, array in arrays.items()}
             if theta is not None:
                 fed["theta"] = theta[index // (rows // len(theta))]
-            values = session.run(list(outputs), fed)
+            values = session.run(list(outputs), fed, options)
             runs.append([value[: rows - first] for value in values])
         found = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
         return [_owning(array[:, :tokens] if self._stage.per_token else array) for array in found]

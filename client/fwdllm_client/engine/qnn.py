@@ -12,6 +12,7 @@ import onnxruntime
 
 from fwdllm_client.engine.compiled import CompiledStages
 from fwdllm_client.engine.fixed_shapes import Sizes
+from fwdllm_client.engine.interruption import INTERRUPTION
 from fwdllm_client.engine.processor import machine_key
 from fwdllm_client.engine.sessions import Session, SessionOptions, placed_options
 from fwdllm_common.errors import BadInputError
@@ -75,7 +76,8 @@ class Qnn:
 
     def _open(self, graph: Path, options: SessionOptions) -> Session:
         options.add_provider_for_devices(self._devices, dict(self._settings))
-        return onnxruntime.InferenceSession(str(graph), options)
+        with INTERRUPTION.loading(options):
+            return onnxruntime.InferenceSession(str(graph), options)
 
     def _register(self) -> None:
         try:

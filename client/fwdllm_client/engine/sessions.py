@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias
 
 import onnxruntime
 
+from fwdllm_client.engine.interruption import INTERRUPTION
 from fwdllm_common.manifest import Stage
 
 Session: TypeAlias = Any
@@ -68,4 +69,5 @@ def placed_options(threads: int, sizes: Mapping[str, int] | None = None) -> Sess
 
 def open_session(graph: Path, options: SessionOptions, providers: Sequence[Any] = (CPU_PROVIDER,)) -> Session:
     """A session on the first of ``providers`` that takes a node; the last one takes the rest."""
-    return onnxruntime.InferenceSession(str(graph), options, providers=list(providers))
+    with INTERRUPTION.loading(options):
+        return onnxruntime.InferenceSession(str(graph), options, providers=list(providers))

@@ -10,7 +10,9 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from fwdllm_client.engine.audit import audit_stage
 from fwdllm_client.engine.batches import Text
+from fwdllm_client.engine.interruption import INTERRUPTION, RunEndedError
 from fwdllm_client.engine.sessions import Provider, Session
 from fwdllm_common.errors import BadInputError, FwdllmError, IntegrityError
 from fwdllm_common.layout import Block
@@ -23,7 +25,7 @@ _TEXT_INPUTS = {"input_ids", "attention_mask"}
 class StageChain:
     """The stages of a bundle in ``folder``: first the frozen ones, then one for each block; the last returns the loss.
 
-    ``threads`` of 0 means one per core.
+    ``threads`` of 0 means one per core. Whatever runs raises :class:`RunEndedError` once the process is told to end it.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, provider: Provider, threads: int) -> None:
@@ -59,6 +61,7 @@ class StageChain:
     def session(self, stage: int) -> Session:
         """The session of a stage, loaded if it is not.
 
+        :raises NotAllowedError: the graph is not what a device runs.
         :raises BadInputError: the graph is unreadable.
         :raises IntegrityError: a file is missing or has another size.
         """
@@ -99,16 +102,20 @@ class StageChain:
 
     def _run(self, stage: int, outputs: Sequence[str], feeds: Mapping[str, Any]) -> list[Any]:
         inputs = {name: feeds[name] for name in self.manifest.stages[stage].inputs}
-        values: list[Any] = self.session(stage).run_with_ort_values(outputs, inputs)
+        session = self.session(stage)
+        with INTERRUPTION.ending():
+            values: list[Any] = session.run_with_ort_values(outputs, inputs, INTERRUPTION.run_options)
         return values
 
     def _load(self, stage: int) -> Session:
         entry = self.manifest.stages[stage]
         for file in (entry.graph, *([entry.weights] if entry.weights else [])):
             self._check(file)
+        audit_stage(self._folder, self.manifest, stage)
         try:
-            return self._provider.open(self._folder, entry, self._threads)
-        except FwdllmError:
+            with INTERRUPTION.ending():
+                return self._provider.open(self._folder, entry, self._threads)
+        except (FwdllmError, RunEndedError):
             raise
         except Exception as error:  # ONNX Runtime's errors have no base class of their own
             path, reason = self._folder / entry.graph.name, " ".join(str(error).split())

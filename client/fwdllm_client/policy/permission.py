@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ class WithdrawnError(Exception):
 
 
 class Permission:
-    """Asked before every step of work, and obeyed.
+    """Asked before every step of work, and obeyed; also by the thread that watches a long one.
 
     :param clock: seconds, monotonic.
     """
@@ -40,6 +41,7 @@ class Permission:
         self._ended = float("-inf")
         self._rests_until = float("-inf")
         self._said: tuple[Hold, ...] = ()
+        self._lock = threading.Lock()
 
     @property
     def conditions(self) -> Conditions:
@@ -63,15 +65,16 @@ class Permission:
 
         :raises BadInputError: the owner's choices cannot be read.
         """
-        paused = (Hold.PAUSED,) if self._choices.read().paused else ()
-        by_conditions = self._gate.holds(max_age_s)
-        resting = (Hold.RESTING,) if self._is_resting() else ()
-        found = (*paused, *by_conditions, *resting)
-        if found != self._said:
-            self._said = found
-            reasons = "; ".join(hold.explained(self._gate.conditions) for hold in found)
-            _log.info("not working now" if found else "free to work again", **({"why": reasons} if found else {}))
-        return found
+        with self._lock:
+            paused = (Hold.PAUSED,) if self._choices.read().paused else ()
+            by_conditions = self._gate.holds(max_age_s)
+            resting = (Hold.RESTING,) if self._is_resting() else ()
+            found = (*paused, *by_conditions, *resting)
+            if found != self._said:
+                self._said = found
+                reasons = "; ".join(hold.explained(self._gate.conditions) for hold in found)
+                _log.info("not working now" if found else "free to work again", **({"why": reasons} if found else {}))
+            return found
 
     def allows(self, job: str) -> bool:
         """Whether the owner wants the device to take part in the job of this name."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fwdllm_client.conditions import Rules
+from fwdllm_client.policy.least_rows import LeastRows
 from fwdllm_common.errors import BadInputError
 
 _GB = 10**9
@@ -19,11 +20,13 @@ _GB = 10**9
 class Settings:
     """``rules`` are the section ``[conditions]``, ``cache_limit_bytes`` is ``limit_gb`` of the section ``[cache]``.
 
-    That is the most that models and all that is made of them may take on disk.
+    That is the most that models and all that is made of them may take on disk. ``least_rows`` is ``least_rows`` of the
+    section ``[privacy]``.
     """
 
     rules: Rules = Rules()  # noqa: RUF009 - frozen
     cache_limit_bytes: int = 16 * _GB
+    least_rows: LeastRows = LeastRows()  # noqa: RUF009 - frozen
 
     @classmethod
     def load(cls, path: Path) -> Settings:
@@ -37,12 +40,21 @@ class Settings:
             return cls()
         except (OSError, ValueError) as error:
             raise BadInputError(f"{path}: not TOML: {error}") from error
-        _check_keys(table, ["conditions", "cache"], f"{path}: ")
+        _check_keys(table, ["conditions", "cache", "privacy"], f"{path}: ")
         rules = Rules.of(_section(table, "conditions", Rules.names(), path), f"{path}: [conditions] ")
         limit_gb = _section(table, "cache", ["limit_gb"], path).get("limit_gb", cls.cache_limit_bytes / _GB)
         if isinstance(limit_gb, bool) or not isinstance(limit_gb, int | float) or not 0 < limit_gb < 1e9:
             raise BadInputError(f"{path}: [cache] limit_gb is {limit_gb!r}; use a number above 0")
-        return cls(rules, int(limit_gb * _GB))
+        return cls(rules, int(limit_gb * _GB), _least_rows(_section(table, "privacy", ["least_rows"], path), path))
+
+
+def _least_rows(section: Mapping[str, Any], path: Path) -> LeastRows:
+    if "least_rows" not in section:
+        return LeastRows()
+    rows = section["least_rows"]
+    if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= 65536:
+        raise BadInputError(f"{path}: [privacy] least_rows is {rows!r}; use a whole number from 1 to 65536")
+    return LeastRows(rows, insisted=True)
 
 
 def _check_keys(table: Mapping[str, Any], names: Iterable[str], where: str) -> None:

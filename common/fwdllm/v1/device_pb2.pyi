@@ -61,7 +61,7 @@ class CheckInWindow(_message.Message):
     def __init__(self, min_ms: _Optional[int] = ..., max_ms: _Optional[int] = ...) -> None: ...
 
 class CheckInRequest(_message.Message):
-    __slots__ = ("protocol", "generator_version", "capabilities", "labels", "training_examples", "validation_examples", "memory_bytes", "software", "conditions", "jobs", "task")
+    __slots__ = ("protocol", "generator_version", "capabilities", "labels", "training_examples", "validation_examples", "memory_bytes", "software", "conditions", "jobs", "task", "failures")
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     GENERATOR_VERSION_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,7 @@ class CheckInRequest(_message.Message):
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     JOBS_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
     protocol: ProtocolVersion
     generator_version: int
     capabilities: _containers.RepeatedScalarFieldContainer[str]
@@ -84,7 +85,18 @@ class CheckInRequest(_message.Message):
     conditions: _conditions_pb2.Conditions
     jobs: JobChoice
     task: str
-    def __init__(self, protocol: _Optional[_Union[ProtocolVersion, _Mapping]] = ..., generator_version: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., training_examples: _Optional[int] = ..., validation_examples: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., software: _Optional[str] = ..., conditions: _Optional[_Union[_conditions_pb2.Conditions, _Mapping]] = ..., jobs: _Optional[_Union[JobChoice, _Mapping]] = ..., task: _Optional[str] = ...) -> None: ...
+    failures: _containers.RepeatedCompositeFieldContainer[AssignmentFailure]
+    def __init__(self, protocol: _Optional[_Union[ProtocolVersion, _Mapping]] = ..., generator_version: _Optional[int] = ..., capabilities: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., training_examples: _Optional[int] = ..., validation_examples: _Optional[int] = ..., memory_bytes: _Optional[int] = ..., software: _Optional[str] = ..., conditions: _Optional[_Union[_conditions_pb2.Conditions, _Mapping]] = ..., jobs: _Optional[_Union[JobChoice, _Mapping]] = ..., task: _Optional[str] = ..., failures: _Optional[_Iterable[_Union[AssignmentFailure, _Mapping]]] = ...) -> None: ...
+
+class AssignmentFailure(_message.Message):
+    __slots__ = ("assignment_id", "code", "message")
+    ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    assignment_id: str
+    code: str
+    message: str
+    def __init__(self, assignment_id: _Optional[str] = ..., code: _Optional[str] = ..., message: _Optional[str] = ...) -> None: ...
 
 class JobChoice(_message.Message):
     __slots__ = ("only", "names")

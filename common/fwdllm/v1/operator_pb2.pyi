@@ -161,7 +161,7 @@ class Evaluation(_message.Message):
     def __init__(self, version: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., rows: _Optional[int] = ..., federated_accuracy: _Optional[float] = ..., federated_rows: _Optional[int] = ..., exact_match: _Optional[float] = ..., federated_exact_match: _Optional[float] = ...) -> None: ...
 
 class DeviceEffort(_message.Message):
-    __slots__ = ("device_id", "scalars", "seconds", "example_passes", "peak_rss_bytes", "bytes_sent", "bytes_received", "artifact_bytes", "signal_to_noise", "noisy", "joules")
+    __slots__ = ("device_id", "scalars", "seconds", "example_passes", "peak_rss_bytes", "bytes_sent", "bytes_received", "artifact_bytes", "signal_to_noise", "noisy", "joules", "failure")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     SCALARS_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -173,6 +173,7 @@ class DeviceEffort(_message.Message):
     SIGNAL_TO_NOISE_FIELD_NUMBER: _ClassVar[int]
     NOISY_FIELD_NUMBER: _ClassVar[int]
     JOULES_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     scalars: int
     seconds: float
@@ -184,7 +185,8 @@ class DeviceEffort(_message.Message):
     signal_to_noise: float
     noisy: bool
     joules: float
-    def __init__(self, device_id: _Optional[str] = ..., scalars: _Optional[int] = ..., seconds: _Optional[float] = ..., example_passes: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., artifact_bytes: _Optional[int] = ..., signal_to_noise: _Optional[float] = ..., noisy: bool = ..., joules: _Optional[float] = ...) -> None: ...
+    failure: str
+    def __init__(self, device_id: _Optional[str] = ..., scalars: _Optional[int] = ..., seconds: _Optional[float] = ..., example_passes: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., artifact_bytes: _Optional[int] = ..., signal_to_noise: _Optional[float] = ..., noisy: bool = ..., joules: _Optional[float] = ..., failure: _Optional[str] = ...) -> None: ...
 
 class AdapterChunk(_message.Message):
     __slots__ = ("file_name", "data")
@@ -223,7 +225,14 @@ class ListDevicesResponse(_message.Message):
     def __init__(self, devices: _Optional[_Iterable[_Union[Device, _Mapping]]] = ...) -> None: ...
 
 class Device(_message.Message):
-    __slots__ = ("device_id", "name", "enrolled_unix_s", "last_seen_unix_s", "revoked", "training_examples", "software", "conditions", "state", "reasons")
+    __slots__ = ("device_id", "name", "enrolled_unix_s", "last_seen_unix_s", "revoked", "training_examples", "software", "conditions", "state", "reasons", "failures")
+    class FailuresEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     ENROLLED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
@@ -234,6 +243,7 @@ class Device(_message.Message):
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASONS_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
     device_id: str
     name: str
     enrolled_unix_s: int
@@ -244,7 +254,8 @@ class Device(_message.Message):
     conditions: _conditions_pb2.Conditions
     state: str
     reasons: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, device_id: _Optional[str] = ..., name: _Optional[str] = ..., enrolled_unix_s: _Optional[int] = ..., last_seen_unix_s: _Optional[int] = ..., revoked: bool = ..., training_examples: _Optional[int] = ..., software: _Optional[str] = ..., conditions: _Optional[_Union[_conditions_pb2.Conditions, _Mapping]] = ..., state: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ...) -> None: ...
+    failures: _containers.ScalarMap[str, str]
+    def __init__(self, device_id: _Optional[str] = ..., name: _Optional[str] = ..., enrolled_unix_s: _Optional[int] = ..., last_seen_unix_s: _Optional[int] = ..., revoked: bool = ..., training_examples: _Optional[int] = ..., software: _Optional[str] = ..., conditions: _Optional[_Union[_conditions_pb2.Conditions, _Mapping]] = ..., state: _Optional[str] = ..., reasons: _Optional[_Iterable[str]] = ..., failures: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class RevokeDeviceRequest(_message.Message):
     __slots__ = ("device",)

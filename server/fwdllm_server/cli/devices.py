@@ -62,6 +62,9 @@ def list_devices(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False
         ]
         heading = ("DEVICE", "NAME", "STATE", "ENROLLED", "LAST SEEN", "EXAMPLES", "CONDITIONS", "SOFTWARE")
         print(columns(heading, rows))
+        for device in devices:
+            for job, why in sorted(device.failures.items()):
+                print(f"{device.device_id} cannot do {printable(job)}: {printable(why)}")
 
 
 def _readiness(device: Device) -> str:

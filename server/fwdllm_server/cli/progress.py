@@ -49,6 +49,8 @@ def render(job: Job) -> RenderableType:
     table.add_row("time", Text(_time(job)))
     if noisy := _noisy(job):
         table.add_row("not used", Text(noisy))
+    if failing := _failing(job):
+        table.add_row("cannot", Text(failing))
     if job.message:
         table.add_row("message", Text(printable(job.message)))
     return Group(title, table)
@@ -65,6 +67,8 @@ def line(job: Job) -> str:
     parts += [_traffic(job), *([_energy(job)] if _measuring(job) else []), _time(job)]
     if noisy := _noisy(job):
         parts.append(f"not used {noisy}")
+    if failing := _failing(job):
+        parts.append(f"cannot do it: {failing}")
     if job.message:
         parts.append(printable(job.message))
     return ", ".join(parts)
@@ -160,6 +164,15 @@ def _noisy(job: Job) -> str:
         f"{device.device_id} (signal to noise {device.signal_to_noise:.2g})" for device in job.devices if device.noisy
     ]
     return ", ".join(found) + ": failed the self-test, its scalars are noise" if found else ""
+
+
+def _failing(job: Job) -> str:
+    """For each cause the devices that cannot do the job for it."""
+    causes: dict[str, list[str]] = {}
+    for device in job.devices:
+        if device.failure:
+            causes.setdefault(printable(device.failure), []).append(device.device_id)
+    return "; ".join(f"{', '.join(devices)} ({cause})" for cause, devices in causes.items())
 
 
 def _time(job: Job) -> str:

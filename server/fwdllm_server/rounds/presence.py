@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from textwrap import shorten
 
 from fwdllm_common.job_choice import JobChoice
 from fwdllm_common.task import CLASSIFICATION, Task
@@ -14,6 +15,8 @@ from fwdllm_server.rounds.draw import lot
 PERIOD_S = 600.0
 """Seconds after which those who wait for work are drawn anew, where there is not room for all."""
 _FORGET_EVERY_S = 1.0
+_LABELS_SHOWN = 200
+"""Characters of a job's labels that a device is told."""
 _ANY = DevicesSection()
 
 
@@ -33,22 +36,34 @@ class Present:
     training_examples: int = 0
     memory_bytes: int = 0
 
+    def why_not(
+        self, job: str, labels: frozenset[str], task: Task = CLASSIFICATION, needs: DevicesSection = _ANY
+    ) -> str:
+        """What keeps it from the job of this name; empty if it can take part.
+
+        Its data has to be for the ``task`` and have no other labels than ``labels``, its owner to allow the job, and
+        itself to have what the job ``needs``.
+        """
+        if self.task != task:
+            return f"it is for {task}, the data of this device for {self.task}"
+        if not self.labels <= labels:
+            known = shorten(", ".join(sorted(labels)), _LABELS_SHOWN, placeholder=" …")
+            return f"label {min(self.labels - labels)!r} is not one of its ({known})"
+        if not self.jobs.allows(job):
+            return "the owner of this device does not allow it"
+        if self.training_examples < needs.min_examples:
+            return f"it wants {needs.min_examples} rows or more, this device has {self.training_examples}"
+        if self.memory_bytes < needs.min_memory_mb << 20:
+            return f"it wants {needs.min_memory_mb} MiB of memory, this device has {self.memory_bytes >> 20}"
+        if missing := sorted(set(needs.capabilities) - self.capabilities):
+            return f"it wants the capability {missing[0]!r}, which this device has not"
+        return ""
+
     def suits(
         self, job: str, labels: frozenset[str], task: Task = CLASSIFICATION, needs: DevicesSection = _ANY
     ) -> bool:
-        """Whether it can take part in the job of this name.
-
-        Its data is for the ``task`` and has no other labels than ``labels``, its owner allows the job, and it has what
-        the job ``needs``.
-        """
-        return (
-            self.task == task
-            and self.labels <= labels
-            and self.jobs.allows(job)
-            and self.training_examples >= needs.min_examples
-            and self.memory_bytes >= needs.min_memory_mb << 20
-            and self.capabilities.issuperset(needs.capabilities)
-        )
+        """Whether nothing keeps it from the job of this name; see :meth:`why_not`."""
+        return not self.why_not(job, labels, task, needs)
 
 
 class Presence:

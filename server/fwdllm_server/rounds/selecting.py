@@ -35,6 +35,8 @@ def advance(context: RoundContext) -> Step:
             reason += f"; {len(kept)} more are for jobs that go first"
         if noisy := len(context.noisy_devices()):
             reason += f"; {noisy} failed their self-test and are not used, 'job show' names them"
+        if failing := len(context.failing_devices()):
+            reason += f"; {failing} cannot do this job, 'job show' says why"
         rounds.set_plan(context.connection, context.round, ())
         rounds.set_reason(context.connection, context.round, reason)
         return wait(LOOK_AGAIN_S if kept else inf)

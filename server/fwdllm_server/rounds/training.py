@@ -21,6 +21,7 @@ from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.preparation.prepare import run_header
 from fwdllm_server.rounds.computing import Desk
 from fwdllm_server.rounds.draw import draw
+from fwdllm_server.rounds.failing import failing_devices
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.self_testing import noisy_devices
 from fwdllm_server.store import assignments, ledger, locks, participation
@@ -150,7 +151,7 @@ class RoundContext:
     def idle_devices(self, capability: str | None = None) -> list[str]:
         """The devices here that can take part and have nothing to do, those with ``capability`` if one is named."""
         locks.choose_devices(self.connection)
-        unwanted = assignments.busy_devices(self.connection) | self.noisy_devices()
+        unwanted = assignments.busy_devices(self.connection) | self.noisy_devices() | self.failing_devices()
         manifest, needs = self.job.manifest, self.job.spec.devices
         here = self.presence.eligible(self.job.name, manifest.labels, self.now, capability, manifest.task, needs)
         idle = [device for device in here if device not in unwanted]
@@ -170,6 +171,10 @@ class RoundContext:
     def noisy_devices(self) -> frozenset[str]:
         """The devices whose scalars are of no use to this job."""
         return noisy_devices(self.connection, self.job.id, self.now)
+
+    def failing_devices(self) -> frozenset[str]:
+        """The devices that have said that they cannot do this job."""
+        return frozenset(failing_devices(self.connection, self.job.id, self.now))
 
 
 @dataclass(frozen=True)

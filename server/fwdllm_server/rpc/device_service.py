@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from functools import lru_cache
-from textwrap import shorten
 from typing import Any
 
 import grpc
@@ -20,6 +20,9 @@ from fwdllm_common.protocol import (
     CHUNK_BYTES,
     FEATURE_SUMS,
     GENERATOR_VERSION,
+    MAX_FAILURE_CODE,
+    MAX_FAILURE_MESSAGE,
+    MAX_FAILURES,
     MAX_SCALARS_PER_REPORT,
     PROTOCOL_MAJOR,
     Reason,
@@ -27,8 +30,9 @@ from fwdllm_common.protocol import (
 from fwdllm_common.task import CLASSIFICATION, TASKS
 from fwdllm_server.coordinator.coordinator import Coordinator
 from fwdllm_server.coordinator.peers import present
-from fwdllm_server.rounds import feature_reporting, reporting, self_testing
+from fwdllm_server.rounds import failing, feature_reporting, reporting, self_testing
 from fwdllm_server.rounds.fetching import fetch
+from fwdllm_server.rounds.presence import Present
 from fwdllm_server.rounds.reporting import Report
 from fwdllm_server.rounds.returning import take_back
 from fwdllm_server.rounds.training import TrainingJob
@@ -47,10 +51,11 @@ _MAX_LABELS, _MAX_LABEL = 1024, 256
 _MAX_CAPABILITIES, _MAX_CAPABILITY = 32, 64
 _MAX_EXAMPLES = 10**9
 _MAX_HOLDS = 16
-_MAX_ID = 64
 _RESTORING_S = 5.0
-_WORDS_SHOWN = 200
-"""Characters of labels in a refusal: an answer whose status line is too long never reaches the device."""
+_MAX_ID, _MAX_ASSIGNMENT_ID = 64, 96
+_JOBS_SHOWN = 3
+"""Jobs of which a device that waits is told why they are not for it."""
+_FAILURE_CODE = re.compile(r"[a-z][a-z-]*")
 
 _log = structlog.get_logger()
 
@@ -176,6 +181,8 @@ class DeviceService(DeviceServiceServicer):
         self, connection: Connection, device_id: str, request: device_pb2.CheckInRequest, now: float, holds_work: bool
     ) -> device_pb2.CheckInResponse:
         training = dict(self._coordinator.training)  # jobs come and go in the loop's thread
+        if request.failures:
+            failing.record(connection, device_id, request.failures, now)
         counting = take_back(connection, device_id, request, training) if holds_work else ()
         response = device_pb2.CheckInResponse(
             next=self._window(), open_assignments=[found.id for found in counting], unix_s=round(now)
@@ -194,23 +201,18 @@ class DeviceService(DeviceServiceServicer):
     ) -> None:
         """Note a device that has nothing to do as one to select, and tell it what it waits for."""
         training = list(self._coordinator.training.values())
-        task = request.task or CLASSIFICATION
-        _check_task(task, training)
-        self._check_labels(request, [job for job in training if job.manifest.task == task])
         if request.conditions.holds:
             self._runtime.presence.leave(device_id)
             response.message = "this device does not work now"
             return
         now = self._runtime.clock()
         device = present(device_id, now, request)
-        wanted = any(
-            device.suits(job.name, frozenset(job.manifest.labels), job.manifest.task, job.spec.devices)
-            for job in training
-        )
+        why_not = {job.name: _why_not(device, job) for job in training}
+        wanted = not all(why_not.values())
         waits = (wanted or not training) and self._runtime.presence.admit(device, self._coordinator.room)
         if not (wanted and waits):
             response.next.CopyFrom(self._later(now))
-        response.message = _why_it_waits(bool(training), wanted, waits)
+        response.message = _why_it_waits(why_not, wanted, waits)
 
     def _reports(
         self, connection: Connection, calls: Sequence[tuple[Holder, device_pb2.ReportRequest]]
@@ -315,26 +317,6 @@ class DeviceService(DeviceServiceServicer):
         least_s, most_s = self._pace.window(now, window.idle_min_ms / 1000, window.idle_max_ms / 1000)
         return device_pb2.CheckInWindow(min_ms=round(1000 * least_s), max_ms=round(1000 * most_s))
 
-    def _check_labels(self, request: device_pb2.CheckInRequest, running: Sequence[TrainingJob]) -> None:
-        """Refuse a device whose data fits no running job, so that its owner hears of it."""
-        unknown = [sorted(set(request.labels) - set(job.manifest.labels)) for job in running]
-        if unknown and all(unknown):
-            known = shorten(", ".join(running[0].manifest.labels), _WORDS_SHOWN, placeholder=" …")
-            message = (
-                f"label {unknown[0][0]!r} is not one of job {running[0].name}'s ({known}); "
-                "check --label-column or the data file"
-            )
-            raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.UNKNOWN_LABEL, message)
-
-
-def _check_task(task: str, running: Sequence[TrainingJob]) -> None:
-    """Refuse a device whose data is for another task than every running job, so that its owner hears of it."""
-    if running and all(job.manifest.task != task for job in running):
-        message = (
-            f"job {running[0].name} is for {running[0].manifest.task}, the data of this device for {task}; check --task"
-        )
-        raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.UNKNOWN_TASK, message)
-
 
 @lru_cache(maxsize=64)  # thousands of devices say the same words
 def _set_of(words: tuple[str, ...]) -> frozenset[str]:
@@ -379,11 +361,18 @@ def _own_assignment(connection: Connection, device_id: str, assignment_id: str) 
     return found
 
 
-def _why_it_waits(running: bool, wanted: bool, waits: bool) -> str:
-    if not running:
+def _why_not(device: Present, job: TrainingJob) -> str:
+    return device.why_not(job.name, _set_of(job.manifest.labels), job.manifest.task, job.spec.devices)
+
+
+def _why_it_waits(why_not: Mapping[str, str], wanted: bool, waits: bool) -> str:
+    """For the device's log; ``why_not`` says of each job that runs what keeps the device from it."""
+    if not why_not:
         return "no job is running"
     if not wanted:
-        return "no running job is for this device: see its jobs, labels, examples, memory and capabilities"
+        shown = list(why_not.items())[:_JOBS_SHOWN]
+        more = f"; and {len(why_not) - len(shown)} more" if len(why_not) > len(shown) else ""
+        return "no job that runs is for this device: " + "; ".join(f"{job}: {why}" for job, why in shown) + more
     return "waiting for a round" if waits else "enough other devices wait for a round"
 
 
@@ -432,9 +421,20 @@ def check_check_in(request: device_pb2.CheckInRequest) -> None:
         raise _bad_field("software has characters that cannot be printed")
     in_range("number of holds", len(request.conditions.holds), 0, _MAX_HOLDS)
     in_range("battery_percent", request.conditions.battery_percent, 0, 100)
+    in_range("number of failures", len(request.failures), 0, MAX_FAILURES)
+    for failure in request.failures:
+        _check_failure(failure)
     in_range("number of jobs", len(request.jobs.names), 0, MAX_JOB_NAMES)
     for name in request.jobs.names:
         bounded("job", name, MAX_JOB_NAME)
+
+
+def _check_failure(failure: device_pb2.AssignmentFailure) -> None:
+    bounded("assignment_id", failure.assignment_id, _MAX_ASSIGNMENT_ID)
+    bounded("code", failure.code, MAX_FAILURE_CODE)
+    bounded("message", failure.message, MAX_FAILURE_MESSAGE, 0)
+    if not _FAILURE_CODE.fullmatch(failure.code) or not failure.message.isprintable():
+        raise _bad_field("a failure has a code that is not of a-z and -, or a message that cannot be printed")
 
 
 def _bad_field(message: str) -> CallRefusedError:

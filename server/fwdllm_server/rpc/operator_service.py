@@ -223,4 +223,5 @@ def _device_message(status: DeviceStatus) -> operator_pb2.Device:
         conditions=device.conditions,
         state=status.state,
         reasons=status.reasons,
+        failures=status.failures,
     )

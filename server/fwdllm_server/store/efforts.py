@@ -106,6 +106,34 @@ def noisy(connection: Connection, job_id: str, below: float, since: float) -> fr
     return frozenset(connection.execute(query).scalars())
 
 
+class Failure(NamedTuple):
+    """Why a device cannot do a job: a ``code`` and a ``message`` for people; it is asked again at ``until``."""
+
+    code: str
+    message: str
+    until: float
+
+    @property
+    def words(self) -> str:
+        """For people."""
+        return f"{self.code}: {self.message}"
+
+
+def failed(connection: Connection, job_id: str, device_id: str, found: Failure) -> None:
+    """Note that a device cannot do a job."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    values = {"failure": found.code, "failure_message": found.message, "failed_until": found.until}
+    statement = insert(efforts).values(job_id=job_id, device_id=device_id, **values)
+    connection.execute(statement.on_conflict_do_update(index_elements=["job_id", "device_id"], set_=values))
+
+
+def failing(connection: Connection, job_id: str, now: float) -> Mapping[str, Failure]:
+    """The devices that are not to be asked again yet."""
+    columns = (efforts.c.device_id, efforts.c.failure, efforts.c.failure_message, efforts.c.failed_until)
+    query = select(*columns).where(efforts.c.job_id == job_id, efforts.c.failed_until > now)
+    return {device: Failure(*found) for device, *found in connection.execute(query)}
+
+
 def standings(connection: Connection, job_id: str, devices: Sequence[str]) -> Standings:
     """How far the scalars of each of the devices have gone with the others'; those that have voted."""
     found: dict[str, Standing] = {}

@@ -219,6 +219,10 @@ efforts = Table(
     # What the device's last self-test on the job's bundle found, and when; null before the first.
     Column("signal_to_noise", Float),
     Column("self_tested_at", Float),
+    # Why the device cannot do the job, as it said last, and when it is asked again; null if it has said no such thing.
+    Column("failure", String),
+    Column("failure_message", String),
+    Column("failed_until", Float),
     # Whether its scalars go with the other devices': algorithm.agreement.Standing.
     Column("votes", Float, nullable=False, default=0.0, server_default="0"),
     Column("vote_rounds", Float, nullable=False, default=0.0, server_default="0"),

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from sqlalchemy import Connection
 
 from fwdllm.v1 import conditions_pb2
 from fwdllm_server.config.server_config import CheckInSection
+from fwdllm_server.rounds.failing import failing_devices
 from fwdllm_server.rounds.self_testing import noisy_devices
 from fwdllm_server.store import assignments, devices, jobs
 from fwdllm_server.store.devices import Device
 from fwdllm_server.store.jobs import JobState
 
-NOISY, AWAY, REVOKED = "noisy", "away", "revoked"
+NOISY, FAILING, AWAY, REVOKED = "noisy", "failing", "away", "revoked"
 _PREFIX = "HOLD_"
 _HELD_S = 3600.0
 """A device that does not work says so every 15 to 30 minutes, and is back as soon as it may."""
@@ -35,11 +36,15 @@ class DeviceState(StrEnum):
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """A device, how it stands, and every reason why no new assignment goes to it."""
+    """A device, how it stands, and every reason why no new assignment goes to it.
+
+    ``failures`` are the running jobs that it cannot do, by name, with the cause that it gave.
+    """
 
     device: Device
     state: DeviceState
     reasons: tuple[str, ...]
+    failures: Mapping[str, str] = field(default_factory=dict)
 
 
 def hold_words(conditions: conditions_pb2.Conditions | None) -> tuple[str, ...]:
@@ -54,30 +59,35 @@ def hold_words(conditions: conditions_pb2.Conditions | None) -> tuple[str, ...]:
 def reasons_there_are() -> tuple[str, ...]:
     """Every word that :attr:`DeviceStatus.reasons` can have."""
     holds = [value.name.removeprefix(_PREFIX).lower() for value in conditions_pb2.Hold.DESCRIPTOR.values]
-    return (*holds[1:], NOISY, AWAY, REVOKED)
+    return (*holds[1:], NOISY, FAILING, AWAY, REVOKED)
 
 
 def device_statuses(connection: Connection, check_in: CheckInSection, now: float) -> Sequence[DeviceStatus]:
     """Every device, the newest first."""
     busy = assignments.busy_devices(connection)
-    noisy: frozenset[str] = frozenset().union(
-        *(noisy_devices(connection, job.id, now) for job in jobs.in_state(connection, JobState.RUNNING))
-    )
+    running = list(jobs.in_state(connection, JobState.RUNNING))
+    noisy: frozenset[str] = frozenset().union(*(noisy_devices(connection, job.id, now) for job in running))
+    failures: dict[str, dict[str, str]] = {}
+    for job in running:
+        for device_id, failure in failing_devices(connection, job.id, now).items():
+            failures.setdefault(device_id, {})[job.name] = failure.words
     silent_s = 2 * check_in.idle_max_ms / 1000 + _SLACK_S
     return [
-        _status(device, device.id in busy, device.id in noisy, silent_s, now)
+        _status(device, device.id in busy, device.id in noisy, failures.get(device.id, {}), silent_s, now)
         for device in devices.all_devices(connection)
     ]
 
 
-def _status(device: Device, busy: bool, noisy: bool, silent_s: float, now: float) -> DeviceStatus:
+def _status(
+    device: Device, busy: bool, noisy: bool, failures: Mapping[str, str], silent_s: float, now: float
+) -> DeviceStatus:
     if device.revoked:
-        return DeviceStatus(device, DeviceState.REVOKED, (REVOKED,))
+        return DeviceStatus(device, DeviceState.REVOKED, (REVOKED,), failures)
     holds = hold_words(device.conditions)
-    reasons = (*holds, NOISY) if noisy else holds
+    reasons = (*holds, *([NOISY] if noisy else []), *([FAILING] if failures else []))
     if busy:
-        return DeviceStatus(device, DeviceState.WORKING, reasons)
+        return DeviceStatus(device, DeviceState.WORKING, reasons, failures)
     longest_s = max(_HELD_S, silent_s) if holds else silent_s
     if device.last_seen_at is None or device.last_seen_at < now - longest_s:
-        return DeviceStatus(device, DeviceState.AWAY, (AWAY, *reasons))
-    return DeviceStatus(device, DeviceState.HELD if holds else DeviceState.IDLE, reasons)
+        return DeviceStatus(device, DeviceState.AWAY, (AWAY, *reasons), failures)
+    return DeviceStatus(device, DeviceState.HELD if holds else DeviceState.IDLE, reasons, failures)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from fwdllm.v1 import operator_pb2
 from fwdllm_common.errors import FwdllmError
 from fwdllm_common.ledger import RunHeader
+from fwdllm_server.rounds.failing import failing_devices
 from fwdllm_server.rounds.self_testing import noisy_devices
 from fwdllm_server.store import assignments, efforts, jobs, ledger, rounds, scalars
 from fwdllm_server.store.jobs import UNFINISHED, JobRecord, JobState
@@ -149,6 +150,7 @@ def _round(connection: Connection, record: RoundRecord) -> operator_pb2.Round:
 
 def _devices(connection: Connection, job_id: str, now: float) -> Iterator[operator_pb2.DeviceEffort]:
     noisy = noisy_devices(connection, job_id, now)
+    failing = failing_devices(connection, job_id, now)
     for row in efforts.of_job(connection, job_id):
         yield operator_pb2.DeviceEffort(
             device_id=row.device_id,
@@ -162,4 +164,5 @@ def _devices(connection: Connection, job_id: str, now: float) -> Iterator[operat
             signal_to_noise=row.signal_to_noise,
             noisy=row.device_id in noisy,
             joules=row.joules,
+            failure=failing[row.device_id].words if row.device_id in failing else "",
         )

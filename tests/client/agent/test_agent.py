@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from client.engine.tiny_bundle import make_theta, write_bundle
 from grpc import StatusCode
@@ -14,13 +16,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fwdllm.v1 import device_pb2, ledger_pb2
 from fwdllm_client.agent.agent import LocalData, run_agent
+from fwdllm_client.cli.main import run_command
 from fwdllm_client.connection.home import ClientHome
 from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.data.split import split
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_client.policy.policy import Policy
 from fwdllm_common.directions import Directions
-from fwdllm_common.errors import BadInputError, IntegrityError
+from fwdllm_common.errors import BadInputError, IntegrityError, NotAllowedError
 from fwdllm_common.files import sha256_of
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.manifest import BundleFile
@@ -49,7 +52,7 @@ def bundle(tmp_path):
 @pytest.fixture
 def source(tmp_path):
     path = tmp_path / "data.csv"
-    rows = [f"{' '.join(WORDS[1 + row % 7 : 4 + row % 11])},{'abc'[row % 3]}" for row in range(40)]
+    rows = [f"{WORDS[1 + row]} {' '.join(WORDS[1 + row % 7 : 4 + row % 11])},{'abc'[row % 3]}" for row in range(40)]
     path.write_text("text,label\n" + "\n".join(rows) + "\n")
     return DataSource(path)
 
@@ -241,3 +244,52 @@ def test_weights_with_a_wrong_hash_are_not_used(home, source, sums_assignment, c
     with pytest.raises(IntegrityError, match="announced a file with SHA-256"):
         run_with(Policy(8), home, source, new_stop)
     assert coordinator.feature_sums == []
+
+
+def test_a_coordinator_that_asks_for_tokens_gets_nothing(
+    home, source, bundle, assignment, coordinator, new_stop, run_status
+):
+    """Its loss is the label of each row: the agent runs none of it, says so, and its owner can read it."""
+    head = bundle.folder / "head.onnx"
+    model = onnx.load(head)
+    del model.graph.node[-1]
+    model.graph.node.append(onnx.helper.make_node("Cast", ["labels"], ["loss"], to=onnx.TensorProto.FLOAT))
+    head.write_bytes(model.SerializeToString())
+    coordinator.add_file(head.read_bytes())
+    *others, last = bundle.manifest.stages
+    forged = replace(bundle.manifest, stages=(*others, replace(last, graph=BundleFile.of(head))))
+    assignment.manifest_sha256 = coordinator.add_file(forged.to_bytes()).digest()
+
+    with pytest.raises(NotAllowedError, match="a loss that is not the one of classification"):
+        run_agent(home, LocalData(source, 0.25), new_stop(last=3), threads=1, once=True)
+    assert coordinator.reports == []
+    ((told,),) = [request.failures for request in coordinator.check_ins if request.failures]
+    assert (told.assignment_id, told.code) == ("a1", "not-allowed")
+    assert told.message == "the graph 'head.onnx' returns a loss that is not the one of classification"
+    (failed,) = run_status()["failed"]
+    assert (failed["job"], failed["code"], failed["times"]) == ("tiny", "not-allowed", 1)
+
+
+def test_a_batch_of_one_row_is_refused(home, source, assignment, coordinator, new_stop):
+    assignment.evaluate = False
+    for task in assignment.directions:
+        task.batch_size = 1
+    with pytest.raises(NotAllowedError, match="asks for scalars over 1 rows, this device gives them over 8 or more"):
+        run_agent(home, LocalData(source, 0.25), new_stop(last=3), threads=1, once=True)
+    assert coordinator.reports == []
+
+
+def test_an_owner_may_ask_for_more_rows(home, source, assignment, coordinator, new_stop):
+    (home.folder / "client.toml").write_text(home.settings.read_text() + "[privacy]\nleast_rows = 9\n")
+    with pytest.raises(NotAllowedError, match="over 8 rows, this device gives them over 9 or more"):
+        run_agent(home, LocalData(source, 0.25), new_stop(last=3), threads=1, once=True)
+
+
+@pytest.fixture
+def run_status(home, capsys):
+    def run():
+        capsys.readouterr()
+        assert run_command(["status", "--home", str(home.folder), "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return run

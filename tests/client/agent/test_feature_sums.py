@@ -11,7 +11,7 @@ from fwdllm_client.engine import ClassSum
 
 def test_many_sums_are_sent_in_messages_of_a_bounded_size(link, coordinator, new_stop):
     width = 1 << 17
-    sums = [ClassSum(label, 8, np.full(width, label, dtype=np.float32)) for label in range(10)]
+    sums = [ClassSum(label, 8, np.full(width, label, dtype=np.float32), 8) for label in range(10)]
     sender = FeatureSums(link, Retry(link.address, new_stop()), 8)
     cost = Cost(1.0, 2.0)
     window = sender.send(device_pb2.Assignment(assignment_id="j-0-1"), [str(i) for i in range(10)], sums, cost)

@@ -7,6 +7,7 @@ import pytest
 from fwdllm.v1.conditions_pb2 import HOLD_METERED, HOLD_PAUSED, HOLD_UNPLUGGED
 from fwdllm_client.agent.session import HELD_WINDOW, LOOK_EVERY_S
 from fwdllm_client.conditions import Conditions, Rules, Thermal
+from fwdllm_client.engine.interruption import RunEndedError
 from fwdllm_client.policy.choices import Choices
 from fwdllm_common.errors import HeldError
 from fwdllm_common.job_choice import JobChoice
@@ -111,6 +112,23 @@ def test_it_gives_back_after_the_directions_that_are_being_computed(
     assert sum(len(report.derivatives) for report in coordinator.reports) == count + 2
     assert coordinator.reports[0].evaluation.total == 5
     assert device.unacknowledged() == []
+
+
+@pytest.mark.parametrize("count", [0, 4])
+def test_a_run_that_is_ended_from_outside_is_given_back(device, coordinator, work, new_stop, count):
+    """What was measured before counts; the job has not failed."""
+
+    def end():
+        device.sensors.conditions = UNPLUGGED
+        raise RunEndedError
+
+    after(device, count, end)
+    device.run(new_stop(last=2))
+    first, second = coordinator.check_ins
+
+    assert (held(first), len(held(second))) == ([], 1)
+    assert sum(len(report.derivatives) for report in coordinator.reports) == count
+    assert list(second.failures) == []
 
 
 def test_a_count_of_the_validation_rows_is_interrupted_too(device, coordinator, work, new_stop):

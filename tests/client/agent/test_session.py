@@ -15,10 +15,18 @@ from structlog.testing import capture_logs
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.agent.journal import Journal
-from fwdllm_client.agent.session import UNUSABLE_PAUSE_MS
+from fwdllm_client.agent.notes import NotesFile
+from fwdllm_client.agent.session import FAILED_PAUSE_MS
 from fwdllm_client.connection.retry import BASE_S
 from fwdllm_common.directions import Directions
-from fwdllm_common.errors import BadInputError, IntegrityError, NoRoomError, RefusedError, StorageError
+from fwdllm_common.errors import (
+    BadInputError,
+    IntegrityError,
+    NoRoomError,
+    NotAllowedError,
+    RefusedError,
+    StorageError,
+)
 
 SEEDS = [1, 2, 3, 4, 5, 6, 50, 51, 52, 53]
 
@@ -49,6 +57,14 @@ def expected(job):
         losses = (copies.astype(np.float64) ** 2).sum(axis=1) / 2
         values += ((losses - (part.astype(np.float64) ** 2).sum() / 2) / np.float64(np.float32(1e-3))).tolist()
     return np.array(values)
+
+
+def told(coordinator):
+    """For each check-in what it said of work that cannot be done."""
+    return [
+        [(each.assignment_id, each.code, each.message) for each in request.failures]
+        for request in coordinator.check_ins
+    ]
 
 
 def hand_out(coordinator, *answers):
@@ -102,7 +118,7 @@ def test_a_distribution_that_the_device_does_not_know_is_refused(device, coordin
     assignment.header.distribution = 99
     hand_out(coordinator, job.answer(assignment))
     with pytest.raises(BadInputError, match="unknown distribution of directions; update fwdllm"):
-        device.run(new_stop())
+        device.run(new_stop(last=3), once=True)
 
 
 def test_idle_devices_come_back_in_the_window(device, coordinator, new_stop):
@@ -372,11 +388,13 @@ def test_a_check_in_that_cannot_be_answered_is_repeated_later(device, coordinato
 
 
 def test_a_model_larger_than_the_owner_allows_is_left_undone(device, coordinator, job, new_stop):
-    hand_out(coordinator, job.answer(job.assignment()))
+    hand_out(coordinator, *[job.answer(job.assignment())] * 3)
     device.cache_bytes = sum(file.bytes for file in job.manifest.files) - 1
-    stop = new_stop(last=1)
+    stop = new_stop(last=2)
     device.run(stop)
-    assert stop.waits[0] >= UNUSABLE_PAUSE_MS / 1000
+    assert stop.waits[0] == 0
+    assert stop.waits[1] >= FAILED_PAUSE_MS / 1000  # of a coordinator that did not listen
+    assert told(coordinator) == [[], [("a1", "no-room", "the model is larger than the device's owner allows")]]
     with pytest.raises(NoRoomError, match="this device's owner allows"):
         device.run(new_stop(), once=True)
     assert device.opened == []
@@ -386,10 +404,12 @@ def test_a_model_larger_than_the_owner_allows_is_left_undone(device, coordinator
 def test_files_with_a_wrong_hash_are_never_run(device, coordinator, job, new_stop):
     victim = bytes.fromhex(job.manifest.stages[1].graph.sha256)
     coordinator.files[victim] = bytes(len(coordinator.files[victim]))
-    hand_out(coordinator, job.answer(job.assignment()))
-    stop = new_stop(last=1)
+    hand_out(coordinator, *[job.answer(job.assignment())] * 3)
+    stop = new_stop(last=2)
     device.run(stop)
-    assert stop.waits[0] >= UNUSABLE_PAUSE_MS / 1000
+    assert stop.waits[0] == 0
+    assert stop.waits[1] >= FAILED_PAUSE_MS / 1000
+    assert told(coordinator) == [[], [("a1", "integrity", "it was sent other bytes than were announced")]]
     with pytest.raises(IntegrityError, match=victim.hex()):
         device.run(new_stop(), once=True)
     assert device.opened == []
@@ -409,7 +429,6 @@ def test_once_is_one_check_in(device, coordinator, job, new_stop):
     [
         (StatusCode.PERMISSION_DENIED, "revoked", RefusedError, "join TOKEN --force"),
         (StatusCode.FAILED_PRECONDITION, "protocol-version", BadInputError, "$"),
-        (StatusCode.FAILED_PRECONDITION, "unknown-label", BadInputError, "$"),
     ],
 )
 def test_a_refusal_at_check_in_ends_the_agent(code, reason, error, message, device, coordinator, new_stop, refuse):
@@ -475,7 +494,68 @@ def test_ctrl_c_ends_even_the_wait_for_an_acknowledgement(device, coordinator, j
 def test_an_absurd_assignment_is_refused(device, coordinator, job, new_stop):
     hand_out(coordinator, job.answer(job.assignment(seeds=((1, 70_000),))))
     with pytest.raises(BadInputError, match="more than 65536 directions"):
-        device.run(new_stop())
+        device.run(new_stop(last=3), once=True)
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"),
+    [(RuntimeError("indices element out of data bounds, idx=30522"), "engine"), (MemoryError(), "out-of-memory")],
+)
+def test_what_the_engine_raises_fails_the_assignment_and_not_the_agent(device, coordinator, job, new_stop, cause, code):
+    """The coordinator hears of it, and nothing that an error may quote of the rows; another job is served at once."""
+    good = device.compute.derivatives
+
+    def derivatives(theta, directions, task):
+        if len(coordinator.check_ins) == 1:
+            raise cause
+        return good(theta, directions, task)
+
+    device.compute.derivatives = derivatives
+    other = job.assignment("b1", job_id="other", job_name="another")
+    hand_out(coordinator, job.answer(job.assignment()), job.answer(other))
+    device.run(new_stop(last=2))
+
+    assert told(coordinator)[0] == []
+    ((assignment, said, message),) = told(coordinator)[1]
+    assert (assignment, said) == ("a1", code)
+    assert "30522" not in message
+    assert len(scalars(coordinator, "b1")) == 10
+
+
+@pytest.mark.parametrize("reason", ["unknown-label", "unknown-task"])
+def test_a_job_of_others_is_no_error_of_the_device(device, coordinator, job, new_stop, refuse, reason, capsys):
+    """An agent with other labels than the only job that runs waits for its own."""
+
+    def on_check_in(request):
+        if len(coordinator.check_ins) == 1:
+            raise refuse(StatusCode.FAILED_PRECONDITION, "label 'cat' is not one of job moods's (good, bad)", reason)
+        return job.answer(job.assignment())
+
+    coordinator.on_check_in = on_check_in
+    device.run(new_stop(last=2))
+    assert "label 'cat' is not one of job moods's (good, bad)" in capsys.readouterr().out
+    assert len(scalars(coordinator)) == 10
+
+
+def test_a_job_that_changes_its_model_is_served_no_more(device, coordinator, job, new_stop):
+    """Also by the agent's next life; what the owner sees of it is in the notes."""
+    changed = job.assignment("b1", manifest_sha256=bytes(32))
+    hand_out(coordinator, job.answer(job.assignment()), job.answer(changed))
+    device.run(new_stop(last=1))
+    fetched = len(coordinator.artifact_requests)
+    with pytest.raises(NotAllowedError, match="has another model than when this device joined it"):
+        device.run(new_stop(last=3), once=True)
+
+    assert told(coordinator)[-1] == [
+        ("b1", "not-allowed", "job 'quadratic' has another model than when this device joined it")
+    ]
+    assert len(coordinator.artifact_requests) == fetched
+    (failed,) = NotesFile(device.home.notes).read().failed.values()
+    assert (failed.job, failed.code, failed.times) == ("quadratic", "not-allowed", 1)
+
+    hand_out(coordinator, job.answer(job.assignment("c1")))
+    device.run(new_stop(last=1))
+    assert NotesFile(device.home.notes).read().failed == {}
 
 
 def test_scalars_that_are_not_finite_are_sent_as_they_are(device, coordinator, job, new_stop):

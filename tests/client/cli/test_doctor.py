@@ -67,7 +67,7 @@ def test_before_joining_it_says_how_to(tmp_path, capsys):
     said = capsys.readouterr()
     assert "failed   certificate" in said.out
     assert "next: on the coordinator: fwdllm-server enroll --name NAME, then here: fwdllm-client join TOKEN" in said.out
-    assert "error[failed]: 1 of 8 checks failed: certificate" in said.err
+    assert "error[failed]: 1 of 9 checks failed: certificate" in said.err
 
 
 @pytest.mark.parametrize(

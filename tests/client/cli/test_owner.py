@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from contextlib import closing
 
 import pytest
 
@@ -11,6 +12,7 @@ from fwdllm_client.cli.owner import pause, status
 from fwdllm_client.conditions import Conditions
 from fwdllm_client.connection.home import ClientHome
 from fwdllm_client.connection.sent_log import MAX_LINES, SentLog
+from fwdllm_common.errors import StorageError
 
 NOON, AT = 1_795_003_200.0, "2026-11-18T12:00:00+00:00"
 
@@ -160,8 +162,11 @@ def test_an_agent_notes_everything_that_it_sends(device, coordinator, job, new_s
     _, found = run("sent", "--json")
     words = {line["what"].split(",")[0].split(":")[0]: line for line in found}
 
-    assert words["directional derivatives of the loss"]["numbers"] == 10
-    assert (words["directional derivatives of the loss"]["job"], words["check-in"]["messages"]) == ("quadratic", 2)
+    assert words["directional derivatives of the loss over 8 distinct rows or more"]["numbers"] == 10
+    assert (
+        words["directional derivatives of the loss over 8 distinct rows or more"]["job"],
+        words["check-in"]["messages"],
+    ) == ("quadratic", 2)
     assert words["how many of the validation rows are predicted right"]["numbers"] == 2
     assert "the hash of a file of a model" in words
     assert any(line.startswith("which version") for line in words)
@@ -217,3 +222,31 @@ def test_looking_loads_no_engine(home):
     )
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert said.stderr.strip() == "set()"
+
+
+@pytest.mark.parametrize("damage", [b"not a database at all", bytes(4096)])
+def test_a_damaged_log_stops_no_agent(device, coordinator, job, new_stop, damage, capsys):
+    """It is kept beside the new one."""
+    device.home.sent.write_bytes(b"SQLite format 3\0" + damage if damage[0] == 0 else damage)
+    coordinator.on_check_in = lambda request: job.answer(job.assignment())
+    with closing(SentLog(device.home.sent)) as device.record:
+        device.run(new_stop(last=1))
+        assert {line.job for line in device.record.lines()} == {"", "quadratic"}
+    assert "a new one begins" in capsys.readouterr().out
+    assert damage in device.home.sent.with_name("sent.sqlite.damaged").read_bytes()
+
+
+def test_a_log_that_cannot_be_written_is_no_missing_answer(device, coordinator, job, new_stop):
+    """gRPC reads what is sent in a thread of its own, and of an error there would only say that the call ended."""
+
+    class Full(SentLog):
+        def add(self, likeness, *args):
+            if likeness.startswith("scalars"):
+                raise StorageError("no space left")
+            super().add(likeness, *args)
+
+    coordinator.on_check_in = lambda request: job.answer(job.assignment())
+    with closing(Full(device.home.sent)) as device.record, pytest.raises(StorageError, match="no space left"):
+        device.run(new_stop(last=3))
+    assert coordinator.reports == []
+    assert len(device.unacknowledged()) > 0

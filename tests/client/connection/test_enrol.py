@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from grpc import StatusCode
 
 from fwdllm.v1 import device_pb2
+from fwdllm_client.connection import keys_cryptography, keys_ecdsa
 from fwdllm_client.connection.enrol import join, token_of
 from fwdllm_client.connection.home import ClientHome
-from fwdllm_client.connection.keys import certificate_request, new_key
 from fwdllm_client.connection.transport import GrpcCoordinator
 from fwdllm_client.connection.trust import clock_trouble
 from fwdllm_common.errors import BadInputError, RefusedError, UnreachableError
@@ -47,16 +47,25 @@ def with_secret(token, secret):
     return JoinToken(token.address, token.ca_sha256, secret)
 
 
-def test_request_is_what_other_software_expects():
-    key = new_key()
-    request = x509.load_der_x509_csr(certificate_request(key))
+@pytest.mark.parametrize("made_by", [keys_cryptography, keys_ecdsa])
+def test_request_is_what_other_software_expects(made_by):
+    key = made_by.new_key()
+    request = x509.load_der_x509_csr(made_by.certificate_request(key))
     assert request.is_signature_valid
     assert request.subject == x509.Name([])
     assert list(request.extensions) == []
     loaded = serialization.load_pem_private_key(key, None)
     assert isinstance(loaded.curve, ec.SECP256R1)
     assert request.public_key() == loaded.public_key()
-    assert len(certificate_request(key)) < 4096
+    assert len(made_by.certificate_request(key)) < 4096
+
+
+@pytest.mark.parametrize(("installed", "made_by"), [(True, "keys_cryptography"), (False, "keys_ecdsa")])
+def test_cryptography_signs_where_it_is_installed(installed, made_by):
+    hidden = "" if installed else "sys.modules['cryptography'] = None; "
+    program = f"import sys; {hidden}from fwdllm_client import keys; print(keys.new_key.__module__)"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
+    assert said.stdout.strip() == f"fwdllm_client.{made_by}"
 
 
 def test_a_joined_device_may_call(home, token, coordinator):

@@ -4,7 +4,16 @@ import pytest
 from grpc import StatusCode
 
 from fwdllm.v1 import device_pb2
-from fwdllm_client.connection.retry import ACTIONS, BASE_S, CAP_S, Action, Retry, StopRequested, WorkGoneError
+from fwdllm_client.connection.retry import (
+    ACTIONS,
+    BASE_S,
+    CAP_S,
+    Action,
+    NothingForThisDeviceError,
+    Retry,
+    StopRequested,
+    WorkGoneError,
+)
 from fwdllm_client.connection.transport import CallFailedError
 from fwdllm_common.errors import BadInputError, RefusedError
 
@@ -91,7 +100,8 @@ def test_refusal_ends_with_the_coordinators_words(code, new_stop):
         (StatusCode.INVALID_ARGUMENT, "not-found", WorkGoneError, "why"),
         (StatusCode.FAILED_PRECONDITION, "protocol-version", BadInputError, "refuses what this device says: why"),
         (StatusCode.FAILED_PRECONDITION, "generator-version", BadInputError, "refuses what this device says: why"),
-        (StatusCode.FAILED_PRECONDITION, "unknown-label", BadInputError, "refuses what this device says: why"),
+        (StatusCode.FAILED_PRECONDITION, "unknown-label", NothingForThisDeviceError, "why"),
+        (StatusCode.FAILED_PRECONDITION, "unknown-task", NothingForThisDeviceError, "why"),
         (StatusCode.INVALID_ARGUMENT, "bad-field", BadInputError, "refuses what this device says: why"),
     ],
 )

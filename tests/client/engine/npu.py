@@ -85,8 +85,8 @@ class _Session:
     def get_inputs(self):
         return self._session.get_inputs()
 
-    def run(self, outputs, feeds):
-        return [np.asarray(self._npu.fault(value)) for value in self._session.run(outputs, feeds)]
+    def run(self, outputs, feeds, options=None):
+        return [np.asarray(self._npu.fault(value)) for value in self._session.run(outputs, feeds, options)]
 
     def get_provider_graph_assignment_info(self):
         return [SimpleNamespace(ep_name=PROVIDER if self._npu.takes else CPU_PROVIDER, get_nodes=lambda: [None] * 3)]

@@ -51,11 +51,11 @@ class _Session:
         self._provider = provider
         self._threads = threads
 
-    def run_with_ort_values(self, outputs, feeds):
+    def run_with_ort_values(self, outputs, feeds, options=None):
         tokens = np.prod(next(iter(feeds.values())).shape()[:2])
         provider = self._provider
         provider._clock.now += provider._price(self._threads, int(tokens))
-        values = self._session.run_with_ort_values(outputs, feeds)
+        values = self._session.run_with_ort_values(outputs, feeds, options)
         if provider._fault is None:
             return values
         faulty = [provider._fault(value.numpy()) for value in values]

@@ -2,11 +2,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from client.engine.tiny_bundle import ROWS, make_dataset
 
+from fwdllm_client.data import Dataset
 from fwdllm_client.engine import DirectionTask, Engine, runs
-from fwdllm_client.engine.batches import sample_rows
+from fwdllm_client.engine.batches import distinct_rows, sample_rows
 from fwdllm_common.directions import Directions
-from fwdllm_common.errors import BadInputError
+from fwdllm_common.errors import BadInputError, NotAllowedError
 
 DIRECTIONS = Directions(11)
 GAUSSIAN = Directions(11, "gaussian")
@@ -160,3 +162,28 @@ def test_unknown_blocks_and_missing_rows_are_refused(engine, theta):
         next(engine.derivatives(theta, DIRECTIONS, DirectionTask("body", SEEDS, EPSILON, 4), np.arange(4)))
     with pytest.raises(BadInputError, match="no rows to train on"):
         next(engine.derivatives(theta, DIRECTIONS, DirectionTask("head", SEEDS, EPSILON, 4), np.arange(0)))
+
+
+def test_a_batch_of_fewer_rows_than_required_is_refused(engine, theta):
+    engine.require(8)
+    task = DirectionTask("head", SEEDS, EPSILON, batch_size=7)
+    with pytest.raises(NotAllowedError, match="asks for scalars over 7 rows, this device gives them over 8 or more"):
+        list(engine.derivatives(theta, DIRECTIONS, task, np.arange(ROWS)))
+
+
+def test_rows_that_say_the_same_count_once(bundle, theta, tmp_path):
+    """Eight texts, five times each: a batch of eight has to go on until it has all of them."""
+    once = make_dataset(8)
+    lengths = np.tile(once.lengths, 5)
+    repeated = Dataset(np.tile(once.token_ids, 5), np.cumsum([0, *lengths], dtype=np.int64), np.tile(once.labels, 5))
+    task = DirectionTask("head", SEEDS, EPSILON, batch_size=8)
+    rows = np.arange(40)
+    assert distinct_rows(repeated, sample_rows(DIRECTIONS.run_key, int(SEEDS[0]), rows, 8)) < 8
+
+    with Engine(bundle.folder, bundle.manifest, repeated, tmp_path / "cache") as engine:
+        free = measure(engine, theta, task, rows)
+        engine.require(8)
+        assert not np.allclose(free, measure(engine, theta, task, rows))
+        engine.require(9)
+        with pytest.raises(NotAllowedError, match="has not the 9 distinct rows that its owner wants"):
+            measure(engine, theta, replace(task, batch_size=9), rows)

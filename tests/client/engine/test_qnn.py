@@ -106,7 +106,7 @@ def test_padding_is_the_models_own(bundle):
         name = "recording"
 
         def compile(self, folder, stage, threads, sizes):
-            def run(outputs, feeds):
+            def run(outputs, feeds, options):
                 seen.append(feeds)
                 return [np.zeros((*feeds["input_ids"].shape, WIDTH), dtype=np.float32)]
 

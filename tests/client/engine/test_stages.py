@@ -1,6 +1,7 @@
 import dataclasses
 
 import numpy as np
+import onnx
 import pytest
 from client.engine.tiny_bundle import make_theta, write_bundle
 
@@ -8,6 +9,7 @@ from fwdllm_client.agent.effort import peak_rss_bytes
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError, IntegrityError
+from fwdllm_common.manifest import BundleFile
 
 
 def test_chain_equals_numpy(bundle, dataset, engine, theta):
@@ -50,8 +52,10 @@ def test_a_cut_off_stage_is_refused(dataset, tmp_path):
 def test_a_graph_that_onnx_runtime_rejects_is_named(dataset, tmp_path):
     bundle = write_bundle(tmp_path / "bundle")
     head = bundle.manifest.stages[2]
-    (bundle.folder / "head.onnx").write_bytes(b"")
-    broken = dataclasses.replace(head, graph=dataclasses.replace(head.graph, bytes=0))
+    model = onnx.load(bundle.folder / "head.onnx")
+    model.graph.node.append(onnx.helper.make_node("Add", ["logits", "nothing"], ["more"]))
+    (bundle.folder / "head.onnx").write_bytes(model.SerializeToString())
+    broken = dataclasses.replace(head, graph=BundleFile.of(bundle.folder / "head.onnx"))
     manifest = dataclasses.replace(bundle.manifest, stages=(*bundle.manifest.stages[:2], broken))
     with (
         Engine(bundle.folder, manifest, dataset, tmp_path / "cache") as engine,

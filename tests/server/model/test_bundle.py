@@ -16,6 +16,7 @@ from server.model.conftest import LABELS, MAX_TOKENS, Prepared, batch, by_block,
 from server.model.local_rows import computed
 from tokenizers import Tokenizer
 
+from fwdllm_client.engine.audit import audit
 from fwdllm_client.engine.fixed_shapes import FixedShapes
 from fwdllm_client.engine.sessions import Cpu
 from fwdllm_common.errors import BadInputError
@@ -66,6 +67,10 @@ def test_stages_equal_pytorch_for_different_copies(prepared: Prepared, copies: i
     assert loss.dtype == logits.dtype == np.float32
     assert logits.shape == (copies * rows, len(LABELS))
     np.testing.assert_allclose(loss, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_device_runs_what_is_exported(prepared: Prepared) -> None:
+    audit(prepared.folder, prepared.manifest)
 
 
 def test_every_method_starts_as_the_base(prepared: Prepared) -> None:

@@ -1,0 +1,248 @@
+"""What a device makes sure of before it runs a graph that a stranger has sent (docs/security.md).
+
+* Its nodes are of known operators: arithmetic on tensors, no loops, no graphs within the graph, nothing of its own.
+* Its constants are in the graph or in the stage's own weights file.
+* Tokens are read by the first stage; a later one may only ask which of them are padding.
+* What the last stage returns as loss is the task's loss of what it returns as logits, and nothing else reads labels.
+
+The graph is parsed by protobuf, as ONNX Runtime does it, with those fields of its format that matter here.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from fwdllm.graph import onnx_pb2
+from fwdllm_common.errors import NotAllowedError
+from fwdllm_common.files import storage_error
+from fwdllm_common.manifest import Manifest, Stage
+from fwdllm_common.task import CLASSIFICATION, Task
+
+MOST_GRAPH_BYTES = 64 << 20
+"""Largest file of a graph; weights of more than 64 KB lie beside it."""
+
+_ONNX = """
+Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd BitwiseNot
+BitwiseOr BitwiseXor Cast CastLike Ceil Celu Clip Compress Concat Constant ConstantOfShape Conv Cos Cosh CumSum
+DepthToSpace DequantizeLinear Div Dropout Einsum Elu Equal Erf Exp Expand EyeLike Flatten Floor Gather GatherElements
+GatherND Gelu Gemm GlobalAveragePool Greater GreaterOrEqual GroupNormalization HardSigmoid HardSwish Identity
+InstanceNormalization IsInf IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max Mean Min Mish
+Mod Mul Neg NonZero Not OneHot Or PRelu Pad Pow QuantizeLinear RMSNormalization Range Reciprocal ReduceL1 ReduceL2
+ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare Relu Reshape
+RotaryEmbedding Round ScatterElements ScatterND Selu Shape Sigmoid Sign Sin Sinh Size Slice Softmax
+SoftmaxCrossEntropyLoss Softplus Softsign SpaceToDepth Split Sqrt Squeeze Sub Sum Swish Tan Tanh ThresholdedRelu Tile
+TopK Transpose Trilu Unsqueeze Where Xor
+"""
+_MICROSOFT = "GatherBlockQuantized MatMulNBits"
+OPERATORS: dict[str, frozenset[str]] = {"": frozenset(_ONNX.split()), "com.microsoft": frozenset(_MICROSOFT.split())}
+"""Those that a graph may have, by domain."""
+
+_EXTERNAL = 1
+_INT64 = 7
+_PLACE = {"location", "offset", "length", "checksum"}
+_SIZE = re.compile("[0-9]{1,18}")
+_LOSS = {"loss", "logits"}
+
+
+def audit(folder: Path, manifest: Manifest) -> None:
+    """Check every graph of the bundle in ``folder``.
+
+    :raises NotAllowedError: one is not what a device runs.
+    """
+    for stage in range(len(manifest.stages)):
+        audit_stage(folder, manifest, stage)
+
+
+def audit_stage(folder: Path, manifest: Manifest, index: int) -> None:
+    """Check the graph of one stage.
+
+    :raises NotAllowedError: it is not what a device runs.
+    :raises StorageError: it cannot be read.
+    """
+    stage = manifest.stages[index]
+    graph = _Graph(folder / stage.graph.name, stage)
+    is_last = index == len(manifest.stages) - 1
+    graph.check_operators()
+    graph.check_constants()
+    graph.check_values(_LOSS if is_last else {"next_activation"})
+    if index > 0:
+        graph.check_tokens(manifest.pad_token_id)
+    if is_last:
+        graph.check_loss(manifest.task)
+    elif "labels" in stage.inputs:
+        raise graph.refused("reads labels before the last stage")
+
+
+class _Graph:
+    """The graph in the file ``path``, and what the manifest says of it."""
+
+    def __init__(self, path: Path, stage: Stage) -> None:
+        self._name = path.name
+        self._stage = stage
+        # ONNX Runtime takes the format from the name.
+        if path.suffix != ".onnx":
+            raise self.refused("is not called .onnx")
+        try:
+            if path.stat().st_size > MOST_GRAPH_BYTES:
+                raise self.refused(f"is larger than {MOST_GRAPH_BYTES >> 20} MiB without its weights")
+            self._model = onnx_pb2.Model.FromString(path.read_bytes())
+        except DecodeError as error:
+            raise self.refused("is not ONNX") from error
+        except OSError as error:
+            raise storage_error(path, error) from error
+        self._graph = self._model.graph
+
+    def refused(self, why: str) -> NotAllowedError:
+        """The error that says what is wrong with this graph."""
+        return NotAllowedError(f"the graph {self._name!r} {why}")
+
+    def check_operators(self) -> None:
+        """Nothing but known operators."""
+        if self._model.functions or self._model.training_info or self._graph.sparse_initializer:
+            raise self.refused("has functions, sparse constants or a training step")
+        for node in self._graph.node:
+            if node.op_type not in OPERATORS.get(node.domain, ()):
+                raise self.refused(f"has the operator {_shown(node)}, which this device does not run; update fwdllm")
+            for each in node.attribute:
+                if each.HasField("g") or each.graphs or each.HasField("ref_attr_name"):
+                    raise self.refused(f"has a graph within its {node.op_type}")
+                if each.HasField("sparse_tensor") or each.sparse_tensors:
+                    raise self.refused(f"has a sparse constant in its {node.op_type}")
+
+    def check_constants(self) -> None:
+        """All in the graph or in the stage's weights file."""
+        weights = self._stage.weights
+        for tensor in self._graph.initializer:
+            if tensor.data_location != _EXTERNAL and not tensor.external_data:
+                continue
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            if weights is None or place.get("location") != weights.name or not place.keys() <= _PLACE:
+                raise self.refused("has constants outside its own weights file")
+            if sum(_size(place.get(name, "0")) for name in ("offset", "length")) > weights.bytes:
+                raise self.refused("has constants beyond the end of its weights file")
+        for node in self._graph.node:
+            for each in node.attribute:
+                if any(tensor.data_location or tensor.external_data for tensor in (each.t, *each.tensors)):
+                    raise self.refused(f"has a constant in another file in its {node.op_type}")
+
+    def check_values(self, outputs: Collection[str]) -> None:
+        """It reads and returns what the manifest says, and every value is made once."""
+        inputs = [value.name for value in self._graph.input]
+        if sorted(inputs) != sorted(self._stage.inputs):
+            raise self.refused(f"reads other values than the manifest says ({', '.join(self._stage.inputs)})")
+        if sorted(value.name for value in self._graph.output) != sorted(outputs):
+            raise self.refused(f"returns other values than {' and '.join(sorted(outputs))}")
+        made = [name for node in self._graph.node for name in node.output if name]
+        names = Counter([*inputs, *(tensor.name for tensor in self._graph.initializer), *made])
+        if twice := [name for name, times in names.items() if times > 1]:
+            raise self.refused(f"has two values called {twice[0][:64]!r}")
+
+    def check_tokens(self, pad_token_id: int) -> None:
+        """Of the tokens it asks at most which are padding: where the text ends, which the attention mask says too."""
+        for node in self._readers("input_ids"):
+            others = [name for name in node.input if name != "input_ids"]
+            is_mask = node.op_type == "Equal" and [self._integers(name) for name in others] == [[pad_token_id]]
+            if node.op_type != "Shape" and not is_mask:
+                raise self.refused("reads tokens, which only the first stage may")
+
+    def check_loss(self, task: Task) -> None:
+        """The loss is the task's, of the logits that are returned, and nothing else depends on the labels."""
+        if not (self._is_class_loss() if task == CLASSIFICATION else self._is_span_loss()):
+            raise self.refused(f"returns a loss that is not the one of {task}")
+
+    def _is_class_loss(self) -> bool:
+        """The cross entropy of each row."""
+        fused = self._maker("loss", "SoftmaxCrossEntropyLoss")
+        if fused is not None:
+            is_plain = {each.name: each.s for each in fused.attribute} == {"reduction": b"none"}
+            return is_plain and list(fused.input) == ["logits", "labels"] and self._times_read("labels") == 1
+        return self._scores_behind("loss", "Neg", "Squeeze", axes=(1, -1)) == "logits"
+
+    def _is_span_loss(self) -> bool:
+        """The mean of two cross entropies of each row, over the tokens that the attention mask leaves."""
+        masked = self._maker(self._scores_behind("loss", "Neg", "Squeeze", "ReduceMean", axes=(1, -2)), "Where")
+        if masked is None:
+            return False
+        condition, filling, logits = masked.input
+        return logits == "logits" and self._origins(filling) == set() and self._origins(condition) == {"attention_mask"}
+
+    def _scores_behind(self, value: str, *operators: str, axes: Collection[int]) -> str:
+        """What the logarithm of a softmax along ``axes`` is taken of, to be looked up at the labels; empty if not so.
+
+        ``operators`` follow on the lookup, the last one first; ``axes`` are two names of one axis.
+        """
+        for operator in operators:
+            node = self._maker(value, operator)
+            if node is None:
+                return ""
+            value = node.input[0]
+        lookup = self._maker(value, "GatherElements")
+        scores = lookup and self._maker(lookup.input[0], "LogSoftmax")
+        places = lookup and self._maker(lookup.input[1], "Unsqueeze")
+        if lookup is None or scores is None or places is None or places.input[0] != "labels":
+            return ""
+        labels_go_nowhere_else = self._times_read("labels") == self._times_read(lookup.input[1]) == 1
+        is_along = _axis(lookup, 0) in axes and _axis(scores, -1) in axes
+        return scores.input[0] if labels_go_nowhere_else and is_along else ""
+
+    @cached_property
+    def _makers(self) -> dict[str, onnx_pb2.Node]:
+        return {name: node for node in self._graph.node for name in node.output}
+
+    @cached_property
+    def _constants(self) -> dict[str, onnx_pb2.Tensor]:
+        found = {tensor.name: tensor for tensor in self._graph.initializer}
+        made = ((node, each) for node in self._graph.node if node.op_type == "Constant" for each in node.attribute)
+        return found | {node.output[0]: each.t for node, each in made if each.name == "value"}
+
+    def _maker(self, value: str, operator: str) -> onnx_pb2.Node | None:
+        """The node that makes ``value``, if it is one of ONNX's own ``operator``."""
+        node = self._makers.get(value)
+        return node if node is not None and (node.domain, node.op_type) == ("", operator) else None
+
+    def _readers(self, value: str) -> Iterator[onnx_pb2.Node]:
+        return (node for node in self._graph.node if value in node.input)
+
+    def _times_read(self, value: str) -> int:
+        return sum(list(node.input).count(value) for node in self._graph.node)
+
+    def _integers(self, value: str) -> list[int]:
+        """The int64 that the constant ``value`` holds; none if it is no such constant."""
+        tensor = self._constants.get(value)
+        if tensor is None or tensor.data_type != _INT64 or tensor.external_data:
+            return []
+        return np.frombuffer(tensor.raw_data, dtype="<i8").tolist() if tensor.raw_data else list(tensor.int64_data)
+
+    def _origins(self, value: str) -> set[str]:
+        """The inputs of the graph that ``value`` depends on."""
+        inputs, found, seen, pending = set(self._stage.inputs), set[str](), set[str](), [value]
+        while pending:
+            name = pending.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            if name in inputs:
+                found.add(name)
+            elif name in self._makers:
+                pending.extend(self._makers[name].input)
+        return found
+
+
+def _size(text: str) -> float:
+    return int(text) if _SIZE.fullmatch(text) else math.inf
+
+
+def _axis(node: onnx_pb2.Node, default: int) -> int:
+    return next((each.i for each in node.attribute if each.name == "axis"), default)
+
+
+def _shown(node: onnx_pb2.Node) -> str:
+    return repr(f"{node.domain}.{node.op_type}"[:64] if node.domain else node.op_type[:64])

@@ -1,0 +1,1 @@
+"""The parts of ONNX's format that a device reads, generated from protos/ by ``make protos``."""
