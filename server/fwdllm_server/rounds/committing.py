@@ -66,7 +66,8 @@ def advance(context: RoundContext) -> Step:
             context.artifacts.remove(sha256)
     ledger.append(connection, job.id, commit.entry, commit.scales, context.now)
     efforts.set_standings(connection, job.id, commit.standings)
-    if left_out := contradicting(commit.standings):
+    # Once when it begins to last, not in every round.
+    if left_out := contradicting(commit.standings) - contradicting(known.standings):
         _log.warning(
             "devices left out: their scalars contradict the others'",
             job=job.name,

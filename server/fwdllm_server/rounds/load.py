@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from statistics import median_low
 
 import numpy as np
@@ -15,6 +16,8 @@ from fwdllm_server.store import efforts
 
 MOST_TRUSTED = 16.0
 """No device is taken for more than so many times as fast as the median: a device's word is a stranger's."""
+MOST_OF_ROUND = Fraction(1, 2)
+"""Part of a round that one device of several is given at most, whatever it says of its speed."""
 TIME_USED = 0.5
 """Part of the time to the deadline that work is given out for: speeds change, and a device has to fetch it."""
 

@@ -23,7 +23,7 @@ from fwdllm_server.rounds.computing import Desk
 from fwdllm_server.rounds.draw import draw
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.self_testing import noisy_devices
-from fwdllm_server.store import assignments, ledger, locks, participation
+from fwdllm_server.store import assignments, efforts, ledger, locks, participation
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.store.rounds import RoundRecord
@@ -150,7 +150,7 @@ class RoundContext:
     def idle_devices(self, capability: str | None = None) -> list[str]:
         """The devices here that can take part and have nothing to do, those with ``capability`` if one is named."""
         locks.choose_devices(self.connection)
-        unwanted = assignments.busy_devices(self.connection) | self.noisy_devices()
+        unwanted = assignments.busy_devices(self.connection) | self.noisy_devices() | self.resting_devices().keys()
         manifest, needs = self.job.manifest, self.job.spec.devices
         here = self.presence.eligible(self.job.name, manifest.labels, self.now, capability, manifest.task, needs)
         idle = [device for device in here if device not in unwanted]
@@ -166,6 +166,10 @@ class RoundContext:
             return list(devices)
         worked = participation.today(self.connection, devices, self.now)
         return draw(devices, size, worked, f"{self.job.header.directions.run_key}/{self.round.number}")
+
+    def resting_devices(self) -> Mapping[str, float]:
+        """The devices that have sent nothing for their last assignments, and for how many seconds they get no other."""
+        return efforts.resting(self.connection, self.job.id, self.job.spec.rounds.accept_s, self.now)
 
     def noisy_devices(self) -> frozenset[str]:
         """The devices whose scalars are of no use to this job."""
