@@ -102,8 +102,7 @@ def _middle(sums: Sequence[tuple[int, Float32Vector]], longest: float) -> NDArra
     weights = np.array([min(rows, most) for rows, _ in sums], dtype=np.int64)
     means = np.stack([_shortened(features.astype(np.float64) / rows, longest) for rows, features in sums])
     if len(sums) < _ENOUGH_FOR_A_MEDIAN:
-        order = sorted(range(len(sums)), key=lambda device: means[device].tobytes())
-        return np.asarray(sum(weights[device] * means[device] for device in order) / weights.sum())
+        return np.asarray((weights[:, None] * means).sum(axis=0) / weights.sum())  # of two, in either order the same
     order = np.argsort(means, axis=0)
     ascending = np.take_along_axis(means, order, axis=0)
     reached = 2 * np.cumsum(weights[order], axis=0)

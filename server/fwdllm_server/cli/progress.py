@@ -10,10 +10,13 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fwdllm.v1.operator_pb2 import DeviceEffort, Evaluation, Job
+from fwdllm.v1.operator_pb2 import JOB_STATE_PREPARING, JOB_STATE_RUNNING, DeviceEffort, Evaluation, Job
 from fwdllm_server.cli.display import Display
 from fwdllm_server.cli.words import duration, energy, printable, size
 from fwdllm_server.views.message_json import enum_word
+
+ACTIVE = (JOB_STATE_PREPARING, JOB_STATE_RUNNING)
+"""States of a job that the server works on."""
 
 
 def state_word(job: Job) -> str:
@@ -79,7 +82,7 @@ def _round(job: Job) -> str:
     if not job.HasField("round"):
         return f"0 of {job.rounds_wanted}"
     abandoned = f" ({job.rounds_abandoned} abandoned)" if job.rounds_abandoned else ""
-    devices = f" on {job.round.devices} device{'s' * (job.round.devices != 1)}"
+    devices = f" on {job.round.devices} device{'s' * (job.round.devices != 1)}" if job.round.devices else ""
     # Abandoned rounds have numbers of their own, so the numbers may pass the wanted count.
     return (
         f"{job.round.number} {job.round.phase}{devices}, {job.rounds_committed} of {job.rounds_wanted} done{abandoned}"

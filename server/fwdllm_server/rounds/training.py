@@ -76,15 +76,20 @@ class TrainingJob:
             self.go_on_from(state)
 
     @classmethod
-    def load(cls, connection: Connection, artifacts: ArtifactStore, record: JobRecord) -> TrainingJob:
-        """An exported job as the store knows it: its draft, or the newest snapshot and the replay of the ledger."""
+    def load(
+        cls, connection: Connection, artifacts: ArtifactStore, record: JobRecord, version: int | None = None
+    ) -> TrainingJob:
+        """An exported job as the store knows it: its draft, or the newest snapshot and the replay of the ledger.
+
+        With a ``version`` it is as of that.
+        """
         assert record.manifest_sha256 is not None
         spec = parse_toml(record.spec_toml, JobSpec, record.name)
         manifest = Manifest.from_bytes(artifacts.get(record.manifest_sha256))
         if record.header is None:
             state = _draft(spec, manifest, artifacts, record)
         else:
-            state = _newest(RunHeader.from_bytes(record.header), manifest, connection, artifacts, record.id)
+            state = _newest(RunHeader.from_bytes(record.header), manifest, connection, artifacts, record.id, version)
         return cls(
             id=record.id,
             name=record.name,
@@ -104,9 +109,14 @@ def _draft(spec: JobSpec, manifest: Manifest, artifacts: ArtifactStore, record: 
 
 
 def _newest(
-    header: RunHeader, manifest: Manifest, connection: Connection, artifacts: ArtifactStore, job_id: str
+    header: RunHeader,
+    manifest: Manifest,
+    connection: Connection,
+    artifacts: ArtifactStore,
+    job_id: str,
+    up_to: int | None,
 ) -> ModelState:
-    found = ledger.snapshots_of(connection, job_id)
+    found = [each for each in ledger.snapshots_of(connection, job_id) if up_to is None or each[0] <= up_to]
     for version, sha256 in found:
         try:
             data = artifacts.get(sha256)
@@ -117,7 +127,7 @@ def _newest(
             continue
         state = ModelState.from_bytes(header, manifest.layout, data)
         break
-    for entry in ledger.entries(connection, job_id, after=state.version):
+    for entry in ledger.entries(connection, job_id, after=state.version, up_to=up_to):
         state.advance(LedgerEntry.from_bytes(entry))
     return state
 

@@ -168,7 +168,7 @@ class OperatorService(OperatorServiceServicer):
         if training is not None:
             return training
         with self._runtime.database.transaction() as connection:
-            return TrainingJob.load(connection, self._runtime.artifacts, record)
+            return TrainingJob.load(connection, self._runtime.artifacts, record, record.good_version)
 
     def _create_token(self, name: str, expires_at: float) -> str:
         with self._runtime.database.transaction() as connection:

@@ -16,16 +16,15 @@ from fwdllm_server.store.schema import efforts
 MOST = 1 << 53
 """No total of a device grows beyond this: every reader of a page or a metric holds it exactly."""
 HALF_LIFE_S = 10.0
-"""Seconds of computing after which a measured speed counts half: a phone that gets hot is known to be slow at once."""
+"""Seconds of computing after which a measured speed counts half: a phone that gets hot is known to be slow at once.
+
+Of the rate that the coordinator sees, seconds of having an assignment.
+"""
 SHORTEST_MEASURED_S = 1.0
 """A speed from fewer seconds of computing is not one: a first pass fills caches."""
 FASTEST = 1e9
 """Example-passes a second that no device does; a report that claims them says nothing of its speed."""
 
-OBSERVED_HALF_LIFE_S = 60.0
-"""Seconds of an assignment after which the rate that the coordinator has seen counts half."""
-BELIEVED = 4.0
-"""A device is taken for no more than so many times as fast as the coordinator has seen it: it also rests and waits."""
 LONGEST_REST_S = 900.0
 """Seconds for which a device that fails again and again is left alone at most."""
 
@@ -57,11 +56,16 @@ class Spent(NamedTuple):
     waited_s: float = 0.0
 
 
-class Failure(NamedTuple):
-    """A device of whose assignment nothing has come within ``waited_s`` seconds."""
+class Silence(NamedTuple):
+    """A device of whose assignment nothing has come within ``waited_s`` seconds.
+
+    It was asked for directions of ``passes`` example-passes each, and ``rests`` if it shall get no other for a while.
+    """
 
     device_id: str
     waited_s: float
+    passes: float
+    rests: bool
 
 
 def add(connection: Connection, reports: Sequence[Spent]) -> None:
@@ -118,8 +122,8 @@ def _told(row: Mapping[str, Any], effort: device_pb2.Effort) -> dict[str, Any]:
 
 def _observed(row: Mapping[str, Any], passes: float, seconds: float) -> dict[str, Any]:
     """The rate that the coordinator sees, with what came after so many seconds of waiting."""
-    counted = min(max(seconds, 0.0), OBSERVED_HALF_LIFE_S)
-    kept = 0.5 ** (counted / OBSERVED_HALF_LIFE_S)
+    counted = min(max(seconds, 0.0), HALF_LIFE_S)
+    kept = 0.5 ** (counted / HALF_LIFE_S)
     return {
         "observed_seconds": kept * row["observed_seconds"] + counted,
         "observed_passes": kept * row["observed_passes"] + passes * (counted / seconds if counted else 1.0),
@@ -134,21 +138,23 @@ def _put(dialect: str) -> Insert:
     return statement.on_conflict_do_update(index_elements=["job_id", "device_id"], set_=new)
 
 
-def fail(connection: Connection, job_id: str, failures: Sequence[Failure], now: float) -> None:
-    """Note devices of whose assignments nothing has come; until the next scalar of theirs they rest ever longer."""
-    if not failures:
+def silent(connection: Connection, job_id: str, found: Sequence[Silence], now: float) -> None:
+    """Note devices of whose assignments nothing has come; with each in a row of which they are to rest, longer."""
+    devices = sorted({silence.device_id for silence in found})
+    if not devices:
         return
-    devices = sorted({failure.device_id for failure in failures})
-    rows = {
-        row.device_id: dict(row._mapping)
-        for row in connection.execute(_OF_DEVICES, {"job": job_id, "devices": devices})
-    }
+    known = connection.execute(_OF_DEVICES, {"job": job_id, "devices": devices})
+    rows = {row.device_id: dict(row._mapping) for row in known}
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    for device, waited_s in sorted(failures):
+    for device, waited_s, passes, rests in sorted(found):
         row = rows.get(device) or _nothing(job_id, device)
-        values = {**_observed(row, 0.0, waited_s), "failures": row["failures"] + 1, "failed_at": now}
+        # Less than one direction has come: that is half of one, give or take.
+        values = _observed(row, passes / 2, waited_s)
+        if rests:
+            values |= {"failures": row["failures"] + 1, "failed_at": now}
         statement = insert(efforts).values(job_id=job_id, device_id=device, **values)
         connection.execute(statement.on_conflict_do_update(index_elements=["job_id", "device_id"], set_=values))
+        rows[device] = {**row, **values}
 
 
 def resting(connection: Connection, job_id: str, rest_s: float, now: float) -> Mapping[str, float]:
@@ -164,6 +170,12 @@ def resting(connection: Connection, job_id: str, rest_s: float, now: float) -> M
         for device, failures, failed_at in connection.execute(query)
     }
     return {device: seconds for device, seconds in left.items() if seconds > 0}
+
+
+def contributors(connection: Connection, job_id: str) -> frozenset[str]:
+    """The devices of which scalars have been accepted."""
+    query = select(efforts.c.device_id).where(efforts.c.job_id == job_id, efforts.c.scalars > 0)
+    return frozenset(connection.execute(query).scalars())
 
 
 def self_tested_at(connection: Connection, job_id: str, device_id: str) -> float | None:
@@ -209,22 +221,23 @@ def set_standings(connection: Connection, job_id: str, found: Standings) -> None
 
 
 def speeds(connection: Connection, job_id: str, devices: Sequence[str]) -> Mapping[str, float]:
-    """Example-passes a second, above 0, of those of the devices that have computed for long enough.
+    """Example-passes a second, above 0, that those of the devices tell of which have computed for long enough."""
+    return _rates(connection, job_id, devices, "recent")
 
-    That is what they tell, but no more than :data:`BELIEVED` times what the coordinator has seen of them.
-    """
-    told = efforts.c.recent_passes / efforts.c.recent_seconds
-    columns = (efforts.c.device_id, told, efforts.c.observed_passes, efforts.c.observed_seconds)
-    measured = (efforts.c.recent_seconds >= SHORTEST_MEASURED_S) & (efforts.c.recent_passes > 0)
+
+def seen(connection: Connection, job_id: str, devices: Sequence[str]) -> Mapping[str, float]:
+    """Example-passes a second, above 0, that the coordinator has seen of those of the devices it has waited for."""
+    return _rates(connection, job_id, devices, "observed")
+
+
+def _rates(connection: Connection, job_id: str, devices: Sequence[str], kind: str) -> Mapping[str, float]:
+    passes, seconds = efforts.c[f"{kind}_passes"], efforts.c[f"{kind}_seconds"]
+    measured = (efforts.c.job_id == job_id) & (seconds >= SHORTEST_MEASURED_S) & (passes > 0)
     found: dict[str, float] = {}
     for start in range(0, len(devices), _ROWS_PER_STATEMENT):
         some = efforts.c.device_id.in_(devices[start : start + _ROWS_PER_STATEMENT])
-        query = select(*columns).where(efforts.c.job_id == job_id, measured, some)
-        for device, speed, passes, seconds in connection.execute(query):
-            if seconds >= SHORTEST_MEASURED_S:
-                speed = min(speed, BELIEVED * passes / seconds)
-            if speed > 0:
-                found[device] = speed
+        query = select(efforts.c.device_id, passes / seconds).where(measured, some)
+        found.update((device, speed) for device, speed in connection.execute(query) if speed > 0)
     return found
 
 

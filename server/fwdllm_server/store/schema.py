@@ -73,6 +73,8 @@ jobs = Table(
     # An operator's: a paused job begins no round, and of jobs that wait for devices the highest priority is first.
     Column("paused", Boolean, nullable=False, default=False),
     Column("priority", Integer, nullable=False, default=0),
+    # Of a job that diverged: the last version that is of use.
+    Column("good_version", BigInteger),
     # When it last got devices: of equal priorities the one that has waited longest is first.
     Column("selected_at", Float),
 )

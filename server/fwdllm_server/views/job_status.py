@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from fwdllm.v1 import operator_pb2
 from fwdllm_common.ledger import RunHeader
 from fwdllm_server.rounds.self_testing import noisy_devices
+from fwdllm_server.rounds.stalled import why_stalled
 from fwdllm_server.store import assignments, efforts, ledger, rounds, scalars
 from fwdllm_server.store.jobs import UNFINISHED, JobRecord, JobState
 from fwdllm_server.store.ledger import EvaluationRecord
@@ -27,12 +28,13 @@ def job_message(connection: Connection, record: JobRecord, now: float) -> operat
     """Everything there is to say about a job."""
     committed, directions = ledger.totals(connection, record.id)
     devices = list(_devices(connection, record.id, now))
+    why = why_stalled(connection, record, now)
     message = operator_pb2.Job(
         job_id=record.id,
         name=record.name,
         state=_state(record),
         priority=record.priority,
-        message=record.message,
+        message=record.message or why,
         rounds_committed=committed,
         rounds_abandoned=rounds.count_in(connection, record.id, Phase.ABANDONED),
         rounds_wanted=record.rounds_wanted,
@@ -49,6 +51,8 @@ def job_message(connection: Connection, record: JobRecord, now: float) -> operat
         trainable_parameters=record.trainable_parameters,
     )
     _add_times(message, record, now)
+    if why:  # whatever is left begins only when it goes on
+        message.seconds_left = 0
     _add_evaluations(connection, message)
     current = rounds.latest(connection, record.id)
     if current is not None:

@@ -195,8 +195,8 @@ def test_honest_devices_are_left_out_in_one_round_of_a_thousand_at_most(signal, 
 
 @pytest.mark.parametrize(
     ("signal", "spread", "at_least"),
-    # Votes that count 0.9 a round later and one standard deviation of contradiction find 0.999, 0.979 and 0.582 of them,
-    # and have up to ten times as many false alarms.
+    # Votes that count 0.9 a round later, and one standard deviation of contradiction, find 0.999, 0.979 and 0.582 of
+    # them, and have up to ten times as many false alarms.
     [(1.0, 0.0, 0.98), (1.0, 0.3, 0.93), (0.5, 0.0, 0.58)],
 )
 def test_those_that_flip_signs_are_found(signal, spread, at_least):
