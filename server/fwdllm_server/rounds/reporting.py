@@ -17,7 +17,7 @@ from fwdllm_common.counts import Counts
 from fwdllm_common.fixed_point import UnusableScalarError, to_fixed_point
 from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
 from fwdllm_server.store import assignments, efforts, jobs, rounds, scalars
-from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
+from fwdllm_server.store.assignments import LATE, AssignmentRecord, AssignmentState
 from fwdllm_server.store.efforts import Spent
 from fwdllm_server.store.rounds import Phase, RoundRecord
 from fwdllm_server.store.scalars import NewScalar
@@ -132,7 +132,7 @@ class _Desk:
     def _accepting(self, assignment: AssignmentRecord) -> RoundRecord | None:
         current = self.rounds[assignment.job_id]
         accepts = (
-            self.moved.get(assignment.id, assignment.state) not in (AssignmentState.EXPIRED, AssignmentState.UNUSABLE)
+            self.moved.get(assignment.id, assignment.state) not in LATE
             and current is not None
             and current.number == assignment.round
             and current.phase in _ACCEPTING

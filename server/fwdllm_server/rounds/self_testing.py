@@ -24,9 +24,8 @@ def record(
 
     If it does, the first self-test since an open assignment was fetched prolongs that by ``assignment_s`` seconds: a
     download may have come before.
-    What is no number from 0 to :data:`MAX_SIGNAL_TO_NOISE` counts as 0.
     """
-    found = signal_to_noise if 0 <= signal_to_noise <= MAX_SIGNAL_TO_NOISE else 0.0
+    found = believed(signal_to_noise)
     before = efforts.self_tested_at(connection, assignment.job_id, assignment.device_id)
     efforts.self_tested(connection, assignment.job_id, assignment.device_id, found, now)
     if found >= MIN_SIGNAL_TO_NOISE:
@@ -36,6 +35,11 @@ def record(
     if assignment.open:
         assignments.set_state(connection, assignment.id, AssignmentState.EXPIRED)
     return False
+
+
+def believed(signal_to_noise: float) -> float:
+    """What a device says, or 0 if that is no number from 0 to :data:`MAX_SIGNAL_TO_NOISE`."""
+    return signal_to_noise if 0 <= signal_to_noise <= MAX_SIGNAL_TO_NOISE else 0.0
 
 
 def noisy_devices(connection: Connection, job_id: str, now: float) -> frozenset[str]:

@@ -23,7 +23,7 @@ MOST_ROWS = 2
 
 
 class AssignmentState(StrEnum):
-    """Offered and taken ones are open; a scalar for an expired one is late."""
+    """Offered and taken ones are open; :data:`LATE` ones take no more scalars."""
 
     OFFERED = "offered"
     TAKEN = "taken"
@@ -32,6 +32,10 @@ class AssignmentState(StrEnum):
     EXPIRED = "expired"  # nothing came of it in time
     UNUSABLE = "unusable"  # numbers came that are none: others measure the rest, and its scalars are late too
     UNNEEDED = "unneeded"  # the round closed while the device was at work; its scalars are late too
+
+
+LATE = frozenset((AssignmentState.EXPIRED, AssignmentState.UNUSABLE, AssignmentState.UNNEEDED))
+"""The states in which scalars of an assignment are late, though its round may still be open."""
 
 
 @dataclass(frozen=True)

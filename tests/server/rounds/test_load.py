@@ -134,12 +134,10 @@ def test_a_device_that_fetches_and_says_nothing_is_taken_for_the_slowest(make_ri
     rig.later(29)
     for device in "ab":
         rig.finish(work[device])
-        rig.check_in(device)
-    rig.settle()
-    for each in rig.check_in("a", "b"):
-        rig.finish(each)
-    rig.settle()
-    assert rig.job.state.version == 1
+    while rig.job.state.version == 0:
+        for each in rig.check_in("a", "b"):
+            rig.finish(each)
+        rig.settle()
 
     given = given_to(rig, *ABC)
     assert given.get("c", 0) <= 1

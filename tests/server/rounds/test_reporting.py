@@ -305,7 +305,7 @@ def test_messages_that_come_together_are_answered_as_if_they_came_one_after_the_
     assert set(stored(rig)) == {*first.seeds, *second.seeds}
     with rig.database.transaction() as connection:
         spent = {row.device_id: (row.seconds, row.scalars) for row in efforts.of_job(connection, JOB)}
-    assert spent == {"a": (2.0, 4), "b": (1.0, 5), "c": (2.0, 0)}
+    assert spent == {"a": (2.0, 5), "b": (1.0, 5), "c": (2.0, 0)}
 
 
 def test_messages_that_come_together_share_their_statements(make_rig):
