@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from math import inf, nan
-from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
@@ -119,7 +118,7 @@ def log_is_json(lines: list[dict[str, object]]) -> None:
     json.dumps(lines, allow_nan=False, default=str)
 
 
-_SETTINGS = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+_SETTINGS = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 @_SETTINGS
@@ -194,15 +193,3 @@ def test_feature_sums(draft: DraftRig, data: st.DataObject, often: float) -> Non
             feature_reporting.record(connection, current, request, draft.job.manifest)
         look(connection, draft.now)
     draft.later(1000)
-
-
-def test_what_an_older_version_has_stored_beyond_the_bounds_is_brought_within(tmp_path: Path) -> None:
-    """Its pages would fail for ever otherwise."""
-    from fwdllm_server.store import efforts
-
-    rig = Rig.create(tmp_path, job_toml(), ("a",))
-    with rig.database.transaction() as connection:
-        efforts.add(connection, [efforts.Spent(JOB, "a", 1, device_pb2.Effort(seconds=1))])
-        connection.exec_driver_sql("UPDATE efforts SET example_passes = 9e999, bytes_sent = 4611686018427387904")
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0014'")
-    rig.database.close()

@@ -132,7 +132,7 @@ class JobLoop:
         """Returns why the job has failed, if the loss says so."""
         with self._runtime.database.transaction() as connection:
             leases.check(connection, self._lease)
-            if diverged.is_absurd(record):
+            if diverged.absurd_loss(record):
                 return diverged.note_loss(connection, self._job, record, self._runtime.clock())
             ledger.add_evaluation(connection, self._job.id, record)
         return ""

@@ -75,10 +75,11 @@ def note(connection: Connection, job_id: str, spec: JobSpec, found: str, good_ve
 def note_loss(connection: Connection, job: TrainingJob, evaluation: EvaluationRecord, now: float) -> str:
     """The job has failed because of its held-out loss; returns the message for its operator."""
     good = [known.version for known in ledger.evaluations_of(connection, job.id) if known.version < evaluation.version]
-    found = f"the held-out loss of version {evaluation.version} is {evaluation.loss:.3g} nats"
-    return note(connection, job.id, job.spec, found, max(good, default=-1), now)
+    return note(connection, job.id, job.spec, absurd_loss(evaluation), max(good, default=-1), now)
 
 
-def is_absurd(evaluation: EvaluationRecord) -> bool:
-    """Whether no model that is of any use has such a loss."""
-    return not isfinite(evaluation.loss) or evaluation.loss > ABSURD_LOSS
+def absurd_loss(evaluation: EvaluationRecord) -> str:
+    """Whether no model that is of any use has such a loss, in words; empty if one may."""
+    if isfinite(evaluation.loss) and evaluation.loss <= ABSURD_LOSS:
+        return ""
+    return f"the loss on the held-out rows is {evaluation.loss:.3g} at version {evaluation.version}"

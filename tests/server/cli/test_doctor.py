@@ -99,3 +99,15 @@ def test_a_name_that_devices_cannot_resolve(one, monkeypatch):
     assert "only devices on it can connect" in one("public name").found
     monkeypatch.setenv("FWDLLM_PUBLIC__HOST", "10.9.8.7")
     assert one("public name").state == "ok"
+
+
+async def test_a_job_that_waits_for_long_is_a_warning(stage, cli, home, capfd):
+    import asyncio
+    import json
+
+    stage.service.jobs[0].message = "waiting for devices: 2 of 3 are here"
+    with home.lock():
+        code = await asyncio.to_thread(run, ["doctor", str(home.folder), "--json"])
+    found = {fact["check"]: fact for fact in json.loads(capfd.readouterr().out)}
+    assert code == 0
+    assert (found["jobs"]["state"], found["jobs"]["found"]) == ("warning", "news: waiting for devices: 2 of 3 are here")
