@@ -61,7 +61,7 @@ def advance(context: RoundContext) -> Step:
     )
     snapshot_due = _snapshot_due(context, sum(map(len, collected.values())))
     commit = context.computed("commit", lambda: _compute(context, collected, known, snapshot_due))
-    if not np.isfinite(commit.state.theta).all():
+    if not _is_finite(commit.state):
         return diverged.fail(context, "the next step leads to weights that are not finite", context.round.version)
     if commit.snapshot_sha256 is not None:
         ledger.add_snapshot(connection, job.id, commit.state.version, commit.snapshot_sha256)
@@ -109,5 +109,9 @@ def _compute(
     state = copy(job.state)  # until the transaction is on disk, the job's own stays at its version
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at before it counts
         entry = state.advance(entry, job.algorithm.estimate)
-    snapshot = context.artifacts.put(state.to_bytes()) if snapshot_due else None
+    snapshot = context.artifacts.put(state.to_bytes()) if snapshot_due and _is_finite(state) else None
     return Commit(entry, scales, standings, state, snapshot)
+
+
+def _is_finite(state: ModelState) -> bool:
+    return bool(np.isfinite(state.theta).all())
