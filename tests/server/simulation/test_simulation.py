@@ -271,8 +271,6 @@ def test_a_full_disk_is_told_and_nothing_is_lost(simulate, monkeypatch):
 
 
 def test_devices_that_are_never_in_time_for_their_assignments_end_it(simulate):
-    run = simulate("run", {"latency_s": 5000.0}, accept_s=1000.0, gather_s=0)
-    with pytest.raises(
-        JobFailedError, match="too late to fetch their assignments; lower min_devices or raise accept_s"
-    ):
+    run = simulate("run", {"latency_s": 100_000.0}, accept_s=50_000.0)
+    with pytest.raises(JobFailedError, match="raise accept_s if they fetch their assignments too late"):
         run.run(silently)
