@@ -234,7 +234,7 @@ def _with_labels(place, labels):
 
 
 def test_a_job_whose_rounds_are_abandoned_fails_each_time(simulate):
-    rounds = {"deadline_s": 5.0, "max_abandoned": 1}
+    rounds = {"accept_s": 600.0, "deadline_s": 5.0, "max_abandoned": 1}
     for _ in range(2):
         run = simulate("run", {"latency_s": 50.0}, **rounds)
         with pytest.raises(JobFailedError, match="job simulated-tiny failed: 2 rounds in a row were abandoned"):
