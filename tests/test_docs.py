@@ -112,3 +112,17 @@ def test_the_map_of_the_code_is_right_and_whole() -> None:
         for path in folders
         if str(path.parent.relative_to(repository)) not in text
     } == set()
+
+
+def test_every_way_in_which_one_device_can_cost_a_job_has_its_test() -> None:
+    section = (DOCS / "security.md").read_text().partition("## What one device can cost a job")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
+    assert rows[0] == ["it", "costs the job at most", "test"]
+    for way, bound, tests in rows[1:]:
+        assert way
+        assert bound
+        files = [DOCS.parent / "tests/server" / name for name in re.findall(r"`([\w/]+\.py)`", tests)]
+        assert files or tests == "`rpc`, `integration`", way
+        text = "".join(file.read_text() for file in files)
+        for name in re.findall(r"`…(\w+)…?`", tests):
+            assert re.search(rf"def test_\w*{name}", text), name

@@ -10,12 +10,13 @@ from collections.abc import AsyncIterator
 
 import aiohttp
 import pytest
-from helpers.serving import ScriptedDevice, Serving, derivative, seeds_of, work_until_done
+from helpers.serving import Clock, ScriptedDevice, Serving, derivative, seeds_of, work_until_done
 from prometheus_client.parser import text_string_to_metric_families
 
 from fwdllm.v1.conditions_pb2 import HOLD_LOW_BATTERY, HOLD_METERED, Conditions
 from fwdllm_server.coordinator.health import Health
 from fwdllm_server.metrics.state import DEFINITIONS
+from fwdllm_server.rounds.stalled import STALLED_S
 from fwdllm_server.web.listening import listening
 from fwdllm_server.web.metrics import metrics_app
 
@@ -149,3 +150,11 @@ async def test_openmetrics_is_spoken_too(port: Port) -> None:
     async with port.health.watching():
         _, text = await port.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
     assert text.endswith("# EOF\n")
+
+
+async def test_health_tells_of_a_job_that_waits_for_long(port: Port, server: Serving, clock: Clock) -> None:
+    async with port.health.watching():
+        clock.now += STALLED_S
+        status, text = await port.get("/healthz")
+
+    assert (status, text) == (200, "serving\njob tiny waits: waiting for devices: 0 of 1 are here\n")

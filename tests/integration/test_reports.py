@@ -170,7 +170,8 @@ async def test_an_energy_that_cannot_be_is_not_counted(server, device, joules):
     message = ReportRequest(assignment_id=work.assignment_id, derivatives=[0.5], effort=Effort(joules=joules))
     async for _ in device.service.Report(iter([message]), timeout=10):
         pass
-    assert not (await server.job()).devices
+    (effort,) = (await server.job()).devices
+    assert (effort.scalars, effort.seconds, effort.HasField("joules")) == (1, 0.0, False)
 
 
 async def test_scalars_for_a_stopped_job_are_kept_and_no_more_are_wanted(server, device):

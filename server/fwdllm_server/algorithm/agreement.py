@@ -4,11 +4,15 @@ Two devices never measure the same direction, so no scalar can be compared with 
 direction, and so each device's scalars of a round have a correlation with the slopes that one line predicts: the
 optimiser's momentum, along which the model moves. Its sign is a vote, and the median device's is the round's. One
 round says little of one device; many rounds tell one that flips signs from one whose data are unlike the others'.
+
+Votes add up, each counting less than the one after it. The median device's sum is what an honest one's is expected to
+be, with a standard deviation that is known, and one that flips signs is expected to have the opposite: who is nearer to
+that than to nothing, and further from the honest than chance takes one in 1,400, is left out.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from math import sqrt
 from statistics import median
@@ -20,13 +24,14 @@ from fwdllm_common.directions import Directions
 from fwdllm_common.estimator import Scalar
 from fwdllm_common.layout import Block, Float32Vector
 
-FEWEST = 8
-"""Scalars of a device in a round from which on it votes."""
-
-_DECAY = 0.9
+_DECAY = 0.97
 """What a vote counts a round later."""
 _LEFT_OUT = -1.0
-"""Standard deviations of contradiction from which on a device is left out."""
+"""Standard deviations of contradiction below which no device is left out."""
+_MIRRORED = -0.5
+"""Part of what one that flips signs is expected to have, below which likewise."""
+_SURE = 3.2
+"""Standard deviations below the honest, within which likewise: chance alone goes further once in 1,400."""
 _HEARD = 2.0
 """The least variance of a device's votes with which it is left out: that of three rounds, since one says little."""
 _AGREED = 0.5
@@ -45,6 +50,12 @@ class Standing(NamedTuple):
     def deviations(self) -> float:
         """How sure it is that the device agrees with the others (above 0) or contradicts them."""
         return self.votes / sqrt(self.rounds) if self.rounds else 0.0
+
+    @property
+    def weight(self) -> float:
+        """The sum of the weights of its votes, of which ``rounds`` are the squares."""
+        squared = max(0.0, 1 - (1 - _DECAY**2) * self.rounds)  # of what a vote before its first would weigh
+        return (1 - sqrt(squared)) / (1 - _DECAY)
 
     def after(self, vote: float) -> Standing:
         """With one round more."""
@@ -65,12 +76,10 @@ def voted(
     target = line[part]
     if not target.any():
         return {}
-    measured = Counter(scalar.device for scalar in scalars)
     slopes: dict[str, list[tuple[int, float]]] = defaultdict(list)
     for scalar in scalars:
-        if measured[scalar.device] >= FEWEST:
-            vector = directions.vector(scalar.seed, block.start + part.start, block.start + part.stop)
-            slopes[scalar.device].append((scalar.value, float(vector @ target)))
+        vector = directions.vector(scalar.seed, block.start + part.start, block.start + part.stop)
+        slopes[scalar.device].append((scalar.value, float(vector @ target)))
     votes = {device: _correlation(found) for device, found in slopes.items()}
     sign = np.sign(median(votes.values())) if votes else 0.0
     return {device: before.get(device, Standing()).after(float(sign * vote)) for device, vote in votes.items()}
@@ -80,11 +89,15 @@ def contradicting(standings: Standings) -> frozenset[str]:
     """The devices that contradict the others, if the others agree at all."""
     if not standings or median(standing.deviations for standing in standings.values()) < _AGREED:
         return frozenset()
-    return frozenset(
-        device
-        for device, standing in standings.items()
-        if standing.rounds >= _HEARD and standing.deviations <= _LEFT_OUT
-    )
+    heard = {device: standing for device, standing in standings.items() if standing.rounds >= _HEARD}
+    vote = median(standing.votes / standing.weight for standing in heard.values()) if heard else 0.0
+    return frozenset(device for device, standing in heard.items() if standing.deviations <= _bound(standing, vote))
+
+
+def _bound(standing: Standing, vote: float) -> float:
+    """Standard deviations at which a device contradicts others whose ``vote`` in a round is this on average."""
+    honest = vote * standing.weight / sqrt(standing.rounds)
+    return min(_LEFT_OUT, _MIRRORED * honest, honest - _SURE)
 
 
 def believed(scalars: Sequence[Scalar], standings: Standings) -> Sequence[Scalar]:

@@ -3,12 +3,17 @@
 With the mean m_c of each class, m̄ of these and a scale s, the logit of class c is s · (‖x − m̄‖² − ‖x − m_c‖²) / 2:
 linear discriminant analysis with the covariance I / s. Softmax is blind to what all logits have in common; that it is
 the distance to m̄ makes the weights small and puts a class of which nothing is known at m̄, with weights of zero.
+
+Sums are strangers' words (docs/security.md): m_c is the middle of the devices' means and not the mean of all rows.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import fsum, log
+from math import fsum, log, sqrt
+from statistics import median, median_low
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +31,12 @@ all-MiniLM-L6-v2) the loss on other rows is 0.19, 0.38 and 0.23; the best s woul
 MAX_SUM = float(1 << 28)
 """Largest magnitude in a sum of features that is accepted."""
 MAX_DEVICES = 1 << 14
-"""How many devices' sums fit: in units of 2⁻²⁰ they stay below 2⁶² together."""
-_UNITS = float(1 << 20)
+"""How many devices' sums are held in memory while the head is made."""
+MOST_ROWS = 2
+"""A device counts for so many times the median of the rows that devices have of a class at most."""
+MOST_NORM = 2.0
+"""The mean of a device is so many times as long as the median one at most."""
+_ENOUGH_FOR_A_MEDIAN = 3
 
 
 @dataclass(frozen=True)
@@ -63,24 +72,54 @@ class LinearHead:
 
 
 class ClassTotals:
-    """Sums of features by class, in fixed point: the same whatever the order in which they are added.
+    """Sums of features by class and device: the same means whatever the order in which they are added.
 
     ``rows`` is how many rows of each class there are, int64 ``[classes]``.
     """
 
     def __init__(self, head: LinearHead) -> None:
         self.rows: NDArray[np.int64] = np.zeros(head.classes, dtype=np.int64)
-        self._sums: NDArray[np.int64] = np.zeros((head.classes, head.width), dtype=np.int64)
+        self._sums: dict[int, list[tuple[int, Float32Vector]]] = defaultdict(list)
 
     def add(self, label: int, rows: int, features: Float32Vector) -> None:
         """Add what one device has of one class; the head takes it, and there are at most :data:`MAX_DEVICES`."""
         self.rows[label] += rows
-        self._sums[label] += np.rint(features.astype(np.float64) * _UNITS).astype(np.int64)
+        self._sums[label].append((rows, features))
 
     def means(self, labels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The mean feature of each of ``labels``, float64 ``[len(labels), width]``."""
-        means: NDArray[np.float64] = self._sums[labels].astype(np.float64) / self.rows[labels, None] / _UNITS
-        return means
+        """The mean feature of each of ``labels``, float64 ``[len(labels), width]``.
+
+        In each coordinate it is the median of what the devices have, each counting by its rows; of two devices, which
+        cannot outvote one, it is their mean.
+        """
+        norms = [_norm(features) / rows for sums in self._sums.values() for rows, features in sums]
+        longest = MOST_NORM * median(norms)
+        return np.stack([_middle(self._sums[label], longest) for label in labels.tolist()])
+
+
+def _middle(sums: Sequence[tuple[int, Float32Vector]], longest: float) -> NDArray[np.float64]:
+    most = MOST_ROWS * median_low(rows for rows, _ in sums)
+    weights = np.array([min(rows, most) for rows, _ in sums], dtype=np.int64)
+    means = np.stack([_shortened(features.astype(np.float64) / rows, longest) for rows, features in sums])
+    if len(sums) < _ENOUGH_FOR_A_MEDIAN:
+        return np.asarray((weights[:, None] * means).sum(axis=0) / weights.sum())  # of two, in either order the same
+    order = np.argsort(means, axis=0)
+    ascending = np.take_along_axis(means, order, axis=0)
+    reached = 2 * np.cumsum(weights[order], axis=0)
+    half = weights.sum()
+    low, high = (reached < half).sum(axis=0), (reached <= half).sum(axis=0)
+    columns = np.arange(means.shape[1])
+    return np.asarray((ascending[low, columns] + ascending[high, columns]) / 2)
+
+
+def _shortened(mean: NDArray[np.float64], longest: float) -> NDArray[np.float64]:
+    length = _norm(mean)
+    return mean if length <= longest else mean * (longest / length)
+
+
+def _norm(vector: NDArray[np.floating]) -> float:
+    """The same on every machine: an exact sum, rounded once."""
+    return sqrt(fsum(np.square(vector, dtype=np.float64).tolist()))
 
 
 def head_from_means(theta: Float32Vector, head: LinearHead, totals: ClassTotals) -> Float32Vector:

@@ -17,9 +17,6 @@ from fwdllm_common.estimator import Scalar
 RECENT = 5
 """Rounds whose scales a block's running scale is the median of: one round that is lies to its half moves it little."""
 
-FEWEST = 8
-"""Scalars of a device in a round from which on it is held to the others' scale as a whole."""
-
 Scales: TypeAlias = Mapping[str, Sequence[int]]
 """The scales of the last :data:`RECENT` rounds of each block, the oldest first, in fixed point."""
 
@@ -55,14 +52,13 @@ def scale_of(scalars: Sequence[Scalar]) -> int:
 def levelled(scalars: Sequence[Scalar], scale: int) -> Sequence[Scalar]:
     """The scalars, those of devices that are louder than ``scale`` as a whole made as loud as that.
 
-    A device whose every scalar is at the bound of :func:`clipped` would count for three of the others. Of few scalars
-    the median says too little: those are left alone.
+    A device whose every scalar is at the bound of :func:`clipped` would count for three of the others. That goes for
+    one of few scalars too: their median says little, but left alone they could outweigh everybody's.
     """
     magnitudes: dict[str, list[int]] = defaultdict(list)
     for scalar in scalars:
         magnitudes[scalar.device].append(abs(scalar.value))
-    medians = {device: int(median(values)) for device, values in magnitudes.items() if len(values) >= FEWEST}
-    loud = {device: found for device, found in medians.items() if found > scale}
+    loud = {device: found for device, values in magnitudes.items() if (found := int(median(values))) > scale}
     return [
         replace(scalar, value=_scaled(scalar.value, scale, loud[scalar.device])) if scalar.device in loud else scalar
         for scalar in scalars

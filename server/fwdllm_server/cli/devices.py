@@ -68,7 +68,12 @@ def list_devices(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False
 
 
 def _readiness(device: Device) -> str:
-    """``ready``, or the first reason why the device said it does not work; ``-`` if it said nothing."""
+    """``ready``, or the first reason why the device does not work; ``-`` if it said nothing.
+
+    What one said that has not been heard of for long is of no use any more.
+    """
+    if device.state == "away":
+        return "away"
     if not device.HasField("conditions"):
         return "-"
     holds = as_dict(device.conditions)["holds"]

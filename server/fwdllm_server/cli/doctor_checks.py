@@ -18,6 +18,8 @@ from fwdllm_client.engine.golden_bundle import ENOUGH, providers_tried
 from fwdllm_common.doctor import Check, Verdict, available_memory, failed, generator, ok, room, software, warning
 from fwdllm_common.errors import BusyError
 from fwdllm_server.cli.calls import operator_service
+from fwdllm_server.cli.progress import ACTIVE
+from fwdllm_server.cli.words import printable
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.config.server_config import UNIX, ServerConfig, host_of, is_loopback
 from fwdllm_server.preparation.job_files import files_of_jobs
@@ -57,6 +59,7 @@ def checks(home: ServerHome, clock: Callable[[], float] = time.time) -> Mapping[
         "directory": lambda: _directory(home),
         "certificates": lambda: _certificates(home, clock()),
         "ports": lambda: _ports(home, home.config()),
+        "jobs": lambda: _jobs(home),
         "public names": lambda: _public_names(home.config()),
         "file descriptors": _descriptors,
         "store": lambda: _store(home, home.config()),
@@ -118,6 +121,19 @@ def _ports(home: ServerHome, config: ServerConfig) -> Verdict:
             jobs = service.ListJobs(ListJobsRequest(), timeout=_ANSWER_S).jobs
         return ok(f"the server runs and answers its operator: {len(jobs)} jobs")
     return ok(f"{', '.join(addresses.values())} are free; the server does not run")
+
+
+def _jobs(home: ServerHome) -> Verdict:
+    if not home.served:
+        return ok("the server does not run")
+    with operator_service(home.folder) as service:
+        jobs = service.ListJobs(ListJobsRequest(), timeout=_ANSWER_S).jobs
+    waiting = [
+        f"{printable(job.name)}: {printable(job.message)}" for job in jobs if job.state in ACTIVE and job.message
+    ]
+    if waiting:
+        return warning("; ".join(waiting), "let the devices that a job waits for come back: fwdllm-server devices list")
+    return ok("none waits for long")
 
 
 def _public_names(config: ServerConfig) -> Verdict:

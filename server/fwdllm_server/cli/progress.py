@@ -22,7 +22,9 @@ from fwdllm_server.cli.display import Display
 from fwdllm_server.cli.words import duration, energy, printable, size
 from fwdllm_server.views.message_json import enum_word
 
-_GOING_ON = (JOB_STATE_PREPARING, JOB_STATE_RUNNING, JOB_STATE_PAUSED)
+ACTIVE = (JOB_STATE_PREPARING, JOB_STATE_RUNNING)
+"""States of a job that the server works on."""
+_GOING_ON = (*ACTIVE, JOB_STATE_PAUSED)
 
 
 def state_word(job: Job) -> str:
@@ -97,7 +99,7 @@ def _round(job: Job) -> str:
     abandoned = f" ({job.rounds_abandoned} abandoned)" if job.rounds_abandoned else ""
     if job.state not in _GOING_ON:
         return f"{job.rounds_committed} of {job.rounds_wanted} done{abandoned}"
-    devices = f" on {job.round.devices} device{'s' * (job.round.devices != 1)}"
+    devices = f" on {job.round.devices} device{'s' * (job.round.devices != 1)}" if job.round.devices else ""
     # Abandoned rounds have numbers of their own, so the numbers may pass the wanted count.
     return (
         f"{job.round.number} {job.round.phase}{devices}, {job.rounds_committed} of {job.rounds_wanted} done{abandoned}"

@@ -14,8 +14,6 @@ from rich.table import Table
 from rich.text import Text
 
 from fwdllm.v1.operator_pb2 import (
-    JOB_STATE_PREPARING,
-    JOB_STATE_RUNNING,
     Device,
     Job,
     ListDevicesRequest,
@@ -24,11 +22,10 @@ from fwdllm.v1.operator_pb2 import (
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
 from fwdllm_server.cli.display import Display
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
-from fwdllm_server.cli.progress import line, render, state_word, step
+from fwdllm_server.cli.progress import ACTIVE, line, render, state_word, step
 from fwdllm_server.cli.words import duration, printable, size
 from fwdllm_server.views.message_json import as_dict, print_json
 
-_ACTIVE = (JOB_STATE_PREPARING, JOB_STATE_RUNNING)
 _STATES = ("working", "idle", "held", "away", "revoked")
 _ORDER = {state: at for at, state in enumerate(_STATES)}
 _STYLES = {"working": "blue", "idle": "green", "held": "yellow", "away": "dim", "revoked": "red"}
@@ -76,7 +73,7 @@ def lines(jobs: Sequence[Job], devices: Sequence[Device]) -> Mapping[Hashable, s
 
 
 def _active(jobs: Sequence[Job]) -> Sequence[Job]:
-    return [job for job in jobs if job.state in _ACTIVE]
+    return [job for job in jobs if job.state in ACTIVE]
 
 
 def _summary(jobs: Sequence[Job], devices: Sequence[Device]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import structlog
@@ -12,6 +12,8 @@ from sqlalchemy import Connection, text
 from fwdllm_common.errors import FwdllmError
 from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.metrics.live import LOOP_LAG_SECONDS, SERVING, STORE_WRITABLE
+from fwdllm_server.rounds.stalled import why_stalled
+from fwdllm_server.store import jobs
 
 WRITE_EVERY_S = 10.0
 """Seconds between two test writes."""
@@ -117,6 +119,19 @@ class Health:
             _log.info("healthy")
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+async def stalled(runtime: Runtime) -> Sequence[tuple[str, str]]:
+    """Name of each job that waits for long, and for what: no fault of the coordinator's, which serves all the same."""
+    try:
+        return await runtime.commit(_stalled, runtime.clock())
+    except FwdllmError:  # of the store, which the health itself looks after
+        return []
+
+
+def _stalled(connection: Connection, now: float) -> Sequence[tuple[str, str]]:
+    found = [(job.name, why_stalled(connection, job, now)) for job in jobs.in_state(connection, *jobs.UNFINISHED)]
+    return [(name, why) for name, why in found if why]
 
 
 def _write(connection: Connection) -> None:

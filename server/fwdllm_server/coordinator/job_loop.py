@@ -7,17 +7,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
+from sqlalchemy import Connection
 
+from fwdllm_common.errors import JobFailedError
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.replay import ModelState
 from fwdllm_server.coordinator.grpc_fleet import GrpcFleet
 from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.preparation.evaluation import HeldOutEvaluator
 from fwdllm_server.preparation.prepare import JobFolder
+from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
+from fwdllm_server.rounds.stalled import STALLED_S, StallLog, why_stalled
 from fwdllm_server.rounds.training import TrainingJob
-from fwdllm_server.store import leases, ledger
+from fwdllm_server.store import jobs, leases, ledger
 from fwdllm_server.store.leases import Lease
 from fwdllm_server.store.ledger import EvaluationRecord
 
@@ -59,14 +63,27 @@ class JobLoop:
             await self._request_evaluation(self._job.state)
         rounds = asyncio.create_task(drive(self._machine, self._fleet, self._committed))
         evaluations = asyncio.create_task(self._evaluate_versions())
+        stalls = asyncio.create_task(self._log_stalls())
+        tasks = (rounds, evaluations, stalls)
         try:
-            done, _ = await asyncio.wait((rounds, evaluations), return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
         finally:
-            rounds.cancel()
-            evaluations.cancel()
-            await asyncio.gather(rounds, evaluations, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _log_stalls(self) -> None:
+        """Look now and then whether the job waits for what may never come."""
+        log = StallLog(self._job.name)
+        while True:
+            await asyncio.sleep(STALLED_S / 3)
+            log.tell(await self._runtime.commit(self._why_stalled, self._runtime.clock()))
+
+    def _why_stalled(self, connection: Connection, now: float) -> str:
+        record = jobs.get(connection, self._job.id)
+        return why_stalled(connection, record, now) if record is not None else ""
 
     async def _committed(self, state: ModelState) -> None:
         _log.info("round committed" if state.version else "head initialised", job=self._job.name, version=state.version)
@@ -91,8 +108,10 @@ class JobLoop:
             if evaluator is None:
                 evaluator = await asyncio.to_thread(self._make_evaluator)
             record = await asyncio.to_thread(evaluator.evaluate, version, theta)
-            await self._runtime.in_store(self._save, record)
+            failure = await self._runtime.in_store(self._save, record)
             _log.info("evaluated", job=self._job.name, version=version, accuracy=record.accuracy, loss=record.loss)
+            if failure:
+                raise JobFailedError(failure)
             self.wake()
             await self._runtime.notify()
 
@@ -109,7 +128,11 @@ class JobLoop:
         with self._runtime.database.transaction() as connection:
             return frozenset(record.version for record in ledger.evaluations_of(connection, self._job.id))
 
-    def _save(self, record: EvaluationRecord) -> None:
+    def _save(self, record: EvaluationRecord) -> str:
+        """Returns why the job has failed, if the loss says so."""
         with self._runtime.database.transaction() as connection:
             leases.check(connection, self._lease)
+            if diverged.absurd_loss(record):
+                return diverged.note_loss(connection, self._job, record, self._runtime.clock())
             ledger.add_evaluation(connection, self._job.id, record)
+        return ""

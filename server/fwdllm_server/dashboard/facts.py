@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 from fwdllm_common.fixed_point import SCALE
 from fwdllm_common.ledger import BlockUpdate
 from fwdllm_server.config.server_config import CheckInSection
+from fwdllm_server.rounds.stalled import why_stalled
 from fwdllm_server.store import assignments, efforts, jobs, ledger, rounds
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.views import history
@@ -34,7 +35,7 @@ def overview(connection: Connection, check_in: CheckInSection, now: float) -> Fa
     reasons = Counter(reason for status in statuses for reason in status.reasons)
     return {
         "version": version("fwdllm"),
-        "jobs": [_job_line(connection, record) for record in jobs.in_state(connection)],
+        "jobs": [_job_line(connection, record, now) for record in jobs.in_state(connection)],
         "devices": {
             "total": len(statuses),
             "states": {state.value: states[state] for state in DeviceState},
@@ -123,14 +124,14 @@ def page_of(found: Sequence[Facts], search: str, state: str, offset: int, limit:
     return {"total": len(matching), "offset": offset, "devices": matching[offset : offset + limit]}
 
 
-def _job_line(connection: Connection, record: JobRecord) -> Facts:
+def _job_line(connection: Connection, record: JobRecord, now: float) -> Facts:
     found = ledger.evaluations_of(connection, record.id)
     committed, directions = ledger.totals(connection, record.id)
     return {
         "job_id": record.id,
         "name": record.name,
         "state": record.state.value,
-        "message": record.message,
+        "message": record.message or why_stalled(connection, record, now),
         "rounds_committed": committed,
         "rounds_wanted": record.rounds_wanted,
         "directions": directions,

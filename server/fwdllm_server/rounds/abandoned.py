@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import structlog
+
 from fwdllm_server.rounds.drop_out import close_assignments
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step
 from fwdllm_server.store import jobs, rounds, scalars
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.rounds import Phase
+
+_log = structlog.get_logger()
 
 
 def abandon(context: RoundContext, reason: str) -> Step:
@@ -16,6 +20,7 @@ def abandon(context: RoundContext, reason: str) -> Step:
     close_assignments(context)
     scalars.forget(connection, job.id, context.round.number)
     in_a_row = rounds.abandoned_in_a_row(connection, job.id)
+    _log.warning("round abandoned", job=job.name, round=context.round.number, reason=reason, in_a_row=in_a_row)
     if in_a_row > job.spec.rounds.max_abandoned:
         message = f"{in_a_row} rounds in a row were abandoned, the last because {reason}; mend that and resume the job"
         jobs.set_state(connection, job.id, JobState.FAILED, message, context.now)

@@ -13,6 +13,7 @@ from fwdllm_common.estimator import Scalar
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_server.algorithm import BlockPlan, Verdict
 from fwdllm_server.algorithm.robust import Scales
+from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.abandoned import abandon
 from fwdllm_server.rounds.drop_out import observed_drop_out
 from fwdllm_server.rounds.expiring import expire_overdue
@@ -31,10 +32,12 @@ def advance(context: RoundContext) -> Step:
     measured = {plan.block: _measured(context, plan) for plan in context.round.plan}
     if all(measured[plan.block] >= plan.wanted for plan in context.round.plan):
         return _judge(context, by_block(context))
+    work, next_expiry = expire_overdue(context)
+    if found := diverged.unusable_from(context, work):
+        return diverged.fail(context, found, good_version=context.round.version - 1)
     left = context.round.phase_since + bounds.deadline_s - context.now
     if left <= 0:
         return _close(context, measured)
-    work, next_expiry = expire_overdue(context)
     return wait(min(left, next_expiry, hand_over(context, work, lambda: by_block(context), left)))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import NamedTuple
 
+import numpy as np
 import structlog
 
 from fwdllm_common.estimator import Scalar
@@ -13,6 +14,7 @@ from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm.agreement import Standings, contradicting
 from fwdllm_server.algorithm.robust import Scales
+from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.collecting import by_block
 from fwdllm_server.rounds.drop_out import close_assignments
 from fwdllm_server.rounds.training import RoundContext, Step
@@ -59,6 +61,8 @@ def advance(context: RoundContext) -> Step:
     )
     snapshot_due = _snapshot_due(context, sum(map(len, collected.values())))
     commit = context.computed("commit", lambda: _compute(context, collected, known, snapshot_due))
+    if not _is_finite(commit.state):
+        return diverged.fail(context, "the next step leads to weights that are not finite", context.round.version)
     if commit.snapshot_sha256 is not None:
         ledger.add_snapshot(connection, job.id, commit.state.version, commit.snapshot_sha256)
         # If this transaction is undone, those that it keeps are still there.
@@ -66,7 +70,8 @@ def advance(context: RoundContext) -> Step:
             context.artifacts.remove(sha256)
     ledger.append(connection, job.id, commit.entry, commit.scales, context.now)
     efforts.set_standings(connection, job.id, commit.standings)
-    if left_out := contradicting(commit.standings):
+    # Once when it begins to last, not in every round.
+    if left_out := contradicting(commit.standings) - contradicting(known.standings):
         _log.warning(
             "devices left out: their scalars contradict the others'",
             job=job.name,
@@ -102,6 +107,11 @@ def _compute(
     )
     scales = job.algorithm.scales(plan, collected, known.scales)
     state = copy(job.state)  # until the transaction is on disk, the job's own stays at its version
-    entry = state.advance(entry, job.algorithm.estimate)
-    snapshot = context.artifacts.put(state.to_bytes()) if snapshot_due else None
+    with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at before it counts
+        entry = state.advance(entry, job.algorithm.estimate)
+    snapshot = context.artifacts.put(state.to_bytes()) if snapshot_due and _is_finite(state) else None
     return Commit(entry, scales, standings, state, snapshot)
+
+
+def _is_finite(state: ModelState) -> bool:
+    return bool(np.isfinite(state.theta).all())

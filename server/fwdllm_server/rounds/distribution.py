@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate, pairwise
-from math import floor
+from math import ceil, floor
 from random import Random
 
 from fwdllm.v1 import device_pb2
 from fwdllm_server.algorithm import BlockPlan
 from fwdllm_server.algorithm.plan import seed_ranges
-from fwdllm_server.rounds.load import Load
+from fwdllm_server.rounds.load import MOST_OF_ROUND, Load
 from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store import assignments, participation
 
@@ -65,8 +65,8 @@ def hand_out(
 ) -> Mapping[str, int]:
     """Offer directions to devices in proportion to their speeds; a device that would get none gets no assignment.
 
-    None gets more of a block than ``most``, nor (but for a single direction) than it can be asked to do ``within_s``
-    seconds; what nobody can take is left.
+    None gets more of a block than ``most``, than half where there are several, or (but for a single direction) than it
+    can be asked to do ``within_s`` seconds; what nobody can take is left.
 
     :returns: the number of directions of each device that has an assignment.
     """
@@ -82,6 +82,7 @@ def hand_out(
         bounds = [
             min(
                 most(share.plan, device),
+                ceil(len(share.seeds) * (MOST_OF_ROUND if len(devices) > 1 else 1)),
                 max(1, floor(len(share.seeds) * part)),
                 share.possible(device),
             )
@@ -101,10 +102,11 @@ def hand_out(
             own,
             evaluate=evaluate and device not in evaluating,
             expires_at=context.now + rounds.assignment_s,
+            passes=sum(load.costs[task.block] * _size(task) for task in own),
         )
         context.presence.leave(device)
     participation.add(context.connection, list(offered), context.now)
-    return {device: sum(span.count for task in own for span in task.seeds) for device, own in offered.items()}
+    return {device: sum(map(_size, own)) for device, own in offered.items()}
 
 
 def divide(total: int, speeds: Sequence[float], most: Sequence[int], turn: float) -> list[int]:
@@ -127,6 +129,10 @@ def divide(total: int, speeds: Sequence[float], most: Sequence[int], turn: float
 def _turn(context: RoundContext) -> float:
     # The same if the coordinator dies and divides again.
     return Random(f"{context.job.header.directions.run_key}/{context.round.number}/turn").random()  # noqa: S311 - no secret
+
+
+def _size(task: device_pb2.DirectionTask) -> int:
+    return sum(span.count for span in task.seeds)
 
 
 def _task(plan: BlockPlan, seeds: Sequence[int]) -> device_pb2.DirectionTask:

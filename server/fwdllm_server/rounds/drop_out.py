@@ -6,6 +6,7 @@ says nothing: it was slow, or there was enough without it.
 
 from __future__ import annotations
 
+from fwdllm_server.rounds.expiring import note_silence
 from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store import assignments
 
@@ -30,4 +31,8 @@ def observed_drop_out(context: RoundContext) -> float:
 def close_assignments(context: RoundContext) -> None:
     """The round is over: what still counts of it is late from now on."""
     quiet_until = context.now + (1 - QUIET) * context.job.spec.rounds.assignment_s
+    work = assignments.of_round(context.connection, context.job.id, context.round.number)
+    quiet = (each for each in work if each.open and each.expires_at <= quiet_until)
+    # One that is at work may just be slow; one that has not fetched its assignment is not there.
+    note_silence(context, quiet, rests=lambda each: each.taken_at is None)
     assignments.expire_open(context.connection, context.job.id, context.round.number, quiet_until)

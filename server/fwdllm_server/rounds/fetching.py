@@ -19,7 +19,7 @@ def fetch(connection: Connection, record: AssignmentRecord, job: TrainingJob, no
     deadline = current.phase_since + job.spec.rounds.deadline_s
     # Fetched again after a restart it is not prolonged: a device that never reports must lose it in the end.
     if record.state == AssignmentState.OFFERED:
-        assignments.set_state(connection, record.id, AssignmentState.TAKEN)
+        assignments.take(connection, record.id, now)
         # Feature sums come all at once at the end: until then there is no news to wait for.
         assignments.prolong(connection, record.id, deadline if job.is_draft else now + job.spec.rounds.assignment_s)
     return device_pb2.Assignment(

@@ -16,7 +16,7 @@ from fwdllm_common.estimator import Scalar
 from fwdllm_server.algorithm import BlockPlan, directions_measured
 from fwdllm_server.rounds.distribution import Share, hand_out
 from fwdllm_server.rounds.drop_out import QUIET
-from fwdllm_server.rounds.load import Load
+from fwdllm_server.rounds.load import MOST_OF_ROUND, Load
 from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 
@@ -111,7 +111,7 @@ def slow_ends(
 
 
 def _failed(work: Sequence[AssignmentRecord]) -> set[str]:
-    return {assignment.device_id for assignment in work if assignment.state == AssignmentState.EXPIRED}
+    return {assignment.device_id for assignment in work if assignment.failed}
 
 
 def _look(
@@ -171,10 +171,13 @@ def _offer_again(scene: Scene) -> Mapping[str, int]:
     taken_part = {assignment.device_id for assignment in scene.work}
     devices = [device for device in scene.idle if device not in taken_part] or scene.idle
     speeds = {device: Fraction(speed) for device, speed in scene.load.speeds.items()}
-    together = sum((speeds[device] for device in taken_part - _failed(scene.work)), Fraction(0))
+    counted_on = taken_part - _failed(scene.work)
+    together = sum((speeds[device] for device in counted_on), Fraction(0))
 
     def part_of_step(plan: BlockPlan, device: str) -> int:
         part = speeds[device] / max(together, speeds[device])
+        if counted_on - {device}:
+            part = min(part, MOST_OF_ROUND)
         return ceil(scene.context.job.algorithm.step_size(plan) * plan.devices_per_direction * part)
 
     return _offer(scene, short, devices, part_of_step)

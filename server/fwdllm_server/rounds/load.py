@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from math import inf
 from statistics import median_low
 
 import numpy as np
@@ -15,6 +17,10 @@ from fwdllm_server.store import efforts
 
 MOST_TRUSTED = 16.0
 """No device is taken for more than so many times as fast as the median: a device's word is a stranger's."""
+BELIEVED = 4.0
+"""A device is taken for no more than so many times as fast as the coordinator has seen it: it also rests and waits."""
+MOST_OF_ROUND = Fraction(1, 2)
+"""Part of a round that one device of several is given at most, whatever it says of its speed."""
 TIME_USED = 0.5
 """Part of the time to the deadline that work is given out for: speeds change, and a device has to fetch it."""
 
@@ -38,8 +44,13 @@ class Load:
         known = efforts.speeds(context.connection, context.job.id, asked)
         if not known:
             return cls(dict.fromkeys(asked, 1.0), costs, measured=False)
+        most = {
+            device: BELIEVED * seen for device, seen in efforts.seen(context.connection, context.job.id, asked).items()
+        }
         middle = median_low(known.values())
-        speeds = {device: min(known.get(device, middle), MOST_TRUSTED * middle) for device in asked}
+        speeds = {
+            device: min(known.get(device, middle), most.get(device, inf), MOST_TRUSTED * middle) for device in asked
+        }
         return cls(speeds, costs, measured=True)
 
     def seconds(self, device: str, passes: float) -> float:

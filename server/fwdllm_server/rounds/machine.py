@@ -1,7 +1,8 @@
 """The round machine: asks the current phase to go on, one transaction at a time.
 
-selecting → assigned → collecting → committing → committed, or abandoned; before the first round there may be an
-initialising one. The coordinator may die between any two statements: the next start goes on from what was committed.
+selecting → assigned → collecting → committing → committed, or abandoned; where too few fetch their assignments it is
+selected again. Before the first round there may be an initialising one. The coordinator may die between any two
+statements: the next start goes on from what was committed.
 """
 
 from __future__ import annotations

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import isfinite
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -18,7 +17,7 @@ from fwdllm_common.counts import Counts
 from fwdllm_common.fixed_point import UnusableScalarError, to_fixed_point
 from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
 from fwdllm_server.store import assignments, efforts, jobs, rounds, scalars
-from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
+from fwdllm_server.store.assignments import LATE, AssignmentRecord, AssignmentState
 from fwdllm_server.store.efforts import Spent
 from fwdllm_server.store.rounds import Phase, RoundRecord
 from fwdllm_server.store.scalars import NewScalar
@@ -28,7 +27,7 @@ _ROUNDING = 1e-9
 
 
 class Report(NamedTuple):
-    """One message of a report; as news of an open assignment it prolongs that by ``assignment_s`` seconds."""
+    """One message of a report; new scalars prolong an open assignment by ``assignment_s`` seconds."""
 
     assignment: AssignmentRecord
     request: device_pb2.ReportRequest
@@ -47,7 +46,7 @@ def record(connection: Connection, reports: Sequence[Report], now: float) -> lis
     desk.save(connection)
     _count_unused(connection, taken)
     # A message that is sent again carries its effort again.
-    efforts.add(connection, [each.spent for each in taken if each.has_effort and not each.response.repeated])
+    efforts.add(connection, [each.spent for each in taken if each.tells_effort or each.response.accepted])
     for assignment, request, _ in reports:
         if request.HasField("evaluation"):
             _record_evaluation(connection, assignment, request.evaluation)
@@ -61,16 +60,19 @@ class _Taken(NamedTuple):
     response: device_pb2.ReportResponse
     usable: int = 0
     new: Sequence[NewScalar] = ()
+    waited_s: float = 0.0
 
     @property
-    def has_effort(self) -> bool:
+    def tells_effort(self) -> bool:
         request = self.report.request
-        return request.HasField("effort") and plausible(request.effort)
+        return request.HasField("effort") and plausible(request.effort) and not self.response.repeated
 
     @property
     def spent(self) -> Spent:
-        assignment = self.report.assignment
-        return Spent(assignment.job_id, assignment.device_id, self.response.accepted, self.report.request.effort)
+        assignment, accepted = self.report.assignment, self.response.accepted
+        effort = self.report.request.effort if self.tells_effort else None
+        passes = accepted * assignment.passes / max(1, assignment.directions)
+        return Spent(assignment.job_id, assignment.device_id, accepted, effort, passes, self.waited_s)
 
 
 @dataclass(frozen=True)
@@ -110,17 +112,18 @@ class _Desk:
         values = _usable(seeds[request.first_index :], request.derivatives[:MAX_SCALARS_PER_REPORT])
         response.unusable = len(request.derivatives) - len(values)
         new = self._new(assignment, current, values)
+        waited_s = now + assignment_s - self.prolonged.get(assignment.id, assignment.expires_at)
         if response.unusable:
             # The device's numbers are no good: others measure what it has not.
-            self.moved[assignment.id] = AssignmentState.EXPIRED
+            self.moved[assignment.id] = AssignmentState.UNUSABLE
             response.stop = True
         elif all(self._is_measured(assignment, current, seed) for seed in seeds):
             self.moved[assignment.id] = AssignmentState.DONE
             # What it has not measured itself, others have.
             response.stop = request.first_index + len(request.derivatives) < len(seeds)
-        else:
+        elif new:  # anything else is no news: an assignment could be held with it for ever
             self.prolonged[assignment.id] = now + assignment_s
-        return _Taken(report, response, len(values), new)
+        return _Taken(report, response, len(values), new, waited_s)
 
     def save(self, connection: Connection) -> None:
         assignments.set_states(connection, self.moved)
@@ -129,7 +132,7 @@ class _Desk:
     def _accepting(self, assignment: AssignmentRecord) -> RoundRecord | None:
         current = self.rounds[assignment.job_id]
         accepts = (
-            self.moved.get(assignment.id, assignment.state) != AssignmentState.EXPIRED
+            self.moved.get(assignment.id, assignment.state) not in LATE
             and current is not None
             and current.number == assignment.round
             and current.phase in _ACCEPTING
@@ -188,7 +191,8 @@ def _record_evaluation(
 
 def plausible(effort: device_pb2.Effort) -> bool:
     """Whether the numbers can be those of an effort."""
-    numbers = (effort.seconds, effort.example_passes, effort.joules)
-    return all(isfinite(number) and number >= 0 for number in numbers) and max(
-        effort.peak_rss_bytes, effort.bytes_sent, effort.bytes_received, effort.artifact_bytes
-    ) < (1 << 62)
+    numbers = (
+        *(effort.seconds, effort.example_passes, effort.joules),
+        *(effort.peak_rss_bytes, effort.bytes_sent, effort.bytes_received, effort.artifact_bytes),
+    )
+    return all(0 <= number <= efforts.MOST for number in numbers)  # NaN compares with nothing

@@ -37,9 +37,11 @@ def advance(context: RoundContext) -> Step:
             reason += f"; {noisy} failed their self-test and are not used, 'job show' names them"
         if failing := len(context.failing_devices()):
             reason += f"; {failing} cannot do this job, 'job show' says why"
+        if resting := context.resting_devices():
+            reason += f"; {len(resting)} sent nothing for their last assignment and get no other for now"
         rounds.set_plan(context.connection, context.round, ())
         rounds.set_reason(context.connection, context.round, reason)
-        return wait(LOOK_AGAIN_S if kept else inf)
+        return wait(LOOK_AGAIN_S if kept else min(resting.values(), default=inf))
     if not context.round.plan:
         return _gather(context)
     left = context.round.phase_since + bounds.gather_s - context.now

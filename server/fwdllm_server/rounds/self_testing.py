@@ -22,18 +22,24 @@ def record(
 ) -> bool:
     """Store what a self-test found; returns whether the device goes on. If not, others do its assignment.
 
-    If it does, the news prolongs an open assignment by ``assignment_s`` seconds: a download may have come before.
-    What is no number from 0 to :data:`MAX_SIGNAL_TO_NOISE` counts as 0.
+    If it does, the first self-test since an open assignment was fetched prolongs that by ``assignment_s`` seconds: a
+    download may have come before.
     """
-    found = signal_to_noise if 0 <= signal_to_noise <= MAX_SIGNAL_TO_NOISE else 0.0
+    found = believed(signal_to_noise)
+    before = efforts.self_tested_at(connection, assignment.job_id, assignment.device_id)
     efforts.self_tested(connection, assignment.job_id, assignment.device_id, found, now)
     if found >= MIN_SIGNAL_TO_NOISE:
-        if assignment.open:
+        if assignment.open and assignment.taken_at is not None and (before is None or before < assignment.taken_at):
             assignments.prolong(connection, assignment.id, now + assignment_s)
         return True
     if assignment.open:
         assignments.set_state(connection, assignment.id, AssignmentState.EXPIRED)
     return False
+
+
+def believed(signal_to_noise: float) -> float:
+    """What a device says, or 0 if that is no number from 0 to :data:`MAX_SIGNAL_TO_NOISE`."""
+    return signal_to_noise if 0 <= signal_to_noise <= MAX_SIGNAL_TO_NOISE else 0.0
 
 
 def noisy_devices(connection: Connection, job_id: str, now: float) -> frozenset[str]:

@@ -24,7 +24,7 @@ from fwdllm_server.rounds.draw import draw
 from fwdllm_server.rounds.failing import failing_devices
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.self_testing import noisy_devices
-from fwdllm_server.store import assignments, ledger, locks, participation
+from fwdllm_server.store import assignments, efforts, ledger, locks, participation
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.store.rounds import RoundRecord
@@ -77,15 +77,20 @@ class TrainingJob:
             self.go_on_from(state)
 
     @classmethod
-    def load(cls, connection: Connection, artifacts: ArtifactStore, record: JobRecord) -> TrainingJob:
-        """An exported job as the store knows it: its draft, or the newest snapshot and the replay of the ledger."""
+    def load(
+        cls, connection: Connection, artifacts: ArtifactStore, record: JobRecord, version: int | None = None
+    ) -> TrainingJob:
+        """An exported job as the store knows it: its draft, or the newest snapshot and the replay of the ledger.
+
+        With a ``version`` it is as of that.
+        """
         assert record.manifest_sha256 is not None
         spec = parse_toml(record.spec_toml, JobSpec, record.name)
         manifest = Manifest.from_bytes(artifacts.get(record.manifest_sha256))
         if record.header is None:
             state = _draft(spec, manifest, artifacts, record)
         else:
-            state = _newest(RunHeader.from_bytes(record.header), manifest, connection, artifacts, record.id)
+            state = _newest(RunHeader.from_bytes(record.header), manifest, connection, artifacts, record.id, version)
         return cls(
             id=record.id,
             name=record.name,
@@ -105,9 +110,14 @@ def _draft(spec: JobSpec, manifest: Manifest, artifacts: ArtifactStore, record: 
 
 
 def _newest(
-    header: RunHeader, manifest: Manifest, connection: Connection, artifacts: ArtifactStore, job_id: str
+    header: RunHeader,
+    manifest: Manifest,
+    connection: Connection,
+    artifacts: ArtifactStore,
+    job_id: str,
+    up_to: int | None,
 ) -> ModelState:
-    found = ledger.snapshots_of(connection, job_id)
+    found = [each for each in ledger.snapshots_of(connection, job_id) if up_to is None or each[0] <= up_to]
     for version, sha256 in found:
         try:
             data = artifacts.get(sha256)
@@ -118,7 +128,7 @@ def _newest(
             continue
         state = ModelState.from_bytes(header, manifest.layout, data)
         break
-    for entry in ledger.entries(connection, job_id, after=state.version):
+    for entry in ledger.entries(connection, job_id, after=state.version, up_to=up_to):
         state.advance(LedgerEntry.from_bytes(entry))
     return state
 
@@ -151,7 +161,13 @@ class RoundContext:
     def idle_devices(self, capability: str | None = None) -> list[str]:
         """The devices here that can take part and have nothing to do, those with ``capability`` if one is named."""
         locks.choose_devices(self.connection)
-        unwanted = assignments.busy_devices(self.connection) | self.noisy_devices() | self.failing_devices()
+        resting = self.resting_devices().keys()
+        unwanted = assignments.busy_devices(self.connection) | self.noisy_devices() | self.failing_devices() | resting
+            assignments.busy_devices(self.connection)
+            | self.noisy_devices()
+            | self.failing_devices()
+            | self.resting_devices().keys()
+        )
         manifest, needs = self.job.manifest, self.job.spec.devices
         here = self.presence.eligible(self.job.name, manifest.labels, self.now, capability, manifest.task, needs)
         idle = [device for device in here if device not in unwanted]
@@ -167,6 +183,10 @@ class RoundContext:
             return list(devices)
         worked = participation.today(self.connection, devices, self.now)
         return draw(devices, size, worked, f"{self.job.header.directions.run_key}/{self.round.number}")
+
+    def resting_devices(self) -> Mapping[str, float]:
+        """The devices that have sent nothing for their last assignments, and for how many seconds they get no other."""
+        return efforts.resting(self.connection, self.job.id, self.job.spec.rounds.accept_s, self.now)
 
     def noisy_devices(self) -> frozenset[str]:
         """The devices whose scalars are of no use to this job."""

@@ -177,10 +177,10 @@ class OperatorService(OperatorServiceServicer):
         if record.header is None:
             raise BadInputError(f"job {record.name} has no model yet ({record.state}); wait for its first round")
         training = self._coordinator.training.get(record.id)
-        if training is not None:
+        if training is not None and record.good_version is None:
             return training
         with self._runtime.database.transaction() as connection:
-            return TrainingJob.load(connection, self._runtime.artifacts, record)
+            return TrainingJob.load(connection, self._runtime.artifacts, record, record.good_version)
 
     def _card(self, job_id: str, template: Path) -> str:
         with self._runtime.database.transaction() as connection:

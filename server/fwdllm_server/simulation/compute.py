@@ -15,7 +15,7 @@ from fwdllm_server.simulation.attacks import attacked
 from fwdllm_server.simulation.cost import PassCounter
 from fwdllm_server.simulation.population import Population, VirtualDevice
 from fwdllm_server.simulation.work import Stretch, Work
-from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
+from fwdllm_server.store.assignments import LATE, AssignmentRecord
 
 
 class Compute:
@@ -68,7 +68,7 @@ class Compute:
     def scalars(self, record: AssignmentRecord, work: Work) -> Sequence[float]:
         """What the device measures, as float32; zeros where nobody will look at it."""
         if work.assignment_id not in self._scalars:
-            if record.state in (AssignmentState.EXPIRED, AssignmentState.UNNEEDED):
+            if record.state in LATE:
                 return [0.0] * work.sendable
             device = self._devices[work.device_id]
             measured = np.fromiter(islice(self._derivatives(record, device), work.sendable), dtype=np.float64)

@@ -36,7 +36,7 @@ AWAY = 2.0
 """A device that vanishes stays away for so many times the seconds after which its assignment expires."""
 _NEVER = -1.0
 LONGEST_WAIT_S = 7 * 86400.0
-"""Simulated seconds without any event after which nobody is waited for any longer."""
+"""Simulated seconds without any report after which nobody is waited for any longer."""
 
 
 class SimulatedFleet:
@@ -71,7 +71,7 @@ class SimulatedFleet:
         self._slot = -1
         self._here: NDArray[np.bool_] = np.zeros(len(devices), dtype=np.bool_)
         # What a checkpoint keeps:
-        self.now = self._last_event = start
+        self.now = self._last_report = start
         self._until = _NEVER  # to which all is to happen before the next step of the rounds
         self._timeline = Timeline()
         self._busy: set[str] = set()
@@ -93,14 +93,17 @@ class SimulatedFleet:
     async def news(self, within_s: float) -> None:
         """See :class:`fwdllm_server.rounds.fleet.Fleet`.
 
-        :raises JobFailedError: nothing has happened for a week.
+        :raises JobFailedError: nobody has reported anything for a week.
         """
         limit = self.now + within_s
         if self._population.availability < 1:
             limit = min(limit, (self._slot + 1) * SLOT_S)
         first = self._timeline.next_at
-        if min(first, limit) - self._last_event > LONGEST_WAIT_S:
-            raise JobFailedError("the devices that a round needs are never there together; lower min_devices")
+        if min(first, limit) - self._last_report > LONGEST_WAIT_S:
+            raise JobFailedError(
+                "the devices that a round needs are never there together; lower min_devices, "
+                "or raise accept_s if they fetch their assignments too late"
+            )
         if first > limit:
             self.now = limit
             await asyncio.sleep(0)
@@ -120,7 +123,7 @@ class SimulatedFleet:
         state = {
             "now": self.now,
             "until": self._until,
-            "last_event": self._last_event,
+            "last_event": self._last_report,
             "events": self._timeline.events,
             "next_number": self._timeline.next_number,
             "busy": sorted(self._busy),
@@ -132,7 +135,7 @@ class SimulatedFleet:
     def restore(self, text: str) -> None:
         """The inverse of :meth:`to_json`."""
         state = json.loads(text)
-        self.now, self._until, self._last_event = state["now"], state["until"], state["last_event"]
+        self.now, self._until, self._last_report = state["now"], state["until"], state["last_event"]
         self._timeline = Timeline((Event(*event) for event in state["events"]), state["next_number"])
         self._busy = set(state["busy"])
         self._works = {work.assignment_id: work for work in map(Work.from_json, state["works"])}
@@ -167,11 +170,12 @@ class SimulatedFleet:
             self._presence.leave(device.id)
 
     def _happen(self, event: Event) -> None:
-        self.now = self._last_event = max(self.now, event.at)
+        self.now = max(self.now, event.at)
         match event.kind:
             case "fetch":
                 self._fetch(event.assignment_id)
             case "report":
+                self._last_report = self.now
                 self._report(self._works[event.assignment_id])
             case "return":
                 if event.assignment_id in self._works:

@@ -25,6 +25,7 @@ from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.model.adapter import name_base, write_adapter
 from fwdllm_server.preparation.evaluation import HeldOutEvaluator, check_held_out, held_out_texts
 from fwdllm_server.preparation.prepare import JobFolder, adopt, export_model, save_prepared
+from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence
@@ -255,6 +256,8 @@ class Simulation:
 
     def _evaluate(self, state: ModelState, now: float) -> Point:
         record = self._evaluator.evaluate(state.version, state.theta)
+        if found := diverged.absurd_loss(record):
+            raise JobFailedError(f"training has diverged: {found}; lower the learning rates")
         with self._store.transaction() as connection:
             ledger.add_evaluation(connection, _JOB_ID, record)
             _, directions = ledger.totals(connection, _JOB_ID)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from math import inf
+from math import fsum, inf
+from statistics import median_low
 
 from sqlalchemy import Connection, Row, bindparam, case, func, select, update
 
@@ -16,22 +17,33 @@ from fwdllm_server.store.schema import assignments, jobs, rounds
 
 _OPEN = ("offered", "taken")
 _COUNTING = (*_OPEN, "returned")
+_DROPPED = ("returned", "expired", "unusable")
+MOST_ROWS = 2
+"""Times the median of validation rows that a device's federated evaluation counts for."""
 
 
 class AssignmentState(StrEnum):
-    """Offered and taken ones are open; a scalar for an expired one is late."""
+    """Offered and taken ones are open; :data:`LATE` ones take no more scalars."""
 
     OFFERED = "offered"
     TAKEN = "taken"
     DONE = "done"
     RETURNED = "returned"  # given back by the device: others measure the rest; what it had measured still counts
-    EXPIRED = "expired"
+    EXPIRED = "expired"  # nothing came of it in time
+    UNUSABLE = "unusable"  # numbers came that are none: others measure the rest, and its scalars are late too
     UNNEEDED = "unneeded"  # the round closed while the device was at work; its scalars are late too
+
+
+LATE = frozenset((AssignmentState.EXPIRED, AssignmentState.UNUSABLE, AssignmentState.UNNEEDED))
+"""The states in which scalars of an assignment are late, though its round may still be open."""
 
 
 @dataclass(frozen=True)
 class AssignmentRecord:
-    """One device's work in one round; ``tasks`` in the order of its report's indices."""
+    """One device's work in one round; ``tasks`` in the order of its report's indices.
+
+    ``taken_at`` is None until its device fetches it, and ``passes`` what it is expected to cost.
+    """
 
     id: str
     job_id: str
@@ -42,9 +54,16 @@ class AssignmentRecord:
     directions: int
     evaluate: bool
     expires_at: float
+    taken_at: float | None
+    passes: float
     correct: int
     total: int
     f1: float | None
+
+    @property
+    def failed(self) -> bool:
+        """Whether its device gets no other in the round."""
+        return self.state in (AssignmentState.EXPIRED, AssignmentState.UNUSABLE)
 
     @property
     def open(self) -> bool:
@@ -70,6 +89,7 @@ def offer(
     tasks: Iterable[device_pb2.DirectionTask],
     evaluate: bool,
     expires_at: float,
+    passes: float = 0.0,
 ) -> None:
     """Put work by for a device, to be fetched at its next check-in."""
     request = device_pb2.Assignment(directions=tasks)
@@ -87,6 +107,7 @@ def offer(
             directions=sum(span.count for task in request.directions for span in task.seeds),
             evaluate=evaluate,
             expires_at=expires_at,
+            passes=passes,
         )
     )
 
@@ -164,7 +185,7 @@ def busy_devices(connection: Connection) -> frozenset[str]:
 
 def outcomes(connection: Connection, job_id: str, first_round: int) -> tuple[int, int]:
     """How many assignments since a round were done, and how many were given back or had no news for too long."""
-    dropped = assignments.c.state.in_((AssignmentState.RETURNED, AssignmentState.EXPIRED))
+    dropped = assignments.c.state.in_(_DROPPED)
     done = assignments.c.state == AssignmentState.DONE
     query = select(func.count(case((done, 1))), func.count(case((dropped, 1))))
     found = connection.execute(query.where(assignments.c.job_id == job_id, assignments.c.round >= first_round)).one()
@@ -178,6 +199,12 @@ _PROLONGED = update(assignments).where(assignments.c.id == bindparam("work")).va
 def set_state(connection: Connection, assignment_id: str, state: AssignmentState) -> None:
     """Move an assignment on."""
     set_states(connection, {assignment_id: state})
+
+
+def take(connection: Connection, assignment_id: str, now: float) -> None:
+    """Its device has fetched an assignment."""
+    taken = {"state": AssignmentState.TAKEN, "taken_at": now}
+    connection.execute(update(assignments).where(assignments.c.id == assignment_id).values(taken))
 
 
 def set_states(connection: Connection, states: Mapping[str, AssignmentState]) -> None:
@@ -216,15 +243,30 @@ def expire_open(connection: Connection, job_id: str, round_number: int, quiet_un
 
 
 def federated_counts(connection: Connection, job_id: str) -> Counts:
-    """What was found on the devices' own validation rows in the last round that has any."""
+    """What was found on the devices' own validation rows in the last round that has any.
+
+    How many rows it has is a device's own word: it counts for no more than :data:`MOST_ROWS` times the median.
+    """
     last = select(func.max(assignments.c.round)).where(assignments.c.job_id == job_id, assignments.c.total > 0)
-    query = select(
-        func.coalesce(func.sum(assignments.c.correct), 0),
-        func.coalesce(func.sum(assignments.c.total), 0),
-        func.sum(assignments.c.f1),
-    ).where(assignments.c.job_id == job_id, assignments.c.round == last.scalar_subquery())
-    correct, total, f1 = connection.execute(query).one()
-    return Counts(int(correct), int(total), f1)
+    query = select(assignments.c.correct, assignments.c.total, assignments.c.f1).where(
+        assignments.c.job_id == job_id, assignments.c.round == last.scalar_subquery(), assignments.c.total > 0
+    )
+    found = [Counts(*row) for row in connection.execute(query)]
+    if not found:
+        return Counts(0, 0)
+    most = MOST_ROWS * median_low(counts.total for counts in found)
+    believed = [_scaled(counts, most) for counts in found]
+    f1 = [counts.f1 for counts in believed if counts.f1 is not None]
+    total = sum(counts.total for counts in believed)
+    return Counts(sum(counts.correct for counts in believed), total, fsum(f1) if f1 else None)
+
+
+def _scaled(counts: Counts, most: int) -> Counts:
+    """The same part of ``most`` predictions at most."""
+    if counts.total <= most:
+        return counts
+    f1 = None if counts.f1 is None else counts.f1 * most / counts.total
+    return Counts(counts.correct * most // counts.total, most, f1)
 
 
 def _record(row: Row[tuple[object, ...]]) -> AssignmentRecord:

@@ -29,7 +29,8 @@ UNFINISHED = (JobState.PREPARING, JobState.RUNNING)
 class JobRecord:
     """One job; ``header`` is there once its model is prepared, ``manifest_sha256`` once that is exported.
 
-    In between it is a draft, whose head waits for feature sums; ``draft_sha256`` is then θ without its head.
+    In between it is a draft, whose head waits for feature sums; ``draft_sha256`` is then θ without its head. If it
+    diverged, ``good_version`` is the last version that is of use.
     """
 
     id: str
@@ -53,6 +54,7 @@ class JobRecord:
     paused: bool
     priority: int
     selected_at: float | None
+    good_version: int | None
 
 
 def add(
@@ -171,8 +173,15 @@ def prepared(
 
 def set_state(connection: Connection, job_id: str, state: JobState, message: str, now: float) -> None:
     """Change the state and say why."""
-    ended = None if state in UNFINISHED else now
-    connection.execute(update(jobs).where(jobs.c.id == job_id).values(state=state, message=message, ended_at=ended))
+    values = {"state": state, "message": message, "ended_at": None if state in UNFINISHED else now}
+    if state in UNFINISHED:
+        values["good_version"] = None
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
+
+
+def set_good_version(connection: Connection, job_id: str, version: int) -> None:
+    """Remember which version of a job that has diverged is the last that is of use."""
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(good_version=version))
 
 
 def set_message(connection: Connection, job_id: str, message: str) -> None:

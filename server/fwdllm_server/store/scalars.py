@@ -94,6 +94,12 @@ def count(
     return int(connection.execute(query).scalar_one())
 
 
+def assignments_with_any(connection: Connection, job_id: str, round_number: int) -> frozenset[str]:
+    """The assignments of a round that some scalar has come of."""
+    query = select(scalars.c.assignment_id).where(scalars.c.job_id == job_id, scalars.c.round == round_number)
+    return frozenset(connection.execute(query.distinct()).scalars())
+
+
 def seeds_of_round(connection: Connection, job_id: str, round_number: int) -> frozenset[int]:
     """The seeds of a round that have a scalar."""
     query = select(scalars.c.seed).where(scalars.c.job_id == job_id, scalars.c.round == round_number)

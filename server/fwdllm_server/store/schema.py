@@ -73,6 +73,8 @@ jobs = Table(
     # An operator's: a paused job begins no round, and of jobs that wait for devices the highest priority is first.
     Column("paused", Boolean, nullable=False, default=False),
     Column("priority", Integer, nullable=False, default=0),
+    # Of a job that diverged: the last version that is of use.
+    Column("good_version", BigInteger),
     # When it last got devices: of equal priorities the one that has waited longest is first.
     Column("selected_at", Float),
 )
@@ -105,6 +107,10 @@ assignments = Table(
     Column("directions", Integer, nullable=False),
     Column("evaluate", Boolean, nullable=False, default=False),
     Column("expires_at", Float, nullable=False),
+    # When its device fetched it; null until then.
+    Column("taken_at", Float),
+    # Example-passes that it is expected to cost, counted as devices count them.
+    Column("passes", Float, nullable=False, default=0.0, server_default="0"),
     # What a federated evaluation found; total 0 until it is in.
     Column("correct", BigInteger, nullable=False, default=0),
     Column("total", BigInteger, nullable=False, default=0),
@@ -208,6 +214,12 @@ efforts = Table(
     # Seconds and passes again, the past counting less and less: their quotient is the device's speed.
     Column("recent_seconds", Float, nullable=False, default=0.0),
     Column("recent_passes", Float, nullable=False, default=0.0),
+    # Likewise by the coordinator's own clock and count, waiting for the device included.
+    Column("observed_seconds", Float, nullable=False, default=0.0, server_default="0"),
+    Column("observed_passes", Float, nullable=False, default=0.0, server_default="0"),
+    # Assignments in a row of which nothing came, and when the last of them was given up.
+    Column("failures", Integer, nullable=False, default=0, server_default="0"),
+    Column("failed_at", Float),
     Column("peak_rss_bytes", BigInteger, nullable=False, default=0),
     Column("bytes_sent", BigInteger, nullable=False, default=0),
     Column("bytes_received", BigInteger, nullable=False, default=0),

@@ -11,6 +11,7 @@ from fwdllm_common.errors import FwdllmError
 from fwdllm_common.ledger import RunHeader
 from fwdllm_server.rounds.failing import failing_devices
 from fwdllm_server.rounds.self_testing import noisy_devices
+from fwdllm_server.rounds.stalled import why_stalled
 from fwdllm_server.store import assignments, efforts, jobs, ledger, rounds, scalars
 from fwdllm_server.store.jobs import UNFINISHED, JobRecord, JobState
 from fwdllm_server.store.ledger import EvaluationRecord
@@ -44,12 +45,13 @@ def job_message(connection: Connection, record: JobRecord, now: float) -> operat
 def _whole_message(connection: Connection, record: JobRecord, now: float) -> operator_pb2.Job:
     committed, directions = ledger.totals(connection, record.id)
     devices = list(_devices(connection, record.id, now))
+    why = why_stalled(connection, record, now)
     message = operator_pb2.Job(
         job_id=record.id,
         name=record.name,
         state=_state(record),
         priority=record.priority,
-        message=record.message,
+        message=record.message or why,
         rounds_committed=committed,
         rounds_abandoned=rounds.count_in(connection, record.id, Phase.ABANDONED),
         rounds_wanted=record.rounds_wanted,
@@ -67,6 +69,8 @@ def _whole_message(connection: Connection, record: JobRecord, now: float) -> ope
         same_name=jobs.ids_of_name(connection, record.name, other_than=record.id),
     )
     _add_times(message, record, now)
+    if why:  # whatever is left begins only when it goes on
+        message.seconds_left = 0
     _add_evaluations(connection, message)
     current = rounds.latest(connection, record.id)
     if current is not None:

@@ -9,7 +9,7 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
 from fwdllm_common.errors import StorageError
-from fwdllm_server.coordinator.health import Health
+from fwdllm_server.coordinator.health import Health, stalled
 from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.metrics.live import REGISTRY
 from fwdllm_server.metrics.state import StateCollector, read
@@ -34,8 +34,10 @@ def metrics_app(runtime: Runtime, health: Health) -> web.Application:
         return web.Response(body=encode(REGISTRY), headers={"Content-Type": content_type})
 
     async def healthz(_: web.Request) -> web.Response:
-        problem = health.problem
-        return web.Response(text=f"{problem or 'serving'}\n", status=503 if problem else 200)
+        if problem := health.problem:
+            return web.Response(text=f"{problem}\n", status=503)
+        lines = ["serving", *(f"job {name} waits: {why}" for name, why in await stalled(runtime))]
+        return web.Response(text="".join(f"{line}\n" for line in lines))
 
     async def registered(_: web.Application) -> AsyncIterator[None]:
         REGISTRY.register(state)

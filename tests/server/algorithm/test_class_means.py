@@ -36,7 +36,7 @@ def random_sums(devices=5, seed=0):
 def test_a_text_gets_the_class_whose_mean_is_nearest():
     sums = random_sums()
     weight, bias = head_of(totals_of(*sums))
-    means = np.array([np.mean([s / rows for c, rows, s in sums if c == label], axis=0) for label in range(3)])
+    means = np.array([np.median([s / rows for c, rows, s in sums if c == label], axis=0) for label in range(3)])
     features = np.random.default_rng(1).normal(3, 5, (500, WIDTH))
 
     nearest = np.square(features[:, None] - means).sum(axis=2).argmin(axis=1)
@@ -70,6 +70,44 @@ def test_rows_count_alike_wherever_they_are():
     assert head_from_means(THETA, LINEAR, totals_of(*many)).tobytes() == (
         head_from_means(THETA, LINEAR, totals_of(*one)).tobytes()
     )
+
+
+def test_two_devices_have_the_mean_of_their_rows():
+    both = totals_of((0, 8, [8, 0, 0, 0]), (0, 16, [0, 32, 0, 0]))
+
+    np.testing.assert_allclose(both.means(np.array([0])), [[1 / 3, 4 / 3, 0, 0]])
+
+
+def test_the_middle_of_an_even_number_of_equal_devices_is_between_two():
+    four = totals_of(*((0, 8, np.full(WIDTH, 8 * value)) for value in (1, 2, 4, 100)))
+
+    np.testing.assert_array_equal(four.means(np.array([0])), np.full((1, WIDTH), 3.0))
+
+
+def test_no_device_counts_for_more_than_twice_the_median_of_rows():
+    three = totals_of(
+        (0, 10**9, np.full(WIDTH, 9e8)), *((0, 10, np.full(WIDTH, 10 * value)) for value in (1.0, 1.1, 1.2))
+    )
+
+    np.testing.assert_allclose(three.means(np.array([0])), np.full((1, WIDTH), 1.0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("lie", [-1e6, 1e6])
+def test_one_device_moves_the_head_hardly_at_all(lie):
+    """It claims most of the rows of every class, and that they lie where those of another class do."""
+    honest = random_sums(devices=8)
+    lies = [(label, 10**8, np.full(WIDTH, lie * (label - 1)) * 100) for label in range(len(LABELS))]
+    features = np.random.default_rng(1).normal(3, 5, (500, WIDTH))
+    (weight, bias), (with_lies, bias_with_lies) = head_of(totals_of(*honest)), head_of(totals_of(*honest, *lies))
+
+    same = (features @ weight.T + bias).argmax(axis=1) == (features @ with_lies.T + bias_with_lies).argmax(axis=1)
+    assert same.mean() > 0.85
+
+
+def test_of_two_devices_one_is_held_to_twice_the_length_of_the_median_mean():
+    means = totals_of((0, 8, [8, 0, 0, 0]), (1, 8, [0, 8, 0, 0]), (1, 8, [0, 0, 8e6, 0])).means(np.array([1]))
+
+    np.testing.assert_allclose(means, [[0, 0.5, 1, 0]])
 
 
 @pytest.mark.parametrize("classes", [2, 3])

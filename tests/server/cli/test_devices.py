@@ -131,3 +131,12 @@ async def test_a_device_cannot_pose_as_the_server(home, cli, monkeypatch):
 
     assert result.code == 6
     assert "is not the server of" in result.err
+
+
+async def test_what_one_that_has_not_been_heard_of_for_long_said_last_is_not_shown(stage, cli):
+    stage.service.devices[0].conditions.CopyFrom(Conditions(charging=True))
+    stage.service.devices[0].state = "away"
+    _, row = (await cli("devices", "list")).out.splitlines()
+
+    assert " away " in row
+    assert "ready" not in row

@@ -129,3 +129,15 @@ def test_file_descriptors(one, monkeypatch, descriptors, state, words):
     verdict = one("file descriptors")
     assert verdict.state == state
     assert words in f"{verdict.found} {verdict.next}"
+
+
+async def test_a_job_that_waits_for_long_is_a_warning(stage, cli, home, capfd):
+    import asyncio
+    import json
+
+    stage.service.jobs[0].message = "waiting for devices: 2 of 3 are here"
+    with home.lock():
+        code = await asyncio.to_thread(run, ["doctor", str(home.folder), "--json"])
+    found = {fact["check"]: fact for fact in json.loads(capfd.readouterr().out)}
+    assert code == 0
+    assert (found["jobs"]["state"], found["jobs"]["found"]) == ("warning", "news: waiting for devices: 2 of 3 are here")

@@ -8,10 +8,12 @@ from client.engine.tiny_bundle import make_theta, write_bundle
 from helpers.tiny_job import job_spec
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from fwdllm_common.errors import BadInputError, JobFailedError
+from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import sha256_of
 from fwdllm_common.manifest import BundleFile
 from fwdllm_server.preparation.evaluation import HeldOutEvaluator, check_held_out, held_out_texts
+from fwdllm_server.rounds.diverged import absurd_loss
+from fwdllm_server.store.ledger import EvaluationRecord
 
 SPEC = job_spec({"held_out": {"file": "held_out.csv"}, "model": {"source": "none", "labels": ["a", "b", "c"]}})
 
@@ -39,10 +41,11 @@ def test_every_row_counts(evaluator, manifest):
     assert found.accuracy in (0, 1 / 3, 2 / 3, 1)
 
 
-def test_a_model_that_has_diverged_ends_the_job_and_says_so(evaluator, manifest):
+def test_a_model_that_has_diverged_is_told_from_one_that_is_bad(evaluator, manifest):
     theta = np.full_like(make_theta(manifest), np.nan)
-    with pytest.raises(JobFailedError, match=r"diverged: at version 4 .* is nan; .* lower learning_rate"):
-        evaluator.evaluate(4, theta)
+    assert absurd_loss(evaluator.evaluate(4, theta)) == "the loss on the held-out rows is nan at version 4"
+    assert absurd_loss(EvaluationRecord(4, 0.1, 1e30, 10)) == "the loss on the held-out rows is 1e+30 at version 4"
+    assert absurd_loss(EvaluationRecord(4, 0.1, 90.0, 10)) == ""
 
 
 def test_a_label_that_the_job_does_not_name_is_refused(tmp_path):

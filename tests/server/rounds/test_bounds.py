@@ -4,9 +4,11 @@ from math import inf
 
 import pytest
 from helpers.rig import JOB, derivative
+from structlog.testing import capture_logs
 
 from fwdllm_server.store import scalars
 from fwdllm_server.store.assignments import AssignmentState
+from fwdllm_server.store.efforts import LONGEST_REST_S
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.rounds import Phase
 
@@ -30,23 +32,46 @@ def test_a_round_waits_for_all_to_fetch_their_assignment(make_rig):
     assert (rig.round.phase, step.look_again_s) == (Phase.ASSIGNED, 6)
 
 
-def test_too_few_that_fetch_theirs_abandon_the_round_and_leave_the_model(make_rig):
+def test_where_too_few_fetch_theirs_others_are_selected(make_rig):
     rig = make_rig(accept_s=10)
     selected(rig, *ABC)
     rig.check_in("a", "b")
     before = rig.job.state.digest
     rig.later(10)
 
-    assert rig.phases() == [Phase.ABANDONED, Phase.SELECTING]
-    assert (rig.round.version, rig.job.state.digest, rig.ledger()) == (0, before, [])
+    assert (rig.phases(), rig.round.version, rig.job.state.digest) == ([Phase.SELECTING], 0, before)
+    selected(rig, "a", "b", "c")
+    assert rig.round.reason == (
+        "waiting for devices: 2 of 3 are here; 1 sent nothing for their last assignment and get no other for now"
+    )
+    selected(rig, "a", "b", "d")
+    assert {work.device_id for work in rig.work_of_round() if work.open} == {"a", "b", "d"}
 
 
-def test_an_abandoned_round_says_why(make_rig):
-    rig = make_rig(accept_s=10, max_abandoned=0)
+def test_scalars_of_a_selection_before_are_late(make_rig):
+    rig = make_rig(accept_s=10)
     selected(rig, *ABC)
+    first, second = rig.check_in("a", "b")
+    rig.report(first.id, [derivative(first.seeds[0])])
     rig.later(10)
+    selected(rig, "a", "b", "d")
 
-    assert rig.round.reason == "only 0 of 3 devices fetched their assignment"
+    assert (rig.finish(second).accepted, rig.finish(second).stop) == (0, True)
+    for work in rig.check_in("a", "b", "d"):
+        rig.finish(work)
+    rig.settle()
+    assert rig.phases()[0] == Phase.COMMITTED
+
+
+def test_who_did_not_fetch_is_left_alone_for_longer_and_longer(make_rig):
+    rig = make_rig(accept_s=10)
+    waits = []
+    for _ in range(4):
+        selected(rig, *ABC)
+        waits.append(rig.later(10).look_again_s)
+        rig.now += waits[-1]
+
+    assert waits == [10, 20, 40, 80]
 
 
 def test_who_fetched_nothing_in_time_is_done_without(make_rig):
@@ -125,26 +150,35 @@ def test_scalars_of_an_abandoned_round_are_gone_and_their_devices_free(make_rig)
 # abandoning for good
 
 
+def let_abandon(rig):
+    """Nobody reports anything until the deadline."""
+    rig.begin_round(*ABC)
+    return rig.later(100)
+
+
 def test_a_job_fails_after_too_many_abandoned_rounds_in_a_row(make_rig):
-    rig = make_rig(accept_s=10, max_abandoned=2)
-    for _ in range(3):
-        assert rig.record.state == JobState.RUNNING
-        selected(rig, *ABC)
-        step = rig.later(10)
+    rig = make_rig(deadline_s=100, assignment_s=1000, max_abandoned=2)
+    with capture_logs() as lines:
+        for _ in range(3):
+            assert rig.record.state == JobState.RUNNING
+            step = let_abandon(rig)
+            rig.now += LONGEST_REST_S
 
     assert step.job_ended
     assert rig.record.state == JobState.FAILED
     assert rig.record.message == (
-        "3 rounds in a row were abandoned, the last because only 0 of 3 devices fetched their assignment; "
+        "3 rounds in a row were abandoned, the last because deadline: 0 of 15 directions are in; "
         "mend that and resume the job"
     )
+    said = [(line["round"], line["reason"], line["in_a_row"]) for line in lines if line["event"] == "round abandoned"]
+    assert said == [(number, "deadline: 0 of 15 directions are in", number) for number in (1, 2, 3)]
 
 
 def test_a_committed_round_takes_the_abandoned_ones_off_the_count(make_rig):
-    rig = make_rig(count=9, accept_s=10, max_abandoned=1)
+    rig = make_rig(count=9, deadline_s=100, assignment_s=1000, max_abandoned=1)
     for _ in range(3):
-        selected(rig, *ABC)
-        rig.later(10)
+        let_abandon(rig)
+        rig.now += LONGEST_REST_S
         for work in rig.begin_round(*ABC):
             rig.finish(work)
         rig.settle()
@@ -154,9 +188,8 @@ def test_a_committed_round_takes_the_abandoned_ones_off_the_count(make_rig):
 
 
 def test_an_abandoned_round_costs_no_step_of_the_schedule(make_rig):
-    rig = make_rig({"optimizer": {"schedule": "linear"}}, count=2, accept_s=10)
-    selected(rig, *ABC)
-    rig.later(10)
+    rig = make_rig({"optimizer": {"schedule": "linear"}}, count=2, deadline_s=100, assignment_s=1000)
+    let_abandon(rig)
     rig.begin_round(*ABC)
 
     assert [plan.learning_rate for plan in rig.round.plan] == [0.1, 0.2]

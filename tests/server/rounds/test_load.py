@@ -9,7 +9,9 @@ from structlog.testing import capture_logs
 from fwdllm.v1.device_pb2 import Effort
 from fwdllm_common.manifest import Manifest, Stage
 from fwdllm_server.algorithm import BlockPlan
-from fwdllm_server.rounds.load import direction_cost
+from fwdllm_server.rounds.computing import Desk
+from fwdllm_server.rounds.load import BELIEVED, Load, direction_cost
+from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store import efforts
 from fwdllm_server.store.efforts import Spent
 
@@ -97,11 +99,48 @@ def test_a_device_nobody_has_measured_counts_as_the_median(make_rig):
     assert given_to(rig, "a", "b", "c", "d") == pytest.approx({"a": 22.5, "b": 15, "c": 7.5, "d": 15}, abs=0.6)
 
 
-def test_a_tale_of_great_speed_is_believed_up_to_a_bound(make_rig):
+def test_a_tale_of_great_speed_is_worth_half_of_the_round_at_most(make_rig):
     rig = make_rig({**HEAD_ONLY, "blocks.head": {"directions": 90}}, deadline_s=1e6)
     measure(rig, a=10, b=10, c=1e8)
 
-    assert given_to(rig, *ABC) == {"a": 5, "b": 5, "c": 80}
+    assert given_to(rig, *ABC) == pytest.approx({"a": 22, "b": 22, "c": 45}, abs=1)
+
+
+def test_a_device_alone_gets_all(make_rig):
+    rig = make_rig({**HEAD_ONLY, "blocks.head": {"directions": 90}}, min_devices=1, deadline_s=1e6)
+
+    assert given_to(rig, "a") == {"a": 90}
+
+
+def test_a_speed_that_the_coordinator_has_not_seen_is_not_believed(make_rig):
+    """It tells of 160 passes a second, and its three directions of 16/3 passes each came after ten seconds."""
+    rig = make_rig(HEAD_ONLY, count=9)
+    work = {each.device_id: each for each in rig.begin_round(*ABC)}
+    rig.now += 10
+    for each in work.values():
+        told = 1600 if each.device_id == "c" else 16
+        effort = Effort(seconds=10, example_passes=told)
+        rig.report(each.id, [0.5] * 3, effort=effort)
+    current = rig.round
+    with rig.database.transaction() as connection:
+        context = RoundContext(connection, rig.job, current, rig.presence, rig.artifacts, rig.now, Desk(), defer=False)
+        assert Load.of(context, ABC).speeds == pytest.approx({"a": 1.6, "b": 1.6, "c": BELIEVED * 1.6})
+
+
+def test_a_device_that_fetches_and_says_nothing_is_taken_for_the_slowest(make_rig):
+    rig = make_rig(HEAD_ONLY, count=9, min_devices=2)
+    measure(rig, a=10, b=10, c=1000)
+    work = {each.device_id: each for each in rig.begin_round(*ABC)}
+    rig.later(29)
+    for device in "ab":
+        rig.finish(work[device])
+    while rig.job.state.version == 0:
+        for each in rig.check_in("a", "b"):
+            rig.finish(each)
+        rig.settle()
+
+    given = given_to(rig, *ABC)
+    assert given.get("c", 0) <= 1
 
 
 def test_a_device_that_would_get_nothing_gets_no_assignment(make_rig):
@@ -116,7 +155,7 @@ def test_nobody_gets_more_than_it_can_do_in_half_of_the_time(make_rig):
     rig = make_rig(HEAD_ONLY, deadline_s=4)
     measure(rig, a=10, b=10, c=100)
 
-    assert given_to(rig, *ABC) == {"a": 3, "b": 3, "c": 37}
+    assert given_to(rig, *ABC) == {"a": 3, "b": 3, "c": 30}
 
 
 def test_what_is_too_much_for_all_stays_to_be_offered_again(make_rig):

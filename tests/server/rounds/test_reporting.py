@@ -113,7 +113,7 @@ def test_a_number_that_is_no_derivative_is_unusable_and_stops_the_device(rig, wo
     response = rig.report(work.id, [0.5, bad, 0.5])
 
     assert (counted(response), response.stop) == ((2, 0, 0, 1), True)
-    assert state_of(rig, work) == AssignmentState.EXPIRED
+    assert state_of(rig, work) == AssignmentState.UNUSABLE
     assert rig.record.scalars_unusable == 1
     assert set(stored(rig)) == {work.seeds[0], work.seeds[2]}
 
@@ -203,6 +203,16 @@ def test_news_prolong_an_open_assignment(rig, work):
     assert rig.work_of_round()[0].expires_at == rig.now + 30
 
 
+def test_what_is_no_new_scalar_prolongs_nothing(rig, work):
+    expires_at = rig.work_of_round()[0].expires_at
+    rig.report(work.id, [0.5])
+    rig.now += 20
+    send(rig, work, device_pb2.ReportRequest(effort=device_pb2.Effort(seconds=1)))
+    rig.report(work.id, [0.5])
+
+    assert rig.work_of_round()[0].expires_at == expires_at
+
+
 def test_a_federated_evaluation_is_counted(rig, work):
     send(rig, work, device_pb2.ReportRequest(evaluation=device_pb2.EvaluationCounts(correct=7, total=9)))
 
@@ -246,7 +256,8 @@ def test_an_impossible_effort_is_left_out_and_the_scalars_kept(rig, work, effort
 
     assert send(rig, work, request).accepted == 1
     with rig.database.transaction() as connection:
-        assert efforts.of_job(connection, JOB) == []
+        (row,) = efforts.of_job(connection, JOB)
+    assert (row.scalars, row.seconds, row.example_passes, row.joules, row.bytes_sent) == (1, 0.0, 0.0, None, 0)
 
 
 def test_what_the_work_cost_is_kept_by_device(rig, work):
@@ -289,12 +300,12 @@ def test_messages_that_come_together_are_answered_as_if_they_came_one_after_the_
         (0, 1, 0, 0),
     ]
     assert [answer.stop for answer in answers] == [False, False, False, True, True, False, True]
-    assert [state_of(rig, work) for work in (first, second, third)] == ["done", "done", "expired"]
+    assert [state_of(rig, work) for work in (first, second, third)] == ["done", "done", "unusable"]
     assert (rig.record.scalars_repeated, rig.record.scalars_late, rig.record.scalars_unusable) == (3, 1, 1)
     assert set(stored(rig)) == {*first.seeds, *second.seeds}
     with rig.database.transaction() as connection:
         spent = {row.device_id: (row.seconds, row.scalars) for row in efforts.of_job(connection, JOB)}
-    assert spent == {"a": (2.0, 4), "b": (1.0, 5), "c": (2.0, 0)}
+    assert spent == {"a": (2.0, 5), "b": (1.0, 5), "c": (2.0, 0)}
 
 
 def test_messages_that_come_together_share_their_statements(make_rig):

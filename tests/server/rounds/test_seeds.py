@@ -7,11 +7,10 @@ SAMPLING = {"blocks.peft.sampling": {"keep": 0.2}, "blocks.head.sampling": {"cos
 
 @pytest.mark.parametrize("sampling", [{}, SAMPLING], ids=["plain", "sampled"])
 def test_no_seed_is_used_twice_in_a_run_with_abandoned_and_extended_rounds(make_rig, sampling):
-    rig = make_rig({**SECTIONS, **sampling}, count=3, accept_s=10, over_assign=1.3)
+    rig = make_rig({**SECTIONS, **sampling}, count=3, deadline_s=20, over_assign=1.3)
     for _ in range(2):
-        rig.check_in("a", "b", "c")
-        rig.settle()
-        rig.later(10)  # nobody fetches anything: abandoned
+        rig.begin_round("a", "b", "c")
+        rig.later(20)  # nobody reports anything: abandoned
     run_to_end(rig, [ScriptedDevice(name) for name in ("a", "b", "c")])
     asked = [seed for number in range(1, 6) for work in rig.work_of_round(number) for seed in work.seeds]
     used = [int(seed) for entry in rig.ledger() for update in entry.updates for seed in update.seeds]

@@ -47,6 +47,19 @@ def test_a_self_test_is_news_that_prolongs_the_assignment(make_rig):
     assert rig.finish(work).accepted == len(work.seeds)
 
 
+def test_only_the_first_self_test_of_an_assignment_prolongs_it(make_rig):
+    """Else a device could hold its part of the round for as long as it likes."""
+    rig = make_rig(min_devices=1)
+    (work,) = rig.begin_round("a")
+    rig.later(1)
+    tell(rig, work, 100.0)
+    expires_at = rig.work_of_round()[0].expires_at
+    rig.later(1)
+    tell(rig, work, 100.0)
+
+    assert rig.work_of_round()[0].expires_at == expires_at
+
+
 @pytest.mark.parametrize("bad", [0.0, MIN_SIGNAL_TO_NOISE * 0.999, -1.0, nan, inf])
 def test_a_noisy_device_loses_its_assignment(make_rig, bad):
     rig = make_rig(min_devices=1)

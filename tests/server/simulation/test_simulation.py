@@ -270,7 +270,7 @@ def _with_labels(place, labels):
 
 
 def test_a_job_whose_rounds_are_abandoned_fails_each_time(simulate):
-    rounds = {"accept_s": 5.0, "max_abandoned": 1}
+    rounds = {"accept_s": 600.0, "deadline_s": 5.0, "max_abandoned": 1}
     for _ in range(2):
         run = simulate("run", {"latency_s": 50.0}, **rounds)
         with pytest.raises(JobFailedError, match="job simulated-tiny failed: 2 rounds in a row were abandoned"):
@@ -304,3 +304,9 @@ def test_a_full_disk_is_told_and_nothing_is_lost(simulate, monkeypatch):
     again = simulate("run")
 
     assert [point.version for point in again.run(silently)] == [0, 2, 4]
+
+
+def test_devices_that_are_never_in_time_for_their_assignments_end_it(simulate):
+    run = simulate("run", {"latency_s": 100_000.0}, accept_s=50_000.0)
+    with pytest.raises(JobFailedError, match="raise accept_s if they fetch their assignments too late"):
+        run.run(silently)

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine, inspect
 
 from fwdllm_common.errors import StorageError
 from fwdllm_server import store
-from fwdllm_server.store import feature_sums, jobs, ledger
+from fwdllm_server.store import efforts, feature_sums, jobs, ledger
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.schema import metadata
 
@@ -82,3 +82,36 @@ def test_jobs_of_the_first_version_are_kept(database_url):
     assert record is not None
     assert (record.state, record.head_init, record.scalars_unusable, record.draft_sha256) == ("done", "zeros", 3, None)
     assert (record.paused, record.priority, record.selected_at) == (False, 0, None)
+
+
+def test_totals_beyond_their_bounds_are_brought_within(database_url):
+    """What an older version has stored would keep pages and metrics from being shown."""
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        config = Config()
+        config.set_main_option("script_location", str(Path(store.__file__).parent / "migrations"))
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0012")
+        connection.exec_driver_sql(
+            "INSERT INTO jobs (id, name, spec_toml, base_folder, state, message, rounds_wanted, created_at, head_init, "
+            "trainable_parameters, scalars_repeated, scalars_late, scalars_unusable, paused, priority) "
+            "VALUES ('old', 'tiny', '', '/', 'done', '', 2, 0.0, 'zeros', 7, 1, 2, 3, false, 0)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO devices (id, name, key_sha256, enrolled_at, training_examples, software, certificates_from) "
+            "VALUES ('ann', 'ann', 'ann', 0.0, 7, '', 0.0)"
+        )
+        connection.exec_driver_sql(
+            "INSERT INTO efforts (job_id, device_id, scalars, seconds, example_passes, joules, recent_seconds, "
+            "recent_passes, peak_rss_bytes, bytes_sent, bytes_received, artifact_bytes, last_bytes_sent, "
+            "last_bytes_received, last_artifact_bytes) "
+            "VALUES ('old', 'ann', 5, 1.5, 1e308, 1e300, 1.0, 2.0, 3, 4611686018427387904, 4, 5, 6, 7, 8)"
+        )
+    engine.dispose()
+    database = Database(database_url)
+    with database.transaction() as connection:
+        (row,) = efforts.of_job(connection, "old")
+    database.close()
+
+    assert (row.example_passes, row.joules, row.bytes_sent) == (efforts.MOST, efforts.MOST, efforts.MOST)
+    assert (row.scalars, row.seconds, row.bytes_received, row.failures, row.failed_at) == (5, 1.5, 4, 0, None)
