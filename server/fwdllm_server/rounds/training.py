@@ -163,11 +163,6 @@ class RoundContext:
         locks.choose_devices(self.connection)
         resting = self.resting_devices().keys()
         unwanted = assignments.busy_devices(self.connection) | self.noisy_devices() | self.failing_devices() | resting
-            assignments.busy_devices(self.connection)
-            | self.noisy_devices()
-            | self.failing_devices()
-            | self.resting_devices().keys()
-        )
         manifest, needs = self.job.manifest, self.job.spec.devices
         here = self.presence.eligible(self.job.name, manifest.labels, self.now, capability, manifest.task, needs)
         idle = [device for device in here if device not in unwanted]
