@@ -35,14 +35,14 @@ def simulate(run: Run, files: TaskFiles, settings: Settings, show: Show) -> Curv
         check_recipe(kept, settings.recipe(run, files), folder)
         if kept.complete or kept.note or (kept.points and kept.last.example_passes >= limit):
             return kept
-    curve = _go_on(run, files, settings, limit, show)
+    curve = _check_cancelled(run, files, settings, limit, show)
     if curve.complete or curve.note:
         curve.save(folder / RESULT)
         shutil.rmtree(folder / SIMULATION)  # some hundred megabytes of model and cache
     return curve
 
 
-def _go_on(run: Run, files: TaskFiles, settings: Settings, limit: float, show: Show) -> Curve:
+def _check_cancelled(run: Run, files: TaskFiles, settings: Settings, limit: float, show: Show) -> Curve:
     folder = settings.folder(run)
     folder.mkdir(parents=True, exist_ok=True)
     job, source, population = to_toml(settings.job(run, files)), DataSource(files.training), population_of(run, files)

@@ -27,7 +27,7 @@ from fwdllm_client.agent.reporter import Reporter
 from fwdllm_client.agent.self_test import SelfTest
 from fwdllm_client.agent.session import Session
 from fwdllm_client.cache.artifacts import ArtifactCache
-from fwdllm_client.cache.cache_room import CacheRoom
+from fwdllm_client.cache.quota import CacheQuota
 from fwdllm_client.cache.weights import Weights
 from fwdllm_client.conditions import Conditions, Gate, Rules, Thermal
 from fwdllm_client.connection.home import ClientHome, Identity
@@ -343,8 +343,8 @@ class QuadraticCompute:
             self.example_passes += len(seeds) * task.batch_size
             yield first, ((copies**2).sum(axis=1) - (part**2).sum()) / 2 / task.epsilon
 
-    def obey(self, go_on):
-        self.go_on = go_on
+    def set_cancellation_check(self, check_cancelled):
+        self.check_cancelled = check_cancelled
 
     def signal_to_noise(self):
         return self.self_test_result
@@ -424,7 +424,7 @@ class Device:
                 Gate(self.sensors, self.rules, lambda: self.now), self.rules, self.choices, lambda: self.now
             )
             work = AssignmentWork(
-                ArtifactCache(CacheRoom(self.home.cache, self.cache_bytes), coordinator, retry),
+                ArtifactCache(CacheQuota(self.home.cache, self.cache_bytes), coordinator, retry),
                 Weights(self.home.cache / "weights", coordinator, retry),
                 journal,
                 open_engine,

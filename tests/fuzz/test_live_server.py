@@ -51,7 +51,7 @@ def fuzz(server: LiveServer, bursts: int, *, again: bool = False) -> int:
         assert not callers.carry_out(burst)
         assert server.answers()
         assert not server.complaints()
-        go_on(server)
+        check_cancelled(server)
         grown.append(server.memory)
 
     with closing(Callers(server)) as callers:
@@ -60,7 +60,7 @@ def fuzz(server: LiveServer, bursts: int, *, again: bool = False) -> int:
         return callers.sent
 
 
-def go_on(server: LiveServer) -> None:
+def check_cancelled(server: LiveServer) -> None:
     """Operators may have stopped the job; a job that does nothing is no target."""
     with operator_service(server.home.folder) as service:
         if service.GetJob(GetJobRequest(job="tiny")).state != JOB_STATE_RUNNING:

@@ -194,7 +194,7 @@ class TurnByTurn:
         """Return when no round can go on without the devices, or the job has ended."""
         await self._devices_turn.wait()
 
-    def go_on(self) -> None:
+    def check_cancelled(self) -> None:
         """Let the rounds go on."""
         self._devices_turn.clear()
         self._rounds_turn.set()
@@ -237,5 +237,5 @@ async def _replay(
                 work = answer.assignment
                 await device.report(work.assignment_id, [measured[seed] for seed in seeds_of(work)])
                 await device.check_in(training_examples=examples)
-        turns.go_on()
+        turns.check_cancelled()
     return job

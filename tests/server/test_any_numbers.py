@@ -24,7 +24,7 @@ from fwdllm_common.errors import FwdllmError
 from fwdllm_server.cli import progress, top
 from fwdllm_server.config.server_config import CheckInSection
 from fwdllm_server.coordinator.peers import present
-from fwdllm_server.dashboard import facts
+from fwdllm_server.dashboard import documents
 from fwdllm_server.metrics.state import StateCollector, read
 from fwdllm_server.rounds import feature_reporting, reporting, self_testing
 from fwdllm_server.rounds.reporting import Report
@@ -93,12 +93,12 @@ def draft(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DraftRig]:
 
 def look(connection: Connection, now: float) -> None:
     """Everything that an operator can look at."""
-    json.dumps(facts.overview(connection, CHECK_IN, now), allow_nan=False)
+    json.dumps(documents.overview(connection, CHECK_IN, now), allow_nan=False)
     for job_id in (None, JOB):
-        json.dumps(facts.devices(connection, CHECK_IN, now, job_id), allow_nan=False)
+        json.dumps(documents.devices(connection, CHECK_IN, now, job_id), allow_nan=False)
     record = jobs.get(connection, JOB)
     assert record is not None
-    json.dumps(facts.job(connection, record, now), allow_nan=False)
+    json.dumps(documents.job(connection, record, now), allow_nan=False)
     message = job_message(connection, record, now)
     json.dumps(as_dict(message), allow_nan=False)
     progress.render(message)

@@ -17,7 +17,7 @@ from fwdllm_client.agent.journal import Journal
 from fwdllm_client.agent.notes import NotesFile
 from fwdllm_client.agent.reporter import Reporter
 from fwdllm_client.agent.session import Session, Work
-from fwdllm_client.cache.cache_room import CacheRoom
+from fwdllm_client.cache.quota import CacheQuota
 from fwdllm_client.conditions import Gate, Sensors, sensors_of_this_machine
 from fwdllm_client.connection.home import ClientHome
 from fwdllm_client.connection.identity_check import check_identity
@@ -72,7 +72,7 @@ def run_agent(
     identity = home.load_identity()
     check_identity(home, identity)
     settings = Settings.load(home.settings)
-    rules, room = settings.rules, CacheRoom(home.cache, settings.cache_limit_bytes)
+    rules, room = settings.rules, CacheQuota(home.cache, settings.cache_limit_bytes)
     permission = Permission(Gate(sensors or sensors_of_this_machine(), rules), rules, ChoicesFile(home.choices))
     with home.lock():
         profile = profile_of(data, policy)
@@ -144,7 +144,7 @@ def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
 
 def _work(
     home: ClientHome,
-    room: CacheRoom,
+    room: CacheQuota,
     data: LocalData,
     policy: Policy,
     settings: Settings,
@@ -156,18 +156,18 @@ def _work(
     threads: int,
 ) -> Work:
     # An idle device has loaded neither numpy nor a tokenizer nor onnxruntime.
+    from fwdllm_client.agent.allocator import return_freed_memory_to_system
     from fwdllm_client.agent.assignment import AssignmentWork
     from fwdllm_client.agent.energy import energy_of_this_machine
     from fwdllm_client.agent.feature_sums import FeatureSums
     from fwdllm_client.agent.job_models import JobModels
-    from fwdllm_client.agent.memory import give_back_what_loading_took
     from fwdllm_client.agent.self_test import SelfTest
     from fwdllm_client.agent.watch import watching
     from fwdllm_client.agent.worker import LocalCompute
     from fwdllm_client.cache.artifacts import ArtifactCache
     from fwdllm_client.cache.weights import Weights
 
-    give_back_what_loading_took()
+    return_freed_memory_to_system()
     retry = Retry(coordinator.address, stop)
     class_rows = None if policy.class_rows is None else max(policy.class_rows, settings.least_rows.minimum)
     return AssignmentWork(

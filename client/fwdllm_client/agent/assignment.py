@@ -29,7 +29,7 @@ from fwdllm_client.cache.weights import Weights
 from fwdllm_client.connection.retry import NotServedError, Stop, StopRequested, WorkGoneError
 from fwdllm_client.engine import ClassSum, DirectionTask
 from fwdllm_client.engine.interruption import RunEndedError
-from fwdllm_client.policy.permission import Permission, WithdrawnError
+from fwdllm_client.policy.permission import Permission, WorkCancelledError
 from fwdllm_common.counts import Counts
 from fwdllm_common.directions import Directions
 from fwdllm_common.errors import NoRoomError, RefusedError, StorageError
@@ -60,8 +60,8 @@ class Compute(Protocol):
     def example_passes(self) -> float:
         """Passes of one example through the whole model so far; a part of the model counts as its share."""
 
-    def obey(self, go_on: Callable[[], None]) -> None:
-        """From now on call ``go_on`` before every run but the perturbed ones; what it raises ends the work."""
+    def set_cancellation_check(self, check_cancelled: Callable[[], None]) -> None:
+        """Call ``check_cancelled`` before every unperturbed run from now on; what it raises ends the work."""
 
     def signal_to_noise(self) -> float | None:
         """What scalars computed here are worth, by the bundle's canary; None if it has none."""
@@ -141,7 +141,7 @@ class AssignmentWork:
             with self._permission.session(), self._watch(lambda: self._may_not(assignment)):
                 self._permission.check(assignment.job_name)
                 return self._send_feature_sums(assignment) if assignment.feature_sums else self._measure(assignment)
-        except (WithdrawnError, RunEndedError) as ended:
+        except (WorkCancelledError, RunEndedError) as ended:
             if self._stop.is_set():
                 raise StopRequested from ended
             _log.info("work given back", job=assignment.job_name, round=assignment.round)
@@ -209,21 +209,21 @@ class AssignmentWork:
                 job=assignment.job_name,
             )
             return None
-        go_on = self._go_on(assignment)
+        check_cancelled = self._check_cancelled(assignment)
         bundle = self._fetched(assignment)
-        file = self._artifacts.fetch(assignment.theta_digest.hex(), 4 * bundle.manifest.layout.size, go_on)
+        file = self._artifacts.fetch(assignment.theta_digest.hex(), 4 * bundle.manifest.layout.size, check_cancelled)
         theta = np.fromfile(file, dtype="<f4").astype(np.float32)
         engine = self._engine_for(bundle)
         meter = Meter(self._clock, lambda: engine.example_passes, self._energy)
-        engine.obey(go_on)
+        engine.set_cancellation_check(check_cancelled)
         try:
             sums = engine.class_sums(theta)
         finally:
             engine.unload()
-        go_on()
+        check_cancelled()
         return self._feature_sums.send(assignment, bundle.manifest.labels, sums, meter.take())
 
-    def _go_on(self, assignment: device_pb2.Assignment) -> Callable[[], None]:
+    def _check_cancelled(self, assignment: device_pb2.Assignment) -> Callable[[], None]:
         return partial(self._permission.check, assignment.job_name)
 
     def _fetched(self, assignment: device_pb2.Assignment) -> Bundle:
@@ -232,7 +232,7 @@ class AssignmentWork:
             self._models.check(assignment)
         if self._bundle != assignment.manifest_sha256.hex():
             self._engine = None
-        return self._artifacts.bundle(assignment.manifest_sha256, self._go_on(assignment))
+        return self._artifacts.bundle(assignment.manifest_sha256, self._check_cancelled(assignment))
 
     def _engine_for(self, bundle: Bundle) -> Compute:
         if self._engine is None:
@@ -256,13 +256,13 @@ class AssignmentWork:
                 reporter.is_stopped(assignment.assignment_id) or self._clock() >= deadline or self._may_not(assignment)
             )
 
-        def go_on() -> None:
+        def check_cancelled() -> None:
             if is_over():
-                raise WithdrawnError
+                raise WorkCancelledError
 
         if is_over():  # the download took too long
             return
-        engine.obey(go_on)
+        engine.set_cancellation_check(check_cancelled)
         done = self._journal.progress(assignment.assignment_id)
         meter = Meter(self._clock, lambda: engine.example_passes, self._energy)
         scalars = _Scalars(self._clock, assignment.assignment_id, done or 0, meter)
@@ -270,13 +270,13 @@ class AssignmentWork:
             # Evaluated first and sent with the first scalars: a round that closes early has the counts all the same.
             if assignment.evaluate and done is None:
                 scalars.evaluation = engine.evaluate(theta)
-                go_on()
+                check_cancelled()
             for task in _rest(_tasks(assignment), done or 0):
                 for _, values in engine.derivatives(theta, header.directions, task):
                     scalars.add(values)
                     yield from scalars.full_groups()
-                    go_on()
-        except (WithdrawnError, RunEndedError):
+                    check_cancelled()
+        except (WorkCancelledError, RunEndedError):
             pass  # what has been computed counts
         yield from scalars.last_group()
 

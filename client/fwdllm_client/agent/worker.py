@@ -9,7 +9,7 @@ import structlog
 from numpy.typing import NDArray
 
 from fwdllm_client.cache.artifacts import Bundle
-from fwdllm_client.cache.cache_room import CacheRoom
+from fwdllm_client.cache.quota import CacheQuota
 from fwdllm_client.data import Dataset, Source
 from fwdllm_client.data.split import split
 from fwdllm_client.engine import ClassSum, DeviceEngines, DirectionTask, distinct_rows
@@ -38,7 +38,7 @@ class LocalCompute:
         bundle: Bundle,
         source: Source,
         validation_fraction: float,
-        room: CacheRoom,
+        room: CacheQuota,
         threads: int,
         least_rows: LeastRows,
     ) -> None:
@@ -62,9 +62,9 @@ class LocalCompute:
         """See :class:`fwdllm_client.agent.assignment.Compute`."""
         return self._engine.example_passes
 
-    def obey(self, go_on: Callable[[], None]) -> None:
+    def set_cancellation_check(self, check_cancelled: Callable[[], None]) -> None:
         """See :class:`fwdllm_client.agent.assignment.Compute`."""
-        self._engine.obey(go_on)
+        self._engine.set_cancellation_check(check_cancelled)
 
     def signal_to_noise(self) -> float | None:
         """See :class:`fwdllm_client.agent.assignment.Compute`."""

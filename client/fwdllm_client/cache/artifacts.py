@@ -14,7 +14,7 @@ import structlog
 from grpc import StatusCode
 
 from fwdllm.v1 import device_pb2
-from fwdllm_client.cache.cache_room import CacheRoom
+from fwdllm_client.cache.quota import CacheQuota
 from fwdllm_client.connection.retry import Retry
 from fwdllm_client.connection.transport import CallFailedError, Coordinator
 from fwdllm_common.errors import IntegrityError
@@ -42,7 +42,7 @@ def _always() -> None:
 class ArtifactCache:
     """Files by SHA-256, and bundles of them, in ``room``: jobs with the same model share them."""
 
-    def __init__(self, room: CacheRoom, coordinator: Coordinator, retry: Retry) -> None:
+    def __init__(self, room: CacheQuota, coordinator: Coordinator, retry: Retry) -> None:
         self._room = room
         self._files = room.files
         self._bundles = room.bundles
@@ -50,10 +50,10 @@ class ArtifactCache:
         self._retry = retry
         self._intact: dict[Path, tuple[int, int]] = {}
 
-    def bundle(self, manifest_sha256: bytes, go_on: Callable[[], None] = _always) -> Bundle:
+    def bundle(self, manifest_sha256: bytes, check_cancelled: Callable[[], None] = _always) -> Bundle:
         """The bundle whose manifest has this hash, downloading what is missing or damaged.
 
-        ``go_on`` is called after each chunk; what it raises ends the download, which goes on from there another time.
+        ``check_cancelled`` is called after each chunk. What it raises ends the download, which resumes there later.
 
         :raises IntegrityError: the coordinator sends other bytes than it announced.
         :raises BadInputError: the manifest is not one that this program understands.
@@ -61,16 +61,19 @@ class ArtifactCache:
         :raises StorageError: the disk is full.
         """
         sha256 = manifest_sha256.hex()
-        manifest = Manifest.from_bytes(self.fetch(sha256, None, go_on).read_bytes())
+        manifest = Manifest.from_bytes(self.fetch(sha256, None, check_cancelled).read_bytes())
         self._room.make(sha256, manifest.sizes)
         folder = self._bundles / sha256
         for file in manifest.files:
-            self._place(self.fetch(file.sha256, file.bytes, go_on), folder / file.name, file.sha256)
+            self._place(self.fetch(file.sha256, file.bytes, check_cancelled), folder / file.name, file.sha256)
         folder.touch()
         return Bundle(sha256, folder, manifest)
 
-    def fetch(self, sha256: str, size: int | None = None, go_on: Callable[[], None] = _always) -> Path:
-        """The file with this hash (hex); ``size`` in bytes, None for a manifest; ``go_on`` as for :meth:`bundle`."""
+    def fetch(self, sha256: str, size: int | None = None, check_cancelled: Callable[[], None] = _always) -> Path:
+        """Fetch the file with this hash (hex).
+
+        ``size`` is in bytes, None for a manifest; ``check_cancelled`` is as for :meth:`bundle`.
+        """
         path = self._files / sha256
         if self._is_intact(path, sha256):
             return path
@@ -79,7 +82,7 @@ class ArtifactCache:
             path.unlink(missing_ok=True)
             self._files.mkdir(parents=True, exist_ok=True)
             for doubted in (False, True):
-                self._retry.call(partial(self._download, part, sha256, size, go_on, doubted))
+                self._retry.call(partial(self._download, part, sha256, size, check_cancelled, doubted))
                 actual = sha256_of(part)
                 if actual == sha256:
                     part.replace(path)
@@ -95,7 +98,9 @@ class ArtifactCache:
             "twice; the file was not used; check the coordinator's artifact store"
         )
 
-    def _download(self, part: Path, sha256: str, size: int | None, go_on: Callable[[], None], doubted: bool) -> None:
+    def _download(
+        self, part: Path, sha256: str, size: int | None, check_cancelled: Callable[[], None], doubted: bool
+    ) -> None:
         """Append what is missing to ``part``; a cut stream leaves what came for the next attempt."""
         limit = MAX_MANIFEST_BYTES if size is None else size
         with part.open("wb" if size is None else "ab") as file:
@@ -119,7 +124,7 @@ class ArtifactCache:
                         )
                     file.write(chunk.data)
                     self._retry.progressed()
-                    go_on()
+                    check_cancelled()
             file.flush()
             os.fsync(file.fileno())
         if offset < expected:

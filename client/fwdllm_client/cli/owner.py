@@ -9,7 +9,7 @@ from typing import Any
 
 from fwdllm_client.agent.journal import Journal
 from fwdllm_client.agent.notes import NotesFile
-from fwdllm_client.cache.cache_room import bytes_below
+from fwdllm_client.cache.quota import bytes_below
 from fwdllm_client.conditions import Conditions, Hold, Sensors
 from fwdllm_client.connection.home import ClientHome
 from fwdllm_client.connection.sent_log import Line, SentLog

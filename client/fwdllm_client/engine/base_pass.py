@@ -40,9 +40,9 @@ def always() -> None:
 class Rows:
     """What all passes over the local rows share: the model, the rows, the caches by stage of its output, the count.
 
-    ``tokens_per_run`` is the most tokens (copies × rows × length) that go through the model together; ``go_on`` is
-    called before every unperturbed run, what it raises ends the work. No derivative is of a batch with fewer than
-    ``least_rows`` distinct rows.
+    ``tokens_per_run`` is the most tokens (copies × rows × length) that go through the model together.
+    ``check_cancelled`` is called before every unperturbed run; what it raises ends the work.
+    No derivative is of a batch with fewer than ``least_rows`` distinct rows.
     """
 
     chain: StageChain
@@ -51,7 +51,7 @@ class Rows:
     caches: Mapping[int, ActivationCache]
     cost: PassCost
     tokens_per_run: int
-    go_on: Callable[[], None] = always
+    check_cancelled: Callable[[], None] = always
     least_rows: int = 1
 
 
@@ -94,7 +94,7 @@ class BasePass:
             if homeless := [row for row in rows if not self._shared.caches[boundary].keeps(row)]:
                 self._held = dict(zip(homeless, self._outputs(boundary, homeless), strict=True))
             for group in portion:
-                self._shared.go_on()
+                self._shared.check_cancelled()
                 yield group
             self._held = {}
 
@@ -155,7 +155,7 @@ class BasePass:
 
     def _run(self, stage: int, row: int, before: Float32 | None, copies: Float32 | None) -> Float32:
         shared, group = self._shared, Group(np.array([row], dtype=np.int64), int(self._shared.padded[row]))
-        shared.go_on()
+        shared.check_cancelled()
         shared.cost.add(shared.padded[group.rows], stage, stage + 1)
         text = text_of(shared.dataset, group, shared.chain.manifest.pad_token_id)
         return shared.chain.activation(stage, text, before, copies)

@@ -60,9 +60,9 @@ class Engine:
         """Rows × forward passes so far, a part of the model counted as its share."""
         return self._cost.example_passes
 
-    def obey(self, go_on: Callable[[], None]) -> None:
-        """From now on call ``go_on`` before every unperturbed run; what it raises ends the work that was asked for."""
-        self._shared.go_on = go_on
+    def set_cancellation_check(self, check_cancelled: Callable[[], None]) -> None:
+        """Call ``check_cancelled`` before every unperturbed run from now on; what it raises ends the work."""
+        self._shared.check_cancelled = check_cancelled
 
     def require(self, least_rows: int) -> None:
         """From now on refuse directions on a batch of fewer distinct rows."""

@@ -14,13 +14,13 @@ import structlog
 
 from fwdllm_client.data import Dataset
 from fwdllm_client.engine.crashes import Crashes
-from fwdllm_client.engine.ladder import Attempt, climb, difference
 from fwdllm_client.engine.processor import machine_key
+from fwdllm_client.engine.provider_probe import Answers, Clock, ProviderProbe
+from fwdllm_client.engine.provider_selection import Attempt, difference, select_provider
 from fwdllm_client.engine.providers import OPT_IN
 from fwdllm_client.engine.runs import TOKENS_PER_RUN
 from fwdllm_client.engine.sessions import Provider
 from fwdllm_client.engine.stages import StageChain
-from fwdllm_client.engine.trial import Answers, Clock, Trial
 from fwdllm_common.errors import StorageError
 from fwdllm_common.files import make_folder, write_atomically
 from fwdllm_common.manifest import Manifest
@@ -66,7 +66,7 @@ class Tuner:
     ) -> None:
         self._folder = folder
         self._manifest = manifest
-        self._trial = Trial(dataset)
+        self._trial = ProviderProbe(dataset)
         self._candidates = candidates
         self._cpu = cpu
         self._threads = threads
@@ -112,7 +112,7 @@ class Tuner:
         if not self._runs_on_tokens:  # the head alone: nothing takes long enough to be measured
             return Tuning(self._cpu.name, most, TOKENS_PER_RUN, 0.0, ())
         harmless = [self._crashes.watched(each) for each in candidates]
-        found = climb(self._folder, self._manifest, self._trial, harmless, self._cpu, most, self._clock)
+        found = select_provider(self._folder, self._manifest, self._trial, harmless, self._cpu, most, self._clock)
         best = {most: min(each.seconds_per_token for each in found.attempts if each.seconds_per_token is not None)}
         for threads in _fewer(most) if self._threads == 0 else ():
             if self._clock() < deadline:

@@ -19,7 +19,7 @@ READ_EVERY_S = 10.0
 _log = structlog.get_logger()
 
 
-class WithdrawnError(Exception):
+class WorkCancelledError(Exception):
     """The agent may not go on with this work; what is left of it goes back to the coordinator."""
 
 
@@ -90,7 +90,7 @@ class Permission:
         :raises WithdrawnError: permission is not granted.
         """
         if not self.granted(job):
-            raise WithdrawnError
+            raise WorkCancelledError
 
     def tell(self, request: device_pb2.CheckInRequest) -> tuple[Hold, ...]:
         """Put the conditions, the holds and the choice of jobs into a check-in; returns the holds."""

@@ -40,7 +40,7 @@ _COORDINATES = 65_536
 """Of a block, that are looked at: enough to vote on, and little work beside the sum of the directions."""
 
 
-class Standing(NamedTuple):
+class Reputation(NamedTuple):
     """A device's votes of all rounds, ``votes`` in standard deviations of one round's, ``rounds`` their variance."""
 
     votes: float = 0.0
@@ -57,17 +57,17 @@ class Standing(NamedTuple):
         squared = max(0.0, 1 - (1 - _DECAY**2) * self.rounds)  # of what a vote before its first would weigh
         return (1 - sqrt(squared)) / (1 - _DECAY)
 
-    def after(self, vote: float) -> Standing:
+    def after(self, vote: float) -> Reputation:
         """With one round more."""
-        return Standing(_DECAY * self.votes + vote, _DECAY**2 * self.rounds + 1)
+        return Reputation(_DECAY * self.votes + vote, _DECAY**2 * self.rounds + 1)
 
 
-Standings: TypeAlias = Mapping[str, Standing]
+Reputations: TypeAlias = Mapping[str, Reputation]
 
 
-def voted(
-    directions: Directions, scalars: Sequence[Scalar], line: Float32Vector, block: Block, before: Standings
-) -> Standings:
+def update_reputations(
+    directions: Directions, scalars: Sequence[Scalar], line: Float32Vector, block: Block, before: Reputations
+) -> Reputations:
     """The standings of the devices that vote in this round, as of it.
 
     ``line`` is float32 ``[block size]``; nobody votes where it is zero.
@@ -82,27 +82,27 @@ def voted(
         slopes[scalar.device].append((scalar.value, float(vector @ target)))
     votes = {device: _correlation(found) for device, found in slopes.items()}
     sign = np.sign(median(votes.values())) if votes else 0.0
-    return {device: before.get(device, Standing()).after(float(sign * vote)) for device, vote in votes.items()}
+    return {device: before.get(device, Reputation()).after(float(sign * vote)) for device, vote in votes.items()}
 
 
-def contradicting(standings: Standings) -> frozenset[str]:
+def contradicting(reputations: Reputations) -> frozenset[str]:
     """The devices that contradict the others, if the others agree at all."""
-    if not standings or median(standing.deviations for standing in standings.values()) < _AGREED:
+    if not reputations or median(reputation.deviations for reputation in reputations.values()) < _AGREED:
         return frozenset()
-    heard = {device: standing for device, standing in standings.items() if standing.rounds >= _HEARD}
-    vote = median(standing.votes / standing.weight for standing in heard.values()) if heard else 0.0
-    return frozenset(device for device, standing in heard.items() if standing.deviations <= _bound(standing, vote))
+    heard = {device: reputation for device, reputation in reputations.items() if reputation.rounds >= _HEARD}
+    vote = median(reputation.votes / reputation.weight for reputation in heard.values()) if heard else 0.0
+    return frozenset(device for device, found in heard.items() if found.deviations <= _bound(found, vote))
 
 
-def _bound(standing: Standing, vote: float) -> float:
+def _bound(reputation: Reputation, vote: float) -> float:
     """Standard deviations at which a device contradicts others whose ``vote`` in a round is this on average."""
-    honest = vote * standing.weight / sqrt(standing.rounds)
+    honest = vote * reputation.weight / sqrt(reputation.rounds)
     return min(_LEFT_OUT, _MIRRORED * honest, honest - _SURE)
 
 
-def believed(scalars: Sequence[Scalar], standings: Standings) -> Sequence[Scalar]:
+def exclude_outliers(scalars: Sequence[Scalar], reputations: Reputations) -> Sequence[Scalar]:
     """The scalars without those of devices that contradict the others."""
-    left_out = contradicting(standings)
+    left_out = contradicting(reputations)
     return [scalar for scalar in scalars if scalar.device not in left_out] if left_out else scalars
 
 

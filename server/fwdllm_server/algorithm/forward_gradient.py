@@ -13,7 +13,7 @@ from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.layout import Block, Float32Vector, Layout
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry, RunHeader
 from fwdllm_common.replay import ModelState
-from fwdllm_server.algorithm.agreement import Standing, Standings, believed, voted
+from fwdllm_server.algorithm.agreement import Reputation, Reputations, exclude_outliers, update_reputations
 from fwdllm_server.algorithm.estimates import LastEstimates
 from fwdllm_server.algorithm.pacing import Verdict, relative_variance, split_half_variance
 from fwdllm_server.algorithm.plan import BlockPlan, seed_ranges
@@ -23,7 +23,7 @@ from fwdllm_server.algorithm.robust import (
     by_direction,
     clipped,
     directions_measured,
-    levelled,
+    rescale_devices,
     running_scale,
     scale_of,
 )
@@ -51,7 +51,7 @@ class ForwardGradient:
         }
 
     def plan(
-        self, round_number: int, state: ModelState, last: LedgerEntry | None, drop_out: float = 0.0
+        self, round_number: int, state: ModelState, last: LedgerEntry | None, dropout_rate: float = 0.0
     ) -> tuple[BlockPlan, ...]:
         """What to ask in a round at θ: a plan for each block that takes part.
 
@@ -66,7 +66,7 @@ class ForwardGradient:
                     self._seeds(
                         block,
                         _first_seed(round_number, index),
-                        self._assigned(section.directions, drop_out),
+                        self._assigned(section.directions, dropout_rate),
                         state,
                         last,
                     )
@@ -103,10 +103,12 @@ class ForwardGradient:
         """How many directions a round begins with in the plan's block, and adds with each step."""
         return self._section(plan.block).directions
 
-    def extend(self, plan: BlockPlan, state: ModelState, last: LedgerEntry | None, drop_out: float = 0.0) -> BlockPlan:
+    def extend(
+        self, plan: BlockPlan, state: ModelState, last: LedgerEntry | None, dropout_rate: float = 0.0
+    ) -> BlockPlan:
         """The plan with one more step of directions."""
         wanted = min(plan.wanted + self.step_size(plan), self._section(plan.block).max_directions)
-        missing = self._assigned(wanted, drop_out) - len(plan.seeds)
+        missing = self._assigned(wanted, dropout_rate) - len(plan.seeds)
         block = self._layout.block(plan.block)
         return plan.extended(wanted, self._seeds(block, plan.end_seed, missing, state, last) if missing > 0 else ())
 
@@ -115,34 +117,34 @@ class ForwardGradient:
         plans: Sequence[BlockPlan],
         scalars: Mapping[str, Sequence[Scalar]],
         recent: Scales,
-        standings: Standings = MappingProxyType({}),
+        reputations: Reputations = MappingProxyType({}),
     ) -> tuple[BlockUpdate, ...]:
         """The round's ledger updates; the same whatever the order in which the scalars came.
 
         A block of which no direction is measured has none. ``recent`` are the scales as of the last committed round,
         ``standings`` those of the devices as of this one.
         """
-        counting = {plan.block: believed(scalars[plan.block], standings) for plan in plans}
+        counting = {plan.block: exclude_outliers(scalars[plan.block], reputations) for plan in plans}
         return tuple(
             self._update(plan, counting[plan.block], recent)
             for plan in plans
             if directions_measured(counting[plan.block], plan.devices_per_direction)
         )
 
-    def standings(
+    def reputations(
         self,
         plans: Sequence[BlockPlan],
         scalars: Mapping[str, Sequence[Scalar]],
         state: ModelState,
         last: LedgerEntry | None,
-        before: Standings,
-    ) -> Standings:
+        before: Reputations,
+    ) -> Reputations:
         """The standings as of a round, of the devices that vote in it.
 
         They vote where each direction is measured once; the middle of several devices needs no vote. ``last`` is the
         entry that led to ``state``.
         """
-        found: dict[str, Standing] = {}
+        found: dict[str, Reputation] = {}
         for plan in plans:
             if not self._spec.robust.clip or plan.devices_per_direction > 1:
                 continue
@@ -152,7 +154,7 @@ class ForwardGradient:
                 line = self._reference(block, state, last, "gradient")
             if line is not None:
                 now = {**before, **found}
-                found |= voted(self._header.directions, scalars[plan.block], line, block, now)
+                found |= update_reputations(self._header.directions, scalars[plan.block], line, block, now)
         return found
 
     def scales(self, plans: Sequence[BlockPlan], scalars: Mapping[str, Sequence[Scalar]], recent: Scales) -> Scales:
@@ -190,7 +192,7 @@ class ForwardGradient:
         if self._spec.robust.clip:
             scale = running_scale(recent.get(plan.block, ()), scale_of(ordered))
             if plan.devices_per_direction == 1:
-                ordered = levelled(ordered, scale)
+                ordered = rescale_devices(ordered, scale)
             ordered = clipped(ordered, int(self._spec.robust.clip * scale))
         return BlockUpdate(
             block=plan.block,
@@ -202,9 +204,9 @@ class ForwardGradient:
     def _section(self, block: str) -> BlockSection:
         return self._spec.blocks[block]  # type: ignore[index]
 
-    def _assigned(self, wanted: int, drop_out: float) -> int:
+    def _assigned(self, wanted: int, dropout_rate: float) -> int:
         # Rounded first, so that 1.1 times 10 is 11; an update holds no more than MAX_DIRECTIONS.
-        return min(ceil(round(wanted * self._spec.rounds.over_assigned(drop_out), 6)), MAX_DIRECTIONS)
+        return min(ceil(round(wanted * self._spec.rounds.over_assigned(dropout_rate), 6)), MAX_DIRECTIONS)
 
     def _schedule(self, step: int) -> float:
         progress = (step - 1) / self._spec.rounds.count

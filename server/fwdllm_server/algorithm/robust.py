@@ -49,7 +49,7 @@ def scale_of(scalars: Sequence[Scalar]) -> int:
     return int(median([median(values) for values in magnitudes.values()]))
 
 
-def levelled(scalars: Sequence[Scalar], scale: int) -> Sequence[Scalar]:
+def rescale_devices(scalars: Sequence[Scalar], scale: int) -> Sequence[Scalar]:
     """The scalars, those of devices that are louder than ``scale`` as a whole made as loud as that.
 
     A device whose every scalar is at the bound of :func:`clipped` would count for three of the others. That goes for

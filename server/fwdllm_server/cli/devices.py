@@ -9,8 +9,8 @@ import typer
 
 from fwdllm.v1.operator_pb2 import CreateJoinTokenRequest, Device, ListDevicesRequest, RevokeDeviceRequest
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
+from fwdllm_server.cli.formatting import columns, moment, printable
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
-from fwdllm_server.cli.words import columns, moment, printable
 from fwdllm_server.rpc.limits import MAX_TOKEN_LIFETIME_S
 from fwdllm_server.views.message_json import as_dict, print_json
 

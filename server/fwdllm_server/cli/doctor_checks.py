@@ -18,8 +18,8 @@ from fwdllm_client.engine.golden_bundle import ENOUGH, providers_tried
 from fwdllm_common.doctor import Check, Verdict, available_memory, failed, generator, ok, room, software, warning
 from fwdllm_common.errors import BusyError
 from fwdllm_server.cli.calls import operator_service
+from fwdllm_server.cli.formatting import printable
 from fwdllm_server.cli.progress import ACTIVE
-from fwdllm_server.cli.words import printable
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.config.server_config import UNIX, ServerConfig, host_of, is_loopback
 from fwdllm_server.preparation.job_files import files_of_jobs

@@ -18,9 +18,9 @@ from fwdllm.v1.operator_pb2 import AdapterChunk, GetJobRequest, Job
 from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.files import storage_error, sync
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
+from fwdllm_server.cli.formatting import printable, size
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument, JsonOption
 from fwdllm_server.cli.progress import state_word
-from fwdllm_server.cli.words import printable, size
 from fwdllm_server.model.adapter import name_base
 from fwdllm_server.views.message_json import print_json
 

@@ -9,9 +9,9 @@ from fwdllm.v1.operator_pb2 import ListJobsRequest
 from fwdllm.v1.operator_pb2_grpc import OperatorServiceStub
 from fwdllm_common.errors import FwdllmError
 from fwdllm_server.cli.calls import ANSWER_S, operator_channel
+from fwdllm_server.cli.formatting import printable
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
 from fwdllm_server.cli.progress import ACTIVE
-from fwdllm_server.cli.words import printable
 from fwdllm_server.views.message_json import print_json
 
 

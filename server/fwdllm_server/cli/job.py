@@ -25,10 +25,10 @@ from fwdllm_common.errors import BadInputError, JobFailedError, StoppedError, Un
 from fwdllm_common.protocol import MOST_PRIORITY
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
 from fwdllm_server.cli.display import Display
+from fwdllm_server.cli.formatting import columns, printable
 from fwdllm_server.cli.job_file import read_job_file
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument, JsonOption
 from fwdllm_server.cli.progress import render, show_job, state_word
-from fwdllm_server.cli.words import columns, printable
 from fwdllm_server.views.message_json import as_dict, print_json
 
 app = typer.Typer(help="Submit jobs and follow them.", no_args_is_help=True, rich_markup_mode=None)

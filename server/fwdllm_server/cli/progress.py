@@ -19,7 +19,7 @@ from fwdllm.v1.operator_pb2 import (
     Job,
 )
 from fwdllm_server.cli.display import Display
-from fwdllm_server.cli.words import duration, energy, printable, size
+from fwdllm_server.cli.formatting import duration, energy, printable, size
 from fwdllm_server.views.message_json import enum_word
 
 ACTIVE = (JOB_STATE_PREPARING, JOB_STATE_RUNNING)

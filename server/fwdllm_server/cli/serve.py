@@ -10,7 +10,7 @@ import typer
 
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE
 from fwdllm_common.logging import configure_logging
-from fwdllm_server.cli.memory import give_buffers_pages_of_their_own
+from fwdllm_server.cli.allocator import allocate_buffers_separately
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderArgument
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.config.server_config import ServerConfig
@@ -24,7 +24,7 @@ def serve(
     import uvloop  # the other commands start at once
 
     configure_logging(verbose=verbose)
-    give_buffers_pages_of_their_own()
+    allocate_buffers_separately()
     home = ServerHome.open(folder)
     config = home.config()
     with home.lock():

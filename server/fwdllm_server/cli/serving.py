@@ -12,7 +12,7 @@ from grpc_health.v1 import health_pb2_grpc
 from fwdllm.v1 import device_pb2_grpc, operator_pb2_grpc
 from fwdllm_common.errors import RefusedError
 from fwdllm_common.service_manager import notify
-from fwdllm_server.cli.memory import look_for_garbage_seldom
+from fwdllm_server.cli.allocator import collect_garbage_less_often
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.config.server_config import ServerConfig
 from fwdllm_server.coordinator.clock import SteadyClock
@@ -63,7 +63,7 @@ async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> 
         async with open_pages(runtime, health, authority, servers.connections):
             await coordinator.start()
             await servers.start()
-            look_for_garbage_seldom()
+            collect_garbage_less_often()
             async with health.watching(), servers.watched(runtime.revoked_among):
                 _log.info(
                     "serving", device=addresses.device, enrolment=addresses.enrolment, operator=addresses.operator

@@ -16,9 +16,9 @@ from rich.console import Console
 
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE
 from fwdllm_common.logging import configure_logging
+from fwdllm_server.cli.formatting import duration, size
 from fwdllm_server.cli.job_file import read_job_file
 from fwdllm_server.cli.options import JsonOption
-from fwdllm_server.cli.words import duration, size
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.toml_model import parse_toml, validate
 from fwdllm_server.views.message_json import print_json
@@ -50,7 +50,7 @@ def simulate(
     speed_spread: Annotated[float, typer.Option(help="Standard deviation of the logarithm of the speed.")] = 0.0,
     latency: Annotated[float, typer.Option(help="Seconds that a message takes.")] = 0.1,
     availability: Annotated[float, typer.Option(help="Probability that a device is there, in each minute.")] = 1.0,
-    drop_out: Annotated[float, typer.Option(help="Probability that it vanishes from an assignment.")] = 0.0,
+    dropout_rate: Annotated[float, typer.Option(help="Probability that it vanishes from an assignment.")] = 0.0,
     byzantine: Annotated[float, typer.Option(help="Fraction of the devices that lie.")] = 0.0,
     attack: Annotated[
         Literal["flip", "large", "constant", "random", "nan", "flip-large"], typer.Option(help="How they lie.")
@@ -82,7 +82,7 @@ def simulate(
         "speed_spread": speed_spread,
         "latency_s": latency,
         "availability": availability,
-        "drop_out": drop_out,
+        "drop_out": dropout_rate,
         "byzantine": byzantine,
         "attack": attack,
     }

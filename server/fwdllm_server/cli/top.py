@@ -21,9 +21,9 @@ from fwdllm.v1.operator_pb2 import (
 )
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
 from fwdllm_server.cli.display import Display
+from fwdllm_server.cli.formatting import duration, printable, size
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
 from fwdllm_server.cli.progress import ACTIVE, line, render, state_word, step
-from fwdllm_server.cli.words import duration, printable, size
 from fwdllm_server.views.message_json import as_dict, print_json
 
 _STATES = ("working", "idle", "held", "away", "revoked")

@@ -219,10 +219,10 @@ class RoundsSection(_Section):
             raise ValueError(f'should be greater than or equal to 1 and at most {MOST_OVER_ASSIGNED:g}, or "auto"')
         return factor
 
-    def over_assigned(self, drop_out: float) -> float:
+    def over_assigned(self, dropout_rate: float) -> float:
         """Directions handed out for each one waited for, when the part ``drop_out`` of the devices vanishes."""
         if self.over_assign == "auto":
-            return MOST_OVER_ASSIGNED if drop_out >= 1 else min(1 / (1 - drop_out), MOST_OVER_ASSIGNED)
+            return MOST_OVER_ASSIGNED if dropout_rate >= 1 else min(1 / (1 - dropout_rate), MOST_OVER_ASSIGNED)
         return self.over_assign
 
     def evaluates(self, version: int) -> bool:

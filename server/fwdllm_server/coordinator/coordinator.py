@@ -29,7 +29,7 @@ from fwdllm_server.preparation.evaluation import check_held_out, held_out_texts
 from fwdllm_server.preparation.export_process import export_in_process
 from fwdllm_server.preparation.job_files import JobFiles
 from fwdllm_server.preparation.prepare import JobFolder, PreparedModel, adopt, save_prepared
-from fwdllm_server.rounds.taking_over import take_over
+from fwdllm_server.rounds.failover import resume_after_failover
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import jobs, leases, ledger, locks
 from fwdllm_server.store.artifacts import is_whole
@@ -405,5 +405,5 @@ class Coordinator:
             # Only now: a replay takes a while, and whoever reports elsewhere would wait for it.
             leases.check(connection, lease)
             locks.move_rounds(connection, lease.job_id)
-            take_over(connection, job, self.runtime.clock())
+            resume_after_failover(connection, job, self.runtime.clock())
             return job

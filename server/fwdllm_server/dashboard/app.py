@@ -15,7 +15,7 @@ from aiohttp.typedefs import Handler
 
 from fwdllm_common.errors import FwdllmError
 from fwdllm_server.coordinator.runtime import Runtime
-from fwdllm_server.dashboard import facts
+from fwdllm_server.dashboard import documents
 from fwdllm_server.dashboard.access import Access, add_headers
 from fwdllm_server.dashboard.events import MAX_VIEWERS, EventStream
 from fwdllm_server.dashboard.profiles import plot_of, profiles
@@ -68,7 +68,7 @@ class _Pages:
 
     async def overview(self, _: web.Request) -> web.Response:
         config, now = self._runtime.config.check_in, self._runtime.clock()
-        found = await self._reading.shared("overview", lambda connection: facts.overview(connection, config, now))
+        found = await self._reading.shared("overview", lambda connection: documents.overview(connection, config, now))
         return _json({**found, "problem": self._problem(), "now": now})
 
     async def events(self, request: web.Request) -> web.StreamResponse:
@@ -86,25 +86,27 @@ class _Pages:
 
     async def devices(self, request: web.Request) -> web.Response:
         offset = _number(request, "offset", 0)
-        limit = min(_number(request, "limit", facts.MAX_ROWS), facts.MAX_ROWS)
+        limit = min(_number(request, "limit", documents.MAX_ROWS), documents.MAX_ROWS)
         config, now, job_id = self._runtime.config.check_in, self._runtime.clock(), request.query.get("job")
         found = await self._reading.shared(
-            ("devices", job_id), lambda connection: facts.devices(connection, config, now, job_id)
+            ("devices", job_id), lambda connection: documents.devices(connection, config, now, job_id)
         )
         search, state = request.query.get("search", ""), request.query.get("state", "")
-        return _json(facts.page_of(found, search, state, offset, limit))
+        return _json(documents.page_of(found, search, state, offset, limit))
 
     async def ledger(self, request: web.Request) -> web.Response:
         record = await self._job(request)
         before = _number(request, "before", _MAX_VERSION)
-        limit = min(_number(request, "limit", 50), facts.MAX_ROWS)
-        return _json({"rounds": await self._reading.read(facts.ledger_page, record.id, before, limit)})
+        limit = min(_number(request, "limit", 50), documents.MAX_ROWS)
+        return _json({"rounds": await self._reading.read(documents.ledger_page, record.id, before, limit)})
 
     async def ledger_entry(self, request: web.Request) -> web.Response:
         record = await self._job(request)
         version = min(int(request.match_info["version"][:16]), _MAX_VERSION)
-        limit = min(_number(request, "limit", 100), facts.MAX_ROWS)
-        found = await self._reading.read(facts.ledger_entry, record.id, version, _number(request, "offset", 0), limit)
+        limit = min(_number(request, "limit", 100), documents.MAX_ROWS)
+        found = await self._reading.read(
+            documents.ledger_entry, record.id, version, _number(request, "offset", 0), limit
+        )
         if found is None:
             raise _missing(f"job {record.name} has no version {version}")
         return _json(found)
@@ -150,7 +152,7 @@ def _page(name: str) -> Handler:
     return page
 
 
-def _json(found: facts.Facts, status: int = 200) -> web.Response:
+def _json(found: documents.Facts, status: int = 200) -> web.Response:
     text = json.dumps(found, allow_nan=False)
     return web.Response(
         text=text, status=status, content_type="application/json", headers={"Cache-Control": "no-store"}

@@ -10,8 +10,8 @@ from typing import Any
 from aiohttp import web
 
 from fwdllm_common.errors import FwdllmError
-from fwdllm_server.dashboard import facts
-from fwdllm_server.dashboard.facts import Facts
+from fwdllm_server.dashboard import documents
+from fwdllm_server.dashboard.documents import Facts
 from fwdllm_server.dashboard.reading import FRESH_S, Reading
 from fwdllm_server.metrics.live import VIEWERS
 from fwdllm_server.store import jobs
@@ -58,7 +58,7 @@ class EventStream:
         runtime = self._reading.runtime
         now = runtime.clock()
         config = runtime.config.check_in
-        found = await self._reading.shared("overview", lambda connection: facts.overview(connection, config, now))
+        found = await self._reading.shared("overview", lambda connection: documents.overview(connection, config, now))
         news = [("overview", {**found, "problem": self._problem()})]
         if self._job_id is not None:
             news += await self._news_of_job(self._job_id, now)
@@ -73,7 +73,7 @@ class EventStream:
         job, evaluations = found
         rounds: Sequence[Facts] = ()
         if job["version"] > self._version:
-            rounds = await self._reading.read(facts.committed_rounds, job_id, self._version)
+            rounds = await self._reading.read(documents.committed_rounds, job_id, self._version)
         same = 0
         while same < min(len(evaluations), len(self._evaluations)) and evaluations[same] == self._evaluations[same]:
             same += 1
@@ -90,4 +90,4 @@ def _job(connection: Any, job_id: str, now: float) -> tuple[Facts, Sequence[Fact
     record = jobs.get(connection, job_id)
     if record is None:
         return None
-    return facts.job(connection, record, now), facts.evaluations(connection, job_id)
+    return documents.job(connection, record, now), documents.evaluations(connection, job_id)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fwdllm_server.dashboard.facts import Facts
+from fwdllm_server.dashboard.documents import Facts
 
 _REPORT, _PLOT = "profile.json", "profile.png"
 _MAX_BYTES = 4 << 20

@@ -22,12 +22,12 @@ from fwdllm_common.layout import Layout
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest, Stage
 from fwdllm_common.prompt import Prompt
 from fwdllm_common.task import CLASSIFICATION, Task
+from fwdllm_server.model.batched_modules import BatchedModel, make_twin_model
 from fwdllm_server.model.cost import weights_multiplied
 from fwdllm_server.model.segments import segment_separator
 from fwdllm_server.model.split import cut_stage, save_stage
 from fwdllm_server.model.staged import StagedLoss, frozen_cuts
 from fwdllm_server.model.trainable import trainable_layout
-from fwdllm_server.model.twins import TwinModel, make_twin_model
 
 OPSET = 20
 """The operators that accelerators know: ``Gelu`` is in it, ``Attention`` and ``RotaryEmbedding`` are not yet."""
@@ -156,14 +156,14 @@ def _write_stages(model: ir.Model, cuts: int, layout: Layout, folder: Path) -> I
         )
 
 
-def _single_operators(twin: TwinModel) -> None:
+def _single_operators(twin: BatchedModel) -> None:
     """Attention as products and a softmax: no slower on the CPU (decision 0021), and all that an NPU takes."""
     for module in twin.model.modules():
         if isinstance(module, PreTrainedModel):
             module.set_attn_implementation("eager")
 
 
-def _fix_rotations(twin: TwinModel, max_tokens: int) -> None:
+def _fix_rotations(twin: BatchedModel, max_tokens: int) -> None:
     """Rotary positions that follow the longest text of a batch stay as they are for short ones.
 
     :raises BadInputError: ``max_tokens`` is above the length up to which they do.

@@ -11,10 +11,10 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from fwdllm_server.model.architecture import head_name, layer_stack
+from fwdllm_server.model.batched_modules import BatchedModel
 from fwdllm_server.model.losses import class_losses, span_losses
 from fwdllm_server.model.modeling_fwdllm import AdaptedModule
 from fwdllm_server.model.segments import token_types
-from fwdllm_server.model.twins import TwinModel
 
 Outputs = tuple[Tensor, Tensor, *tuple[Tensor, ...]]
 
@@ -29,7 +29,7 @@ class StagedLoss(nn.Module):
     """
 
     def __init__(
-        self, twin: TwinModel, blocks: Sequence[str], frozen_cuts: Sequence[str] = (), separator: int | None = None
+        self, twin: BatchedModel, blocks: Sequence[str], frozen_cuts: Sequence[str] = (), separator: int | None = None
     ) -> None:
         super().__init__()
         # The model itself: PEFT's wrapper adds nothing to the pass.
@@ -98,7 +98,7 @@ class StagedLoss(nn.Module):
         return hook
 
 
-def frozen_cuts(twin: TwinModel, stage_weights: int) -> Sequence[str]:
+def frozen_cuts(twin: BatchedModel, stage_weights: int) -> Sequence[str]:
     """The layers (paths) before which to cut what lies below the first twin, into parts of at most so many weights.
 
     A layer is never cut itself, however large it is.
@@ -121,11 +121,11 @@ def frozen_cuts(twin: TwinModel, stage_weights: int) -> Sequence[str]:
     return cuts
 
 
-def _head_path(twin: TwinModel) -> str:
+def _head_path(twin: BatchedModel) -> str:
     return f"base_model.model.{head_name(twin.model.base_model.model)}."
 
 
-def _entry(twin: TwinModel, path: str) -> str:
+def _entry(twin: BatchedModel, path: str) -> str:
     """The module around a twin whose input is the activation to cut at.
 
     In the head the twin itself; else the transformer layer around it, or outside the layers the adapted module.

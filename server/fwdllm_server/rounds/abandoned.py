@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import structlog
 
-from fwdllm_server.rounds.drop_out import close_assignments
+from fwdllm_server.rounds.dropout import close_assignments
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step
 from fwdllm_server.store import jobs, rounds, scalars
 from fwdllm_server.store.jobs import JobState

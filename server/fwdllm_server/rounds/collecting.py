@@ -15,9 +15,9 @@ from fwdllm_server.algorithm import BlockPlan, Verdict
 from fwdllm_server.algorithm.robust import Scales
 from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.abandoned import abandon
-from fwdllm_server.rounds.drop_out import observed_drop_out
+from fwdllm_server.rounds.dropout import observed_drop_out
 from fwdllm_server.rounds.expiring import expire_overdue
-from fwdllm_server.rounds.handover import hand_over
+from fwdllm_server.rounds.reassignment import reassign
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
 from fwdllm_server.store import ledger, rounds, scalars
 from fwdllm_server.store.rounds import Phase
@@ -38,7 +38,7 @@ def advance(context: RoundContext) -> Step:
     left = context.round.phase_since + bounds.deadline_s - context.now
     if left <= 0:
         return _close(context, measured)
-    return wait(min(left, next_expiry, hand_over(context, work, lambda: by_block(context), left)))
+    return wait(min(left, next_expiry, reassign(context, work, lambda: by_block(context), left)))
 
 
 def by_block(context: RoundContext) -> Mapping[str, Sequence[Scalar]]:
@@ -55,8 +55,10 @@ def _judge(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> 
     """Everything asked for is in: commit, or ask for more (variance-controlled pacing)."""
     recent = ledger.recent_scales(context.connection, context.job.id)
     last = ledger.last_entry(context.connection, context.job.id)
-    drop_out = observed_drop_out(context)
-    verdicts, plan = context.computed(context.round.plan, lambda: _verdicts(context, collected, recent, last, drop_out))
+    dropout_rate = observed_drop_out(context)
+    verdicts, plan = context.computed(
+        context.round.plan, lambda: _verdicts(context, collected, recent, last, dropout_rate)
+    )
     decisive = max(verdicts.values(), key=_excess)
     rounds.set_variance(context.connection, context.round, decisive.variance, decisive.threshold)
     reason = "; ".join(verdict.reason for verdict in verdicts.values())
@@ -86,13 +88,13 @@ def _verdicts(
     collected: Mapping[str, Sequence[Scalar]],
     recent: Scales,
     last: LedgerEntry | None,
-    drop_out: float,
+    dropout_rate: float,
 ) -> tuple[Mapping[str, Verdict], tuple[BlockPlan, ...]]:
     """Whether each block has enough, and the plan that the round goes on with where one has not."""
     algorithm, plans = context.job.algorithm, context.round.plan
     verdicts = {plan.block: algorithm.judge(plan, collected[plan.block], recent) for plan in plans}
     extended = tuple(
-        plan if verdicts[plan.block].enough else algorithm.extend(plan, context.job.state, last, drop_out)
+        plan if verdicts[plan.block].enough else algorithm.extend(plan, context.job.state, last, dropout_rate)
         for plan in plans
     )
     return verdicts, extended

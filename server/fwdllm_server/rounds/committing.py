@@ -12,11 +12,11 @@ import structlog
 from fwdllm_common.estimator import Scalar
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
-from fwdllm_server.algorithm.agreement import Standings, contradicting
+from fwdllm_server.algorithm.agreement import Reputations, contradicting
 from fwdllm_server.algorithm.robust import Scales
 from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.collecting import by_block
-from fwdllm_server.rounds.drop_out import close_assignments
+from fwdllm_server.rounds.dropout import close_assignments
 from fwdllm_server.rounds.training import RoundContext, Step
 from fwdllm_server.store import efforts, ledger, rounds, scalars
 from fwdllm_server.store.rounds import Phase
@@ -35,7 +35,7 @@ class Known(NamedTuple):
     """What rounds before have left: scales of scalars, standings of this round's devices, the last entry."""
 
     scales: Scales
-    standings: Standings
+    reputations: Reputations
     last: LedgerEntry | None
 
 
@@ -44,7 +44,7 @@ class Commit(NamedTuple):
 
     entry: LedgerEntry
     scales: Scales
-    standings: Standings
+    reputations: Reputations
     state: ModelState
     snapshot_sha256: str | None
 
@@ -56,7 +56,7 @@ def advance(context: RoundContext) -> Step:
     devices = sorted({scalar.device for found in collected.values() for scalar in found})
     known = Known(
         ledger.recent_scales(connection, job.id),
-        efforts.standings(connection, job.id, devices),
+        efforts.reputations(connection, job.id, devices),
         ledger.last_entry(connection, job.id),
     )
     snapshot_due = _snapshot_due(context, sum(map(len, collected.values())))
@@ -69,9 +69,9 @@ def advance(context: RoundContext) -> Step:
         for sha256 in ledger.forget_snapshots(connection, job.id, _SNAPSHOTS_KEPT):
             context.artifacts.remove(sha256)
     ledger.append(connection, job.id, commit.entry, commit.scales, context.now)
-    efforts.set_standings(connection, job.id, commit.standings)
+    efforts.set_reputations(connection, job.id, commit.reputations)
     # Once when it begins to last, not in every round.
-    if left_out := contradicting(commit.standings) - contradicting(known.standings):
+    if left_out := contradicting(commit.reputations) - contradicting(known.reputations):
         _log.warning(
             "devices left out: their scalars contradict the others'",
             job=job.name,
@@ -98,11 +98,11 @@ def _compute(
     context: RoundContext, collected: Mapping[str, Sequence[Scalar]], known: Known, snapshot_due: bool
 ) -> Commit:
     job, plan = context.job, context.round.plan
-    voted = job.algorithm.standings(plan, collected, job.state, known.last, known.standings)
-    standings = {**known.standings, **voted}
+    voted = job.algorithm.reputations(plan, collected, job.state, known.last, known.reputations)
+    reputations = {**known.reputations, **voted}
     entry = LedgerEntry(
         version=context.round.version + 1,
-        updates=job.algorithm.update(plan, collected, known.scales, standings),
+        updates=job.algorithm.update(plan, collected, known.scales, reputations),
         theta_digest=b"",
     )
     scales = job.algorithm.scales(plan, collected, known.scales)
@@ -110,7 +110,7 @@ def _compute(
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at before it counts
         entry = state.advance(entry, job.algorithm.estimate)
     snapshot = context.artifacts.put(state.to_bytes()) if snapshot_due and _is_finite(state) else None
-    return Commit(entry, scales, standings, state, snapshot)
+    return Commit(entry, scales, reputations, state, snapshot)
 
 
 def _is_finite(state: ModelState) -> bool:

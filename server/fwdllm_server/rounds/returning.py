@@ -23,7 +23,7 @@ def take_back(
     """What a device may still report on, after taking from it what its check-in says that it does not work on.
 
     That is everything, or the jobs it does not choose. What it has measured counts; what it has not is nobody's, and
-    handed over (:mod:`fwdllm_server.rounds.handover`).
+    handed over (:mod:`fwdllm_server.rounds.reassignment`).
     """
     choice = JobChoice.from_message(request.jobs)
     counting = []

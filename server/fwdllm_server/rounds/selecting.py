@@ -8,7 +8,7 @@ from math import inf
 import structlog
 
 from fwdllm_server.rounds.distribution import Share, hand_out
-from fwdllm_server.rounds.drop_out import observed_drop_out
+from fwdllm_server.rounds.dropout import observed_drop_out
 from fwdllm_server.rounds.load import Load
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
 from fwdllm_server.rounds.turns import LOOK_AGAIN_S, kept_for_others
@@ -59,9 +59,9 @@ def _is_paused(context: RoundContext) -> bool:
 def _gather(context: RoundContext) -> Step:
     """There are devices enough: from now on the round has a plan, and waits for ``gather_s`` at most."""
     last = ledger.last_entry(context.connection, context.job.id)
-    job, number, drop_out = context.job, context.round.number, observed_drop_out(context)
+    job, number, dropout_rate = context.job, context.round.number, observed_drop_out(context)
     # Sampling weighs candidates.
-    plan = context.computed(("plan", drop_out), lambda: job.algorithm.plan(number, job.state, last, drop_out))
+    plan = context.computed(("plan", dropout_rate), lambda: job.algorithm.plan(number, job.state, last, dropout_rate))
     rounds.set_plan(context.connection, context.round, plan)
     rounds.enter(context.connection, context.round, Phase.SELECTING, context.now)
     return MOVED

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Float, Insert, Row, bindparam, cast, func, se
 from sqlalchemy.dialects import postgresql, sqlite
 
 from fwdllm.v1 import device_pb2
-from fwdllm_server.algorithm.agreement import Standing, Standings
+from fwdllm_server.algorithm.agreement import Reputation, Reputations
 from fwdllm_server.store.schema import efforts
 
 MOST = 1 << 53
@@ -227,18 +227,18 @@ def failing(connection: Connection, job_id: str, now: float) -> Mapping[str, Fai
     return {device: Failure(*found) for device, *found in connection.execute(query)}
 
 
-def standings(connection: Connection, job_id: str, devices: Sequence[str]) -> Standings:
+def reputations(connection: Connection, job_id: str, devices: Sequence[str]) -> Reputations:
     """How far the scalars of each of the devices have gone with the others'; those that have voted."""
-    found: dict[str, Standing] = {}
+    found: dict[str, Reputation] = {}
     for start in range(0, len(devices), _ROWS_PER_STATEMENT):
         some = efforts.c.device_id.in_(devices[start : start + _ROWS_PER_STATEMENT]) & (efforts.c.vote_rounds > 0)
         query = select(efforts.c.device_id, efforts.c.votes, efforts.c.vote_rounds)
         rows = connection.execute(query.where(efforts.c.job_id == job_id, some))
-        found.update((device, Standing(votes, rounds)) for device, votes, rounds in rows)
+        found.update((device, Reputation(votes, rounds)) for device, votes, rounds in rows)
     return found
 
 
-def set_standings(connection: Connection, job_id: str, found: Standings) -> None:
+def set_reputations(connection: Connection, job_id: str, found: Reputations) -> None:
     """Keep the standings as of a round; their devices have reported, and have rows."""
     if not found:
         return

@@ -20,7 +20,7 @@ from fwdllm_client.agent.journal import Journal
 from fwdllm_client.agent.reporter import Reporter
 from fwdllm_client.agent.session import Session
 from fwdllm_client.cache.artifacts import ArtifactCache
-from fwdllm_client.cache.cache_room import CacheRoom
+from fwdllm_client.cache.quota import CacheQuota
 from fwdllm_client.cache.weights import Weights
 from fwdllm_client.conditions import Conditions, Gate, Rules
 from fwdllm_client.connection.retry import Retry
@@ -198,7 +198,7 @@ class Day:
             choices = ChoicesFile(self.folder / "choices.json")
             permission = Permission(Gate(self, self.rules, clock), self.rules, choices, clock)
             work = AssignmentWork(
-                ArtifactCache(CacheRoom(self.folder, 1 << 40), self.office, retry),
+                ArtifactCache(CacheQuota(self.folder, 1 << 40), self.office, retry),
                 Weights(self.folder / "weights", self.office, retry),
                 journal,
                 lambda bundle: self.compute,

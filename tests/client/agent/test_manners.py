@@ -135,7 +135,7 @@ def test_a_count_of_the_validation_rows_is_interrupted_too(device, coordinator, 
     def evaluate(theta):
         device.sensors.conditions = UNPLUGGED
         device.now += 20
-        device.compute.go_on()
+        device.compute.check_cancelled()
         pytest.fail("went on")
 
     device.compute.evaluate = evaluate

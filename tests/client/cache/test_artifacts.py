@@ -9,7 +9,7 @@ from grpc import StatusCode
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.cache.artifacts import MAX_MANIFEST_BYTES, ArtifactCache
-from fwdllm_client.cache.cache_room import CacheRoom
+from fwdllm_client.cache.quota import CacheQuota
 from fwdllm_client.connection.retry import Retry, WorkGoneError
 from fwdllm_common.errors import BadInputError, IntegrityError
 
@@ -25,7 +25,7 @@ def stop(new_stop):
 @pytest.fixture
 def new_cache(tmp_path, link, stop):
     """Every cache is a new life of the process."""
-    return lambda: ArtifactCache(CacheRoom(tmp_path / "cache", 1 << 40), link, Retry(link.address, stop))
+    return lambda: ArtifactCache(CacheQuota(tmp_path / "cache", 1 << 40), link, Retry(link.address, stop))
 
 
 @pytest.fixture

@@ -15,11 +15,11 @@ from client.engine.tiny_bundle import MAX_TOKENS, WIDTH, make_theta, write_bundl
 from fwdllm_client.engine import DeviceEngines, DirectionTask, Engine
 from fwdllm_client.engine.compiled import CompiledStages
 from fwdllm_client.engine.fixed_shapes import FixedShapes
-from fwdllm_client.engine.ladder import climb
+from fwdllm_client.engine.provider_probe import ProviderProbe
+from fwdllm_client.engine.provider_selection import select_provider
 from fwdllm_client.engine.providers import placement
 from fwdllm_client.engine.qnn import Qnn
 from fwdllm_client.engine.sessions import CPU_PROVIDER, Cpu
-from fwdllm_client.engine.trial import Trial
 from fwdllm_common.directions import Directions
 
 ROWS = np.arange(40)
@@ -48,7 +48,7 @@ def scalars(bundle, dataset, provider, folder, block="peft"):
 
 def tried(bundle, dataset, provider):
     cpu = Priced("cpu", FakeClock(), 1e-3)
-    found = climb(bundle.folder, bundle.manifest, Trial(dataset), [provider], cpu, 1, lambda: 0.0)
+    found = select_provider(bundle.folder, bundle.manifest, ProviderProbe(dataset), [provider], cpu, 1, lambda: 0.0)
     return found.attempts[0], found.best.name
 
 

@@ -8,7 +8,7 @@ from fwdllm.v1 import device_pb2
 from fwdllm.v1.conditions_pb2 import HOLD_PAUSED, HOLD_UNPLUGGED, THERMAL_STATE_NONE
 from fwdllm_client.conditions import Conditions, Gate, Hold, Rules, Thermal
 from fwdllm_client.policy.choices import Choices, ChoicesFile
-from fwdllm_client.policy.permission import Permission, WithdrawnError
+from fwdllm_client.policy.permission import Permission, WorkCancelledError
 from fwdllm_common.job_choice import JobChoice
 
 WELL = Conditions(True, 80.0, False, Thermal.NONE)
@@ -49,7 +49,7 @@ def test_a_job_that_is_not_allowed_is_refused_alone(owned):
 
     assert owned.at(0) == ()
     assert owned.permission.granted("weather")
-    with pytest.raises(WithdrawnError):
+    with pytest.raises(WorkCancelledError):
         owned.permission.check("news")
 
 

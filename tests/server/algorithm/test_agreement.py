@@ -15,7 +15,13 @@ from fwdllm_common.layout import Block
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import ForwardGradient
-from fwdllm_server.algorithm.agreement import Standing, Standings, believed, contradicting, voted
+from fwdllm_server.algorithm.agreement import (
+    Reputation,
+    Reputations,
+    contradicting,
+    exclude_outliers,
+    update_reputations,
+)
 
 DIRECTIONS = Directions(1234, "rademacher")
 SIZE, PER_DEVICE = 400, 32
@@ -42,11 +48,11 @@ def own_gradients(count: int, share: float, seed: int = 2) -> dict[str, np.ndarr
 
 
 def left_out_after(devices: dict[str, np.ndarray], rounds: int, line: np.ndarray = GRADIENT) -> set[str]:
-    standings: dict[str, Standing] = {}
+    reputations: dict[str, Reputation] = {}
     for number in range(rounds):
         scalars = round_of(number, devices)
-        standings |= voted(DIRECTIONS, scalars, line, BLOCK, standings)
-    counting = {scalar.device for scalar in believed(scalars, standings)}
+        reputations |= update_reputations(DIRECTIONS, scalars, line, BLOCK, reputations)
+    counting = {scalar.device for scalar in exclude_outliers(scalars, reputations)}
     return set(devices) - counting
 
 
@@ -85,8 +91,10 @@ def test_a_device_whose_data_are_unlike_the_others_but_not_against_them_counts()
 
 def test_loudness_gives_no_more_votes():
     devices = own_gradients(5, share=0.9)
-    quiet = voted(DIRECTIONS, round_of(1, devices), GRADIENT, BLOCK, {})
-    loud = voted(DIRECTIONS, round_of(1, {name: 100 * g for name, g in devices.items()}), GRADIENT, BLOCK, {})
+    quiet = update_reputations(DIRECTIONS, round_of(1, devices), GRADIENT, BLOCK, {})
+    loud = update_reputations(
+        DIRECTIONS, round_of(1, {name: 100 * g for name, g in devices.items()}), GRADIENT, BLOCK, {}
+    )
 
     assert {name: s.votes for name, s in loud.items()} == pytest.approx(
         {name: s.votes for name, s in quiet.items()}, 1e-3
@@ -97,35 +105,35 @@ def test_devices_with_few_scalars_vote_too_and_are_found_out():
     """Else one that is given few directions could lie for ever."""
     devices = own_gradients(20, share=0.9)
     devices["d4"] = -devices["d4"]
-    standings: dict[str, Standing] = {}
+    reputations: dict[str, Reputation] = {}
     for number in range(25):
-        standings |= voted(DIRECTIONS, round_of(number, devices, 3), GRADIENT, BLOCK, standings)
+        reputations |= update_reputations(DIRECTIONS, round_of(number, devices, 3), GRADIENT, BLOCK, reputations)
 
-    assert set(standings) == set(devices)
-    assert contradicting(standings) == {"d4"}
+    assert set(reputations) == set(devices)
+    assert contradicting(reputations) == {"d4"}
 
 
 def test_one_that_mends_its_ways_is_believed_again():
-    standing = Standing()
+    reputation = Reputation()
     for _ in range(10):
-        standing = standing.after(-1.0)
-    wrong = standing.deviations
+        reputation = reputation.after(-1.0)
+    wrong = reputation.deviations
     for _ in range(20):
-        standing = standing.after(1.0)
+        reputation = reputation.after(1.0)
 
-    assert wrong < -2 < 1 < standing.deviations
+    assert wrong < -2 < 1 < reputation.deviations
 
 
 @given(st.lists(st.floats(-5, 5), min_size=1, max_size=50))
 def test_without_a_cause_deviations_have_the_variance_of_one_vote(votes):
     """Σ wᵢ vᵢ / √Σ wᵢ²: votes that are standard normal give a standard normal."""
-    standing = Standing()
+    reputation = Reputation()
     for vote in votes:
-        standing = standing.after(vote)
+        reputation = reputation.after(vote)
     weights = 0.97 ** np.arange(len(votes))[::-1]
 
-    assert standing.weight == pytest.approx(weights.sum(), 1e-6)
-    assert standing.deviations == pytest.approx(weights @ votes / np.sqrt(weights @ weights), abs=1e-9)
+    assert reputation.weight == pytest.approx(weights.sum(), 1e-6)
+    assert reputation.deviations == pytest.approx(weights @ votes / np.sqrt(weights @ weights), abs=1e-9)
 
 
 def test_the_algorithm_lets_devices_vote_along_its_momentum_and_leaves_liars_out():
@@ -133,7 +141,7 @@ def test_the_algorithm_lets_devices_vote_along_its_momentum_and_leaves_liars_out
     header = run_header(spec)
     algorithm, state = ForwardGradient(spec, header, LAYOUT), ModelState.initial(header, LAYOUT, THETA)
     block, gradient = LAYOUT.block("head"), np.ones(6, np.float32)
-    standings: dict[str, Standing] = {}
+    reputations: dict[str, Reputation] = {}
     last = None
     for number in range(1, 8):
         plan = algorithm.plan(number, state, last)
@@ -142,21 +150,21 @@ def test_the_algorithm_lets_devices_vote_along_its_momentum_and_leaves_liars_out
             slope = float(header.directions.vector(seed, block.start, block.stop) @ gradient)
             sign = -1 if index % 5 == 0 else 1
             scalars["head"].append(Scalar(seed, round(sign * slope * SCALE), f"d{index % 5}", 10))
-        standings |= algorithm.standings(plan, scalars, state, last, standings)
-        last = state.advance(LedgerEntry(number, algorithm.update(plan, scalars, {}, standings), b""))
+        reputations |= algorithm.reputations(plan, scalars, state, last, reputations)
+        last = state.advance(LedgerEntry(number, algorithm.update(plan, scalars, {}, reputations), b""))
 
-    assert {name: standing.deviations < 0 for name, standing in standings.items()} == {
+    assert {name: reputation.deviations < 0 for name, reputation in reputations.items()} == {
         f"d{index}": index == 0 for index in range(5)
     }
     assert len(last.updates[0].seeds) == 90 * 4 // 5
 
 
 def test_nobody_is_left_out_before_its_third_round():
-    standings = {"liar": Standing(), "one": Standing(), "two": Standing()}
+    reputations = {"liar": Reputation(), "one": Reputation(), "two": Reputation()}
     left_out = []
     for _ in range(3):
-        standings = {name: known.after(-4.0 if name == "liar" else 4.0) for name, known in standings.items()}
-        left_out.append(contradicting(standings))
+        reputations = {name: known.after(-4.0 if name == "liar" else 4.0) for name, known in reputations.items()}
+        left_out.append(contradicting(reputations))
     assert left_out == [frozenset(), frozenset(), frozenset({"liar"})]
 
 
@@ -172,15 +180,15 @@ def rates(signal: float, spread: float, liars: int, rounds: int = 40, devices: i
     for _ in range(runs):
         means = generator.normal(signal, spread, devices)
         means[:liars] *= -1
-        standings: Standings = {f"d{index}": Standing() for index in range(devices)}
+        reputations: Reputations = {f"d{index}": Reputation() for index in range(devices)}
         for number in range(rounds):
             votes = means + generator.normal(size=devices)
             votes *= np.sign(np.median(votes))
-            standings = {
-                name: standing.after(float(vote))
-                for (name, standing), vote in zip(standings.items(), votes, strict=True)
+            reputations = {
+                name: reputation.after(float(vote))
+                for (name, reputation), vote in zip(reputations.items(), votes, strict=True)
             }
-            left_out = contradicting(standings)
+            left_out = contradicting(reputations)
             caught = sum(int(name[1:]) < liars for name in left_out)
             alarms += len(left_out) - caught
             found += caught if number >= 20 else 0
@@ -227,7 +235,7 @@ def trained_with(liars: int, devices: int = 20, rounds: int = 50) -> tuple[int, 
     rows = [(means[own] + generator.normal(size=(ROWS, WIDTH)), own) for own in labels]
     block = Block("head", 0, CLASSES * (WIDTH + 1))
     theta, momentum, squares = np.zeros((3, block.size))
-    standings: Standings = {}
+    reputations: Reputations = {}
     honest = caught = 0
     for number in range(rounds):
         batches = [generator.choice(ROWS, 16, replace=False) for _ in rows]
@@ -240,11 +248,14 @@ def trained_with(liars: int, devices: int = 20, rounds: int = 50) -> tuple[int, 
             for index, (name, gradient) in enumerate(gradients.items())
             for seed in range((number * devices + index) * 1000, (number * devices + index) * 1000 + 24)
         ]
-        standings = {**standings, **voted(DIRECTIONS, scalars, momentum.astype(np.float32), block, standings)}
-        left_out = contradicting(standings)
+        reputations = {
+            **reputations,
+            **update_reputations(DIRECTIONS, scalars, momentum.astype(np.float32), block, reputations),
+        }
+        left_out = contradicting(reputations)
         lying = sum(int(name[1:]) < liars for name in left_out)
         honest, caught = honest + len(left_out) - lying, caught + lying
-        kept = believed(scalars, standings)
+        kept = exclude_outliers(scalars, reputations)
         seeds = np.array([scalar.seed for scalar in kept], dtype=np.uint64)
         estimate = forward_gradient(DIRECTIONS, seeds, coefficients(kept), block).astype(np.float64)
         momentum, squares = 0.9 * momentum + 0.1 * estimate, 0.99 * squares + 0.01 * estimate**2

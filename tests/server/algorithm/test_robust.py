@@ -16,7 +16,7 @@ from fwdllm_server.algorithm.robust import (
     by_direction,
     clipped,
     directions_measured,
-    levelled,
+    rescale_devices,
     running_scale,
     scale_of,
 )
@@ -95,7 +95,7 @@ def test_a_device_that_is_loud_as_a_whole_is_made_as_loud_as_the_others():
     loud = [Scalar(seed, (-1) ** seed * 3000, "loud", 1) for seed in range(10)]
     few = [Scalar(100 + seed, 3000, "few", 1) for seed in range(7)]
     quiet = [Scalar(200 + seed, 500, "quiet", 1) for seed in range(10)]
-    found = levelled([*loud, *few, *quiet], 1000)
+    found = rescale_devices([*loud, *few, *quiet], 1000)
 
     assert [scalar.value for scalar in found[:10]] == [1000, -1000] * 5
     assert [scalar.value for scalar in found[10:17]] == [1000] * 7
@@ -115,7 +115,7 @@ def test_a_device_with_few_scalars_outweighs_the_others_no_more_than_one_with_ma
             value = -np.sign(slope) * LARGEST if index == 0 else slope * SCALE
             scalars.append(Scalar(seed, round(value), f"d{index}", 10))
     scale = scale_of(scalars)
-    held = clipped(levelled(scalars, scale), 3 * scale)
+    held = clipped(rescale_devices(scalars, scale), 3 * scale)
     estimate = forward_gradient(
         directions, np.array([s.seed for s in held], dtype=np.uint64), coefficients(held), Block("head", 0, 64)
     )

@@ -3,7 +3,7 @@ import pytest
 from server.rpc.loopback import authority_of, device_identity, make_home
 
 from fwdllm.v1.conditions_pb2 import HOLD_HOT, HOLD_LOW_BATTERY, Conditions
-from fwdllm_server.cli.words import moment
+from fwdllm_server.cli.formatting import moment
 
 
 async def test_enroll_prints_the_line_to_type_on_the_device(stage, cli):

@@ -7,8 +7,8 @@ from server.cli.scripted import DONE, running
 
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, JOB_STATE_PREPARING, Device, Job
 from fwdllm_server.cli.display import Display
+from fwdllm_server.cli.formatting import duration, energy, size
 from fwdllm_server.cli.progress import line, render, show_job
-from fwdllm_server.cli.words import duration, energy, size
 from fwdllm_server.views.message_json import as_dict
 
 

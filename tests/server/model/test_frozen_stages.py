@@ -151,14 +151,14 @@ def test_work_can_be_interrupted_before_every_unperturbed_run(
         for allowed in (0, 1, 3):
             calls = iter(range(allowed))
 
-            def go_on(calls: Iterator[int] = calls) -> None:
+            def check_cancelled(calls: Iterator[int] = calls) -> None:
                 if next(calls, None) is None:
                     raise InterruptedError
 
-            engine.obey(go_on)
+            engine.set_cancellation_check(check_cancelled)
             with pytest.raises(InterruptedError):
                 work(engine)
-        engine.obey(lambda: None)
+        engine.set_cancellation_check(lambda: None)
         assert work(engine) == expected
 
 

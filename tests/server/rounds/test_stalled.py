@@ -9,7 +9,7 @@ from structlog.testing import capture_logs
 from fwdllm.v1.operator_pb2 import Job
 from fwdllm_server.cli.progress import line, step
 from fwdllm_server.config.server_config import CheckInSection
-from fwdllm_server.dashboard import facts
+from fwdllm_server.dashboard import documents
 from fwdllm_server.rounds.stalled import STALLED_S, StallLog, why_stalled
 from fwdllm_server.store import jobs
 from fwdllm_server.store.rounds import Phase
@@ -61,7 +61,7 @@ def test_status_and_watch_say_what_a_job_waits_for_and_no_time_that_is_left(lack
 def test_the_dashboard_says_it_too(lacking):
     lacking.later(STALLED_S)
     with lacking.database.transaction() as connection:
-        (job,) = facts.overview(connection, CheckInSection(), lacking.now)["jobs"]
+        (job,) = documents.overview(connection, CheckInSection(), lacking.now)["jobs"]
 
     assert job["message"] == LACKING
 

@@ -16,7 +16,7 @@ _MAY_GO = ("bundles/*", "files/*", "weights/*", "activations/*.activations", "ac
 _log = structlog.get_logger()
 
 
-class CacheRoom:
+class CacheQuota:
     """At most ``limit_bytes`` below ``folder``, and no more than the disk has.
 
     ``files`` holds downloaded files by SHA-256, a manifest among them for each folder of hard links in ``bundles``;

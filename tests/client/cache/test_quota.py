@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from fwdllm_client.cache.cache_room import CacheRoom, bytes_below
+from fwdllm_client.cache.quota import CacheQuota, bytes_below
 from fwdllm_common.errors import NoRoomError
 
 A, B, C = ("a" * 64, "b" * 64, "c" * 64)
@@ -13,7 +13,7 @@ SHARED = "5" * 64
 
 @pytest.fixture
 def new_room(tmp_path):
-    return lambda limit: CacheRoom(tmp_path, limit)
+    return lambda limit: CacheQuota(tmp_path, limit)
 
 
 @pytest.fixture

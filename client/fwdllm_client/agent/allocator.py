@@ -8,7 +8,7 @@ _M_TOP_PAD, _M_MMAP_THRESHOLD = -2, -3  # glibc's malloc.h
 _THRESHOLD_BYTES = 1 << 20
 
 
-def give_back_what_loading_took() -> None:
+def return_freed_memory_to_system() -> None:
     """Let malloc take blocks of a megabyte and more from the system one by one, where the C library can (glibc).
 
     Else glibc raises its threshold with the first large block that is freed, and the buffers in which ONNX Runtime lays

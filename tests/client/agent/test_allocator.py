@@ -7,7 +7,7 @@ import pytest
 
 _FREED = """
 import ctypes, sys
-from fwdllm_client.agent.memory import give_back_what_loading_took
+from fwdllm_client.agent.allocator import give_back_what_loading_took
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 

@@ -9,7 +9,7 @@ _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -2, -3, -8  # glibc's malloc.h
 _THRESHOLD_BYTES = 8000
 
 
-def give_buffers_pages_of_their_own() -> None:
+def allocate_buffers_separately() -> None:
     """Let malloc take blocks of 8 KB and more from the system one by one, where the C library can (glibc).
 
     gRPC and TLS hold five buffers of 8 to 17 KB for each connection, and an idle device's are nearly empty. From the
@@ -24,7 +24,7 @@ def give_buffers_pages_of_their_own() -> None:
     mallopt(_M_ARENA_MAX, 1)  # each thread's own would keep what handshakes have left of it
 
 
-def look_for_garbage_seldom() -> None:
+def collect_garbage_less_often() -> None:
     """Let Python's collector of cycles leave alone what there is now, and look at the rest less often.
 
     A call leaves no cycles behind; looking for them after every few hundred new objects, and now and then among the

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from fwdllm_client.engine.provider_probe import Answers, Clock, ProviderProbe
 from fwdllm_client.engine.providers import placement
 from fwdllm_client.engine.runs import TOKENS_PER_RUN
 from fwdllm_client.engine.sessions import CPU_PROVIDER, Provider
 from fwdllm_client.engine.stages import StageChain
-from fwdllm_client.engine.trial import Answers, Clock, Trial
 from fwdllm_common.manifest import Manifest
 
 LOSS_TOLERANCE = 0.02
@@ -32,7 +32,7 @@ class Attempt:
 
 
 @dataclass(frozen=True)
-class Climb:
+class Selection:
     """The provider that is best, how all did, and the CPU's answers where they were asked for."""
 
     best: Provider
@@ -40,15 +40,15 @@ class Climb:
     golden: Answers | None
 
 
-def climb(
+def select_provider(
     folder: Path,
     manifest: Manifest,
-    trial: Trial,
+    trial: ProviderProbe,
     candidates: Sequence[Provider],
     cpu: Provider,
     threads: int,
     clock: Clock,
-) -> Climb:
+) -> Selection:
     """Try ``candidates`` and the ``cpu`` on the bundle in ``folder``.
 
     The CPU's answers are asked for only once a candidate runs at all.
@@ -81,7 +81,7 @@ def climb(
         (attempt.seconds_per_token, provider) for provider, attempt in tried if attempt.seconds_per_token is not None
     ]
     best = min(usable, key=lambda pair: pair[0])[1]
-    return Climb(best, [attempt for _, attempt in tried], golden[0] if golden else None)
+    return Selection(best, [attempt for _, attempt in tried], golden[0] if golden else None)
 
 
 def difference(found: Answers, golden: Answers) -> str | None:

@@ -5,8 +5,8 @@ from helpers.rig import derivative
 from helpers.timed_device import PASSES, TimedDevice, directions_by_device, seconds_of_rounds
 
 from fwdllm.v1.device_pb2 import Effort
-from fwdllm_server.rounds.handover import Held, slow_ends
 from fwdllm_server.rounds.load import Load
+from fwdllm_server.rounds.reassignment import Held, straggler_tails
 from fwdllm_server.store.rounds import Phase
 
 HEAD_ONLY = {"blocks.peft": None, "blocks.head": {"directions": 60}}
@@ -22,7 +22,7 @@ def ends_of(helpers, **waiting):
         held.append(Held(device, [(seed + i, "head") for i in range(owed)], silent_s, 1e9))
         seed += 1000
     load = Load({device: speed for device, (speed, _, _) in waiting.items()}, {"head": 1.0}, measured=True)
-    return sorted(seed for seed, _ in slow_ends(held, load, helpers))
+    return sorted(seed for seed, _ in straggler_tails(held, load, helpers))
 
 
 def test_who_is_nearly_done_is_left_alone():
@@ -67,7 +67,7 @@ def test_what_two_have_at_hand_is_not_given_to_a_third():
     directions = [(seed, "head") for seed in range(50)]
     held = [Held("a", directions, 0, 1e9), Held("b", directions[1:], 0, 1e9)]
 
-    assert list(slow_ends(held, Load({"a": 0.1, "b": 0.1}, {"head": 1.0}, True), [10.0])) == [directions[0]]
+    assert list(straggler_tails(held, Load({"a": 0.1, "b": 0.1}, {"head": 1.0}, True), [10.0])) == [directions[0]]
 
 
 # in a round

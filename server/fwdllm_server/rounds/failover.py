@@ -11,7 +11,7 @@ from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import assignments, rounds
 
 
-def take_over(connection: Connection, job: TrainingJob, now: float) -> None:
+def resume_after_failover(connection: Connection, job: TrainingJob, now: float) -> None:
     """The open round's phase begins anew, and its open assignments have their time from now."""
     record = rounds.latest(connection, job.id)
     if record is None:

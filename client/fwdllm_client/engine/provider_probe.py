@@ -31,7 +31,7 @@ class Answers:
     rises: tuple[float, ...]
 
 
-class Trial:
+class ProviderProbe:
     """The first rows of ``dataset``, at a θ that leaves no part of the model without effect."""
 
     def __init__(self, dataset: Dataset) -> None:

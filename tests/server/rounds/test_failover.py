@@ -6,7 +6,7 @@ import pytest
 from helpers.rig import Rig, ScriptedDevice, run_to_end
 from helpers.tiny_job import job_toml
 
-from fwdllm_server.rounds.taking_over import take_over
+from fwdllm_server.rounds.failover import resume_after_failover
 from fwdllm_server.store.assignments import AssignmentState
 
 NAMES = ("a", "b")
@@ -22,7 +22,7 @@ def another(rig: Rig, later_s: float) -> Rig:
     """The coordinator after this one, which begins so many seconds later, or earlier, by its own clock."""
     new = Rig(rig.database, rig.artifacts, rig.now + later_s)
     with new.database.transaction() as connection:
-        take_over(connection, new.job, new.now)
+        resume_after_failover(connection, new.job, new.now)
     return new
 
 

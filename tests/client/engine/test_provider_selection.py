@@ -6,11 +6,11 @@ import onnxruntime
 import pytest
 from client.engine.providers import FakeClock, Priced
 
-from fwdllm_client.engine.ladder import climb, difference
+from fwdllm_client.engine.provider_probe import Answers, ProviderProbe
+from fwdllm_client.engine.provider_selection import difference, select_provider
 from fwdllm_client.engine.providers import accelerators, placement
 from fwdllm_client.engine.sessions import CPU_PROVIDER, Cpu
 from fwdllm_client.engine.stages import StageChain
-from fwdllm_client.engine.trial import Answers, Trial
 from fwdllm_common.errors import BadInputError
 
 
@@ -23,7 +23,7 @@ def clock():
 def climbed(bundle, dataset, clock):
     def run(*candidates, cpu_price=1e-3):
         cpu = Priced("cpu", clock, cpu_price)
-        return climb(bundle.folder, bundle.manifest, Trial(dataset), candidates, cpu, 1, clock)
+        return select_provider(bundle.folder, bundle.manifest, ProviderProbe(dataset), candidates, cpu, 1, clock)
 
     return run
 
@@ -93,7 +93,7 @@ def test_one_that_takes_no_node_is_none(climbed, clock):
 
 def test_the_trial_depends_on_every_part_of_the_model(bundle, dataset):
     """A fault in any stage or block shows in the answers."""
-    trial = Trial(dataset)
+    trial = ProviderProbe(dataset)
     golden = trial.answers(StageChain(bundle.folder, bundle.manifest, Cpu(), 1))
     assert difference(golden, golden) is None
 

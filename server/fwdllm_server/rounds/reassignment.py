@@ -15,7 +15,7 @@ from math import ceil, inf
 from fwdllm_common.estimator import Scalar
 from fwdllm_server.algorithm import BlockPlan, directions_measured
 from fwdllm_server.rounds.distribution import Share, hand_out
-from fwdllm_server.rounds.drop_out import QUIET
+from fwdllm_server.rounds.dropout import QUIET
 from fwdllm_server.rounds.load import MOST_OF_ROUND, Load
 from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
@@ -58,7 +58,7 @@ class Scene:
     left_s: float
 
 
-def hand_over(
+def reassign(
     context: RoundContext,
     work: Sequence[AssignmentRecord],
     collected: Callable[[], Mapping[str, Sequence[Scalar]]],
@@ -82,7 +82,7 @@ def hand_over(
     return min([*quiet_in, QUIET * context.job.spec.rounds.assignment_s if offered else inf])
 
 
-def slow_ends(
+def straggler_tails(
     held: Sequence[Held], load: Load, helpers: Sequence[float], wanted: Mapping[int, int] = {}
 ) -> Iterator[tuple[int, str]]:
     """The directions, seed and block, that helpers of these speeds should take over.
@@ -191,7 +191,7 @@ def _help(scene: Scene) -> Mapping[str, int]:
         return {}
     live = [each for each in scene.held if each.live]
     speeds = [scene.load.speeds[device] for device in helpers]
-    ends = {seed: 1 for seed, _ in slow_ends(live, scene.load, speeds, scene.wanted)}
+    ends = {seed: 1 for seed, _ in straggler_tails(live, scene.load, speeds, scene.wanted)}
     return _offer(scene, ends, helpers, lambda plan, _device: len(plan.seeds))
 
 

@@ -42,7 +42,7 @@ class ThetaTensor:
         return theta[:, self.start : self.start + size].reshape(-1, *self.shape)
 
 
-class LinearTwin(nn.Module):
+class BatchedLinear(nn.Module):
     """``nn.Linear`` with P weights: row n of N is multiplied by copy n // (N / P)."""
 
     def __init__(self, original: nn.Linear, tensors: Mapping[str, ThetaTensor]) -> None:
@@ -66,8 +66,8 @@ class LinearTwin(nn.Module):
         return y.reshape(*x.shape[:-1], self.out_features)
 
 
-class ShiftTwin(nn.Module):
-    """A module of which only the bias is trained, with P biases: ``[N, ..., out]`` as by :class:`LinearTwin`."""
+class BatchedShift(nn.Module):
+    """A module of which only the bias is trained, with P biases: ``[N, ..., out]`` as by :class:`BatchedLinear`."""
 
     def __init__(self, original: nn.Module, tensors: Mapping[str, ThetaTensor]) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class ShiftTwin(nn.Module):
         return _for_each_copy(torch.add, y, self._bias.copies() - frozen)
 
 
-class Ia3Twin(nn.Module):
+class BatchedIa3(nn.Module):
     """PEFT's (IA)³ layer with P vectors."""
 
     def __init__(self, original: IA3Layer, tensors: Mapping[str, ThetaTensor]) -> None:
@@ -105,7 +105,7 @@ def _for_each_copy(operation: Callable[[Tensor, Tensor], Tensor], x: Tensor, vec
 
 
 @dataclass(frozen=True)
-class TwinModel:
+class BatchedModel:
     """A PEFT model whose trainable modules are twins: the model, its θ inputs, and the block of every twin by path."""
 
     model: Any
@@ -113,7 +113,7 @@ class TwinModel:
     twins: Mapping[str, str]
 
 
-def make_twin_model(model: PeftModel, layout: Layout) -> TwinModel:
+def make_twin_model(model: PeftModel, layout: Layout) -> BatchedModel:
     """A copy of ``model`` that reads θ from its inputs; frozen weights are shared with the original.
 
     :raises BadInputError: a trainable parameter belongs to a module for which there is no twin.
@@ -128,7 +128,7 @@ def make_twin_model(model: PeftModel, layout: Layout) -> TwinModel:
         if own:
             twin.set_submodule(path, _twin_of(path, module, own))
             twins[path] = next(iter(own.values())).block
-    return TwinModel(twin, inputs, twins)
+    return BatchedModel(twin, inputs, twins)
 
 
 def _own_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
@@ -142,11 +142,11 @@ def _own_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
 def _twin_of(path: str, module: nn.Module, own: Mapping[str, ThetaTensor]) -> nn.Module:
     """A further kind of module with trainable parameters needs a class above and a line here."""
     if isinstance(module, nn.Linear) and len(own) == len(list(module.parameters())):
-        return LinearTwin(module, own)
+        return BatchedLinear(module, own)
     if set(own) == {"bias"}:
-        return ShiftTwin(module, own)
+        return BatchedShift(module, own)
     if isinstance(module, IA3Layer):
-        return Ia3Twin(module, own)
+        return BatchedIa3(module, own)
     raise BadInputError(
         f"cannot perturb {path} ({type(module).__name__}): only whole linear modules, biases and (IA)³; choose others"
     )
