@@ -23,6 +23,9 @@ class BlockPlan:
     ``epsilon`` is the step along a direction, ``central`` asks for the central difference, ``batch_size`` are the rows
     that all directions of an assignment share, ``learning_rate`` that of the step the round ends with. A direction is
     measured when ``devices_per_direction`` devices have measured it.
+
+    Orthogonal directions come in frames of ``order`` seeds, of which the range names more than there are devices: each
+    has a frame of its own and measures its first ``per_device`` directions, on the same rows in every round.
     """
 
     block: str
@@ -33,6 +36,8 @@ class BlockPlan:
     learning_rate: float
     central: bool = False
     devices_per_direction: int = 1
+    order: int = 0
+    per_device: int = 0
 
     @property
     def seeds(self) -> list[int]:
@@ -48,6 +53,23 @@ class BlockPlan:
     def end_seed(self) -> int:
         """One past the largest seed."""
         return sum(self.ranges[-1])
+
+    def frame(self, index: int) -> SeedRange:
+        """The directions that a device measures of a frame."""
+        return SeedRange(self.first_seed + index * self.order, self.per_device)
+
+    @property
+    def frames(self) -> int:
+        """How many frames there are to measure."""
+        return self.ranges[0].length // self.order if self.order else 0
+
+    def for_devices(self, directions: int) -> BlockPlan:
+        """The same plan, of which so many directions of frames are waited for."""
+        return replace(self, wanted=directions)
+
+    def index_of(self, seed: int) -> int:
+        """The frame of a seed."""
+        return (seed - self.first_seed) // self.order
 
     def extended(self, wanted: int, more_seeds: Sequence[int]) -> BlockPlan:
         """The same plan with more directions, whose seeds are above all others."""

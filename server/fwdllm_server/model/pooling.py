@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import sqrt
 from typing import Any
 
 import torch
@@ -11,6 +13,11 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.model.architecture import layer_stack
+
+MOST_HEAD = (1 << 14) - 1
+"""Coordinates of a head, biases included, from which on features are projected: a frame is the next power of two."""
+LEAST_PROJECTED = 64
+_BASIS = re.compile(r"^projection\..*basis$")
 
 
 class Centring(nn.Module):
@@ -25,14 +32,27 @@ class Centring(nn.Module):
         return features - self.mean
 
 
+class Projection(nn.Module):
+    """Projects on ``basis``, ``[width, directions]``, which starts at zero and is not trained (decision 0022)."""
+
+    def __init__(self, width: int, directions: int) -> None:
+        super().__init__()
+        self.basis = nn.Parameter(torch.zeros(width, directions))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[N, width]`` → ``[N, directions]``."""
+        return features @ self.basis
+
+
 class MeanPooledClassifier(nn.Module):
     """``backbone`` → means over unmasked tokens, side by side → ``classifier`` (linear).
 
     Means are taken of the last hidden state and of what goes into each of ``layers``, counted from 0; with ``layers``
-    they are centred.
+    they are centred, and where the classes are many projected on as many directions as
+    :func:`projected_width` says, at most ``most_projected``.
     """
 
-    def __init__(self, backbone: Any, labels: int, layers: Sequence[int] = ()) -> None:
+    def __init__(self, backbone: Any, labels: int, layers: Sequence[int] = (), most_projected: int = 0) -> None:
         super().__init__()
         self.backbone: nn.Module = backbone
         self.config: Any = backbone.config
@@ -45,12 +65,14 @@ class MeanPooledClassifier(nn.Module):
             module.register_forward_pre_hook(self._keep_input, with_kwargs=True)
         width = (len(layers) + 1) * self.config.get_text_config().hidden_size
         self.centring: nn.Module = Centring(width) if layers else nn.Identity()
-        self.classifier = nn.Linear(width, labels)
+        directions = projected_width(labels, width, most_projected) if layers else 0
+        self.projection: nn.Module = Projection(width, directions) if directions else nn.Identity()
+        self.classifier = nn.Linear(directions or width, labels)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> SequenceClassifierOutput:
         """Logits ``[N, labels]`` from ``input_ids`` and ``attention_mask``, int64 ``[N, T]``."""
         means = self.means(input_ids, attention_mask, **options)
-        return SequenceClassifierOutput(logits=self.classifier(self.centring(means)))
+        return SequenceClassifierOutput(logits=self.classifier(self.projection(self.centring(means))))
 
     def means(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
         """What is centred and classified, ``[N, width]``."""
@@ -68,12 +90,38 @@ class MeanPooledClassifier(nn.Module):
 
 @torch.no_grad()
 def centre(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> None:
-    """Have a model that centres its features subtract their mean over the texts of ``batches``; others stay alike."""
+    """Fit a model that centres its features, and perhaps projects them, to the texts of ``batches``; others stay alike.
+
+    The mean over the texts is subtracted. The basis are the principal directions, as much longer than 1 as keeps the
+    sum of magnitudes about as it was: a step of Adam moves each weight alike, and then changes the logits alike.
+    """
     if not isinstance(model, MeanPooledClassifier) or not isinstance(model.centring, Centring):
         return
     found = [model.means(**batch).double() for batch in batches]
-    if found:
-        model.centring.mean.copy_(torch.cat(found).mean(dim=0))
+    if not found:
+        return
+    features = torch.cat(found)
+    model.centring.mean.copy_(features.mean(dim=0))
+    if isinstance(model.projection, Projection):
+        width, directions = model.projection.basis.shape
+        _, _, principal = torch.linalg.svd(features - features.mean(dim=0), full_matrices=False)
+        model.projection.basis.copy_(principal[:directions].T * sqrt(width / directions))
+
+
+def projected_width(labels: int, width: int, most: int) -> int:
+    """On how many directions features of a ``width`` are projected, at most ``most``; 0 if they are left alone.
+
+    So many that a device can measure the head completely, but not fewer than :data:`LEAST_PROJECTED`.
+    """
+    if labels * (width + 1) <= MOST_HEAD or most < LEAST_PROJECTED:
+        return 0
+    return min(most, width, max(LEAST_PROJECTED, MOST_HEAD // labels - 1))
+
+
+def projected_directions(model: nn.Module) -> int:
+    """On how many directions a model projects its features; 0 if it does not."""
+    # Modules that PEFT saves are wrapped, and say so of their parameters alone.
+    return next((parameter.shape[1] for name, parameter in model.named_parameters() if _BASIS.search(name)), 0)
 
 
 def first_and_middle(backbone: nn.Module) -> Sequence[int]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import structlog
@@ -25,6 +26,7 @@ from fwdllm_common.optimizers import OptimizerSettings
 from fwdllm_common.prompt import Prompt
 from fwdllm_common.replay import ModelState, theta_digest
 from fwdllm_common.task import CLASSIFICATION
+from fwdllm_server.algorithm.auto import direction_shares, is_worth_a_frame
 from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.preparation.canary import CANARY_FILE, draw_canary, expect_of, fidelity
@@ -92,7 +94,14 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     shutil.rmtree(folder.path, ignore_errors=True)
     folder.path.mkdir(parents=True)
     tokenizer = load_tokenizer_file(source)
-    base = load_base(source, spec.model.labels, spec.model.pooling, spec.model.head == "random", spec.model.task)
+    base = load_base(
+        source,
+        spec.model.labels,
+        spec.model.pooling,
+        spec.model.head == "random",
+        spec.model.task,
+        most_projected=len(texts) - 1,
+    )
     prompt = Prompt.of(spec.model.prompt)
     Prompting(prompt, spec.model.words).prepare(base, source, tokenizer, spec.model.max_tokens)
     head_init = "verbaliser" if spec.model.words else spec.model.head if has_new_head(base) else "checkpoint"
@@ -147,7 +156,7 @@ def adopt(spec: JobSpec, folder: JobFolder, artifacts: ArtifactStore) -> Prepare
     for file in manifest.files:
         artifacts.put_file(folder.bundle / file.name)
     theta: Float32Vector = np.load(folder.path / _THETA_FILE)
-    header = run_header(spec, manifest.layout, theta)
+    header = run_header(spec, manifest.layout, theta, direction_shares(manifest))
     head_init = (folder.path / _HEAD_INIT_FILE).read_text()
     return PreparedModel(
         header=header,
@@ -158,14 +167,30 @@ def adopt(spec: JobSpec, folder: JobFolder, artifacts: ArtifactStore) -> Prepare
     )
 
 
-def run_header(spec: JobSpec, layout: Layout, theta: Float32Vector) -> RunHeader:
-    """What stays the same through a run that begins at ``theta``, float32 ``[d]``."""
+def run_header(
+    spec: JobSpec, layout: Layout, theta: Float32Vector, shares: Mapping[str, float] = MappingProxyType({})
+) -> RunHeader:
+    """What stays the same through a run that begins at ``theta``, float32 ``[d]``.
+
+    ``shares`` are those of :class:`fwdllm_server.algorithm.ForwardGradient`.
+    """
     return RunHeader(
         directions=Directions(run_key(spec.job.seed), spec.perturbation.distribution),
         layout_digest=layout.digest,
         initial_theta_digest=theta_digest(theta),
         optimizer=OptimizerSettings(
-            spec.optimizer.kind, spec.optimizer.beta1, spec.optimizer.beta2, spec.optimizer.epsilon
+            spec.optimizer.kind,
+            spec.optimizer.beta1,
+            spec.optimizer.beta2,
+            spec.optimizer.epsilon,
+            spec.optimizer.weight_decay,
+        ),
+        orthogonal=tuple(
+            name
+            for name, block in layout.blocks.items()
+            if (section := spec.blocks.get(name)) is not None  # type: ignore[call-overload]
+            and section.directions == "auto"
+            and is_worth_a_frame(block.size, shares.get(name, 1.0), spec.rounds)
         ),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fwdllm_server.rounds.drop_out import close_assignments
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step
-from fwdllm_server.store import jobs, rounds, scalars
+from fwdllm_server.store import jobs, rounds, scalar_spans, scalars
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.rounds import Phase
 
@@ -15,6 +15,7 @@ def abandon(context: RoundContext, reason: str) -> Step:
     rounds.enter(connection, context.round, Phase.ABANDONED, context.now, reason)
     close_assignments(context)
     scalars.forget(connection, job.id, context.round.number)
+    scalar_spans.forget(connection, job.id, context.round.number)
     in_a_row = rounds.abandoned_in_a_row(connection, job.id)
     if in_a_row > job.spec.rounds.max_abandoned:
         message = f"{in_a_row} rounds in a row were abandoned, the last because {reason}; mend that and resume the job"

@@ -14,9 +14,11 @@ from sqlalchemy import Connection
 from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.ledger import LedgerEntry, RunHeader
 from fwdllm_common.manifest import Manifest
+from fwdllm_common.protocol import GENERATOR_2, GENERATOR_VERSION
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import ForwardGradient
-from fwdllm_server.config.job import JobSpec
+from fwdllm_server.algorithm.auto import direction_shares
+from fwdllm_server.config.job import DevicesSection, JobSpec
 from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.preparation.prepare import run_header
 from fwdllm_server.rounds.computing import Desk
@@ -55,6 +57,14 @@ class TrainingJob:
         """What stays the same through the run."""
         return self.state.header
 
+    @property
+    def needs(self) -> DevicesSection:
+        """What a device must have to take part: what the job says, and that it knows the run's generator."""
+        needs = self.spec.devices
+        if self.header.generator_version == GENERATOR_VERSION:
+            return needs
+        return needs.model_copy(update={"capabilities": [*needs.capabilities, GENERATOR_2]})
+
     def go_on_from(self, state: ModelState) -> None:
         """A version has been committed."""
         self.state, self.is_draft = state, False
@@ -91,7 +101,7 @@ class TrainingJob:
             spec=spec,
             manifest=manifest,
             manifest_sha256=record.manifest_sha256,
-            algorithm=ForwardGradient(spec, state.header, manifest.layout),
+            algorithm=ForwardGradient(spec, state.header, manifest.layout, direction_shares(manifest)),
             state=state,
             is_draft=record.header is None,
         )
@@ -100,7 +110,9 @@ class TrainingJob:
 def _draft(spec: JobSpec, manifest: Manifest, artifacts: ArtifactStore, record: JobRecord) -> ModelState:
     assert record.draft_sha256 is not None
     theta = np.frombuffer(artifacts.get(record.draft_sha256), dtype="<f4").astype(np.float32)
-    return ModelState.initial(run_header(spec, manifest.layout, theta), manifest.layout, theta)
+    return ModelState.initial(
+        run_header(spec, manifest.layout, theta, direction_shares(manifest)), manifest.layout, theta
+    )
 
 
 def _newest(
@@ -151,7 +163,7 @@ class RoundContext:
         """The devices here that can take part and have nothing to do, those with ``capability`` if one is named."""
         locks.choose_devices(self.connection)
         unwanted = assignments.busy_devices(self.connection) | self.noisy_devices()
-        manifest, needs = self.job.manifest, self.job.spec.devices
+        manifest, needs = self.job.manifest, self.job.needs
         here = self.presence.eligible(self.job.name, manifest.labels, self.now, capability, manifest.task, needs)
         idle = [device for device in here if device not in unwanted]
         if not needs.per_day:

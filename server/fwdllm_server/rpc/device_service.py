@@ -20,6 +20,7 @@ from fwdllm_common.protocol import (
     CHUNK_BYTES,
     FEATURE_SUMS,
     GENERATOR_VERSION,
+    MAX_PACKED_PER_REPORT,
     MAX_SCALARS_PER_REPORT,
     PROTOCOL_MAJOR,
     Reason,
@@ -111,6 +112,8 @@ class DeviceService(DeviceServiceServicer):
         async for request in request_iterator:
             if len(request.derivatives) > MAX_SCALARS_PER_REPORT:
                 raise _bad_field(f"{len(request.derivatives)} derivatives; at most {MAX_SCALARS_PER_REPORT} fit")
+            if len(request.packed.mantissas) > 2 * MAX_PACKED_PER_REPORT:
+                raise _bad_field(f"{len(request.packed.mantissas)} bytes; {MAX_PACKED_PER_REPORT} mantissas fit")
             response, job_id = await self._runtime.commit_batched(self._reports, (caller, request))
             self._coordinator.wake(job_id)
             yield response
@@ -199,8 +202,7 @@ class DeviceService(DeviceServiceServicer):
         now = self._runtime.clock()
         device = present(device_id, now, request)
         wanted = any(
-            device.suits(job.name, frozenset(job.manifest.labels), job.manifest.task, job.spec.devices)
-            for job in training
+            device.suits(job.name, frozenset(job.manifest.labels), job.manifest.task, job.needs) for job in training
         )
         waits = (wanted or not training) and self._runtime.presence.admit(device, self._coordinator.room)
         if not (wanted and waits):

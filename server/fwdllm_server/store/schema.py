@@ -162,6 +162,24 @@ scalars = Table(
     Column("value", BigInteger, nullable=False),
 )
 
+scalar_spans = Table(
+    "scalar_spans",
+    metadata,
+    # Packed scalars of consecutive seeds, those of one message: the primary key counts them once, since a device sends
+    # the directions of a frame, which are its alone, in their order.
+    Column("job_id", String(64), primary_key=True),
+    Column("round", BigInteger, primary_key=True),
+    Column("first_seed", BigInteger, primary_key=True, autoincrement=False),
+    Column("length", Integer, nullable=False),
+    Column("assignment_id", String(96), nullable=False),
+    Column("device_id", String(64), nullable=False),
+    Column("shift", Integer, nullable=False),
+    # int16, little-endian; see fwdllm_common.packing.
+    Column("mantissas", LargeBinary, nullable=False),
+    # Every message asks what is there of its assignment.
+    Index("scalar_spans_by_assignment", "assignment_id"),
+)
+
 ledger = Table(
     "ledger",
     metadata,
