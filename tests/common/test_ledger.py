@@ -10,7 +10,7 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry, RunHeader
 from fwdllm_common.optimizers import OptimizerSettings
-from fwdllm_common.protocol import GENERATOR_VERSION
+from fwdllm_common.protocol import ORTHOGONAL_GENERATOR_VERSION
 
 int64 = st.integers(-(2**63), 2**63 - 1)
 updates = st.builds(
@@ -75,8 +75,8 @@ def test_consecutive_seeds_cost_two_bytes_with_their_coefficients_apart():
 
 def test_a_run_of_another_generator_is_refused():
     header = ledger_pb2.RunHeader.FromString(initial_state("sgd").header.to_bytes())
-    header.generator_version = GENERATOR_VERSION + 1
-    with pytest.raises(BadInputError, match="generator 2, this program has 1"):
+    header.generator_version = ORTHOGONAL_GENERATOR_VERSION + 1
+    with pytest.raises(BadInputError, match="generator 3, this program has 2"):
         RunHeader.from_bytes(header.SerializeToString())
 
 

@@ -10,6 +10,8 @@ from sqlalchemy import insert, select
 from fwdllm.v1 import device_pb2
 from fwdllm.v1.conditions_pb2 import HOLD_UNPLUGGED, Conditions
 from fwdllm_common.ledger import LedgerEntry
+from fwdllm_common.packing import packed_scalars
+from fwdllm_common.protocol import GENERATOR_2
 from fwdllm_server.rounds import reporting
 from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.machine import RoundMachine
@@ -74,7 +76,7 @@ class Rig:
             if work:
                 fetch(connection, work[0], self.job, self.now)
                 return assignments.get(connection, work[0].id)
-        self.presence.seen(Present(device, self.now, frozenset(LABELS)))
+        self.presence.seen(Present(device, self.now, frozenset(LABELS), frozenset((GENERATOR_2,))))
         return None
 
     def hold(self, device: str) -> None:
@@ -94,6 +96,18 @@ class Rig:
         request = device_pb2.ReportRequest(
             assignment_id=assignment_id, derivatives=derivatives, first_index=first_index, effort=effort
         )
+        with self.database.transaction() as connection:
+            assignment = assignments.get(connection, assignment_id)
+            assert assignment is not None
+            report = Report(assignment, request, self.job.spec.rounds.assignment_s)
+            return reporting.record(connection, [report], self.now)[0]
+
+    def report_packed(
+        self, assignment_id: str, derivatives: Sequence[float], first_index: int = 0
+    ) -> device_pb2.ReportResponse:
+        """Report scalars of orthogonal directions."""
+        packed = packed_scalars(derivatives)
+        request = device_pb2.ReportRequest(assignment_id=assignment_id, packed=packed, first_index=first_index)
         with self.database.transaction() as connection:
             assignment = assignments.get(connection, assignment_id)
             assert assignment is not None
