@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,8 +20,7 @@ WORTH_IT = 4
 """A block is measured by orthogonal directions where a device can measure one in so many of a frame, or more."""
 
 
-@dataclass(frozen=True)
-class Measurement:
+class Measurement(NamedTuple):
     """Directions that each device measures, and on how many rows at most."""
 
     directions: int

@@ -145,12 +145,14 @@ class DevicesSection(_Section):
 class HeldOutSection(_Section):
     """The coordinator's own rows: CSV, JSONL or Parquet, never seen by a device; questions also in SQuAD's format.
 
-    Their columns have fixed names, see :class:`fwdllm_client.data.QuestionSource`.
+    Their columns have fixed names, see :class:`fwdllm_client.data.QuestionSource`. The share ``validation`` of them,
+    drawn from all over the file, chooses the version that is exported; accuracies are told of the others.
     """
 
     file: str
     text_column: str = "text"
     label_column: str = "label"
+    validation: float = Field(default=0.0, ge=0, lt=1)
 
 
 class OptimizerSection(_Section):

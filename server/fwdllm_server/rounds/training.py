@@ -85,6 +85,13 @@ class TrainingJob:
                 state.advance(LedgerEntry.from_bytes(entry))
             self.go_on_from(state)
 
+    def best(self, connection: Connection, artifacts: ArtifactStore) -> ModelState:
+        """The version to export: the one that the validation rows like best, or the newest without such rows."""
+        version = ledger.best_version(connection, self.id)
+        if version is None or version >= self.state.version:
+            return self.state
+        return _state_at(self.header, self.manifest, connection, artifacts, self.id, version)
+
     @classmethod
     def load(cls, connection: Connection, artifacts: ArtifactStore, record: JobRecord) -> TrainingJob:
         """An exported job as the store knows it: its draft, or the newest snapshot and the replay of the ledger."""
@@ -94,7 +101,7 @@ class TrainingJob:
         if record.header is None:
             state = _draft(spec, manifest, artifacts, record)
         else:
-            state = _newest(RunHeader.from_bytes(record.header), manifest, connection, artifacts, record.id)
+            state = _state_at(RunHeader.from_bytes(record.header), manifest, connection, artifacts, record.id)
         return cls(
             id=record.id,
             name=record.name,
@@ -115,10 +122,16 @@ def _draft(spec: JobSpec, manifest: Manifest, artifacts: ArtifactStore, record: 
     )
 
 
-def _newest(
-    header: RunHeader, manifest: Manifest, connection: Connection, artifacts: ArtifactStore, job_id: str
+def _state_at(
+    header: RunHeader,
+    manifest: Manifest,
+    connection: Connection,
+    artifacts: ArtifactStore,
+    job_id: str,
+    wanted: int | None = None,
 ) -> ModelState:
-    found = ledger.snapshots_of(connection, job_id)
+    """A version, or the newest: the last snapshot before it and the replay of what follows."""
+    found = [each for each in ledger.snapshots_of(connection, job_id) if wanted is None or each[0] <= wanted]
     for version, sha256 in found:
         try:
             data = artifacts.get(sha256)
@@ -129,7 +142,7 @@ def _newest(
             continue
         state = ModelState.from_bytes(header, manifest.layout, data)
         break
-    for entry in ledger.entries(connection, job_id, after=state.version):
+    for entry in ledger.entries(connection, job_id, after=state.version, up_to=wanted):
         state.advance(LedgerEntry.from_bytes(entry))
     return state
 

@@ -16,6 +16,7 @@ from fwdllm.v1 import operator_pb2
 from fwdllm.v1.operator_pb2_grpc import OperatorServiceServicer
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.join_token import JoinToken
+from fwdllm_common.layout import Float32Vector
 from fwdllm_common.protocol import CHUNK_BYTES, MOST_PRIORITY, Reason
 from fwdllm_server.coordinator.coordinator import Coordinator
 from fwdllm_server.model.adapter import write_adapter
@@ -107,11 +108,11 @@ class OperatorService(OperatorServiceServicer):
     async def ExportAdapter(
         self, request: operator_pb2.GetJobRequest, context: Context
     ) -> AsyncIterator[operator_pb2.AdapterChunk]:
-        """The adapter at the newest version, file by file."""
-        job = await self._runtime.in_store(self._trained, request.job)
+        """The adapter at the version to export, file by file."""
+        job, theta = await self._runtime.in_store(self._trained, request.job)
         with TemporaryDirectory() as folder:
             template = self._coordinator.folder(job.id).adapter
-            await asyncio.to_thread(write_adapter, template, job.manifest.layout, job.state.theta, Path(folder))
+            await asyncio.to_thread(write_adapter, template, job.manifest.layout, theta, Path(folder))
             for path in sorted(Path(folder).iterdir()):
                 data = await asyncio.to_thread(path.read_bytes)
                 for start in range(0, max(1, len(data)), CHUNK_BYTES):
@@ -160,15 +161,15 @@ class OperatorService(OperatorServiceServicer):
         with self._runtime.database.transaction() as connection:
             return [job_message(connection, record, now) for record in jobs.in_state(connection)]
 
-    def _trained(self, id_or_name: str) -> TrainingJob:
+    def _trained(self, id_or_name: str) -> tuple[TrainingJob, Float32Vector]:
+        """A job and θ at its version to export."""
         record = self._find(id_or_name)
         if record.header is None:
             raise BadInputError(f"job {record.name} has no model yet ({record.state}); wait for its first round")
         training = self._coordinator.training.get(record.id)
-        if training is not None:
-            return training
         with self._runtime.database.transaction() as connection:
-            return TrainingJob.load(connection, self._runtime.artifacts, record)
+            job = training or TrainingJob.load(connection, self._runtime.artifacts, record)
+            return job, job.best(connection, self._runtime.artifacts).theta
 
     def _create_token(self, name: str, expires_at: float) -> str:
         with self._runtime.database.transaction() as connection:

@@ -211,6 +211,9 @@ evaluations = Table(
     Column("loss", Float, nullable=False),
     Column("rows", BigInteger, nullable=False),
     Column("exact_match", Float),
+    # On the rows that choose the version to export; null where the job keeps none apart.
+    Column("validation_accuracy", Float),
+    Column("validation_loss", Float),
 )
 
 efforts = Table(
