@@ -117,7 +117,8 @@ def _levelled(values: NDArray[np.int64], scale: int, loud: int, size: int) -> ND
     if size < FEWEST or loud <= scale:
         return values
     # In float64, which has 53 bits: a value has 40, and one rounding is the same everywhere.
-    return np.rint(values * (scale / loud)).astype(np.int64)
+    quieter: NDArray[np.int64] = np.rint(values * (scale / loud)).astype(np.int64)
+    return quieter
 
 
 def _clipped(values: NDArray[np.int64], bound: int) -> NDArray[np.int64]:

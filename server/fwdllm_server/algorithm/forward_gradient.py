@@ -80,7 +80,7 @@ class ForwardGradient:
         step: an abandoned round costs no step. ``drop_out`` is the part of the devices that is expected to vanish,
         ``rows_at_hand`` the most rows that one of them has, 0 if that is not known.
         """
-        step = state.version + 1
+        step, rounds = state.version + 1, self._spec.rounds
         taking_part = [
             (index, block, section)
             for index, (name, block) in enumerate(self._layout.blocks.items())
@@ -102,7 +102,7 @@ class ForwardGradient:
             )
             directions = self._header.directions_of(block)
             if isinstance(directions, OrthogonalDirections):
-                plan = replace(common, order=directions.order, per_device=sizes.per_device)
+                plan = common.in_frames(directions.order, sizes.per_device, rounds.max_devices)
             else:
                 count = self._assigned(sizes.directions, drop_out)
                 plan = replace(common, ranges=seed_ranges(self._seeds(block, first, count, state, last)))

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
+from fwdllm_common.fixed_point import MAX_ORTHOGONAL_DIRECTIONS
+
 
 class SeedRange(NamedTuple):
     """The seeds ``first``, ``first`` + 1, …, ``length`` of them."""
@@ -62,6 +64,13 @@ class BlockPlan:
     def frames(self) -> int:
         """How many frames there are to measure."""
         return self.ranges[0].length // self.order if self.order else 0
+
+    def in_frames(self, order: int, per_device: int, devices: int) -> BlockPlan:
+        """The same plan in frames, enough of them for so many devices, and so few that their sum stays exact."""
+        each = min(per_device, order, MAX_ORTHOGONAL_DIRECTIONS // devices)
+        count = min(self.ranges[0].length // order, MAX_ORTHOGONAL_DIRECTIONS // each)
+        seeds = SeedRange(self.first_seed, count * order)
+        return replace(self, ranges=(seeds,), order=order, per_device=each, wanted=each * devices)
 
     def for_devices(self, directions: int) -> BlockPlan:
         """The same plan, of which so many directions of frames are waited for."""

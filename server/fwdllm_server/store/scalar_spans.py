@@ -49,6 +49,8 @@ _OF_ASSIGNMENTS = select(scalar_spans.c.assignment_id, scalar_spans.c.first_seed
 def measured_by(connection: Connection, assignment_ids: Collection[str]) -> Mapping[str, dict[int, int]]:
     """First seed and length of the spans that there are of each assignment."""
     found: dict[str, dict[int, int]] = defaultdict(dict)
+    if not assignment_ids:
+        return found
     for assignment_id, first_seed, length in connection.execute(_OF_ASSIGNMENTS, {"ids": list(assignment_ids)}):
         found[assignment_id][first_seed] = length
     return found
