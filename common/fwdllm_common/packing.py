@@ -1,4 +1,4 @@
-"""Block floating point: fixed-point integers as 16-bit mantissas that share a shift (docs/algorithm.md)."""
+"""Sixteen bits a number: half precision on the wire, a shared shift in the ledger (docs/algorithm.md)."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fwdllm.v1 import device_pb2
-from fwdllm_common.fixed_point import MAX_MAGNITUDE, SCALE
+from fwdllm_common.fixed_point import SCALE, UnusableScalarError
 
 MOST = (1 << 15) - 1
-"""The largest mantissa; the one below −``MOST`` stands for a number that is not finite or out of bounds."""
-UNUSABLE = -MOST - 1
+"""The largest mantissa."""
 MAX_SHIFT = 48
 
 
@@ -54,14 +52,24 @@ def packed(integers: NDArray[np.int64]) -> Packed:
     return Packed(shift, _rounded(integers, shift).astype(np.int16))
 
 
-def packed_scalars(values: Sequence[float]) -> device_pb2.PackedScalars:
-    """Directional derivatives as they travel; what is not finite or out of bounds is marked as unusable."""
-    found = np.array(values, dtype=np.float64)
-    usable = np.abs(found) <= MAX_MAGNITUDE  # which no NaN is
-    rounded = np.rint(np.where(usable, found, 0.0) * SCALE).astype(np.int64)
-    shift, mantissas = packed(rounded)
-    mantissas[~usable] = UNUSABLE
-    return device_pb2.PackedScalars(shift=shift, mantissas=Packed(shift, mantissas).to_bytes())
+def halves(values: Sequence[float]) -> bytes:
+    """Directional derivatives in half precision, little-endian, rounded half to even; what is too large is infinite."""
+    with np.errstate(over="ignore"):
+        return np.array(values, dtype=np.float32).astype("<f2").tobytes()
+
+
+def integers_of(halves: bytes) -> NDArray[np.int64]:
+    """Numbers in half precision as fixed-point integers: nothing is rounded, the least half is 2⁻²⁴.
+
+    :raises UnusableScalarError: one is not finite, or the length is odd.
+    """
+    if len(halves) % 2:
+        raise UnusableScalarError("an odd number of bytes")
+    found = np.frombuffer(halves, dtype="<f2").astype(np.float64)
+    if not np.isfinite(found).all():
+        raise UnusableScalarError("not finite")
+    integers: NDArray[np.int64] = (found * SCALE).astype(np.int64)
+    return integers
 
 
 def _rounded(integers: NDArray[np.int64], shift: int) -> NDArray[np.int64]:

@@ -1,19 +1,19 @@
-"""Block floating point: what it rounds, what it keeps, and what it refuses."""
+"""Numbers in sixteen bits: what is rounded, what is kept, and what is refused."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from fwdllm_common.fixed_point import MAX_MAGNITUDE, SCALE, to_fixed_point
-from fwdllm_common.packing import MOST, UNUSABLE, Packed, packed, packed_scalars
+from fwdllm_common.fixed_point import MAX_MAGNITUDE, SCALE, UnusableScalarError, to_fixed_point
+from fwdllm_common.packing import MOST, Packed, halves, integers_of, packed
 
 
 @pytest.mark.parametrize("largest", [0, 1, MOST, MOST + 1, 65_534, 65_535, (1 << 40) - 1, 1 << 40, (1 << 61) + 12_345])
 def test_each_integer_is_rounded_to_the_shared_unit(largest):
     integers = np.array([largest, -largest, largest // 3, 1, 0, -1, -(largest // 7)], dtype=np.int64)
     found = packed(integers)
-    assert found.mantissas.min() > UNUSABLE
+    assert found.mantissas.min() >= -MOST
     unit = 1 << found.shift
     assert (np.abs(found.integers() - integers) <= unit // 2).all()
     assert found.shift == 0 or 2 * largest > MOST * unit // 2
@@ -38,21 +38,26 @@ def test_what_no_device_packs_is_refused(shift, data):
         Packed.from_bytes(shift, data)
 
 
-def test_scalars_travel_as_fixed_point_and_what_is_unusable_is_marked():
-    values = [0.5, -0.25, 1e-3, float("nan"), float("inf"), 2.0 * MAX_MAGNITUDE]
-    message = packed_scalars(values)
-    found = Packed.from_bytes(message.shift, message.mantissas)
-    assert found.mantissas[3:].tolist() == [UNUSABLE] * 3
-    expected = [to_fixed_point(value) for value in values[:3]]
-    assert np.abs(found.integers()[:3] - expected).max() <= 1 << message.shift >> 1
-    assert packed_scalars([MAX_MAGNITUDE]).mantissas != b""
-    assert Packed.from_bytes(*_fields(packed_scalars([float(MAX_MAGNITUDE)]))).integers().tolist() == [
-        MAX_MAGNITUDE * SCALE
-    ]
+def test_scalars_travel_in_half_precision_and_arrive_as_integers():
+    values = [0.5, -0.25, 1e-3, 3e-8, 2.0**-24, 0.1234567, 65_504.0]
+    found = integers_of(halves(values))
+    assert found[[0, 1, 4, 6]].tolist() == [to_fixed_point(values[index]) for index in (0, 1, 4, 6)]
+    for integer, value in zip(found.tolist(), values, strict=True):
+        assert abs(integer - value * SCALE) <= max(0.5, abs(value) * SCALE / 2**11)
 
 
-def _fields(message):
-    return message.shift, message.mantissas
+def test_every_half_is_a_whole_number_of_units():
+    every = np.arange(1 << 16, dtype="<u2").view("<f2")
+    finite = every[np.isfinite(every)]
+    found = integers_of(finite.tobytes())
+    assert (found / SCALE == finite.astype(np.float64)).all()
+    assert np.abs(found).max() <= MAX_MAGNITUDE * SCALE
+
+
+@pytest.mark.parametrize("data", [halves([0.5, float("nan")]), halves([1e6]), halves([float("-inf")]), b"\0"])
+def test_what_is_not_finite_is_refused(data):
+    with pytest.raises(UnusableScalarError):
+        integers_of(data)
 
 
 RANDOM = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from sqlalchemy import insert, select
 from fwdllm.v1 import device_pb2
 from fwdllm.v1.conditions_pb2 import HOLD_UNPLUGGED, Conditions
 from fwdllm_common.ledger import LedgerEntry
-from fwdllm_common.packing import packed_scalars
+from fwdllm_common.packing import halves
 from fwdllm_common.protocol import GENERATOR_2
 from fwdllm_server.rounds import reporting
 from fwdllm_server.rounds.fetching import fetch
@@ -106,8 +106,9 @@ class Rig:
         self, assignment_id: str, derivatives: Sequence[float], first_index: int = 0
     ) -> device_pb2.ReportResponse:
         """Report scalars of orthogonal directions."""
-        packed = packed_scalars(derivatives)
-        request = device_pb2.ReportRequest(assignment_id=assignment_id, packed=packed, first_index=first_index)
+        request = device_pb2.ReportRequest(
+            assignment_id=assignment_id, halves=halves(derivatives), first_index=first_index
+        )
         with self.database.transaction() as connection:
             assignment = assignments.get(connection, assignment_id)
             assert assignment is not None

@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS entries (
     example_passes REAL NOT NULL,
     f1 REAL,                    -- of the evaluation, or null
     joules REAL,                -- null where the device cannot measure them
-    packed INTEGER,             -- whether they travel as block floating point; null is no
+    packed INTEGER,             -- whether they travel in half precision; null is no
     UNIQUE (assignment_id, first_index)
 );
 CREATE TABLE IF NOT EXISTS progress (
@@ -47,7 +47,7 @@ _COLUMNS = "assignment_id, first_index, derivatives, correct, total, f1, seconds
 @dataclass(frozen=True)
 class Entry:
     """One message's worth of an assignment: ``derivatives`` from ``first_index`` on, the ``evaluation`` or
-    None, and what it cost; ``packed`` ones travel as block floating point.
+    None, and what it cost; ``packed`` ones travel in half precision.
     """
 
     assignment_id: str

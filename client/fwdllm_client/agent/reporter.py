@@ -14,7 +14,7 @@ from fwdllm_client.agent.effort import effort_message
 from fwdllm_client.agent.journal import Entry, Journal
 from fwdllm_client.connection.retry import Retry
 from fwdllm_client.connection.transport import CallFailedError, Coordinator, Stream
-from fwdllm_common.packing import packed_scalars
+from fwdllm_common.packing import halves
 
 
 class Reporter:
@@ -147,7 +147,7 @@ class Reporter:
             effort=effort_message(entry.cost, self._coordinator.traffic),
         )
         if entry.packed:
-            message.packed.CopyFrom(packed_scalars(entry.derivatives))
+            message.halves = halves(entry.derivatives)
         else:
             message.derivatives.extend(entry.derivatives)
         if entry.evaluation is not None:

@@ -34,7 +34,7 @@ class DirectionTask:
     ``seeds`` uint64 ``[K]``; ``epsilon`` is the length of the step along each direction. The first ``done`` directions
     have been measured before an interruption: they are left out, and the batch is still the one they were measured on.
     ``central`` asks for the central difference instead of the one-sided one, ``same_rows`` for a batch that begins with
-    the same rows in every round, and ``packed`` for scalars in block floating point.
+    the same rows in every round, and ``packed`` for scalars in half precision.
 
     :raises BadInputError: no seeds, ε no float32 above 0, or an empty batch.
     """

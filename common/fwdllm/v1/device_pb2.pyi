@@ -208,28 +208,20 @@ class WeightsChunk(_message.Message):
     def __init__(self, kind: _Optional[_Union[WeightsChunk.Kind, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("assignment_id", "first_index", "derivatives", "evaluation", "effort", "packed")
+    __slots__ = ("assignment_id", "first_index", "derivatives", "evaluation", "effort", "halves")
     ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
     FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
     DERIVATIVES_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
     EFFORT_FIELD_NUMBER: _ClassVar[int]
-    PACKED_FIELD_NUMBER: _ClassVar[int]
+    HALVES_FIELD_NUMBER: _ClassVar[int]
     assignment_id: str
     first_index: int
     derivatives: _containers.RepeatedScalarFieldContainer[float]
     evaluation: EvaluationCounts
     effort: Effort
-    packed: PackedScalars
-    def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., derivatives: _Optional[_Iterable[float]] = ..., evaluation: _Optional[_Union[EvaluationCounts, _Mapping]] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ..., packed: _Optional[_Union[PackedScalars, _Mapping]] = ...) -> None: ...
-
-class PackedScalars(_message.Message):
-    __slots__ = ("shift", "mantissas")
-    SHIFT_FIELD_NUMBER: _ClassVar[int]
-    MANTISSAS_FIELD_NUMBER: _ClassVar[int]
-    shift: int
-    mantissas: bytes
-    def __init__(self, shift: _Optional[int] = ..., mantissas: _Optional[bytes] = ...) -> None: ...
+    halves: bytes
+    def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., derivatives: _Optional[_Iterable[float]] = ..., evaluation: _Optional[_Union[EvaluationCounts, _Mapping]] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ..., halves: _Optional[bytes] = ...) -> None: ...
 
 class EvaluationCounts(_message.Message):
     __slots__ = ("correct", "total", "f1")

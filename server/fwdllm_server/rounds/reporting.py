@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 from math import isfinite
 from typing import NamedTuple
 
-import numpy as np
 from sqlalchemy import Connection
 
 from fwdllm.v1 import device_pb2
 from fwdllm_common.counts import Counts
-from fwdllm_common.fixed_point import MAX_MAGNITUDE, SCALE, UnusableScalarError, to_fixed_point
-from fwdllm_common.packing import UNUSABLE, Packed
+from fwdllm_common.fixed_point import UnusableScalarError, to_fixed_point
+from fwdllm_common.packing import integers_of
 from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
 from fwdllm_server.store import assignments, efforts, jobs, rounds, scalar_spans, scalars
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
@@ -116,13 +115,10 @@ class _Desk:
         response = device_pb2.ReportResponse(assignment_id=assignment.id, first_index=request.first_index)
         current = self._accepting(assignment)
         if current is None:
-            response.late = len(request.derivatives) + len(request.packed.mantissas) // 2
+            response.late = len(request.derivatives) + len(request.halves) // 2
             response.stop = True
             return _Taken(report, response)
-        if request.HasField("packed"):
-            taken = self._take_packed(report, response)
-        else:
-            taken = self._take_single(report, response, current)
+        taken = self._take_packed(report, response) if request.halves else self._take_single(report, response, current)
         if response.unusable:
             # The device's numbers are no good: others measure what it has not.
             self.moved[assignment.id] = AssignmentState.EXPIRED
@@ -130,7 +126,7 @@ class _Desk:
         elif self._is_done(assignment, current):
             self.moved[assignment.id] = AssignmentState.DONE
             # What it has not measured itself, others have.
-            sent = len(request.derivatives) + len(request.packed.mantissas) // 2
+            sent = len(request.derivatives) + len(request.halves) // 2
             response.stop = request.first_index + sent < assignment.directions
         else:
             self.prolonged[assignment.id] = now + assignment_s
@@ -146,9 +142,9 @@ class _Desk:
     def _take_packed(self, report: Report, response: device_pb2.ReportResponse) -> _Taken:
         """The next scalars of a frame, all of them or none; those that were there before are repeated."""
         assignment, request, _ = report
-        count = len(request.packed.mantissas) // 2
+        count = len(request.halves) // 2
         first_seed = _first_seed(assignment, request.first_index, count)
-        if first_seed is None or not _are_usable(request.packed):
+        if first_seed is None or not _are_usable(request.halves):
             response.unusable = max(1, count)
             return _Taken(report, response)
         there = self.spans[assignment.id]
@@ -160,7 +156,7 @@ class _Desk:
             return _Taken(report, response)
         there[first_seed] = count
         place = (assignment.job_id, assignment.round, first_seed, count, assignment.id, assignment.device_id)
-        span = NewSpan(*place, request.packed.shift, request.packed.mantissas)
+        span = NewSpan(*place, request.halves)
         return _Taken(report, response, count, span=span)
 
     def _is_next(self, assignment: AssignmentRecord, first_seed: int) -> bool:
@@ -217,13 +213,12 @@ def _first_seed(assignment: AssignmentRecord, first_index: int, count: int) -> i
     return None
 
 
-def _are_usable(message: device_pb2.PackedScalars) -> bool:
+def _are_usable(halves: bytes) -> bool:
     try:
-        found = Packed.from_bytes(message.shift, message.mantissas)
-    except ValueError:
+        integers_of(halves)
+    except UnusableScalarError:
         return False
-    largest = int(np.abs(found.integers()).max(initial=0))
-    return largest <= MAX_MAGNITUDE * SCALE and bool((found.mantissas != UNUSABLE).all())
+    return True
 
 
 def _usable(seeds: Sequence[int], derivatives: Sequence[float]) -> Mapping[int, int]:

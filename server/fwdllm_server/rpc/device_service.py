@@ -112,8 +112,8 @@ class DeviceService(DeviceServiceServicer):
         async for request in request_iterator:
             if len(request.derivatives) > MAX_SCALARS_PER_REPORT:
                 raise _bad_field(f"{len(request.derivatives)} derivatives; at most {MAX_SCALARS_PER_REPORT} fit")
-            if len(request.packed.mantissas) > 2 * MAX_PACKED_PER_REPORT:
-                raise _bad_field(f"{len(request.packed.mantissas)} bytes; {MAX_PACKED_PER_REPORT} mantissas fit")
+            if len(request.halves) > 2 * MAX_PACKED_PER_REPORT:
+                raise _bad_field(f"{len(request.halves)} bytes of halves; at most {2 * MAX_PACKED_PER_REPORT} fit")
             response, job_id = await self._runtime.commit_batched(self._reports, (caller, request))
             self._coordinator.wake(job_id)
             yield response

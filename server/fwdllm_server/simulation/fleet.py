@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from fwdllm.v1 import device_pb2
 from fwdllm_client.engine import Engine
 from fwdllm_common.errors import JobFailedError
-from fwdllm_common.packing import packed_scalars
+from fwdllm_common.packing import halves
 from fwdllm_common.protocol import FEATURE_SUMS, GENERATOR_2
 from fwdllm_server.rounds import feature_reporting, reporting
 from fwdllm_server.rounds.fetching import fetch
@@ -227,7 +227,7 @@ class SimulatedFleet:
         )
         values = self._compute.scalars(record, work)[message.first : message.end]
         if message.packed:
-            request.packed.CopyFrom(packed_scalars(values))
+            request.halves = halves(values)
         else:
             request.derivatives.extend(values)
         if work.evaluation is not None and message.first == 0:

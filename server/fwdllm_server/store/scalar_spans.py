@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, bindparam, delete, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from fwdllm_common.packing import Packed
+from fwdllm_common.packing import integers_of
 from fwdllm_server.algorithm.complete import Span
 from fwdllm_server.store.schema import devices, scalar_spans
 
@@ -27,8 +27,7 @@ class NewSpan(NamedTuple):
     length: int
     assignment_id: str
     device_id: str
-    shift: int
-    mantissas: bytes
+    halves: bytes
 
 
 def record(connection: Connection, new: Sequence[NewSpan]) -> frozenset[tuple[str, int]]:
@@ -77,7 +76,7 @@ def of_round(connection: Connection, job_id: str, round_number: int) -> Sequence
     return [
         Span(
             row.first_seed,
-            Packed.from_bytes(row.shift, row.mantissas).integers(),
+            integers_of(row.halves),
             row.device_id,
             row.training_examples,
         )

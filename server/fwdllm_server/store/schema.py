@@ -173,9 +173,8 @@ scalar_spans = Table(
     Column("length", Integer, nullable=False),
     Column("assignment_id", String(96), nullable=False),
     Column("device_id", String(64), nullable=False),
-    Column("shift", Integer, nullable=False),
-    # int16, little-endian; see fwdllm_common.packing.
-    Column("mantissas", LargeBinary, nullable=False),
+    # Half precision, little-endian; see fwdllm_common.packing.
+    Column("halves", LargeBinary, nullable=False),
     # Every message asks what is there of its assignment.
     Index("scalar_spans_by_assignment", "assignment_id"),
 )

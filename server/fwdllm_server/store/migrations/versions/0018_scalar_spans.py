@@ -18,8 +18,7 @@ def upgrade() -> None:
         sa.Column("length", sa.Integer(), nullable=False),
         sa.Column("assignment_id", sa.String(length=96), nullable=False),
         sa.Column("device_id", sa.String(length=64), nullable=False),
-        sa.Column("shift", sa.Integer(), nullable=False),
-        sa.Column("mantissas", sa.LargeBinary(), nullable=False),
+        sa.Column("halves", sa.LargeBinary(), nullable=False),
         sa.PrimaryKeyConstraint("job_id", "round", "first_seed"),
     )
     op.create_index("scalar_spans_by_assignment", "scalar_spans", ["assignment_id"])
