@@ -89,12 +89,12 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def start(folder: Path, clock: Clock) -> AsyncIterator[Callable[..., Awaitable[Serving]]]:
-    """Starts the copy, with these keys of the job's ``[rounds]``."""
+    """Starts the copy, with these keys of the job's ``[rounds]`` and other ``sections``."""
     async with AsyncExitStack() as stack:
 
-        async def start(**rounds: Any) -> Serving:
+        async def start(sections: Mapping[str, Mapping[str, Any]] = {}, **rounds: Any) -> Serving:
             home = ServerHome.open(folder / "server")
-            change_job(home, {"rounds": rounds})
+            change_job(home, {"rounds": rounds, **sections})
             return await stack.enter_async_context(serving(home, clock))
 
         yield start

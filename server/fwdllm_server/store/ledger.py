@@ -168,13 +168,13 @@ def evaluations_of(connection: Connection, job_id: str) -> Sequence[EvaluationRe
 
 
 def best_version(connection: Connection, job_id: str) -> int | None:
-    """The evaluated version that the validation rows like best: by accuracy, then by loss, then the latest.
+    """The evaluated version with the least loss on the validation rows, of equal ones the latest.
 
-    None where the job keeps no such rows apart.
+    Of few rows the loss says more than the accuracy. None where the job keeps no such rows apart.
     """
     found = [
-        (record.validation_accuracy, -record.validation_loss, record.version)
+        (record.validation_loss, -record.version)
         for record in evaluations_of(connection, job_id)
-        if record.validation_accuracy is not None and record.validation_loss is not None
+        if record.validation_loss is not None
     ]
-    return max(found)[-1] if found else None
+    return -min(found)[-1] if found else None
