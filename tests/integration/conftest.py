@@ -68,7 +68,7 @@ def prepared(quick: None, workplace: Path, tmp_path_factory: pytest.TempPathFact
         async with serving(make_home(folder / "server")) as server:
             await server.operator.SubmitJob(SubmitJobRequest(spec_toml=job_toml(SECTIONS), base_folder=str(workplace)))
             await server.join(*DEVICES)
-            async for job in server.operator.WatchJob(GetJobRequest(job=JOB), timeout=120):
+            async for job in server.operator.WatchJob(GetJobRequest(job=JOB), timeout=900):
                 if job.HasField("initial_evaluation"):
                     break
 

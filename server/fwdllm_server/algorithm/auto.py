@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.orthogonal import MAX_ORDER, order_for
 from fwdllm_server.config.job import RoundsSection
@@ -38,7 +39,7 @@ def measurement(
     rows: twice as many in each as in the one before. A ``batch_size`` fixes the rows.
     """
     most = min(rows_at_hand or MOST_ROWS, MOST_ROWS, LEAST_ROWS << min(step - 1, 8))
-    directions = min(_complete(size), rounds.bytes_budget // BYTES_OF_A_SCALAR)
+    directions = min(_complete(size), rounds.bytes_budget // BYTES_OF_A_SCALAR, MAX_DIRECTIONS)
     affordable = int(rounds.passes_budget / (share * directions))
     rows = batch_size or max(min(LEAST_ROWS, most), min(most, affordable))
     return Measurement(max(1, min(directions, int(rounds.passes_budget / (share * rows)))), rows)
