@@ -172,17 +172,30 @@ class Rig:
 
 @dataclass
 class ScriptedDevice:
-    """Measures :func:`derivative` and keeps what was not acknowledged, whatever becomes of the coordinator."""
+    """Measures :func:`derivative` and keeps what was not acknowledged, whatever becomes of the coordinator.
+
+    Its journal has the scalars by their assignment and first index; what it packs comes in two messages.
+    """
 
     name: str
-    journal: dict[str, list[float]] = field(default_factory=dict)
+    journal: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+    packed: set[str] = field(default_factory=set)
 
     def work(self, rig: Rig) -> None:
         for assignment in rig.check_in(self.name):
-            self.journal[assignment.id] = [derivative(seed) for seed in assignment.seeds]
-        for assignment_id in list(self.journal):
-            rig.report(assignment_id, self.journal[assignment_id])
-            del self.journal[assignment_id]
+            if assignment.packed:
+                self.packed.add(assignment.id)
+            else:
+                self.journal[assignment.id, 0] = [derivative(seed) for seed in assignment.seeds]
+            for start, seeds in assignment.packed.items():
+                values = [derivative(seed) for seed in range(seeds.first, seeds.first + seeds.length)]
+                half = len(values) // 2
+                self.journal[assignment.id, start] = values[:half]
+                self.journal[assignment.id, start + half] = values[half:]
+        for assignment_id, first in list(self.journal):
+            send = rig.report_packed if assignment_id in self.packed else rig.report
+            send(assignment_id, self.journal[assignment_id, first], first)
+            del self.journal[assignment_id, first]
 
 
 def run_to_end(rig: Rig, devices: Sequence[ScriptedDevice], mend: Callable[[Rig], Rig] | None = None) -> Rig:

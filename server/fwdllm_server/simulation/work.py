@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,13 +80,11 @@ class Work:
 
     def _stretch_at(self, index: int) -> tuple[bool, int]:
         """Whether this scalar is packed, and the end of those that it may share a message with."""
-        end = 0
-        for part in self.stretches:
-            end += part.directions
-            if index < end and part.packed:
-                return True, end
-        packed_from = sum(part.directions for part in self.stretches if not part.packed)
-        return False, packed_from
+        single = sum(part.directions for part in self.stretches if not part.packed)  # they come first
+        if index < single:
+            return False, single
+        ends = accumulate((part.directions for part in self.stretches if part.packed), initial=single)
+        return True, next((end for end in ends if index < end), index)
 
     @property
     def finished(self) -> bool:
