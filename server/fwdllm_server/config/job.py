@@ -46,8 +46,9 @@ class ModelSection(_Section):
 
     ``source`` is a hub id, a folder or a ``.gguf`` file; ``pooling`` is how token states become a feature: as the
     model's own classification head does it, or the mean over tokens with a new linear head, which with ``layer-means``
-    reads the means of the embeddings and the middle layer too, centred by held-out texts. A head that the checkpoint
-    lacks starts with ``head``; ``class-means`` asks devices for per-class sums of features. With ``one_block``
+    reads the means of the embeddings and the middle layer too, centred by held-out texts and, where labels are many,
+    projected. A head that the checkpoint lacks starts with ``head``; ``class-means`` asks devices for per-class sums of
+    features. With ``one_block``
     directions of block ``peft`` cover the head too. ``precision`` is that of the weights that are not trained. A
     decoder may read each text in a ``prompt``, and its head may start as the language model's scores of the words that
     the ``verbaliser`` has for the labels. ``labels``, pooling, prompt and words are classification's alone.
