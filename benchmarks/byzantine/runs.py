@@ -108,4 +108,4 @@ def _job(run: Run, files: TaskFiles, *, quick: bool) -> dict[str, Any]:
         "blocks.head.directions": directions // defence.devices,
         "blocks.head.devices_per_direction": defence.devices,
     }
-    return job_of(Method("byzantine", "default", changes), files, run.seed, files.curve.name)
+    return job_of(Method("byzantine", "layer-means-4096", changes), files, run.seed, files.curve.name)

@@ -33,7 +33,8 @@ def job_of(
         "preset": method.preset,
         "job": {"name": method.name, "seed": seed},
         "model": {"source": model_folder(), "labels": list(files.task.labels), "max_tokens": files.max_tokens},
-        "held_out": {"file": held_out},
+        # All rows are told of: versions are not chosen by any of them.
+        "held_out": {"file": held_out, "validation": 0.0},
         # A job that names blocks has only these of its preset.
         "blocks": {block: {} for block in preset["blocks"]},
     }
@@ -79,7 +80,7 @@ def _quickened(job: dict[str, Any], devices: int) -> dict[str, Any]:
     tables = with_preset(job)
     for name, block in tables["blocks"].items():
         for key, limit in (_QUICK_PEFT if name == "peft" else _QUICK_HEAD).items():
-            if block.get(key, 0) > limit:
+            if block.get(key, 0) not in ("auto", 0) and block[key] > limit:
                 job["blocks"][name][key] = limit
     bounds = {"min_devices": min(tables["rounds"].get("min_devices", 1), devices), "max_devices": devices}
     job["rounds"] = {**job.get("rounds", {}), **bounds, "count": _QUICK_ROUNDS, "evaluate_every": 1}

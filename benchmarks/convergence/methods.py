@@ -71,6 +71,7 @@ _HEAD_BLOCK = {
 
 HEADLINE = (
     Method("default", "default", where=(*ALL, *SKEWED, BY_USER)),
+    Method("layer-means-4096", "layer-means-4096", where=ALL),
     Method("mezo", "mezo", where=(AG, BBC), max_passes={"ag_news": 3e5, "bbc_news": 1e5}),
     Method("fwdllm-paper", "fwdllm-paper", where=(AG, BBC), seeds=1, max_passes=_PAPER),
     Method(
@@ -103,7 +104,7 @@ ABLATIONS = (
     Method("default-int8", "default", {"model.precision": "int8"}),
     Method("default-int4", "default", {"model.precision": "int4"}),
     Method("default-without-one-sided", "default", {"perturbation.difference": "central"}),
-    Method("default-with-sampling", "default", {"blocks.head.sampling.reference": "momentum"}),
+    Method("default-with-sampling", "layer-means-4096", {"blocks.head.sampling.reference": "momentum"}),
     Method("default-with-class-means", "default", {"model.head": "class-means"}),
     Method("default-with-upper-layers", "upper-layers", where=(AG, YELP), seeds=1, max_passes=_ABLATION),
     # Does the accuracy stay?

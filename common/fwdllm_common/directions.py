@@ -53,7 +53,7 @@ class Directions:
         if self.distribution == "rademacher":
             bits = direction_bits(self.run_key, seed, start, stop).view(np.int8)
             return bits * np.int8(2) - np.int8(1)
-        return _bits_set(_words(self.run_key, seed, start, stop)).view(np.int8) - np.int8(_WORD_BITS // 2)
+        return _bits_set(stream_words(self.run_key, seed, start, stop)).view(np.int8) - np.int8(_WORD_BITS // 2)
 
     def vector(self, seed: int, start: int, stop: int) -> NDArray[np.float32]:
         """Coordinates ``[start, stop)`` of a direction v, float32 ``[stop - start]``; E‖v‖² is its length.
@@ -107,7 +107,7 @@ class Directions:
 def direction_bits(run_key: int, seed: int, start: int, stop: int) -> NDArray[np.uint8]:
     """Coordinates ``[start, stop)`` of a Rademacher direction as bits, uint8 ``[stop - start]``: 1 for +1, 0 for −1."""
     first = start // _WORD_BITS
-    words = _words(run_key, seed, first, -(-stop // _WORD_BITS))
+    words = stream_words(run_key, seed, first, -(-stop // _WORD_BITS))
     bits = np.unpackbits(words.view(np.uint8), bitorder="little")
     return bits[start - first * _WORD_BITS : stop - first * _WORD_BITS]
 
@@ -126,7 +126,7 @@ def _sum_over_bits(
         some = slice(group, group + 8)
         rows = np.zeros((8, last - first), dtype="<u8")
         for row, seed in zip(rows, seeds[some], strict=False):
-            row[:] = _words(run_key, int(seed), first, last)
+            row[:] = stream_words(run_key, int(seed), first, last)
         _transpose_bits(rows)
         sums = _BYTE_BITS[:, : len(coefficients[some])] @ coefficients[some]
         for line, byte in zip(total, rows.view(np.uint8), strict=True):
@@ -165,8 +165,8 @@ class _Generator(threading.local):
 _generator = _Generator()
 
 
-def _words(run_key: int, seed: int, start: int, stop: int) -> NDArray[np.uint64]:
-    """Words ``[start, stop)`` of a direction, little-endian."""
+def stream_words(run_key: int, seed: int, start: int, stop: int) -> NDArray[np.uint64]:
+    """Words ``[start, stop)`` of a seed's stream, little-endian."""
     counter = start // _WORDS_PER_COUNTER
     first = counter * _WORDS_PER_COUNTER
     return np.asarray(_generator.words(run_key, seed, counter, stop - first)[start - first :], dtype="<u8")

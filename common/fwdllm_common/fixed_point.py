@@ -13,6 +13,8 @@ MAX_WEIGHT = 1 << 2
 """Largest weight of a scalar: a slow device measures few directions, and one that counted for all that its examples are
 worth would drown the others' with the noise of its few."""
 MAX_DIRECTIONS = 1 << 16
+MAX_ORTHOGONAL_DIRECTIONS = 1 << 20
+"""Each of many devices may measure as many as there are coordinates: the sum stays at 2⁶²."""
 MAX_GAUSSIAN_DIRECTIONS = 1 << 15
 """A coordinate of a Gaussian direction is up to 32 units: fewer of them keep the sum below 2⁶²."""
 

@@ -16,9 +16,12 @@ from numpy.typing import NDArray
 from fwdllm.v1 import ledger_pb2
 from fwdllm_common.directions import Directions, Distribution
 from fwdllm_common.errors import BadInputError
-from fwdllm_common.fixed_point import MAX_DIRECTIONS
+from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_ORTHOGONAL_DIRECTIONS
+from fwdllm_common.layout import Block
 from fwdllm_common.optimizers import OptimizerKind, OptimizerSettings
-from fwdllm_common.protocol import GENERATOR_VERSION
+from fwdllm_common.orthogonal import AnyDirections, OrthogonalDirections
+from fwdllm_common.packing import Packed, packed
+from fwdllm_common.protocol import GENERATOR_VERSION, ORTHOGONAL_GENERATOR_VERSION
 
 _KINDS: dict[ledger_pb2.OptimizerKind, OptimizerKind] = {
     ledger_pb2.OPTIMIZER_KIND_SGD: "sgd",
@@ -37,13 +40,28 @@ _DISTRIBUTION_CODES = {distribution: code for code, distribution in _DISTRIBUTIO
 
 @dataclass(frozen=True)
 class RunHeader:
-    """What stays the same through a run: its directions, the layout and θ₀ by hash, the optimiser."""
+    """What stays the same through a run: its directions, the layout and θ₀ by hash, the optimiser.
+
+    ``directions`` are those of all blocks but the ``orthogonal`` ones.
+    """
 
     directions: Directions
     layout_digest: bytes
     initial_theta_digest: bytes
     optimizer: OptimizerSettings
-    generator_version: int = GENERATOR_VERSION
+    orthogonal: tuple[str, ...] = ()
+
+    @property
+    def generator_version(self) -> int:
+        """The oldest with which the run can be replayed."""
+        newer = self.orthogonal or self.optimizer.weight_decay
+        return ORTHOGONAL_GENERATOR_VERSION if newer else GENERATOR_VERSION
+
+    def directions_of(self, block: Block) -> AnyDirections:
+        """What the seeds of a block mean."""
+        if block.name in self.orthogonal:
+            return OrthogonalDirections(self.directions.run_key, block.start, block.size)
+        return self.directions
 
     def to_message(self) -> ledger_pb2.RunHeader:
         """The header as protobuf."""
@@ -58,7 +76,9 @@ class RunHeader:
                 beta1=self.optimizer.beta1,
                 beta2=self.optimizer.beta2,
                 epsilon=self.optimizer.epsilon,
+                weight_decay=self.optimizer.weight_decay,
             ),
+            orthogonal_blocks=self.orthogonal,
         )
 
     @classmethod
@@ -67,10 +87,10 @@ class RunHeader:
 
         :raises BadInputError: made for another generator, or with an optimiser or a distribution unknown here.
         """
-        if message.generator_version != GENERATOR_VERSION:
+        if not GENERATOR_VERSION <= message.generator_version <= ORTHOGONAL_GENERATOR_VERSION:
             raise BadInputError(
                 f"this run draws its directions with generator {message.generator_version}, "
-                f"this program has {GENERATOR_VERSION}; update fwdllm"
+                f"this program has {ORTHOGONAL_GENERATOR_VERSION}; update fwdllm"
             )
         if message.optimizer.kind not in _KINDS:
             raise BadInputError("run header: unknown optimiser; update fwdllm")
@@ -85,7 +105,9 @@ class RunHeader:
                 beta1=message.optimizer.beta1,
                 beta2=message.optimizer.beta2,
                 epsilon=message.optimizer.epsilon,
+                weight_decay=message.optimizer.weight_decay,
             ),
+            orthogonal=tuple(message.orthogonal_blocks),
         )
 
     def to_bytes(self) -> bytes:
@@ -108,20 +130,59 @@ class RunHeader:
 class BlockUpdate:
     """The directions of one round in one block: ``seeds`` uint64 ``[K]``, fixed-point ``coefficients`` int64 ``[K]``,
     and the learning rate of the step, rounded to float32.
+
+    With ``packed`` they are what :func:`fwdllm_common.packing.packed` leaves as it is.
     """
 
     block: str
     seeds: NDArray[np.uint64]
     coefficients: NDArray[np.int64]
     learning_rate: np.float32
+    packed: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.seeds) <= MAX_DIRECTIONS:
-            raise BadInputError(f"ledger: an update has 1 to {MAX_DIRECTIONS} directions, not {len(self.seeds)}")
+        most = MAX_ORTHOGONAL_DIRECTIONS if self.packed else MAX_DIRECTIONS
+        if not 1 <= len(self.seeds) <= most:
+            raise BadInputError(f"ledger: an update has 1 to {most} directions, not {len(self.seeds)}")
         if len(self.seeds) != len(self.coefficients):
             raise BadInputError("ledger: seeds and coefficients differ in number")
         if not np.isfinite(self.learning_rate):
             raise BadInputError("ledger: the learning rate is not finite")
+
+    def to_message(self) -> ledger_pb2.BlockUpdate:
+        """The update as protobuf; seeds travel as spans, or as differences, which are small."""
+        message = ledger_pb2.BlockUpdate(block=self.block, learning_rate=float(self.learning_rate))
+        if self.packed:
+            coefficients = packed(self.coefficients)
+            message.spans.extend(_spans(self.seeds))
+            message.shift, message.mantissas = coefficients.shift, coefficients.to_bytes()
+        else:
+            message.first_seed = int(self.seeds[0])
+            message.seed_steps.extend(np.diff(self.seeds.view(np.int64)).tolist())
+            message.coefficients.extend(self.coefficients.tolist())
+        return message
+
+    @classmethod
+    def from_message(cls, message: ledger_pb2.BlockUpdate) -> BlockUpdate:
+        """The inverse of :meth:`to_message`.
+
+        :raises BadInputError: the numbers do not fit together.
+        """
+        if not message.spans:
+            seeds = _seeds(message.first_seed, message.seed_steps)
+            coefficients = np.array(message.coefficients, dtype=np.int64)
+        elif sum(span.count for span in message.spans) > MAX_ORTHOGONAL_DIRECTIONS:
+            raise BadInputError(f"ledger: an update has at most {MAX_ORTHOGONAL_DIRECTIONS} directions")
+        else:
+            seeds = np.concatenate(
+                [np.arange(span.count, dtype=np.uint64) + np.uint64(span.first) for span in message.spans]
+            )
+            try:
+                coefficients = Packed.from_bytes(message.shift, message.mantissas).integers()
+            except ValueError as error:
+                raise BadInputError(f"ledger: coefficients are not packed as they should be: {error}") from error
+        rate = np.float32(message.learning_rate)
+        return cls(message.block, seeds, coefficients, rate, packed=bool(message.spans))
 
 
 @dataclass(frozen=True)
@@ -142,20 +203,11 @@ class LedgerEntry:
         return replace(self, theta_digest=theta_digest)
 
     def to_message(self) -> ledger_pb2.LedgerEntry:
-        """The entry as protobuf; seeds travel as differences, which are small."""
+        """The entry as protobuf."""
         return ledger_pb2.LedgerEntry(
             version=self.version,
             theta_digest=self.theta_digest,
-            updates=[
-                ledger_pb2.BlockUpdate(
-                    block=update.block,
-                    learning_rate=float(update.learning_rate),
-                    first_seed=int(update.seeds[0]),
-                    seed_steps=np.diff(update.seeds.view(np.int64)).tolist(),
-                    coefficients=update.coefficients.tolist(),
-                )
-                for update in self.updates
-            ],
+            updates=[update.to_message() for update in self.updates],
         )
 
     @classmethod
@@ -167,15 +219,7 @@ class LedgerEntry:
         return cls(
             version=message.version,
             theta_digest=message.theta_digest,
-            updates=tuple(
-                BlockUpdate(
-                    block=update.block,
-                    seeds=_seeds(update.first_seed, update.seed_steps),
-                    coefficients=np.array(update.coefficients, dtype=np.int64),
-                    learning_rate=np.float32(update.learning_rate),
-                )
-                for update in message.updates
-            ),
+            updates=tuple(map(BlockUpdate.from_message, message.updates)),
         )
 
     def to_bytes(self) -> bytes:
@@ -197,3 +241,9 @@ class LedgerEntry:
 def _seeds(first: int, steps: Iterable[int]) -> NDArray[np.uint64]:
     offsets = np.concatenate([[0], np.cumsum(np.array(list(steps), dtype=np.int64))]).astype(np.int64)
     return offsets.view(np.uint64) + np.uint64(first)
+
+
+def _spans(seeds: NDArray[np.uint64]) -> Iterable[ledger_pb2.SeedSpan]:
+    starts = np.flatnonzero(np.diff(seeds.view(np.int64), prepend=seeds[:1].view(np.int64) - 2) != 1)
+    for start, end in zip(starts, [*starts[1:], len(seeds)], strict=True):
+        yield ledger_pb2.SeedSpan(first=int(seeds[start]), count=int(end - start))

@@ -28,24 +28,28 @@ class OptimizerSettings:
     """What the whole run uses; the learning rate comes with each step.
 
     ``beta1`` is the momentum (Adam's first) decay, ``beta2`` Adam's second, ``epsilon`` Adam's denominator offset;
-    all are rounded to float32.
+    ``weight_decay`` the share of θ that a step of rate 1 takes off; all are rounded to float32.
 
-    :raises BadInputError: a decay is not within [0, 1) or ``epsilon`` not above 0, once rounded.
+    :raises BadInputError: a decay is not within [0, 1), ``epsilon`` not above 0 or ``weight_decay`` below 0, once
+        rounded.
     """
 
     kind: OptimizerKind
     beta1: float = 0.9
     beta2: float = 0.99
     epsilon: float = 1e-8
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("beta1", "beta2", "epsilon"):
+        for name in ("beta1", "beta2", "epsilon", "weight_decay"):
             given = getattr(self, name)
             with np.errstate(over="ignore"):
                 value = float(np.float32(given))
             if name == "epsilon" and not 0 < value < math.inf:
                 raise BadInputError(f"optimiser: epsilon is {given}, as float32 it must be above 0 and finite")
-            if name != "epsilon" and not 0 <= value < 1:
+            if name == "weight_decay" and not 0 <= value < math.inf:
+                raise BadInputError(f"optimiser: weight_decay is {given}, as float32 it must be at least 0 and finite")
+            if name.startswith("beta") and not 0 <= value < 1:
                 raise BadInputError(f"optimiser: {name} is {given}, as float32 it must be at least 0 and below 1")
             object.__setattr__(self, name, value)
 
@@ -85,7 +89,10 @@ def step(
     SGD: θ ← θ − ηg. Momentum (heavy ball): m ← β₁m + g, θ ← θ − ηm. Adam (Kingma & Ba 2015, algorithm 1) with bias
     correction, its powers of β kept as running products. Normalized: m ← β₁m + (1 − β₁)g, θ ← θ − ηm/RMS(m), a step
     of root mean square η whatever the gradient's. Trust ratio (You et al. 2017): the same, η times RMS(θ).
+    Weight decay is decoupled (Loshchilov & Hutter 2019): before the step θ ← θ − ηλθ.
     """
+    if settings.weight_decay:
+        theta -= (learning_rate * np.float32(settings.weight_decay)) * theta
     if settings.kind == "sgd":
         theta -= learning_rate * gradient
     elif settings.kind == "momentum":

@@ -9,10 +9,15 @@ PROTOCOL_MINOR = 3
 
 GENERATOR_VERSION = 1
 """How a seed becomes a direction. Here and not in :mod:`fwdllm_common.directions`: an idle device loads no numpy."""
+ORTHOGONAL_GENERATOR_VERSION = 2
+"""That of runs with orthogonal directions or weight decay; all others stay at 1, which older devices know."""
+GENERATOR_2 = "generator-2"
+"""Capability of a device that takes part in such runs."""
 
 MAX_MESSAGE_BYTES = 4 << 20
 CHUNK_BYTES = 1 << 20
 MAX_SCALARS_PER_REPORT = 4096
+MAX_PACKED_PER_REPORT = 1 << 16
 MOST_PRIORITY = 1000
 
 FEATURE_SUMS = "feature-sums"

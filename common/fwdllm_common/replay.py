@@ -67,7 +67,7 @@ class ModelState:
         theta, optimizer = self.theta.copy(), deepcopy(self.optimizer)
         for update in entry.updates:
             block = self.layout.block(update.block)
-            gradient = estimate(self.header.directions, update.seeds, update.coefficients, block)
+            gradient = estimate(self.header.directions_of(block), update.seeds, update.coefficients, block)
             step(self.header.optimizer, optimizer[block.name], theta[block.slice], gradient, update.learning_rate)
         digest = theta_digest(theta)
         if entry.theta_digest and entry.theta_digest != digest:

@@ -41,7 +41,7 @@ def test_a_method_is_a_valid_job_on_all_its_tasks(method: Method) -> None:
 
 
 def test_a_headline_method_is_its_preset() -> None:
-    for name in ("default", "mezo", "fwdllm-paper"):
+    for name in ("default", "layer-means-4096", "mezo", "fwdllm-paper"):
         method = METHODS[name]
         assert isinstance(method, Method)
         job = job_of(method, files_of(TASKS["ag_news"], Path()), 1, "curve.csv")
@@ -49,7 +49,7 @@ def test_a_headline_method_is_its_preset() -> None:
         assert with_preset(job) == preset | {
             "preset": name,
             "job": {"name": name, "seed": 1},
-            "held_out": {"file": "curve.csv"},
+            "held_out": {"file": "curve.csv", "validation": 0.0},
             "model": {**preset["model"], **job["model"]},
         }
 

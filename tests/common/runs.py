@@ -32,11 +32,16 @@ def initial_theta(layout: Layout = LAYOUT) -> Float32Vector:
 
 
 def initial_state(
-    kind: OptimizerKind, layout: Layout = LAYOUT, distribution: Distribution = "rademacher"
+    kind: OptimizerKind,
+    layout: Layout = LAYOUT,
+    distribution: Distribution = "rademacher",
+    orthogonal: Sequence[str] = (),
+    weight_decay: float = 0.0,
 ) -> ModelState:
     theta = initial_theta(layout)
     directions = Directions(RUN_KEY, distribution)
-    header = RunHeader(directions, layout.digest, theta_digest(theta), OptimizerSettings(kind))
+    settings = OptimizerSettings(kind, weight_decay=weight_decay)
+    header = RunHeader(directions, layout.digest, theta_digest(theta), settings, tuple(orthogonal))
     return ModelState.initial(header, layout, theta)
 
 
@@ -59,9 +64,12 @@ def round_of(version: int, directions: int = 5) -> LedgerEntry:
     return LedgerEntry(version, (update("peft", drawn), update("head", drawn, 0.05)), b"")
 
 
-def golden_digest(kind: OptimizerKind, rounds: int, distribution: Distribution = "rademacher") -> str:
-    """θ's hash after ``rounds`` rounds of the made-up run."""
-    state = initial_state(kind, distribution=distribution)
+def golden_digest(
+    kind: OptimizerKind, rounds: int, distribution: Distribution = "rademacher", generator: int = 1
+) -> str:
+    """θ's hash after ``rounds`` rounds of the made-up run; generator 2 has orthogonal directions and weight decay."""
+    newer = {"orthogonal": tuple(LAYOUT.blocks), "weight_decay": 0.1} if generator == 2 else {}
+    state = initial_state(kind, distribution=distribution, **newer)  # type: ignore[arg-type]
     for version in range(1, rounds + 1):
         state.advance(round_of(version))
     return state.digest.hex()

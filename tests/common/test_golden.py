@@ -43,6 +43,7 @@ def golden():
         ],
         "theta": {kind: digests(kind) for kind in KINDS},
         "theta_gaussian": {kind: digests(kind, "gaussian") for kind in KINDS},
+        "theta_orthogonal": {kind: digests(kind, generator=2) for kind in KINDS},
     }
 
 
@@ -54,8 +55,8 @@ def quarters(run_key, seed, start, stop):
     return " ".join(map(str, Directions(run_key, "gaussian").integers(seed, start, stop)))
 
 
-def digests(kind, distribution="rademacher"):
-    return [golden_digest(kind, rounds, distribution) for rounds in range(1, ROUNDS + 1)]
+def digests(kind, distribution="rademacher", generator=1):
+    return [golden_digest(kind, rounds, distribution, generator) for rounds in range(1, ROUNDS + 1)]
 
 
 def place(case):
@@ -100,11 +101,16 @@ def test_theta_of_gaussian_directions_is_the_golden_one_after_every_round(kind):
     assert digests(kind, "gaussian") == GOLDEN["theta_gaussian"][kind]
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_theta_of_orthogonal_directions_with_weight_decay_is_the_golden_one_after_every_round(kind):
+    assert digests(kind, generator=2) == GOLDEN["theta_orthogonal"][kind]
+
+
 def test_golden_file_has_every_case():
     assert golden().keys() == GOLDEN.keys()
     for distribution in ("bits", "gaussian"):
         assert [place(case) for case in GOLDEN[distribution]] == list(SLICES)
-    assert set(GOLDEN["theta"]) == set(GOLDEN["theta_gaussian"]) == set(KINDS)
+    assert set(GOLDEN["theta"]) == set(GOLDEN["theta_gaussian"]) == set(GOLDEN["theta_orthogonal"]) == set(KINDS)
 
 
 def test_what_doctor_compares_with_is_the_golden_run():
@@ -114,6 +120,7 @@ def test_what_doctor_compares_with_is_the_golden_run():
     ]
     last = {(run["optimiser"], run["directions"]): run["theta_sha256"] for run in shipped["runs"]}
     assert last == {(kind, "rademacher"): GOLDEN["theta"][kind][-1] for kind in KINDS} | {
-        (KINDS[0], "gaussian"): GOLDEN["theta_gaussian"][KINDS[0]][-1]
+        (KINDS[0], "gaussian"): GOLDEN["theta_gaussian"][KINDS[0]][-1],
+        ("adam", "orthogonal"): GOLDEN["theta_orthogonal"]["adam"][-1],
     }
     assert disagreements() == []

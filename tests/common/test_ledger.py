@@ -10,7 +10,8 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry, RunHeader
 from fwdllm_common.optimizers import OptimizerSettings
-from fwdllm_common.protocol import GENERATOR_VERSION
+from fwdllm_common.packing import packed
+from fwdllm_common.protocol import ORTHOGONAL_GENERATOR_VERSION
 
 int64 = st.integers(-(2**63), 2**63 - 1)
 updates = st.builds(
@@ -73,10 +74,39 @@ def test_consecutive_seeds_cost_two_bytes_with_their_coefficients_apart():
     assert len(LedgerEntry(1, (first,), bytes(32)).to_bytes()) < 2100
 
 
+def test_packed_updates_take_two_bytes_a_scalar_and_come_back():
+    seeds = np.concatenate([np.arange(1000), 4096 + np.arange(500)]).astype(np.uint64) + np.uint64(1 << 32)
+    coefficients = packed(np.random.default_rng(0).integers(-(2**30), 2**30, 1500)).integers()
+    written = BlockUpdate("head", seeds, coefficients, np.float32(0.1), packed=True)
+    data = LedgerEntry(1, (written,), b"").to_bytes()
+    assert len(data) < 2 * 1500 + 100
+    (found,) = LedgerEntry.from_bytes(data).updates
+    assert found.packed
+    assert (found.seeds == seeds).all()
+    assert (found.coefficients == coefficients).all()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"shift": 49}, {"mantissas": b"\0" * 3}, {"mantissas": b"\0" * 6}, {"spans": [{"first": 1, "count": 1 << 21}]}],
+)
+def test_packed_updates_that_do_not_fit_together_are_refused(changes):
+    fields = {"block": "head", "spans": [{"first": 1, "count": 2}], "mantissas": b"\0" * 4, "shift": 1, **changes}
+    with pytest.raises(BadInputError, match="ledger"):
+        BlockUpdate.from_message(ledger_pb2.BlockUpdate(**fields))
+
+
+def test_only_runs_that_need_it_are_of_generator_2():
+    plain = initial_state("adam").header
+    for newer in (initial_state("adam", orthogonal=("head",)).header, initial_state("adam", weight_decay=0.1).header):
+        assert (plain.generator_version, newer.generator_version) == (1, 2)
+        assert RunHeader.from_bytes(newer.to_bytes()) == newer
+
+
 def test_a_run_of_another_generator_is_refused():
     header = ledger_pb2.RunHeader.FromString(initial_state("sgd").header.to_bytes())
-    header.generator_version = GENERATOR_VERSION + 1
-    with pytest.raises(BadInputError, match="generator 2, this program has 1"):
+    header.generator_version = ORTHOGONAL_GENERATOR_VERSION + 1
+    with pytest.raises(BadInputError, match="generator 3, this program has 2"):
         RunHeader.from_bytes(header.SerializeToString())
 
 

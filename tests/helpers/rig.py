@@ -10,6 +10,8 @@ from sqlalchemy import insert, select
 from fwdllm.v1 import device_pb2
 from fwdllm.v1.conditions_pb2 import HOLD_UNPLUGGED, Conditions
 from fwdllm_common.ledger import LedgerEntry
+from fwdllm_common.packing import halves
+from fwdllm_common.protocol import GENERATOR_2
 from fwdllm_server.rounds import reporting
 from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.machine import RoundMachine
@@ -74,7 +76,7 @@ class Rig:
             if work:
                 fetch(connection, work[0], self.job, self.now)
                 return assignments.get(connection, work[0].id)
-        self.presence.seen(Present(device, self.now, frozenset(LABELS)))
+        self.presence.seen(Present(device, self.now, frozenset(LABELS), frozenset((GENERATOR_2,))))
         return None
 
     def hold(self, device: str) -> None:
@@ -93,6 +95,19 @@ class Rig:
     ) -> device_pb2.ReportResponse:
         request = device_pb2.ReportRequest(
             assignment_id=assignment_id, derivatives=derivatives, first_index=first_index, effort=effort
+        )
+        with self.database.transaction() as connection:
+            assignment = assignments.get(connection, assignment_id)
+            assert assignment is not None
+            report = Report(assignment, request, self.job.spec.rounds.assignment_s)
+            return reporting.record(connection, [report], self.now)[0]
+
+    def report_packed(
+        self, assignment_id: str, derivatives: Sequence[float], first_index: int = 0
+    ) -> device_pb2.ReportResponse:
+        """Report scalars of orthogonal directions."""
+        request = device_pb2.ReportRequest(
+            assignment_id=assignment_id, halves=halves(derivatives), first_index=first_index
         )
         with self.database.transaction() as connection:
             assignment = assignments.get(connection, assignment_id)
@@ -157,17 +172,30 @@ class Rig:
 
 @dataclass
 class ScriptedDevice:
-    """Measures :func:`derivative` and keeps what was not acknowledged, whatever becomes of the coordinator."""
+    """Measures :func:`derivative` and keeps what was not acknowledged, whatever becomes of the coordinator.
+
+    Its journal has the scalars by their assignment and first index; what it packs comes in two messages.
+    """
 
     name: str
-    journal: dict[str, list[float]] = field(default_factory=dict)
+    journal: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+    packed: set[str] = field(default_factory=set)
 
     def work(self, rig: Rig) -> None:
         for assignment in rig.check_in(self.name):
-            self.journal[assignment.id] = [derivative(seed) for seed in assignment.seeds]
-        for assignment_id in list(self.journal):
-            rig.report(assignment_id, self.journal[assignment_id])
-            del self.journal[assignment_id]
+            if assignment.packed:
+                self.packed.add(assignment.id)
+            else:
+                self.journal[assignment.id, 0] = [derivative(seed) for seed in assignment.seeds]
+            for start, seeds in assignment.packed.items():
+                values = [derivative(seed) for seed in range(seeds.first, seeds.first + seeds.length)]
+                half = len(values) // 2
+                self.journal[assignment.id, start] = values[:half]
+                self.journal[assignment.id, start + half] = values[half:]
+        for assignment_id, first in list(self.journal):
+            send = rig.report_packed if assignment_id in self.packed else rig.report
+            send(assignment_id, self.journal[assignment_id, first], first)
+            del self.journal[assignment_id, first]
 
 
 def run_to_end(rig: Rig, devices: Sequence[ScriptedDevice], mend: Callable[[Rig], Rig] | None = None) -> Rig:

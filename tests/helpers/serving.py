@@ -10,7 +10,7 @@ import time
 import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from fwdllm_client.connection.enrol import join
 from fwdllm_client.connection.home import ClientHome
 from fwdllm_client.data import DataSource, Source
 from fwdllm_client.policy.policy import Policy
+from fwdllm_common.ledger import RunHeader
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR, REASON_KEY
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.coordinator.coordinator import Coordinator
@@ -251,7 +252,10 @@ async def everything(stream: AsyncIterator[object]) -> list[object]:
 
 
 def change_job(home: ServerHome, changes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Change keys of every job file in the store, by section, before the server starts."""
+    """Change keys of every job file in the store, by section, before the server starts.
+
+    Blocks whose directions become ``auto`` are measured by orthogonal ones.
+    """
     database = Database(home.database_url(home.config()))
     with database.transaction() as connection:
         for record in jobs.in_state(connection):
@@ -259,7 +263,12 @@ def change_job(home: ServerHome, changes: Mapping[str, Mapping[str, Any]]) -> No
             blocks = {f"blocks.{name}": keys for name, keys in spec.pop("blocks").items()}
             merged = {name: {**keys, **changes.get(name, {})} for name, keys in {**spec, **blocks}.items()}
             text = job_toml({"blocks.head": None, "blocks.peft": None, **merged})
-            connection.execute(update(schema.jobs).where(schema.jobs.c.id == record.id).values(spec_toml=text))
+            values: dict[str, Any] = {"spec_toml": text}
+            auto = [name for name, keys in merged.items() if keys.get("directions") == "auto"]
+            if auto and record.header is not None:
+                orthogonal = tuple(name.removeprefix("blocks.") for name in auto)
+                values["header"] = replace(RunHeader.from_bytes(record.header), orthogonal=orthogonal).to_bytes()
+            connection.execute(update(schema.jobs).where(schema.jobs.c.id == record.id).values(values))
     database.close()
 
 

@@ -63,7 +63,8 @@ def job_spec(changes: Mapping[str, Mapping[str, Any] | None] = {}) -> JobSpec:
 def run_header(spec: JobSpec, layout: Layout = LAYOUT, theta: np.ndarray = THETA) -> RunHeader:
     settings = OptimizerSettings(spec.optimizer.kind, spec.optimizer.beta1, spec.optimizer.beta2, 1e-8)
     directions = Directions(run_key(spec.job.seed), spec.perturbation.distribution)
-    return RunHeader(directions, layout.digest, theta_digest(theta), settings)
+    orthogonal = tuple(name for name in layout.blocks if name in spec.blocks and spec.blocks[name].directions == "auto")
+    return RunHeader(directions, layout.digest, theta_digest(theta), settings, orthogonal)
 
 
 def tiny_manifest() -> Manifest:

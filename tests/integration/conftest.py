@@ -68,7 +68,7 @@ def prepared(quick: None, workplace: Path, tmp_path_factory: pytest.TempPathFact
         async with serving(make_home(folder / "server")) as server:
             await server.operator.SubmitJob(SubmitJobRequest(spec_toml=job_toml(SECTIONS), base_folder=str(workplace)))
             await server.join(*DEVICES)
-            async for job in server.operator.WatchJob(GetJobRequest(job=JOB), timeout=120):
+            async for job in server.operator.WatchJob(GetJobRequest(job=JOB), timeout=900):
                 if job.HasField("initial_evaluation"):
                     break
 
@@ -89,12 +89,12 @@ def clock() -> Clock:
 
 @pytest.fixture
 async def start(folder: Path, clock: Clock) -> AsyncIterator[Callable[..., Awaitable[Serving]]]:
-    """Starts the copy, with these keys of the job's ``[rounds]``."""
+    """Starts the copy, with these keys of the job's ``[rounds]`` and other ``sections``."""
     async with AsyncExitStack() as stack:
 
-        async def start(**rounds: Any) -> Serving:
+        async def start(sections: Mapping[str, Mapping[str, Any]] = {}, **rounds: Any) -> Serving:
             home = ServerHome.open(folder / "server")
-            change_job(home, {"rounds": rounds})
+            change_job(home, {"rounds": rounds, **sections})
             return await stack.enter_async_context(serving(home, clock))
 
         yield start

@@ -119,14 +119,23 @@ def _joined(path: Path, parts: Sequence[Path]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("rounds", [{}, {"federated_evaluate_every": 1}])
-async def test_agents_and_their_simulated_twins_write_the_same_ledger(start, prepared, workplace, tmp_path, rounds):
+COMPLETE = {"blocks.head": {"directions": "auto", "batch_size": "auto"}}
+
+
+@pytest.mark.parametrize(
+    ("rounds", "sections"),
+    [({}, {}), ({"federated_evaluate_every": 1}, {}), ({}, COMPLETE)],
+    ids=["plain", "evaluated", "complete"],
+)
+async def test_agents_and_their_simulated_twins_write_the_same_ledger(
+    start, prepared, workplace, tmp_path, rounds, sections
+):
     """Four agents, each with rows of its own, over TLS; and the same four, simulated: bit for bit the same model."""
-    server = await start(**TOGETHER, **rounds)
+    server = await start(sections, **TOGETHER, **rounds)
     async with server.agents(workplace, dict.fromkeys(DEVICES, Policy()), VALIDATION):
         job = await server.until_state(JOB_STATE_DONE)
     shutil.copytree(prepared, tmp_path / "twin")
-    change_job(ServerHome.open(tmp_path / "twin" / "server"), {"rounds": {**TOGETHER, **rounds}})
+    change_job(ServerHome.open(tmp_path / "twin" / "server"), {"rounds": {**TOGETHER, **rounds}, **sections})
     twin = SimulatedTwin(tmp_path / "twin", workplace, server.clock())
     await twin.run()
 

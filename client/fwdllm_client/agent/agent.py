@@ -32,7 +32,7 @@ from fwdllm_client.policy.choices import ChoicesFile
 from fwdllm_client.policy.permission import Permission
 from fwdllm_client.policy.policy import Policy
 from fwdllm_client.policy.settings import Settings
-from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR
+from fwdllm_common.protocol import GENERATOR_2, GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR
 from fwdllm_common.service_manager import notify
 from fwdllm_common.task import CLASSIFICATION
 
@@ -132,7 +132,7 @@ def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
     return device_pb2.CheckInRequest(
         protocol=device_pb2.ProtocolVersion(major=PROTOCOL_MAJOR, minor=PROTOCOL_MINOR),
         generator_version=GENERATOR_VERSION,
-        capabilities=policy.capabilities,
+        capabilities=[GENERATOR_2, *policy.capabilities],
         task="" if contents.task == CLASSIFICATION else contents.task,
         labels=contents.labels,
         training_examples=contents.rows - kept_back,

@@ -31,11 +31,11 @@ from fwdllm_client.engine import ClassSum, DirectionTask
 from fwdllm_client.engine.interruption import RunEndedError
 from fwdllm_client.policy.permission import Permission, WorkCancelledError
 from fwdllm_common.counts import Counts
-from fwdllm_common.directions import Directions
 from fwdllm_common.errors import NoRoomError, RefusedError, StorageError
-from fwdllm_common.layout import Float32Vector
+from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.ledger import RunHeader
-from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
+from fwdllm_common.orthogonal import AnyDirections
+from fwdllm_common.protocol import MAX_PACKED_PER_REPORT, MAX_SCALARS_PER_REPORT
 
 GROUP_S = 0.5
 """Scalars wait about this long, seconds, for others to share a message with."""
@@ -67,7 +67,7 @@ class Compute(Protocol):
         """What scalars computed here are worth, by the bundle's canary; None if it has none."""
 
     def derivatives(
-        self, theta: Float32Vector, directions: Directions, task: DirectionTask
+        self, theta: Float32Vector, directions: AnyDirections, task: DirectionTask
     ) -> Iterator[tuple[int, NDArray[np.float64]]]:
         """The directional derivatives of the task's seeds in order, in chunks with the index of their first."""
 
@@ -167,7 +167,7 @@ class AssignmentWork:
             return answer.next
         started = self._clock()
         with self._new_reporter() as reporter:
-            for entry in self._entries(assignment, header, theta, engine, deadline, reporter):
+            for entry in self._entries(assignment, header, bundle.manifest.layout, theta, engine, deadline, reporter):
                 reporter.submit(entry)
             engine.unload()
             if self._stop.is_set():
@@ -244,6 +244,7 @@ class AssignmentWork:
         self,
         assignment: device_pb2.Assignment,
         header: RunHeader,
+        layout: Layout,
         theta: Float32Vector,
         engine: Compute,
         deadline: float,
@@ -272,7 +273,9 @@ class AssignmentWork:
                 scalars.evaluation = engine.evaluate(theta)
                 check_cancelled()
             for task in _rest(_tasks(assignment), done or 0):
-                for _, values in engine.derivatives(theta, header.directions, task):
+                yield from scalars.begin(task.packed)
+                directions = header.directions_of(layout.block(task.block))
+                for _, values in engine.derivatives(theta, directions, task):
                     scalars.add(values)
                     yield from scalars.full_groups()
                     check_cancelled()
@@ -292,6 +295,13 @@ class _Scalars:
         self._waiting: array[float] = array("f")
         self._opened = clock()
         self._meter = meter
+        self._packed = False
+
+    def begin(self, packed: bool) -> Iterator[Entry]:
+        """What waits of another task, if packed scalars follow or go before: they have messages of their own."""
+        if packed or self._packed:
+            yield from self.last_group()
+        self._packed = packed
 
     def add(self, values: NDArray[np.float64]) -> None:
         with np.errstate(over="ignore", invalid="ignore"):  # the coordinator counts what is not finite as unusable
@@ -299,8 +309,9 @@ class _Scalars:
 
     def full_groups(self) -> Iterator[Entry]:
         """What fills a message, or has waited long enough."""
-        while len(self._waiting) >= MAX_SCALARS_PER_REPORT:
-            yield self._group(MAX_SCALARS_PER_REPORT)
+        most = MAX_PACKED_PER_REPORT if self._packed else MAX_SCALARS_PER_REPORT
+        while len(self._waiting) >= most:
+            yield self._group(most)
         if self._waiting and self._clock() - self._opened >= GROUP_S:
             yield self._group(len(self._waiting))
 
@@ -312,7 +323,8 @@ class _Scalars:
     def _group(self, size: int) -> Entry:
         derivatives, self._waiting = self._waiting[:size], self._waiting[size:]
         evaluation, self.evaluation = self.evaluation, None
-        entry = Entry(self._assignment_id, self._first_index, derivatives, evaluation, self._meter.take())
+        cost = self._meter.take()
+        entry = Entry(self._assignment_id, self._first_index, derivatives, evaluation, cost, self._packed)
         self._first_index += size
         self._opened = self._clock()
         return entry

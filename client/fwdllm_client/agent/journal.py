@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS entries (
     example_passes REAL NOT NULL,
     f1 REAL,                    -- of the evaluation, or null
     joules REAL,                -- null where the device cannot measure them
+    packed INTEGER,             -- whether they travel in half precision; null is no
     UNIQUE (assignment_id, first_index)
 );
 CREATE TABLE IF NOT EXISTS progress (
@@ -38,15 +39,15 @@ CREATE TABLE IF NOT EXISTS progress (
     next_index INTEGER NOT NULL -- also of scalars that were acknowledged and have left entries
 );
 """
-_ADDED = ("f1", "joules")
+_ADDED = {"f1": "REAL", "joules": "REAL", "packed": "INTEGER"}
 """Columns that journals of an earlier version lack."""
-_COLUMNS = "assignment_id, first_index, derivatives, correct, total, f1, seconds, example_passes, joules"
+_COLUMNS = "assignment_id, first_index, derivatives, correct, total, f1, seconds, example_passes, joules, packed"
 
 
 @dataclass(frozen=True)
 class Entry:
     """One message's worth of an assignment: ``derivatives`` from ``first_index`` on, the ``evaluation`` or
-    None, and what it cost.
+    None, and what it cost; ``packed`` ones travel in half precision.
     """
 
     assignment_id: str
@@ -54,6 +55,7 @@ class Entry:
     derivatives: array[float]
     evaluation: Counts | None
     cost: Cost
+    packed: bool = False
 
 
 class Journal:
@@ -71,22 +73,23 @@ class Journal:
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(_SCHEMA)
             there = {column[1] for column in self._database.execute("PRAGMA table_info (entries)")}
-            for column in _ADDED:
+            for column, kind in _ADDED.items():
                 if column not in there:
-                    self._database.execute(f"ALTER TABLE entries ADD COLUMN {column} REAL")
+                    self._database.execute(f"ALTER TABLE entries ADD COLUMN {column} {kind}")
 
     def append(self, entry: Entry) -> None:
         """Make ``entry`` durable; only then may it be sent."""
         counts = entry.evaluation or (None, None, None)
         with self._transaction() as database:
             database.execute(
-                f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
+                f"INSERT INTO entries ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - a constant
                 (
                     entry.assignment_id,
                     entry.first_index,
                     entry.derivatives.tobytes(),
                     *counts,
                     *entry.cost,
+                    int(entry.packed),
                 ),
             )
             database.execute(
@@ -118,9 +121,22 @@ class Journal:
                         array("f", derivatives),
                         None if total is None else Counts(int(correct), int(total), f1),
                         Cost(float(seconds), float(passes), None if joules is None else float(joules)),
+                        bool(packed),
                     ),
                 )
-                for sequence, work, first_index, derivatives, correct, total, f1, seconds, passes, joules in rows
+                for (
+                    sequence,
+                    work,
+                    first_index,
+                    derivatives,
+                    correct,
+                    total,
+                    f1,
+                    seconds,
+                    passes,
+                    joules,
+                    packed,
+                ) in rows
             ]
         except (ValueError, TypeError, OverflowError) as error:
             raise self._damaged(error) from error

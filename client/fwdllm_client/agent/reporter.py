@@ -14,6 +14,7 @@ from fwdllm_client.agent.effort import effort_message
 from fwdllm_client.agent.journal import Entry, Journal
 from fwdllm_client.connection.retry import Retry
 from fwdllm_client.connection.transport import CallFailedError, Coordinator, Stream
+from fwdllm_common.packing import halves
 
 
 class Reporter:
@@ -143,9 +144,12 @@ class Reporter:
         message = device_pb2.ReportRequest(
             assignment_id=entry.assignment_id,
             first_index=entry.first_index,
-            derivatives=entry.derivatives,
             effort=effort_message(entry.cost, self._coordinator.traffic),
         )
+        if entry.packed:
+            message.halves = halves(entry.derivatives)
+        else:
+            message.derivatives.extend(entry.derivatives)
         if entry.evaluation is not None:
             message.evaluation.CopyFrom(entry.evaluation.to_message())
         return message

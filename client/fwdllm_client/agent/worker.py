@@ -17,8 +17,8 @@ from fwdllm_client.engine.audit import audit
 from fwdllm_client.policy.least_rows import LeastRows
 from fwdllm_common.canary import Canary, signal_to_noise
 from fwdllm_common.counts import Counts
-from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Float32Vector
+from fwdllm_common.orthogonal import AnyDirections
 
 _log = structlog.get_logger()
 
@@ -75,7 +75,7 @@ class LocalCompute:
         return signal_to_noise(self._engines.canary_scalars(self._tuning, canary), canary.expected)
 
     def derivatives(
-        self, theta: Float32Vector, directions: Directions, task: DirectionTask
+        self, theta: Float32Vector, directions: AnyDirections, task: DirectionTask
     ) -> Iterator[tuple[int, NDArray[np.float64]]]:
         """See :class:`fwdllm_client.agent.assignment.Compute`."""
         return self._engine.derivatives(theta, directions, task, self._training)

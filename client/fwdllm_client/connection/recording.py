@@ -91,7 +91,8 @@ class RecordingCoordinator:
     def _noted(self, request: device_pb2.ReportRequest) -> device_pb2.ReportRequest:
         work = self._of(request.assignment_id)
         derivatives = f"directional derivatives of the loss over {self._least_rows}, and the effort they took"
-        self._log.add(f"scalars {request.assignment_id}", derivatives, *work, len(request.derivatives))
+        count = len(request.derivatives) + len(request.halves) // 2
+        self._log.add(f"scalars {request.assignment_id}", derivatives, *work, count)
         if request.HasField("evaluation"):
             counts = "how many of the validation rows are predicted right, and how many there are"
             if request.evaluation.HasField("f1"):

@@ -56,6 +56,16 @@ def distinct_rows(dataset: Dataset, rows: RowIndices) -> int:
     return len({dataset.token_ids[start:end].tobytes() for start, end in zip(*bounds, strict=True)})
 
 
+def same_rows(run_key: int, rows: RowIndices, batch_size: int) -> RowIndices:
+    """The first ``batch_size`` of ``rows`` in an order that is the same through a run, ascending.
+
+    A larger batch has all rows of a smaller one. The order depends only on the run and the number of rows.
+
+    :raises BadInputError: there are no rows.
+    """
+    return sample_rows(run_key, 0, rows, batch_size)
+
+
 def padded_lengths(lengths: NDArray[np.int64], max_tokens: int) -> NDArray[np.int64]:
     """The length to which each row is padded, int64: the next multiple of 8, but never beyond ``max_tokens``."""
     buckets = -(-lengths // _BUCKET_TOKENS) * _BUCKET_TOKENS

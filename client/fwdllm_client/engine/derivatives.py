@@ -9,7 +9,7 @@ perturbed copies go through the frozen weights together.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from fwdllm.v1 import device_pb2
 from fwdllm_client.data.split import RowIndices
 from fwdllm_client.engine.base_pass import BasePass, Rows
-from fwdllm_client.engine.batches import distinct_rows, sample_rows
+from fwdllm_client.engine.batches import distinct_rows, same_rows, sample_rows
 from fwdllm_client.engine.runs import RunInputs, TiledBatch, copies_per_run, run_groups
 from fwdllm_client.engine.stages import Float32
-from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError, NotAllowedError
 from fwdllm_common.fixed_point import MAX_DIRECTIONS
+from fwdllm_common.orthogonal import AnyDirections
 
 Derivatives = NDArray[np.float64]
 
@@ -33,7 +33,8 @@ class DirectionTask:
 
     ``seeds`` uint64 ``[K]``; ``epsilon`` is the length of the step along each direction. The first ``done`` directions
     have been measured before an interruption: they are left out, and the batch is still the one they were measured on.
-    ``central`` asks for the central difference instead of the one-sided one.
+    ``central`` asks for the central difference instead of the one-sided one, ``same_rows`` for a batch that begins with
+    the same rows in every round, and ``packed`` for scalars in half precision.
 
     :raises BadInputError: no seeds, ε no float32 above 0, or an empty batch.
     """
@@ -44,6 +45,8 @@ class DirectionTask:
     batch_size: int
     central: bool = False
     done: int = 0
+    same_rows: bool = False
+    packed: bool = False
 
     @classmethod
     def from_message(cls, message: device_pb2.DirectionTask) -> DirectionTask:
@@ -55,7 +58,24 @@ class DirectionTask:
             raise BadInputError(f"a task has more than {MAX_DIRECTIONS} directions; update fwdllm")
         ranges = [np.arange(seeds.count, dtype=np.uint64) + np.uint64(seeds.first) for seeds in message.seeds]
         seeds = np.concatenate([np.empty(0, dtype=np.uint64), *ranges])
-        return cls(message.block, seeds, message.epsilon, message.batch_size, message.central)
+        return cls(
+            message.block,
+            seeds,
+            message.epsilon,
+            message.batch_size,
+            message.central,
+            same_rows=message.same_rows,
+            packed=message.packed,
+        )
+
+    def batch(self, run_key: int, rows: RowIndices) -> RowIndices:
+        """The rows of the batch, drawn from the device's ``rows``.
+
+        :raises BadInputError: there are none.
+        """
+        if self.same_rows:
+            return same_rows(run_key, rows, self.batch_size)
+        return sample_rows(run_key, int(self.seeds[0]), rows, self.batch_size)
 
     def __post_init__(self) -> None:
         if len(self.seeds) == 0 or self.batch_size < 1:
@@ -66,11 +86,11 @@ class DirectionTask:
 
 
 def directional_derivatives(
-    shared: Rows, theta: Float32, directions: Directions, task: DirectionTask, rows: RowIndices
+    shared: Rows, theta: Float32, directions: AnyDirections, task: DirectionTask, rows: RowIndices
 ) -> Iterator[tuple[int, Derivatives]]:
     """The derivatives of ``task`` at ``theta`` as they come: index of the first, float64 values.
 
-    The batch is drawn from ``rows``; see :func:`fwdllm_client.engine.batches.sample_rows`.
+    The batch is drawn from ``rows``; see :meth:`DirectionTask.batch`.
 
     :raises BadInputError: there are no rows, or the model has no such block.
     :raises NotAllowedError: the batch is to be smaller than the device's owner allows, or cannot be large enough.
@@ -112,7 +132,7 @@ def _batch(shared: Rows, run_key: int, task: DirectionTask, rows: RowIndices) ->
     if size < least:
         raise NotAllowedError(f"it asks for scalars over {size} rows, this device gives them over {least} or more")
     while True:
-        batch = sample_rows(run_key, int(task.seeds[0]), rows, size)
+        batch = replace(task, batch_size=size).batch(run_key, rows)
         missing = least - distinct_rows(shared.dataset, batch)
         if missing <= 0:
             return batch

@@ -22,9 +22,9 @@ from fwdllm_client.engine.evaluate import Evaluation, evaluate
 from fwdllm_client.engine.runs import TOKENS_PER_RUN
 from fwdllm_client.engine.sessions import Cpu, Provider
 from fwdllm_client.engine.stages import Float32, StageChain
-from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest
+from fwdllm_common.orthogonal import AnyDirections
 
 
 class Engine:
@@ -69,7 +69,7 @@ class Engine:
         self._shared.least_rows = least_rows
 
     def derivatives(
-        self, theta: Float32, directions: Directions, task: DirectionTask, rows: RowIndices
+        self, theta: Float32, directions: AnyDirections, task: DirectionTask, rows: RowIndices
     ) -> Iterator[tuple[int, Derivatives]]:
         """The directional derivative for the task's directions, in chunks: index of the first, float64 values.
 

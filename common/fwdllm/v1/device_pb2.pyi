@@ -149,18 +149,22 @@ class Assignment(_message.Message):
     def __init__(self, assignment_id: _Optional[str] = ..., job_id: _Optional[str] = ..., job_name: _Optional[str] = ..., round: _Optional[int] = ..., header: _Optional[_Union[_ledger_pb2.RunHeader, _Mapping]] = ..., manifest_sha256: _Optional[bytes] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[DirectionTask, _Mapping]]] = ..., evaluate: bool = ..., feature_sums: bool = ...) -> None: ...
 
 class DirectionTask(_message.Message):
-    __slots__ = ("block", "seeds", "epsilon", "batch_size", "central")
+    __slots__ = ("block", "seeds", "epsilon", "batch_size", "central", "same_rows", "packed")
     BLOCK_FIELD_NUMBER: _ClassVar[int]
     SEEDS_FIELD_NUMBER: _ClassVar[int]
     EPSILON_FIELD_NUMBER: _ClassVar[int]
     BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     CENTRAL_FIELD_NUMBER: _ClassVar[int]
+    SAME_ROWS_FIELD_NUMBER: _ClassVar[int]
+    PACKED_FIELD_NUMBER: _ClassVar[int]
     block: str
     seeds: _containers.RepeatedCompositeFieldContainer[SeedRange]
     epsilon: float
     batch_size: int
     central: bool
-    def __init__(self, block: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedRange, _Mapping]]] = ..., epsilon: _Optional[float] = ..., batch_size: _Optional[int] = ..., central: bool = ...) -> None: ...
+    same_rows: bool
+    packed: bool
+    def __init__(self, block: _Optional[str] = ..., seeds: _Optional[_Iterable[_Union[SeedRange, _Mapping]]] = ..., epsilon: _Optional[float] = ..., batch_size: _Optional[int] = ..., central: bool = ..., same_rows: bool = ..., packed: bool = ...) -> None: ...
 
 class SeedRange(_message.Message):
     __slots__ = ("first", "count")
@@ -217,18 +221,20 @@ class WeightsChunk(_message.Message):
     def __init__(self, kind: _Optional[_Union[WeightsChunk.Kind, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("assignment_id", "first_index", "derivatives", "evaluation", "effort")
+    __slots__ = ("assignment_id", "first_index", "derivatives", "evaluation", "effort", "halves")
     ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
     FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
     DERIVATIVES_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
     EFFORT_FIELD_NUMBER: _ClassVar[int]
+    HALVES_FIELD_NUMBER: _ClassVar[int]
     assignment_id: str
     first_index: int
     derivatives: _containers.RepeatedScalarFieldContainer[float]
     evaluation: EvaluationCounts
     effort: Effort
-    def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., derivatives: _Optional[_Iterable[float]] = ..., evaluation: _Optional[_Union[EvaluationCounts, _Mapping]] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ...) -> None: ...
+    halves: bytes
+    def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., derivatives: _Optional[_Iterable[float]] = ..., evaluation: _Optional[_Union[EvaluationCounts, _Mapping]] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ..., halves: _Optional[bytes] = ...) -> None: ...
 
 class EvaluationCounts(_message.Message):
     __slots__ = ("correct", "total", "f1")

@@ -14,29 +14,31 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66wdllm/v1/ledger.proto\x12\tfwdllm.v1\"b\n\tOptimizer\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.fwdllm.v1.OptimizerKind\x12\r\n\x05\x62\x65ta1\x18\x02 \x01(\x02\x12\r\n\x05\x62\x65ta2\x18\x03 \x01(\x02\x12\x0f\n\x07\x65psilon\x18\x04 \x01(\x02\"\xc4\x01\n\tRunHeader\x12\x0f\n\x07run_key\x18\x01 \x01(\x06\x12\x19\n\x11generator_version\x18\x02 \x01(\r\x12\x15\n\rlayout_digest\x18\x03 \x01(\x0c\x12\x1c\n\x14initial_theta_digest\x18\x04 \x01(\x0c\x12\'\n\toptimizer\x18\x05 \x01(\x0b\x32\x14.fwdllm.v1.Optimizer\x12-\n\x0c\x64istribution\x18\x06 \x01(\x0e\x32\x17.fwdllm.v1.Distribution\"q\n\x0b\x42lockUpdate\x12\r\n\x05\x62lock\x18\x01 \x01(\t\x12\x15\n\rlearning_rate\x18\x02 \x01(\x02\x12\x12\n\nfirst_seed\x18\x03 \x01(\x06\x12\x12\n\nseed_steps\x18\x04 \x03(\x12\x12\x14\n\x0c\x63oefficients\x18\x05 \x03(\x12\"]\n\x0bLedgerEntry\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\'\n\x07updates\x18\x02 \x03(\x0b\x32\x16.fwdllm.v1.BlockUpdate\x12\x14\n\x0ctheta_digest\x18\x03 \x01(\x0c\"8\n\rLedgerSegment\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.fwdllm.v1.LedgerEntry\"^\n\x0eOptimizerState\x12\r\n\x05\x62lock\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x0c\x12\x0e\n\x06second\x18\x03 \x01(\x0c\x12\x0e\n\x06\x64\x65\x63\x61y1\x18\x04 \x01(\x02\x12\x0e\n\x06\x64\x65\x63\x61y2\x18\x05 \x01(\x02\"X\n\x08Snapshot\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05theta\x18\x02 \x01(\x0c\x12,\n\toptimizer\x18\x03 \x03(\x0b\x32\x19.fwdllm.v1.OptimizerState*\xbc\x01\n\rOptimizerKind\x12\x1e\n\x1aOPTIMIZER_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12OPTIMIZER_KIND_SGD\x10\x01\x12\x1b\n\x17OPTIMIZER_KIND_MOMENTUM\x10\x02\x12\x17\n\x13OPTIMIZER_KIND_ADAM\x10\x03\x12\x1d\n\x19OPTIMIZER_KIND_NORMALIZED\x10\x04\x12\x1e\n\x1aOPTIMIZER_KIND_TRUST_RATIO\x10\x05*d\n\x0c\x44istribution\x12\x1c\n\x18\x44ISTRIBUTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44ISTRIBUTION_RADEMACHER\x10\x01\x12\x19\n\x15\x44ISTRIBUTION_GAUSSIAN\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66wdllm/v1/ledger.proto\x12\tfwdllm.v1\"x\n\tOptimizer\x12&\n\x04kind\x18\x01 \x01(\x0e\x32\x18.fwdllm.v1.OptimizerKind\x12\r\n\x05\x62\x65ta1\x18\x02 \x01(\x02\x12\r\n\x05\x62\x65ta2\x18\x03 \x01(\x02\x12\x0f\n\x07\x65psilon\x18\x04 \x01(\x02\x12\x14\n\x0cweight_decay\x18\x05 \x01(\x02\"\xdf\x01\n\tRunHeader\x12\x0f\n\x07run_key\x18\x01 \x01(\x06\x12\x19\n\x11generator_version\x18\x02 \x01(\r\x12\x15\n\rlayout_digest\x18\x03 \x01(\x0c\x12\x1c\n\x14initial_theta_digest\x18\x04 \x01(\x0c\x12\'\n\toptimizer\x18\x05 \x01(\x0b\x32\x14.fwdllm.v1.Optimizer\x12-\n\x0c\x64istribution\x18\x06 \x01(\x0e\x32\x17.fwdllm.v1.Distribution\x12\x19\n\x11orthogonal_blocks\x18\x07 \x03(\t\"\xb7\x01\n\x0b\x42lockUpdate\x12\r\n\x05\x62lock\x18\x01 \x01(\t\x12\x15\n\rlearning_rate\x18\x02 \x01(\x02\x12\x12\n\nfirst_seed\x18\x03 \x01(\x06\x12\x12\n\nseed_steps\x18\x04 \x03(\x12\x12\x14\n\x0c\x63oefficients\x18\x05 \x03(\x12\x12\"\n\x05spans\x18\x06 \x03(\x0b\x32\x13.fwdllm.v1.SeedSpan\x12\r\n\x05shift\x18\x07 \x01(\r\x12\x11\n\tmantissas\x18\x08 \x01(\x0c\"(\n\x08SeedSpan\x12\r\n\x05\x66irst\x18\x01 \x01(\x06\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"]\n\x0bLedgerEntry\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\'\n\x07updates\x18\x02 \x03(\x0b\x32\x16.fwdllm.v1.BlockUpdate\x12\x14\n\x0ctheta_digest\x18\x03 \x01(\x0c\"8\n\rLedgerSegment\x12\'\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x16.fwdllm.v1.LedgerEntry\"^\n\x0eOptimizerState\x12\r\n\x05\x62lock\x18\x01 \x01(\t\x12\r\n\x05\x66irst\x18\x02 \x01(\x0c\x12\x0e\n\x06second\x18\x03 \x01(\x0c\x12\x0e\n\x06\x64\x65\x63\x61y1\x18\x04 \x01(\x02\x12\x0e\n\x06\x64\x65\x63\x61y2\x18\x05 \x01(\x02\"X\n\x08Snapshot\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\r\n\x05theta\x18\x02 \x01(\x0c\x12,\n\toptimizer\x18\x03 \x03(\x0b\x32\x19.fwdllm.v1.OptimizerState*\xbc\x01\n\rOptimizerKind\x12\x1e\n\x1aOPTIMIZER_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12OPTIMIZER_KIND_SGD\x10\x01\x12\x1b\n\x17OPTIMIZER_KIND_MOMENTUM\x10\x02\x12\x17\n\x13OPTIMIZER_KIND_ADAM\x10\x03\x12\x1d\n\x19OPTIMIZER_KIND_NORMALIZED\x10\x04\x12\x1e\n\x1aOPTIMIZER_KIND_TRUST_RATIO\x10\x05*d\n\x0c\x44istribution\x12\x1c\n\x18\x44ISTRIBUTION_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x44ISTRIBUTION_RADEMACHER\x10\x01\x12\x19\n\x15\x44ISTRIBUTION_GAUSSIAN\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fwdllm.v1.ledger_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
-  _globals['_OPTIMIZERKIND']._serialized_start=791
-  _globals['_OPTIMIZERKIND']._serialized_end=979
-  _globals['_DISTRIBUTION']._serialized_start=981
-  _globals['_DISTRIBUTION']._serialized_end=1081
+  _globals['_OPTIMIZERKIND']._serialized_start=953
+  _globals['_OPTIMIZERKIND']._serialized_end=1141
+  _globals['_DISTRIBUTION']._serialized_start=1143
+  _globals['_DISTRIBUTION']._serialized_end=1243
   _globals['_OPTIMIZER']._serialized_start=37
-  _globals['_OPTIMIZER']._serialized_end=135
-  _globals['_RUNHEADER']._serialized_start=138
-  _globals['_RUNHEADER']._serialized_end=334
-  _globals['_BLOCKUPDATE']._serialized_start=336
-  _globals['_BLOCKUPDATE']._serialized_end=449
-  _globals['_LEDGERENTRY']._serialized_start=451
-  _globals['_LEDGERENTRY']._serialized_end=544
-  _globals['_LEDGERSEGMENT']._serialized_start=546
-  _globals['_LEDGERSEGMENT']._serialized_end=602
-  _globals['_OPTIMIZERSTATE']._serialized_start=604
-  _globals['_OPTIMIZERSTATE']._serialized_end=698
-  _globals['_SNAPSHOT']._serialized_start=700
-  _globals['_SNAPSHOT']._serialized_end=788
+  _globals['_OPTIMIZER']._serialized_end=157
+  _globals['_RUNHEADER']._serialized_start=160
+  _globals['_RUNHEADER']._serialized_end=383
+  _globals['_BLOCKUPDATE']._serialized_start=386
+  _globals['_BLOCKUPDATE']._serialized_end=569
+  _globals['_SEEDSPAN']._serialized_start=571
+  _globals['_SEEDSPAN']._serialized_end=611
+  _globals['_LEDGERENTRY']._serialized_start=613
+  _globals['_LEDGERENTRY']._serialized_end=706
+  _globals['_LEDGERSEGMENT']._serialized_start=708
+  _globals['_LEDGERSEGMENT']._serialized_end=764
+  _globals['_OPTIMIZERSTATE']._serialized_start=766
+  _globals['_OPTIMIZERSTATE']._serialized_end=860
+  _globals['_SNAPSHOT']._serialized_start=862
+  _globals['_SNAPSHOT']._serialized_end=950
 # @@protoc_insertion_point(module_scope)

@@ -81,6 +81,11 @@ def update_reputations(
         vector = directions.vector(scalar.seed, block.start + part.start, block.start + part.stop)
         slopes[scalar.device].append((scalar.value, float(vector @ target)))
     votes = {device: _correlation(found) for device, found in slopes.items()}
+    return counted(votes, before)
+
+
+def counted(votes: Mapping[str, float], before: Reputations) -> Reputations:
+    """The standings with these votes, of which the median device's sign is the round's."""
     sign = np.sign(median(votes.values())) if votes else 0.0
     return {device: before.get(device, Reputation()).after(float(sign * vote)) for device, vote in votes.items()}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fwdllm_common.directions import Directions
 from fwdllm_common.estimator import forward_gradient
 from fwdllm_common.layout import Block, Float32Vector
+from fwdllm_common.orthogonal import AnyDirections
 
 
 class LastEstimates:
@@ -17,10 +17,10 @@ class LastEstimates:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[Block, tuple[tuple[Directions, bytes, bytes], Float32Vector]] = {}
+        self._kept: dict[Block, tuple[tuple[AnyDirections, bytes, bytes], Float32Vector]] = {}
 
     def __call__(
-        self, directions: Directions, seeds: NDArray[np.uint64], coefficients: NDArray[np.int64], block: Block
+        self, directions: AnyDirections, seeds: NDArray[np.uint64], coefficients: NDArray[np.int64], block: Block
     ) -> Float32Vector:
         """ĝ over one block, float32 ``[block size]``, read-only."""
         asked = (directions, seeds.tobytes(), coefficients.tobytes())

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
+from fwdllm_common.fixed_point import MAX_ORTHOGONAL_DIRECTIONS
+
 
 class SeedRange(NamedTuple):
     """The seeds ``first``, ``first`` + 1, …, ``length`` of them."""
@@ -23,6 +25,9 @@ class BlockPlan:
     ``epsilon`` is the step along a direction, ``central`` asks for the central difference, ``batch_size`` are the rows
     that all directions of an assignment share, ``learning_rate`` that of the step the round ends with. A direction is
     measured when ``devices_per_direction`` devices have measured it.
+
+    Orthogonal directions come in frames of ``order`` seeds, of which the range names more than there are devices: each
+    has a frame of its own and measures its first ``per_device`` directions, on the same rows in every round.
     """
 
     block: str
@@ -33,6 +38,8 @@ class BlockPlan:
     learning_rate: float
     central: bool = False
     devices_per_direction: int = 1
+    order: int = 0
+    per_device: int = 0
 
     @property
     def seeds(self) -> list[int]:
@@ -48,6 +55,30 @@ class BlockPlan:
     def end_seed(self) -> int:
         """One past the largest seed."""
         return sum(self.ranges[-1])
+
+    def frame(self, index: int) -> SeedRange:
+        """The directions that a device measures of a frame."""
+        return SeedRange(self.first_seed + index * self.order, self.per_device)
+
+    @property
+    def frames(self) -> int:
+        """How many frames there are to measure."""
+        return self.ranges[0].length // self.order if self.order else 0
+
+    def in_frames(self, order: int, per_device: int, devices: int) -> BlockPlan:
+        """The same plan in frames, enough of them for so many devices, and so few that their sum stays exact."""
+        each = min(per_device, order, MAX_ORTHOGONAL_DIRECTIONS // devices)
+        count = min(self.ranges[0].length // order, MAX_ORTHOGONAL_DIRECTIONS // each)
+        seeds = SeedRange(self.first_seed, count * order)
+        return replace(self, ranges=(seeds,), order=order, per_device=each, wanted=each * devices)
+
+    def for_devices(self, directions: int) -> BlockPlan:
+        """The same plan, of which so many directions of frames are waited for."""
+        return replace(self, wanted=directions)
+
+    def index_of(self, seed: int) -> int:
+        """The frame of a seed."""
+        return (seed - self.first_seed) // self.order
 
     def extended(self, wanted: int, more_seeds: Sequence[int]) -> BlockPlan:
         """The same plan with more directions, whose seeds are above all others."""

@@ -46,8 +46,9 @@ class ModelSection(_Section):
 
     ``source`` is a hub id, a folder or a ``.gguf`` file; ``pooling`` is how token states become a feature: as the
     model's own classification head does it, or the mean over tokens with a new linear head, which with ``layer-means``
-    reads the means of the embeddings and the middle layer too, centred by held-out texts. A head that the checkpoint
-    lacks starts with ``head``; ``class-means`` asks devices for per-class sums of features. With ``one_block``
+    reads the means of the embeddings and the middle layer too, centred by held-out texts and, where labels are many,
+    projected. A head that the checkpoint lacks starts with ``head``; ``class-means`` asks devices for per-class sums of
+    features. With ``one_block``
     directions of block ``peft`` cover the head too. ``precision`` is that of the weights that are not trained. A
     decoder may read each text in a ``prompt``, and its head may start as the language model's scores of the words that
     the ``verbaliser`` has for the labels. ``labels``, pooling, prompt and words are classification's alone; with
@@ -151,21 +152,29 @@ class HeldOutSection(_Section):
 
     Their columns have fixed names, see :class:`fwdllm_client.data.QuestionSource`. With ``skip_incomplete`` rows
     without a text or a label are left out.
+
+    The share ``validation`` of them,
+    drawn from all over the file, chooses the version that is exported; accuracies are told of the others.
     """
 
     file: str
     text_column: str = "text"
     label_column: str = "label"
     skip_incomplete: bool = False
+    validation: float = Field(default=0.0, ge=0, lt=1)
 
 
 class OptimizerSection(_Section):
-    """The coordinator's optimiser; learning rates are the blocks' own, scaled by the schedule over ``rounds.count``."""
+    """The coordinator's optimiser; learning rates are the blocks' own, scaled by the schedule over ``rounds.count``.
+
+    A step takes off the share ``weight_decay`` of the weights, times its learning rate.
+    """
 
     kind: OptimizerKind = "adam"
     beta1: float = Field(default=0.9, ge=0, lt=1)
     beta2: float = Field(default=0.99, ge=0, lt=1)
     epsilon: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
 
 
@@ -195,7 +204,9 @@ class RoundsSection(_Section):
     round commits if ``min_fraction`` of the directions are in, else it is abandoned. ``over_assign`` hands out more
     directions than are waited for, since devices vanish (``auto``: as many as make up for those of the last rounds); an
     assignment without news for ``assignment_s`` is given to others. ``evaluate_every`` and ``federated_evaluate_every``
-    count rounds; 0 is never (the last round is always evaluated on held-out rows).
+    count rounds; 0 is never (the last round is always evaluated on held-out rows). Where a block's ``directions`` or
+    ``batch_size`` are ``auto``, a device spends at most ``passes_budget`` example-passes on its directions and sends at
+    most ``bytes_budget`` bytes of scalars, in one round.
     """
 
     count: int = Field(default=50, ge=1, le=1_000_000)
@@ -210,6 +221,8 @@ class RoundsSection(_Section):
     evaluate_every: int = Field(default=5, ge=0)
     federated_evaluate_every: int = Field(default=0, ge=0)
     max_abandoned: int = Field(default=10, ge=0)
+    passes_budget: float = Field(default=200.0, gt=0)
+    bytes_budget: int = Field(default=1 << 16, ge=2)
 
     @field_validator("over_assign")
     @classmethod
@@ -269,11 +282,15 @@ class BlockSection(_Section):
     the paper's difference of two halves, in units of the gradient squared; ``pacing_tensor`` restricts the statistic to
     one tensor. The block takes part from round ``first_round`` on, every ``every`` rounds. Each direction is measured
     by ``devices_per_direction`` devices, and from three on counts with the median of what they say.
+
+    With ``directions = "auto"`` each device measures as many as ``[rounds]`` has budgets for, orthogonal ones where
+    that is about as many as the block has coordinates; with ``batch_size = "auto"`` on as many of its rows as that
+    leaves.
     """
 
-    directions: int = Field(ge=1, le=MAX_DIRECTIONS)
+    directions: int | Literal["auto"]
     max_directions: int = Field(default=0, ge=0, le=MAX_DIRECTIONS)
-    batch_size: int = Field(default=16, ge=1, le=65536)
+    batch_size: int | Literal["auto"] = 16
     learning_rate: float = Field(gt=0)
     pacing: Literal["relative", "absolute"] = "relative"
     pacing_tensor: str = ""
@@ -290,9 +307,36 @@ class BlockSection(_Section):
             raise ValueError("two devices cannot outvote one; use 1, or 3 and more")
         return devices
 
+    @field_validator("directions", "batch_size")
+    @classmethod
+    def _within_bounds(cls, number: int | Literal["auto"]) -> int | Literal["auto"]:
+        # A bound of the type itself would be told by the name of a union's branch.
+        if number != "auto" and not 1 <= number <= MAX_DIRECTIONS:
+            raise ValueError(f'should be greater than or equal to 1 and at most {MAX_DIRECTIONS}, or "auto"')
+        return number
+
+    @model_validator(mode="after")
+    def _nothing_else_decides(self) -> BlockSection:
+        if self.directions != "auto":
+            return self
+        decided = {
+            "max_directions": self.max_directions > 0,
+            "variance_threshold": self.variance_threshold < float("inf"),
+            "sampling": self.sampling is not None,
+            "devices_per_direction": self.devices_per_direction > 1,
+        }
+        if given := [name for name, is_given in decided.items() if is_given]:
+            raise ValueError(f'{given[0]} needs a number of directions, not "auto"')
+        return self
+
+    @property
+    def most_directions(self) -> int:
+        """Of a round; 0 where they follow from budgets."""
+        return 0 if self.directions == "auto" else max(self.directions, self.max_directions)
+
     @model_validator(mode="after")
     def _bounds_in_order(self) -> BlockSection:
-        if 0 < self.max_directions < self.directions:
+        if self.directions != "auto" and 0 < self.max_directions < self.directions:
             raise ValueError("max_directions is below directions")
         return self
 
@@ -341,7 +385,7 @@ class JobSpec(_Section):
 
     @model_validator(mode="after")
     def _gaussian_sums_fit(self) -> JobSpec:
-        most = max(max(block.directions, block.max_directions) for block in self.blocks.values())
+        most = max(block.most_directions for block in self.blocks.values())
         if (
             self.perturbation.distribution == "gaussian"
             and most * self.rounds.over_assigned(1.0) > MAX_GAUSSIAN_DIRECTIONS

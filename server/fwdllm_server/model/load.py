@@ -28,7 +28,7 @@ from fwdllm_common.task import CLASSIFICATION, Task
 from fwdllm_server.model.architecture import head_name, last_linear
 from fwdllm_server.model.backbone import check_backbone, load_span_model, new_keys
 from fwdllm_server.model.modeling_fwdllm import MeanPooledClassifier, without_pooler
-from fwdllm_server.model.pooling import first_and_middle
+from fwdllm_server.model.pooling import first_and_middle, projected_width
 
 Pooling = Literal["model", "mean", "layer-means"]
 
@@ -52,12 +52,14 @@ def load_base(
     pooling: Pooling,
     random_head: bool = False,
     task: Task = CLASSIFICATION,
+    most_projected: int = 0,
 ) -> nn.Module:
     """The model to be tuned: eval mode, float32, every parameter frozen.
 
     ``source`` is a folder, a hub id, or a ``.gguf`` file, whose weights become float32. With ``pooling="model"`` it is
     the architecture's own sequence classifier, with ``"mean"`` a :class:`MeanPooledClassifier`, with ``"layer-means"``
-    one that reads the embeddings and the middle layer too and is still to be centred; for question answering, which has
+    one that reads the embeddings and the middle layer too and is still to be centred, and projected if there are many
+    labels and ``most_projected`` directions suffice; for question answering, which has
     neither labels nor pooling, its own model that scores tokens as start and end of a span. A head that the checkpoint
     does not hold starts at zero, so that it predicts all classes or spans alike, unless it is to be a ``random_head``.
     Modules that had to be made anew are named in the attribute ``newly_made``.
@@ -78,8 +80,10 @@ def load_base(
     if pooling != "model":
         layers = first_and_middle(model) if pooling == "layer-means" else ()
         with _reproducible_init():
-            model = MeanPooledClassifier.over(model, len(labels), layers)
-        new_parts = ("classifier", "centring")
+            width = (len(layers) + 1) * config.get_text_config().hidden_size
+            projected = projected_width(len(labels), width, most_projected) if layers else 0
+            model = MeanPooledClassifier.over(model, len(labels), layers, projected)
+        new_parts = ("classifier", "centring", "projection")
         made = {f"backbone.{key}" for key in made}
         made |= {f"{part}.{key}" for part in new_parts for key in model.get_submodule(part).state_dict()}
     model.newly_made = sorted({key.rpartition(".")[0] for key in made})

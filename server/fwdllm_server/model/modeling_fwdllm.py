@@ -18,7 +18,8 @@ class PooledConfig(PreTrainedConfig):  # type: ignore[misc]
     """What a :class:`MeanPooledClassifier` is made from.
 
     ``text_config`` is the backbone's, ``pooled_inputs`` the paths in the backbone of layers whose inputs are pooled
-    too, ``bottlenecks`` the widths of bottlenecks by the path in the classifier of the module that they follow.
+    too, ``projected`` the directions that features are projected on, 0 for none, ``bottlenecks`` the widths of
+    bottlenecks by the path in the classifier of the module that they follow.
     """
 
     model_type = "fwdllm-pooled"
@@ -29,6 +30,7 @@ class PooledConfig(PreTrainedConfig):  # type: ignore[misc]
         text_config: Any = None,
         pooled_inputs: Sequence[str] = (),
         bottlenecks: Mapping[str, int] | None = None,
+        projected: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -36,6 +38,7 @@ class PooledConfig(PreTrainedConfig):  # type: ignore[misc]
         self.text_config = AutoConfig.for_model(**text_config) if isinstance(text_config, Mapping) else text_config
         self.pooled_inputs = list(pooled_inputs)
         self.bottlenecks = dict(bottlenecks or {})
+        self.projected = projected
 
 
 class Centring(nn.Module):
@@ -50,11 +53,24 @@ class Centring(nn.Module):
         return features - self.mean
 
 
+class Projection(nn.Module):
+    """Projects on ``basis``, ``[width, directions]``, which starts at zero and is not trained."""
+
+    def __init__(self, width: int, directions: int) -> None:
+        super().__init__()
+        self.basis = nn.Parameter(torch.zeros(width, directions))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """``[N, width]`` → ``[N, directions]``."""
+        return features @ self.basis
+
+
 class MeanPooledClassifier(PreTrainedModel):  # type: ignore[misc]
     """``backbone`` → means over unmasked tokens, side by side → ``classifier`` (linear).
 
     Means are taken of the last hidden state and of what goes into each of the configuration's ``pooled_inputs``; with
-    these they are centred. Without a ``backbone`` a new one is made, for its weights to be loaded into.
+    these they are centred, and where the configuration says so projected. Without a ``backbone`` a new one is made,
+    for its weights to be loaded into.
     """
 
     config_class = PooledConfig
@@ -73,17 +89,20 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[misc]
             self.backbone.get_submodule(layer).register_forward_pre_hook(self._keep_input, with_kwargs=True)
         width = (len(config.pooled_inputs) + 1) * config.text_config.get_text_config().hidden_size
         self.centring: nn.Module = Centring(width) if config.pooled_inputs else nn.Identity()
-        self.classifier = nn.Linear(width, config.num_labels)
+        self.projection: nn.Module = Projection(width, config.projected) if config.projected else nn.Identity()
+        self.classifier = nn.Linear(config.projected or width, config.num_labels)
         insert_bottlenecks(self, config.bottlenecks)
         if is_new:
             self.post_init()
 
     @classmethod
-    def over(cls, backbone: Any, labels: int, pooled_inputs: Sequence[str] = ()) -> MeanPooledClassifier:
+    def over(
+        cls, backbone: Any, labels: int, pooled_inputs: Sequence[str] = (), projected: int = 0
+    ) -> MeanPooledClassifier:
         """Put a new head for ``labels`` classes on a backbone that has its weights."""
         own = backbone.config
         names = {"id2label": own.id2label, "label2id": own.label2id} if own.num_labels == labels else {}
-        return cls(PooledConfig(own, pooled_inputs, num_labels=labels, **names), backbone)
+        return cls(PooledConfig(own, pooled_inputs, projected=projected, num_labels=labels, **names), backbone)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **options: Any
@@ -91,7 +110,7 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[misc]
         """Logits ``[N, labels]``, and a loss if there are ``labels``; ids and mask are int64 ``[N, T]``."""
         options.pop("return_dict", None)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        logits = self.classifier(self.centring(self.means(input_ids, mask, **options)))
+        logits = self.classifier(self.projection(self.centring(self.means(input_ids, mask, **options))))
         loss = None if labels is None else functional.cross_entropy(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
 

@@ -6,6 +6,7 @@ from math import ceil
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fwdllm_client.data import Dataset, DataSource, QuestionSource, Source, contents_of
 from fwdllm_client.engine import Engine
@@ -65,11 +66,24 @@ class HeldOutEvaluator:
 
     def __init__(self, spec: JobSpec, base_folder: Path, bundle: Path, manifest: Manifest, cache_folder: Path) -> None:
         dataset = Dataset.load(held_out_source(spec, base_folder), bundle / manifest.tokenizer.name, manifest)
-        self._rows = np.arange(len(dataset))
+        self._rows, self._validation = _split(len(dataset), spec.held_out.validation)
         self._engine = Engine(bundle, manifest, dataset, cache_folder)
 
     def evaluate(self, version: int, theta: Float32Vector) -> EvaluationRecord:
-        """Evaluate θ, float32 ``[d]``, on every held-out row; of one that has diverged the loss may not be finite."""
+        """Evaluate θ, float32 ``[d]``, on every held-out row, those of the validation share apart.
+
+        Of a θ that has diverged the loss may not be finite.
+        """
         result = self._engine.evaluate(theta, self._rows)
         exact_match = None if result.f1 is None else result.correct / result.total
-        return EvaluationRecord(version, result.score, result.loss, result.total, exact_match)
+        if not len(self._validation):
+            return EvaluationRecord(version, result.score, result.loss, result.total, exact_match)
+        found = self._engine.evaluate(theta, self._validation)
+        return EvaluationRecord(version, result.score, result.loss, result.total, exact_match, found.score, found.loss)
+
+
+def _split(rows: int, validation: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows to report on and rows to choose by, always the same ones of a file, at least one of the first."""
+    order = np.random.Generator(np.random.Philox(key=0)).permutation(rows)
+    count = min(round(rows * validation), rows - 1)
+    return np.sort(order[count:]), np.sort(order[:count])

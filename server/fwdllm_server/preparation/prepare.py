@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import structlog
@@ -24,6 +25,7 @@ from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest
 from fwdllm_common.optimizers import OptimizerSettings
 from fwdllm_common.prompt import Prompt
 from fwdllm_common.replay import ModelState, theta_digest
+from fwdllm_server.algorithm.auto import direction_shares, is_worth_a_frame
 from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.model.faults import faults_named
@@ -117,7 +119,14 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     folder.path.mkdir(parents=True)
     folder.begin("reading the model")
     tokenizer = load_tokenizer_file(source)
-    base = load_base(source, spec.model.labels, spec.model.pooling, spec.model.head == "random", spec.model.task)
+    base = load_base(
+        source,
+        spec.model.labels,
+        spec.model.pooling,
+        spec.model.head == "random",
+        spec.model.task,
+        most_projected=len(texts) - 1,
+    )
     check_vocabulary(base, tokenizer, source)
     prompt = Prompt.of(spec.model.prompt)
     Prompting(prompt, spec.model.words).prepare(base, source, tokenizer, spec.model.max_tokens)
@@ -177,7 +186,7 @@ def prepared_in(spec: JobSpec, folder: JobFolder) -> PreparedModel:
     data = (folder.bundle / MANIFEST_FILE).read_bytes()
     manifest = Manifest.from_bytes(data)
     theta: Float32Vector = np.load(folder.path / _THETA_FILE)
-    header = run_header(spec, manifest.layout, theta)
+    header = run_header(spec, manifest.layout, theta, direction_shares(manifest))
     head_init = (folder.path / _HEAD_INIT_FILE).read_text()
     return PreparedModel(
         header=header,
@@ -188,14 +197,30 @@ def prepared_in(spec: JobSpec, folder: JobFolder) -> PreparedModel:
     )
 
 
-def run_header(spec: JobSpec, layout: Layout, theta: Float32Vector) -> RunHeader:
-    """What stays the same through a run that begins at ``theta``, float32 ``[d]``."""
+def run_header(
+    spec: JobSpec, layout: Layout, theta: Float32Vector, shares: Mapping[str, float] = MappingProxyType({})
+) -> RunHeader:
+    """What stays the same through a run that begins at ``theta``, float32 ``[d]``.
+
+    ``shares`` are those of :class:`fwdllm_server.algorithm.ForwardGradient`.
+    """
     return RunHeader(
         directions=Directions(run_key(spec.job.seed), spec.perturbation.distribution),
         layout_digest=layout.digest,
         initial_theta_digest=theta_digest(theta),
         optimizer=OptimizerSettings(
-            spec.optimizer.kind, spec.optimizer.beta1, spec.optimizer.beta2, spec.optimizer.epsilon
+            spec.optimizer.kind,
+            spec.optimizer.beta1,
+            spec.optimizer.beta2,
+            spec.optimizer.epsilon,
+            spec.optimizer.weight_decay,
+        ),
+        orthogonal=tuple(
+            name
+            for name, block in layout.blocks.items()
+            if (section := spec.blocks.get(name)) is not None  # type: ignore[call-overload]
+            and section.directions == "auto"
+            and is_worth_a_frame(block.size, shares.get(name, 1.0), spec.rounds)
         ),
     )
 

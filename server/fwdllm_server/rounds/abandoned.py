@@ -6,7 +6,7 @@ import structlog
 
 from fwdllm_server.rounds.dropout import close_assignments
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step
-from fwdllm_server.store import jobs, rounds, scalars
+from fwdllm_server.store import jobs, rounds, scalar_spans, scalars
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.rounds import Phase
 
@@ -19,6 +19,7 @@ def abandon(context: RoundContext, reason: str) -> Step:
     rounds.enter(connection, context.round, Phase.ABANDONED, context.now, reason)
     close_assignments(context)
     scalars.forget(connection, job.id, context.round.number)
+    scalar_spans.forget(connection, job.id, context.round.number)
     in_a_row = rounds.abandoned_in_a_row(connection, job.id)
     _log.warning("round abandoned", job=job.name, round=context.round.number, reason=reason, in_a_row=in_a_row)
     if in_a_row > job.spec.rounds.max_abandoned:

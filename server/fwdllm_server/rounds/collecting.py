@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import inf
+from typing import TypeVar
 
 import structlog
+from sqlalchemy import Connection
 
-from fwdllm_common.estimator import Scalar
 from fwdllm_common.ledger import LedgerEntry
-from fwdllm_server.algorithm import BlockPlan, Verdict
+from fwdllm_server.algorithm import BlockPlan, Measured, Verdict, measured_by_device
 from fwdllm_server.algorithm.robust import Scales
 from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.abandoned import abandon
@@ -19,17 +19,22 @@ from fwdllm_server.rounds.dropout import observed_drop_out
 from fwdllm_server.rounds.expiring import expire_overdue
 from fwdllm_server.rounds.reassignment import reassign
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
-from fwdllm_server.store import ledger, rounds, scalars
+from fwdllm_server.store import ledger, rounds, scalar_spans, scalars
 from fwdllm_server.store.rounds import Phase
 
 _log = structlog.get_logger()
+
+T = TypeVar("T")
 
 
 def advance(context: RoundContext) -> Step:
     """Collecting → committing, or abandoned, or collecting again with more directions."""
     bounds = context.job.spec.rounds
     # A round may have thousands of scalars, and looks whether it can go on with all news: they are counted, not read.
-    measured = {plan.block: _measured(context, plan) for plan in context.round.plan}
+    measured = {
+        plan.block: directions_in(context.connection, context.job.id, context.round.number, plan)
+        for plan in context.round.plan
+    }
     if all(measured[plan.block] >= plan.wanted for plan in context.round.plan):
         return _judge(context, by_block(context))
     work, next_expiry = expire_overdue(context)
@@ -38,20 +43,35 @@ def advance(context: RoundContext) -> Step:
     left = context.round.phase_since + bounds.deadline_s - context.now
     if left <= 0:
         return _close(context, measured)
+    if not any(each.open for each in work) and _frames_suffice(context, measured):
+        return _judge(context, by_block(context))
     return wait(min(left, next_expiry, reassign(context, work, lambda: by_block(context), left)))
 
 
-def by_block(context: RoundContext) -> Mapping[str, Sequence[Scalar]]:
+def _frames_suffice(context: RoundContext, measured: Mapping[str, int]) -> bool:
+    """Whether all that is missing are frames that nobody measures any more: the others' do without them."""
+    least = context.job.spec.rounds.min_fraction
+    return all(
+        measured[plan.block] >= (least * plan.wanted if plan.order else plan.wanted) for plan in context.round.plan
+    )
+
+
+def by_block(context: RoundContext) -> Mapping[str, Measured]:
     """The round's scalars so far, for each block of its plan, by ascending seed."""
-    found = scalars.of_round(context.connection, context.job.id, context.round.number)
-    seeds = [scalar.seed for scalar in found]
+    place = (context.connection, context.job.id, context.round.number)
+    found, spans = scalars.of_round(*place), scalar_spans.of_round(*place)
+    seeds, firsts = [scalar.seed for scalar in found], [span.first_seed for span in spans]
     return {
-        plan.block: found[bisect_left(seeds, plan.first_seed) : bisect_left(seeds, plan.end_seed)]
+        plan.block: _between(plan, spans, firsts) if plan.order else _between(plan, found, seeds)
         for plan in context.round.plan
     }
 
 
-def _judge(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> Step:
+def _between(plan: BlockPlan, found: Sequence[T], seeds: Sequence[int]) -> Sequence[T]:
+    return found[bisect_left(seeds, plan.first_seed) : bisect_left(seeds, plan.end_seed)]
+
+
+def _judge(context: RoundContext, collected: Mapping[str, Measured]) -> Step:
     """Everything asked for is in: commit, or ask for more (variance-controlled pacing)."""
     recent = ledger.recent_scales(context.connection, context.job.id)
     last = ledger.last_entry(context.connection, context.job.id)
@@ -62,7 +82,7 @@ def _judge(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> 
     decisive = max(verdicts.values(), key=_excess)
     rounds.set_variance(context.connection, context.round, decisive.variance, decisive.threshold)
     reason = "; ".join(verdict.reason for verdict in verdicts.values())
-    measured = Counter(scalar.device for scalars_of_block in collected.values() for scalar in scalars_of_block)
+    measured = measured_by_device(collected.values())
     _log.info(
         "round judged",
         job=context.job.name,
@@ -85,7 +105,7 @@ def _judge(context: RoundContext, collected: Mapping[str, Sequence[Scalar]]) -> 
 
 def _verdicts(
     context: RoundContext,
-    collected: Mapping[str, Sequence[Scalar]],
+    collected: Mapping[str, Measured],
     recent: Scales,
     last: LedgerEntry | None,
     dropout_rate: float,
@@ -112,10 +132,12 @@ def _close(context: RoundContext, measured: Mapping[str, int]) -> Step:
     return MOVED
 
 
-def _measured(context: RoundContext, plan: BlockPlan) -> int:
+def directions_in(connection: Connection, job_id: str, round_number: int, plan: BlockPlan) -> int:
     """How many directions of a block have been measured by as many devices as are to."""
     within, last = (plan.first_seed, plan.end_seed - 1), plan.devices_per_direction - 1
-    return scalars.count(context.connection, context.job.id, context.round.number, within, last)
+    if plan.order:
+        return scalar_spans.count(connection, job_id, round_number, within)
+    return scalars.count(connection, job_id, round_number, within, last)
 
 
 def _excess(verdict: Verdict) -> float:

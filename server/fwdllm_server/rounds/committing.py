@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from copy import copy
 from typing import NamedTuple
 
 import numpy as np
 import structlog
 
-from fwdllm_common.estimator import Scalar
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
+from fwdllm_server.algorithm import Measured, measured_by_device
 from fwdllm_server.algorithm.agreement import Reputations, contradicting
 from fwdllm_server.algorithm.robust import Scales
 from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.collecting import by_block
 from fwdllm_server.rounds.dropout import close_assignments
 from fwdllm_server.rounds.training import RoundContext, Step
-from fwdllm_server.store import efforts, ledger, rounds, scalars
+from fwdllm_server.store import efforts, ledger, rounds, scalar_spans, scalars
 from fwdllm_server.store.rounds import Phase
 
 _log = structlog.get_logger()
@@ -53,13 +53,13 @@ def advance(context: RoundContext) -> Step:
     """Committing → committed. The same scalars give the same entry, however often this is begun."""
     connection, job = context.connection, context.job
     collected = by_block(context)  # no more are taken in this phase
-    devices = sorted({scalar.device for found in collected.values() for scalar in found})
+    measured = measured_by_device(collected.values())
     known = Known(
         ledger.recent_scales(connection, job.id),
-        efforts.reputations(connection, job.id, devices),
+        efforts.reputations(connection, job.id, sorted(measured)),
         ledger.last_entry(connection, job.id),
     )
-    snapshot_due = _snapshot_due(context, sum(map(len, collected.values())))
+    snapshot_due = _snapshot_due(context, measured.total())
     commit = context.computed("commit", lambda: _compute(context, collected, known, snapshot_due))
     if not _is_finite(commit.state):
         return diverged.fail(context, "the next step leads to weights that are not finite", context.round.version)
@@ -79,6 +79,7 @@ def advance(context: RoundContext) -> Step:
             devices=sorted(left_out),
         )
     scalars.forget(connection, job.id, context.round.number)
+    scalar_spans.forget(connection, job.id, context.round.number)
     close_assignments(context)
     rounds.enter(connection, context.round, Phase.COMMITTED, context.now, context.round.reason)
     return Step(moved=True, state=commit.state)
@@ -94,9 +95,7 @@ def _snapshot_due(context: RoundContext, directions: int) -> bool:
     return directions * job.manifest.layout.size > MOST_REPLAYED
 
 
-def _compute(
-    context: RoundContext, collected: Mapping[str, Sequence[Scalar]], known: Known, snapshot_due: bool
-) -> Commit:
+def _compute(context: RoundContext, collected: Mapping[str, Measured], known: Known, snapshot_due: bool) -> Commit:
     job, plan = context.job, context.round.plan
     voted = job.algorithm.reputations(plan, collected, job.state, known.last, known.reputations)
     reputations = {**known.reputations, **voted}

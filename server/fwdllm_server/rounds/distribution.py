@@ -55,6 +55,28 @@ class Share:
         return set(self.seeds)
 
 
+@dataclass(frozen=True)
+class Frames:
+    """Frames of a block's orthogonal directions, one for each device, from the frame ``first`` on."""
+
+    plan: BlockPlan
+    first: int = 0
+
+    def task(self, place: int, part: float) -> device_pb2.DirectionTask:
+        """The part of a frame for the device at this place among the others; at least one direction."""
+        frame = self.plan.frame(self.first + place)
+        count = max(1, floor(frame.length * part))
+        return device_pb2.DirectionTask(
+            block=self.plan.block,
+            seeds=[device_pb2.SeedRange(first=frame.first, count=count)],
+            epsilon=self.plan.epsilon,
+            batch_size=self.plan.batch_size,
+            central=self.plan.central,
+            same_rows=True,
+            packed=True,
+        )
+
+
 def hand_out(
     context: RoundContext,
     shares: Sequence[Share],
@@ -62,11 +84,13 @@ def hand_out(
     load: Load,
     within_s: float,
     most: Callable[[BlockPlan, str], int] = lambda plan, _device: len(plan.seeds),
+    frames: Sequence[Frames] = (),
 ) -> Mapping[str, int]:
     """Offer directions to devices in proportion to their speeds; a device that would get none gets no assignment.
 
     None gets more of a block than ``most``, than half where there are several, or (but for a single direction) than it
-    can be asked to do ``within_s`` seconds; what nobody can take is left.
+    can be asked to do ``within_s`` seconds; what nobody can take is left. Of ``frames`` each
+    device gets one, as far as there are any.
 
     :returns: the number of directions of each device that has an assignment.
     """
@@ -76,6 +100,7 @@ def hand_out(
     work = assignments.of_round(context.connection, context.job.id, context.round.number) if evaluate else ()
     evaluating = {assignment.device_id for assignment in work}  # a device's rows count once in a round
     passes = sum(len(share.seeds) * load.costs[share.plan.block] for share in shares)
+    passes += sum(each.plan.per_device * load.costs[each.plan.block] for each in frames)
     manageable = [load.manageable(device, passes, within_s) for device in devices]
     tasks: dict[str, list[device_pb2.DirectionTask]] = {device: [] for device in devices}
     for share in shares:
@@ -92,6 +117,10 @@ def hand_out(
         for device, seeds in zip(devices, share.parts(devices, counts), strict=True):
             if seeds:
                 tasks[device].append(_task(share.plan, seeds))
+    for each in frames:  # after all others: indices of scalars that are not packed begin at 0
+        for place, (device, part) in enumerate(zip(devices, manageable, strict=True)):
+            if each.first + place < each.plan.frames:
+                tasks[device].append(each.task(place, part))
     offered = {device: tasks[device] for device in devices if tasks[device]}
     for device, own in offered.items():
         assignments.offer(

@@ -12,6 +12,7 @@ from math import inf
 
 from fwdllm_common.protocol import FEATURE_SUMS
 from fwdllm_common.replay import ModelState
+from fwdllm_server.algorithm.auto import direction_shares
 from fwdllm_server.algorithm.class_means import MAX_DEVICES, ClassTotals, LinearHead, head_from_means
 from fwdllm_server.preparation.prepare import PreparedModel, run_header, save_prepared
 from fwdllm_server.rounds.expiring import expire_overdue
@@ -92,7 +93,7 @@ def _finish(context: RoundContext, senders: frozenset[str]) -> Step:
     for found in feature_sums.of_job(connection, job.id):
         totals.add(found.label, found.rows, found.features)
     theta = head_from_means(job.state.theta, head, totals)
-    header = run_header(job.spec, job.manifest.layout, theta)
+    header = run_header(job.spec, job.manifest.layout, theta, direction_shares(job.manifest))
     state = ModelState.initial(header, job.manifest.layout, theta)
     save_prepared(
         connection, context.artifacts, job.id, PreparedModel(header, job.manifest_sha256, state, job.spec.model.head)

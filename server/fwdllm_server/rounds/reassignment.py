@@ -13,8 +13,8 @@ from fractions import Fraction
 from math import ceil, inf
 
 from fwdllm_common.estimator import Scalar
-from fwdllm_server.algorithm import BlockPlan, directions_measured
-from fwdllm_server.rounds.distribution import Share, hand_out
+from fwdllm_server.algorithm import BlockPlan, Measured, directions_measured, measured_by_device
+from fwdllm_server.rounds.distribution import Frames, Share, hand_out
 from fwdllm_server.rounds.dropout import QUIET
 from fwdllm_server.rounds.load import MOST_OF_ROUND, Load
 from fwdllm_server.rounds.training import RoundContext
@@ -61,7 +61,7 @@ class Scene:
 def reassign(
     context: RoundContext,
     work: Sequence[AssignmentRecord],
-    collected: Callable[[], Mapping[str, Sequence[Scalar]]],
+    collected: Callable[[], Mapping[str, Measured]],
     left_s: float,
 ) -> float:
     """Offer idle devices what there is left to do of the round's ``work``; ``left_s`` is the time to the deadline.
@@ -76,8 +76,14 @@ def reassign(
     idle = [device for device in context.idle_devices() if device not in failed]
     if not idle:
         return inf  # a check-in is something that happens
-    scene = _look(context, work, idle, collected(), left_s)
-    offered = _offer_again(scene) or _help(scene)
+    measured = collected()
+    independent = {
+        plan.block: [each for each in measured[plan.block] if isinstance(each, Scalar)]
+        for plan in context.round.plan
+        if not plan.order
+    }
+    scene = _look(context, work, idle, independent, left_s)
+    offered = _offer_again(scene) or _help(scene) or _offer_frames(scene, measured)
     quiet_in = [each.patience_s - each.silent_s for each in scene.held if each.live]
     return min([*quiet_in, QUIET * context.job.spec.rounds.assignment_s if offered else inf])
 
@@ -122,7 +128,8 @@ def _look(
     left_s: float,
 ) -> Scene:
     load = Load.of(context, [*idle, *(assignment.device_id for assignment in work)])
-    open_plans = [plan for plan in context.round.plan if not _is_complete(plan, collected[plan.block])]
+    independent = [plan for plan in context.round.plan if not plan.order]
+    open_plans = [plan for plan in independent if not _is_complete(plan, collected[plan.block])]
     measured: dict[str, set[int]] = defaultdict(set)
     for plan in open_plans:
         for scalar in collected[plan.block] if plan.devices_per_direction > 1 else ():
@@ -195,6 +202,32 @@ def _help(scene: Scene) -> Mapping[str, int]:
     return _offer(scene, ends, helpers, lambda plan, _device: len(plan.seeds))
 
 
+def _offer_frames(scene: Scene, collected: Mapping[str, Measured]) -> Mapping[str, int]:
+    """Frames of their own to new devices, in the place of those that nobody measures any more."""
+    taken_part = {assignment.device_id for assignment in scene.work}
+    devices = [device for device in scene.idle if device not in taken_part]
+    live = {held.device for held in scene.held if held.live}
+    frames, missing = [], 0
+    for plan in scene.context.round.plan if devices else ():
+        tasks = [(work, task) for work in scene.work for task in work.tasks if plan.order and task.block == plan.block]
+        if not tasks:
+            continue
+        measured = measured_by_device([collected[plan.block]])
+        owed = sum(
+            task.seeds[0].count - measured[work.device_id]
+            for work, task in tasks
+            if work.open and work.device_id in live
+        )
+        lost = plan.wanted - measured.total() - owed
+        if lost > 0:
+            missing = max(missing, ceil(lost / plan.per_device))
+            frames.append(Frames(plan, 1 + max(plan.index_of(task.seeds[0].first) for _, task in tasks)))
+    if not frames:
+        return {}
+    chosen = scene.context.draw(devices)[:missing]
+    return hand_out(scene.context, (), chosen, scene.load, scene.left_s, frames=frames)
+
+
 def _offer(
     scene: Scene, counts: Mapping[int, int], devices: Sequence[str], most: Callable[[BlockPlan, str], int]
 ) -> Mapping[str, int]:
@@ -206,6 +239,7 @@ def _offer(
             scene.measured,
         )
         for plan in scene.context.round.plan
+        if not plan.order
     ]
     shares = [share for share in found if share.seeds]
     chosen = scene.context.draw(devices)

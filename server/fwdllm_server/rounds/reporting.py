@@ -15,11 +15,13 @@ from sqlalchemy import Connection
 from fwdllm.v1 import device_pb2
 from fwdllm_common.counts import Counts
 from fwdllm_common.fixed_point import UnusableScalarError, to_fixed_point
+from fwdllm_common.packing import integers_of
 from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
-from fwdllm_server.store import assignments, efforts, jobs, rounds, scalars
+from fwdllm_server.store import assignments, efforts, jobs, rounds, scalar_spans, scalars
 from fwdllm_server.store.assignments import LATE, AssignmentRecord, AssignmentState
 from fwdllm_server.store.efforts import Spent
 from fwdllm_server.store.rounds import Phase, RoundRecord
+from fwdllm_server.store.scalar_spans import NewSpan
 from fwdllm_server.store.scalars import NewScalar
 
 _ACCEPTING = (Phase.ASSIGNED, Phase.COLLECTING)
@@ -39,9 +41,12 @@ def record(connection: Connection, reports: Sequence[Report], now: float) -> lis
     desk = _Desk.of(connection, reports)
     taken = [desk.take(report, now) for report in reports]
     stored = scalars.record(connection, [scalar for each in taken for scalar in each.new])
+    stored_spans = scalar_spans.record(connection, [each.span for each in taken if each.span is not None])
     for each in taken:
         # Another coordinator may have been faster.
         each.response.accepted = sum((scalar.job_id, scalar.seed, scalar.copy) in stored for scalar in each.new)
+        if each.span is not None and (each.span.job_id, each.span.first_seed) in stored_spans:
+            each.response.accepted = each.span.length
         each.response.repeated = each.usable - each.response.accepted
     desk.save(connection)
     _count_unused(connection, taken)
@@ -54,12 +59,16 @@ def record(connection: Connection, reports: Sequence[Report], now: float) -> lis
 
 
 class _Taken(NamedTuple):
-    """A message that was looked at: its answer, how many of its scalars can be used, and those that seem new."""
+    """A message that was looked at: its answer, how many of its scalars can be used, and those that seem new.
+
+    Packed ones are a span.
+    """
 
     report: Report
     response: device_pb2.ReportResponse
     usable: int = 0
     new: Sequence[NewScalar] = ()
+    span: NewSpan | None = None
     waited_s: float = 0.0
 
     @property
@@ -79,12 +88,14 @@ class _Taken(NamedTuple):
 class _Desk:
     """What is known while messages are looked at, one after the other.
 
-    ``measured`` are the devices that have measured a seed of a job, with those that do so now; ``moved`` and
-    ``prolonged`` what is to be written of the assignments.
+    ``measured`` are the devices that have measured a seed of a job, with those that do so now, ``spans`` first seed and
+    length of what there is of each assignment's packed scalars; ``moved`` and ``prolonged`` what is to be written of
+    the assignments.
     """
 
     rounds: Mapping[str, RoundRecord | None]
     measured: Mapping[str, dict[int, list[str]]]
+    spans: Mapping[str, dict[int, int]]
     moved: dict[str, AssignmentState]
     prolonged: dict[str, float]
 
@@ -92,7 +103,8 @@ class _Desk:
     def of(cls, connection: Connection, reports: Iterable[Report]) -> _Desk:
         work = {report.assignment.id: report.assignment for report in reports}.values()
         current = {job_id: rounds.latest(connection, job_id) for job_id in {each.job_id for each in work}}
-        desk = cls(current, {}, {}, {})
+        spans = scalar_spans.measured_by(connection, [each.id for each in work if each.packed])
+        desk = cls(current, {}, {each.id: spans.get(each.id, {}) for each in work}, {}, {})
         seeds: dict[tuple[str, int], set[int]] = defaultdict(set)
         for each in work:
             if desk._accepting(each) is not None:
@@ -105,25 +117,63 @@ class _Desk:
         response = device_pb2.ReportResponse(assignment_id=assignment.id, first_index=request.first_index)
         current = self._accepting(assignment)
         if current is None:
-            response.late = len(request.derivatives)
+            response.late = len(request.derivatives) + len(request.halves) // 2
             response.stop = True
             return _Taken(report, response)
-        seeds = assignment.seeds
-        values = _usable(seeds[request.first_index :], request.derivatives[:MAX_SCALARS_PER_REPORT])
-        response.unusable = len(request.derivatives) - len(values)
-        new = self._new(assignment, current, values)
+        taken = self._take_packed(report, response) if request.halves else self._take_single(report, response, current)
         waited_s = now + assignment_s - self.prolonged.get(assignment.id, assignment.expires_at)
         if response.unusable:
             # The device's numbers are no good: others measure what it has not.
             self.moved[assignment.id] = AssignmentState.UNUSABLE
             response.stop = True
-        elif all(self._is_measured(assignment, current, seed) for seed in seeds):
+        elif self._is_done(assignment, current):
             self.moved[assignment.id] = AssignmentState.DONE
             # What it has not measured itself, others have.
-            response.stop = request.first_index + len(request.derivatives) < len(seeds)
-        elif new:  # anything else is no news: an assignment could be held with it for ever
+            sent = len(request.derivatives) + len(request.halves) // 2
+            response.stop = request.first_index + sent < assignment.directions
+        elif taken.new or taken.span:  # anything else is no news: an assignment could be held with it for ever
             self.prolonged[assignment.id] = now + assignment_s
-        return _Taken(report, response, len(values), new, waited_s)
+        return taken._replace(waited_s=waited_s)
+
+    def _take_single(self, report: Report, response: device_pb2.ReportResponse, current: RoundRecord) -> _Taken:
+        assignment, request, _ = report
+        seeds = assignment.seeds
+        values = _usable(seeds[request.first_index :], request.derivatives[:MAX_SCALARS_PER_REPORT])
+        response.unusable = len(request.derivatives) - len(values)
+        return _Taken(report, response, len(values), self._new(assignment, current, values))
+
+    def _take_packed(self, report: Report, response: device_pb2.ReportResponse) -> _Taken:
+        """The next scalars of a frame, all of them or none; those that were there before are repeated."""
+        assignment, request, _ = report
+        count = len(request.halves) // 2
+        first_seed = _first_seed(assignment, request.first_index, count)
+        if first_seed is None or not _are_usable(request.halves):
+            response.unusable = max(1, count)
+            return _Taken(report, response)
+        there = self.spans[assignment.id]
+        measured = any(first <= first_seed < first + length for first, length in there.items())
+        if measured:
+            return _Taken(report, response, count)
+        if not self._is_next(assignment, first_seed):
+            response.unusable = count
+            return _Taken(report, response)
+        there[first_seed] = count
+        place = (assignment.job_id, assignment.round, first_seed, count, assignment.id, assignment.device_id)
+        span = NewSpan(*place, request.halves)
+        return _Taken(report, response, count, span=span)
+
+    def _is_next(self, assignment: AssignmentRecord, first_seed: int) -> bool:
+        """Whether the span before is there, or none comes before: a device sends its scalars in their order."""
+        starts = {seeds.first for seeds in assignment.packed.values()}
+        return first_seed in starts or first_seed in {
+            first + length for first, length in self.spans[assignment.id].items()
+        }
+
+    def _is_done(self, assignment: AssignmentRecord, current: RoundRecord) -> bool:
+        packed = sum(seeds.length for seeds in assignment.packed.values())
+        return sum(self.spans[assignment.id].values()) >= packed and all(
+            self._is_measured(assignment, current, seed) for seed in assignment.seeds
+        )
 
     def save(self, connection: Connection) -> None:
         assignments.set_states(connection, self.moved)
@@ -156,6 +206,22 @@ class _Desk:
         """By enough devices, or by this one: then it is others' to measure as well."""
         devices = self.measured[assignment.job_id].get(seed, ())
         return assignment.device_id in devices or len(devices) >= current.devices_for(seed)
+
+
+def _first_seed(assignment: AssignmentRecord, first_index: int, count: int) -> int | None:
+    """The seed of the first of ``count`` packed scalars; None if they are not all of one task that packs them."""
+    for start, seeds in assignment.packed.items():
+        if start <= first_index and first_index + count <= start + seeds.length and count:
+            return seeds.first + first_index - start
+    return None
+
+
+def _are_usable(halves: bytes) -> bool:
+    try:
+        integers_of(halves)
+    except UnusableScalarError:
+        return False
+    return True
 
 
 def _usable(seeds: Sequence[int], derivatives: Sequence[float]) -> Mapping[int, int]:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection
 from math import inf
 
 import structlog
 
-from fwdllm_server.rounds.distribution import Share, hand_out
+from fwdllm_server.rounds.distribution import Frames, Share, hand_out
 from fwdllm_server.rounds.dropout import observed_drop_out
 from fwdllm_server.rounds.load import Load
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
 from fwdllm_server.rounds.turns import LOOK_AGAIN_S, kept_for_others
-from fwdllm_server.store import assignments, jobs, ledger, rounds
+from fwdllm_server.store import assignments, devices, jobs, ledger, rounds
 from fwdllm_server.store.assignments import AssignmentState
 from fwdllm_server.store.rounds import Phase
 
@@ -43,7 +44,7 @@ def advance(context: RoundContext) -> Step:
         rounds.set_reason(context.connection, context.round, reason)
         return wait(LOOK_AGAIN_S if kept else min(resting.values(), default=inf))
     if not context.round.plan:
-        return _gather(context)
+        return _gather(context, idle)
     left = context.round.phase_since + bounds.gather_s - context.now
     if left > 0 and len(idle) < bounds.max_devices and not _all_back(context, idle):
         rounds.set_reason(context.connection, context.round, f"waiting for more devices: {len(idle)} are here")
@@ -56,12 +57,15 @@ def _is_paused(context: RoundContext) -> bool:
     return record is not None and record.paused
 
 
-def _gather(context: RoundContext) -> Step:
+def _gather(context: RoundContext, here: Collection[str]) -> Step:
     """There are devices enough: from now on the round has a plan, and waits for ``gather_s`` at most."""
     last = ledger.last_entry(context.connection, context.job.id)
     job, number, dropout_rate = context.job, context.round.number, observed_drop_out(context)
     # Sampling weighs candidates.
-    plan = context.computed(("plan", dropout_rate), lambda: job.algorithm.plan(number, job.state, last, dropout_rate))
+    rows = devices.most_examples(context.connection, here)
+    plan = context.computed(
+        ("plan", dropout_rate, rows), lambda: job.algorithm.plan(number, job.state, last, dropout_rate, rows)
+    )
     rounds.set_plan(context.connection, context.round, plan)
     rounds.enter(context.connection, context.round, Phase.SELECTING, context.now)
     return MOVED
@@ -77,8 +81,12 @@ def _all_back(context: RoundContext, idle: Collection[str]) -> bool:
 def _assign(context: RoundContext, idle: list[str]) -> Step:
     bounds = context.job.spec.rounds
     cohort = context.draw(idle)
-    shares = [Share(plan, plan.seeds * plan.devices_per_direction) for plan in context.round.plan]
-    parts = hand_out(context, shares, cohort, Load.of(context, cohort), bounds.deadline_s)
+    independent = [plan for plan in context.round.plan if not plan.order]
+    shares = [Share(plan, plan.seeds * plan.devices_per_direction) for plan in independent]
+    frames = [Frames(plan) for plan in context.round.plan if plan.order]
+    parts = hand_out(context, shares, cohort, Load.of(context, cohort), bounds.deadline_s, frames=frames)
+    if frames:
+        _wait_for_what_was_offered(context)
     rounds.enter(context.connection, context.round, Phase.ASSIGNED, context.now, f"{len(parts)} devices selected")
     jobs.started(context.connection, context.job.id, context.now)
     jobs.selected(context.connection, context.job.id, context.now)
@@ -87,8 +95,22 @@ def _assign(context: RoundContext, idle: list[str]) -> Step:
         job=context.job.name,
         round=context.round.number,
         devices=len(parts),
-        directions={plan.block: len(plan.seeds) for plan in context.round.plan},
+        directions={plan.block: plan.wanted for plan in context.round.plan},
         least_directions=min(parts.values()),
         most_directions=max(parts.values()),
     )
     return MOVED
+
+
+def _wait_for_what_was_offered(context: RoundContext) -> None:
+    """How many directions of frames are waited for follows from the devices that have one."""
+    offered: Counter[str] = Counter()
+    for work in assignments.of_round(context.connection, context.job.id, context.round.number):
+        for task in work.tasks:
+            offered[task.block] += sum(span.count for span in task.seeds)
+    over_assigned = context.job.spec.rounds.over_assigned(observed_drop_out(context))
+    plans = (
+        plan.for_devices(max(1, round(offered[plan.block] / over_assigned))) if plan.order else plan
+        for plan in context.round.plan
+    )
+    rounds.set_plan(context.connection, context.round, tuple(plans))

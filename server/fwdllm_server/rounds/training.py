@@ -14,9 +14,11 @@ from sqlalchemy import Connection
 from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.ledger import LedgerEntry, RunHeader
 from fwdllm_common.manifest import Manifest
+from fwdllm_common.protocol import GENERATOR_2, GENERATOR_VERSION
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import ForwardGradient
-from fwdllm_server.config.job import JobSpec
+from fwdllm_server.algorithm.auto import direction_shares
+from fwdllm_server.config.job import DevicesSection, JobSpec
 from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.preparation.prepare import run_header
 from fwdllm_server.rounds.computing import Desk
@@ -56,6 +58,14 @@ class TrainingJob:
         """What stays the same through the run."""
         return self.state.header
 
+    @property
+    def needs(self) -> DevicesSection:
+        """What a device must have to take part: what the job says, and that it knows the run's generator."""
+        needs = self.spec.devices
+        if self.header.generator_version == GENERATOR_VERSION:
+            return needs
+        return needs.model_copy(update={"capabilities": [*needs.capabilities, GENERATOR_2]})
+
     def go_on_from(self, state: ModelState) -> None:
         """A version has been committed."""
         self.state, self.is_draft = state, False
@@ -76,6 +86,13 @@ class TrainingJob:
                 state.advance(LedgerEntry.from_bytes(entry))
             self.go_on_from(state)
 
+    def best(self, connection: Connection, artifacts: ArtifactStore) -> ModelState:
+        """The version to export: the one that the validation rows like best, or the newest without such rows."""
+        version = ledger.best_version(connection, self.id)
+        if version is None or version >= self.state.version:
+            return self.state
+        return _state_at(self.header, self.manifest, connection, artifacts, self.id, version)
+
     @classmethod
     def load(
         cls, connection: Connection, artifacts: ArtifactStore, record: JobRecord, version: int | None = None
@@ -90,14 +107,14 @@ class TrainingJob:
         if record.header is None:
             state = _draft(spec, manifest, artifacts, record)
         else:
-            state = _newest(RunHeader.from_bytes(record.header), manifest, connection, artifacts, record.id, version)
+            state = _state_at(RunHeader.from_bytes(record.header), manifest, connection, artifacts, record.id, version)
         return cls(
             id=record.id,
             name=record.name,
             spec=spec,
             manifest=manifest,
             manifest_sha256=record.manifest_sha256,
-            algorithm=ForwardGradient(spec, state.header, manifest.layout),
+            algorithm=ForwardGradient(spec, state.header, manifest.layout, direction_shares(manifest)),
             state=state,
             is_draft=record.header is None,
         )
@@ -106,18 +123,21 @@ class TrainingJob:
 def _draft(spec: JobSpec, manifest: Manifest, artifacts: ArtifactStore, record: JobRecord) -> ModelState:
     assert record.draft_sha256 is not None
     theta = np.frombuffer(artifacts.get(record.draft_sha256), dtype="<f4").astype(np.float32)
-    return ModelState.initial(run_header(spec, manifest.layout, theta), manifest.layout, theta)
+    return ModelState.initial(
+        run_header(spec, manifest.layout, theta, direction_shares(manifest)), manifest.layout, theta
+    )
 
 
-def _newest(
+def _state_at(
     header: RunHeader,
     manifest: Manifest,
     connection: Connection,
     artifacts: ArtifactStore,
     job_id: str,
-    up_to: int | None,
+    wanted: int | None = None,
 ) -> ModelState:
-    found = [each for each in ledger.snapshots_of(connection, job_id) if up_to is None or each[0] <= up_to]
+    """A version, or the newest: the last snapshot before it and the replay of what follows."""
+    found = [each for each in ledger.snapshots_of(connection, job_id) if wanted is None or each[0] <= wanted]
     for version, sha256 in found:
         try:
             data = artifacts.get(sha256)
@@ -128,7 +148,7 @@ def _newest(
             continue
         state = ModelState.from_bytes(header, manifest.layout, data)
         break
-    for entry in ledger.entries(connection, job_id, after=state.version, up_to=up_to):
+    for entry in ledger.entries(connection, job_id, after=state.version, up_to=wanted):
         state.advance(LedgerEntry.from_bytes(entry))
     return state
 
@@ -163,7 +183,7 @@ class RoundContext:
         locks.choose_devices(self.connection)
         resting = self.resting_devices().keys()
         unwanted = assignments.busy_devices(self.connection) | self.noisy_devices() | self.failing_devices() | resting
-        manifest, needs = self.job.manifest, self.job.spec.devices
+        manifest, needs = self.job.manifest, self.job.needs
         here = self.presence.eligible(self.job.name, manifest.labels, self.now, capability, manifest.task, needs)
         idle = [device for device in here if device not in unwanted]
         if not needs.per_day:

@@ -28,7 +28,7 @@ def kept_for_others(context: RoundContext, idle: Sequence[str]) -> frozenset[str
         job = others.get(job_id)
         if job is None or job.is_draft:
             continue
-        manifest, needs = job.manifest, job.spec.devices
+        manifest, needs = job.manifest, job.needs
         here = context.presence.eligible(job.name, manifest.labels, context.now, task=manifest.task, needs=needs)
         wanted = set(here).intersection(idle)
         if len(wanted) + at_work >= job.spec.rounds.min_devices:

@@ -23,6 +23,7 @@ from fwdllm_common.protocol import (
     MAX_FAILURE_CODE,
     MAX_FAILURE_MESSAGE,
     MAX_FAILURES,
+    MAX_PACKED_PER_REPORT,
     MAX_SCALARS_PER_REPORT,
     PROTOCOL_MAJOR,
     Reason,
@@ -121,6 +122,8 @@ class DeviceService(DeviceServiceServicer):
         async for request in request_iterator:
             if len(request.derivatives) > MAX_SCALARS_PER_REPORT:
                 raise _bad_field(f"{len(request.derivatives)} derivatives; at most {MAX_SCALARS_PER_REPORT} fit")
+            if len(request.halves) > 2 * MAX_PACKED_PER_REPORT:
+                raise _bad_field(f"{len(request.halves)} bytes of halves; at most {2 * MAX_PACKED_PER_REPORT} fit")
             response, job_id = await self._runtime.commit_batched(self._reports, (caller, request))
             self._coordinator.wake(job_id)
             yield response
@@ -362,7 +365,7 @@ def _own_assignment(connection: Connection, device_id: str, assignment_id: str) 
 
 
 def _why_not(device: Present, job: TrainingJob) -> str:
-    return device.why_not(job.name, _set_of(job.manifest.labels), job.manifest.task, job.spec.devices)
+    return device.why_not(job.name, _set_of(job.manifest.labels), job.manifest.task, job.needs)
 
 
 def _why_it_waits(why_not: Mapping[str, str], wanted: bool, waits: bool) -> str:

@@ -16,6 +16,7 @@ from fwdllm.v1 import operator_pb2
 from fwdllm.v1.operator_pb2_grpc import OperatorServiceServicer
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.join_token import JoinToken
+from fwdllm_common.layout import Float32Vector
 from fwdllm_common.protocol import CHUNK_BYTES, MOST_PRIORITY, Reason
 from fwdllm_server.coordinator.coordinator import Coordinator
 from fwdllm_server.model.adapter import ADAPTER_FILE, CARD, trained_tensors
@@ -110,11 +111,11 @@ class OperatorService(OperatorServiceServicer):
     async def ExportAdapter(
         self, request: operator_pb2.GetJobRequest, context: Context
     ) -> AsyncIterator[operator_pb2.AdapterChunk]:
-        """The adapter at the newest version, file by file."""
-        job = await self._runtime.in_store(self._trained, request.job)
+        """The adapter at the version to export, file by file."""
+        job, theta = await self._runtime.in_store(self._trained, request.job)
         template = self._coordinator.folder(job.id).adapter
         made = {
-            ADAPTER_FILE: await asyncio.to_thread(trained_tensors, template, job.manifest.layout, job.state.theta),
+            ADAPTER_FILE: await asyncio.to_thread(trained_tensors, template, job.manifest.layout, theta),
         }
         if card := await self._runtime.in_store(self._card, job.id, template):
             made[CARD] = card.encode()
@@ -172,15 +173,16 @@ class OperatorService(OperatorServiceServicer):
         with self._runtime.database.transaction() as connection:
             return [job_message(connection, record, now) for record in jobs.in_state(connection)]
 
-    def _trained(self, id_or_name: str) -> TrainingJob:
+    def _trained(self, id_or_name: str) -> tuple[TrainingJob, Float32Vector]:
+        """A job and θ at its version to export."""
         record = self._find(id_or_name)
         if record.header is None:
             raise BadInputError(f"job {record.name} has no model yet ({record.state}); wait for its first round")
         training = self._coordinator.training.get(record.id)
-        if training is not None and record.good_version is None:
-            return training
         with self._runtime.database.transaction() as connection:
-            return TrainingJob.load(connection, self._runtime.artifacts, record, record.good_version)
+            if training is None or record.good_version is not None:
+                training = TrainingJob.load(connection, self._runtime.artifacts, record, record.good_version)
+            return training, training.best(connection, self._runtime.artifacts).theta
 
     def _card(self, job_id: str, template: Path) -> str:
         with self._runtime.database.transaction() as connection:

@@ -89,11 +89,12 @@ class Compute:
     def _stretch(self, device: VirtualDevice, message: device_pb2.DirectionTask) -> Stretch:
         task = DirectionTask.from_message(message)
         before, each = self._cost.task(task, self._job.state.theta, device.training)
-        return Stretch(before, each, len(task.seeds))
+        return Stretch(before, each, len(task.seeds), task.packed)
 
     def _derivatives(self, record: AssignmentRecord, device: VirtualDevice) -> Iterator[float]:
-        theta, directions = self._job.state.theta, self._job.header.directions
+        theta, layout = self._job.state.theta, self._job.manifest.layout
         for task in map(DirectionTask.from_message, record.tasks):
+            directions = self._job.header.directions_of(layout.block(task.block))
             for _, values in self._engine.derivatives(theta, directions, task, device.training):
                 with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is counted as unusable
                     sent = values.astype(np.float32).tolist()

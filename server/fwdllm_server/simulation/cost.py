@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fwdllm_client.data import Dataset
 from fwdllm_client.data.split import RowIndices
-from fwdllm_client.engine import DirectionTask, PassCost, padded_lengths, sample_rows
+from fwdllm_client.engine import DirectionTask, PassCost, padded_lengths
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import Manifest
 
@@ -39,7 +39,7 @@ class PassCounter:
     def task(self, task: DirectionTask, theta: Float32Vector, rows: RowIndices) -> tuple[float, float]:
         """What a task on a batch of a device's ``rows`` costs before its first direction, and for each direction."""
         stage = self._manifest.stage_of(task.block)
-        batch = sample_rows(self._run_key, int(task.seeds[0]), rows, task.batch_size)
+        batch = task.batch(self._run_key, rows)
         before, once = PassCost(self._manifest), PassCost(self._manifest)
         self._fill(stage - 1, batch, theta, before)
         once.add(self._padded[batch], stage, self._last + 1)

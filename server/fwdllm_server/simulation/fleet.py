@@ -13,7 +13,8 @@ from sqlalchemy import Connection
 from fwdllm.v1 import device_pb2
 from fwdllm_client.engine import Engine
 from fwdllm_common.errors import JobFailedError
-from fwdllm_common.protocol import FEATURE_SUMS
+from fwdllm_common.packing import halves
+from fwdllm_common.protocol import FEATURE_SUMS, GENERATOR_2
 from fwdllm_server.rounds import feature_reporting, reporting
 from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.machine import RoundMachine
@@ -161,7 +162,7 @@ class SimulatedFleet:
                     device.id,
                     self.now,
                     device.labels,
-                    frozenset((FEATURE_SUMS,)),
+                    frozenset((FEATURE_SUMS, GENERATOR_2)),
                     task=self._job.manifest.task,
                     training_examples=len(device.training),
                 )
@@ -226,9 +227,13 @@ class SimulatedFleet:
         request = device_pb2.ReportRequest(
             assignment_id=work.assignment_id,
             first_index=message.first,
-            derivatives=self._compute.scalars(record, work)[message.first : message.end],
             effort=device_pb2.Effort(seconds=message.seconds, example_passes=message.example_passes),
         )
+        values = self._compute.scalars(record, work)[message.first : message.end]
+        if message.packed:
+            request.halves = halves(values)
+        else:
+            request.derivatives.extend(values)
         if work.evaluation is not None and message.first == 0:
             request.evaluation.CopyFrom(work.evaluation.to_message())
         self._traffic.report(work.device_id, request, request.effort)

@@ -178,14 +178,16 @@ class Simulation:
             return ledger.entries(connection, _JOB_ID, after=0)
 
     def export(self, out: Path) -> None:
-        """Write the adapter of the newest version to ``out``, in the place of what is there.
+        """Write the adapter of the version to export to ``out``, in the place of what is there.
 
         :raises StorageError: the folder cannot be written.
         """
+        with self._store.transaction() as connection:
+            theta = self._job.best(connection, self._artifacts).theta
         partial = out.with_name(f".{out.name}.tmp")
         try:
             shutil.rmtree(partial, ignore_errors=True)
-            write_adapter(self._model.adapter, self._job.manifest.layout, self._job.state.theta, partial, self._card())
+            write_adapter(self._model.adapter, self._job.manifest.layout, theta, partial, self._card())
             name_base(partial, out)
             shutil.rmtree(out, ignore_errors=True)
             partial.replace(out)

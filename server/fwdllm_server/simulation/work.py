@@ -5,24 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fwdllm_common.counts import Counts
-from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
+from fwdllm_common.protocol import MAX_PACKED_PER_REPORT, MAX_SCALARS_PER_REPORT
 
 GROUP_S = 0.5
 """As in the agent: scalars wait about this long, seconds, for others to share a message with."""
 
 
 class Stretch(NamedTuple):
-    """Directions that cost the same: ``before`` the first one, ``each``, in example-passes, and how many they are."""
+    """Directions that cost the same: ``before`` the first one, ``each``, in example-passes, and how many they are.
+
+    Their scalars may be ``packed``.
+    """
 
     before: float
     each: float
     directions: int
+    packed: bool = False
 
 
 class Message(NamedTuple):
@@ -33,6 +38,7 @@ class Message(NamedTuple):
     seconds: float
     example_passes: float
     sent_at: float
+    packed: bool = False
 
 
 @dataclass
@@ -63,12 +69,22 @@ class Work:
         first, seconds = self.next_index, self._seconds
         opened = float(seconds[first - 1]) if first else 0.0
         full = int(np.searchsorted(seconds, opened + GROUP_S)) + 1
-        end = min(full, first + MAX_SCALARS_PER_REPORT, self._begun)
+        packed, stretch_end = self._stretch_at(first)
+        most = MAX_PACKED_PER_REPORT if packed else MAX_SCALARS_PER_REPORT
+        end = min(full, first + most, stretch_end, self._begun)
         sent_at = float(seconds[end - 1])
         if self.vanishes_s is not None and sent_at > self.vanishes_s:
             return None
         passes = float(self._passes[end - 1]) - (float(self._passes[first - 1]) if first else 0.0)
-        return Message(first, end, sent_at - opened, passes, sent_at)
+        return Message(first, end, sent_at - opened, passes, sent_at, packed)
+
+    def _stretch_at(self, index: int) -> tuple[bool, int]:
+        """Whether this scalar is packed, and the end of those that it may share a message with."""
+        single = sum(part.directions for part in self.stretches if not part.packed)  # they come first
+        if index < single:
+            return False, single
+        ends = accumulate((part.directions for part in self.stretches if part.packed), initial=single)
+        return True, next((end for end in ends if index < end), index)
 
     @property
     def finished(self) -> bool:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Row, bindparam, case, func, select, update
 
 from fwdllm.v1 import device_pb2
 from fwdllm_common.counts import Counts
+from fwdllm_server.algorithm.plan import SeedRange
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.schema import assignments, jobs, rounds
 
@@ -72,8 +73,18 @@ class AssignmentRecord:
 
     @property
     def seeds(self) -> list[int]:
-        """The seed of each scalar, by its index in the report."""
-        return [seed for task in self.tasks for seed in seeds_of(task)]
+        """The seed of each scalar that is not packed, by its index in the report; packed ones come after them."""
+        return [seed for task in self.tasks if not task.packed for seed in seeds_of(task)]
+
+    @property
+    def packed(self) -> Mapping[int, SeedRange]:
+        """The seeds of each task that reports packed scalars, by the index of the first in the report."""
+        found, index = {}, 0
+        for task in self.tasks:
+            if task.packed:
+                found[index] = SeedRange(task.seeds[0].first, task.seeds[0].count)
+            index += sum(span.count for span in task.seeds)
+        return found
 
 
 def seeds_of(task: device_pb2.DirectionTask) -> list[int]:

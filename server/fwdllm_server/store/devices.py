@@ -187,6 +187,11 @@ def by_id(connection: Connection, device_ids: Collection[str]) -> Mapping[str, D
     return {row.id: _device(row) for row in connection.execute(_BY_ID, {"ids": list(device_ids)})}
 
 
+def most_examples(connection: Connection, device_ids: Collection[str]) -> int:
+    """The most local rows that one of the devices has; 0 if there is none."""
+    return max((found.training_examples for found in by_id(connection, device_ids).values()), default=0)
+
+
 def _one(connection: Connection, *conditions: Any) -> Device | None:
     revoked_last = devices.c.revoked_at.is_not(None)
     query = select(devices).where(*conditions).order_by(revoked_last, devices.c.enrolled_at.desc()).limit(1)

@@ -17,7 +17,8 @@ from fwdllm_server.store.schema import evaluations, ledger, snapshots
 class EvaluationRecord:
     """Accuracy (0 to 1) and mean cross-entropy (nats) of one version on the held-out rows.
 
-    Of question answering, which alone has ``exact_match`` (0 to 1), the accuracy is the mean F1.
+    Of question answering, which alone has ``exact_match`` (0 to 1), the accuracy is the mean F1. The two of
+    ``validation`` are on other rows, by which the version to export is chosen; None where the job keeps none apart.
     """
 
     version: int
@@ -25,6 +26,8 @@ class EvaluationRecord:
     loss: float
     rows: int
     exact_match: float | None = None
+    validation_accuracy: float | None = None
+    validation_loss: float | None = None
 
 
 def append(connection: Connection, job_id: str, entry: LedgerEntry, scales: Scales, now: float) -> None:
@@ -141,6 +144,8 @@ def add_evaluation(connection: Connection, job_id: str, record: EvaluationRecord
             loss=record.loss,
             rows=record.rows,
             exact_match=record.exact_match,
+            validation_accuracy=record.validation_accuracy,
+            validation_loss=record.validation_loss,
         )
     )
 
@@ -149,6 +154,27 @@ def evaluations_of(connection: Connection, job_id: str) -> Sequence[EvaluationRe
     """Every evaluation of a job, by ascending version."""
     query = select(evaluations).where(evaluations.c.job_id == job_id).order_by(evaluations.c.version)
     return [
-        EvaluationRecord(row.version, row.accuracy, row.loss, row.rows, row.exact_match)
+        EvaluationRecord(
+            row.version,
+            row.accuracy,
+            row.loss,
+            row.rows,
+            row.exact_match,
+            row.validation_accuracy,
+            row.validation_loss,
+        )
         for row in connection.execute(query)
     ]
+
+
+def best_version(connection: Connection, job_id: str) -> int | None:
+    """The evaluated version with the least loss on the validation rows, of equal ones the latest.
+
+    Of few rows the loss says more than the accuracy. None where the job keeps no such rows apart.
+    """
+    found = [
+        (record.validation_loss, -record.version)
+        for record in evaluations_of(connection, job_id)
+        if record.validation_loss is not None
+    ]
+    return -min(found)[-1] if found else None

@@ -168,6 +168,23 @@ scalars = Table(
     Column("value", BigInteger, nullable=False),
 )
 
+scalar_spans = Table(
+    "scalar_spans",
+    metadata,
+    # Packed scalars of consecutive seeds, those of one message: the primary key counts them once, since a device sends
+    # the directions of a frame, which are its alone, in their order.
+    Column("job_id", String(64), primary_key=True),
+    Column("round", BigInteger, primary_key=True),
+    Column("first_seed", BigInteger, primary_key=True, autoincrement=False),
+    Column("length", Integer, nullable=False),
+    Column("assignment_id", String(96), nullable=False),
+    Column("device_id", String(64), nullable=False),
+    # Half precision, little-endian; see fwdllm_common.packing.
+    Column("halves", LargeBinary, nullable=False),
+    # Every message asks what is there of its assignment.
+    Index("scalar_spans_by_assignment", "assignment_id"),
+)
+
 ledger = Table(
     "ledger",
     metadata,
@@ -199,6 +216,9 @@ evaluations = Table(
     Column("loss", Float, nullable=False),
     Column("rows", BigInteger, nullable=False),
     Column("exact_match", Float),
+    # On the rows that choose the version to export; null where the job keeps none apart.
+    Column("validation_accuracy", Float),
+    Column("validation_loss", Float),
 )
 
 efforts = Table(

@@ -9,10 +9,11 @@ from sqlalchemy import Connection
 from fwdllm.v1 import operator_pb2
 from fwdllm_common.errors import FwdllmError
 from fwdllm_common.ledger import RunHeader
+from fwdllm_server.rounds.collecting import directions_in
 from fwdllm_server.rounds.failing import failing_devices
 from fwdllm_server.rounds.self_testing import noisy_devices
 from fwdllm_server.rounds.stalled import why_stalled
-from fwdllm_server.store import assignments, efforts, jobs, ledger, rounds, scalars
+from fwdllm_server.store import assignments, efforts, jobs, ledger, rounds
 from fwdllm_server.store.jobs import UNFINISHED, JobRecord, JobState
 from fwdllm_server.store.ledger import EvaluationRecord
 from fwdllm_server.store.rounds import Phase, RoundRecord
@@ -129,16 +130,7 @@ def _round(connection: Connection, record: RoundRecord) -> operator_pb2.Round:
     collected = (
         ledger.directions_of(connection, record.job_id, record.version + 1)
         if record.phase == Phase.COMMITTED
-        else sum(
-            scalars.count(
-                connection,
-                record.job_id,
-                record.number,
-                within=(plan.first_seed, plan.end_seed - 1),
-                copy=plan.devices_per_direction - 1,
-            )
-            for plan in record.plan
-        )
+        else sum(directions_in(connection, record.job_id, record.number, plan) for plan in record.plan)
     )
     return operator_pb2.Round(
         number=record.number,

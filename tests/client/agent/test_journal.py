@@ -39,6 +39,7 @@ def journal(path):
 def test_what_is_appended_comes_back_after_a_restart(path):
     written = [entry(), entry(first_index=2, evaluation=Counts(3, 5)), entry("b", values=())]
     written.append(entry("c", evaluation=Counts(3, 5, 4.25)))
+    written.append(replace(entry("e"), packed=True))
     with closing(Journal(path)) as journal:
         for one in written:
             journal.append(one)

@@ -163,6 +163,18 @@ def test_no_message_is_too_large(device, coordinator, job, new_stop):
     assert len(scalars(coordinator)) == 9000
 
 
+def test_packed_scalars_have_messages_of_their_own(device, coordinator, job, new_stop):
+    mixed, plain = job.assignment("mixed"), job.assignment("plain")
+    mixed.directions[1].packed = True
+    hand_out(coordinator, job.answer(mixed), job.answer(plain))
+    device.run(new_stop(last=2), clock=lambda: 0.0)
+    single, packed, _ = coordinator.reports
+    assert (len(single.derivatives), len(single.halves)) == (6, 0)
+    assert (packed.first_index, len(packed.derivatives)) == (6, 0)
+    expected = scalars(coordinator, "plain")[6:]
+    assert np.frombuffer(packed.halves, dtype="<f2").tolist() == expected.astype(np.float16).tolist()
+
+
 def test_effort_is_reported(device, coordinator, job, new_stop):
     hand_out(coordinator, job.answer(job.assignment()))
     device.run(new_stop(last=1))

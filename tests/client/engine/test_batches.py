@@ -4,7 +4,7 @@ from client.engine.tiny_bundle import make_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwdllm_client.engine.batches import Group, group_by_length, padded_lengths, sample_rows, text_of
+from fwdllm_client.engine.batches import Group, group_by_length, padded_lengths, same_rows, sample_rows, text_of
 from fwdllm_common.errors import BadInputError
 
 
@@ -55,3 +55,11 @@ def test_text_is_padded_on_the_right():
         np.testing.assert_array_equal(ids[: len(expected)], expected)
         assert (ids[len(expected) :] == 99).all()
         assert mask.tolist() == [1] * len(expected) + [0] * (20 - len(expected))
+
+
+def test_a_larger_batch_of_the_same_rows_has_those_of_a_smaller_one():
+    rows = np.arange(100, 150)
+    small, large, everything = (set(same_rows(1, rows, size).tolist()) for size in (8, 20, 64))
+    assert small < large < everything == set(rows.tolist())
+    assert len(small) == 8
+    assert set(same_rows(2, rows, 8).tolist()) != small

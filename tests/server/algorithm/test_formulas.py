@@ -16,6 +16,7 @@ from fwdllm_common.directions import Directions
 from fwdllm_common.estimator import Scalar, coefficients, forward_gradient
 from fwdllm_common.fixed_point import SCALE, to_fixed_point
 from fwdllm_common.layout import Block
+from fwdllm_common.orthogonal import OrthogonalDirections
 from fwdllm_server.algorithm.pacing import relative_variance, split_half_variance
 from fwdllm_server.algorithm.sampling import nearest
 
@@ -348,6 +349,64 @@ def test_bias_of_sampled_directions(distribution, absolute):
     assert_mean(along, 0.5 * square, 0.05)
     assert_mean(across, 1.0, 0.05)
     assert_mean(with_offset, 0.5 * square + offset * mean, 0.05)
+
+
+# orthogonal directions
+
+
+class Frames(Rounds):
+    """Rounds of the first K directions of a frame each."""
+
+    @classmethod
+    def of(cls, rounds, count, noise=0.0):
+        directions = OrthogonalDirections(3, 0, D)
+        firsts = directions.order * np.arange(rounds, dtype=np.uint64)
+        seeds = (firsts[:, None] + np.arange(count, dtype=np.uint64)).reshape(-1)
+        v = (
+            directions.perturb(np.zeros(D, dtype=np.float32), seeds, 0, 1.0)
+            .astype(np.float64)
+            .reshape(rounds, count, D)
+        )
+        return cls("orthogonal", v, v @ GRADIENT + noise * np.random.default_rng(1).standard_normal((rounds, count)))
+
+
+ORDER = 32
+
+
+@formula(16)
+def test_a_frame_is_complete_and_centred():
+    (v,) = Frames.of(1, ORDER).v
+    assert (v.T @ v == ORDER * np.eye(D)).all()
+    assert not v.sum(axis=0).any()
+
+
+@pytest.mark.parametrize("count", [1, 8, 21, ORDER])
+@formula(17)
+def test_variance_of_a_part_of_a_frame(count):
+    noise = 0.5
+    estimates = Frames.of(4000, count, noise).estimates
+    missing = (ORDER - count) / (ORDER - 1)
+    assert_mean(estimates, GRADIENT, 0.1 if count == 1 else 0.05)
+    expected = ((D - 1) * missing * SQUARED + D * noise**2) / count
+    assert_mean(((estimates - GRADIENT) ** 2).sum(axis=1), expected, 0.03)
+
+
+@pytest.mark.parametrize("count", [8, 21, ORDER])
+@formula(18)
+def test_signal_of_frames(count):
+    noise, frames = 0.5, 3
+    single = Frames.of(3000, count, noise)
+    v = single.v.reshape(-1, frames * count, D)
+    rounds = Rounds("rademacher", v, single.c.reshape(-1, frames * count))
+    total, missing = frames * count, (ORDER - count) / (ORDER - 1)
+    squared = np.sum(rounds.estimates**2, axis=1)
+    signals = (total * squared - D * np.mean(rounds.c**2, axis=1)) / (total - D + (D - 1) * missing)
+    assert_mean(signals, SQUARED, 0.03)
+
+    directions = OrthogonalDirections(3, 0, D)
+    seeds = np.array([number * ORDER + k for number in range(frames) for k in range(count)], dtype=np.uint64)
+    found = relative_variance(directions, seeds, np.rint(rounds.c[0] * SCALE).astype(np.int64), Block("b", 0, D))
+    assert found == pytest.approx(max(0.0, squared[0] - signals[0]) / signals[0], rel=1e-4)
 
 
 def test_every_numbered_formula_is_checked():

@@ -72,7 +72,7 @@ def test_a_job_file_needs_a_name_a_model_held_out_rows_and_a_block():
         ({"rounds": {"min_fraction": 1.5}}, "[rounds] min_fraction is 1.5: should be less than or equal to 1"),
         (
             {"blocks.head": {"directions": 1 << 20}},
-            "[blocks.head] directions is 1048576: should be less than or equal to",
+            "[blocks.head] directions is 1048576: should be greater than or equal to 1 and at most 65536",
         ),
         ({"blocks.head": {"learning_rate": 0}}, "[blocks.head] learning_rate is 0: should be greater than 0"),
         ({"job": {"name": "a b"}}, "[job] name is 'a b': "),

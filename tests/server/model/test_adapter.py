@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel, get_peft_model_state_dict
@@ -18,6 +19,7 @@ from fwdllm_server.model.adapter import ADAPTER_FILE, write_adapter
 from fwdllm_server.model.adapter_template import Reading, load_base_of, save_adapter_template, tokenizer_for
 from fwdllm_server.model.load import load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import METHODS, apply_peft
+from fwdllm_server.model.pooling import centre, projected_width
 from fwdllm_server.model.trainable import initial_theta, trainable_layout
 
 # PEFT 0.21 asks transformers by a name that 5.23 deprecates.
@@ -100,3 +102,29 @@ def test_template_of_another_layout(prepared_bert: Prepared, bert_source: str, t
     theta = initial_theta(prepared_bert.model, prepared_bert.layout)
     with pytest.raises(BadInputError, match="the adapter template has no tensor"):
         write_adapter(tmp_path, prepared_bert.layout, theta, tmp_path / "out")
+
+
+def test_the_adapter_of_projected_features_brings_their_basis(bert_source: str, tmp_path: Path) -> None:
+    labels = [str(label) for label in range(200)]
+    base = load_base(bert_source, labels, "layer-means", most_projected=70)
+    texts = {name: torch.from_numpy(batch(80, 9, seed=1)[name]) for name in ("input_ids", "attention_mask")}
+    centre(base, [texts])
+    assert base.projection.basis.shape == (96, 70)
+    projected = base.projection(base.centring(base.means(**texts))).detach()
+    spread = projected.var(dim=0)
+    assert (spread[:-1] >= spread[1:] - 1e-6).all()
+    model = apply_peft(base, PeftSpec(layers=[]), seed=9)
+    layout = trainable_layout(model)
+    assert layout.size == 200 * 71
+    theta = initial_theta(model, layout) + np.linspace(-1, 1, layout.size, dtype=np.float32)
+    loaded = round_trip(model, bert_source, theta, tmp_path)
+    load_theta(model, layout, theta)
+    assert torch.equal(logits_of(loaded), logits_of(model))
+
+
+@pytest.mark.parametrize(
+    ("labels", "width", "most", "directions"),
+    [(4, 1152, 511, 0), (150, 1152, 511, 108), (150, 1152, 80, 80), (150, 1152, 40, 0), (1024, 1152, 511, 64)],
+)
+def test_features_are_projected_where_classes_are_many(labels: int, width: int, most: int, directions: int) -> None:
+    assert projected_width(labels, width, most) == directions

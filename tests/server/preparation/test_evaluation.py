@@ -71,3 +71,15 @@ def test_texts_are_taken_from_all_over_the_file(tmp_path, rows, taken, last):
     (tmp_path / "held_out.csv").write_text("\n".join(["text,label", *lines, ""]))
     texts = held_out_texts(SPEC, tmp_path)
     assert (len(texts), texts[0], texts[-1]) == (taken, "text 0", f"text {last}")
+
+
+def test_the_rows_that_choose_the_version_are_not_among_those_that_are_told_of(manifest, tmp_path):
+    (tmp_path / "held_out.csv").write_text("text,label\n" + "one,a\ntwo,b\none two,c\n" * 5)
+    held_out = SPEC.held_out.model_copy(update={"validation": 0.2})
+    spec = SPEC.model_copy(update={"held_out": held_out})
+    evaluator = HeldOutEvaluator(spec, tmp_path, tmp_path, manifest, tmp_path / "cache")
+    found = evaluator.evaluate(4, make_theta(manifest))
+    assert found.rows == 12
+    assert found.validation_loss is not None
+    assert found.validation_loss != found.loss
+    assert found.validation_accuracy in (0, 1 / 3, 2 / 3, 1)

@@ -29,6 +29,13 @@ TOML = job_toml(
         "blocks.head.sampling": {"keep": 0.25},
     }
 )
+COMPLETE = job_toml(
+    {
+        "rounds": {"count": 2, "min_devices": 2},
+        "blocks.peft": None,
+        "blocks.head": {"directions": "auto", "batch_size": "auto"},
+    }
+)
 NAMES = ("a", "b")
 
 
@@ -70,11 +77,11 @@ class MortalDatabase(Database):
         raise CoordinatorDiedError
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="module", params=[TOML, COMPLETE], ids=["paced", "complete"])
+def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a job that has not begun its first round."""
     folder = tmp_path_factory.mktemp("prepared")
-    Rig.create(folder, TOML, NAMES).database.close()
+    Rig.create(folder, request.param, NAMES).database.close()
     return folder
 
 
@@ -101,13 +108,15 @@ def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return result
 
 
-def test_the_run_has_two_rounds_that_pacing_extended(undisturbed):
+@pytest.mark.parametrize(("prepared", "sizes"), [(TOML, [6, 20]), (COMPLETE, [16])], indirect=["prepared"])
+def test_the_run_has_two_rounds_that_pacing_extended_or_that_are_complete(undisturbed, sizes):
     _, entries, _ = undisturbed
-    sizes = [[len(update.seeds) for update in LedgerEntry.from_bytes(entry).updates] for entry in entries]
+    found = [[len(update.seeds) for update in LedgerEntry.from_bytes(entry).updates] for entry in entries]
 
-    assert sizes == [[6, 20], [6, 20]]
+    assert found == [sizes, sizes]
 
 
+@pytest.mark.parametrize("prepared", [TOML], indirect=True)
 def test_the_second_round_is_sampled(undisturbed):
     _, entries, _ = undisturbed
     steps = [np.diff(LedgerEntry.from_bytes(entry).updates[1].seeds).max() for entry in entries]

@@ -70,3 +70,13 @@ def test_work_can_be_put_away():
     found.next_index = 1
 
     assert Work.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+def test_packed_scalars_share_no_message_with_others_nor_with_another_task():
+    found = messages(work((0, 1e-9, 2), (0, 1e-9, 9000, True), (0, 1e-9, 7, True)))
+
+    assert [(each.first, each.end, each.packed) for each in found] == [
+        (0, 2, False),
+        (2, 9002, True),
+        (9002, 9009, True),
+    ]

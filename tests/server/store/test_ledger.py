@@ -84,3 +84,12 @@ def test_the_scales_are_those_of_the_newest_version(connection):
     ledger.append(connection, JOB, entry(2), {"head": [3, 7], "peft": [1 << 40]}, 0.0)
 
     assert ledger.recent_scales(connection, JOB) == {"head": [3, 7], "peft": [1 << 40]}
+
+
+def test_the_version_to_export_is_the_best_on_the_validation_rows(connection):
+    ledger.add_evaluation(connection, JOB, EvaluationRecord(0, 0.9, 0.1, 10))
+    assert ledger.best_version(connection, JOB) is None
+    for version, accuracy, loss in ((1, 0.8, 0.5), (2, 0.9, 0.3), (3, 0.8, 0.2), (4, 0.7, 0.2), (5, 0.9, 0.4)):
+        ledger.add_evaluation(connection, JOB, EvaluationRecord(version, 1.0, 0.1, 10, None, accuracy, loss))
+
+    assert ledger.best_version(connection, JOB) == 4

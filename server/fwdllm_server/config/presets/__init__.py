@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from fwdllm_common.task import CLASSIFICATION
 
-Preset: TypeAlias = Literal["default", "upper-layers", "fwdllm-paper", "mezo"]
+Preset: TypeAlias = Literal["default", "layer-means-4096", "upper-layers", "fwdllm-paper", "mezo"]
 
 NAMES: tuple[str, ...] = get_args(Preset)
 

@@ -1,0 +1,63 @@
+"""How much each device measures where a block leaves it open: ``directions = "auto"``, ``batch_size = "auto"``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from fwdllm_common.fixed_point import MAX_DIRECTIONS
+from fwdllm_common.manifest import Manifest
+from fwdllm_common.orthogonal import MAX_ORDER, order_for
+from fwdllm_server.config.job import RoundsSection
+
+BYTES_OF_A_SCALAR = 2
+LEAST_ROWS = 16
+"""Rows of a batch below which directions give way, not rows."""
+MOST_ROWS = 256
+"""Rows of a device that are worked with at most; each costs a whole pass once."""
+WORTH_IT = 4
+"""A block is measured by orthogonal directions where a device can measure one in so many of a frame, or more."""
+
+
+class Measurement(NamedTuple):
+    """Directions that each device measures, and on how many rows at most."""
+
+    directions: int
+    rows: int
+
+
+def measurement(
+    size: int, share: float, rounds: RoundsSection, step: int, rows_at_hand: int = 0, batch_size: int | None = None
+) -> Measurement:
+    """What each device is asked to measure of a block of ``size`` coordinates.
+
+    A direction on one row costs the ``share`` of a pass. Directions come first: as many as a complete frame has, or as
+    the bytes hold, and then as many rows as the passes leave, all that are at hand (0: unknown) if there are enough;
+    with fewer than :data:`LEAST_ROWS` directions give way. The first steps, whose gradients are large, do with fewer
+    rows: twice as many in each as in the one before. A ``batch_size`` fixes the rows.
+    """
+    most = min(rows_at_hand or MOST_ROWS, MOST_ROWS, LEAST_ROWS << min(step - 1, 8))
+    directions = min(_complete(size), rounds.bytes_budget // BYTES_OF_A_SCALAR, MAX_DIRECTIONS)
+    affordable = int(rounds.passes_budget / (share * directions))
+    rows = batch_size or max(min(LEAST_ROWS, most), min(most, affordable))
+    return Measurement(max(1, min(directions, int(rounds.passes_budget / (share * rows)))), rows)
+
+
+def is_worth_a_frame(size: int, share: float, rounds: RoundsSection) -> bool:
+    """Whether devices can measure so much of a block that its directions are orthogonal ones."""
+    if size >= MAX_ORDER:
+        return False
+    found = measurement(size, share, rounds, step=1, batch_size=LEAST_ROWS)
+    return WORTH_IT * found.directions >= order_for(size)
+
+
+def direction_shares(manifest: Manifest) -> Mapping[str, float]:
+    """What a direction of each block costs on one row, as a share of a pass, for half of the longest text."""
+    costs = manifest.row_costs(np.array([manifest.max_tokens / 2]))
+    return {name: float(costs[manifest.stage_of(name) :].sum() / costs.sum()) for name in manifest.layout.blocks}
+
+
+def _complete(size: int) -> int:
+    return order_for(size) if size < MAX_ORDER else size
