@@ -50,7 +50,7 @@ def simulate(
     speed_spread: Annotated[float, typer.Option(help="Standard deviation of the logarithm of the speed.")] = 0.0,
     latency: Annotated[float, typer.Option(help="Seconds that a message takes.")] = 0.1,
     availability: Annotated[float, typer.Option(help="Probability that a device is there, in each minute.")] = 1.0,
-    dropout_rate: Annotated[float, typer.Option(help="Probability that it vanishes from an assignment.")] = 0.0,
+    drop_out: Annotated[float, typer.Option(help="Probability that it vanishes from an assignment.")] = 0.0,
     byzantine: Annotated[float, typer.Option(help="Fraction of the devices that lie.")] = 0.0,
     attack: Annotated[
         Literal["flip", "large", "constant", "random", "nan", "flip-large"], typer.Option(help="How they lie.")
@@ -82,7 +82,7 @@ def simulate(
         "speed_spread": speed_spread,
         "latency_s": latency,
         "availability": availability,
-        "drop_out": dropout_rate,
+        "drop_out": drop_out,
         "byzantine": byzantine,
         "attack": attack,
     }

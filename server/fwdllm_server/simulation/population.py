@@ -45,7 +45,7 @@ class Population(BaseModel):
     speed_spread: float = Field(default=0.0, ge=0)
     latency_s: float = Field(default=0.1, ge=0)
     availability: float = Field(default=1.0, gt=0, le=1)
-    dropout_rate: float = Field(default=0.0, ge=0, lt=1)
+    drop_out: float = Field(default=0.0, ge=0, lt=1)
     byzantine: float = Field(default=0.0, ge=0, lt=1)
     attack: Attack = "flip"
 
@@ -92,10 +92,10 @@ class Population(BaseModel):
 
     def vanishes(self, assignment_id: str) -> float | None:
         """The part of an assignment's time after which its device vanishes; None if it does not."""
-        if self.dropout_rate == 0:
+        if self.drop_out == 0:
             return None
         draws = self.generator("vanish", *assignment_id.encode()).random(2)
-        return float(draws[1]) if draws[0] < self.dropout_rate else None
+        return float(draws[1]) if draws[0] < self.drop_out else None
 
     def generator(self, purpose: str, *numbers: int) -> np.random.Generator:
         """Random numbers for one purpose, named by 8 characters at most."""

@@ -19,7 +19,7 @@ from fwdllm_server.simulation.population import Population
 from fwdllm_server.simulation.simulation import Simulation
 
 DEVICES = ["--devices", "6", "--drop-out", "0.2", "--speed-spread", "1", "--seed", "4"]
-POPULATION = Population(devices=6, dropout_rate=0.2, speed_spread=1.0, seed=4)
+POPULATION = Population(devices=6, drop_out=0.2, speed_spread=1.0, seed=4)
 LINE = re.compile(
     r"round (\d) of 4: accuracy [\d.]+%, loss [\d.]+, [\d,]+ directions, [\d,]+ example-passes, \S+ simulated, "
     r"[\d.]+ \w+ up, [\d.]+ \w+ down a device"

@@ -115,7 +115,7 @@ def test_devices_are_there_as_often_as_asked():
 
 
 def test_devices_vanish_as_often_as_asked():
-    fates = [Population(dropout_rate=0.3).vanishes(f"simulated-1-{number}") for number in range(2000)]
+    fates = [Population(drop_out=0.3).vanishes(f"simulated-1-{number}") for number in range(2000)]
     parts = [part for part in fates if part is not None]
 
     assert len(parts) / 2000 == pytest.approx(0.3, abs=0.03)
