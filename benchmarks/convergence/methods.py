@@ -16,7 +16,8 @@ Changes: TypeAlias = Mapping[str, Any]
 BBC, AG, YELP, TWEETS = "bbc_news/iid", "ag_news/iid", "yelp_sentences/iid", "twitter_airline/iid"
 SKEWED = ("ag_news/dirichlet-1", "ag_news/dirichlet-0.1")
 BY_USER = "twitter_airline/user"
-ALL = (BBC, AG, YELP, TWEETS)
+CLINC, BY_DOMAIN, SMS = "clinc150/iid", "clinc150/user", "sms_spam/iid"
+ALL = (BBC, AG, YELP, TWEETS, CLINC, SMS)
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,9 @@ _HEAD_BLOCK = {
 }
 
 HEADLINE = (
-    Method("default", "default", where=(*ALL, *SKEWED, BY_USER)),
+    Method("default", "default", where=(*ALL, *SKEWED, BY_USER, BY_DOMAIN)),
+    # What the default was before blocks were measured completely.
+    Method("layer-means-4096", "layer-means-4096", where=(AG, CLINC), seeds=1),
     Method("layer-means-4096", "layer-means-4096", where=ALL),
     Method("mezo", "mezo", where=(AG, BBC), max_passes={"ag_news": 3e5, "bbc_news": 1e5}),
     Method("fwdllm-paper", "fwdllm-paper", where=(AG, BBC), seeds=1, max_passes=_PAPER),

@@ -87,6 +87,28 @@ TASKS = {
             goal=0.75,
             devices=1000,
         ),
+        Task(
+            "clinc150",
+            "CLINC150, 150 intents",
+            folder="clinc150",
+            read=data_sets.clinc150,
+            labels=tuple(map(str, range(data_sets.CLINC_INTENTS))),
+            max_tokens=40,
+            curve_rows=1000,
+            targets=(0.70, 0.85, 0.90),
+            goal=0.85,
+        ),
+        Task(
+            "sms_spam",
+            "SMS spam",
+            folder="sms_spam",
+            read=data_sets.sms_spam,
+            labels=data_sets.SMS_LABELS,
+            max_tokens=64,
+            curve_rows=1000,
+            targets=(0.95, 0.97),
+            goal=0.97,
+        ),
     )
 }
 QUICK_TASK = "bbc_news"

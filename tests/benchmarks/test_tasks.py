@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,29 @@ def test_missing_data_is_named(tmp_path: Path) -> None:
     assert not available(TASKS["ag_news"], tmp_path)
     with pytest.raises(FileNotFoundError, match="AG News is not at hand; say DATA="):
         prepare(TASKS["ag_news"], None, tmp_path)
+
+
+def test_clinc150_numbers_its_intents_and_knows_their_domains(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "clinc150"
+    folder.mkdir(parents=True)
+    parts = {part: [["how far", "distance"], ["pay it", "bill"]] for part in ("train", "val", "test")}
+    (folder / "data_full.json").write_text(json.dumps({**parts, "oos_test": [["who", "oos"]]}))
+    (folder / "domains.json").write_text(json.dumps({"travel": ["distance"], "banking": ["bill"]}))
+    splits = TASKS["clinc150"].read(folder)
+    assert sorted((row.text, row.label, row.user) for row in splits.devices) == [
+        ("how far", "1", "travel"),
+        ("pay it", "0", "banking"),
+    ]
+    assert len(splits.test) == len(splits.validation) == 2
+    assert len(TASKS["clinc150"].labels) == 150
+
+
+def test_sms_spam_joins_a_message_with_a_line_break(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "sms_spam"
+    folder.mkdir(parents=True)
+    lines = ["ham\tfirst", "re though", *(f"spam\tnumber {number}" for number in range(1600))]
+    (folder / "SMSSpamCollection").write_text("\n".join(lines) + "\n")
+    splits = TASKS["sms_spam"].read(folder)
+    texts = [row.text for part in (splits.devices, splits.validation, splits.test) for row in part]
+    assert len(texts) == 1601
+    assert "first re though" in texts
