@@ -95,7 +95,7 @@ def test_runs_are_named_once_and_found_by_their_parts(settings: Settings) -> Non
     assert len(all_runs(["ag_news/fwdllm-paper"], quick=False)) == 1
     with pytest.raises(ValueError, match="no run is called"):
         all_runs(["ag_news/no-such"], quick=False)
-    assert missing_data(runs, None) == ["ag_news", "yelp_sentences", "twitter_airline"]
+    assert missing_data(runs, None) == ["ag_news", "yelp_sentences", "twitter_airline", "clinc150", "sms_spam"]
     assert settings.command(runs[0]).startswith("make bench-convergence")
 
 
