@@ -113,11 +113,9 @@ def _passes(curves: Curves, figures: dict[str, Any], percent: int) -> tuple[str,
 
 
 def _final(curves: Curves, task: str, name: str) -> tuple[str, str, str]:
-    found = {method: final_accuracy(curves.of(task, method)) for method in _METHODS}
-    beside = ", ".join(
-        f"{_METHODS[method]} {value:.1%}" for method, value in found.items() if value and _METHODS[method]
-    )
-    own = found["default"]
+    own = final_accuracy(curves.of(task, "default"))
+    found = {label: final_accuracy(curves.of(task, method)) for method, label in _REFERENCES.items()}
+    beside = ", ".join(f"{label} {value:.1%}" for label, value in found.items() if value)
     return f"{name}, final accuracy", f"{own:.1%}" if own else "–", beside
 
 
@@ -133,7 +131,7 @@ def _device(idle: dict[str, Any], device: dict[str, Any]) -> str:
     device_figures = {figure["name"]: figure for figure in device["figures"]}
     traffic, memory = idle_figures["idle_mb_per_day"], idle_figures["idle_rss_mb"]
     large = device_figures["rss_gb_roberta_large"]
-    whole = large["peer"]["torch-full"]
+    whole = f"backpropagation of all weights: {large['peer']['torch-full']:.1f} GB"
     rows = [
         (
             "an agent without work",
@@ -143,7 +141,7 @@ def _device(idle: dict[str, Any], device: dict[str, Any]) -> str:
         (
             "training RoBERTa-large in int4",
             f"{large['value']:.2f} GB resident at most",
-            f"backpropagation of all weights: {whole:.1f} GB",
+            whole,
         ),
     ]
     return "\n".join(table(("", "measured", "beside it"), rows))
