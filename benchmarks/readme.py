@@ -1,6 +1,6 @@
-"""Write README's figures from ``benchmarks/results``: ``make figures``. A test holds README against them.
+"""Write README's figures from ``benchmarks/results``: ``make figures``. A test compares README with them.
 
-``demo.json`` is ``demo-output/report.json`` of ``make demo`` in a fresh clone (``--keep-demo FILE`` takes it over).
+``demo.json`` is ``demo-output/report.json`` of ``make demo`` in a fresh clone; ``--keep-demo FILE`` copies it.
 """
 
 from __future__ import annotations
@@ -8,13 +8,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator
+from math import floor
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from benchmarks.convergence.curves import load_all
 from benchmarks.convergence.environment import REPOSITORY
 from benchmarks.convergence.figures import Curves, final_accuracy, until
 from benchmarks.markdown import table, write_results
+from examples.demo.report import Report, lines
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 _KIB, _MIB = 1024, 1024 * 1024
@@ -48,13 +51,18 @@ def keep_demo(report: Path) -> None:
 
 def blocks() -> Iterator[tuple[str, str]]:
     """Yield each block: the command whose results it shows, and its Markdown."""
+    yield "make demo, its last lines", _last_lines(_read("demo"))
     yield "make demo", _demo(_read("demo"))
     yield "make bench-convergence", _convergence(Curves(load_all(RESULTS / "convergence")), _read("convergence"))
     yield "make bench-idle and make bench-device", _device(_read("idle"), _read("device"))
 
 
+def _last_lines(report: dict[str, Any]) -> str:
+    printed = lines(Report(**report, adapter_dir="…/demo-output/adapter"))
+    return "\n".join(("```text", *printed, "```"))
+
+
 def _demo(report: dict[str, Any]) -> str:
-    passes = f"{report['example_passes']:,.0f} example-passes"
     per_scalar = report["bytes_up_per_device"] * 4 / report["directions"]
     rows = [
         (
@@ -62,7 +70,6 @@ def _demo(report: dict[str, Any]) -> str:
             f"{report['accuracy_before']:.1%} before, {report['accuracy_after']:.1%} after {report['rounds']} rounds; "
             f"ridge probe on frozen features with all data in one place: {report['probe_accuracy']:.1%}",
         ),
-        ("the run", f"{report['seconds']:.0f} s, {report['directions']:,} directions, {passes}"),
         (
             "sent by a device",
             f"{report['bytes_up_per_device'] / _KIB:,.0f} KiB, {per_scalar:.1f} bytes a scalar with all overhead",
@@ -74,8 +81,8 @@ def _demo(report: dict[str, Any]) -> str:
         ),
         (
             "peak resident memory of an agent",
-            f"{report['agent_peak_rss_bytes'] / _MIB:.0f} MiB; a process that only predicts with the same engine: "
-            f"{report['inference_peak_rss_bytes'] / _MIB:.0f} MiB",
+            f"{report['agent_peak_rss_bytes'] / _MIB:.0f} MiB with gRPC, TLS and the journal; a process that "
+            f"only predicts with the same engine: {report['inference_peak_rss_bytes'] / _MIB:.0f} MiB",
         ),
     ]
     return "\n".join(table(("", ""), rows))
@@ -97,7 +104,14 @@ def _convergence(curves: Curves, results: dict[str, Any]) -> str:
                 f"{published['high']}",
             )
         )
-    rows += [_final(curves, task, name) for task, name in ((main, "AG News"), (curves.hard.name, "Yelp sentences"))]
+    rows.append(_final(curves, main, "AG News"))
+    int4 = final_accuracy(curves.of(main, "default-int4"))
+    if int4 is not None:
+        rows.append(("the same, frozen weights in int4 (one seed)", f"{int4:.1%}", ""))
+    rows.append(_final(curves, curves.hard.name, "Yelp sentences"))
+    spent = [f"{_passes_of_a_run(curves, task):,.0f}" for task in (main, curves.hard.name)]
+    cached = "one for each row: the head's directions run on cached features"
+    rows.append(("all example-passes of a run", " and ".join(spent), cached))
     return "\n".join(table(("", "the preset `default`", "beside it"), rows))
 
 
@@ -106,10 +120,16 @@ def _passes(curves: Curves, figures: dict[str, Any], percent: int) -> tuple[str,
     own = until(curves.of(curves.main.name, "default"), percent / 100)
     peer = figure["peer"]["name"]
     spent = figure["peer"]["passes"][peer]["value"]
-    ratio = f"{figure['value']:,.0f} times as many"
-    beside = f"not in {spent:,}, at least {ratio}" if figure.get("bound") else f"{spent:,}, {ratio}"
+    if figure.get("bound"):
+        beside = f"not in {spent:,}, at least {floor(figure['value']):,} times as many"
+    else:
+        beside = f"{spent:,}, {figure['value']:,.0f} times as many"
     passes = f"{own.value:,.0f}" if own else "–"
     return f"AG News, example-passes to {percent} %", passes, f"the paper's recipe (`{peer}`): {beside}"
+
+
+def _passes_of_a_run(curves: Curves, task: str) -> float:
+    return mean(curve.last.example_passes for curve in curves.of(task, "default"))
 
 
 def _final(curves: Curves, task: str, name: str) -> tuple[str, str, str]:
