@@ -154,7 +154,7 @@ def sections(curves: Curves, figures: Sequence[Figure], stale: Stale, pictures: 
     """The whole report, line by line; ``pictures`` are files by task, as the document names them."""
     yield from ("### Figures", "", *figures_table(figures), "")
     for task in TASKS.values():
-        if any(curve.task == task.name for curve in curves.all):
+        if any((curve.task, curve.population) == (task.name, "iid") for curve in curves.all):
             yield from (f"### {task.title}", "", *task_table(task, curves, stale), "")
             if task.name in pictures:
                 yield from (f"![Accuracy against example-passes, {task.title}]({pictures[task.name]})", "")

@@ -13,11 +13,12 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import bbc_news
 from cluster import Cluster
+from report import Report, lines
 from rich.console import Console
 
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, Job, ListJobsRequest, SubmitJobRequest
@@ -30,27 +31,6 @@ DEVICES = 4
 ALPHA = 0.5
 SPLIT_SEED = 1
 _HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Report:
-    """What ``report.json`` says; bytes are gRPC message bytes of the device that used most."""
-
-    accuracy_before: float
-    accuracy_after: float
-    accuracy_by_peft: float
-    probe_accuracy: float
-    head_init: str
-    rounds: int
-    directions: int
-    example_passes: float
-    bytes_up_per_device: int
-    bytes_down_per_device: int
-    model_bytes_per_device: int
-    agent_peak_rss_bytes: int
-    inference_peak_rss_bytes: int
-    seconds: float
-    adapter_dir: str
 
 
 def main() -> None:
@@ -166,24 +146,9 @@ def _report(
 
 
 def _print(report: Report, console: Console) -> None:
-    mib = 1 << 20
-    rows = {
-        "held-out accuracy": f"{report.accuracy_before:.1%} before, {report.accuracy_after:.1%} after, "
-        f"{report.accuracy_by_peft:.1%} as PEFT loads it",
-        "linear probe, for reference": f"{report.probe_accuracy:.1%} (ridge on frozen features, all data in one place)",
-        "head began at": report.head_init,
-        "rounds": f"{report.rounds}, {report.directions} directions, {report.example_passes:.0f} example-passes",
-        "bytes per device": f"{report.bytes_up_per_device / 1024:.0f} KiB up, "
-        f"{report.bytes_down_per_device / 1024:.0f} KiB down, and once the model, "
-        f"{report.model_bytes_per_device / mib:.0f} MiB",
-        "peak memory of an agent": f"{report.agent_peak_rss_bytes / mib:.0f} MiB; "
-        f"inference alone {report.inference_peak_rss_bytes / mib:.0f} MiB",
-        "time": f"{report.seconds:.0f} s",
-        "adapter": report.adapter_dir,
-    }
     console.print()
-    for name, value in rows.items():
-        console.print(f"{name:28} {value}", highlight=False, soft_wrap=True)
+    for line in lines(report):
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

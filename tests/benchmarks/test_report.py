@@ -12,7 +12,7 @@ from helpers.synthetic_curves import curve
 from benchmarks.convergence.figures import Curves
 from benchmarks.convergence.report import Places, write_report
 from benchmarks.convergence.runs import Settings, all_runs
-from benchmarks.convergence.tables import ablation_table, non_iid_table, task_table
+from benchmarks.convergence.tables import ablation_table, non_iid_table, sections, task_table
 from benchmarks.convergence.tasks import TASKS, files_of
 
 FOUND = [
@@ -60,6 +60,14 @@ def test_the_highest_accuracy_that_all_reach_is_a_column() -> None:
     ]
     header = row(task_table(TASKS["ag_news"], Curves(race), lambda _: False), "method")
     assert header[5] == "passes to 73.1%"
+
+
+def test_a_task_without_devices_alike_is_in_the_table_of_skewed_devices_alone() -> None:
+    tweets = curve("default", [(0, 0.25), (600, 0.85)], task="twitter_airline", population="user", final=0.8)
+    lines = list(sections(Curves([*FOUND, tweets]), [], lambda _: False, {}))
+    assert f"### {TASKS['twitter_airline'].title}" not in lines
+    assert row(lines, TASKS["twitter_airline"].title, "`default`", "70%", "user")
+    assert "No curve yet." not in lines
 
 
 def test_the_slow_down_of_a_skewed_population() -> None:

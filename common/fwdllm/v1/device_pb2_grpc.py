@@ -27,7 +27,7 @@ class EnrolmentServiceServicer(object):
     """
 
     def Enroll(self, request, context):
-        """Trades a one-time token and a certificate request for a client certificate.
+        """Exchange a one-time token and a certificate request for a client certificate.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -71,7 +71,7 @@ class EnrolmentService(object):
 
 
 class DeviceServiceStub(object):
-    """Mutual TLS: the device is who its certificate says.
+    """Mutual TLS: the certificate identifies the device.
     """
 
     def __init__(self, channel):
@@ -118,55 +118,55 @@ class DeviceServiceStub(object):
 
 
 class DeviceServiceServicer(object):
-    """Mutual TLS: the device is who its certificate says.
+    """Mutual TLS: the certificate identifies the device.
     """
 
     def CheckIn(self, request, context):
-        """Says what the device has and can do; gets an assignment, or when to ask again. A check-in with a hold among its
-        conditions gives back every assignment that the device has at hand, and any check-in those of jobs that it does not
-        choose: others measure the rest. What it has measured still counts until the round closes.
+        """Report what the device has and can do; return an assignment, or when to check in again. A check-in with a hold among
+        its conditions returns every open assignment of the device, and any check-in those of jobs that it does not choose:
+        other devices measure the rest. Its scalars still count until the round closes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetArtifact(self, request, context):
-        """A file of the model bundle by its hash, from an offset.
+        """Send a file of the model bundle by its hash, from an offset.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetWeights(self, request, context):
-        """The weights at a version: the ledger since the version that the device has, or a snapshot, whichever is smaller.
+        """Send the weights at a version: the ledger since the version that the device has, or a snapshot, whichever is smaller.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Report(self, request_iterator, context):
-        """Scalars as they are computed; each message is answered once everything in it is durable.
+        """Report scalars as they are computed; each message is answered once everything in it is durable.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportFeatureSums(self, request, context):
-        """Per-class sums of features, answered once they are durable; only from a device whose owner allows it.
+        """Report per-class sums of features, answered once they are durable; only from a device whose owner allows it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReportSelfTest(self, request, context):
-        """What the device's scalars are worth, before its first ones on a bundle with a canary.
+        """Report the result of the bundle's known-answer test, before the first scalars on that bundle.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RenewCertificate(self, request, context):
-        """Since 1.2. A certificate for a new key, asked for with the old one, which is good until the new one is first shown.
+        """Since 1.2. Sign a certificate for a new key. The old one stays valid until the first use of the new one.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -218,7 +218,7 @@ def add_DeviceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class DeviceService(object):
-    """Mutual TLS: the device is who its certificate says.
+    """Mutual TLS: the certificate identifies the device.
     """
 
     @staticmethod

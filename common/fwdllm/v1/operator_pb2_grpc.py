@@ -82,7 +82,7 @@ class OperatorServiceServicer(object):
     """
 
     def SubmitJob(self, request, context):
-        """Checks a job file, prepares its model and puts the job in the queue.
+        """Check a job file, prepare its model and queue the job.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -101,7 +101,7 @@ class OperatorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """The job as it is now and at every change, until it ends.
+        """Send the job as it is now and at every change, until it ends.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -114,28 +114,28 @@ class OperatorServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PauseJob(self, request, context):
-        """The round under way ends; no other begins until the job is resumed.
+        """Finish the current round; begin no other until the job is resumed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeJob(self, request, context):
-        """Goes on with a job that was paused or stopped, or failed.
+        """Continue a job that was paused or stopped, or failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SetJobPriority(self, request, context):
-        """Of jobs that wait for the same devices the one of the highest priority gets them.
+        """Set the priority: of jobs that wait for the same devices the one with the highest gets them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ExportAdapter(self, request, context):
-        """The trained adapter, file by file.
+        """Send the trained adapter, file by file.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
