@@ -158,7 +158,6 @@ class Session:
         if self._clock() < self._gave_up.get(assignment.job_id, 0.0):
             return pause  # a coordinator before 1.3 ignores reported failures
         self._note_waiting("")
-        began = self._clock()
         _log.debug("work begins", job=assignment.job_name, round=assignment.round, version=assignment.version)
         try:
             window = self._work(assignment)
@@ -168,12 +167,10 @@ class Session:
                 self._notes.failed(assignment.job_name, failed.code, failed.why)
             self._gave_up[assignment.job_id] = self._clock() + FAILED_PAUSE_MS / 1000
             self._unreported = [*self._unreported, failed.to_message()][-MAX_FAILURES:]
-            if (
-                self._once and self._first_failure is None
-            ):  # only the first: a traceback keeps the model and the rows in memory
+            if self._once and self._first_failure is None:  # only one: a traceback keeps model and rows in memory
                 self._first_failure = failed.cause
             return AT_ONCE
-        _log.debug("work ended", job=assignment.job_name, seconds=round(self._clock() - began, 1))
+        _log.debug("work ended", job=assignment.job_name, round=assignment.round)
         if self._notes is not None:
             self._notes.did(assignment.job_name)
         return window
