@@ -1,1 +1,1 @@
-"""The numerical ground truth and the wire helpers that coordinator and device share (numpy and protobuf only)."""
+"""What coordinator and device share: the numerical reference and the wire helpers (numpy and protobuf only)."""

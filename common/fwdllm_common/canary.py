@@ -1,6 +1,7 @@
-"""A few texts, a θ and directions whose scalars are known: by them a device finds out what its own are worth.
+"""Known-answer test of a bundle: a few texts, a θ and directions whose scalars the coordinator has computed.
 
-The file is a line of JSON and then θ, little-endian float32.
+A device computes the same scalars and compares them (DESIGN §4). The file is a line of JSON, followed by θ as
+little-endian float32.
 """
 
 from __future__ import annotations
@@ -20,20 +21,19 @@ from fwdllm_common.layout import Float32Vector
 CANARY_DIRECTIONS = Directions(0x63616E617279)
 CANARY_SEEDS: NDArray[np.uint64] = np.arange(1, 9, dtype=np.uint64)
 MAX_SIGNAL_TO_NOISE = 1e6
-"""What equal scalars have."""
+"""The value for equal scalars."""
 
 BlockScalars: TypeAlias = Mapping[str, Sequence[float]]
-"""For each block the scalars of :data:`CANARY_SEEDS`."""
+"""The scalars of :data:`CANARY_SEEDS` in each block."""
 
 
 @dataclass(frozen=True, eq=False)
 class Canary:
-    """``rows`` of token ids with their ``labels``, ``theta`` float32 ``[d]``, and each block's ``epsilons``.
+    """The known-answer test of one bundle.
 
-    Labels are classes, or the first and last token of each answer.
-
-    ``expected`` are the scalars of the bundle that the canary is part of, ``float32`` those of the model before it was
-    quantised, both computed by the coordinator.
+    ``rows`` are token ids; ``labels`` are class indices, or the first and last token of each answer. ``theta`` is
+    float32 ``[d]``, ``epsilons`` the step size of each block; ``central`` selects central differences. ``expected`` are
+    the scalars of the bundle, ``float32`` those of the model before quantisation; the coordinator computes both.
     """
 
     rows: Sequence[Sequence[int]]
@@ -45,7 +45,7 @@ class Canary:
     float32: BlockScalars
 
     def to_bytes(self) -> bytes:
-        """The file; the same canary has the same bytes."""
+        """Return the file's bytes; equal tests have equal bytes."""
         facts = {
             "rows": [list(row) for row in self.rows],
             "labels": np.asarray(self.labels).tolist(),
@@ -59,9 +59,9 @@ class Canary:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Canary:
-        """The inverse of :meth:`to_bytes`.
+        """Parse the bytes that :meth:`to_bytes` returns.
 
-        :raises BadInputError: the bytes are no canary.
+        :raises BadInputError: the bytes are not such a file.
         """
         line, _, theta = data.partition(b"\n")
         try:
@@ -76,13 +76,14 @@ class Canary:
                 float32=_scalars(facts["float32"]),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-            raise BadInputError(f"the bundle's canary is unreadable ({error}); update fwdllm") from error
+            raise BadInputError(f"the bundle's known-answer test is unreadable ({error}); update fwdllm") from error
 
 
 def signal_to_noise(found: BlockScalars, expected: BlockScalars) -> float:
-    """Root mean square of the expected scalars over that of what is found beside them, in the worst block.
+    """Return the signal-to-noise ratio of the ``found`` scalars in the worst block.
 
-    At least 0, as where a scalar is not finite, and at most :data:`MAX_SIGNAL_TO_NOISE`.
+    It is the root mean square of the expected scalars over that of the errors, from 0 (also where a scalar is not
+    finite) to :data:`MAX_SIGNAL_TO_NOISE`.
     """
     return min(_ratio(np.asarray(found[block]), np.asarray(scalars)) for block, scalars in expected.items())
 

@@ -1,4 +1,4 @@
-"""What a federated evaluation comes to: counts over the local validation rows, nothing of a single one."""
+"""The result of a federated evaluation: counts over the local validation rows, never a value of a single row."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from fwdllm.v1 import device_pb2
 
 
 class Counts(NamedTuple):
-    """``correct`` of ``total`` predictions; where spans are answers, these are the exact ones and ``f1`` adds up F1."""
+    """``correct`` of ``total`` predictions; for answer spans, exact matches, with the sum of F1 in ``f1``."""
 
     correct: int
     total: int
     f1: float | None = None
 
     def to_message(self) -> device_pb2.EvaluationCounts:
-        """The counts as they go over the wire."""
+        """Return the counts as a wire message."""
         return device_pb2.EvaluationCounts(correct=self.correct, total=self.total, f1=self.f1)

@@ -1,4 +1,4 @@
-"""What ``doctor`` says on both sides: findings, each with what to type next."""
+"""The checks and the report of ``doctor`` that coordinator and device share."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fwdllm_common.golden import disagreements
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one thing is: what was ``found``, and what to do or type ``next`` unless all is well."""
+    """The result of one check: what was ``found``, and what to do or type ``next`` unless the state is ok."""
 
     state: Literal["ok", "warning", "failed"]
     found: str
@@ -23,26 +23,26 @@ class Verdict:
 
 
 Check: TypeAlias = Callable[[], Verdict]
-"""Looks at one thing; a :class:`FwdllmError` that it raises is a failed one."""
+"""A check of one thing; a :class:`FwdllmError` that it raises counts as failed."""
 
 
 def ok(found: str) -> Verdict:
-    """All is well."""
+    """Return a verdict without anything to do."""
     return Verdict("ok", found)
 
 
-def warning(found: str, next: str) -> Verdict:  # noqa: A002 - the user's word
-    """It works, and will not for long or not as it might."""
+def warning(found: str, next: str) -> Verdict:  # noqa: A002 - as in the report
+    """Return the verdict of something that works now, but will stop working or works below its capability."""
     return Verdict("warning", found, next)
 
 
 def failed(found: str, next: str) -> Verdict:  # noqa: A002
-    """It cannot work."""
+    """Return the verdict of something that cannot work."""
     return Verdict("failed", found, next)
 
 
 def examine(checks: Mapping[str, Check]) -> Iterator[tuple[str, Verdict]]:
-    """Do every check, also after one that failed."""
+    """Run every check, also after a failed one, and yield its name and verdict."""
     for name, check in checks.items():
         try:
             yield name, check()
@@ -51,7 +51,7 @@ def examine(checks: Mapping[str, Check]) -> Iterator[tuple[str, Verdict]]:
 
 
 def report(findings: Iterable[tuple[str, Verdict]], show: Callable[[str], None] | None) -> list[dict[str, Any]]:
-    """The findings for programs; ``show`` gets lines for people, each finding's as soon as it is known."""
+    """Return the findings as JSON values; call ``show`` with each finding's lines of text as soon as it is known."""
     facts = []
     for name, verdict in findings:
         facts.append({"check": name, **asdict(verdict)})
@@ -63,16 +63,16 @@ def report(findings: Iterable[tuple[str, Verdict]], show: Callable[[str], None] 
 
 
 def raise_failures(facts: Sequence[Mapping[str, Any]]) -> None:
-    """End the program as failed if a check did.
+    """Raise an error if a check failed.
 
-    :raises FwdllmError: it names them.
+    :raises FwdllmError: the message names the failed checks.
     """
     if names := [fact["check"] for fact in facts if fact["state"] == "failed"]:
         raise FwdllmError(f"{len(names)} of {len(facts)} checks failed: {', '.join(names)}; do what stands beside them")
 
 
 def software(distributions: Sequence[str], extra: str) -> Verdict:
-    """Whether the packages of ``fwdllm[extra]`` are installed, and in which versions."""
+    """Check that the packages of ``fwdllm[extra]`` are installed, and report their versions."""
     found, missing = [], []
     for name in distributions:
         try:
@@ -85,25 +85,25 @@ def software(distributions: Sequence[str], extra: str) -> Verdict:
 
 
 def generator() -> Verdict:
-    """Whether this machine comes to the golden directions and weights."""
+    """Check that this machine reproduces the known answers of directions and weights."""
     if wrong := disagreements():
         return failed(
-            f"weights differ from the golden ones: {'; '.join(wrong)}",
+            f"weights differ from the known answers: {'; '.join(wrong)}",
             "install another build of numpy, and report this: such a machine must take part in no run",
         )
-    return ok("golden directions and weights, bit for bit")
+    return ok("directions and weights match the known answers bit for bit")
 
 
 def room(free: int, needed: int, what: str) -> Verdict:
-    """Whether ``free`` bytes of disk or memory are enough for what ``needed`` bytes are needed for."""
+    """Check that ``free`` bytes of disk or memory suffice for ``what``, which takes ``needed`` bytes."""
     found = f"{free / 1e9:.1f} GB free, {what} needs about {needed / 1e9:.1f} GB"
     if free < needed:
-        return warning(found, "free some, or the work may end with 'no space left' or be killed by the system")
+        return warning(found, "free some, or the work may fail with 'no space left' or be killed by the system")
     return ok(found)
 
 
 def available_memory() -> int:
-    """Memory that a program may still take, bytes; where the system does not tell, all there is."""
+    """Return the memory that a program may still allocate, bytes; all of it where the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))

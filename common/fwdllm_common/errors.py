@@ -1,36 +1,36 @@
 """Every error that fwdllm raises on purpose.
 
-* FwdllmError              anything else                                             exit code 1
-  - BadInputError          a file, option or message of the user's is wrong         exit code 2
-  - UnreachableError       the other side does not answer                            exit code 3
-  - WaitTimeoutError       it answered, but what was waited for did not happen       exit code 4
+* FwdllmError              any other failure                                         exit code 1
+  - BadInputError          a file, option or message from the user is wrong         exit code 2
+  - UnreachableError       the coordinator or device does not answer                 exit code 3
+  - WaitTimeoutError       the awaited event did not happen in time                  exit code 4
   - StoppedError           the job was stopped before it was done                    exit code 5
   - RefusedError           identity, token or certificate is not accepted            exit code 6
   - IntegrityError         a hash does not match what was announced                  exit code 7
   - BusyError              a port or directory is in use by another process          exit code 8
   - StorageError           the disk or the database cannot be written                exit code 9
-    - NoRoomError          a model does not fit what a device's owner allows            exit code 9
+    - NoRoomError          a model exceeds the disk quota of a device's owner           exit code 9
   - HeldError              the device's conditions or its owner forbid work now      exit code 10
-  - NotAllowedError        a job asks a device for what its owner does not allow     exit code 11
+  - NotAllowedError        a job asks a device for something that is not allowed     exit code 11
   - JobFailedError         the job ended without a model                             exit code 1
 
 Exit code 0 is success, 1 a failure, 130 an interrupt (Ctrl-C).
-A message is one line: what is wrong, where, and what to do next. A terminal shows it behind the error's code, and
-behind it how to read more.
+A message is one line: what is wrong, where, and what to do next. A terminal shows the error's code, the message, and
+the command that explains the code.
 """
 
 INTERRUPTED_EXIT_CODE = 130
 
 
 class FwdllmError(Exception):
-    """Base of all errors raised on purpose: ``code`` names its kind, ``exit_code`` is what a program ends with."""
+    """Base class of all errors raised on purpose; ``code`` names the kind, ``exit_code`` is the program's exit code."""
 
     code = "failed"
     exit_code = 1
 
     @property
     def line(self) -> str:
-        """The error as a terminal shows it, on one line: ``error[bad-input]: … (more: explain bad-input)``."""
+        """The error on one line, for a terminal: ``error[bad-input]: … (more: explain bad-input)``."""
         return f"error[{self.code}]: {' '.join(str(self).split())} (more: explain {self.code})"
 
 
@@ -55,7 +55,7 @@ class UnreachableError(FwdllmError):
 
 
 class WaitTimeoutError(FwdllmError):
-    """What was waited for did not happen in time."""
+    """The awaited event did not happen in time."""
 
     code = "timeout"
     exit_code = 4
@@ -76,14 +76,14 @@ class RefusedError(FwdllmError):
 
 
 class IntegrityError(FwdllmError):
-    """Bytes whose hash differs from the announced one; they are never used."""
+    """The hash of received bytes differs from the announced one; the bytes are never used."""
 
     code = "integrity"
     exit_code = 7
 
 
 class BusyError(FwdllmError):
-    """A port or a directory that another process holds."""
+    """Another process holds the port or the directory."""
 
     code = "busy"
     exit_code = 8
@@ -97,7 +97,7 @@ class StorageError(FwdllmError):
 
 
 class NoRoomError(StorageError):
-    """A model, or what is made of it, is larger than what the owner of a device allows."""
+    """A model and its derived files exceed the disk quota that the owner of a device has set."""
 
     code = "no-room"
 
@@ -110,7 +110,7 @@ class HeldError(FwdllmError):
 
 
 class NotAllowedError(FwdllmError):
-    """A job asks a device for what it does not do for anybody, or its owner does not allow; nothing was computed."""
+    """A job asks for something that no device does, or that this device's owner forbids; nothing was computed."""
 
     code = "not-allowed"
     exit_code = 11

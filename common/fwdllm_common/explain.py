@@ -1,4 +1,4 @@
-"""The page of an error, as ``explain`` of both programs shows it: ``docs/errors``, which a wheel has too."""
+"""The pages of ``docs/errors`` that the command ``explain`` of both programs prints. A wheel includes them."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ _INDEX = "index"
 
 
 def page(code: str | None) -> str:
-    """What there is to say about an error's code; without one, the table of all. Markdown.
+    """Return the page about an error's code, Markdown; without a code, the table of all codes.
 
-    :raises BadInputError: there is no such code.
+    :raises BadInputError: no error has this code.
     """
     folder = _INSTALLED if _INSTALLED.is_dir() else _REPOSITORY
     pages = {path.stem: path for path in folder.glob("*.md")}
     found = pages.get(code or _INDEX)
     if found is None:
         known = ", ".join(sorted(pages.keys() - {_INDEX}))
-        raise BadInputError(f"no error has the code {code!r}; there are {known}")
+        raise BadInputError(f"no error has the code {code!r}; the codes are {known}")
     return found.read_text(encoding="utf-8").rstrip()

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and their hashes."""
+"""Atomic writes and hashes of files."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fwdllm_common.errors import FwdllmError, StorageError
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write ``data`` so that a crash leaves the old file or the new one, both whole and on disk.
+    """Write ``data`` to ``path``; a crash leaves either the old file or the new one, complete and on disk.
 
     :raises StorageError: the disk is full or the folder cannot be written.
     """
@@ -33,9 +33,9 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, unless it is there.
+    """Create a folder and its parents if they do not exist.
 
-    :raises StorageError: it cannot be made.
+    :raises StorageError: it cannot be created.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -44,7 +44,7 @@ def make_folder(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Put the bytes of a file, or the names in a folder, on disk."""
+    """Flush the bytes of a file, or the names in a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -53,13 +53,13 @@ def sync(path: Path) -> None:
 
 
 def storage_error(path: Path, error: OSError) -> FwdllmError:
-    """The :class:`StorageError` that tells an operator what to do about ``error`` at ``path``."""
+    """Return the :class:`StorageError` that says what to do about ``error`` at ``path``."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(f"no space left to write {path}; free some and start again, nothing is lost")
     return StorageError(f"cannot write {path} ({error.strerror}); check the folder's permissions and start again")
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, hex."""
+    """Return the SHA-256 of a file, hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Numbers that every machine must come to: one that does not would spoil the run it takes part in."""
+"""Known-answer test of the replay: every machine must reproduce the same weights bit for bit to take part in a run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fwdllm_common.replay import ModelState
 
 
 def disagreements() -> list[str]:
-    """The made-up runs whose weights this machine does not reproduce bit for bit, by optimiser and directions.
+    """Return the test runs whose weights this machine does not reproduce bit for bit, by optimiser and directions.
 
-    ``golden.json`` holds a ledger of four rounds, and for each optimiser and distribution of directions the run's
-    header and the SHA-256 of its last weights.
+    ``golden.json`` holds a ledger of four rounds and, for each optimiser and distribution of directions, the run's
+    header and the SHA-256 of its final weights.
     """
     golden = json.loads(files("fwdllm_common").joinpath("golden.json").read_text("utf-8"))
     layout = Layout.from_json(golden["layout"])
@@ -29,7 +29,7 @@ def disagreements() -> list[str]:
 
 
 def initial_theta(size: int) -> Float32Vector:
-    """The runs' θ₀, float32 ``[size]``."""
+    """Return the test runs' θ₀, float32 ``[size]``."""
     return (np.arange(size, dtype=np.float32) - np.float32(100)) / np.float32(64)
 
 

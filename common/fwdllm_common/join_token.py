@@ -1,4 +1,4 @@
-"""The one line that brings a device into a federation: where to enrol, whom to trust, and a one-time secret."""
+"""The join token: one line with the enrolment address, the authority to trust and a one-time secret."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fwdllm_common.errors import BadInputError
 
 @dataclass(frozen=True)
 class JoinToken:
-    """What ``fwdllm-server enroll`` prints.
+    """The token that ``fwdllm-server enroll`` prints.
 
-    ``address`` is host:port of EnrolmentService, ``ca_sha256`` the hex SHA-256 of the CA certificate's DER bytes,
-    ``secret`` what the coordinator accepts once.
+    ``address`` is host:port of EnrolmentService, ``ca_sha256`` the hex SHA-256 of the CA certificate's DER bytes. The
+    coordinator accepts ``secret`` once.
     """
 
     address: str
@@ -25,14 +25,14 @@ class JoinToken:
     PREFIX: ClassVar[str] = "fwdllm1-"
 
     def encode(self) -> str:
-        """The token as printed: printable ASCII without spaces."""
+        """Return the token as text: printable ASCII without spaces."""
         return self.PREFIX + base64.urlsafe_b64encode(json.dumps(asdict(self)).encode()).decode().rstrip("=")
 
     @classmethod
     def decode(cls, text: str) -> JoinToken:
-        """The inverse of :meth:`encode`.
+        """Parse a token from the text that :meth:`encode` returns.
 
-        :raises BadInputError: the text is not a join token, or not all of it.
+        :raises BadInputError: the text is not a join token, or is incomplete.
         """
         wrong = BadInputError(
             "this is not a whole join token; copy the whole line that 'fwdllm-server enroll --name NAME' printed"

@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""A lock that lets one process at a time use a folder."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fwdllm_common.files import storage_error
 
 @contextmanager
 def locked(file: Path, busy: str, remedy: str) -> Iterator[None]:
-    """Hold ``file``, which names this process; the kernel lets go of it however the process ends.
+    """Hold an exclusive lock on ``file``, which gets this process' id; the kernel releases it when the process ends.
 
-    :raises BusyError: another process holds it, said as ``busy`` (with its process id) and ``remedy``.
+    :raises BusyError: another process holds it; the message is ``busy`` with its process id, then ``remedy``.
     :raises StorageError: the file cannot be written.
     """
     try:

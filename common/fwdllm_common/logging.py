@@ -1,4 +1,4 @@
-"""Structured logs: readable text on a terminal, one JSON object a line elsewhere."""
+"""Structured logs: text on a terminal, otherwise one JSON object per line."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import structlog
 
 
 def silence_grpc() -> None:
-    """Keep what gRPC writes of its own off standard error, unless ``$GRPC_VERBOSITY`` asks its C core for it.
+    """Keep gRPC's own log lines off standard error, unless ``$GRPC_VERBOSITY`` asks its C core for them.
 
-    The core reads that once, when the first channel or server is made.
+    The core reads that variable once, when the first channel or server is created.
     """
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     of_grpc = logging.getLogger("grpc")
@@ -20,7 +20,7 @@ def silence_grpc() -> None:
 
 
 def configure_logging(*, verbose: bool = False) -> None:
-    """Send structlog's events to standard error; ``verbose`` shows debug events too, gRPC's lines among them."""
+    """Send structlog's events to standard error; ``verbose`` includes debug events and gRPC's Python log lines."""
     silence_grpc()
     of_grpc = logging.getLogger("grpc")
     of_grpc.handlers, of_grpc.propagate = [_ForDebugging()], False
@@ -35,14 +35,14 @@ def configure_logging(*, verbose: bool = False) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
-        # Standard error is looked up at every event: it may have been replaced since.
+        # Standard error is looked up at every event, because it may have been replaced.
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,
     )
 
 
 class _ForDebugging(logging.Handler):
-    """What gRPC says in Python, with a traceback often: of calls that failed, which who made them tells in a line."""
+    """A handler that logs gRPC's Python records as debug events. Callers report failed calls in a line of their own."""
 
     def emit(self, record: logging.LogRecord) -> None:
         structlog.get_logger().debug("grpc", said=record.getMessage(), exc_info=record.exc_info)

@@ -1,9 +1,9 @@
-"""The model bundle as a device sees it: the graph cut into stages, the tokenizer, the layout of θ.
+"""The manifest of a model bundle: the stages of the graph, the tokenizer and the layout of θ.
 
-A forward pass is the stages in order. The first ones, without a block, are the frozen prefix: a single stage, or
-several where a device is not to hold all of it at once. Every later stage reads the activation of the one before and
-its own block of θ; the last returns the per-example loss and the logits. A direction in a block costs the stages from
-that block on, everything before comes from a cache.
+A forward pass runs the stages in order. The first stages have no block and are the frozen prefix: a single stage, or
+several so that a device need not hold all of it in memory at once. Every later stage reads the activation of the stage
+before it and its own block of θ; the last stage returns the per-example loss and the logits. A direction in a block
+costs the stages from that block on; the activation before them comes from a cache.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class BundleFile:
         if not isinstance(self.sha256, str) or not _SHA256.fullmatch(self.sha256):
             raise BadInputError(f"manifest: file {self.name!r} has no SHA-256 in lower-case hex")
         if not isinstance(self.bytes, int) or self.bytes < 0:
-            raise BadInputError(f"manifest: file {self.name!r} has a size that is none, {self.bytes!r}")
+            raise BadInputError(f"manifest: file {self.name!r} has an invalid size, {self.bytes!r}")
 
     @classmethod
     def of(cls, path: Path) -> BundleFile:
-        """The file at ``path`` as it is."""
+        """Return the entry of the file at ``path``."""
         return cls(path.name, sha256_of(path), path.stat().st_size)
 
 
@@ -65,9 +65,9 @@ class Stage:
     multiple of P and row n using copy n // (N / P); ``labels`` int64 ``[N]``, or ``[N, 2]`` where spans are answers.
     The output is ``next_activation``, float32 ``[N, T, width]`` when ``per_token`` else ``[N, width]``; the last stage
     returns ``loss`` float32 ``[N]`` and ``logits`` float32 ``[N, labels]``, or ``[N, T, 2]``, instead (width is then
-    the label count, or 2).
-    ``weights`` is the graph's external data file, if it has one. ``multiplications`` is what the stage costs: how many
-    weights, θ's among them, one token of a row (or one row, where the stage reads pooled features) is multiplied with.
+    the label count, or 2). ``weights`` is the graph's external data file, if it has one. ``multiplications`` is the
+    cost of the stage: the multiplications by weights (θ included) for one token of a row, or for one row where the
+    stage reads pooled features.
     """
 
     block: str | None
@@ -87,9 +87,10 @@ class Stage:
 class Manifest:
     """Everything a device needs to compute a loss, by hash.
 
-    ``max_tokens`` is the truncation length, ``pad_token_id`` fills up a batch, ``labels`` gives class i its name;
-    with a ``prompt`` the model reads each text in it; ``canary`` is a :class:`fwdllm_common.canary.Canary`. There are
-    labels if and only if the ``task`` is classification. With ``no_answer`` the model learns that a question has none.
+    ``max_tokens`` is the truncation length in tokens, ``pad_token_id`` the padding token. ``labels`` are the names of
+    the classes, by index; they exist if and only if the ``task`` is classification. The model reads each text inside
+    the ``prompt``, if there is one. ``canary`` is the file of a known-answer test
+    (:class:`fwdllm_common.canary.Canary`). With ``no_answer`` the model also learns questions without an answer.
     """
 
     labels: tuple[str, ...]
@@ -122,28 +123,31 @@ class Manifest:
 
     @cached_property
     def frozen(self) -> int:
-        """Number of stages before the first block, and so the index of its stage."""
+        """Number of stages before the first block, which is also the index of that block's stage."""
         return sum(1 for _ in takewhile(lambda stage: stage.block is None, self.stages))
 
     def stage_of(self, block: str) -> int:
-        """Index of the stage that reads this block of θ.
+        """Return the index of the stage that reads this block of θ.
 
-        :raises BadInputError: there is none.
+        :raises BadInputError: there is no such block.
         """
         return self.frozen + list(self.layout.blocks).index(self.layout.block(block).name)
 
     @cached_property
     def files(self) -> tuple[BundleFile, ...]:
-        """Every file that a device must hold, without repetition."""
+        """Every file of the bundle, without repetition."""
         return tuple(dict.fromkeys(self._files()))
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """Bytes of each file by its SHA-256."""
+        """Size of each file in bytes, by SHA-256 (hex)."""
         return {file.sha256: file.bytes for file in self.files}
 
     def row_costs(self, tokens: NDArray[Any]) -> NDArray[Any]:
-        """Multiplications of every stage for rows of so many (padded) tokens, ``[stages, rows]``."""
+        """Return the multiplications of every stage for rows of these padded lengths, ``[stages, rows]``.
+
+        :param tokens: tokens of each row, int64 ``[rows]``.
+        """
         reads_tokens = [True, *(stage.per_token for stage in self.stages[:-1])]
         return np.array(
             [
@@ -162,7 +166,7 @@ class Manifest:
                 yield stage.weights
 
     def to_bytes(self) -> bytes:
-        """Canonical JSON, UTF-8; its SHA-256 names the bundle."""
+        """Return the manifest as canonical JSON, UTF-8; its SHA-256 names the bundle."""
         value = {
             "format": MANIFEST_FORMAT,
             "labels": list(self.labels),
@@ -180,9 +184,9 @@ class Manifest:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Manifest:
-        """The inverse of :meth:`to_bytes`.
+        """Parse the bytes that :meth:`to_bytes` returns.
 
-        :raises BadInputError: the bytes are not such a manifest, or of another format.
+        :raises BadInputError: the bytes are not a manifest, or one of another format.
         """
         try:
             value = json.loads(data)

@@ -1,4 +1,4 @@
-"""The words around a text that make a language model's next word the answer."""
+"""Prompt templates, which turn a text into one whose next word is the answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PLACEHOLDER = "{text}"
 
 
 class Encoded(Protocol):
-    """What is needed of an ``Encoding`` of the tokenizers package; ``offsets`` count characters."""
+    """The part of the tokenizers package's ``Encoding`` that a prompt reads."""
 
     @property
     def ids(self) -> Sequence[int]:
@@ -21,13 +21,13 @@ class Encoded(Protocol):
 
     @property
     def offsets(self) -> Sequence[tuple[int, int]]:
-        """Where each token begins and ends; (0, 0) for one that the tokenizer adds."""
+        """Start and end of each token in characters; (0, 0) for a token that the tokenizer adds."""
         ...
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """A template with ``{text}`` in it, once, such as ``"{text} It was"``."""
+    """A template that contains ``{text}`` exactly once, such as ``"{text} It was"``."""
 
     template: str
 
@@ -37,23 +37,23 @@ class Prompt:
 
     @classmethod
     def of(cls, template: str | None) -> Prompt | None:
-        """The prompt, if there is one.
+        """Return the prompt with this template, or None for None.
 
-        :raises BadInputError: the template does not hold ``{text}`` once.
+        :raises BadInputError: the template does not contain ``{text}`` exactly once.
         """
         return None if template is None else cls(template)
 
     def apply(self, text: str) -> str:
-        """The prompt with ``text`` in it, to be tokenised as a whole, without truncation."""
+        """Return the prompt with ``text`` in it, to be tokenised as a whole, without truncation."""
         return self.template.replace(PLACEHOLDER, text)
 
     def cut(self, encoding: Encoded, text: str, max_tokens: int) -> list[int]:
-        """Token ids of the tokenised ``apply(text)``, at most ``max_tokens``: too long a text loses its end."""
+        """Return at most ``max_tokens`` token ids of the tokenised ``apply(text)``; a longer text loses its end."""
         ids = list(encoding.ids)
         excess = len(ids) - max_tokens
         if excess <= 0:
             return ids
         end = self.template.index(PLACEHOLDER) + len(text)
-        # A token that reaches beyond the text belongs to what follows it.
+        # A token that extends beyond the text belongs to the part that follows it.
         after = next((index for index, (_, stop) in enumerate(encoding.offsets) if stop > end), len(ids))
         return [*ids[: max(after - excess, 0)], *ids[after:]][-max_tokens:]

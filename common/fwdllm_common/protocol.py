@@ -8,7 +8,8 @@ PROTOCOL_MAJOR = 1
 PROTOCOL_MINOR = 3
 
 GENERATOR_VERSION = 1
-"""How a seed becomes a direction. Here and not in :mod:`fwdllm_common.directions`: an idle device loads no numpy."""
+"""Version of the map from a seed to a direction. :mod:`fwdllm_common.directions` would load numpy, which an idle device
+does without."""
 ORTHOGONAL_GENERATOR_VERSION = 2
 """That of runs with orthogonal directions or weight decay; all others stay at 1, which older devices know."""
 GENERATOR_2 = "generator-2"
@@ -21,31 +22,31 @@ MAX_PACKED_PER_REPORT = 1 << 16
 MOST_PRIORITY = 1000
 
 FEATURE_SUMS = "feature-sums"
-"""Capability of a device whose owner allows per-class sums of features (DESIGN §2, invariant 1)."""
+"""Capability: the device's owner allows per-class sums of features (DESIGN §2, invariant 1)."""
 MIN_CLASS_ROWS = 8
-"""Fewest rows that such a sum may be of: devices leave out smaller classes, coordinators refuse them."""
+"""Fewest rows in such a sum. Devices leave smaller classes out, coordinators refuse them."""
 
 MAX_FAILURES, MAX_FAILURE_CODE, MAX_FAILURE_MESSAGE = 16, 32, 300
-"""Most failed assignments in a check-in, and characters of one's code and message."""
+"""Most failed assignments in a check-in, and most characters of a failure's code and message."""
 
 REASON_KEY = "fwdllm-reason"
-"""Trailing metadata that carries the :class:`Reason` of a refusal."""
+"""Key of the trailing metadata with the :class:`Reason` of a refusal."""
 
 RETRY_AFTER_KEY = "fwdllm-retry-after-ms"
-"""Trailing metadata of a refusal with reason ``busy``: milliseconds after which to try again."""
+"""Key of the trailing metadata of a ``busy`` refusal: milliseconds after which to try again."""
 
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # No compression: gRPC inflates a message before it looks at its size, and a megabyte may become a gigabyte. The
-    # first option refuses a call that says it is compressed, and may inflate its message before; the second never does.
+    # No compression: gRPC decompresses a message before it checks its size, and a megabyte may become a gigabyte. The
+    # first option refuses a compressed call but may decompress its message first; the second never decompresses.
     ("grpc.compression_enabled_algorithms_bitset", 1),
     ("grpc.per_message_decompression", 0),
 )
 
 
 class Reason(StrEnum):
-    """Why a call was refused, for programs; the status details say the same to people."""
+    """Reason for a refused call, for programs; the status details give it in words."""
 
     BAD_FIELD = "bad-field"
     BAD_TOKEN = "bad-token"  # noqa: S105 - a reason, not a secret

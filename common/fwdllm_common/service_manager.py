@@ -1,4 +1,4 @@
-"""Telling systemd how far a service is (``Type=notify``, sd_notify(3))."""
+"""Notifications of a service's state to systemd (``Type=notify``, sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import socket
 
 
 def notify(state: str) -> None:
-    """Send ``state``, such as ``READY=1``, to the service manager; nothing happens where there is none."""
+    """Send ``state``, such as ``READY=1``, to the service manager; do nothing where there is none."""
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return
     if address.startswith("@"):
-        address = "\0" + address[1:]  # Linux' abstract names
+        address = "\0" + address[1:]  # an abstract socket name of Linux
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as link:
         link.sendto(state.encode(), address)

@@ -1,4 +1,4 @@
-"""Which systems the programs run on: imported before what exists on those alone."""
+"""A check of the operating system. Programs import it before modules that other systems lack."""
 
 import sys
 

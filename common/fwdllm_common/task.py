@@ -1,4 +1,4 @@
-"""What a model is trained for: it says what labels, logits and a row of data are."""
+"""The tasks a model can be trained for. The task defines labels, logits and a row of data."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal, get_args
 Task = Literal["classification", "question-answering"]
 
 CLASSIFICATION: Task = "classification"
-"""A row is a text with a label; the model gives a logit for each class."""
+"""A row is a text and a label; the model returns a logit for each class."""
 QUESTION_ANSWERING: Task = "question-answering"
-"""A row is a question, a context and the span in it that answers; the model scores each token as its start and end."""
+"""A row is a question, a context and the answer's span in it; the model scores each token as its start and end."""
 TASKS: tuple[Task, ...] = get_args(Task)

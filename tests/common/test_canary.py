@@ -31,7 +31,7 @@ def test_the_file_holds_everything():
 
 @given(st.binary(max_size=60) | st.sampled_from([*range(180), 188, 190]).map(lambda cut: CANARY.to_bytes()[:cut]))
 def test_anything_else_is_refused(data: bytes):
-    with pytest.raises(BadInputError, match="canary is unreadable"):
+    with pytest.raises(BadInputError, match="known-answer test is unreadable"):
         Canary.from_bytes(data)
 
 

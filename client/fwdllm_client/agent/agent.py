@@ -1,4 +1,4 @@
-"""The agent put together: home, data and coordinator, and the engine once there is work for it."""
+"""Assembly of the agent: home, data and coordinator, and the engine once there is work for it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class LocalData:
-    """The rows of ``source``, of which ``validation_fraction`` is kept back for evaluation."""
+    """The rows of ``source``; the part ``validation_fraction`` of them, 0 to 1, is held out for evaluation."""
 
     source: Source
     validation_fraction: float
@@ -57,13 +57,13 @@ def run_agent(
     threads: int = 0,
     once: bool = False,
 ) -> None:
-    """Serve the coordinator that ``home`` has joined, with ``data``, until ``stop`` (or ``once``).
+    """Serve the coordinator that ``home`` has joined, with ``data``, until ``stop`` is set.
 
-    The data is checked before anybody is contacted. ``sensors`` are those of this machine if none are given.
-    ``threads`` of 0 means one per core.
+    With ``once`` the agent checks in a single time. The data is checked before the first call. ``sensors`` default to
+    those of this machine. ``threads`` of 0 means as many as tuning finds worthwhile.
 
-    :raises BadInputError: not joined, the data or the settings are wrong, or the coordinator refuses what the device
-        says of itself.
+    :raises BadInputError: the device has not joined, the data or the settings are wrong, or the coordinator refuses the
+        device's profile.
     :raises BusyError: another agent runs in ``home``.
     :raises RefusedError: the device is revoked or unknown, or its key or certificate is damaged.
     :raises StorageError: the disk is full.
@@ -72,7 +72,7 @@ def run_agent(
     identity = home.load_identity()
     check_identity(home, identity)
     settings = Settings.load(home.settings)
-    rules, room = settings.rules, CacheQuota(home.cache, settings.cache_limit_bytes)
+    rules, quota = settings.rules, CacheQuota(home.cache, settings.cache_limit_bytes)
     permission = Permission(Gate(sensors or sensors_of_this_machine(), rules), rules, ChoicesFile(home.choices))
     with home.lock():
         profile = profile_of(data, policy)
@@ -93,24 +93,24 @@ def run_agent(
                 training_rows=profile.training_examples,
                 validation_rows=profile.validation_examples,
                 labels=len(profile.labels),
-                least_rows=settings.least_rows.words,
+                least_rows=settings.least_rows.description,
                 feature_sums="never sent" if policy.class_rows is None else f"of {policy.class_rows} rows or more",
             )
             notify("READY=1")
             if settings.least_rows.is_shortened_for(profile.training_examples):
                 _log.warning(
-                    "this device has few rows: every scalar is over all of them",
+                    "this device has few rows; every scalar is computed over all of them",
                     training_rows=profile.training_examples,
                     usual=settings.least_rows.minimum,
                 )
-            # Only a warning: the device's clock may be wrong, and the coordinator's is the one that counts.
+            # Only a warning: this device's clock may be wrong, and the coordinator's clock decides.
             if identity.expires_unix_s <= time.time():
                 _log.warning(
                     "the certificate has expired; ask for a new token and run: fwdllm-client join TOKEN --force"
                 )
             work = _when_needed(
                 lambda: _work(
-                    home, room, data, policy, settings, coordinator, journal, new_reporter, stop, permission, threads
+                    home, quota, data, policy, settings, coordinator, journal, new_reporter, stop, permission, threads
                 )
             )
             retry = Retry(coordinator.address, stop)
@@ -123,7 +123,7 @@ def run_agent(
 
 
 def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
-    """What the device says at every check-in.
+    """Return the profile that the device sends at every check-in.
 
     :raises BadInputError: the data cannot be read.
     """
@@ -144,7 +144,7 @@ def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
 
 def _work(
     home: ClientHome,
-    room: CacheQuota,
+    quota: CacheQuota,
     data: LocalData,
     policy: Policy,
     settings: Settings,
@@ -155,7 +155,7 @@ def _work(
     permission: Permission,
     threads: int,
 ) -> Work:
-    # An idle device has loaded neither numpy nor a tokenizer nor onnxruntime.
+    # Imported here so that an idle device loads neither numpy nor a tokenizer nor onnxruntime.
     from fwdllm_client.agent.allocator import return_freed_memory_to_system
     from fwdllm_client.agent.assignment import AssignmentWork
     from fwdllm_client.agent.energy import energy_of_this_machine
@@ -171,10 +171,10 @@ def _work(
     retry = Retry(coordinator.address, stop)
     class_rows = None if policy.class_rows is None else max(policy.class_rows, settings.least_rows.minimum)
     return AssignmentWork(
-        ArtifactCache(room, coordinator, retry),
-        Weights(room.weights, coordinator, retry),
+        ArtifactCache(quota, coordinator, retry),
+        Weights(quota.weights, coordinator, retry),
         journal,
-        lambda bundle: LocalCompute(bundle, data.source, data.validation_fraction, room, threads, settings.least_rows),
+        lambda bundle: LocalCompute(bundle, data.source, data.validation_fraction, quota, threads, settings.least_rows),
         new_reporter,
         stop,
         permission,
@@ -198,7 +198,7 @@ def _when_needed(make: Callable[[], Work]) -> Work:
 
 
 def _installed(name: str) -> str:
-    """The version of a distribution by the name of its folder: importlib.metadata would cost an idle device 7 MB."""
+    """Read a distribution's version off its folder's name: importlib.metadata would cost an idle device 7 MB."""
     for folder in sys.path:
         for info in Path(folder).glob(f"{name}-*.dist-info"):
             return info.name.split("-")[1].removesuffix(".dist")

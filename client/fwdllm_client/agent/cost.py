@@ -1,4 +1,4 @@
-"""What some computing cost the device."""
+"""The cost of a computation on the device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Cost(NamedTuple):
-    """Seconds, passes of one example through the whole model, and joules, None if they were not measured."""
+    """Seconds, passes of one example through the whole model, and joules (None if not measured)."""
 
     seconds: float
     example_passes: float

@@ -1,4 +1,4 @@
-"""What the work costs the device."""
+"""The device's resource usage: time, memory, energy and traffic."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _STATUS = Path("/proc/self/status")
 
 
 def peak_rss_bytes() -> int:
-    """Largest resident memory of this process so far, bytes."""
-    # getrusage also remembers the process that this one was forked from; Linux' high-water mark does not.
+    """Return the peak resident memory of this process, bytes."""
+    # getrusage includes the process that this one was forked from; Linux' high-water mark does not.
     if _STATUS.exists():
         for line in _STATUS.read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -28,12 +28,12 @@ def peak_rss_bytes() -> int:
 
 
 def physical_memory_bytes() -> int:
-    """Memory of the machine, bytes."""
+    """Return the physical memory of the machine, bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def effort_message(cost: Cost, traffic: Traffic) -> device_pb2.Effort:
-    """What a report says of the work behind it, and of this process so far."""
+    """Return the wire message with the cost of a report and this process' peak memory and traffic so far."""
     return device_pb2.Effort(
         seconds=cost.seconds,
         example_passes=cost.example_passes,
@@ -46,10 +46,11 @@ def effort_message(cost: Cost, traffic: Traffic) -> device_pb2.Effort:
 
 
 class Meter:
-    """The cost of computing since it was last taken.
+    """A meter of the cost since its last reading.
 
     :param clock: seconds, monotonic.
     :param passes: passes of one example through the whole model so far.
+    :param energy: joules so far, or None.
     """
 
     def __init__(self, clock: Callable[[], float], passes: Callable[[], float], energy: Energy) -> None:
@@ -59,7 +60,7 @@ class Meter:
         self._since = self._now()
 
     def take(self) -> Cost:
-        """What it cost since the last call or the start."""
+        """Return the cost since the last call, or since construction."""
         then, self._since = self._since, self._now()
         now = self._since
         joules = None if then.joules is None or now.joules is None else now.joules - then.joules

@@ -1,4 +1,4 @@
-"""Energy that the device uses while it computes, where it can tell; of all that runs on it, not the agent alone."""
+"""The energy that the whole device uses during the work, where it can be measured."""
 
 from __future__ import annotations
 
@@ -9,31 +9,34 @@ from pathlib import Path
 from fwdllm_client.conditions.files import names_in, number_in, text_of
 
 Energy = Callable[[], float | None]
-"""Joules since some moment, never less than before; None while they are not known."""
+"""Returns the joules since a fixed moment, never decreasing; None while unknown."""
 
 
 def energy_of_this_machine(watts: Callable[[], float | None], root: Path = Path("/")) -> Energy:
-    """By the processor's own counters where they may be read, else by the ``watts`` that are drawn from a battery."""
+    """Measure by the processor's counters where they are readable, otherwise by the ``watts`` drawn from a battery.
+
+    ``root`` is the folder that contains ``sys``.
+    """
     counters = ProcessorEnergy(root)
     return counters if counters() is not None else BatteryEnergy(watts)
 
 
 class ProcessorEnergy:
-    """RAPL: what the packages of an x86 processor have used, by counters that begin again at their end.
+    """RAPL: the energy of an x86 processor's packages, from counters that wrap around.
 
-    Linux lets only root read them, unless the machine's owner allows more.
+    By default Linux lets only root read the counters.
     """
 
     def __init__(self, root: Path = Path("/")) -> None:
         folder = root / "sys/class/powercap"
         zones = [folder / name for name in names_in(folder) or () if name.startswith("intel-rapl:")]
-        # A package's parts, and the platform that it is a part of, would be counted twice.
+        # Only packages: their subzones, and the platform zone that contains them, would count twice.
         self._zones = [zone for zone in zones if (text_of(zone / "name") or "").startswith("package-")]
         self._last: Mapping[Path, float] = {}
         self._microjoules = 0.0
 
     def __call__(self) -> float | None:
-        """See :data:`Energy`."""
+        """Return the joules since construction; None if a counter cannot be read."""
         read = {zone: found for zone in self._zones if (found := number_in(zone / "energy_uj")) is not None}
         if not read or len(read) < len(self._zones):
             return None
@@ -47,8 +50,9 @@ class ProcessorEnergy:
 
 
 class BatteryEnergy:
-    """What has been drawn from a battery: the ``watts`` of now, for the time since the last call.
+    """The energy drawn from a battery: the present power times the time since the last call.
 
+    :param watts: the power drawn now, watts; None if unknown.
     :param clock: seconds, monotonic.
     """
 
@@ -59,7 +63,7 @@ class BatteryEnergy:
         self._joules = 0.0
 
     def __call__(self) -> float | None:
-        """See :data:`Energy`."""
+        """Return the joules since construction; None while the power is unknown."""
         elapsed, self._at = self._clock() - self._at, self._clock()
         watts = self._watts()
         if watts is None:

@@ -1,7 +1,7 @@
-"""Sends per-class sums of features, where the device's owner allows it (DESIGN §2, invariant 1).
+"""Sending of per-class sums of features, where the device's owner allows it (DESIGN §2, invariant 1).
 
-Nothing is kept in the journal: the features are in the engine's cache, so an agent that is started again makes the same
-sums in no time, and the coordinator recognises what it has.
+The journal is not needed: the features are in the engine's cache, so a restarted agent computes the same sums quickly,
+and the coordinator recognises those that it has.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from fwdllm_client.connection.transport import Coordinator
 from fwdllm_client.engine import ClassSum
 
 FLOATS_PER_MESSAGE = 1 << 19
-"""Most numbers in a message, unless a single sum has more: 2 MiB, half of what a message may have."""
+"""Most float32 values in a message, unless a single sum has more: 2 MiB, half of the message limit."""
 
 _log = structlog.get_logger()
 
 
 class FeatureSums:
-    """The way out of the device, closed to every class of fewer than ``class_rows`` distinct rows."""
+    """Sends sums of features; leaves out every class of fewer than ``class_rows`` distinct rows."""
 
     def __init__(self, coordinator: Coordinator, retry: Retry, class_rows: int) -> None:
         self._coordinator = coordinator
@@ -39,9 +39,11 @@ class FeatureSums:
         sums: Sequence[ClassSum],
         cost: Cost,
     ) -> device_pb2.CheckInWindow | None:
-        """Send what the owner allows of ``sums`` and say so in the log; returns when to check in again.
+        """Send the allowed ``sums``, log what was sent, and return when to check in again.
 
-        :raises WorkGoneError: the coordinator does not ask for them any more.
+        ``labels`` are the names of the classes by index; ``cost`` is that of computing the sums.
+
+        :raises WorkGoneError: the coordinator no longer asks for them.
         :raises StopRequested: the agent is to stop.
         """
         allowed = [found for found in sums if found.distinct >= self._class_rows]
@@ -63,7 +65,7 @@ class FeatureSums:
 
 
 def _messages(assignment_id: str, sums: Sequence[ClassSum]) -> Iterator[device_pb2.FeatureSumsRequest]:
-    """At least one, even if there is nothing to send: the coordinator need not wait for more."""
+    """Yield at least one message, even without sums, so that the coordinator does not wait for more."""
     together = max(1, FLOATS_PER_MESSAGE // len(sums[0].features)) if sums else 1
     for start in range(0, max(1, len(sums)), together):
         yield device_pb2.FeatureSumsRequest(

@@ -1,4 +1,4 @@
-"""Which model each job has: the one that it came with, for as long as it lasts."""
+"""The model of each job, which must stay the same for the life of the job."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from fwdllm_common.errors import NotAllowedError
 from fwdllm_common.files import write_atomically
 
 MOST_JOBS = 256
-"""Of more than so many the one that came first is forgotten."""
+"""Most jobs that are remembered; the oldest is forgotten first."""
 
 
 class JobModels:
-    """The hash of each job's model, in the file ``path`` and so across restarts."""
+    """The hash of each job's model, kept in the file ``path`` across restarts."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._known: dict[str, str] = _read(path)
 
     def check(self, assignment: device_pb2.Assignment) -> None:
-        """Remember the model of a new job.
+        """Check that the job's model is the known one, and remember that of a new job.
 
         :raises NotAllowedError: the job had another model before.
         :raises StorageError: the disk is full.
@@ -36,7 +36,7 @@ class JobModels:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """What is there; a file that is damaged knows nothing."""
+    """Return the hashes by job; none if the file is missing or damaged."""
     try:
         return {str(job): str(model) for job, model in json.loads(path.read_bytes()).items()}
     except (OSError, ValueError, AttributeError):

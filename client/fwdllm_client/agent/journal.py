@@ -1,8 +1,7 @@
-"""Scalars that are computed and not yet acknowledged, kept through any crash (DESIGN §2, invariant 4).
+"""A durable journal of scalars that are computed and not yet acknowledged (DESIGN §2, invariant 4).
 
-SQLite in WAL mode with synchronous=FULL: one fsync for each group of scalars, frames with checksums so that a torn tail
-is dropped at the next start, and a full disk leaves the file as it was. All of that would have to be written and proven
-again in a file format of our own.
+SQLite in WAL mode with synchronous=FULL gives one fsync per group of scalars, checksums by which the next start drops a
+torn tail, and a file that a full disk leaves intact.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ from fwdllm_common.errors import StorageError
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT, -- never used twice, so that a reader can go on after the last it saw
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT, -- never reused, so that a reader can continue after the last one it saw
     assignment_id TEXT NOT NULL,
     first_index INTEGER NOT NULL,
-    derivatives BLOB NOT NULL,  -- float32, little-endian on every device there is
+    derivatives BLOB NOT NULL,  -- float32, little-endian on every supported device
     correct INTEGER,            -- evaluation counts, or null
     total INTEGER,
     seconds REAL NOT NULL,
@@ -36,7 +35,7 @@ CREATE TABLE IF NOT EXISTS entries (
 );
 CREATE TABLE IF NOT EXISTS progress (
     assignment_id TEXT PRIMARY KEY,
-    next_index INTEGER NOT NULL -- also of scalars that were acknowledged and have left entries
+    next_index INTEGER NOT NULL -- counts acknowledged scalars too, which are no longer in entries
 );
 """
 _ADDED = {"f1": "REAL", "joules": "REAL", "packed": "INTEGER"}
@@ -46,8 +45,11 @@ _COLUMNS = "assignment_id, first_index, derivatives, correct, total, f1, seconds
 
 @dataclass(frozen=True)
 class Entry:
-    """One message's worth of an assignment: ``derivatives`` from ``first_index`` on, the ``evaluation`` or
-    None, and what it cost; ``packed`` ones travel in half precision.
+    """The content of one report message of an assignment.
+
+    ``derivatives`` are float32, from index ``first_index`` on; ``evaluation`` is None in most entries; ``cost`` is that
+    of computing the entry.
+    Those of an entry that is ``packed`` travel in half precision.
     """
 
     assignment_id: str
@@ -98,14 +100,14 @@ class Journal:
             )
 
     def acknowledge(self, assignment_id: str, first_index: int) -> None:
-        """The coordinator has the entry; it will not be sent again."""
+        """Delete an entry that the coordinator has acknowledged."""
         with self._transaction() as database:
             database.execute(
                 "DELETE FROM entries WHERE assignment_id = ? AND first_index = ?", (assignment_id, first_index)
             )
 
     def unacknowledged(self, after: int = 0) -> list[tuple[int, Entry]]:
-        """Entries in the order in which they were appended, each with its sequence number, which is above ``after``."""
+        """Return the entries with sequence numbers above ``after``, each with its number, in the order of appending."""
         with self._storing(), self._lock:
             rows = self._database.execute(
                 f"SELECT sequence, {_COLUMNS} FROM entries WHERE sequence > ? ORDER BY sequence",  # noqa: S608 - a constant
@@ -142,7 +144,7 @@ class Journal:
             raise self._damaged(error) from error
 
     def progress(self, assignment_id: str) -> int | None:
-        """Index of the first scalar that was never appended; None if nothing of the assignment was."""
+        """Return the index of the first scalar that was never appended; None if none of the assignment was."""
         with self._storing(), self._lock:
             row = self._database.execute(
                 "SELECT next_index FROM progress WHERE assignment_id = ?", (assignment_id,)
@@ -150,7 +152,7 @@ class Journal:
         return None if row is None else int(row[0])
 
     def keep_only(self, open_assignments: Collection[str]) -> None:
-        """Forget every assignment that the coordinator does not list any more."""
+        """Delete every assignment that the coordinator no longer lists."""
         with self._storing(), self._lock:
             known = {str(row[0]) for row in self._database.execute("SELECT assignment_id FROM progress")}
         with self._transaction() as database:
@@ -159,7 +161,7 @@ class Journal:
                 database.execute("DELETE FROM progress WHERE assignment_id = ?", (assignment_id,))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             self._database.close()
 
@@ -188,5 +190,5 @@ class Journal:
 
     def _damaged(self, error: Exception) -> StorageError:
         return StorageError(
-            f"{self._path} is damaged ({error}); delete it and start again: what it held is measured again"
+            f"{self._path} is damaged ({error}); delete it and start again; its scalars are computed again"
         )

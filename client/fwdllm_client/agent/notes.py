@@ -1,4 +1,4 @@
-"""What a running agent leaves for ``fwdllm-client status``: why it has no work, and what it could not do for whom."""
+"""Notes of a running agent for ``fwdllm-client status``: why it has no work, and which jobs failed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fwdllm_common.errors import StorageError
 from fwdllm_common.files import write_atomically
 
 MOST_JOBS = 64
-"""Of more jobs the ones that failed first are forgotten."""
+"""Most failed jobs that are kept; the oldest go first."""
 _MOST_CHARACTERS = 500
 
 _log = structlog.get_logger()
@@ -22,7 +22,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Failed:
-    """A job that this device could not do, or did not want to: so many ``times``, last ``at`` (seconds since 1970)."""
+    """A job that failed or was refused on this device, ``times`` in all, last at ``at`` (seconds since 1970 UTC)."""
 
     job: str
     code: str
@@ -33,7 +33,11 @@ class Failed:
 
 @dataclass(frozen=True)
 class Notes:
-    """Why there is no work since ``since``, in the coordinator's words; empty while there is. Jobs by their names."""
+    """The state of the agent.
+
+    ``waits_for`` is the coordinator's reason for having no work, empty while there is work; ``since`` is when that
+    began (seconds since 1970 UTC); ``failed`` maps the names of jobs to their failures.
+    """
 
     waits_for: str = ""
     since: float = 0.0
@@ -41,7 +45,7 @@ class Notes:
 
 
 class NotesFile:
-    """The notes in the file ``path``, none if there is none. A disk that cannot be written costs the notes alone.
+    """The notes in the file ``path``. If the disk cannot be written, only the notes are lost.
 
     :param clock: seconds since 1970 UTC.
     """
@@ -52,7 +56,7 @@ class NotesFile:
         self._notes = self.read()
 
     def read(self) -> Notes:
-        """What is there; a damaged file is as good as none."""
+        """Return the notes in the file; empty ones if it is missing or damaged."""
         try:
             value = json.loads(self._path.read_bytes())
             failed = {str(job): Failed(**each) for job, each in value["failed"].items()}
@@ -61,19 +65,19 @@ class NotesFile:
             return Notes()
 
     def waits(self, why: str) -> None:
-        """There is no work, and this is why; an empty text says that there is some."""
+        """Note the reason for having no work; an empty text means that there is work."""
         if self._notes.waits_for != (why := _plain(why)):
             self._write(replace(self._notes, waits_for=why, since=self._clock()))
 
     def failed(self, job: str, code: str, why: str) -> None:
-        """Work for the job of this name was given up."""
+        """Note that work for the job of this name failed."""
         before = self._notes.failed.get(job := _plain(job))
         new = Failed(job, code, _plain(why), self._clock(), 1 + (before.times if before else 0))
         others = {name: each for name, each in self._notes.failed.items() if name != job}
         self._write(replace(self._notes, failed=dict([*others.items(), (job, new)][-MOST_JOBS:])))
 
     def did(self, job: str) -> None:
-        """Work for the job of this name was done: what kept it from being done is over."""
+        """Note that work for the job of this name succeeded, which clears its failure."""
         if (job := _plain(job)) in self._notes.failed:
             self._write(
                 replace(self._notes, failed={name: each for name, each in self._notes.failed.items() if name != job})
@@ -88,5 +92,5 @@ class NotesFile:
 
 
 def _plain(text: str) -> str:
-    """What comes from others must not steer the terminal that shows it."""
+    """Replace control characters in a text from the coordinator, so that it cannot control the owner's terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)[:_MOST_CHARACTERS]

@@ -1,7 +1,8 @@
-"""SIGTERM and Ctrl-C end the agent within seconds, whatever its main thread is in.
+"""Signal handling: SIGTERM and Ctrl-C end the agent within seconds, whatever its main thread does.
 
-Python runs a handler between two steps of the main thread, and a run of a model is a single one. A thread hears of the
-signal at once: it sets the agent's ``stop``, which ends the run, and ends the process itself if that takes too long.
+Python runs a signal handler between two instructions of the main thread, and a run of a model is a single one. A second
+thread receives the signal at once: it sets the agent's ``stop``, which ends the run, and ends the process if that takes
+longer than the grace period.
 """
 
 from __future__ import annotations
@@ -18,15 +19,16 @@ from typing import NoReturn
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE
 
 GRACE_S = 5.0
-"""Seconds for the main thread to end by itself. Every file is written whole or not at all, so it need not."""
+"""Grace period for the main thread, seconds. Ending the process after it is safe: all files are written atomically."""
 _EXIT_CODES = {signal.SIGTERM: 0, signal.SIGINT: INTERRUPTED_EXIT_CODE}
 
 
 @contextmanager
 def ending_at_signals(stop: threading.Event, grace_s: float = GRACE_S) -> Iterator[None]:
-    """Inside, SIGTERM raises SystemExit(0) in the main thread, Ctrl-C KeyboardInterrupt; both set ``stop`` before.
+    """Set ``stop`` at SIGTERM and Ctrl-C, and end the main thread.
 
-    To be called in the main thread.
+    SIGTERM raises SystemExit(0) in it, Ctrl-C KeyboardInterrupt. Must be called in the main thread. ``grace_s`` is the
+    time for it to end, seconds.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -35,11 +37,11 @@ def ending_at_signals(stop: threading.Event, grace_s: float = GRACE_S) -> Iterat
 
     def listen() -> None:
         with reader:
-            while heard := reader.recv(1):
-                if heard[0] in _EXIT_CODES:
+            while received := reader.recv(1):
+                if received[0] in _EXIT_CODES:
                     stop.set()
                     time.sleep(grace_s)
-                    os._exit(_EXIT_CODES[signal.Signals(heard[0])])
+                    os._exit(_EXIT_CODES[signal.Signals(received[0])])
 
     threading.Thread(target=listen, name="signals", daemon=True).start()
     try:

@@ -1,6 +1,6 @@
-"""Ends what the engine runs as soon as the agent may not go on, by a thread that watches.
+"""A watcher thread that ends the engine's run as soon as the agent may not continue.
 
-Between runs the agent asks for itself. A run of a graph that a stranger has sent lasts as long as the stranger likes.
+Between runs the agent checks for itself. A single run of an untrusted graph may last arbitrarily long.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from contextlib import contextmanager
 from fwdllm_client.engine.interruption import INTERRUPTION
 
 EVERY_S = 1.0
-"""How often the thread looks, seconds."""
+"""Interval of the thread's checks, seconds."""
 
 
 @contextmanager
 def watching(is_over: Callable[[], bool], every_s: float = EVERY_S) -> Iterator[None]:
-    """Once ``is_over``, runs inside raise :class:`fwdllm_client.engine.interruption.RunEndedError`.
+    """Make runs inside raise :class:`fwdllm_client.engine.interruption.RunEndedError` once ``is_over`` returns True.
 
-    What ``is_over`` raises ends them too: whoever asks next in the thread that works sees the error.
+    An exception of ``is_over`` ends them too; the working thread sees it at its next own check. ``every_s`` is in
+    seconds.
     """
-    left = threading.Event()
+    finished = threading.Event()
 
     def look() -> None:
-        while not left.wait(every_s):
+        while not finished.wait(every_s):
             if _asked(is_over):
                 INTERRUPTION.set()
 
@@ -34,7 +35,7 @@ def watching(is_over: Callable[[], bool], every_s: float = EVERY_S) -> Iterator[
     try:
         yield
     finally:
-        left.set()
+        finished.set()
         thread.join()
         INTERRUPTION.clear()
 
@@ -42,5 +43,5 @@ def watching(is_over: Callable[[], bool], every_s: float = EVERY_S) -> Iterator[
 def _asked(is_over: Callable[[], bool]) -> bool:
     try:
         return is_over()
-    except Exception:  # shown where the agent works
+    except Exception:  # raised again by the working thread's own check
         return True

@@ -1,4 +1,4 @@
-"""The real engine on the real data, behind what an assignment asks for. Imported only when there is work."""
+"""The computations of an assignment, by the engine on the local data. Imported only when there is work."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fwdllm_client.data import Dataset, Source
 from fwdllm_client.data.split import split
 from fwdllm_client.engine import ClassSum, DeviceEngines, DirectionTask, distinct_rows
 from fwdllm_client.engine.audit import audit
-from fwdllm_client.policy.least_rows import LeastRows
+from fwdllm_client.policy.policy import LeastRows
 from fwdllm_common.canary import Canary, signal_to_noise
 from fwdllm_common.counts import Counts
 from fwdllm_common.layout import Float32Vector
@@ -24,9 +24,10 @@ _log = structlog.get_logger()
 
 
 class LocalCompute:
-    """The engine for one bundle on the rows of ``source``, of which a fraction is kept back for evaluation.
+    """The engine for one bundle on the rows of ``source``, a fraction of which is held out for evaluation.
 
-    What it keeps of the model and the rows is in ``room``. No scalar is of fewer rows than ``least_rows``.
+    Its caches count towards ``quota``. Every scalar is over at least ``least_rows`` rows. ``threads`` of 0 means as
+    many as tuning finds worthwhile.
 
     :raises NotAllowedError: a graph of the bundle is not what a device runs.
     :raises BadInputError: a row's label is not one of the model's, or a graph is unreadable.
@@ -38,20 +39,22 @@ class LocalCompute:
         bundle: Bundle,
         source: Source,
         validation_fraction: float,
-        room: CacheQuota,
+        quota: CacheQuota,
         threads: int,
         least_rows: LeastRows,
     ) -> None:
+        _log.debug("auditing the graphs", bundle=bundle.sha256)
         audit(bundle.folder, bundle.manifest)
+        _log.debug("tokenising the rows", file=str(source.path))
         dataset = Dataset.load(source, bundle.folder / bundle.manifest.tokenizer.name, bundle.manifest)
         training, self._validation = split(len(dataset), validation_fraction)
         self._training = training[dataset.learnable(training)]
         self._bundle = bundle
         sizes = bundle.manifest.sizes
         self._engines = DeviceEngines(
-            bundle.folder, bundle.manifest, dataset, room.activations, threads, room.beside(sizes)
+            bundle.folder, bundle.manifest, dataset, quota.activations, threads, quota.beside(sizes)
         )
-        room.make(bundle.sha256, sizes, self._engines.files)
+        quota.make(bundle.sha256, sizes, self._engines.files)
         self._tuning = self._engines.tuner.tuning()
         self._engine = self._engines.open(self._tuning)
         self._engine.require(least_rows.of(distinct_rows(dataset, self._training)))
@@ -59,15 +62,15 @@ class LocalCompute:
 
     @property
     def example_passes(self) -> float:
-        """See :class:`fwdllm_client.agent.assignment.Compute`."""
+        """Passes of one example through the whole model so far; a part of the model counts as its share."""
         return self._engine.example_passes
 
     def set_cancellation_check(self, check_cancelled: Callable[[], None]) -> None:
-        """See :class:`fwdllm_client.agent.assignment.Compute`."""
+        """Call ``check_cancelled`` before every unperturbed run from now on; its exception ends the work."""
         self._engine.set_cancellation_check(check_cancelled)
 
     def signal_to_noise(self) -> float | None:
-        """See :class:`fwdllm_client.agent.assignment.Compute`."""
+        """Run the bundle's known-answer test; return the signal-to-noise ratio, or None if there is no test."""
         manifest = self._bundle.manifest
         if manifest.canary is None:
             return None
@@ -77,17 +80,17 @@ class LocalCompute:
     def derivatives(
         self, theta: Float32Vector, directions: AnyDirections, task: DirectionTask
     ) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """See :class:`fwdllm_client.agent.assignment.Compute`."""
+        """Compute directional derivatives on the training rows, in chunks with the index of their first."""
         return self._engine.derivatives(theta, directions, task, self._training)
 
     def evaluate(self, theta: Float32Vector) -> Counts:
-        """See :class:`fwdllm_client.agent.assignment.Compute`."""
+        """Count the correct predictions on the validation rows."""
         return self._engine.evaluate(theta, self._validation).counts
 
     def class_sums(self, theta: Float32Vector) -> Sequence[ClassSum]:
-        """See :class:`fwdllm_client.agent.assignment.Compute`."""
+        """Sum the head's inputs over the training rows of each class."""
         return self._engine.class_sums(theta, self._training)
 
     def unload(self) -> None:
-        """See :class:`fwdllm_client.agent.assignment.Compute`."""
+        """Release the model's memory until there is work again."""
         self._engine.unload()

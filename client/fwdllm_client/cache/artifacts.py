@@ -1,4 +1,4 @@
-"""Files of model bundles: fetched by hash, resumed where they broke off, never used unless the hash is right."""
+"""Cache of model bundles' files: downloaded by hash, resumed after an interruption, used only if the hash is right."""
 
 from __future__ import annotations
 
@@ -28,56 +28,60 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Bundle:
-    """A whole, checked model on disk: ``folder`` holds the manifest's files under their names."""
+    """A complete, verified model on disk: ``folder`` holds the manifest's files under their names."""
 
     sha256: str
     folder: Path
     manifest: Manifest
 
 
-def _always() -> None:
-    """Nothing keeps a download from going on."""
+def _never_cancelled() -> None:
+    """Let a download continue."""
 
 
 class ArtifactCache:
-    """Files by SHA-256, and bundles of them, in ``room``: jobs with the same model share them."""
+    """Files by SHA-256 and bundles of them, within ``quota``; jobs with the same model share them."""
 
-    def __init__(self, room: CacheQuota, coordinator: Coordinator, retry: Retry) -> None:
-        self._room = room
-        self._files = room.files
-        self._bundles = room.bundles
+    def __init__(self, quota: CacheQuota, coordinator: Coordinator, retry: Retry) -> None:
+        self._quota = quota
+        self._files = quota.files
+        self._bundles = quota.bundles
         self._coordinator = coordinator
         self._retry = retry
         self._intact: dict[Path, tuple[int, int]] = {}
 
-    def bundle(self, manifest_sha256: bytes, check_cancelled: Callable[[], None] = _always) -> Bundle:
-        """The bundle whose manifest has this hash, downloading what is missing or damaged.
+    def bundle(self, manifest_sha256: bytes, check_cancelled: Callable[[], None] = _never_cancelled) -> Bundle:
+        """Return the bundle whose manifest has this SHA-256; download the files that are missing or damaged.
 
-        ``check_cancelled`` is called after each chunk. What it raises ends the download, which resumes there later.
+        ``check_cancelled`` is called after each chunk; its exception ends the download, which can be resumed later.
 
         :raises IntegrityError: the coordinator sends other bytes than it announced.
         :raises BadInputError: the manifest is not one that this program understands.
-        :raises NoRoomError: it is larger than the owner of the device allows.
+        :raises NoRoomError: the model exceeds the owner's disk quota.
         :raises StorageError: the disk is full.
         """
         sha256 = manifest_sha256.hex()
         manifest = Manifest.from_bytes(self.fetch(sha256, None, check_cancelled).read_bytes())
-        self._room.make(sha256, manifest.sizes)
+        self._quota.make(sha256, manifest.sizes)
         folder = self._bundles / sha256
         for file in manifest.files:
             self._place(self.fetch(file.sha256, file.bytes, check_cancelled), folder / file.name, file.sha256)
         folder.touch()
         return Bundle(sha256, folder, manifest)
 
-    def fetch(self, sha256: str, size: int | None = None, check_cancelled: Callable[[], None] = _always) -> Path:
-        """Fetch the file with this hash (hex).
+    def fetch(
+        self, sha256: str, size: int | None = None, check_cancelled: Callable[[], None] = _never_cancelled
+    ) -> Path:
+        """Return the path of the file with this SHA-256 (hex); download it if it is missing or damaged.
 
         ``size`` is in bytes, None for a manifest; ``check_cancelled`` is as for :meth:`bundle`.
         """
         path = self._files / sha256
         if self._is_intact(path, sha256):
+            _log.debug("file is in the cache", sha256=sha256)
             return path
         part = self._files / f"{sha256}.part"
+        _log.debug("file is not in the cache, downloading it", sha256=sha256, bytes=size)
         try:
             path.unlink(missing_ok=True)
             self._files.mkdir(parents=True, exist_ok=True)
@@ -101,7 +105,7 @@ class ArtifactCache:
     def _download(
         self, part: Path, sha256: str, size: int | None, check_cancelled: Callable[[], None], doubted: bool
     ) -> None:
-        """Append what is missing to ``part``; a cut stream leaves what came for the next attempt."""
+        """Append the missing bytes to ``part``; an interrupted stream keeps the received bytes for the next attempt."""
         limit = MAX_MANIFEST_BYTES if size is None else size
         with part.open("wb" if size is None else "ab") as file:
             offset = file.tell()
@@ -131,7 +135,7 @@ class ArtifactCache:
             raise CallFailedError(StatusCode.DATA_LOSS, "", f"the file {sha256} ended after {offset} bytes")
 
     def _place(self, source: Path, target: Path, sha256: str) -> None:
-        """Make ``target`` the same file as ``source``, or a checked copy where there are no hard links."""
+        """Make ``target`` a hard link to ``source``, or a verified copy where hard links are not supported."""
         if target.exists() and (target.samefile(source) or self._is_intact(target, sha256)):
             return
         try:
@@ -147,7 +151,7 @@ class ArtifactCache:
             raise IntegrityError(f"{target} differs from the file it was copied from; check this device's disk")
 
     def _is_intact(self, path: Path, sha256: str) -> bool:
-        """Whether the file has this hash; it is read once in the life of the process unless it changes."""
+        """Return whether the file has this hash; an unchanged file is read only once per process."""
         if not path.exists():
             return False
         if self._intact.get(path) == _stamp(path):

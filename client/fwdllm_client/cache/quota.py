@@ -1,4 +1,4 @@
-"""The room on disk for models and all that is made of them: what was used longest ago goes first."""
+"""Disk quota for models and files derived from them; the least recently used files are deleted first."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ import structlog
 from fwdllm_common.errors import NoRoomError
 from fwdllm_common.files import storage_error
 
-_MAY_GO = ("bundles/*", "files/*", "weights/*", "activations/*.activations", "activations/prepared/*")
+_DELETABLE = ("bundles/*", "files/*", "weights/*", "activations/*.activations", "activations/prepared/*")
 
 _log = structlog.get_logger()
 
 
 class CacheQuota:
-    """At most ``limit_bytes`` below ``folder``, and no more than the disk has.
+    """A quota of ``limit_bytes`` for the files below ``folder``, further limited by the free space of the disk.
 
-    ``files`` holds downloaded files by SHA-256, a manifest among them for each folder of hard links in ``bundles``;
-    ``weights`` the last θ of each job; ``activations`` what the engine keeps. A path's time of change is its last use.
+    ``files`` holds downloaded files by SHA-256, with one manifest for each folder of hard links in ``bundles``.
+    ``weights`` holds the last θ of each job, ``activations`` the engine's caches. The modification time of a path is
+    its last use.
     """
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
@@ -33,17 +34,17 @@ class CacheQuota:
         self._in_use: tuple[str, Mapping[Path, int]] = ("", {})
 
     def beside(self, sizes: Mapping[str, int]) -> int:
-        """Bytes that are left for what is made of a bundle whose files have these ``sizes``."""
+        """Return the bytes left for files derived from a bundle whose files have these ``sizes`` in bytes."""
         return max(0, self._limit_bytes - sum(sizes.values()))
 
     def make(self, bundle: str, sizes: Mapping[str, int], growing: Mapping[Path, int] | None = None) -> None:
-        """Delete until there is room for the ``bundle`` (its SHA-256) whose files, by SHA-256, have these ``sizes``.
+        """Delete files until the ``bundle`` (its SHA-256) fits, whose files have these ``sizes``, bytes by SHA-256.
 
-        ``growing`` are further paths below the folder and the bytes that each may grow to, until another bundle is
-        named; nothing of either goes.
+        ``growing`` maps further paths below the folder to the bytes that each may grow to; they stay reserved until
+        another bundle is named. Neither these paths nor the bundle's files are deleted.
 
-        :raises NoRoomError: all of it together is more than the limit.
-        :raises StorageError: something cannot be deleted.
+        :raises NoRoomError: bundle and growing paths together exceed the limit.
+        :raises StorageError: a file cannot be deleted.
         """
         if growing is not None or bundle != self._in_use[0]:
             self._in_use = bundle, growing or {}
@@ -55,7 +56,7 @@ class CacheQuota:
             )
         kept = {*wanted, *map(_part, wanted), self.files / bundle, self.bundles / bundle}
         growth = sum(max(0, size - max(bytes_below(path), bytes_below(_part(path)))) for path, size in wanted.items())
-        for path in sorted(self._may_go(kept), key=lambda path: path.stat().st_mtime):
+        for path in sorted(self._deletable(kept), key=lambda path: path.stat().st_mtime):
             used = bytes_below(self.folder)
             if used + growth <= min(self._limit_bytes, used + shutil.disk_usage(self.folder).free):
                 return
@@ -63,11 +64,11 @@ class CacheQuota:
                 self._delete(path, kept)
             except OSError as error:
                 raise storage_error(path, error) from error
-            _log.info("deleted, as used longest ago", path=str(path), bytes=used - bytes_below(self.folder))
+            _log.info("deleted the least recently used", path=str(path), bytes=used - bytes_below(self.folder))
 
-    def _may_go(self, kept: Collection[Path]) -> Iterator[Path]:
-        """Everything but ``kept``, and files that go with the last bundle that has them."""
-        for path in (path for pattern in _MAY_GO for path in self.folder.glob(pattern)):
+    def _deletable(self, kept: Collection[Path]) -> Iterator[Path]:
+        """Yield all paths except ``kept`` and files of bundles, which are deleted with their last bundle."""
+        for path in (path for pattern in _DELETABLE for path in self.folder.glob(pattern)):
             if path not in kept and not (path.parent == self.files and self._is_of_a_bundle(path)):
                 yield path
 
@@ -88,13 +89,13 @@ class CacheQuota:
 
 
 def bytes_below(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder; 0 if there is neither. A file with several names counts once."""
+    """Return the bytes of a file or of all files below a folder, each inode once; 0 if the path does not exist."""
     files = {(stat := file.stat()).st_ino: stat.st_size for file in (path, *path.rglob("*")) if file.is_file()}
     return sum(files.values())
 
 
 def _part(path: Path) -> Path:
-    """Where the file is while it is downloaded."""
+    """Return the path of the file during its download."""
     return path.with_name(f"{path.name}.part")
 
 

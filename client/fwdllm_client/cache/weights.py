@@ -1,4 +1,4 @@
-"""θ on the device: brought to the version of an assignment by replaying the ledger, or from a snapshot."""
+"""θ on the device: updated to an assignment's version by replaying the ledger, or from a snapshot."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fwdllm_common.ledger import LedgerEntry, RunHeader
 from fwdllm_common.replay import ModelState, theta_digest
 
 _SPARE_BYTES = 1 << 20
-"""What a snapshot may hold beyond its vectors: names of blocks and framing."""
+"""Most bytes of a snapshot beside its vectors: names of blocks and framing."""
 
 _log = structlog.get_logger()
 
 
 class Weights:
-    """The last state of each job, in memory for the current one and on disk in ``folder`` for all."""
+    """The last state of each job: on disk in ``folder``, and in memory for the current job."""
 
     def __init__(self, folder: Path, coordinator: Coordinator, retry: Retry) -> None:
         self._folder = folder
@@ -34,9 +34,9 @@ class Weights:
         self._state: ModelState | None = None
 
     def at(self, assignment: device_pb2.Assignment, header: RunHeader, layout: Layout) -> ModelState:
-        """The state at the assignment's version, whose hash is the announced one.
+        """Return the state at the assignment's version, with the announced hash.
 
-        :raises IntegrityError: even a fresh snapshot has another hash.
+        :raises IntegrityError: the layouts differ, or even a fresh snapshot has another hash.
         :raises StorageError: the disk is full.
         """
         if header.layout_digest != layout.digest:
@@ -59,7 +59,7 @@ class Weights:
         return state
 
     def _held(self, assignment: device_pb2.Assignment, header: RunHeader, layout: Layout) -> ModelState | None:
-        """What is here already, unless it is newer than wanted or of another run."""
+        """Return the local state, unless it is newer than the assignment's version or of another run."""
         state, self._state = (self._state if self._job == assignment.job_id else None), None
         path = self._path(assignment.job_id)
         if state is None and path.exists():
@@ -74,12 +74,22 @@ class Weights:
     def _advanced(
         self, assignment: device_pb2.Assignment, held: ModelState | None, header: RunHeader, layout: Layout
     ) -> ModelState | None:
-        """``held`` taken to the assignment's version and saved; None if the result is not what was announced."""
+        """Update ``held`` to the assignment's version and save it; return None if its hash is not the announced one."""
         state = held
         changed = state is None or state.version != assignment.version
+        if state is not None and not changed:
+            _log.debug("weights are current", job=assignment.job_name, version=state.version)
         if changed:
             limit = 12 * layout.size + _SPARE_BYTES  # theta and at most two moments, float32
             kind, data = self._retry.call(lambda: self._download(assignment, held, limit))
+            _log.debug(
+                "weights downloaded",
+                job=assignment.job_name,
+                held_version=None if held is None else held.version,
+                version=assignment.version,
+                kind=device_pb2.WeightsChunk.Kind.Name(kind).removeprefix("KIND_").lower(),
+                bytes=len(data),
+            )
             try:
                 state = _applied(kind, data, held, header, layout)
             except (BadInputError, DecodeError, IntegrityError) as error:

@@ -1,4 +1,4 @@
-"""``fwdllm-client bench``: how this device is tuned for a model, and what the work costs it."""
+"""``fwdllm-client bench``: tuning of this device for a model, and the cost of the work."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _EPSILON = 1e-3
 
 
 def joined_bundle(cache: Path) -> tuple[Path, Manifest]:
-    """Folder and manifest of the model that an agent with this cache folder used last.
+    """Return folder and manifest of the model that an agent with this cache folder used last.
 
-    :raises BadInputError: it has none.
+    :raises BadInputError: the cache has no model.
     """
     folders = sorted((cache / "bundles").glob("*"), key=lambda path: path.stat().st_mtime, reverse=True)
     for folder in folders:
@@ -39,9 +39,9 @@ def joined_bundle(cache: Path) -> tuple[Path, Manifest]:
 
 
 def bundle_in(folder: Path) -> tuple[Path, Manifest]:
-    """A bundle as ``fwdllm-server export`` writes it.
+    """Return folder and manifest of a bundle that ``fwdllm-server export`` has written.
 
-    :raises BadInputError: the folder has no manifest, or one that is none.
+    :raises BadInputError: the folder has no manifest, or an unreadable one.
     """
     try:
         return folder, Manifest.from_bytes((folder / MANIFEST_FILE).read_bytes())
@@ -60,11 +60,11 @@ def bench(
     nnapi: bool = False,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Any]:
-    """Tune anew for the bundle on the rows of ``source`` and measure; what is found serves the agent from then on.
+    """Tune for the bundle on the rows of ``source`` and measure; the agent uses the tuning from then on.
 
-    ``cache_folder`` is the agent's, whose whole cache may take ``limit_bytes``. Seconds
-    are of the first :data:`BATCH` rows together, ``clock`` gives them; a derivative is one of :data:`DIRECTIONS` on
-    rows that are cached.
+    ``cache_folder`` is the agent's, whose whole cache may take ``limit_bytes``. Times are in seconds by ``clock``, for
+    the first :data:`BATCH` rows together; that of a derivative is the mean of :data:`DIRECTIONS` on cached rows.
+    ``nnapi`` also tries Android's NNAPI.
 
     :raises BadInputError: the data does not fit the model, or a graph is unreadable.
     """
@@ -82,7 +82,7 @@ def bench(
             began = clock()
             work()
             times.append(clock() - began)
-        return min(times[1:])  # the first one fills the cache
+        return min(times[1:])  # the first run fills the cache
 
     with (
         tempfile.TemporaryDirectory(dir=cache_folder) as scratch,
@@ -109,13 +109,13 @@ def bench(
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
-    """What :func:`bench` found, for people."""
+    """Yield the results of :func:`bench` as lines of text."""
     yield f"model           {found['bundle']}"
-    yield f"runs on         {found['provider']}, {found['threads']} threads, {found['tokens_per_run']} tokens a run"
+    yield f"runs on         {found['provider']}, {found['threads']} threads, {found['tokens_per_run']} tokens per run"
     for attempt in found["providers_tried"]:
         speed = attempt["seconds_per_token"]
         nodes = ", ".join(f"{count} nodes on {name}" for name, count in attempt["nodes"].items())
-        how = attempt["refused"] or f"{speed * 1e6:,.0f} µs a token{f' ({nodes})' if nodes else ''}"
+        how = attempt["refused"] or f"{speed * 1e6:,.0f} µs per token{f' ({nodes})' if nodes else ''}"
         yield f"  {attempt['provider']:13} {how}"
     yield f"inference       {found['seconds_per_inference']:.4f} s for {found['rows']} rows"
     for block, seconds in found["seconds_per_derivative"].items():

@@ -1,4 +1,4 @@
-"""``fwdllm-client doctor``: can this device work, and if not, what to type next."""
+"""``fwdllm-client doctor``: checks whether this device can work, each with what to type next."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _AGENT_BYTES = 100_000_000
 
 
 def checks(home: ClientHome, sensors: Sensors, clock: Callable[[], float] = time.time) -> Mapping[str, Check]:
-    """What is looked at, in the order in which one thing needs another; ``clock`` gives seconds since 1970."""
+    """Return the checks in the order of their dependencies; ``clock`` gives seconds since 1970 UTC."""
     device: dict[str, Check] = {
         "software": lambda: software(PACKAGES, "client"),
         "generator": generator,
@@ -41,7 +41,7 @@ def checks(home: ClientHome, sensors: Sensors, clock: Callable[[], float] = time
         "memory": lambda: _memory(home),
         "model": lambda: _model(home),
         "sensors": lambda: _sensors(home, sensors),
-        "privacy": lambda: ok(f"every scalar is over {Settings.load(home.settings).least_rows.words}"),
+        "privacy": lambda: ok(f"every scalar is over {Settings.load(home.settings).least_rows.description}"),
     }
     if not home.joined:
         return {**device, "certificate": _not_joined}
@@ -54,32 +54,32 @@ def checks(home: ClientHome, sensors: Sensors, clock: Callable[[], float] = time
 
 
 def inference() -> Verdict:
-    """Whether ONNX Runtime gives the golden bundle's scalars, on the CPU and on whatever else there is."""
+    """Check that ONNX Runtime reproduces the known answers, on the CPU and on every other provider."""
     tried = dict(providers_tried())
-    said = ", ".join(
+    results = ", ".join(
         f"{name} {'right' if value >= ENOUGH else 'wrong'}" if isinstance(value, float) else f"no {name}"
         for name, value in tried.items()
     )
     cpu = tried["cpu"]
     if isinstance(cpu, str) or cpu < ENOUGH:
-        return failed(f"the golden scalars do not come out: {said} ({cpu})", "pip install --upgrade onnxruntime")
+        return failed(f"the known answers are not reproduced: {results} ({cpu})", "pip install --upgrade onnxruntime")
     if any(isinstance(value, float) and value < ENOUGH for value in tried.values()):
-        return warning(f"golden scalars: {said}", "nothing, the agent will not use it; a newer onnxruntime may mend it")
-    return ok(f"golden scalars: {said}")
+        return warning(f"known answers: {results}", "nothing: the agent will not use it; a newer onnxruntime may help")
+    return ok(f"known answers: {results}")
 
 
 def _disk(home: ClientHome) -> Verdict:
-    # What is fetched already needs no more room; what is computed of it is bounded by its own settings.
-    needed = _AGENT_BYTES if _fetched(home) else _UNKNOWN_MODEL_BYTES
+    # A downloaded model needs no more space; the caches derived from it have their own limits.
+    needed = _AGENT_BYTES if _downloaded(home) else _UNKNOWN_MODEL_BYTES
     return room(shutil.disk_usage(home.folder).free, needed, f"a model in {home.folder}")
 
 
 def _memory(home: ClientHome) -> Verdict:
-    bundle = _fetched(home)
+    bundle = _downloaded(home)
     if bundle is None:
-        return room(available_memory(), _UNKNOWN_MODEL_BYTES, "a small model (none has been fetched yet)")
+        return room(available_memory(), _UNKNOWN_MODEL_BYTES, "a small model (none has been downloaded yet)")
     _, manifest = bundle
-    # Frozen stages are held one at a time, the perturbed ones together.
+    # Frozen stages are in memory one at a time, perturbed stages together.
     sizes = [
         stage.graph.bytes + (stage.weights.bytes if stage.weights else 0)
         for stage in (*manifest.stages[manifest.frozen :], *manifest.stages[: manifest.frozen])
@@ -107,12 +107,14 @@ def _certificate(home: ClientHome, now: float) -> Verdict:
         return failed(f"the clock says {_moment(now)}, before this device joined ({_moment(joined)})", "set the clock")
     if left <= 0:
         return failed(
-            f"it ended {_moment(identity.expires_unix_s)}, or the clock is wrong (it says {_moment(now)})",
+            f"it expired {_moment(identity.expires_unix_s)}, or the clock is wrong (it says {_moment(now)})",
             "on the coordinator: fwdllm-server enroll --name NAME, then here: fwdllm-client join TOKEN --force",
         )
     if left < 7 * _DAY_S:
-        return warning(f"it ends {_moment(identity.expires_unix_s)}", "ask for a new token: fwdllm-client join --force")
-    return ok(f"good until {_moment(identity.expires_unix_s)}; the clock says {_moment(now)}")
+        return warning(
+            f"it expires {_moment(identity.expires_unix_s)}", "ask for a new token: fwdllm-client join --force"
+        )
+    return ok(f"valid until {_moment(identity.expires_unix_s)}; the clock says {_moment(now)}")
 
 
 def _coordinator(identity: Identity, now: float) -> Verdict:
@@ -126,10 +128,12 @@ def _coordinator(identity: Identity, now: float) -> Verdict:
         except grpc.RpcError as error:
             if trouble := clock_trouble(address, identity.ca, now):
                 return failed(trouble, SET_CLOCK)
-            if error.code() is not grpc.StatusCode.UNIMPLEMENTED:  # it answers, and is too old to say more
+            if (
+                error.code() is not grpc.StatusCode.UNIMPLEMENTED
+            ):  # an older coordinator without this service answers so
                 return failed(
                     f"{address} listens, but TLS or the call fails: {error.code().name} {error.details()}",
-                    "check both clocks, and that nothing between rewrites TLS; then: fwdllm-client join TOKEN --force",
+                    "check both clocks, and that no proxy rewrites TLS; then: fwdllm-client join TOKEN --force",
                 )
             answer = _SERVING
     if answer == _NOT_SERVING:
@@ -146,15 +150,17 @@ def _enrolment(identity: Identity) -> Verdict:
 
 
 def _model(home: ClientHome) -> Verdict:
-    bundle = _fetched(home)
+    bundle = _downloaded(home)
     if bundle is None:
-        return ok("none fetched yet; the first assignment brings it")
+        return ok("none downloaded yet; the first assignment brings it")
     value = bundle_signal_to_noise(*bundle)
     if value is None:
-        return ok("the fetched one has no canary to compare with")
+        return ok("the downloaded one has no known-answer test")
     if value < ENOUGH:
-        return failed(f"its scalars are noise here (signal to noise {value:.2g})", "pip install --upgrade onnxruntime")
-    return ok(f"the fetched one gives the coordinator's scalars (signal to noise {value:.3g})")
+        return failed(
+            f"its scalars are noise here (signal-to-noise ratio {value:.2g})", "pip install --upgrade onnxruntime"
+        )
+    return ok(f"the downloaded one reproduces the coordinator's scalars (signal-to-noise ratio {value:.3g})")
 
 
 def _sensors(home: ClientHome, sensors: Sensors) -> Verdict:
@@ -165,24 +171,24 @@ def _sensors(home: ClientHome, sensors: Sensors) -> Verdict:
         "metered": conditions.metered,
         "thermal": None if conditions.thermal is None else conditions.thermal.name.lower(),
     }
-    words: dict[object, str] = {None: "unknown", True: "yes", False: "no"}
-    said = ", ".join(f"{name} {words.get(value, value)}" for name, value in readings.items())
-    blind = [
+    names: dict[object, str] = {None: "unknown", True: "yes", False: "no"}
+    values = ", ".join(f"{name} {names.get(value, value)}" for name, value in readings.items())
+    unknown = [
         name
         for name, asked in (("charging", rules.charging), ("metered", rules.unmetered))
         if asked and readings[name] is None
     ]
-    if blind:
+    if unknown:
         return warning(
-            f"{said}; with {' and '.join(blind)} unknown the agent does not work",
+            f"{values}; with {' and '.join(unknown)} unknown the agent does not work",
             f"on a phone: pkg install termux-api and the app Termux:API; elsewhere set [conditions] in {home.settings}",
         )
     if holds := rules.holds(conditions, working=False):
         return warning(
-            f"{said}; held now: {'; '.join(hold.explained(conditions) for hold in holds)}",
+            f"{values}; held now: {'; '.join(hold.explained(conditions) for hold in holds)}",
             f"wait, or change [conditions] in {home.settings}",
         )
-    return ok(f"{said}; free to work")
+    return ok(f"{values}; free to work")
 
 
 def _connect(address: str) -> None:
@@ -196,7 +202,7 @@ def _connect(address: str) -> None:
         ) from error
 
 
-def _fetched(home: ClientHome) -> tuple[Path, Manifest] | None:
+def _downloaded(home: ClientHome) -> tuple[Path, Manifest] | None:
     try:
         return joined_bundle(home.cache)
     except BadInputError:

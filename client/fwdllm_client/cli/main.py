@@ -1,9 +1,9 @@
-"""``fwdllm-client``: join a coordinator, run the agent, see how it is and say what it may.
+"""``fwdllm-client``: join a coordinator, run the agent, show its state and set what it may do.
 
 Exit codes are those of :mod:`fwdllm_common.errors`; 130 after Ctrl-C, 0 after SIGTERM.
 
-argparse and not typer: typer needs pydantic, whose compiled core does not exist for phones, and both together cost an
-idle device 17 MB.
+It uses argparse instead of typer: typer needs pydantic, whose compiled core does not exist for phones, and both
+together cost an idle device 17 MB.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ if TYPE_CHECKING:
 
 
 def main() -> None:
-    """Run the command in ``sys.argv``; an error is one line on standard error."""
+    """Run the command in ``sys.argv``; print an error as one line on standard error."""
     sys.exit(run_command(sys.argv[1:]))
 
 
 def run_command(arguments: list[str]) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code.
+
+    :param arguments: the command line without the program's name.
+    """
     if not arguments:
         _parser().print_help(sys.stderr)
         return BadInputError.exit_code
@@ -51,7 +54,7 @@ def run_command(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED_EXIT_CODE
     except BrokenPipeError:
-        # Whoever read our output has had enough; Python would complain once more when it flushes at exit.
+        # The reader of the output has closed it; without this Python would report that again when it flushes at exit.
         sys.stdout = None
         return 1
     return 0
@@ -59,13 +62,13 @@ def run_command(arguments: list[str]) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise BadInputError(f"{message} ('{self.prog} --help' lists what there is)")
+        raise BadInputError(f"{message} ('{self.prog} --help' lists the options)")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Name the nearest in the place of all that there are."""
+        """Suggest the most similar choice, or list all choices if none is similar."""
         if action.choices is not None and value not in action.choices:
             near = difflib.get_close_matches(str(value), [str(choice) for choice in action.choices], 1)
-            known = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(str, action.choices))}"
+            known = f"did you mean {near[0]!r}?" if near else f"the choices are {', '.join(map(str, action.choices))}"
             raise argparse.ArgumentError(action, f"no {value!r}; {known}")
 
 
@@ -82,20 +85,26 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = _json(_command(commands, "join", _join, "Trade a join token for this device's identity."))
+    command = _json(_command(commands, "join", _join, "Exchange a join token for this device's identity."))
     command.add_argument(
         "token",
         nargs="?",
         metavar="TOKEN",
-        help="what 'fwdllm-server enroll' printed; - to read it from standard input",
+        help="the token that 'fwdllm-server enroll' printed; - reads it from standard input",
     )
-    command.add_argument("--token-file", type=Path, metavar="FILE", help="instead of TOKEN: a file that holds it")
-    command.add_argument("--force", action="store_true", help="leave the coordinator joined before")
+    command.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="read the token from this file instead of TOKEN"
+    )
+    command.add_argument("--force", action="store_true", help="replace the identity of an earlier join")
 
     command = _command(commands, "run", _run, "Serve the coordinator with local data until Ctrl-C or SIGTERM.")
     _add_data_and_threads(command)
     command.add_argument(
-        "--validation-fraction", type=float, default=0.1, metavar="F", help="rows kept back for evaluation (0.1)"
+        "--validation-fraction",
+        type=float,
+        default=0.1,
+        metavar="F",
+        help="fraction of the rows held out for evaluation, 0 to below 1 (0.1)",
     )
     command.add_argument(
         "--allow-feature-sums",
@@ -103,37 +112,45 @@ def _parser() -> _Parser:
         nargs="?",
         const=MIN_CLASS_ROWS,
         metavar="ROWS",
-        help="send a job that asks for it, once, the sum of the features of each class with ROWS rows or more "
-        f"({MIN_CLASS_ROWS}, the fewest); without this option nothing but scalars and counts is ever sent",
+        help="if a job asks for it, send once the sum of the features of each class with ROWS rows or more "
+        f"({MIN_CLASS_ROWS}, the minimum); without this option only scalars and counts are ever sent",
     )
-    command.add_argument("--once", action="store_true", help="check in a single time, do what that brings, and end")
+    command.add_argument("--once", action="store_true", help="check in a single time, do the assigned work, and end")
 
-    _json(_command(commands, "status", _status, "Show how this device is, and what keeps it from working."))
-    command = _json(_command(commands, "pause", _pause, "Do no work from now on, also in a running agent."))
+    _json(_command(commands, "status", _status, "Show the state of this device, and what keeps it from working."))
+    command = _json(_command(commands, "pause", _pause, "Stop work from now on, also in a running agent."))
     command.set_defaults(paused=True)
     command = _json(_command(commands, "resume", _pause, "Work again after a pause."))
     command.set_defaults(paused=False)
 
-    command = _json(_command(commands, "jobs", _jobs, "Show the jobs served, or choose which ones are."))
-    command.add_argument("action", nargs="?", choices=("allow", "deny"), help="take part in a job or not")
-    command.add_argument("name", nargs="?", metavar="NAME", help="of the job")
-    command.add_argument("--all", action="store_true", help="instead of NAME: every job, but those named later")
+    command = _json(_command(commands, "jobs", _jobs, "Show the jobs served, or choose the jobs to serve."))
+    command.add_argument("action", nargs="?", choices=("allow", "deny"), help="whether to take part in the job")
+    command.add_argument("name", nargs="?", metavar="NAME", help="name of the job")
+    command.add_argument("--all", action="store_true", help="all jobs instead of NAME, except those named later")
 
-    _json(_command(commands, "sent", _sent, "Show what has left this device, in plain words."))
-    command = _json(_command(commands, "leave", _leave, "Leave the coordinator: forget identity, cache and journal."))
-    command.add_argument("--yes", action="store_true", help="do not ask")
+    _json(_command(commands, "sent", _sent, "Show everything that has left this device."))
+    command = _json(_command(commands, "leave", _leave, "Leave the coordinator: delete identity, cache and journal."))
+    command.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
-    _json(_command(commands, "doctor", _doctor, "Check whether this device can work, and say what to type next."))
+    _json(_command(commands, "doctor", _doctor, "Check whether this device can work, and show what to type next."))
 
-    command = _json(_command(commands, "bench", _bench, "Tune this device to its model; show what the work costs it."))
+    command = _json(
+        _command(commands, "bench", _bench, "Tune this device to its model, and show the cost of the work.")
+    )
     _add_data_and_threads(command)
-    command.add_argument("--bundle", type=Path, metavar="FOLDER", help="another model than the agent fetched last")
-    command.add_argument("--nnapi", action="store_true", help="try NNAPI too; 'run' uses it from then on if it is best")
+    command.add_argument(
+        "--bundle", type=Path, metavar="FOLDER", help="folder of a model (default: the one that the agent used last)"
+    )
+    command.add_argument(
+        "--nnapi", action="store_true", help="try NNAPI too; if it is best, 'run' uses it from then on"
+    )
 
-    command = _command(commands, "explain", _explain, "Say more about an error.")
-    command.add_argument("code", nargs="?", metavar="CODE", help="the word in error[…]; without it, all of them")
+    command = _command(commands, "explain", _explain, "Explain an error.")
+    command.add_argument("code", nargs="?", metavar="CODE", help="the code in error[…]; without it, list all codes")
 
-    command = _command(commands, "completion", _completion, "Print a script that completes these commands in a shell.")
+    command = _command(
+        commands, "completion", _completion, "Print a script for the completion of these commands in a shell."
+    )
     command.add_argument("shell", choices=("bash", "zsh", "tcsh"), help='eval "$(fwdllm-client completion bash)"')
     return parser
 
@@ -151,7 +168,11 @@ def _command(
     command.add_argument(
         "--home", type=Path, metavar="FOLDER", help=f"the agent's folder (${HOME_VARIABLE} or ~/.fwdllm)"
     )
-    command.add_argument("--verbose", action="store_true", help="show debug logs, and the traceback of an error")
+    command.add_argument(
+        "--verbose",
+        action="store_true",
+        help="log phases, cache hits and misses, and retries; show the traceback of an error",
+    )
     return command
 
 
@@ -167,18 +188,22 @@ def _add_data_and_threads(command: argparse.ArgumentParser) -> None:
         "--task",
         choices=TASKS,
         default=CLASSIFICATION,
-        help=f"what the rows are for ({CLASSIFICATION}); questions have the columns question, context, answer_start "
+        help=f"task of the rows ({CLASSIFICATION}); questions have the columns question, context, answer_start "
         "and answer, or are a JSON file in SQuAD's format",
     )
-    command.add_argument("--text-column", default="text", metavar="NAME", help="column of the text (text)")
-    command.add_argument("--label-column", default="label", metavar="NAME", help="column of the label (label)")
+    command.add_argument("--text-column", default="text", metavar="NAME", help="name of the text column (text)")
+    command.add_argument("--label-column", default="label", metavar="NAME", help="name of the label column (label)")
     command.add_argument(
-        "--skip-incomplete", action="store_true", help="leave out, and count, rows without a text or a label"
+        "--skip-incomplete", action="store_true", help="leave out rows without a text or a label, and log their number"
     )
-    command.add_argument("--user-column", metavar="NAME", help="column that says whose row it is")
-    command.add_argument("--user", metavar="NAME", help="use the rows of this user only")
+    command.add_argument("--user-column", metavar="NAME", help="name of the column with the row's user")
+    command.add_argument("--user", metavar="NAME", help="use only the rows of this user")
     command.add_argument(
-        "--threads", type=_number_of("threads"), default=0, metavar="N", help="0 for as many as are worth it (0)"
+        "--threads",
+        type=_number_of("threads"),
+        default=0,
+        metavar="N",
+        help="number of threads; 0 for as many as are worthwhile (0)",
     )
 
 
@@ -295,13 +320,13 @@ def _sent(options: argparse.Namespace) -> None:
 
     home = ClientHome.choose(options.home)
     if options.json:
-        print(json.dumps([{**asdict(line), "words": line.words} for line in sent(home)]))
+        print(json.dumps([{**asdict(line), "words": line.text} for line in sent(home)]))
         return
     lines, totals = sent(home), jobs_served(home)
     if not lines:
         print("nothing has been sent")
         return
-    print("\n".join(line.words for line in lines))
+    print("\n".join(line.text for line in lines))
     for job in totals:
         rounds = f"{job['rounds']} round{'s' * (job['rounds'] != 1)}"
         print(f"in all, job {job['job']}: {rounds}, {job['numbers']} numbers, last {job['last']}")
@@ -335,11 +360,11 @@ def _leave(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps({"left": address}))
     else:
-        print(f"left {address}; your data, your settings and the log of what was sent are where they were")
+        print(f"left {address}; your data, your settings and the log of what was sent are unchanged")
 
 
 def _shown(value: object) -> str:
-    """``value`` on one line, for people."""
+    """Format ``value`` on one line of text."""
     match value:
         case None:
             return "-"

@@ -1,4 +1,4 @@
-"""What the owner of a device can see and say: status, pause, resume, jobs, sent, leave."""
+"""The owner's commands: status, pause, resume, jobs and sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fwdllm_common.job_choice import MAX_JOB_NAME, MAX_JOB_NAMES, JobChoice
 
 
 def status(home: ClientHome, sensors: Sensors) -> dict[str, Any]:
-    """How the device is, for ``fwdllm-client status``; moments in ISO 8601.
+    """Return the state of the device for ``fwdllm-client status``; times are in ISO 8601.
 
     :raises BadInputError: the identity, the settings or the choices are damaged.
     """
@@ -41,12 +41,12 @@ def status(home: ClientHome, sensors: Sensors) -> dict[str, Any]:
         "device_id": identity.device_id if identity else None,
         "coordinator": identity.device_address if identity else None,
         "certificate_expires": _moment(identity.expires_unix_s) if identity else None,
-        "holds": [{"hold": hold.word, "why": hold.explained(conditions)} for hold in holds],
+        "holds": [{"hold": hold.wire_name, "why": hold.explained(conditions)} for hold in holds],
         "conditions": _facts_of(conditions),
         "jobs": jobs_allowed(choices.jobs),
         "waits_for": {"why": notes.waits_for, "since": _moment(notes.since)} if notes.waits_for else None,
         "failed": [{**asdict(failed), "at": _moment(failed.at)} for failed in notes.failed.values()],
-        "scalars_over": settings.least_rows.words,
+        "scalars_over": settings.least_rows.description,
         "last_round": {"job": last.job, "round": last.round, "at": _moment(last.last_at)} if last else None,
         "unacknowledged_scalars": _unacknowledged(home),
         "cache_bytes": bytes_below(home.cache),
@@ -55,35 +55,35 @@ def status(home: ClientHome, sensors: Sensors) -> dict[str, Any]:
 
 
 def pause(home: ClientHome, *, paused: bool) -> None:
-    """Let no work be done from now on, or again; a running agent obeys within seconds."""
+    """Pause or resume work; a running agent applies it within seconds."""
     file = ChoicesFile(home.choices)
     file.write(replace(file.read(), paused=paused))
 
 
 def choose(home: ClientHome, name: str | None, *, allow: bool) -> JobChoice:
-    """Allow or deny the job of this name, or all of them for None; returns the choice as it is now.
+    """Allow or deny the job of this name, or all jobs for None; return the new choice.
 
-    :raises BadInputError: it is no job's name, or there are too many for a coordinator to hear of.
+    :raises BadInputError: the name is invalid, or the choice has more names than a check-in can hold.
     """
     if name is not None and not 1 <= len(name) <= MAX_JOB_NAME:
-        raise BadInputError(f"{name[:80]!r} is no job's name; it has 1 to {MAX_JOB_NAME} characters")
+        raise BadInputError(f"{name[:80]!r} is not a job's name, which has 1 to {MAX_JOB_NAME} characters")
     file = ChoicesFile(home.choices)
     choices = file.read()
     change = choices.jobs.allow if allow else choices.jobs.deny
     jobs = JobChoice(only=not allow) if name is None else change(name)
     if len(jobs.names) > MAX_JOB_NAMES:
-        raise BadInputError(f"more than {MAX_JOB_NAMES} jobs are named; begin anew with --all")
+        raise BadInputError(f"more than {MAX_JOB_NAMES} jobs are named; start again with --all")
     file.write(Choices(choices.paused, jobs))
     return jobs
 
 
 def jobs_allowed(choice: JobChoice) -> dict[str, Any]:
-    """Which jobs are allowed: all but, or none but, those named."""
+    """Return which jobs are allowed: all except, or none except, those named."""
     return {"none_but" if choice.only else "all_but": sorted(choice.names)}
 
 
 def jobs_served(home: ClientHome) -> list[dict[str, Any]]:
-    """The jobs that the log of what was sent knows, the last one served first."""
+    """Return the jobs in the log of what was sent, the last one served first."""
     found: dict[str, dict[str, Any]] = {}
     for line in sorted((line for line in sent(home) if line.job), key=lambda line: line.last_at):
         job = found.setdefault(line.job, {"job": line.job, "rounds": set(), "numbers": 0})
@@ -97,7 +97,7 @@ def jobs_served(home: ClientHome) -> list[dict[str, Any]]:
 
 
 def sent(home: ClientHome) -> list[Line]:
-    """What has left the device, the oldest first."""
+    """Return what has left the device, the oldest first."""
     if not home.sent.exists():
         return []
     with closing(SentLog(home.sent)) as log:

@@ -1,4 +1,4 @@
-"""What the device is like now, and what of it keeps the agent from working (DESIGN §9)."""
+"""The device's present conditions, and which of them forbid work (DESIGN §9)."""
 
 from fwdllm_client.conditions.conditions import Conditions, Thermal
 from fwdllm_client.conditions.gate import Gate

@@ -1,4 +1,4 @@
-"""The one place where the device starts another program: to ask its system for a reading (DESIGN §2, invariant 6)."""
+"""Commands that ask the system for a reading: the only place that starts another program (DESIGN §2, invariant 6)."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import subprocess
 from collections.abc import Callable, Sequence
 
 LIMIT_S = 5.0
-"""Longest wait for an answer, seconds: Termux:API's commands hang where its app is missing or asleep."""
+"""Timeout of a command, seconds: Termux:API's commands hang where its app is missing or asleep."""
 
 Run = Callable[[Sequence[str]], str | None]
-"""Runs a command; its standard output, or None if it is missing, fails or takes too long."""
+"""Runs a command and returns its standard output; None if it is missing, fails or takes too long."""
 
 
 def run(command: Sequence[str], limit_s: float = LIMIT_S) -> str | None:
-    """See :data:`Run`. Whatever the command has started ends with it."""
+    """Run a command for at most ``limit_s`` seconds and return its standard output.
+
+    The result is None if the command is missing, fails or takes too long. Its child processes end with it.
+    """
     try:
         process = subprocess.Popen(  # noqa: S603 - constants, and names of network interfaces
             command,
@@ -34,5 +37,5 @@ def run(command: Sequence[str], limit_s: float = LIMIT_S) -> str | None:
             return None
         finally:
             if process.returncode is None:
-                os.killpg(process.pid, signal.SIGKILL)  # its children, too, or they would hold the pipe open
+                os.killpg(process.pid, signal.SIGKILL)  # its children too, which would keep the pipe open
     return output.decode(errors="replace") if process.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""The state of the device, as far as it can be known."""
+"""The conditions of the device, as far as they are known."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fwdllm.v1 import conditions_pb2
 
 
 class Thermal(IntEnum):
-    """How hot the device is, in Android's words; the numbers are those of the wire."""
+    """The thermal state, in Android's terms; the values are those of the wire contract."""
 
     NONE = conditions_pb2.THERMAL_STATE_NONE
     LIGHT = conditions_pb2.THERMAL_STATE_LIGHT
@@ -20,11 +20,11 @@ class Thermal(IntEnum):
 
 @dataclass(frozen=True)
 class Conditions:
-    """One reading; None is what is not known.
+    """One reading of the sensors; None means unknown.
 
-    ``charging`` is also True on mains without a battery; ``battery_percent`` is 0 to 100, None without a battery;
-    ``metered`` is whether the owner pays for the network by the byte; ``mains`` is whether it has no battery for sure;
-    ``watts`` is what the device draws from its battery, None while it charges.
+    ``charging`` is also True on mains without a battery. ``battery_percent`` is 0 to 100, None without a battery.
+    ``metered`` says whether the owner pays for the network by volume, ``mains`` whether the device certainly has no
+    battery. ``watts`` is the power drawn from the battery, None during charging.
     """
 
     charging: bool | None = None
@@ -35,9 +35,9 @@ class Conditions:
     watts: float | None = None
 
     def to_message(self) -> conditions_pb2.Conditions:
-        """The reading as it goes over the wire, without holds."""
+        """Return the reading as a wire message, without holds."""
         return conditions_pb2.Conditions(
-            charging=self.charging,  # type: ignore[arg-type] # None leaves it out, which the stub does not know
+            charging=self.charging,  # type: ignore[arg-type] # None omits the field, which the stub does not allow
             battery_percent=self.battery_percent,
             metered=self.metered,  # type: ignore[arg-type]
             thermal=conditions_pb2.THERMAL_STATE_UNSPECIFIED if self.thermal is None else self.thermal.value,

@@ -1,4 +1,4 @@
-"""The small files of /sys and /proc: anything may be missing, closed or nonsense, and then it is not known."""
+"""Reading of small files in /sys and /proc. A file that is missing, unreadable or invalid gives None."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def text_of(path: Path) -> str | None:
-    """What is in a file, stripped; None if it cannot be read."""
+    """Read a file's text without surrounding space; None if it cannot be read."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError:
@@ -15,7 +15,7 @@ def text_of(path: Path) -> str | None:
 
 
 def number_in(path: Path) -> float | None:
-    """The number in a file; None if it cannot be read or is none."""
+    """Read the number in a file; None if it cannot be read or is not a finite number."""
     try:
         number = float(text_of(path) or "")
     except ValueError:
@@ -24,7 +24,7 @@ def number_in(path: Path) -> float | None:
 
 
 def names_in(folder: Path) -> list[str] | None:
-    """What is in a folder, in order: nothing if it does not exist, None if it cannot be read."""
+    """List the names in a folder, sorted; empty if it does not exist, None if it cannot be read."""
     try:
         return sorted(path.name for path in folder.iterdir())
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Opens and shuts by the device's conditions, slowly enough not to flutter."""
+"""A gate that opens and closes by the device's conditions, with a settling time against flapping."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fwdllm_client.conditions.sensors import Sensors
 
 
 class Gate:
-    """Shuts at the first reading that the ``rules`` forbid, opens again when all has been well for ``settle_s``.
+    """Closes at the first reading that the ``rules`` forbid; opens after readings have been allowed for ``settle_s``.
 
-    The first reading of all needs no such time before it.
+    The very first reading needs no settling time.
 
     :param clock: seconds, monotonic.
     """
@@ -27,10 +27,10 @@ class Gate:
         self._well_since: float | None = None
         self._holds: tuple[Hold, ...] = ()
         self.conditions = Conditions()
-        """The last reading."""
+        """The last sensor reading."""
 
     def holds(self, max_age_s: float) -> tuple[Hold, ...]:
-        """What forbids work by a reading that is younger than ``max_age_s`` seconds."""
+        """Return what forbids work, by a reading younger than ``max_age_s`` seconds."""
         now = self._clock()
         if now - self._read_at >= max_age_s:
             is_first, self._read_at = self._read_at == float("-inf"), now

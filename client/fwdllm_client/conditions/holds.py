@@ -1,4 +1,4 @@
-"""Why a device does not work now."""
+"""Holds: the reasons for which a device does not work now."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fwdllm_client.conditions.conditions import Conditions
 
 
 class Hold(IntEnum):
-    """One reason; the numbers are those of the wire."""
+    """One reason; the values are those of the wire contract."""
 
     PAUSED = conditions_pb2.HOLD_PAUSED
     UNPLUGGED = conditions_pb2.HOLD_UNPLUGGED
@@ -20,12 +20,12 @@ class Hold(IntEnum):
     RESTING = conditions_pb2.HOLD_RESTING
 
     @property
-    def word(self) -> str:
-        """For programs, as in the wire contract: ``low_battery``."""
+    def wire_name(self) -> str:
+        """Name in the wire contract, such as ``low_battery``."""
         return self.name.lower()
 
     def explained(self, conditions: Conditions) -> str:
-        """For the owner, with what the sensors say."""
+        """Return the reason in words with the sensors' values, for the owner."""
         match self:
             case Hold.PAUSED:
                 return "paused by the owner; go on with 'fwdllm-client resume'"
@@ -42,6 +42,6 @@ class Hold(IntEnum):
             case Hold.HOT:
                 return f"too hot ({conditions.thermal.name.lower() if conditions.thermal else 'unknown'})"
             case Hold.SETTLING:
-                return "all is well again, but not for long enough"
+                return "the conditions are met again, but not for long enough yet"
             case Hold.RESTING:
                 return "resting after a session"

@@ -1,4 +1,4 @@
-"""A Linux machine, through /sys and /proc, and NetworkManager where there is one."""
+"""Sensors of a Linux machine: /sys, /proc, and NetworkManager where it is installed."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from fwdllm_client.conditions.files import names_in, number_in, text_of
 from fwdllm_client.conditions.thermal_zones import thermal_state
 
 _MOBILE = ("wwan", "wwp", "ppp", "rmnet")
-"""How interfaces of mobile networks are called."""
+"""Prefixes of the names of mobile network interfaces."""
 
 
 class LinuxSensors:
-    """Reads the files below ``root``, which is / but in tests."""
+    """Reads the files below ``root``, and asks NetworkManager by ``run``."""
 
     def __init__(self, run: Run, root: Path = Path("/")) -> None:
         self._run = run
         self._root = root
 
     def read(self) -> Conditions:
-        """See :class:`fwdllm_client.conditions.sensors.Sensors`."""
+        """Read the conditions now; unknown ones are None."""
         charging, percent, mains, watts = self._power()
         thermal = thermal_state(self._root / "sys/class/thermal")
         return Conditions(charging, percent, self._metered(), thermal, mains, watts)
 
     def _power(self) -> tuple[bool | None, float | None, bool, float | None]:
-        """Whether it charges, the charge in percent, whether it is on mains, having no battery, and the watts drawn."""
+        """Return whether it charges, the charge in percent, whether it has no battery, and the power drawn in watts."""
         folder = self._root / "sys/class/power_supply"
         names = names_in(folder)
         if names is None:
@@ -45,31 +45,31 @@ class LinuxSensors:
 
     def _charging(self, supplies: list[Path], batteries: list[Path]) -> bool | None:
         statuses = {text_of(battery / "status") for battery in batteries}
-        if statuses == {"Discharging"}:  # also when what it is plugged into is too weak
+        if statuses == {"Discharging"}:  # also if the charger is too weak
             return False
         if any(text_of(supply / "type") != "Battery" and number_in(supply / "online") for supply in supplies):
             return True
-        if statuses & {"Charging", "Full", "Not charging"}:  # the last one: plugged in, and full enough
+        if statuses & {"Charging", "Full", "Not charging"}:  # the last one: plugged in and charged enough
             return True
         return None
 
     def _metered(self) -> bool | None:
-        """What NetworkManager says of the way out, or else what kind of interface it is."""
-        interfaces = self._ways_out()
+        """Return whether a default route is metered: by NetworkManager, else by the kind of interface."""
+        interfaces = self._default_interfaces()
         if interfaces is None:
             return None
-        return any(map(self._is_metered, interfaces))  # with no way out nothing is paid for
+        return any(map(self._is_metered, interfaces))  # without a default route nothing is metered
 
     def _is_metered(self, interface: str) -> bool:
-        said = self._run(("nmcli", "-t", "-f", "GENERAL.METERED", "dev", "show", interface)) or ""
-        word = said.strip().removeprefix("GENERAL.METERED:").partition(" ")[0]  # "yes", "no (guessed)", "unknown"
+        answer = self._run(("nmcli", "-t", "-f", "GENERAL.METERED", "dev", "show", interface)) or ""
+        word = answer.strip().removeprefix("GENERAL.METERED:").partition(" ")[0]  # "yes", "no (guessed)", "unknown"
         if word in ("yes", "no"):
             return word == "yes"
         described = text_of(self._root / "sys/class/net" / interface / "uevent") or ""
         return interface.startswith(_MOBILE) or "DEVTYPE=wwan" in described.split()
 
-    def _ways_out(self) -> set[str] | None:
-        """The interfaces of the default routes; of IPv4 the one with the smallest metric."""
+    def _default_interfaces(self) -> set[str] | None:
+        """Return the interfaces of the default routes; for IPv4, the one with the smallest metric."""
         four, six = text_of(self._root / "proc/net/route"), text_of(self._root / "proc/net/ipv6_route")
         if four is None and six is None:
             return None
@@ -79,16 +79,16 @@ class LinuxSensors:
 
 
 def _is_own_battery(supply: Path) -> bool:
-    """Whether the machine runs on it: neither a mouse's nor an empty bay."""
+    """Return whether the machine runs on this battery: not a peripheral's, and not an empty bay."""
     if text_of(supply / "type") != "Battery":
         return False
     return text_of(supply / "scope") != "Device" and text_of(supply / "present") != "0"
 
 
 def _watts(batteries: list[Path]) -> float | None:
-    """What the batteries give together; None if one of them does not tell."""
-    given = [_watts_of(battery) for battery in batteries]
-    return sum(watts for watts in given if watts is not None) if None not in given else None
+    """Return the power drawn from all batteries, watts; None if one of them is unknown."""
+    drawn = [_watts_of(battery) for battery in batteries]
+    return sum(watts for watts in drawn if watts is not None) if None not in drawn else None
 
 
 def _watts_of(battery: Path) -> float | None:
@@ -98,11 +98,11 @@ def _watts_of(battery: Path) -> float | None:
     microamperes, microvolts = number_in(battery / "current_now"), number_in(battery / "voltage_now")
     if microamperes is None or microvolts is None:
         return None
-    return abs(microamperes) * microvolts / 1e12  # some drivers give what flows out a sign
+    return abs(microamperes) * microvolts / 1e12  # some drivers report a negative current during discharge
 
 
 def _default_routes(table: str) -> Iterator[tuple[int, str]]:
-    """Metric and interface of each route of /proc/net/route to anywhere."""
+    """Yield metric and interface of each default route in /proc/net/route."""
     for line in table.splitlines()[1:]:
         fields = line.split()
         if len(fields) >= 8 and fields[1] == fields[7] == "00000000" and fields[6].isdecimal():

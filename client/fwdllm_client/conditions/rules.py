@@ -1,4 +1,4 @@
-"""What the owner wants to hold before the device works: ``[conditions]`` in the agent's settings."""
+"""The owner's rules for work: ``[conditions]`` in the agent's settings."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from fwdllm_client.conditions.holds import Hold
 from fwdllm_common.errors import BadInputError
 
 BATTERY_MARGIN = 5.0
-"""A device at work goes on down to so many percent below what it needs to begin."""
+"""Percentage points below ``battery_percent`` down to which a working device continues."""
 
 SESSION_S = 585.0
-"""Of devices with a battery: Android gives such work ten minutes at most."""
+"""Default session length of devices with a battery, seconds: Android allows such work ten minutes at most."""
 
 _THERMAL = {state.name.lower(): state for state in Thermal if state > Thermal.NONE} | {"off": None}
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Android's own for such work, unless the owner says otherwise.
+    """The conditions under which work is allowed; the defaults are Android's for such work.
 
-    ``charging`` and ``unmetered`` say whether that is asked for; ``battery_percent`` is the least to begin with, 0 to
-    100; ``thermal_below`` what the device must be cooler than, None for any heat; ``session_s`` the longest time at
-    work without a rest, seconds, None for :data:`SESSION_S`, or no limit on mains; ``settle_s`` how long all must be
-    well again before the device goes on, and how long it rests after a session, seconds.
+    ``charging`` and ``unmetered`` are required if True. ``battery_percent`` is the minimum charge to begin with, 0 to
+    100. ``thermal_below`` is the thermal state that the device must stay below, None for no limit. ``session_s`` is the
+    longest time of work without a rest, seconds; None means :data:`SESSION_S`, or no limit on mains. ``settle_s`` is
+    the time for which the conditions must be met again before work continues, and the rest after a session, seconds.
 
-    What is not known counts as forbidden for charging and network, and as allowed for the level of the battery (there
-    may be none) and heat (few machines tell it, and those that get too hot slow down by themselves).
+    Unknown charging or metering forbids work. An unknown charge (there may be no battery) or thermal state (few
+    machines report it, and hot ones throttle themselves) allows it.
     """
 
     charging: bool = True
@@ -42,25 +42,25 @@ class Rules:
 
     @classmethod
     def names(cls) -> Sequence[str]:
-        """Of the settings."""
+        """Return the names of the settings."""
         return [field.name for field in fields(cls)]
 
     @classmethod
     def of(cls, section: Mapping[str, Any], where: str) -> Rules:
-        """The rules with these settings, all of them known ones; ``where`` they are is for messages.
+        """Build the rules from known settings; ``where`` begins the messages.
 
-        :raises BadInputError: a value is out of bounds.
+        :raises BadInputError: a value is out of bounds or of the wrong type.
         """
         return cls(**{key: _checked(key, value, where) for key, value in section.items()})
 
     def longest_session_s(self, conditions: Conditions) -> float:
-        """How long the device may be at work without a rest, seconds."""
+        """Return the longest time of work without a rest, seconds."""
         if self.session_s is not None:
             return self.session_s
         return inf if conditions.mains else SESSION_S
 
     def holds(self, conditions: Conditions, *, working: bool) -> tuple[Hold, ...]:
-        """What forbids to begin, or if ``working`` to go on."""
+        """Return what forbids to begin work, or to continue it if ``working``."""
         least = self.battery_percent - (BATTERY_MARGIN if working else 0)
         level, thermal = conditions.battery_percent, conditions.thermal
         forbidden = {

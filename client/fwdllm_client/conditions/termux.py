@@ -1,4 +1,4 @@
-"""A phone, through the commands of Termux:API (the package ``termux-api`` and the app of the same name)."""
+"""Sensors of a phone: the commands of Termux:API (the package ``termux-api`` and the app of the same name)."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from fwdllm_client.conditions.command import Run
 from fwdllm_client.conditions.conditions import Conditions, Thermal
 
 _WARMER_THAN = ((50.0, Thermal.CRITICAL), (45.0, Thermal.SEVERE), (40.0, Thermal.MODERATE), (37.0, Thermal.LIGHT))
-"""°C of the battery, which follows the skin of the phone; charging stops at about 45 on most."""
+"""Battery temperatures in °C, which follow the surface of the phone; most phones stop charging at about 45 °C."""
 
 _LEAST_WATTS, _MOST_WATTS = 0.05, 50.0
-"""What a phone that computes may draw: less than the least is a current in another unit."""
+"""Plausible power of a computing phone; a lower value means that the current is in another unit."""
 
 
 class TermuxSensors:
-    """Asks for battery and Wi-Fi, about a tenth of a second each.
+    """Reads battery and Wi-Fi, about 0.1 s each.
 
-    A phone's thermal zones are not read: many are closed to apps, and what the others mean differs from phone to phone.
+    A phone's thermal zones are not read: many are closed to apps, and the meaning of the others varies by phone.
     """
 
     def __init__(self, run: Run) -> None:
         self._run = run
 
     def read(self) -> Conditions:
-        """See :class:`fwdllm_client.conditions.sensors.Sensors`."""
+        """Read the conditions now; unknown ones are None."""
         battery = self._ask("termux-battery-status")
         charging = _charging(battery)
         return Conditions(
@@ -39,7 +39,7 @@ class TermuxSensors:
         )
 
     def _ask(self, command: str) -> Mapping[str, Any]:
-        """What a command says; nothing if it says nothing, an error, or no JSON object."""
+        """Run a command and parse its JSON object; empty if it fails or prints anything else."""
         try:
             answer = json.loads(self._run((command,)) or "")
         except ValueError:
@@ -48,13 +48,13 @@ class TermuxSensors:
 
 
 def _charging(battery: Mapping[str, Any]) -> bool | None:
-    if battery.get("present") is False:  # a box for a television
+    if battery.get("present") is False:  # such as a television box
         return True
     plugged, status = battery.get("plugged"), battery.get("status")
     if status == "DISCHARGING" or plugged == "UNPLUGGED":
         return False
     if isinstance(plugged, str) and plugged.startswith("PLUGGED"):
-        return True  # also when full, or held below full to spare the battery
+        return True  # also when full, or kept below full to spare the battery
     return _known(status, {"CHARGING": True, "FULL": True, "NOT_CHARGING": False})
 
 
@@ -69,7 +69,7 @@ def _percent(battery: Mapping[str, Any]) -> float | None:
 
 
 def _watts(battery: Mapping[str, Any]) -> float | None:
-    """Microamperes times millivolts; some phones give milliamperes, and then it is not known."""
+    """Return the power from microamperes and millivolts; None if implausible, as on phones that report milliamperes."""
     current, voltage = _number(battery.get("current")), _number(battery.get("voltage"))
     if current is None or voltage is None:
         return None
@@ -88,7 +88,7 @@ def _thermal(battery: Mapping[str, Any]) -> Thermal | None:
 
 
 def _metered(wifi: Mapping[str, Any]) -> bool | None:
-    """Wi-Fi counts as unmetered, anything else as mobile data; that a Wi-Fi is another phone's is not to be seen."""
+    """Count Wi-Fi as unmetered and anything else as mobile data; another phone's hotspot is not recognisable."""
     state = wifi.get("supplicant_state")
     if not isinstance(state, str):
         return None
@@ -106,4 +106,4 @@ def _known(word: object, meanings: Mapping[str, bool]) -> bool | None:
 
 
 COMMANDS: Sequence[str] = ("termux-battery-status", "termux-wifi-connectioninfo")
-"""What the package must have put in place."""
+"""The commands of the package that are needed."""

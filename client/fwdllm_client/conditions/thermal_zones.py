@@ -1,4 +1,4 @@
-"""Linux' thermal zones: temperatures against the limits that the zone itself names."""
+"""Linux' thermal zones: temperatures compared with the zones' own trip points."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from fwdllm_client.conditions.conditions import Thermal
 from fwdllm_client.conditions.files import names_in, number_in, text_of
 
 _LIMITS = {"passive": 85.0, "hot": 95.0, "critical": 105.0}
-"""°C of a zone that names no limit at all: those of most processors."""
+"""Limits in °C of a zone without trip points: those of most processors."""
 _BELOW_CRITICAL = 20.0
-"""A zone that names only its critical limit counts as throttled so many °C below it."""
+"""A zone with only a critical trip point counts as throttled this many °C below it."""
 _LIGHT_BELOW = 10.0
 _COLDEST_LIMIT = 50.0
-"""Limits below it are not about heat: some boards have zones that guard against cold."""
+"""Trip points below this many °C are ignored: some boards have zones that guard against cold."""
 
 
 def thermal_state(folder: Path) -> Thermal | None:
-    """The state of the hottest of the zones in ``folder``, by its own limits; None if none can be read."""
+    """Return the worst state of the zones in ``folder``, each by its own limits; None if no zone can be read."""
     zones = [folder / name for name in names_in(folder) or () if name.startswith("thermal_zone")]
     return max((state for zone in zones if (state := _state(zone)) is not None), default=None)
 
@@ -37,7 +37,7 @@ def _state(zone: Path) -> Thermal | None:
 
 
 def _limits(zone: Path) -> dict[str, float]:
-    """°C at which the zone is throttled, hot and critical; the lowest of each kind."""
+    """Return the lowest trip points in °C at which the zone is throttled (passive), hot and critical."""
     named: dict[str, float] = {}
     for name in names_in(zone) or ():
         if name.startswith("trip_point_") and name.endswith("_type"):

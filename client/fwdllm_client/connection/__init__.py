@@ -1,1 +1,1 @@
-"""The way to the coordinator: identity, enrolment, calls, retries and the record of what was sent."""
+"""The connection to the coordinator: identity, enrolment, calls, retries and the log of what was sent."""

@@ -1,4 +1,4 @@
-"""``fwdllm-client join``: from a one-time token to a client certificate."""
+"""``fwdllm-client join``: exchange of a one-time token for a client certificate."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _LONGEST_WAIT_S = 10.0
 
 
 def join(home: ClientHome, text: str, *, force: bool = False, wait: Callable[[float], None] = time.sleep) -> Identity:
-    """Trade the join token ``text`` for an identity and save it in ``home``.
+    """Exchange the join token ``text`` for an identity and save it in ``home``.
 
-    The key is on disk before the coordinator hears of it: a join whose answer was lost can be repeated with the same
-    token. ``force`` replaces an identity. A coordinator that is busy is asked again a few times; ``wait`` passes the
-    seconds that it asks for.
+    The key is saved before the request is sent, so that a join whose response was lost can be repeated with the same
+    token. ``force`` replaces an existing identity. A busy coordinator is called again a few times; ``wait`` sleeps for
+    the given seconds.
 
-    :raises BadInputError: the token is not whole, the device has joined already, or its clock is wrong.
+    :raises BadInputError: the token is incomplete, the device has joined already, or its clock is wrong.
     :raises UnreachableError: the coordinator does not answer.
-    :raises RefusedError: it is another coordinator, or the token is wrong, used or expired.
+    :raises RefusedError: the coordinator is another one, or the token is wrong, used or expired.
     """
     token = JoinToken.decode(text.strip())
     if home.joined and not force:
@@ -63,7 +63,7 @@ def join(home: ClientHome, text: str, *, force: bool = False, wait: Callable[[fl
         expires_unix_s=answer.expires_unix_s,
         key=key,
         certificate=answer.certificate,
-        # The pinned authority, not the one in the answer: trust comes from the token alone.
+        # The pinned authority, not the one in the response: trust is based on the token alone.
         ca=authority,
     )
     home.save_identity(identity)
@@ -71,11 +71,11 @@ def join(home: ClientHome, text: str, *, force: bool = False, wait: Callable[[fl
 
 
 def token_of(argument: str | None, file: Path | None, standard_input: Callable[[], str]) -> str:
-    """The join token in ``argument``, in ``file``, or on standard input if the argument is ``-``.
+    """Return the join token in ``argument``, in ``file``, or on standard input if the argument is ``-``.
 
-    Around it may stand what ``fwdllm-server enroll`` prints. In an argument others on the machine can see it.
+    The text may be all that ``fwdllm-server enroll`` prints. Other users of the machine can see an argument.
 
-    :raises BadInputError: it is said in none of these ways, or in two, or the file cannot be read.
+    :raises BadInputError: neither or both are given, or the file cannot be read.
     """
     if (argument is None) == (file is None):
         raise BadInputError(

@@ -1,4 +1,4 @@
-"""The agent's folder: who the device is, what it has downloaded, what it has not yet delivered."""
+"""The agent's folder: identity, cache, journal, settings and logs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ HOME_VARIABLE = "FWDLLM_HOME"
 
 @dataclass(frozen=True)
 class Identity:
-    """Who the device is and whom it trusts.
+    """The device's identity and the authority that it trusts.
 
-    ``key``, ``certificate`` and ``ca`` are PEM; addresses are host:port; ``expires_unix_s`` is the end of the
-    certificate, seconds since 1970 UTC.
+    ``key``, ``certificate`` and ``ca`` are PEM; addresses are host:port; ``expires_unix_s`` is the time at which
+    the certificate expires, seconds since 1970 UTC.
     """
 
     device_id: str
@@ -36,14 +36,14 @@ class Identity:
 
     @property
     def renewable(self) -> bool:
-        """Whether the coordinator signed the certificate, and not an authority of its operator's own."""
+        """Whether the coordinator signed the certificate; an operator's own authority renews by other means."""
         return bool(self.enrolment_address)
 
 
 class ClientHome:
-    """The files of one agent below ``folder``, which is made if it does not exist.
+    """The files of one agent below ``folder``, which is created if it does not exist.
 
-    :raises StorageError: the folder cannot be made.
+    :raises StorageError: the folder cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -68,7 +68,7 @@ class ClientHome:
 
     @classmethod
     def choose(cls, folder: Path | None) -> ClientHome:
-        """``folder``, or what FWDLLM_HOME names, or ~/.fwdllm."""
+        """Use ``folder``, else the folder in FWDLLM_HOME, else ~/.fwdllm."""
         return cls((folder or Path(os.environ.get(HOME_VARIABLE) or DEFAULT_HOME)).expanduser())
 
     @property
@@ -78,13 +78,13 @@ class ClientHome:
 
     @property
     def joined_at(self) -> float:
-        """When the identity was saved, seconds since 1970 UTC by this device's clock."""
+        """Time at which the identity was saved, seconds since 1970 UTC by this device's clock."""
         return self._identity.stat().st_mtime
 
     def load_identity(self) -> Identity:
-        """The identity that ``join`` saved.
+        """Load the identity that ``join`` saved.
 
-        :raises BadInputError: there is none, or a file of it is missing or damaged.
+        :raises BadInputError: there is none, or one of its files is missing or damaged.
         """
         if not self.joined:
             raise BadInputError(f"{self.folder} has not joined a coordinator; run: fwdllm-client join TOKEN")
@@ -107,17 +107,17 @@ class ClientHome:
             ) from error
 
     def pending_key(self) -> bytes | None:
-        """The key of a join that has not been answered yet, PEM."""
+        """Return the key of a join without a response so far, PEM; None if there is none."""
         return self._new_key.read_bytes() if self._new_key.exists() else None
 
     def save_pending_key(self, key: bytes) -> None:
-        """Keep the key of a join before the coordinator hears of it, readable by the owner alone."""
+        """Save the key of a join (PEM) before the request is sent, readable by the owner alone."""
         write_atomically(self._new_key, key, mode=0o600)
 
     def save_identity(self, identity: Identity) -> None:
-        """Become ``identity``.
+        """Save ``identity``.
 
-        A crash half-way leaves a folder that has not joined and still holds the new key: the same token works again.
+        A crash half-way leaves a folder that has not joined and still holds the new key, so the same token works again.
         """
         self._identity.unlink(missing_ok=True)
         self._renewed.unlink(missing_ok=True)
@@ -134,9 +134,9 @@ class ClientHome:
         self._new_key.unlink(missing_ok=True)
 
     def renew_identity(self, identity: Identity) -> None:
-        """Become ``identity``, whose key, certificate and end alone are new.
+        """Save ``identity``, of which only key, certificate and expiry are new.
 
-        A crash leaves the old identity, or what the next :meth:`load_identity` makes the new one of.
+        A crash leaves the old identity, or a file from which the next :meth:`load_identity` completes the new one.
         """
         value = {
             "key": identity.key.decode(),
@@ -160,7 +160,7 @@ class ClientHome:
     def forget(self) -> None:
         """Delete the identity first, then cache, journal and choices; settings and the log of what was sent stay.
 
-        :raises StorageError: something cannot be deleted.
+        :raises StorageError: a file cannot be deleted.
         """
         journal = [self.journal.with_name(self.journal.name + end) for end in ("", "-wal", "-shm")]
         try:
@@ -174,7 +174,7 @@ class ClientHome:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process.
+        """Lock the folder for this process.
 
         :raises BusyError: another agent holds it.
         :raises StorageError: the folder cannot be written.
@@ -185,7 +185,7 @@ class ClientHome:
 
     @property
     def running(self) -> bool:
-        """Whether an agent holds the folder now."""
+        """Whether an agent is running in the folder."""
         try:
             with self.lock():
                 return False

@@ -1,6 +1,6 @@
-"""Are the device's key and certificates whole? Found out by a handshake with itself, before a coordinator is asked.
+"""Check of the device's key and certificates by a local TLS handshake, before the coordinator is called.
 
-A coordinator cannot say what is wrong with them: the connection fails as it does when nobody answers.
+With damaged files the connection to a coordinator fails in the same way as if it did not answer.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ _MOST_FLIGHTS = 10
 
 
 def check_identity(home: ClientHome, identity: Identity) -> None:
-    """Do as the coordinator will with the key and the certificates of ``identity``, whose files are in ``home``.
+    """Verify the key and the certificates of ``identity``, whose files are in ``home``, as the coordinator will.
 
-    Validity in time is left to the coordinator, whose clock counts.
+    The period of validity is not checked, because the coordinator's clock decides on it.
 
-    :raises RefusedError: they are damaged, or do not belong together.
+    :raises RefusedError: a file is damaged, or key and certificate do not belong together.
     """
     try:
         coordinator = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -28,7 +28,7 @@ def check_identity(home: ClientHome, identity: Identity) -> None:
         for context in (coordinator, device):
             context.load_cert_chain(home.certificate, home.key, password=lambda: b"")
             context.load_verify_locations(cadata=identity.ca.decode())
-        if identity.renewable:  # an authority of the operator's own is not known here
+        if identity.renewable:  # the certificate of an operator's own authority is not available here
             coordinator.verify_mode = ssl.CERT_REQUIRED
         _shake_hands(coordinator, device)
     except (ssl.SSLError, OSError, ValueError) as error:

@@ -1,7 +1,7 @@
-"""The device's key and the request for a certificate, by ``cryptography`` where it is installed.
+"""The device's key and certificate request, made by ``cryptography`` where it is installed.
 
-Elsewhere, as on phones, by :mod:`fwdllm_client.connection.keys_ecdsa` (docs/security.md). Later gRPC's own TLS uses
-the key.
+Elsewhere, as on phones, :mod:`fwdllm_client.connection.keys_ecdsa` makes them (docs/security.md). The TLS in gRPC uses
+the key afterwards.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The device's key and the request for a certificate, by OpenSSL, whose time does not depend on the key's bits."""
+"""The device's key and certificate request by OpenSSL, which signs in constant time."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cryptography.hazmat.primitives.serialization import (
 
 
 def new_key() -> bytes:
-    """A fresh P-256 private key, PKCS#8 PEM (RFC 5208, RFC 5915)."""
+    """Generate a P-256 private key, PKCS#8 PEM (RFC 5208, RFC 5915)."""
     return ec.generate_private_key(ec.SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
 def certificate_request(key: bytes) -> bytes:
-    """A PKCS#10 request (RFC 2986) for the key, DER: no subject, no attributes; the coordinator decides on names."""
+    """Return a PKCS#10 request (RFC 2986, DER) for the PEM ``key``; no subject, the coordinator decides on names."""
     signer = load_pem_private_key(key, password=None)
     assert isinstance(signer, ec.EllipticCurvePrivateKey)
     request = x509.CertificateSigningRequestBuilder(x509.Name([])).sign(signer, hashes.SHA256())

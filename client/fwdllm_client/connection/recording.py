@@ -1,4 +1,4 @@
-"""The way to the coordinator, with a record of everything that goes over it."""
+"""A coordinator proxy that logs every message before it is sent."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from collections.abc import Iterator
 from fwdllm.v1 import device_pb2
 from fwdllm_client.connection.sent_log import SentLog
 from fwdllm_client.connection.transport import CallFailedError, Coordinator, Stream
-from fwdllm_client.policy.least_rows import LeastRows
+from fwdllm_client.policy.policy import LeastRows
 
 
 class RecordingCoordinator:
-    """``coordinator``, whose every message is in the ``log`` before it is sent."""
+    """Passes messages on to ``coordinator`` once they are in the ``log``. ``least_rows`` appears in the log's text."""
 
     def __init__(self, coordinator: Coordinator, log: SentLog, least_rows: LeastRows = LeastRows()) -> None:  # noqa: B008 - frozen
         self.address = coordinator.address
         self.traffic = coordinator.traffic
         self._coordinator = coordinator
         self._log = log
-        self._least_rows = least_rows.words
+        self._least_rows = least_rows.description
         self._work: dict[str, tuple[str, int]] = {}
 
     def check_in(self, request: device_pb2.CheckInRequest) -> device_pb2.CheckInResponse:
-        """See :class:`fwdllm_client.connection.transport.Coordinator`."""
+        """Log and send a check-in; repeated check-ins with the same profile share a line."""
         lasting = device_pb2.CheckInRequest()
         lasting.CopyFrom(request)
         lasting.ClearField("conditions")
@@ -43,28 +43,28 @@ class RecordingCoordinator:
             )
         answer = self._coordinator.check_in(request)
         if answer.HasField("assignment"):
-            # A job's name must not steer the terminal on which its owner reads it.
+            # A job's name must not control the terminal on which the owner reads it.
             job = "".join(character if character.isprintable() else "?" for character in answer.assignment.job_name)
             self._work[answer.assignment.assignment_id] = (job, answer.assignment.round)
         return answer
 
     def get_artifact(self, request: device_pb2.GetArtifactRequest) -> Stream[device_pb2.ArtifactChunk]:
-        """See :class:`fwdllm_client.connection.transport.Coordinator`."""
+        """Log and send the request for a file."""
         self._log.add("file", "the hash of a file of a model, to get it")
         return self._coordinator.get_artifact(request)
 
     def get_weights(self, request: device_pb2.GetWeightsRequest) -> Stream[device_pb2.WeightsChunk]:
-        """See :class:`fwdllm_client.connection.transport.Coordinator`."""
+        """Log and send the request for weights."""
         self._log.add("weights", "which version of a job's weights the device has, to get the newest")
         return self._coordinator.get_weights(request)
 
     def report(self, requests: Iterator[device_pb2.ReportRequest]) -> Stream[device_pb2.ReportResponse]:
-        """See :class:`fwdllm_client.connection.transport.Coordinator`."""
+        """Log and send each report."""
         noted = _Kept(map(self._noted, requests))
         return _Answers(self._coordinator.report(noted), noted)
 
     def report_feature_sums(self, request: device_pb2.FeatureSumsRequest) -> device_pb2.FeatureSumsResponse:
-        """See :class:`fwdllm_client.connection.transport.Coordinator`."""
+        """Log and send sums of features."""
         self._log.add(
             f"sums {request.assignment_id}",
             "for each class the sum of the features of its rows, which the owner allows, and the effort they took",
@@ -74,7 +74,7 @@ class RecordingCoordinator:
         return self._coordinator.report_feature_sums(request)
 
     def report_self_test(self, request: device_pb2.SelfTestRequest) -> device_pb2.SelfTestResponse:
-        """See :class:`fwdllm_client.connection.transport.Coordinator`."""
+        """Log and send the result of a known-answer test."""
         self._log.add(
             f"self-test {request.assignment_id}",
             "how exactly this device computes, measured on texts that came with the model",
@@ -84,7 +84,7 @@ class RecordingCoordinator:
         return self._coordinator.report_self_test(request)
 
     def renew_certificate(self, request: device_pb2.RenewCertificateRequest) -> device_pb2.RenewCertificateResponse:
-        """See :class:`fwdllm_client.connection.transport.Coordinator`."""
+        """Log and send the request for a new certificate."""
         self._log.add("renewal", "a new public key, to renew the certificate")
         return self._coordinator.renew_certificate(request)
 
@@ -101,7 +101,7 @@ class RecordingCoordinator:
         return request
 
     def _of(self, assignment_id: str) -> tuple[str, int]:
-        """Job and round; of work that an earlier life of the agent took, only the assignment is known."""
+        """Return job and round; of an assignment from an earlier run of the agent only the id is known."""
         return self._work.get(assignment_id, (f"of assignment {assignment_id}", 0))
 
 
@@ -110,7 +110,7 @@ def _kind(request: device_pb2.CheckInRequest) -> str:
 
 
 class _Kept(Iterator[device_pb2.ReportRequest]):
-    """``requests`` up to an error, which is kept: gRPC reads them in a thread of its own, and only ends the call."""
+    """``requests`` up to an error, which is kept: gRPC reads them in its own thread and only ends the call."""
 
     def __init__(self, requests: Iterator[device_pb2.ReportRequest]) -> None:
         self.error: Exception | None = None
@@ -121,13 +121,13 @@ class _Kept(Iterator[device_pb2.ReportRequest]):
             return next(self._requests)
         except StopIteration:
             raise
-        except Exception as error:  # shown to whoever reads the answers
+        except Exception as error:  # raised again to the reader of the answers
             self.error = error
             raise StopIteration from error
 
 
 class _Answers(Iterator[device_pb2.ReportResponse]):
-    """The answers to ``requests``, or the error that they ended with: a full disk is no missing answer."""
+    """The answers to ``requests``, or the error that ended them: a full disk must not look like a lost connection."""
 
     def __init__(self, answers: Stream[device_pb2.ReportResponse], requests: _Kept) -> None:
         self._answers = answers
@@ -142,5 +142,5 @@ class _Answers(Iterator[device_pb2.ReportResponse]):
             raise
 
     def cancel(self) -> object:
-        """See :class:`fwdllm_client.connection.transport.Stream`."""
+        """End the stream."""
         return self._answers.cancel()

@@ -1,4 +1,4 @@
-"""A certificate is renewed, for a new key, when a third of its life is left."""
+"""Renewal of the certificate, with a new key, when a third of its lifetime is left."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from fwdllm_client.connection.home import ClientHome, Identity
 from fwdllm_client.connection.transport import CallFailedError
 
 LEFT = 1 / 3
-"""Part of a certificate's life that is left when it is renewed."""
+"""Part of a certificate's lifetime that is left when it is renewed."""
 AGAIN_S = 3600.0
-"""Seconds after which a renewal that failed is tried again."""
+"""Interval between attempts after a failed renewal, seconds."""
 
 _log = structlog.get_logger()
 Ask = Callable[[device_pb2.RenewCertificateRequest], device_pb2.RenewCertificateResponse]
 
 
 class Renewal:
-    """Renews the identity in ``home`` when it is time; call it where no call is open.
+    """Renews the identity in ``home`` when it is due; to be called while no call is open.
 
-    :param ask: the coordinator's answer to a request.
-    :param use: has all further calls made as another identity.
+    :param ask: sends a request to the coordinator and returns its response.
+    :param use: makes all further calls with another identity.
+    :param clock: seconds since 1970 UTC.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Renewal:
         self._due = self._due_at()
 
     def __call__(self) -> None:
-        """Renew if it is time. A coordinator that does not answer or cannot renew is asked again in an hour.
+        """Renew the certificate if it is due; after a failure try again in an hour.
 
         :raises StorageError: the disk is full.
         """
@@ -48,7 +49,7 @@ class Renewal:
         if now < self._due or not self._identity.renewable:
             return
         self._due = now + AGAIN_S
-        # Signing is pure Python, and most agents live for weeks without it.
+        # Imported here: signing may need pure-Python modules, and most agents run for weeks without it.
         from fwdllm_client.connection.keys import certificate_request, new_key
 
         key = new_key()
@@ -56,10 +57,10 @@ class Renewal:
             answer = self._ask(device_pb2.RenewCertificateRequest(certificate_request=certificate_request(key)))
         except CallFailedError as error:
             cannot = error.code is StatusCode.UNIMPLEMENTED
-            cause = "the coordinator is of a version that cannot" if cannot else str(error)
+            cause = "the coordinator's version does not support renewal" if cannot else str(error)
             _log.warning("certificate not renewed, trying again in an hour", cause=cause)
             return
-        # The old one is good until this one is shown: whatever dies in between, one of the two works.
+        # The old certificate stays valid until the new one is used: after a crash in between, one of the two works.
         renewed = replace(self._identity, key=key, certificate=answer.certificate, expires_unix_s=answer.expires_unix_s)
         self._home.renew_identity(renewed)
         self._identity = renewed
@@ -68,6 +69,6 @@ class Renewal:
         _log.info("certificate renewed", device=renewed.device_id)
 
     def _due_at(self) -> float:
-        """By this device's clock: the coordinator's own says only when the certificate ends."""
+        """Return the due time by this device's clock, seconds since 1970 UTC."""
         since = self._home.joined_at
         return self._identity.expires_unix_s - LEFT * max(0.0, self._identity.expires_unix_s - since)

@@ -1,4 +1,4 @@
-"""What to do when a call fails: one table from gRPC status to action, and full-jitter back-off."""
+"""Retries of failed calls: a table from gRPC status to action, and back-off with full jitter."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _Result = TypeVar("_Result")
 
 
 class Action(Enum):
-    """What a device does about a failed call."""
+    """A device's response to a failed call."""
 
-    RETRY_NOW = auto()  # at once; a second time in a row, back off
-    BACK_OFF = auto()  # again and again, after random waits that grow to CAP_S seconds
-    WAIT = auto()  # nothing there is for this device now; there may be later
-    CHECK_IN = auto()  # the work is gone: leave it and ask for other work at the next check-in
-    RE_ENROL = auto()  # end; the device must join again
-    STOP = auto()  # end; trying again cannot help
+    RETRY_NOW = auto()  # at once; back off after the second failure in a row
+    BACK_OFF = auto()  # until it succeeds, after random waits of up to CAP_S seconds
+    WAIT = auto()  # no job suits this device now; one may later
+    CHECK_IN = auto()  # the work no longer exists: ask for other work at the next check-in
+    RE_ENROL = auto()  # end the program; the device must join again
+    STOP = auto()  # end the program; a retry cannot help
 
 
 ACTIONS: dict[StatusCode, Action] = {
@@ -64,44 +64,44 @@ REASONS: dict[str, Action] = {
     Reason.BUSY: Action.BACK_OFF,
     Reason.IDLE: Action.RETRY_NOW,
 }
-"""Reasons that say more than the status."""
+"""Actions for refusal reasons that are more specific than the status."""
 
 
 class WorkGoneError(Exception):
-    """The coordinator does not know this work (any more); the next check-in tells what to do instead."""
+    """The coordinator does not know this work (any more); the next check-in brings other work."""
 
 
 class NothingForThisDeviceError(Exception):
-    """All jobs that run are for others, as coordinators before 1.3 say it."""
+    """No running job suits this device (the refusal that coordinators before 1.3 send)."""
 
 
 class NotServedError(BadInputError):
-    """The coordinator refuses what this device says, and always will."""
+    """The coordinator refuses this device's requests permanently."""
 
 
 class StopRequested(Exception):  # noqa: N818 - not an error
-    """The wait was cut short because the agent is to stop."""
+    """The agent is to stop, which ends the wait."""
 
 
 class Stop(Protocol):
-    """The part of :class:`threading.Event` that a wait needs; tests put their own clock here."""
+    """The part of :class:`threading.Event` that a wait needs; tests replace it by their own clock."""
 
     def is_set(self) -> bool:
-        """Whether the agent is to stop."""
+        """Return whether the agent is to stop."""
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait up to ``timeout`` seconds; True as soon as the agent is to stop."""
+        """Wait up to ``timeout`` seconds; return True as soon as the agent is to stop."""
 
 
 def action_for(error: CallFailedError) -> Action:
-    """The row of the table for ``error``."""
+    """Return the action for ``error`` from the tables."""
     return REASONS.get(error.reason, ACTIONS.get(error.code, Action.BACK_OFF))
 
 
 class Retry:
-    """Repeats calls to ``address``, one thread's at a time, until they succeed or cannot.
+    """Repeats calls to ``address`` until they succeed or are refused; for one thread at a time.
 
-    :param stop: ends every wait; its ``wait`` is the only way in which this class passes time.
+    :param stop: ends every wait; this class waits only by its ``wait``.
     :param uniform: random float between two bounds.
     """
 
@@ -113,12 +113,12 @@ class Retry:
         self._cause = ""
 
     def call(self, attempt: Callable[[], _Result]) -> _Result:
-        """The result of ``attempt``, called until it raises no :class:`CallFailedError`.
+        """Call ``attempt`` until it raises no :class:`CallFailedError`, and return its result.
 
         :raises WorkGoneError: the work does not exist any more.
-        :raises NothingForThisDeviceError: there is none that this device could do.
+        :raises NothingForThisDeviceError: no running job suits this device.
         :raises RefusedError: the device is revoked or unknown.
-        :raises BadInputError: the coordinator refuses what the device says.
+        :raises BadInputError: the coordinator refuses the device's request.
         :raises StopRequested: the agent is to stop.
         """
         while True:
@@ -131,7 +131,7 @@ class Retry:
                 return result
 
     def progressed(self) -> None:
-        """The coordinator answered: the next failure waits as the first one did."""
+        """Reset the back-off, because the coordinator has answered."""
         if self._cause:
             _log.info("coordinator reached again", address=self._address)
         self._failures = 0
@@ -149,18 +149,21 @@ class Retry:
             raise refusal(error, self._address) from error
         self._failures += 1
         if action is Action.RETRY_NOW and self._failures == 1:
+            _log.debug("retrying at once", address=self._address, status=error.code.name)
             return
         if self._cause != str(error):
             self._cause = str(error)
             _log.warning("no answer, trying again until there is one", address=self._address, cause=self._cause)
         longest = min(CAP_S, BASE_S * 2.0 ** min(self._failures - 1, 16))
-        # What the coordinator asks for is the least; that all come back at once would not help it.
-        if self._stop.wait(error.retry_after_s + self._uniform(0.0, longest)):
+        # The time that the coordinator asks for is a minimum; the jitter spreads the devices' retries.
+        wait_s = error.retry_after_s + self._uniform(0.0, longest)
+        _log.debug("retrying after a wait", failures=self._failures, seconds=round(wait_s, 1), status=error.code.name)
+        if self._stop.wait(wait_s):
             raise StopRequested from error
 
 
 def refusal(error: CallFailedError, address: str) -> FwdllmError:
-    """The error that ends the program after a refusal; the coordinator's own words say what is wrong."""
+    """Return the error that ends the program after a refusal, with the coordinator's own message."""
     details = error.details or error.code.name
     if action_for(error) is Action.RE_ENROL:
         return RefusedError(

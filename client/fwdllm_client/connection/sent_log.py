@@ -1,6 +1,6 @@
-"""What has left the device, for its owner to read: ``fwdllm-client sent``.
+"""Log of everything that has left the device, for its owner: ``fwdllm-client sent``.
 
-Like messages share a line, which counts them. Beyond :data:`MAX_LINES` the oldest lines go.
+Similar messages share a line, which counts them. Beyond :data:`MAX_LINES` the oldest lines are deleted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _T = TypeVar("_T")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS lines (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
-    likeness TEXT NOT NULL UNIQUE, -- messages of the same likeness share a line
+    likeness TEXT NOT NULL UNIQUE, -- key of messages that share a line
     first_at REAL NOT NULL,
     last_at REAL NOT NULL,
     what TEXT NOT NULL,
@@ -47,7 +47,7 @@ ON CONFLICT (likeness) DO UPDATE SET
 
 @dataclass(frozen=True)
 class Line:
-    """``messages`` of one kind with so many ``numbers`` from the data; moments are seconds since 1970 UTC."""
+    """``messages`` of one kind with ``numbers`` values computed from the data; times are seconds since 1970 UTC."""
 
     first_at: float
     last_at: float
@@ -58,15 +58,15 @@ class Line:
     numbers: int
 
     @property
-    def words(self) -> str:
-        """As the owner reads it."""
+    def text(self) -> str:
+        """The line in words, for the owner."""
         about = f"job {self.job} round {self.round}: {self.numbers} numbers, " if self.job else ""
         often = f" ({self.messages} times until {_moment(self.last_at)})" if self.messages > 1 and not self.job else ""
         return f"{_moment(self.first_at)} {about}{self.what}{often}"
 
 
 class SentLog:
-    """The log in the file ``path``. Any thread may use it, and another process read it meanwhile.
+    """The log in the file ``path``. Any thread may use it, and another process may read it at the same time.
 
     :param clock: seconds since 1970 UTC.
     :raises StorageError: the disk is full or broken; raised by every method.
@@ -83,7 +83,10 @@ class SentLog:
                 self._database = self._anew(error)
 
     def add(self, likeness: str, what: str, job: str = "", round_number: int = 0, numbers: int = 0) -> None:
-        """Note one message; a line of the same ``likeness`` counts it, else it begins one that says ``what`` it is."""
+        """Add a message to the line with the same ``likeness``, or else begin a line that describes it as ``what``.
+
+        ``numbers`` counts the values in it that were computed from the data.
+        """
         now = self._clock()
 
         def put(database: sqlite3.Connection) -> None:
@@ -93,12 +96,12 @@ class SentLog:
         self._with_database(put)
 
     def lines(self) -> Sequence[Line]:
-        """Every line, the oldest first."""
+        """Return all lines, the oldest first."""
         query = "SELECT first_at, last_at, what, job, round, messages, numbers FROM lines ORDER BY first_at, id"
         return self._with_database(lambda database: [Line(*row) for row in database.execute(query)])
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         with self._lock:
             self._database.close()
 
@@ -111,9 +114,9 @@ class SentLog:
                 return work(self._database)
 
     def _anew(self, error: sqlite3.DatabaseError) -> sqlite3.Connection:
-        """Another file in place of a damaged one, which is kept beside it: no agent stops for its log.
+        """Move a damaged file aside and open a new one, so that damage to the log does not stop the agent.
 
-        What is no damage is raised again.
+        Errors other than damage are raised again.
         """
         if isinstance(error, sqlite3.OperationalError):
             raise error
@@ -133,7 +136,7 @@ class SentLog:
             yield
         except sqlite3.Error as error:
             raise StorageError(
-                f"cannot write {self._path} ({error}); free some space or delete it: it is only for its owner to read"
+                f"cannot write {self._path} ({error}); free some space or delete it: it is only for the owner to read"
             ) from error
 
 

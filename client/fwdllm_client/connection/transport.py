@@ -1,8 +1,8 @@
-"""The way to the coordinator: one narrow interface, and gRPC over mutual TLS behind it.
+"""Calls to the coordinator: a narrow interface, and its implementation by gRPC over mutual TLS.
 
-Everything above this file speaks in the messages of protos/fwdllm/v1 and in :class:`CallFailedError`; nothing above it
-knows about channels. Methods are addressed by name instead of through the generated stubs, because those refuse to
-load on a device whose grpcio is older than the generator's, and because the bytes are counted where they are made.
+The rest of the agent uses only the messages of protos/fwdllm/v1 and :class:`CallFailedError`, no gRPC channels. Methods
+are addressed by name instead of through the generated stubs, because those refuse to load on a device whose grpcio is
+older than the generator's, and because bytes are counted during serialisation.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from fwdllm_client.connection.home import Identity
 from fwdllm_common.protocol import CHANNEL_OPTIONS, REASON_KEY, RETRY_AFTER_KEY
 
 CALL_TIMEOUT_S = 30.0
-"""Longest wait for a unary answer, seconds."""
+"""Timeout of a unary call, seconds."""
 PATIENCE_S = 60.0
-"""Longest wait for the next message of a stream, where one is due, seconds."""
+"""Timeout for the next message of a stream while one is due, seconds."""
 MOST_PATIENCE_S = 3600.0
-"""Longest wait that a coordinator can ask for with a refusal, seconds."""
+"""Longest wait that a coordinator can request with a refusal, seconds."""
 
 AGENT_OPTIONS: tuple[tuple[str, int], ...] = (
     *CHANNEL_OPTIONS,
-    # Pings only while a call is open: they find a dead connection, and an idle device stays silent. How long an answer
-    # is waited for is said by another option than the one with that name, which counts in older gRPC.
+    # Pings only while a call is open: they detect a dead connection, and an idle device stays silent. Newer gRPC takes
+    # the timeout of a ping from ping_timeout_ms, older gRPC from keepalive_timeout_ms.
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),
@@ -50,8 +50,10 @@ _Sent = TypeVar("_Sent")
 
 
 class CallFailedError(Exception):
-    """A call that ended without its answer: gRPC status ``code``, the coordinator's machine-readable ``reason`` (or
-    "") and its one line for people; ``retry_after_s`` is how many seconds it wants to be left alone.
+    """A call failed with gRPC status ``code``.
+
+    ``reason`` is the coordinator's machine-readable reason or "", ``details`` its message in one line;
+    ``retry_after_s`` is the minimum time before a retry, seconds.
     """
 
     def __init__(self, code: grpc.StatusCode, reason: str, details: str, retry_after_s: float = 0.0) -> None:
@@ -64,7 +66,7 @@ class CallFailedError(Exception):
 
 @dataclass
 class Traffic:
-    """Message bytes of this process so far; those of artifacts are counted apart."""
+    """Message bytes of this process so far; received artifacts are counted separately."""
 
     sent: int = 0
     received: int = 0
@@ -75,41 +77,41 @@ class Stream(Iterator[_Item], Protocol[_Item]):
     """Messages as they arrive; ``cancel`` ends them from any thread."""
 
     def cancel(self) -> object:
-        """End the stream; whoever waits for the next message gets :class:`CallFailedError`."""
+        """End the stream; a pending ``next`` raises :class:`CallFailedError`."""
 
 
 class Coordinator(Protocol):
-    """What a device can ask of its coordinator; every method raises :class:`CallFailedError`, streams on ``next``."""
+    """The calls to a coordinator; every method raises :class:`CallFailedError`, streams raise it on ``next``."""
 
     address: str
     traffic: Traffic
 
     def check_in(self, request: device_pb2.CheckInRequest) -> device_pb2.CheckInResponse:
-        """Say what this device has; get an assignment or a window to come back in."""
+        """Send the device's profile; get an assignment, or the window of the next check-in."""
 
     def get_artifact(self, request: device_pb2.GetArtifactRequest) -> Stream[device_pb2.ArtifactChunk]:
-        """A file by its hash, from an offset."""
+        """Download a file by its hash, from an offset in bytes."""
 
     def get_weights(self, request: device_pb2.GetWeightsRequest) -> Stream[device_pb2.WeightsChunk]:
-        """The ledger since the held version, or a snapshot."""
+        """Download the ledger since the held version, or a snapshot."""
 
     def report(self, requests: Iterator[device_pb2.ReportRequest]) -> Stream[device_pb2.ReportResponse]:
-        """Send scalars; each message is answered once it is durable. ``requests`` is read by another thread."""
+        """Send scalars; each message is answered once it is durable. Another thread iterates over ``requests``."""
 
     def report_feature_sums(self, request: device_pb2.FeatureSumsRequest) -> device_pb2.FeatureSumsResponse:
         """Send per-class sums of features; answered once they are durable."""
 
     def report_self_test(self, request: device_pb2.SelfTestRequest) -> device_pb2.SelfTestResponse:
-        """Say what this device's scalars are worth; the answer says whether they are wanted."""
+        """Send the signal-to-noise ratio of the known-answer test; the response says whether it suffices."""
 
     def renew_certificate(self, request: device_pb2.RenewCertificateRequest) -> device_pb2.RenewCertificateResponse:
-        """Get a certificate for a new key."""
+        """Request a certificate for a new key."""
 
 
 class GrpcCoordinator:
-    """:class:`Coordinator` over one gRPC channel with mutual TLS; connects at the first call, and again when lost.
+    """A :class:`Coordinator` over one gRPC channel with mutual TLS, which connects at the first call and reconnects.
 
-    :param patience_s: seconds after which a stream that owes a message ends.
+    :param patience_s: timeout for a due message of a stream, seconds.
     """
 
     _channel: grpc.Channel | None = None
@@ -121,7 +123,7 @@ class GrpcCoordinator:
         self.use(identity)
 
     def use(self, identity: Identity) -> None:
-        """Make all further calls as ``identity``; those that are open end."""
+        """Make all further calls with ``identity``; open calls end."""
         if self._channel is not None:
             self._channel.close()
         credentials = grpc.ssl_channel_credentials(identity.ca, identity.key, identity.certificate)
@@ -147,34 +149,34 @@ class GrpcCoordinator:
         )
 
     def check_in(self, request: device_pb2.CheckInRequest) -> device_pb2.CheckInResponse:
-        """See :class:`Coordinator`."""
+        """Call CheckIn."""
         with calling():
             return self._check_in(request, timeout=CALL_TIMEOUT_S)
 
     def get_artifact(self, request: device_pb2.GetArtifactRequest) -> Stream[device_pb2.ArtifactChunk]:
-        """See :class:`Coordinator`."""
+        """Call GetArtifact."""
         return _Download(self._get_artifact(request), self._patience_s)
 
     def get_weights(self, request: device_pb2.GetWeightsRequest) -> Stream[device_pb2.WeightsChunk]:
-        """See :class:`Coordinator`."""
+        """Call GetWeights."""
         return _Download(self._get_weights(request), self._patience_s)
 
     def report(self, requests: Iterator[device_pb2.ReportRequest]) -> Stream[device_pb2.ReportResponse]:
-        """See :class:`Coordinator`."""
+        """Call Report."""
         return _Conversation(self._report, requests, self._patience_s)
 
     def report_feature_sums(self, request: device_pb2.FeatureSumsRequest) -> device_pb2.FeatureSumsResponse:
-        """See :class:`Coordinator`."""
+        """Call ReportFeatureSums."""
         with calling():
             return self._report_feature_sums(request, timeout=CALL_TIMEOUT_S)
 
     def report_self_test(self, request: device_pb2.SelfTestRequest) -> device_pb2.SelfTestResponse:
-        """See :class:`Coordinator`."""
+        """Call ReportSelfTest."""
         with calling():
             return self._report_self_test(request, timeout=CALL_TIMEOUT_S)
 
     def renew_certificate(self, request: device_pb2.RenewCertificateRequest) -> device_pb2.RenewCertificateResponse:
-        """See :class:`Coordinator`."""
+        """Call RenewCertificate."""
         with calling():
             return self._renew_certificate(request, timeout=CALL_TIMEOUT_S)
 
@@ -209,7 +211,7 @@ class GrpcCoordinator:
 
 
 class _Overdue:
-    """Ends a call if what is expected of it does not come in time."""
+    """A watchdog that ends a call if a due message does not arrive in time."""
 
     def __init__(self, patience_s: float, end: Callable[[], object]) -> None:
         self._patience_s = patience_s
@@ -218,14 +220,14 @@ class _Overdue:
         self.happened = False
 
     def expect(self) -> None:
-        """From now on something is due."""
+        """Start the timer: a message is due."""
         self.came()
         self._timer = threading.Timer(self._patience_s, self._give_up)
         self._timer.daemon = True
         self._timer.start()
 
     def came(self) -> None:
-        """It is here, or nothing is due any more."""
+        """Stop the timer: the message has arrived, or none is due any more."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -236,19 +238,19 @@ class _Overdue:
 
     @contextmanager
     def explained(self) -> Iterator[None]:
-        """What the call raises inside, as :class:`CallFailedError`."""
+        """Turn gRPC errors inside into :class:`CallFailedError`, after a timeout with DEADLINE_EXCEEDED."""
         try:
             with calling():
                 yield
         except CallFailedError as error:
             if not self.happened:
                 raise
-            said = f"nothing came for {self._patience_s:g} s"
-            raise CallFailedError(grpc.StatusCode.DEADLINE_EXCEEDED, "", said) from error
+            details = f"nothing came for {self._patience_s:g} s"
+            raise CallFailedError(grpc.StatusCode.DEADLINE_EXCEEDED, "", details) from error
 
 
 class _Download(Iterator[_Item]):
-    """Messages that are due whenever they are waited for."""
+    """A stream whose next message is always due."""
 
     def __init__(self, call: Stream[_Item], patience_s: float) -> None:
         self._call = call
@@ -267,7 +269,7 @@ class _Download(Iterator[_Item]):
 
 
 class _Conversation(Iterator[_Item]):
-    """Messages that are due once one has been sent that has no answer yet."""
+    """A stream whose next message is due while a sent message is unanswered."""
 
     def __init__(
         self, call: Callable[[Iterator[_Sent]], Stream[_Item]], requests: Iterator[_Sent], patience_s: float
@@ -311,7 +313,7 @@ class _Conversation(Iterator[_Item]):
 
 @contextmanager
 def calling() -> Iterator[None]:
-    """Turn what gRPC raises inside into :class:`CallFailedError`."""
+    """Turn gRPC errors inside into :class:`CallFailedError`."""
     try:
         yield
     except grpc.RpcError as error:
@@ -324,6 +326,6 @@ def _call_failed(error: grpc.RpcError) -> CallFailedError:
     is_number = retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 10
     retry_after_s = min(int(retry_after) / 1000, MOST_PATIENCE_S) if is_number else 0.0
     details = " ".join((error.details() or "").split())
-    if "CERTIFICATE_VERIFY_FAILED" in details:  # a device's clock is the usual reason
+    if "CERTIFICATE_VERIFY_FAILED" in details:  # a wrong clock of the device is the usual cause
         details += f"; this device's clock says {datetime.now(UTC):%F %H:%M} UTC, set it if that is wrong"
     return CallFailedError(error.code(), reason, details, retry_after_s)

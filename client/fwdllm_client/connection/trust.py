@@ -1,4 +1,4 @@
-"""Whom a new device trusts: the authority whose fingerprint is in the join token, and nobody else."""
+"""The authority that a new device trusts: the one whose fingerprint is in the join token, and no other."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from fwdllm_common.join_token import JoinToken
 CONNECT_TIMEOUT_S = 10.0
 SET_CLOCK = "sudo timedatectl set-ntp true (on a phone: automatic date and time, in its settings)"
 _NO_CHECK_TIME = 0x200000
-"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME, which Python's ssl has no name for."""
+"""OpenSSL's X509_V_FLAG_NO_CHECK_TIME, for which Python's ssl has no name."""
 
 
 def pinned_authority(token: JoinToken) -> bytes:
-    """The PEM certificate of the authority that the token names, as the coordinator at its address presents it.
+    """Fetch the certificate (PEM) of the authority that the token names from the coordinator at the token's address.
 
-    The connection is not verified and nothing but certificates is read from it: the fingerprint is the proof.
+    The connection is not verified and only certificates are read from it; the fingerprint authenticates them.
 
-    :raises UnreachableError: nothing answers there, or not with TLS.
-    :raises RefusedError: the coordinator there has another authority.
+    :raises UnreachableError: nothing answers at the address, or not with TLS.
+    :raises RefusedError: the coordinator at the address has another authority.
     """
     for certificate in _presented_chain(token.address):
         if sha256(certificate).hexdigest() == token.ca_sha256.lower():
@@ -37,9 +37,10 @@ def pinned_authority(token: JoinToken) -> bytes:
 
 
 def clock_trouble(address: str, authority: bytes, now: float) -> str:
-    """Why this device's clock, ``now``, keeps it from trusting the coordinator at ``address``; empty if it does not.
+    """Explain how this device's clock keeps it from trusting the coordinator at ``address``; return "" if it does not.
 
-    What is compared is what the coordinator's certificate says, whose ``authority`` (PEM) is trusted at any time.
+    ``now`` (seconds since 1970 UTC) is compared with the validity of the coordinator's certificate. ``authority`` (PEM)
+    is trusted regardless of time.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
@@ -49,7 +50,7 @@ def clock_trouble(address: str, authority: bytes, now: float) -> str:
         with _connected(address, context) as secure:
             certificate = cast(dict[str, str], secure.getpeercert())
     except (OSError, ValueError):
-        return ""  # it is something else
+        return ""  # the cause is something else
     begins, ends = (ssl.cert_time_to_seconds(certificate[key]) for key in ("notBefore", "notAfter"))
     if begins <= now <= ends:
         return ""
@@ -109,9 +110,9 @@ def _unverified_chain(secure: ssl.SSLSocket) -> list[bytes]:
 
 
 def host_and_port(address: str) -> tuple[str, int]:
-    """Both parts of ``host:port``, an IPv6 address without its brackets.
+    """Split ``host:port``; an IPv6 address is returned without its brackets.
 
-    :raises BadInputError: it is not of that form.
+    :raises BadInputError: the address does not have that form.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or int(port) > 65535:

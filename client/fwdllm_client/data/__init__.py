@@ -1,4 +1,4 @@
-"""Local data: rows from a file, tokenised once; nothing of it ever leaves the device."""
+"""Local data: rows from a file, tokenised once. They never leave the device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Contents", "DataSource", "Dataset", "QuestionSource", "Row", "Source
 def __getattr__(name: str) -> object:
     if name != "Dataset":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    # Needs numpy and a tokenizer: 15 MB that an idle device does without.
+    # Imported on demand: numpy and the tokenizer take 15 MB, which an idle device saves.
     from fwdllm_client.data.dataset import Dataset
 
     return Dataset

@@ -1,4 +1,4 @@
-"""Records of Parquet and Arrow files, and of the folders that Hugging Face's ``datasets`` saves."""
+"""Readers of Parquet and Arrow files, and of the folders that Hugging Face's ``datasets`` saves."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from fwdllm_client.data.readers import ABSENT, READ_ERRORS, Column, Record, colu
 from fwdllm_common.errors import BadInputError
 
 FOLDER = "/"
-"""Stands for the suffix of a folder."""
+"""The key of folders among file suffixes."""
 
 _BATCH_ROWS = 256
-_ARROW_FILE = b"ARROW1"  # a file with an index at its end; without it the same as a stream
+_ARROW_FILE = b"ARROW1"  # the magic number of a file with an index; without it the file is a stream
 _STATE, _SPLITS = "state.json", "dataset_dict.json"
 _UNLABELLED = -1
 
 
 def read_parquet(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
-    """The records of a Parquet file; classes of ``datasets``, which are numbers there, by their names.
+    """Read the records of a Parquet file; class numbers of ``datasets`` become class names.
 
     :raises BadInputError: pyarrow is not installed, the file is damaged or a column is missing.
     """
@@ -34,17 +34,17 @@ def read_parquet(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
 
 
 def read_arrow(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
-    """The records of an Arrow file or stream.
+    """Read the records of an Arrow file or stream.
 
-    :raises BadInputError: see :func:`read_parquet`.
+    :raises BadInputError: pyarrow is not installed, the file is damaged or a column is missing.
     """
     yield from _arrow_records(path, columns, count(1))
 
 
 def read_folder(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
-    """The records of a dataset that ``datasets`` has saved with ``save_to_disk``.
+    """Read the records of a dataset that ``datasets`` has saved with ``save_to_disk``.
 
-    :raises BadInputError: the folder holds none, or several; see also :func:`read_parquet`.
+    :raises BadInputError: the folder holds no dataset or several; otherwise as for :func:`read_parquet`.
     """
     try:
         if (path / _SPLITS).exists():
@@ -55,8 +55,7 @@ def read_folder(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
         files = [path / str(file["filename"]) for file in json.loads((path / _STATE).read_bytes())["_data_files"]]
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise BadInputError(
-            f"{path}: cannot read the data (Is a directory), and it is none that datasets has saved with save_to_disk; "
-            "name a file"
+            f"{path}: cannot read the data (Is a directory), and it is no dataset of save_to_disk; name a file"
         ) from error
     numbers = count(1)
     for file in files:
@@ -82,7 +81,7 @@ def _batches(arrow: Any, stream: BinaryIO) -> Any:
 
 
 class _Wanted:
-    """The columns that are wanted of a table with this schema."""
+    """The requested columns of a table with this schema."""
 
     def __init__(self, path: Path, schema: Any, columns: Sequence[Column]) -> None:
         self._columns = columns
@@ -98,7 +97,7 @@ class _Wanted:
     def records(self, batches: Any, numbers: Iterator[int]) -> Iterator[Record]:
         for batch in batches:
             values = [self._values(batch, column.name) for column in self._columns]
-            # In this order: zip takes from the first what it then finds no partner for.
+            # In this order: at its end zip discards an item of the first iterator, which must not be a number.
             for record, number in zip(zip(*values, strict=True), numbers, strict=False):
                 yield number, record
 
@@ -111,7 +110,7 @@ class _Wanted:
 
 
 def _class_names(schema: Any) -> Mapping[str, Sequence[str]]:
-    """The names of the classes of each column that ``datasets`` has declared as a ``ClassLabel``."""
+    """Return the class names of each column that ``datasets`` has declared as a ``ClassLabel``."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {

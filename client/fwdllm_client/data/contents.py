@@ -1,4 +1,4 @@
-"""What there is in a data file, found in one pass without a model."""
+"""Summary of a data file, computed in one pass without a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fwdllm_client.data.source import DataSource
 from fwdllm_common.task import CLASSIFICATION, QUESTION_ANSWERING, Task
 
 Source = DataSource | QuestionSource
-"""Where rows come from: which of the two says for which task they are."""
+"""A source of rows; its type determines the task."""
 
 _SEPARATORS = ("[SEP]", "</s>")
 _log = structlog.get_logger()
@@ -20,9 +20,10 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Contents:
-    """For which task the ``rows`` are, how many, and the labels that occur, sorted; questions have none.
+    """The task of the rows, the number of ``rows``, and the labels that occur, sorted; questions have none.
 
-    Beside them so many rows are ``left_out``: questions without an answer, or incomplete ones that were to be skipped.
+    ``left_out`` is the number of further rows that are not used: questions without an answer, or skipped incomplete
+    rows.
     """
 
     task: Task
@@ -32,11 +33,11 @@ class Contents:
 
 
 def contents_of(source: Source, unanswerable: bool = False) -> Contents:
-    """Read every row; ``unanswerable`` questions count only if they are wanted.
+    """Read every row and summarise the file; questions without an answer count only with ``unanswerable``.
 
-    What is left out, and pairs of texts in one column, are logged.
+    Rows that are left out, and texts that contain a separator of pairs, are logged.
 
-    :raises BadInputError: the file or a row is wrong, or there is none.
+    :raises BadInputError: the file or a row is wrong, or there is no row.
     """
     left_out = LeftOut()
     if isinstance(source, QuestionSource):

@@ -1,4 +1,4 @@
-"""The local examples as the model wants them: token ids in a flat array, and class indices or spans."""
+"""The local examples as model inputs: token ids in a flat array, and class indices or spans."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.task import CLASSIFICATION
 
-# Texts are tokenised whole before they are cut: with 256 rows a batch the process keeps 35 MB more, for no speed.
+# Texts are tokenised in full before truncation: batches of 256 rows keep 35 MB more memory and are no faster.
 _ROWS_PER_BATCH = 32
 _LABELS_SHOWN = 20
 
@@ -32,8 +32,8 @@ class Dataset:
     """Tokenised rows: row i is ``token_ids[offsets[i]:offsets[i + 1]]`` with class ``labels[i]``.
 
     ``token_ids`` int32 ``[tokens]``, ``offsets`` int64 ``[rows + 1]``, ``labels`` int32 ``[rows]``. No row is empty.
-    Of questions the labels are the first and last token of the answer, ``[rows, 2]``, -1 where that is cut off, and
-    their ``passages`` say what a span of tokens says.
+    The labels of questions are the first and last token of the answer, ``[rows, 2]``, -1 where the answer is cut off;
+    their ``passages`` map spans of tokens to text.
     """
 
     token_ids: NDArray[np.int32]
@@ -51,25 +51,25 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 (hex) over tokens and labels: the same data, the same name."""
+        """SHA-256 (hex) over tokens and labels, which identifies the data."""
         digest = hashlib.sha256()
         for array, kind in ((self.offsets, "<i8"), (self.token_ids, "<i4"), (self.labels, "<i4")):
             digest.update(np.ascontiguousarray(array, dtype=kind).data)
         return digest.hexdigest()
 
     def learnable(self, rows: RowIndices) -> NDArray[np.bool_]:
-        """Which of ``rows`` have something to learn, bool ``[N]``: all but questions whose answer is cut off."""
+        """Return which of ``rows`` have a target, bool ``[N]``: all except questions whose answer is cut off."""
         labels = self.labels[rows]
         found: NDArray[np.bool_] = (labels if labels.ndim == 1 else labels[:, 0]) >= 0
         return found
 
     def targets(self, rows: RowIndices) -> NDArray[np.int64]:
-        """The labels of ``rows`` as the model reads them, int64 ``[N]`` or ``[N, 2]``; 0 where nothing is to learn."""
+        """Return the labels of ``rows`` for the model, int64 ``[N]`` or ``[N, 2]``; 0 where there is no target."""
         return np.maximum(self.labels[rows], 0).astype(np.int64)
 
     @classmethod
     def load(cls, source: Source, tokenizer_file: Path, manifest: Manifest) -> Dataset:
-        """Tokenise the rows of ``source``, each in the model's prompt and cut to its ``max_tokens``.
+        """Tokenise the rows of ``source``, each inside the model's prompt and truncated to its ``max_tokens``.
 
         A text without any token becomes a single padding token.
 

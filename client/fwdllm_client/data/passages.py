@@ -1,4 +1,4 @@
-"""Questions and contexts as the model reads them together, and what a span of their tokens says."""
+"""Tokenised pairs of question and context, and the text of a span of their tokens."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest
 
 NO_SPAN = (-1, -1)
-"""Of an answer that the tokens do not have: it lies behind the cut."""
+"""The span of an answer that truncation has cut off."""
 NO_ANSWER = (0, 0)
-"""Of a question without an answer, where the model learns to say so: the first token, as with SQuAD 2.0 usual."""
+"""The span of a question without an answer, if the model learns such: the first token, as usual for SQuAD 2.0."""
 _ROWS_PER_BATCH = 32
 _CONTEXT, _QUESTION, _NEITHER = 1, 0, -1
 
@@ -28,11 +28,11 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, eq=False)
 class Passages:
-    """The contexts of a dataset's rows, and the answers that count as right.
+    """The contexts of a dataset's rows, and the answers that count as correct.
 
-    ``tokens`` int64 ``[rows, 2]``: the first token of each row's context and the one after its last. ``characters``
-    int32 ``[all tokens, 2]``: where in the context a token begins and ends; of no meaning outside of it. With
-    ``no_answer`` the span :data:`NO_ANSWER` says that there is none.
+    ``tokens`` int64 ``[rows, 2]``: the first token of each row's context and the token after its last. ``characters``
+    int32 ``[all tokens, 2]``: start and end of a token in the context, in characters; undefined for other tokens. With
+    ``no_answer`` the span :data:`NO_ANSWER` means that there is no answer.
     """
 
     contexts: Sequence[str]
@@ -43,7 +43,7 @@ class Passages:
 
 
 class Tokenised(NamedTuple):
-    """``token_ids`` of all rows, their number in each, ``spans`` int32 ``[rows, 2]`` of the answers that are learnt."""
+    """``token_ids`` of all rows, ``lengths`` of the rows in tokens, ``spans`` of the answers, int32 ``[rows, 2]``."""
 
     token_ids: NDArray[np.int32]
     lengths: NDArray[np.int64]
@@ -52,12 +52,12 @@ class Tokenised(NamedTuple):
 
 
 def tokenise(source: QuestionSource, tokenizer: Tokenizer, manifest: Manifest) -> Tokenised:
-    """The rows of ``source`` as pairs of question and context, the end of the context cut off to fit ``max_tokens``.
+    """Tokenise the rows of ``source`` as pairs of question and context; truncate the context to fit ``max_tokens``.
 
-    :raises BadInputError: the file or a row is wrong, or no answer is left to learn.
+    :raises BadInputError: the file or a row is wrong, or truncation cuts off all answers.
     """
     rows: list[_Row] = []
-    contexts: dict[str, str] = {}  # many questions share one
+    contexts: dict[str, str] = {}  # stored once, because many questions share one
     for questions in _batches(source.rows(unanswerable=manifest.no_answer)):
         encoded = tokenizer.encode_batch([(each.question, each.context) for each in questions])
         for question, encoding in zip(questions, encoded, strict=True):
@@ -71,7 +71,9 @@ def tokenise(source: QuestionSource, tokenizer: Tokenizer, manifest: Manifest) -
             "raise [model] max_tokens, or shorten the contexts"
         )
     if cut:
-        _log.info("answers behind the cut are not learnt", rows=cut, of=len(rows), max_tokens=manifest.max_tokens)
+        _log.info(
+            "answers that truncation cuts off are not learnt", rows=cut, of=len(rows), max_tokens=manifest.max_tokens
+        )
     return Tokenised(
         np.concatenate([row.ids for row in rows]),
         np.array([len(row.ids) for row in rows], dtype=np.int64),
@@ -114,7 +116,7 @@ def _row(question: Question, context: str, encoding: Encoding, manifest: Manifes
 
 
 def _cut(texts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Indices of the tokens that stay: those at the end of the context go first, then those of the question."""
+    """Return the indices of the tokens kept; the end of the context is dropped first, then that of the question."""
     kept, excess = np.arange(len(texts)), len(texts) - most
     for text in (_CONTEXT, _QUESTION):
         own = np.flatnonzero(texts == text)
@@ -124,7 +126,7 @@ def _cut(texts: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 
 
 def _span(characters: NDArray[np.int32], begin: int, end: int) -> tuple[int, int] | None:
-    """The first and last token that have something of the characters from ``begin`` to ``end``; None if one is cut."""
+    """Return the first and last token of the characters from ``begin`` to ``end``; None if one is cut off."""
     first = int(np.searchsorted(characters[:, 1], begin, side="right"))
     last = int(np.searchsorted(characters[:, 0], end, side="left")) - 1
     return (first, last) if first <= last and characters[last, 1] >= end else None

@@ -1,4 +1,4 @@
-"""Where a device's questions come from: a local file of contexts with questions and the spans that answer them."""
+"""A device's questions: a local file of contexts, questions, and the spans that answer them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _READERS = {**TABLES, ".json": read_questions}
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One example: where it starts in its file, the question, the context, and the answers.
+    """One example: its line in the file, the question, the context, and the answers.
 
-    ``starts`` are the characters of the context at which the ``answers`` begin; the first one is learnt, any counts as
-    right. Where the context has no answer there are none.
+    ``starts`` are the offsets in the context at which the ``answers`` begin, in characters. The first answer is the
+    target, and any of them counts as correct. Both are empty for a question without an answer.
     """
 
     line: int
@@ -39,9 +39,9 @@ class Question:
 class QuestionSource:
     """A table with the columns :data:`COLUMNS`, or a JSON file in SQuAD's own format.
 
-    Instead of the last two columns there may be ``answers``, as Hugging Face's ``datasets`` have it: a struct of the
-    lists ``text`` and ``answer_start``. A question with several answers has lists in the last two columns. With
-    ``user_column`` and ``user`` only the rows that have ``user`` in that column count.
+    Instead of the last two columns there may be ``answers``, as in Hugging Face's ``datasets``: a struct of the lists
+    ``text`` and ``answer_start``. A question with several answers has lists in the last two columns. With
+    ``user_column`` and ``user`` only the rows with the value ``user`` in that column are used.
 
     :raises BadInputError: an unknown file type, or only one of ``user_column`` and ``user``.
     """
@@ -54,23 +54,23 @@ class QuestionSource:
         _ = self._file()
 
     def rows(self, left_out: LeftOut | None = None, unanswerable: bool = False) -> Iterator[Question]:
-        """The questions in the order of the file; those without an answer only if ``unanswerable`` ones are wanted.
+        """Yield the questions in the order of the file; those without an answer only with ``unanswerable``.
 
-        Those that are not are counted in ``left_out``.
+        Questions that are left out are counted in ``left_out``.
 
-        :raises BadInputError: the file or a row is wrong, an answer is not where it is said to be, or no row is left.
+        :raises BadInputError: the file or a row is wrong, an answer is not at its stated start, or no row is left.
         """
         return (row for row, _ in self._read(None, left_out or LeftOut(), unanswerable))
 
     def values(self, column: str, unanswerable: bool = False) -> list[str]:
-        """What each of :meth:`rows` has in another column; of SQuAD's format ``title`` is one.
+        """Return each row's value in another column; SQuAD's format has the column ``title``.
 
         :raises BadInputError: the file is wrong or has no such column.
         """
         return [value for _, value in self._read(column, LeftOut(), unanswerable)]
 
     def place(self, line: int) -> str:
-        """The file and line for a message."""
+        """Return the file and line for a message."""
         return self._file().place(line)
 
     def _file(self, other: str | None = None) -> RecordFile:
@@ -101,7 +101,7 @@ class QuestionSource:
 
 
 def _answers(place: str, start: object, answer: object, both: object) -> tuple[list[object], list[object]]:
-    """The starts and the texts, whichever way they are written; none where there is no answer."""
+    """Return starts and texts of the answers from either form; empty lists if there is no answer."""
     if both is ABSENT:
         if ABSENT in (start, answer):
             raise BadInputError(

@@ -1,4 +1,4 @@
-"""Records of a data file or folder of a known type, one at a time, as the values of the wanted columns."""
+"""Readers of CSV and JSON files, which yield records one at a time with the values of the requested columns."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from typing import Any, BinaryIO, Final, NamedTuple, cast
 from fwdllm_common.errors import BadInputError
 
 Record = tuple[int, tuple[object, ...]]
-"""Where the record starts, 1 for the first line (or row, where the file has no lines), and its values."""
+"""The record's line, 1 for the first (or its row, for files without lines), and its values."""
 
 ABSENT: Final = object()
 """The value of a column that the file does not have."""
 
 READ_ERRORS = (OSError, EOFError, zlib.error)
-"""What reading a file raises that cannot be read, or is compressed and damaged."""
+"""Exceptions of reading a file that is unreadable, or compressed and damaged."""
 
 _MAX_FIELD_CHARACTERS = 1 << 24
 _DELIMITERS = (",", ";", "\t")
@@ -29,7 +29,7 @@ _UTF8_MARK = b"\xef\xbb\xbf"
 
 
 class Column(NamedTuple):
-    """A column by its ``name``; ``option`` says how the user names another, unless the name is fixed."""
+    """A column; ``option`` is the setting by which the user names another, empty if the ``name`` is fixed."""
 
     name: str
     option: str = ""
@@ -40,7 +40,7 @@ Reader = Callable[[Path, Sequence[Column]], Iterator[Record]]
 
 
 def read_csv(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
-    """The records of a file with a header line whose fields are separated by commas, semicolons or tabs.
+    """Read the records of a file with a header line and fields separated by commas, semicolons or tabs.
 
     :raises BadInputError: a column is missing, a quote is not closed, a record has too few or too many fields, or the
         text is not UTF-8.
@@ -81,9 +81,9 @@ def read_csv(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
 
 
 def read_jsonl(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
-    """The records of a JSON Lines file, one object a line.
+    """Read the records of a JSON Lines file, one object per line.
 
-    :raises BadInputError: a line is cut off or no object, a column is missing in it, or the text is not UTF-8.
+    :raises BadInputError: a line is incomplete or not an object, a column is missing in it, or the text is not UTF-8.
     """
     with open_data(path) as file:
         for number, line in _lines(path, file):
@@ -100,17 +100,17 @@ def read_jsonl(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
 
 
 def read_json(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
-    """The records of a JSON file, which is an array of objects or has one object a line; an array is read whole.
+    """Read the records of a JSON file: an array of objects, which is loaded whole, or one object per line.
 
-    :raises BadInputError: it is neither, or a column is missing in an object.
+    :raises BadInputError: the file is neither, or a column is missing in an object.
     """
     return json_rows(path, whole_json(path), columns)
 
 
 def json_rows(path: Path, value: object, columns: Sequence[Column]) -> Iterator[Record]:
-    """The records of ``value``, which :func:`whole_json` has found in the file, if that is an array; else of its lines.
+    """Yield the records of ``value``, the result of :func:`whole_json`, if it is an array; else read the file's lines.
 
-    :raises BadInputError: see :func:`read_json`.
+    :raises BadInputError: as for :func:`read_json`.
     """
     if not isinstance(value, list):
         yield from read_jsonl(path, columns)
@@ -120,9 +120,9 @@ def json_rows(path: Path, value: object, columns: Sequence[Column]) -> Iterator[
 
 
 def whole_json(path: Path) -> Any:
-    """What a JSON file holds; None where it is not one JSON value.
+    """Parse a JSON file; return None if it is not a single JSON value.
 
-    :raises BadInputError: it cannot be read.
+    :raises BadInputError: the file cannot be read.
     """
     with open_data(path) as file:
         try:
@@ -134,9 +134,9 @@ def whole_json(path: Path) -> Any:
 
 
 def open_data(path: Path) -> BinaryIO:
-    """The file, to be read as bytes; of a file ``.gz`` those that are compressed in it.
+    """Open the file for reading bytes; decompress a ``.gz`` file.
 
-    :raises BadInputError: it cannot be opened, or is empty.
+    :raises BadInputError: the file cannot be opened, or is empty.
     """
     try:
         file: Any = gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
@@ -154,9 +154,9 @@ def open_data(path: Path) -> BinaryIO:
 
 
 def column_position(place: str, names: Sequence[str], column: Column) -> int | None:
-    """The index of a column among those of a file; None for one that is not required and not there.
+    """Return the index of a column in ``names``; None if it is optional and missing.
 
-    :raises BadInputError: it is missing or occurs twice.
+    :raises BadInputError: a required column is missing, or the column occurs twice.
     """
     if column.name not in names:
         if not column.required:
@@ -168,7 +168,7 @@ def column_position(place: str, names: Sequence[str], column: Column) -> int | N
 
 
 def missing_column(place: str, column: Column, names: Sequence[str]) -> BadInputError:
-    """What is wrong with a file that has other columns."""
+    """Return the error for a missing column, with the most similar one of ``names``."""
     near = difflib.get_close_matches(column.name, names, n=1)
     how = f"name the right one with {column.option}" if column.option else "rename one"
     advice = f"did you mean {near[0]!r}? {how}" if near else how
@@ -176,7 +176,7 @@ def missing_column(place: str, column: Column, names: Sequence[str]) -> BadInput
 
 
 def _values(place: str, value: object, columns: Sequence[Column]) -> tuple[object, ...]:
-    """Those of the columns of one JSON object."""
+    """Return the values of the columns in one JSON object."""
     if not isinstance(value, Mapping):
         raise BadInputError(f"{place}: not a JSON object; write one object a line, or an array of objects")
     for column in columns:
@@ -186,7 +186,7 @@ def _values(place: str, value: object, columns: Sequence[Column]) -> tuple[objec
 
 
 def _delimiter(header: str, columns: Sequence[Column]) -> str:
-    """What separates the fields of a header line: that with which it has the most of the columns, or else of fields."""
+    """Choose the delimiter that finds the most of ``columns`` in a header line, or else the most fields."""
 
     def found(delimiter: str) -> tuple[int, int]:
         try:
@@ -216,4 +216,4 @@ def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
 
 
 def _not_gzip(path: Path, error: Exception) -> BadInputError:
-    return BadInputError(f"{path}: cannot read the data ({error}); compress it again, or give the file that is in it")
+    return BadInputError(f"{path}: cannot read the data ({error}); compress it again, or give the uncompressed file")

@@ -1,4 +1,4 @@
-"""The records of a data file that count for this device, and what is said of a wrong value in one."""
+"""The records of a data file that this device uses, and checks of their values."""
 
 from __future__ import annotations
 
@@ -36,16 +36,17 @@ _CONVERSIONS = {
 
 @dataclass
 class LeftOut:
-    """How many ``rows`` of a file have been left out so far."""
+    """A counter of the ``rows`` of a file that were left out so far."""
 
     rows: int = 0
 
 
 @dataclass(frozen=True)
 class RecordFile:
-    """A file of one of ``readers``' types, of which the values of ``columns`` are wanted.
+    """A file of one of the types of ``readers``, and the ``columns`` to read.
 
-    With ``user_column`` and ``user`` only the records that have ``user`` in that column count: one file, many devices.
+    With ``user_column`` and ``user`` only the records with the value ``user`` in that column are used, so that one file
+    can serve many devices.
 
     :raises BadInputError: an unknown file type, or only one of ``user_column`` and ``user``.
     """
@@ -67,7 +68,7 @@ class RecordFile:
             raise BadInputError(f"{self.path}: name both the user column and the user, or neither")
 
     def records(self) -> Iterator[Record]:
-        """The records in the order of the file, read as they are asked for.
+        """Yield the records in the order of the file, reading lazily.
 
         :raises BadInputError: the file is wrong, or no record is left.
         """
@@ -90,7 +91,7 @@ class RecordFile:
             raise BadInputError(f"{self.path}: no rows; the file needs at least one with {needed}")
 
     def place(self, line: int) -> str:
-        """The file and line for a message."""
+        """Return the file and line for a message."""
         return f"{self.path}, {'line' if self._suffix in _BY_LINE else 'row'} {line}"
 
     @property
@@ -116,9 +117,9 @@ class RecordFile:
 
 
 def text_of(place: str, column: str, value: object) -> str:
-    """The value of a column as a text.
+    """Check that the value of a column is a text, and return it.
 
-    :raises BadInputError: it is none, or cannot be written as UTF-8.
+    :raises BadInputError: it is not a text, or cannot be encoded as UTF-8.
     """
     if not isinstance(value, str):
         raise BadInputError(f"{place}: {column!r} is not a text; fill it in or drop the row")
@@ -133,9 +134,9 @@ def text_of(place: str, column: str, value: object) -> str:
 
 
 def filled(place: str, column: str, value: object) -> str:
-    """The value of a column that must not be empty, without surrounding space.
+    """Return the value of a column that must not be empty, without surrounding space.
 
-    :raises BadInputError: it is empty.
+    :raises BadInputError: the value is empty.
     """
     if value is None or not str(value).strip():
         raise BadInputError(f"{place}: {column!r} is empty; fill it in or drop the row")

@@ -1,4 +1,4 @@
-"""Where a device's rows come from: a local file of texts with labels."""
+"""A device's rows for classification: a local file of texts with labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OPTION = "--{0}-column, in a job file [held_out] {0}_column"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One example: where it starts in its file (line, or row where a file has no lines), its text and its label."""
+    """One example: its line in the file (its row, for files without lines), its text and its label."""
 
     line: int
     text: str
@@ -26,8 +26,9 @@ class Row:
 class DataSource:
     """A table with a text and a label column, in a file of one of the types of ``TABLES``.
 
-    With ``user_column`` and ``user`` only the rows that have ``user`` in that column count: one file, many devices.
-    With ``skip_incomplete`` rows without a text or a label are left out; without it they are errors.
+    With ``user_column`` and ``user`` only the rows with the value ``user`` in that column are used, so that one file
+    can serve many devices. With ``skip_incomplete`` rows without a text or a label are left out; otherwise they are
+    errors.
 
     :raises BadInputError: an unknown file type, or only one of ``user_column`` and ``user``.
     """
@@ -43,23 +44,23 @@ class DataSource:
         _ = self._file()
 
     def rows(self, left_out: LeftOut | None = None) -> Iterator[Row]:
-        """The rows in the order of the file, read as they are asked for; labels without surrounding space.
+        """Yield the rows in the order of the file, reading lazily; labels are without surrounding space.
 
-        Those that are skipped are counted in ``left_out``.
+        Skipped rows are counted in ``left_out``.
 
         :raises BadInputError: the file or a row is wrong, or no row is left.
         """
         return (row for row, _ in self._read(None, left_out or LeftOut()))
 
     def values(self, column: str) -> list[str]:
-        """What each row has in another column.
+        """Return each row's value in another column.
 
         :raises BadInputError: the file is wrong or has no such column.
         """
         return [value for _, value in self._read(column, LeftOut())]
 
     def place(self, line: int) -> str:
-        """The file and line for a message."""
+        """Return the file and line for a message."""
         return self._file().place(line)
 
     def _file(self, other: str | None = None) -> RecordFile:

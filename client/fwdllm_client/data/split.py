@@ -1,4 +1,4 @@
-"""Which local rows are trained on and which are kept back: the same answer on every start."""
+"""The split of the local rows into training and validation rows, the same at every start."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RowIndices = NDArray[np.int64]
 
 
 def split(row_count: int, validation_fraction: float) -> tuple[RowIndices, RowIndices]:
-    """Training and validation rows, int64, each ascending, together all of ``0 … row_count - 1``.
+    """Return training and validation rows, int64, each ascending, together all of ``0 … row_count - 1``.
 
     The validation rows are those with the smallest hash of their index, :func:`validation_count` of them.
 
@@ -23,7 +23,7 @@ def split(row_count: int, validation_fraction: float) -> tuple[RowIndices, RowIn
 
 
 def _hash(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele et al., 2014) on each value."""
+    """Apply the finaliser of SplitMix64 (Steele et al., 2014) to each value."""
     mixed = values + np.uint64(0x9E3779B97F4A7C15)
     mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

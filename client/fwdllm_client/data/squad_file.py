@@ -1,4 +1,4 @@
-"""Records of a file in SQuAD's own format: articles of paragraphs of questions."""
+"""Reader of SQuAD's own format: articles of paragraphs of questions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fwdllm_common.errors import BadInputError
 
 
 def read_questions(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
-    """The records of a JSON file: rows as :func:`read_json` has them, or SQuAD's questions, numbered from 1.
+    """Read the records of a JSON file: rows as for :func:`read_json`, or SQuAD's questions, numbered from 1.
 
-    A question has the columns ``question``, ``context``, ``answers``, ``title`` and ``id``. The whole file is in memory
-    meanwhile.
+    A question has the columns ``question``, ``context``, ``answers``, ``title`` and ``id``. The whole file is held in
+    memory.
 
-    :raises BadInputError: the file is in neither format, or there is no such column.
+    :raises BadInputError: the file is in neither format, or a column is missing.
     """
     value = whole_json(path)
     if isinstance(value, dict) and "data" in value:

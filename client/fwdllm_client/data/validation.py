@@ -1,4 +1,4 @@
-"""How many local rows are kept back to evaluate on."""
+"""The number of validation rows; without numpy, because an idle device needs it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from fwdllm_common.errors import BadInputError
 
 
 def validation_count(row_count: int, validation_fraction: float) -> int:
-    """The fraction of the rows, rounded, but at least one when it is above 0, and at most all but one.
+    """Return the rounded fraction of the rows: at least 1 if the fraction is above 0, and at most all rows but one.
 
     :raises BadInputError: the fraction is not in [0, 1).
     """

@@ -1,4 +1,4 @@
-"""The device's compute: directional derivatives and accuracy of a model bundle on local rows, by inference alone."""
+"""The device's engine: directional derivatives and accuracy of a model bundle on local rows, by inference alone."""
 
 from fwdllm_client.engine.batches import distinct_rows, padded_lengths, sample_rows
 from fwdllm_client.engine.class_sums import ClassSum

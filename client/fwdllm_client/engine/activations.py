@@ -1,10 +1,9 @@
-"""A bounded file of activations: what one stage boundary gave for each row, so that it is computed once.
+"""A bounded file cache of activations: the output at one stage boundary for each row.
 
-The file holds one 64-bit entry per row and then the rows, each at its own place whether or not it is filled yet. An
-entry is half a tag (which model, data and θ the row was computed with) and the CRC-32 of its bytes, started from the
-other half. A row counts only if both agree, so rows that are half-written, damaged, or of another θ are never
-used. Positioned reads instead of a memory map: a full disk is then an error instead of a SIGBUS, and what the
-system caches of the file is not memory of this process.
+The file holds one 64-bit entry per row, followed by the rows at fixed offsets. An entry consists of half a tag (which
+identifies model, data and θ) and the CRC-32 of the row's bytes, seeded with the tag's other half. A row is used only if
+both match, so half-written or damaged rows and rows of another θ are never used. Positioned reads instead of a memory
+map turn a full disk into an error instead of a SIGBUS, and keep the page cache out of this process' memory.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 from fwdllm_common.files import storage_error
 
 Activation = NDArray[Any]
-"""float16 or float32."""
+"""A row's activation, float16 or float32 ``[tokens, width]``."""
 ENTRY_BYTES = 8
 _HALF = 32
 _FLOAT16_MAX = 65504.0
@@ -31,12 +30,12 @@ _log = structlog.get_logger()
 
 
 def cache_dtype(per_token: bool) -> np.dtype[Any]:
-    """float16 for the many activations of tokens, float32 for the few pooled ones."""
+    """Return float16 for activations per token, which are many, and float32 for pooled ones."""
     return np.dtype(np.float16 if per_token else np.float32)
 
 
 def rounded(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Activation:
-    """Activations in the precision of the cache; what float16 cannot hold becomes its largest number."""
+    """Round activations to the cache's precision; values beyond float16's range are clipped."""
     if dtype == np.float16:
         return np.clip(values, -_FLOAT16_MAX, _FLOAT16_MAX).astype(np.float16)
     return values.astype(np.float32)
@@ -45,10 +44,10 @@ def rounded(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Activation:
 class ActivationCache:
     """The activations of one boundary.
 
-    Row i is ``[row_lengths[i], width]``: one line per token, or a single one if pooled. Rows that would end beyond
-    ``limit_bytes`` are not kept.
+    Row i is ``[row_lengths[i], width]``: one vector per token, or a single one if pooled. Rows that would end beyond
+    ``limit_bytes`` are not cached.
 
-    :raises StorageError: the file cannot be made.
+    :raises StorageError: the file cannot be created.
     """
 
     def __init__(
@@ -66,17 +65,17 @@ class ActivationCache:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise storage_error(path, error) from error
-        # Models come and go in a process that stays: the file goes with the cache, also where nobody closes it.
+        # The process outlives its models: closes the file with the cache, even without a call of close.
         self._close = weakref.finalize(self, os.close, self._file)
         self._path = path
         self.max_bytes = int(self._starts[self._kept]) if self._kept else 0
-        """What the file may grow to."""
+        """Largest size of the file, bytes."""
         table = os.pread(self._file, data_start, 0)
         self._entries = np.zeros(len(row_lengths), dtype="<u8")
         self._entries.view(np.uint8)[: len(table)] = np.frombuffer(table, dtype=np.uint8)
 
     def read(self, row: int, tag: int) -> Activation | None:
-        """The activation of ``row`` under ``tag`` (64 bits): ``[tokens, width]``; None if the file does not have it."""
+        """Return the activation of ``row`` under ``tag`` (64 bits), ``[tokens, width]``; None if it is not cached."""
         if self.lacks(row, tag):
             return None
         size = int(self._starts[row + 1] - self._starts[row])
@@ -86,15 +85,15 @@ class ActivationCache:
         return np.frombuffer(data, dtype=self._dtype).reshape(int(self._lengths[row]), self._width)
 
     def lacks(self, row: int, tag: int) -> bool:
-        """Whether ``row`` was never computed under ``tag``, going by its entry alone."""
+        """Return whether ``row`` is not cached under ``tag``, by its entry alone."""
         return row >= self._kept or int(self._entries[row]) >> _HALF != tag >> _HALF
 
     def keeps(self, row: int) -> bool:
-        """Whether there is room for ``row``."""
+        """Return whether ``row`` fits into the file."""
         return row < self._kept
 
     def write(self, row: int, tag: int, values: Activation) -> None:
-        """Keep the activation of ``row``, if it fits; a full disk only ends the caching."""
+        """Cache the activation of ``row`` if it fits; a full disk only ends the caching."""
         if not self.keeps(row):
             return
         data = values.tobytes()
@@ -105,7 +104,7 @@ class ActivationCache:
         except OSError as error:
             self._kept = 0
             _log.warning(
-                "activations are computed anew each time, the cache cannot be written",
+                "the activation cache cannot be written; activations are computed again each time",
                 file=str(self._path),
                 reason=error.strerror,
             )
@@ -113,7 +112,7 @@ class ActivationCache:
         self._entries[row] = entry
 
     def close(self) -> None:
-        """Give the file back; the cache cannot be used any more."""
+        """Close the file; the cache cannot be used afterwards."""
         self._close()
 
 

@@ -1,11 +1,11 @@
-"""What a device makes sure of before it runs a graph that a stranger has sent (docs/security.md).
+"""Audit of a graph from an untrusted coordinator before a device runs it (docs/security.md).
 
-* Its nodes are of known operators: arithmetic on tensors, no loops, no graphs within the graph, nothing of its own.
+* Its nodes have known operators: arithmetic on tensors, no loops, no subgraphs, no custom operators.
 * Its constants are in the graph or in the stage's own weights file.
-* Tokens are read by the first stage; a later one may only ask which of them are padding.
-* What the last stage returns as loss is the task's loss of what it returns as logits, and nothing else reads labels.
+* Only the first stage reads tokens; a later stage may only test which of them are padding.
+* The last stage's loss is the task's loss of its logits, and nothing else reads the labels.
 
-The graph is parsed by protobuf, as ONNX Runtime does it, with those fields of its format that matter here.
+The graph is parsed by protobuf, as in ONNX Runtime, with the fields of the format that the audit needs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fwdllm_common.manifest import Manifest, Stage
 from fwdllm_common.task import CLASSIFICATION, Task
 
 MOST_GRAPH_BYTES = 64 << 20
-"""Largest file of a graph; weights of more than 64 KB lie beside it."""
+"""Largest graph file, bytes; weights of more than 64 KB are in a separate file."""
 
 _ONNX = """
 Abs Acos Acosh Add And ArgMax ArgMin Asin Asinh Atan Atanh AveragePool BatchNormalization BitShift BitwiseAnd BitwiseNot
@@ -43,7 +43,7 @@ TopK Transpose Trilu Unsqueeze Where Xor
 """
 _MICROSOFT = "GatherBlockQuantized MatMulNBits"
 OPERATORS: dict[str, frozenset[str]] = {"": frozenset(_ONNX.split()), "com.microsoft": frozenset(_MICROSOFT.split())}
-"""Those that a graph may have, by domain."""
+"""The allowed operators by domain."""
 
 _EXTERNAL = 1
 _INT64 = 7
@@ -53,19 +53,19 @@ _LOSS = {"loss", "logits"}
 
 
 def audit(folder: Path, manifest: Manifest) -> None:
-    """Check every graph of the bundle in ``folder``.
+    """Audit every graph of the bundle in ``folder``.
 
-    :raises NotAllowedError: one is not what a device runs.
+    :raises NotAllowedError: a graph fails the audit.
     """
     for stage in range(len(manifest.stages)):
         audit_stage(folder, manifest, stage)
 
 
 def audit_stage(folder: Path, manifest: Manifest, index: int) -> None:
-    """Check the graph of one stage.
+    """Audit the graph of the stage with this index.
 
-    :raises NotAllowedError: it is not what a device runs.
-    :raises StorageError: it cannot be read.
+    :raises NotAllowedError: the graph fails the audit.
+    :raises StorageError: the graph cannot be read.
     """
     stage = manifest.stages[index]
     graph = _Graph(folder / stage.graph.name, stage)
@@ -82,12 +82,12 @@ def audit_stage(folder: Path, manifest: Manifest, index: int) -> None:
 
 
 class _Graph:
-    """The graph in the file ``path``, and what the manifest says of it."""
+    """The graph in the file ``path`` and its entry in the manifest."""
 
     def __init__(self, path: Path, stage: Stage) -> None:
         self._name = path.name
         self._stage = stage
-        # ONNX Runtime takes the format from the name.
+        # ONNX Runtime derives the format from the file's name.
         if path.suffix != ".onnx":
             raise self.refused("is not called .onnx")
         try:
@@ -101,11 +101,11 @@ class _Graph:
         self._graph = self._model.graph
 
     def refused(self, why: str) -> NotAllowedError:
-        """The error that says what is wrong with this graph."""
+        """Return the error that says what is wrong with this graph."""
         return NotAllowedError(f"the graph {self._name!r} {why}")
 
     def check_operators(self) -> None:
-        """Nothing but known operators."""
+        """Check that all operators are known."""
         if self._model.functions or self._model.training_info or self._graph.sparse_initializer:
             raise self.refused("has functions, sparse constants or a training step")
         for node in self._graph.node:
@@ -118,7 +118,7 @@ class _Graph:
                     raise self.refused(f"has a sparse constant in its {node.op_type}")
 
     def check_constants(self) -> None:
-        """All in the graph or in the stage's weights file."""
+        """Check that all constants are in the graph or in the stage's weights file."""
         weights = self._stage.weights
         for tensor in self._graph.initializer:
             if tensor.data_location != _EXTERNAL and not tensor.external_data:
@@ -134,7 +134,7 @@ class _Graph:
                     raise self.refused(f"has a constant in another file in its {node.op_type}")
 
     def check_values(self, outputs: Collection[str]) -> None:
-        """It reads and returns what the manifest says, and every value is made once."""
+        """Check that inputs and outputs match the manifest, and that every value is defined once."""
         inputs = [value.name for value in self._graph.input]
         if sorted(inputs) != sorted(self._stage.inputs):
             raise self.refused(f"reads other values than the manifest says ({', '.join(self._stage.inputs)})")
@@ -146,7 +146,7 @@ class _Graph:
             raise self.refused(f"has two values called {twice[0][:64]!r}")
 
     def check_tokens(self, pad_token_id: int) -> None:
-        """Of the tokens it asks at most which are padding: where the text ends, which the attention mask says too."""
+        """Check that tokens are only compared with the padding token, which the attention mask reveals too."""
         for node in self._readers("input_ids"):
             others = [name for name in node.input if name != "input_ids"]
             is_mask = node.op_type == "Equal" and [self._integers(name) for name in others] == [[pad_token_id]]
@@ -154,12 +154,12 @@ class _Graph:
                 raise self.refused("reads tokens, which only the first stage may")
 
     def check_loss(self, task: Task) -> None:
-        """The loss is the task's, of the logits that are returned, and nothing else depends on the labels."""
+        """Check that the loss is the task's loss of the returned logits and nothing else depends on the labels."""
         if not (self._is_class_loss() if task == CLASSIFICATION else self._is_span_loss()):
             raise self.refused(f"returns a loss that is not the one of {task}")
 
     def _is_class_loss(self) -> bool:
-        """The cross entropy of each row."""
+        """Return whether the loss is the cross entropy of each row."""
         fused = self._maker("loss", "SoftmaxCrossEntropyLoss")
         if fused is not None:
             is_plain = {each.name: each.s for each in fused.attribute} == {"reduction": b"none"}
@@ -167,7 +167,7 @@ class _Graph:
         return self._scores_behind("loss", "Neg", "Squeeze", axes=(1, -1)) == "logits"
 
     def _is_span_loss(self) -> bool:
-        """The mean of two cross entropies of each row, over the tokens that the attention mask leaves."""
+        """Return whether the loss is the mean of each row's two cross entropies over the unmasked tokens."""
         masked = self._maker(self._scores_behind("loss", "Neg", "Squeeze", "ReduceMean", axes=(1, -2)), "Where")
         if masked is None:
             return False
@@ -175,9 +175,9 @@ class _Graph:
         return logits == "logits" and self._origins(filling) == set() and self._origins(condition) == {"attention_mask"}
 
     def _scores_behind(self, value: str, *operators: str, axes: Collection[int]) -> str:
-        """What the logarithm of a softmax along ``axes`` is taken of, to be looked up at the labels; empty if not so.
+        """Return the value whose log-softmax is looked up at the labels to give ``value``; "" if there is none.
 
-        ``operators`` follow on the lookup, the last one first; ``axes`` are two names of one axis.
+        ``operators`` follow the lookup, the last one first; ``axes`` are the two indices of the axis of the softmax.
         """
         for operator in operators:
             node = self._maker(value, operator)
@@ -204,7 +204,7 @@ class _Graph:
         return found | {node.output[0]: each.t for node, each in made if each.name == "value"}
 
     def _maker(self, value: str, operator: str) -> onnx_pb2.Node | None:
-        """The node that makes ``value``, if it is one of ONNX's own ``operator``."""
+        """Return the node that computes ``value`` if its operator is ONNX's own ``operator``, else None."""
         node = self._makers.get(value)
         return node if node is not None and (node.domain, node.op_type) == ("", operator) else None
 
@@ -215,14 +215,14 @@ class _Graph:
         return sum(list(node.input).count(value) for node in self._graph.node)
 
     def _integers(self, value: str) -> list[int]:
-        """The int64 that the constant ``value`` holds; none if it is no such constant."""
+        """Return the values of the int64 constant ``value``; empty if it is not such a constant."""
         tensor = self._constants.get(value)
         if tensor is None or tensor.data_type != _INT64 or tensor.external_data:
             return []
         return np.frombuffer(tensor.raw_data, dtype="<i8").tolist() if tensor.raw_data else list(tensor.int64_data)
 
     def _origins(self, value: str) -> set[str]:
-        """The inputs of the graph that ``value`` depends on."""
+        """Return the inputs of the graph on which ``value`` depends."""
         inputs, found, seen, pending = set(self._stage.inputs), set[str](), set[str](), [value]
         while pending:
             name = pending.pop()

@@ -1,4 +1,4 @@
-"""Which rows a task works on, and how they are put together for a run of the model."""
+"""Batches: the rows of a task, and their groups for runs of the model."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fwdllm_common.errors import BadInputError
 
 _BUCKET_TOKENS = 8
 _MIN_TOKENS = 2
-# Directions use the counters 1, 2, 3, … of the same key; the batch begins where no direction ever gets.
+# Directions use the counters 1, 2, 3, … of the same key; no direction reaches the batch's counter.
 _BATCH_COUNTER = np.array([0, 0, 0, 1], dtype=np.uint64)
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows that go through the model together, padded to ``tokens``."""
+    """Rows that run together, padded to ``tokens`` tokens each."""
 
     rows: RowIndices
     tokens: int
@@ -35,7 +35,7 @@ class Text:
 
 
 def sample_rows(run_key: int, first_seed: int, rows: RowIndices, batch_size: int) -> RowIndices:
-    """The batch of a task: ``batch_size`` of ``rows`` without repetition, ascending; all of them if there are fewer.
+    """Draw a task's batch: ``batch_size`` of ``rows`` without replacement, ascending; all of them if there are fewer.
 
     The choice depends only on the run, the task's first seed and the number of rows, on every machine.
 
@@ -51,7 +51,7 @@ def sample_rows(run_key: int, first_seed: int, rows: RowIndices, batch_size: int
 
 
 def distinct_rows(dataset: Dataset, rows: RowIndices) -> int:
-    """How many different texts are among ``rows``."""
+    """Count the distinct texts among ``rows``."""
     bounds = dataset.offsets[rows].tolist(), dataset.offsets[rows + 1].tolist()
     return len({dataset.token_ids[start:end].tobytes() for start, end in zip(*bounds, strict=True)})
 
@@ -67,13 +67,13 @@ def same_rows(run_key: int, rows: RowIndices, batch_size: int) -> RowIndices:
 
 
 def padded_lengths(lengths: NDArray[np.int64], max_tokens: int) -> NDArray[np.int64]:
-    """The length to which each row is padded, int64: the next multiple of 8, but never beyond ``max_tokens``."""
+    """Return each row's padded length, int64 ``[rows]``: the next multiple of 8, at most ``max_tokens``."""
     buckets = -(-lengths // _BUCKET_TOKENS) * _BUCKET_TOKENS
     return np.maximum(np.minimum(buckets, max_tokens), _MIN_TOKENS)
 
 
 def group_by_length(rows: RowIndices, padded: NDArray[np.int64], token_budget: int) -> Iterator[Group]:
-    """Groups of rows of one padded length, shortest first, of at most ``token_budget`` tokens (or a single row).
+    """Yield groups of rows of one padded length, shortest first, of at most ``token_budget`` tokens (or a single row).
 
     ``padded`` is the padded length of each of ``rows``.
     """
@@ -85,7 +85,7 @@ def group_by_length(rows: RowIndices, padded: NDArray[np.int64], token_budget: i
 
 
 def text_of(dataset: Dataset, group: Group, pad_token_id: int) -> Text:
-    """The tokens of a group, padded on the right."""
+    """Return the tokens of a group, padded on the right."""
     positions = np.arange(group.tokens)
     is_text = positions < dataset.lengths[group.rows, None]
     ids = np.full(is_text.shape, pad_token_id, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The cache files of one model on one set of rows, and the room they share."""
+"""The activation cache files of one model and one set of rows, which share a size limit."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
+import structlog
 from numpy.typing import NDArray
 
 from fwdllm_client.data import Dataset
@@ -16,14 +17,16 @@ from fwdllm_common.manifest import Manifest, Stage
 
 _SUFFIX = ".activations"
 
+_log = structlog.get_logger()
+
 
 def open_caches(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes: int) -> Mapping[int, ActivationCache]:
-    """Caches by the index of the stage whose output they hold, in one file each; together at most ``limit_bytes``.
+    """Open the caches, by the index of the stage whose output they hold; together at most ``limit_bytes``.
 
-    Every stage has one but the last and those that only a further frozen stage reads.
+    Every stage has one except the last stage and frozen stages before the last frozen one.
 
-    Pooled activations get room first, they are few and save the most, then the earliest stages, whose output stays
-    valid longest. Files of other models or rows are deleted, the oldest first, as far as the limit demands it.
+    Pooled activations get space first, because they are few and save the most, then the earliest stages, whose output
+    stays valid longest. Files of other models or rows are deleted, the oldest first, as far as the limit requires.
 
     :raises StorageError: the folder cannot be written.
     """
@@ -36,13 +39,14 @@ def open_caches(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes:
         path.touch()  # used now
         left -= cache.max_bytes
         caches[index] = cache
+        _log.debug("activation cache opened", file=str(path), stage=index, max_bytes=cache.max_bytes)
         own.add(path)
     _delete_others(folder, own, left)
     return caches
 
 
 def file_sizes(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes: int) -> dict[Path, int]:
-    """The files that :func:`open_caches` opens, and the bytes that each may grow to."""
+    """Return the files that :func:`open_caches` opens, and the bytes that each may grow to."""
     found: dict[Path, int] = {}
     left = limit_bytes
     for index in _kept(manifest):
@@ -55,7 +59,7 @@ def file_sizes(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes: 
 
 
 def _kept(manifest: Manifest) -> Sequence[int]:
-    """The stages whose output is kept, in the order in which they get room."""
+    """Return the stages whose output is cached, in the order in which they get space."""
     kept = range(manifest.frozen - 1, len(manifest.stages) - 1)
     return sorted(kept, key=lambda index: (manifest.stages[index].per_token, index))
 
@@ -78,7 +82,7 @@ def _delete_others(folder: Path, own: set[Path], limit_bytes: int) -> None:
 
 
 def _boundary_key(manifest: Manifest, dataset: Dataset, stage: int) -> str:
-    """SHA-256 (hex) of all but θ that the output of ``stage`` depends on."""
+    """Hash everything except θ on which the output of ``stage`` depends (SHA-256, hex)."""
     digest = hashlib.sha256()
     for part in manifest.stages[: stage + 1]:
         digest.update(f"{part.graph.sha256} {part.weights.sha256 if part.weights else '-'}\n".encode())

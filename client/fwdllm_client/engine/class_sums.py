@@ -1,4 +1,4 @@
-"""Per-class sums of what the head reads: all that a device contributes to a head's initial weights."""
+"""Per-class sums of the head's inputs: a device's whole contribution to a head's initial weights."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from fwdllm_common.errors import BadInputError
 
 @dataclass(frozen=True, eq=False)
 class ClassSum:
-    """The features of ``rows`` rows of class ``label`` (its index) added up, float32 ``[width]``.
+    """The sum of the ``features`` of ``rows`` rows of class ``label`` (its index), float32 ``[width]``.
 
-    So many of the rows are ``distinct``.
+    ``distinct`` is the number of distinct rows among them.
     """
 
     label: int
@@ -29,14 +29,14 @@ class ClassSum:
     distinct: int
 
     def to_message(self) -> device_pb2.ClassSum:
-        """The sum as it goes over the wire."""
+        """Return the sum as a wire message."""
         return device_pb2.ClassSum(label=self.label, rows=self.rows, features=self.features)
 
 
 def class_sums(shared: Rows, theta: Float32, rows: RowIndices) -> Sequence[ClassSum]:
-    """The sum of the head's input at ``theta`` over ``rows`` for each class that occurs, by ascending label.
+    """Sum the head's input at ``theta`` over ``rows`` for each class that occurs, by ascending label.
 
-    Added up in float64, one row after the other, and rounded once.
+    The sum is accumulated in float64, row by row, and rounded once. ``theta`` is float32 ``[d]``.
 
     :raises BadInputError: the head reads a vector for each token instead of one for each row.
     """

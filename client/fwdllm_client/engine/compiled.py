@@ -1,6 +1,6 @@
-"""What this device makes of a stage and keeps on disk: whole and as it was made, or not at all.
+"""Disk cache of stages compiled for this device; an entry is used only if it is complete and unchanged.
 
-A folder for each, named by what it depends on, with the SHA-256 of its files beside them.
+Each entry is a folder, named by a hash of everything it depends on, with the SHA-256 of its files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _log = structlog.get_logger()
 
 
 class CompiledStages:
-    """The folders below ``folder``, together at most ``limit_bytes``: what was used longest ago makes room."""
+    """The entries below ``folder``, together at most ``limit_bytes``; the least recently used are deleted first."""
 
     def __init__(self, folder: Path, limit_bytes: int) -> None:
         self._folder = folder
@@ -32,30 +32,33 @@ class CompiledStages:
         self._given_up: set[Path] = set()
 
     def path(self, key: str) -> Path:
-        """Where the folder called ``key`` is, or would be."""
+        """Return the path of the entry ``key``, whether or not it exists."""
         return self._folder / key
 
     def get(self, key: str, size: int, make: Callable[[Path], None]) -> Path | None:
-        """The folder called ``key``; if it is not there as it was made, ``make`` puts files into an empty one.
+        """Return the folder of the entry ``key``; if it is missing or damaged, ``make`` fills an empty folder.
 
-        ``size`` is how many bytes these take at most. None if there is no room or the making failed: it is not tried
-        again in the life of the process, and what fails is logged.
+        ``size`` is the most bytes that the files take. The result is None if there is no space or ``make`` failed,
+        which is logged and not tried again in this process.
         """
         target = self.path(key)
         try:
-            if not self._is_intact(target):
-                if size > self.limit_bytes or target in self._given_up:
-                    return None
+            if self._is_intact(target):
+                _log.debug("compiled stage is in the cache", path=str(target))
+            elif size > self.limit_bytes or target in self._given_up:
+                return None
+            else:
+                _log.debug("compiled stage is not in the cache, compiling it", path=str(target))
                 self._make(target, size, make)
         except Exception as error:  # ONNX Runtime's errors have no base class of their own
-            if INTERRUPTION.is_set:  # another time
+            if INTERRUPTION.is_set:  # not a failure of the stage
                 raise
             self.give_up(key, error)
             return None
         return target
 
     def give_up(self, key: str, error: Exception) -> None:
-        """Delete the folder called ``key``, which is of no use, and make none in the life of the process."""
+        """Delete the entry ``key``, which cannot be used, and do not make it again in this process."""
         shutil.rmtree(self.path(key), ignore_errors=True)
         self._intact.discard(self.path(key))
         self._given_up.add(self.path(key))
@@ -80,7 +83,7 @@ class CompiledStages:
         _log.info("a stage is compiled for this device", bytes=_bytes_of(target))
 
     def _is_intact(self, target: Path) -> bool:
-        """Whether every file has the hash that was noted; it is read once in the life of the process."""
+        """Return whether every file has its recorded hash; files are read once per process."""
         if target in self._intact and target.exists():
             return True
         try:
@@ -94,14 +97,14 @@ class CompiledStages:
         return intact
 
     def _make_room(self, target: Path, size: int) -> None:
-        """Delete what was left half-made, and what was used longest ago, until ``size`` bytes fit."""
+        """Delete incomplete entries, then the least recently used ones, until ``size`` bytes fit."""
         self._folder.mkdir(parents=True, exist_ok=True)
         for part in self._folder.glob(f"*{_PART}"):
             shutil.rmtree(part)
         self._intact = {path for path in self._intact if path.exists()}
         left = self.limit_bytes - size - sum(map(_bytes_of, self._intact))
         if left < 0 or shutil.disk_usage(self._folder).free < size:
-            raise StorageError(f"no room for {size} bytes more in {self._folder}")
+            raise StorageError(f"no room for {size} more bytes in {self._folder}")
         others = [path for path in self._folder.iterdir() if path.is_dir() and path not in {target, *self._intact}]
         for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
             left -= _bytes_of(other)

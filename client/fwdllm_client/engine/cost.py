@@ -1,4 +1,4 @@
-"""Counting forward passes, a part of a pass as its share; the shares are the exporter's, the same on every device."""
+"""Count of forward passes. A part of a pass counts by its share of the multiplications in the manifest."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from fwdllm_common.manifest import Manifest
 
 
 class PassCost:
-    """``example_passes`` is rows × forward passes so far."""
+    """A counter; ``example_passes`` is rows × forward passes so far."""
 
     def __init__(self, manifest: Manifest) -> None:
         self._manifest = manifest
         self.example_passes = 0.0
 
     def add(self, tokens: NDArray[np.int64], first: int, stop: int, times: int = 1) -> None:
-        """Count the stages ``[first, stop)`` for rows of these padded lengths."""
+        """Count ``times`` runs of the stages ``[first, stop)`` for rows of these padded lengths, int64 ``[rows]``."""
         costs = self._manifest.row_costs(tokens)
         self.example_passes += times * float((costs[first:stop].sum(axis=0) / costs.sum(axis=0)).sum())

@@ -1,4 +1,4 @@
-"""Providers whose library ended the process: they are not tried again."""
+"""Record of execution providers that crashed the process, which are not tried again."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from fwdllm_common.manifest import Stage
 
 
 class Crashes:
-    """What was being tried, in ``file``, until it is known that the process survived it."""
+    """The names of the providers being tried, kept in ``file`` until the process has survived them."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._before = set(file.read_text().split()) if file.exists() else set()
 
     def watched(self, provider: Provider) -> Provider:
-        """``provider``, noted as being tried as soon as it opens a session; refused if it crashed before."""
+        """Wrap ``provider`` so that it is recorded before it opens a session, and refused if it crashed before."""
         return _Watched(provider, self)
 
     def trying(self, name: str) -> None:
-        """Note that the process may end now.
+        """Record that the provider ``name`` is being tried and may crash the process.
 
-        :raises BadInputError: it did, the last time.
+        :raises BadInputError: it crashed the process before.
         """
         if name in self._before:
-            raise BadInputError("it ended the process when it was tried before")
+            raise BadInputError("it crashed the process when it was tried before")
         self._write({*self._before, name})
 
-    def none(self) -> None:
-        """What was being tried did no harm."""
+    def survived(self) -> None:
+        """Remove the providers that were being tried from the record."""
         self._write(self._before)
 
     def _write(self, names: set[str]) -> None:
@@ -41,7 +41,7 @@ class Crashes:
                 write_atomically(self._file, "\n".join(sorted(names)).encode())
             else:
                 self._file.unlink(missing_ok=True)
-        except (StorageError, OSError):  # a disk that cannot be written keeps no tunings either
+        except (StorageError, OSError):  # then no tuning can be written either
             return
 
 

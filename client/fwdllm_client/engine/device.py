@@ -1,4 +1,4 @@
-"""The engine as a device runs it: on the provider, threads and run size that suit it, with prepared weights."""
+"""Engines tuned to the device: provider, threads and tokens per run, with prepared weights."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from fwdllm_common.manifest import Manifest
 MAX_CACHE_BYTES = 1 << 30
 """Upper bound of the activation cache, bytes; it also takes at most half of the disk's free space."""
 MAX_PREPARED_BYTES = 8 << 30
-"""Upper bound of the prepared and compiled models, bytes; they also take at most half of the disk's free space."""
+"""Upper bound of prepared and compiled models, bytes; they also take at most half of the disk's free space."""
 
 
 class DeviceEngines:
-    """Makes engines for the bundle in ``folder`` on the rows of ``dataset``.
+    """Creates engines for the bundle in ``folder`` on the rows of ``dataset``.
 
-    ``cache_folder`` holds activations, prepared models and tunings across restarts; ``threads`` of 0 means as many as
-    are worth it. What is kept of a bundle takes at most ``limit_bytes``.
+    ``cache_folder`` holds activations, prepared models and tunings across restarts, at most ``limit_bytes`` for this
+    bundle. ``threads`` of 0 means as many as tuning finds worthwhile.
 
-    :raises StorageError: the cache folder cannot be made.
+    :raises StorageError: the cache folder cannot be created.
     """
 
     def __init__(
@@ -52,13 +52,13 @@ class DeviceEngines:
         store = CompiledStages(cache_folder / "prepared", prepared_bytes)
         cpu = PreparedCpu(store)
         self.files = activations | cpu.file_sizes(manifest)
-        """What may be kept of this bundle below the cache folder, and how many bytes each may grow to."""
+        """The cache files of this bundle, and the bytes that each may grow to."""
         clock = time.perf_counter
         tunings = cache_folder / "tunings"
         self.tuner = Tuner(folder, manifest, dataset, accelerators(manifest, store), cpu, threads, tunings, clock)
 
     def open(self, tuning: Tuning, scratch: Path | None = None) -> Engine:
-        """An engine that runs as ``tuning`` says; with a ``scratch`` folder no activation is kept.
+        """Create an engine with the settings of ``tuning``; with a ``scratch`` folder it caches no activations.
 
         :raises StorageError: the cache folder cannot be written.
         """
@@ -67,7 +67,7 @@ class DeviceEngines:
         return Engine(*self._bundle, cache, tuning.threads, limit, provider, tuning.tokens_per_run)
 
     def canary_scalars(self, tuning: Tuning, canary: Canary) -> BlockScalars:
-        """The scalars of the bundle's canary, computed as ``tuning`` says.
+        """Compute the scalars of the bundle's known-answer test with the settings of ``tuning``.
 
         :raises StorageError: the cache folder cannot be written.
         """

@@ -1,4 +1,4 @@
-"""One model bundle on one set of local rows."""
+"""The engine of one model bundle on one set of local rows."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from fwdllm_common.orthogonal import AnyDirections
 
 
 class Engine:
-    """Computes for a bundle in ``bundle_folder``, whose files the caller has verified, on the rows of ``dataset``.
+    """Computes with the bundle in ``bundle_folder``, whose files the caller has verified, on the rows of ``dataset``.
 
-    Activations are kept in ``cache_folder``, at most ``cache_limit_bytes`` of them and across restarts; a limit of 0
-    keeps none. ``threads`` of 0 means one per core; ``provider`` runs the model, at most ``tokens_per_run`` tokens at
-    once. A context manager; not for several threads at once.
+    Activations are cached in ``cache_folder`` across restarts, at most ``cache_limit_bytes``; a limit of 0 disables the
+    cache. ``threads`` of 0 means one per core. ``provider`` runs the model, at most ``tokens_per_run`` tokens at once.
+    An engine is a context manager, and not for several threads at once.
 
     :raises BadInputError: a graph is unreadable.
     :raises StorageError: the cache folder cannot be written.
@@ -57,24 +57,24 @@ class Engine:
 
     @property
     def example_passes(self) -> float:
-        """Rows × forward passes so far, a part of the model counted as its share."""
+        """Rows × forward passes so far; a part of the model counts as its share."""
         return self._cost.example_passes
 
     def set_cancellation_check(self, check_cancelled: Callable[[], None]) -> None:
-        """Call ``check_cancelled`` before every unperturbed run from now on; what it raises ends the work."""
+        """Call ``check_cancelled`` before every unperturbed run from now on; its exception ends the work."""
         self._shared.check_cancelled = check_cancelled
 
     def require(self, least_rows: int) -> None:
-        """From now on refuse directions on a batch of fewer distinct rows."""
+        """Refuse directions on a batch of fewer than ``least_rows`` distinct rows from now on."""
         self._shared.least_rows = least_rows
 
     def derivatives(
         self, theta: Float32, directions: AnyDirections, task: DirectionTask, rows: RowIndices
     ) -> Iterator[tuple[int, Derivatives]]:
-        """The directional derivative for the task's directions, in chunks: index of the first, float64 values.
+        """Yield the derivatives along the task's directions in chunks: index of the first, and float64 values.
 
-        ``theta`` float32 ``[d]``; the batch is drawn from ``rows``. Nothing is computed ahead of what is asked for, so
-        the caller may stop between chunks. A model that has diverged gives values that are not finite.
+        ``theta`` is float32 ``[d]``; the batch is drawn from ``rows``. Each chunk is computed on demand, so the caller
+        may stop between chunks. A diverged model gives values that are not finite.
 
         :raises BadInputError: θ has another length, there are no rows, or the model has no such block.
         :raises NotAllowedError: the batch has fewer distinct rows than are required.
@@ -82,21 +82,21 @@ class Engine:
         return directional_derivatives(self._shared, self._checked(theta), directions, task, rows)
 
     def evaluate(self, theta: Float32, rows: RowIndices) -> Evaluation:
-        """Correct predictions and mean loss over ``rows`` at ``theta``, float32 ``[d]``.
+        """Compute correct predictions and mean loss over ``rows`` at ``theta``, float32 ``[d]``.
 
         :raises BadInputError: θ has another length.
         """
         return evaluate(self._shared, self._checked(theta), rows)
 
     def class_sums(self, theta: Float32, rows: RowIndices) -> Sequence[ClassSum]:
-        """For each class among ``rows`` the sum of what the head reads at ``theta``, float32 ``[d]``.
+        """Sum the head's inputs at ``theta``, float32 ``[d]``, for each class among ``rows``.
 
         :raises BadInputError: θ has another length, or the head reads no pooled features.
         """
         return class_sums(self._shared, self._checked(theta), rows)
 
     def unload(self) -> None:
-        """Give back the model's memory until there is work again."""
+        """Release the model's memory until there is work again."""
         self._shared.chain.unload_all_but(range(0))
 
     def close(self) -> None:

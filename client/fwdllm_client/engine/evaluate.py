@@ -1,4 +1,4 @@
-"""How good the model is on local rows."""
+"""Evaluation of the model on local rows."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from fwdllm_common.counts import Counts
 
 @dataclass(frozen=True)
 class Evaluation:
-    """``correct`` of ``total`` predictions and the mean loss of those that have one (NaN if none has).
+    """``correct`` of ``total`` predictions and the mean ``loss`` of rows that have one (NaN if none has).
 
-    Where spans are answers, ``correct`` are the exact ones and ``f1`` adds up the F1 of all.
+    For answer spans, ``correct`` counts exact matches and ``f1`` is the sum of F1.
     """
 
     correct: int
@@ -32,17 +32,17 @@ class Evaluation:
 
     @property
     def score(self) -> float:
-        """The figure that counts, 0 to 1: accuracy, or the mean F1."""
+        """Accuracy, or for answer spans the mean F1, 0 to 1."""
         return (self.correct if self.f1 is None else self.f1) / self.total
 
     @property
     def counts(self) -> Counts:
-        """What may leave the device."""
+        """The part of the evaluation that may leave the device."""
         return Counts(self.correct, self.total, self.f1)
 
 
 def evaluate(shared: Rows, theta: Float32, rows: RowIndices) -> Evaluation:
-    """Predict ``rows`` at ``theta``, float32 ``[d]``."""
+    """Evaluate ``rows`` at ``theta``, float32 ``[d]``."""
     chain, dataset = shared.chain, shared.dataset
     stage, base = chain.last, BasePass(shared, theta)
     base.fill(stage, rows)
@@ -61,13 +61,13 @@ def evaluate(shared: Rows, theta: Float32, rows: RowIndices) -> Evaluation:
 def _with(
     found: Evaluation, dataset: Dataset, rows: RowIndices, logits: Float32, labels: NDArray[np.int64]
 ) -> Evaluation:
-    """``found`` and the predictions that ``logits`` are for ``rows``."""
+    """Add the predictions of ``logits`` for ``rows`` to ``found``."""
     passages, total = dataset.passages, found.total + len(rows)
     if passages is None:
         return replace(found, correct=found.correct + int((logits.argmax(axis=1) == labels).sum()), total=total)
     exact, overlap = found.correct, found.f1 or 0.0
     for row, scores in zip(rows.tolist(), logits, strict=True):
-        said = answer(passages, row, int(dataset.offsets[row]), scores)
-        exact += exact_match(said, passages.answers[row])
-        overlap += f1(said, passages.answers[row])
+        prediction = answer(passages, row, int(dataset.offsets[row]), scores)
+        exact += exact_match(prediction, passages.answers[row])
+        overlap += f1(prediction, passages.answers[row])
     return replace(found, correct=exact, total=total, f1=overlap)

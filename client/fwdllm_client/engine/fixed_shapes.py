@@ -1,8 +1,8 @@
 """Sessions of fixed shapes, for accelerators that compile a graph for one shape.
 
-A run of any size is cut into runs of one: texts are filled up with padding to the next of a few lengths, and the last
-run with its last row, and what these additions give is dropped. A fixed session has as many copies of θ as rows, row n
-reading copy n, so that rows and copies go together in every proportion.
+A run of any size is split into runs of one shape: texts are padded to the next of a few lengths, the last run is filled
+up with copies of its last row, and the results of both are dropped. A fixed session has as many copies of θ as rows,
+row n reading copy n, so that it serves any ratio of rows to copies.
 """
 
 from __future__ import annotations
@@ -20,27 +20,27 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest, Stage
 
 SHORTEST = 16
-"""Lengths are this and its doubles, up to the longest of the model."""
+"""Shortest length in tokens; the others are its doublings, up to the model's longest."""
 TOKENS = 256
-"""Most tokens (rows × length) of a run of perturbed copies, if they are of more than one row."""
+"""Most tokens (rows × length) in a run of perturbed copies, unless a single row has more."""
 
 Sizes = Mapping[str, int]
-"""Of the free dimensions of a stage: ``rows``, ``tokens`` and ``copies_<block>``."""
+"""Sizes of the free dimensions of a stage: ``rows``, ``tokens`` and ``copies_<block>``."""
 
 
 class Compiler(Protocol):
-    """A provider that needs to know all sizes."""
+    """A provider that must know all sizes in advance."""
 
     name: str
 
     def compile(self, folder: Path, stage: Stage, threads: int, sizes: Sizes) -> Session:
-        """A session for the graph of ``stage`` in ``folder`` whose free dimensions have these sizes."""
+        """Open a session for the graph of ``stage`` in ``folder`` whose free dimensions have these sizes."""
 
 
 class FixedShapes:
     """The ``compiler`` as a provider for the model of ``manifest``.
 
-    The last stage, whose losses are the scalars' and in less than float32 would drown them, is left to the CPU.
+    The last stage runs on the CPU: rounding its losses to less than float32 would hide their differences.
     """
 
     def __init__(self, compiler: Compiler, manifest: Manifest) -> None:
@@ -49,14 +49,14 @@ class FixedShapes:
         self._manifest = manifest
 
     def open(self, folder: Path, stage: Stage, threads: int) -> Session:
-        """See :class:`Provider`. Graphs are compiled when a length first occurs, and what that raises goes through."""
+        """Open a session that compiles a graph when a length first occurs; errors of that are not caught."""
         if "labels" in stage.inputs:
             return open_session(folder / stage.graph.name, placed_options(threads))
         return _FixedSession(stage, self._manifest, lambda sizes: self._compiler.compile(folder, stage, threads, sizes))
 
 
 class _FixedSession:
-    """One stage; of a frozen one, which may be large, only the session of the last length is in memory."""
+    """A session of one stage. For frozen stages, which may be large, only the last length's session stays in memory."""
 
     def __init__(self, stage: Stage, manifest: Manifest, compiled: Callable[[Sizes], Session]) -> None:
         self._stage = stage
@@ -65,7 +65,7 @@ class _FixedSession:
         self._sessions: dict[int, Session] = {}
 
     def run_with_ort_values(self, outputs: Sequence[str], feeds: Mapping[str, Any], options: Any = None) -> list[Any]:
-        """As ONNX Runtime's, for any number of rows, copies and tokens."""
+        """Run like ONNX Runtime's method of this name, for any number of rows, copies and tokens."""
         arrays = {name: value.numpy() for name, value in feeds.items()}
         theta = arrays.pop("theta", None)
         per_token = {name for name, array in arrays.items() if name != "activation" or array.ndim == 3}
@@ -88,7 +88,7 @@ class _FixedSession:
         return [_owning(array[:, :tokens] if self._stage.per_token else array) for array in found]
 
     def get_provider_graph_assignment_info(self) -> list[Any]:
-        """As ONNX Runtime's, of the session that was used last."""
+        """Return the assignment of ONNX Runtime's session that was used last."""
         sessions = list(self._sessions.values())
         return list(sessions[-1].get_provider_graph_assignment_info()) if sessions else []
 
@@ -99,12 +99,12 @@ class _FixedSession:
         return max(tokens, min(length, self._manifest.max_tokens))
 
     def _rows(self, length: int) -> int:
-        """The unperturbed pass feeds the frozen stages row by row."""
+        """Return the rows per run: 1 for frozen stages, which the unperturbed pass feeds row by row."""
         return 1 if self._stage.block is None else max(1, TOKENS // length)
 
     def _lengthened(self, name: str, array: NDArray[Any], length: int) -> NDArray[Any]:
         widths = [(0, 0), (0, length - array.shape[1]), *[(0, 0)] * (array.ndim - 2)]
-        # Decoders find the last token as the last that is no padding.
+        # Decoders take the last token that is not padding as the last of the text.
         return np.pad(array, widths, constant_values=self._manifest.pad_token_id if name == "input_ids" else 0)
 
     def _session(self, length: int) -> Session:
@@ -121,7 +121,7 @@ class _FixedSession:
 
 
 def _owning(array: NDArray[Any]) -> Any:
-    """A value with memory of its own, not numpy's."""
+    """Copy ``array`` into a value that owns its memory."""
     value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(array.shape, array.dtype)
     value.update_inplace(np.ascontiguousarray(array))
     return value

@@ -1,7 +1,7 @@
-"""A tiny model in the package whose scalars are known: does ONNX Runtime compute right on this machine?
+"""Known-answer test of ONNX Runtime on this machine, by a tiny model in the package.
 
-``golden/`` is what the coordinator exports of a BERT of three layers, 32 wide, with random weights and LoRA on the last
-layer; its canary holds the scalars.
+``golden/`` is the exported bundle of a BERT of three layers of width 32, with random weights and LoRA on the last
+layer; its known-answer test holds the expected scalars.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from fwdllm_common.manifest import MANIFEST_FILE, Manifest
 
 GOLDEN_FOLDER = Path(__file__).parent / "golden"
 ENOUGH = 10.0
-"""Least signal to noise: float32 has far above 100 on any machine, a coordinator asks for 3."""
+"""Least signal-to-noise ratio: float32 gives far above 100 on any machine, and a coordinator requires 3."""
 
 
 def bundle_signal_to_noise(folder: Path, manifest: Manifest, provider: Provider = Cpu()) -> float | None:  # noqa: B008
-    """What this machine's scalars of the bundle's canary are worth; None for a bundle without one.
+    """Run the bundle's known-answer test; return the signal-to-noise ratio, or None for a bundle without a test.
 
     :raises BadInputError: a graph is unreadable.
     """
@@ -35,7 +35,7 @@ def bundle_signal_to_noise(folder: Path, manifest: Manifest, provider: Provider 
 
 
 def providers_tried(candidates: Sequence[Provider] | None = None) -> Iterator[tuple[str, float | str]]:
-    """Each provider's signal to noise on the golden bundle, or why it does not run; the CPU comes first."""
+    """Yield each provider's signal-to-noise ratio on the package's bundle, or why it does not run; the CPU first."""
     manifest = Manifest.from_bytes((GOLDEN_FOLDER / MANIFEST_FILE).read_bytes())
     for provider in candidates or [Cpu(), *accelerators(manifest)]:
         try:

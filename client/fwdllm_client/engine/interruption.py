@@ -1,6 +1,6 @@
-"""Ends what ONNX Runtime is at, from another thread: between two operators of a graph, or while one is loaded.
+"""Interruption of ONNX Runtime from another thread, between two operators of a graph or during loading.
 
-Of the whole process, since a device does one thing at a time.
+It applies to the whole process, because a device does one assignment at a time.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ import onnxruntime
 
 
 class RunEndedError(Exception):
-    """A run of the model was ended before it had its outputs."""
+    """A run of the model was ended before it returned its outputs."""
 
 
 class Interruption:
-    """What runs and loads ask while they last; any thread may use it."""
+    """The flag that runs and loads check; any thread may use it."""
 
     def __init__(self) -> None:
         self._run_options: Any = onnxruntime.RunOptions()
@@ -25,27 +25,27 @@ class Interruption:
 
     @property
     def is_set(self) -> bool:
-        """Whether everything is to end."""
+        """Whether runs and loads are to end."""
         return bool(self._run_options.terminate)
 
     def set(self) -> None:
-        """End what runs or loads now, and everything that begins before :meth:`clear`."""
+        """End all present runs and loads, and those that begin before :meth:`clear`."""
         self._run_options.terminate = True
         for options in self._loading:
             options.set_load_cancellation_flag(True)
 
     def clear(self) -> None:
-        """Let runs and loads be again."""
+        """Allow runs and loads again."""
         self._run_options.terminate = False
 
     @property
     def run_options(self) -> Any:
-        """For every run of a session."""
+        """The run options, to be passed to every run of a session."""
         return self._run_options
 
     @contextmanager
     def loading(self, options: Any) -> Iterator[None]:
-        """What loads a session with these ``options`` goes inside."""
+        """Make the loading of a session with these ``options`` inside interruptible."""
         self._loading = (*self._loading, options)
         try:
             if self.is_set:
@@ -56,7 +56,7 @@ class Interruption:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """Turn what ONNX Runtime raises inside into :class:`RunEndedError`, once it is set."""
+        """Turn ONNX Runtime's exceptions inside into :class:`RunEndedError` if the flag is set."""
         try:
             yield
         except Exception as error:  # ONNX Runtime's errors have no base class of their own

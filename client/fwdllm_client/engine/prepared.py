@@ -1,9 +1,9 @@
-"""Stages with their weights laid out for this processor, on disk, where the system maps them.
+"""Stages with their weights prepacked for this processor, in files that are mapped into memory.
 
-ONNX Runtime copies the weights of matrix products into the order its kernels read ("prepacking"): memory of the process
-that the system cannot take back. Once such a copy has been saved beside the optimised graph, it is mapped like any
-file: a stage of BERT-base takes 25 MB of anonymous memory instead of 290, loads four times faster, and gives the same
-bits. The file suits this processor and this version of ONNX Runtime only, so each device makes its own.
+ONNX Runtime copies the weights of matrix products into the order that its kernels read ("prepacking"), into anonymous
+memory that the system cannot reclaim. A saved copy beside the optimised graph is mapped instead: a stage of BERT-base
+takes 25 MB of anonymous memory instead of 290 MB, loads four times faster, and gives the same bits. The file suits only
+this processor and this version of ONNX Runtime, so each device makes its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fwdllm_client.engine.sessions import Cpu, Session, open_session, session_op
 from fwdllm_common.manifest import BundleFile, Manifest, Stage
 
 WORTH_BYTES = 128 << 20
-"""Smaller weights are not prepared: making the file takes more memory, once, than it would save."""
+"""Least size of weights to prepare, bytes: below it, making the file takes more memory than it saves."""
 _GROWTH = 2
 _GRAPH = "graph.onnx"
 _SETTINGS = {
@@ -28,14 +28,14 @@ _SETTINGS = {
 
 
 class PreparedCpu(Cpu):
-    """The CPU with weights that are mapped: prepared at first use, kept in ``store`` as far as there is room."""
+    """The CPU with mapped weights, which are prepared at first use and kept in ``store`` within its limit."""
 
     def __init__(self, store: CompiledStages, worth_bytes: int = WORTH_BYTES) -> None:
         self._store = store
         self._worth_bytes = worth_bytes
 
     def open(self, folder: Path, stage: Stage, threads: int) -> Session:
-        """See :class:`Provider`; a disk that cannot be written only means more memory."""
+        """Open a session on prepared weights, or on the original ones if none can be kept."""
         if stage.weights is None or stage.weights.bytes < self._worth_bytes:
             return super().open(folder, stage, threads)
         key, size = self._key(stage.graph, stage.weights), _GROWTH * stage.weights.bytes
@@ -43,11 +43,13 @@ class PreparedCpu(Cpu):
         if prepared is None:
             return super().open(folder, stage, threads)
         options = session_options(threads)
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL  # it has been optimised
+        options.graph_optimization_level = (
+            onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        )  # the saved graph is optimised already
         return open_session(prepared / _GRAPH, options)
 
     def file_sizes(self, manifest: Manifest) -> dict[Path, int]:
-        """The folders of this model's prepared stages, and the bytes that each may take."""
+        """Return the folders of this model's prepared stages, and the most bytes that each may take."""
         found: dict[Path, int] = {}
         for stage in manifest.stages:
             if stage.weights is not None and stage.weights.bytes >= self._worth_bytes:

@@ -1,4 +1,4 @@
-"""What a measurement or a compiled file of this device depends on, beside the model."""
+"""Identification of the processor, on which measurements and compiled files of this device depend."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 import onnxruntime
 
 _CPUINFO = Path("/proc/cpuinfo")
-# x86 names its model and what it can do by the first two, ARM by the rest; all else in the file changes by the second.
+# x86 gives its model and features in the first two, ARM in the others; the rest of the file may change at any time.
 _FIELDS = {"model name", "flags", "Features", "CPU implementer", "CPU variant", "CPU part", "CPU revision"}
 
 
 def processor() -> str:
-    """The machine's kinds of cores and what they can do: the same text on every start, and another on other chips."""
+    """Describe the kinds of cores and their features; the text is the same at every start and differs between chips."""
     if not _CPUINFO.exists():
         return f"{platform.machine()} {platform.processor()}"
     lines = (line.partition(":") for line in _CPUINFO.read_text(errors="replace").splitlines())
@@ -23,6 +23,6 @@ def processor() -> str:
 
 
 def machine_key(*parts: str) -> str:
-    """SHA-256 (hex, 32 digits) of ``parts``, ONNX Runtime's version and the processor."""
+    """Hash ``parts``, ONNX Runtime's version and the processor (SHA-256, first 32 hex digits)."""
     text = "\0".join([*parts, onnxruntime.__version__, processor()])
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""A little work that never changes: what providers and settings of this device are compared on."""
+"""A small fixed workload on which providers and settings of this device are compared."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _TIMED_RUNS = 3
 _RUN_KEY = 0
 _THETA_SEED, _DIRECTION_SEED = 1, 2
 _THETA_SCALE = np.float32(0.02)
-# That of the presets: where the provider's rounding drowns it, its scalars would be noise.
+# The presets' step size: a provider whose rounding hides it would give noise for scalars.
 _EPSILON = np.float32(1e-3)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Losses of some local rows, float64 ``[N]``: at a fixed θ, and by how much they rise along a fixed direction."""
+    """Losses of some local rows at a fixed θ, and their rises along a fixed direction; ``N`` values each."""
 
     losses: tuple[float, ...]
     rises: tuple[float, ...]
 
 
 class ProviderProbe:
-    """The first rows of ``dataset``, at a θ that leaves no part of the model without effect."""
+    """A probe on the first rows of ``dataset``, at a random θ at which every part of the model affects the loss."""
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
         self._rows = np.arange(min(_ROWS, len(dataset)))
 
     def answers(self, chain: StageChain) -> Answers:
-        """What the model says, one stage in memory at a time."""
+        """Compute the model's losses and rises, with one stage in memory at a time."""
         size = chain.manifest.layout.size
         theta = _THETA_SCALE * Directions(_RUN_KEY).vector(_THETA_SEED, 0, size)
         moved = theta + _EPSILON * Directions(_RUN_KEY).vector(_DIRECTION_SEED, 0, size)
@@ -47,7 +47,7 @@ class ProviderProbe:
         return Answers(tuple(losses), tuple(self._losses(chain, moved) - losses))
 
     def seconds_per_token(self, chain: StageChain, tokens: int, clock: Clock) -> float:
-        """The fastest of a few runs of the first perturbed stage on about ``tokens`` tokens, after one to warm up."""
+        """Measure seconds per token of the first perturbed stage on about ``tokens`` tokens: the best of a few runs."""
         manifest, first, length = chain.manifest, chain.manifest.frozen, self._length(chain)
         rows = np.resize(self._rows, max(1, tokens // length))
         text = text_of(self._dataset, Group(rows, length), manifest.pad_token_id)
@@ -66,7 +66,7 @@ class ProviderProbe:
         return min(times[1:]) / (len(rows) * length)
 
     def _length(self, chain: StageChain) -> int:
-        """The length that these rows are padded to together."""
+        """Return the common padded length of the rows, tokens."""
         return int(padded_lengths(self._dataset.lengths[self._rows], chain.manifest.max_tokens).max())
 
     def _losses(self, chain: StageChain, theta: Float32) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

@@ -1,4 +1,4 @@
-"""Which execution provider runs the model: the fastest of those that give the CPU's numbers."""
+"""Selection of the execution provider: the fastest one whose results agree with the CPU's."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fwdllm_client.engine.stages import StageChain
 from fwdllm_common.manifest import Manifest
 
 LOSS_TOLERANCE = 0.02
-"""By how much a loss may differ from the CPU's, as a share of it; what float16 makes of a deep model is a tenth."""
+"""Greatest relative difference of a loss from the CPU's; float16 causes a tenth of it in a deep model."""
 RISE_TOLERANCE = 0.1
-"""By how much what scalars are made of, the differences of losses, may differ, as a share of their norm."""
+"""Greatest difference of the loss differences, which make the scalars, from the CPU's, relative to their norm."""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """How one provider did: seconds a token, or why it is ``refused``; ``nodes`` of the graph by who ran them."""
+    """The result for one provider: seconds per token, or why it is ``refused``; the number of ``nodes`` by provider."""
 
     provider: str
     seconds_per_token: float | None = None
@@ -33,7 +33,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Selection:
-    """The provider that is best, how all did, and the CPU's answers where they were asked for."""
+    """The best provider, the results of all, and the CPU's answers if they were computed."""
 
     best: Provider
     attempts: Sequence[Attempt]
@@ -43,7 +43,7 @@ class Selection:
 def select_provider(
     folder: Path,
     manifest: Manifest,
-    trial: ProviderProbe,
+    probe: ProviderProbe,
     candidates: Sequence[Provider],
     cpu: Provider,
     threads: int,
@@ -51,22 +51,23 @@ def select_provider(
 ) -> Selection:
     """Try ``candidates`` and the ``cpu`` on the bundle in ``folder``.
 
-    The CPU's answers are asked for only once a candidate runs at all.
+    The CPU's answers are computed only if a candidate runs. ``threads`` of 0 means one per core; ``clock`` gives
+    seconds.
     """
     golden: list[Answers] = []
 
     def expected() -> Answers:
         if not golden:
-            golden.append(trial.answers(StageChain(folder, manifest, cpu, threads)))
+            golden.append(probe.answers(StageChain(folder, manifest, cpu, threads)))
         return golden[0]
 
     def attempts() -> Iterator[tuple[Provider, Attempt]]:
         for candidate in candidates:
             chain = StageChain(folder, manifest, candidate, threads)
             try:
-                refused = difference(trial.answers(chain), expected())
-                seconds = None if refused else trial.seconds_per_token(chain, TOKENS_PER_RUN, clock)
-                # Fixed shapes know it once they have run, and those that gave the answers are unloaded by now.
+                refused = difference(probe.answers(chain), expected())
+                seconds = None if refused else probe.seconds_per_token(chain, TOKENS_PER_RUN, clock)
+                # Sessions of fixed shapes know it only after a run; those that gave the answers are unloaded by now.
                 nodes = placement(chain.session(manifest.frozen))
                 refused = refused or _idle(nodes)
             except Exception as error:  # whatever a provider's library raises is a reason not to use it
@@ -74,7 +75,7 @@ def select_provider(
             else:
                 yield candidate, Attempt(candidate.name, None if refused else seconds, refused, nodes)
         chain = StageChain(folder, manifest, cpu, threads)
-        yield cpu, Attempt(cpu.name, trial.seconds_per_token(chain, TOKENS_PER_RUN, clock))
+        yield cpu, Attempt(cpu.name, probe.seconds_per_token(chain, TOKENS_PER_RUN, clock))
 
     tried = list(attempts())
     usable = [
@@ -85,10 +86,10 @@ def select_provider(
 
 
 def difference(found: Answers, golden: Answers) -> str | None:
-    """What is wrong with the answers; None if they are the CPU's within the tolerances."""
+    """Return how the answers differ from the CPU's ones, ``golden``; None if they are within the tolerances."""
     losses, expected = np.array(found.losses), np.array(golden.losses)
     off = np.abs(losses - expected) / np.maximum(np.abs(expected), 1e-3)
-    if not np.all(off <= LOSS_TOLERANCE):  # also if it is not a number
+    if not np.all(off <= LOSS_TOLERANCE):  # also for NaN
         return f"its losses differ from the CPU's by {off.max():.2g} of them, more than {LOSS_TOLERANCE}"
     rises, expected = np.array(found.rises), np.array(golden.rises)
     error = float(np.linalg.norm(rises - expected) / max(float(np.linalg.norm(expected)), 1e-12))
@@ -98,7 +99,7 @@ def difference(found: Answers, golden: Answers) -> str | None:
 
 
 def _idle(nodes: Mapping[str, int]) -> str | None:
-    """Why a provider that left everything to the CPU is none."""
+    """Return the reason to refuse a provider that left all nodes to the CPU."""
     if nodes and not nodes.keys() - {CPU_PROVIDER}:
         return f"it took none of the {sum(nodes.values())} nodes"
     return None

@@ -1,6 +1,6 @@
-"""Execution providers beside the CPU: each opens sessions, or says why it cannot.
+"""Execution providers other than the CPU: each opens sessions, or says why it cannot.
 
-Nothing here decides whether a provider is any good; :mod:`ladder` tries it on the model and compares.
+:mod:`fwdllm_client.engine.provider_selection` tries them on the model and decides.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest, Stage
 
 OPT_IN = frozenset(["nnapi"])
-"""Tried only where it is asked for: Android has given NNAPI up."""
+"""Providers that are tried only on request: Android has deprecated NNAPI."""
 
 
 class Xnnpack:
-    """Kernels for ARM that are built into some ONNX Runtimes, with threads of their own."""
+    """Kernels for ARM that some builds of ONNX Runtime include, with their own threads."""
 
     name = "xnnpack"
     _PROVIDER = "XnnpackExecutionProvider"
 
     def open(self, folder: Path, stage: Stage, threads: int) -> Session:
-        """See :class:`Provider`.
+        """Open a session; nodes that XNNPACK does not take run on the CPU.
 
         :raises BadInputError: this build of ONNX Runtime does not have it.
         """
@@ -39,13 +39,13 @@ class Xnnpack:
 
 
 class Nnapi:
-    """Android's own interface to accelerators, where it is built in; it takes fixed shapes only."""
+    """Android's interface to accelerators, which takes fixed shapes only."""
 
     name = "nnapi"
     _PROVIDER = "NnapiExecutionProvider"
 
     def compile(self, folder: Path, stage: Stage, threads: int, sizes: Sizes) -> Session:
-        """See :class:`Compiler`.
+        """Open a session; nodes that NNAPI does not take run on the CPU.
 
         :raises BadInputError: this build of ONNX Runtime does not have it.
         """
@@ -54,24 +54,24 @@ class Nnapi:
 
 
 def accelerators(manifest: Manifest, store: CompiledStages | None = None) -> Sequence[Provider]:
-    """All of them for the model of ``manifest``, in the order in which they are tried.
+    """Return all providers for the model of ``manifest``, in the order in which they are tried.
 
-    ``store`` keeps what they compile, if it is given.
+    ``store``, if given, keeps the compiled stages.
     """
     return [FixedShapes(Qnn(store), manifest), Xnnpack(), FixedShapes(Nnapi(), manifest)]
 
 
 def _check_built_in(provider: str) -> None:
-    # ONNX Runtime itself only warns, and runs everything on the CPU.
+    # ONNX Runtime itself would only warn and run everything on the CPU.
     if provider not in onnxruntime.get_available_providers():
         raise BadInputError(f"this build of onnxruntime has no {provider}")
 
 
 def placement(session: Session) -> Mapping[str, int]:
-    """How many nodes of the graph each provider really got; empty where the session does not tell."""
+    """Count the nodes of the graph by the provider that runs them; empty if the session does not tell."""
     try:
         parts = session.get_provider_graph_assignment_info()
-    except Exception:  # not recorded, or an ONNX Runtime before it could
+    except Exception:  # not recorded, or not supported by this ONNX Runtime
         return {}
     nodes: dict[str, int] = {}
     for part in parts:

@@ -20,14 +20,14 @@ from fwdllm_common.manifest import Stage
 
 _PROVIDER = "QNNExecutionProvider"
 _GRAPH = "graph.onnx"
-# What is compiled holds float16 weights, and in float32 those of nodes that stay with the CPU.
+# Compiled stages hold float16 weights, and float32 weights of the nodes that stay on the CPU.
 _GROWTH = 2
 
 
 class Qnn:
-    """Compiles a stage for the NPU, which computes in float16; what it compiled is kept in ``store``, if there is one.
+    """Compiles a stage for the NPU, which computes in float16, and keeps the result in ``store`` if given.
 
-    Each shape of a graph has its own, for one version of ONNX Runtime and the plugin and one processor.
+    Each entry is for one shape of the graph, one version of ONNX Runtime and of the plugin, and one processor.
     """
 
     name = "qnn"
@@ -38,7 +38,7 @@ class Qnn:
         self._settings: Mapping[str, str] = {}
 
     def compile(self, folder: Path, stage: Stage, threads: int, sizes: Sizes) -> Session:
-        """See :class:`Compiler`.
+        """Open a session on the compiled stage for these sizes.
 
         :raises BadInputError: the package is not installed, or it finds no device.
         """
@@ -54,7 +54,7 @@ class Qnn:
             if kept is not None:
                 try:
                     return self._open(kept / _GRAPH, placed_options(threads))
-                except Exception as error:  # such as after an update of the driver
+                except Exception as error:  # for example after an update of the driver
                     self._store.give_up(key, error)
         return self._open(graph, placed_options(threads, sizes))
 
@@ -64,7 +64,7 @@ class Qnn:
         settings = {
             "ep.context_enable": "1",
             "ep.context_file_path": str(part / _GRAPH),
-            # The compiled parts in files beside the graph, which then names them without a folder.
+            # Write the compiled parts to files beside the graph, which refers to them without a folder.
             "ep.context_embed_mode": "0",
             "ep.context_model_external_initializers_file_name": f"{_GRAPH}.data",
         }
@@ -72,7 +72,7 @@ class Qnn:
             options.add_session_config_entry(name, value)
         self._open(graph, options)
         if not (part / _GRAPH).exists():
-            raise BadInputError(f"{graph}: {_PROVIDER} compiled nothing of it")
+            raise BadInputError(f"{graph}: {_PROVIDER} compiled none of its nodes")
 
     def _open(self, graph: Path, options: SessionOptions) -> Session:
         options.add_provider_for_devices(self._devices, dict(self._settings))
@@ -103,5 +103,5 @@ def _devices() -> Sequence[Any]:
 def _plugin_version() -> str:
     try:
         return version("onnxruntime-qnn")
-    except PackageNotFoundError:  # its files, and nothing of the package
+    except PackageNotFoundError:  # the module is there without the package's metadata
         return "unknown"

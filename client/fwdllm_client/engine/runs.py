@@ -1,4 +1,4 @@
-"""How much goes through the model at once: groups of rows, and copies of θ per run, under a memory budget."""
+"""Sizes of runs under a memory budget: groups of rows, and copies of θ per run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fwdllm_client.engine.batches import Group, Text, group_by_length, text_of
 from fwdllm_client.engine.stages import Float32
 
 TOKENS_PER_RUN = 256
-"""Most tokens (copies × rows × length) of a run that works on tokens, unless a device has measured what suits it."""
+"""Most tokens (copies × rows × length) in a run on tokens, unless the device's tuning has found a better number."""
 FLOATS_PER_RUN = 1 << 20
-"""Most floats (copies × rows × width) of a run on pooled activations, and of the perturbed copies of a block."""
+"""Most floats (copies × rows × width) in a run on pooled activations, and in the perturbed copies of a block."""
 
 
 def run_groups(shared: Rows, stage: int, rows: RowIndices) -> list[Group]:
-    """``rows`` as the groups that run together from ``stage`` on: by length only if the length still matters."""
+    """Split ``rows`` into groups that run together from ``stage`` on, by length if the stages read tokens."""
     if shared.chain.reads_tokens(stage):
         return list(group_by_length(rows, shared.padded[rows], shared.tokens_per_run))
     size = max(1, FLOATS_PER_RUN // _width_before(shared, stage))
@@ -28,7 +28,7 @@ def run_groups(shared: Rows, stage: int, rows: RowIndices) -> list[Group]:
 
 
 def copies_per_run(shared: Rows, stage: int, groups: list[Group]) -> int:
-    """How many perturbed copies go through the model together, at least 1."""
+    """Return how many perturbed copies run together, at least 1."""
     theta = FLOATS_PER_RUN // shared.chain.block_size(stage)
     if shared.chain.reads_tokens(stage):
         activations = shared.tokens_per_run // max(len(group.rows) * group.tokens for group in groups)
@@ -38,11 +38,11 @@ def copies_per_run(shared: Rows, stage: int, groups: list[Group]) -> int:
 
 
 Inputs = tuple[Text | None, Float32, NDArray[np.int64]]
-"""Text, activation and labels."""
+"""Text (None for pooled stages), activation and labels, as inputs of a stage chain."""
 
 
 class RunInputs:
-    """What a group feeds to ``stage`` and later ones, but θ; its base activation is computed on construction."""
+    """The inputs of a group except θ, for ``stage`` and later ones; construction computes the base activation."""
 
     def __init__(self, shared: Rows, base: BasePass, stage: int, group: Group) -> None:
         self._activation = base.before(stage, group)
@@ -51,21 +51,21 @@ class RunInputs:
         self._text = text_of(shared.dataset, group, shared.chain.manifest.pad_token_id) if reads_tokens else None
 
     def tiled(self, copies: int) -> Inputs:
-        """The group's rows, repeated for each copy of θ."""
+        """Return the inputs of the group's rows, repeated for each copy of θ."""
         activation = self._activation.astype(np.float32)
         text = self._text and Text(_tiled(self._text.input_ids, copies), _tiled(self._text.attention_mask, copies))
         return text, _tiled(activation, copies), _tiled(self._labels, copies)
 
 
 class TiledBatch:
-    """The groups of a batch, ready to run with several copies of θ; a lone group is tiled once, not for every run."""
+    """The groups of a batch, repeated for several copies of θ; a single group is tiled once, not for every run."""
 
     def __init__(self, groups: list[RunInputs]) -> None:
         self._groups = groups
         self._kept: tuple[int, list[Inputs]] = (0, [])
 
     def inputs(self, copies: int) -> Iterable[Inputs]:
-        """What each group feeds to the model."""
+        """Return the inputs of each group for this number of copies of θ."""
         if len(self._groups) > 1:
             return (group.tiled(copies) for group in self._groups)
         if self._kept[0] != copies:

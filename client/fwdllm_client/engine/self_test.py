@@ -1,4 +1,4 @@
-"""The scalars of a bundle's canary, as this machine computes them."""
+"""Known-answer test of a bundle: its scalars as this machine computes them."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def canary_scalars(
     provider: Provider = Cpu(),  # noqa: B008 - has no state
     tokens_per_run: int = TOKENS_PER_RUN,
 ) -> BlockScalars:
-    """Measure every direction of ``canary`` by an engine of its own, which is gone when this returns.
+    """Compute the scalars of every direction of ``canary`` by a temporary engine.
 
-    ``scratch`` is a folder in which it may make files for as long; the rest is as for :class:`Engine`.
+    ``scratch`` is a folder for temporary files; the other parameters are as for :class:`Engine`.
 
-    :raises BadInputError: a graph is unreadable, or the canary belongs to another model.
+    :raises BadInputError: a graph is unreadable, or the test belongs to another model.
     :raises StorageError: ``scratch`` cannot be written.
     """
     rows = np.arange(len(canary.rows))

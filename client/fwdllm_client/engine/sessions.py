@@ -1,4 +1,4 @@
-"""What runs a stage: a session of ONNX Runtime, made by an execution provider."""
+"""Sessions of ONNX Runtime, which run the stages, and the execution providers that open them."""
 
 from __future__ import annotations
 
@@ -22,44 +22,44 @@ _ERRORS_ONLY = 3
 
 
 class Provider(Protocol):
-    """A way to run stages; ``name`` is what users see."""
+    """A way to run stages."""
 
     @property
     def name(self) -> str:
-        """Lower case, such as ``cpu``."""
+        """The name that users see, in lower case, such as ``cpu``."""
 
     def open(self, folder: Path, stage: Stage, threads: int) -> Session:
-        """A session for the graph of ``stage`` in ``folder``; ``threads`` of 0 means one per core.
+        """Open a session for the graph of ``stage`` in ``folder``; ``threads`` of 0 means one per core.
 
-        Whatever ONNX Runtime raises goes through: its errors have no base class of their own.
+        Errors of ONNX Runtime are not caught, because they have no common base class.
         """
 
 
 class Cpu:
-    """ONNX Runtime's own kernels: what every other provider is measured against."""
+    """ONNX Runtime's own kernels, the reference for every other provider."""
 
     name = "cpu"
 
     def open(self, folder: Path, stage: Stage, threads: int) -> Session:
-        """See :class:`Provider`."""
+        """Open a session for the graph of ``stage`` in ``folder``; ``threads`` of 0 means one per core."""
         return open_session(folder / stage.graph.name, session_options(threads))
 
 
 def session_options(threads: int) -> SessionOptions:
-    """What all sessions have in common; ``threads`` of 0 means one per core."""
+    """Return the options common to all sessions; ``threads`` of 0 means one per core."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = _ERRORS_ONLY
-    # Batches come in many shapes and a memory plan is kept for each; plans save no time here.
+    # Batches have many shapes, and ONNX Runtime would keep a memory plan for each; plans save no time here.
     options.enable_mem_pattern = False
-    # A thread that waits for work must not burn a phone's battery.
+    # A spinning thread would drain a phone's battery.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
 
 
 def placed_options(threads: int, sizes: Mapping[str, int] | None = None) -> SessionOptions:
-    """Those of a session that tells who runs its nodes; free dimensions that ``sizes`` names are fixed."""
+    """Return options that record which provider runs each node, and fix the free dimensions in ``sizes``."""
     options = session_options(threads)
     options.add_session_config_entry(_RECORD_PLACEMENT, "1")
     for name, size in (sizes or {}).items():
@@ -68,6 +68,6 @@ def placed_options(threads: int, sizes: Mapping[str, int] | None = None) -> Sess
 
 
 def open_session(graph: Path, options: SessionOptions, providers: Sequence[Any] = (CPU_PROVIDER,)) -> Session:
-    """A session on the first of ``providers`` that takes a node; the last one takes the rest."""
+    """Open a session that runs each node on the first of ``providers`` that supports it."""
     with INTERRUPTION.loading(options):
         return onnxruntime.InferenceSession(str(graph), options, providers=list(providers))

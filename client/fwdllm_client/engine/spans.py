@@ -1,4 +1,4 @@
-"""The answer that a model's scores of tokens amount to."""
+"""The answer to a question, from a model's scores of tokens."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from fwdllm_client.data.passages import NO_ANSWER, Passages
 from fwdllm_client.engine.stages import Float32
 
 MOST_TOKENS = 30
-"""Longest answer, as in the usual scripts."""
+"""Longest answer in tokens, as in the usual evaluation scripts."""
 
 
 def best_span(scores: Float32) -> tuple[int, int]:
-    """First and last token of the span with the largest sum of its start's and its end's score, ``[T, 2]``, T ≥ 1.
+    """Find the span with the largest sum of start and end score; return its first and last token.
 
-    It has at most :data:`MOST_TOKENS` tokens; of equal ones the shorter, and of these the earlier.
+    ``scores`` is float32 ``[T, 2]``, T ≥ 1. The span has at most :data:`MOST_TOKENS` tokens; among equal ones the
+    shortest, then the earliest is chosen.
     """
     best, found = -np.inf, (0, 0)
     for longer in range(min(MOST_TOKENS, len(scores))):
@@ -26,11 +27,13 @@ def best_span(scores: Float32) -> tuple[int, int]:
 
 
 def answer(passages: Passages, row: int, offset: int, scores: Float32) -> str:
-    """The part of a row's context with the best span; ``scores`` ``[T, 2]`` of its tokens, ``offset`` its first one's
-    place among those of all rows. Nothing where the model says that there is no answer, if it may.
+    """Return the text of the best span in a row's context; "" if the model predicts that there is no answer.
+
+    ``scores`` is float32 ``[T, 2]`` for the row's tokens; ``offset`` is the index of its first token among those of all
+    rows.
     """
     first, end = passages.tokens[row].tolist()
-    if first == end:  # a long question has left no room for it
+    if first == end:  # a long question has left no room for the context
         return ""
     start, last = best_span(scores[first:end])
     if passages.no_answer and _score(scores, *NO_ANSWER) > _score(scores, first + start, first + last):

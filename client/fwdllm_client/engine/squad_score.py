@@ -1,6 +1,6 @@
-"""How good an answer is by the rules of SQuAD's evaluation script (Rajpurkar et al. 2016): exact match and F1.
+"""Scores of an answer by SQuAD's evaluation script (Rajpurkar et al. 2016): exact match and F1.
 
-Both look at the words alone: in lower case, without punctuation, then without articles, whatever space is between them.
+Both compare words in lower case, without punctuation and then without articles, regardless of white space.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> bool:
-    """Whether the words are those of one of the answers."""
+    """Return whether the words equal those of one of the answers."""
     return _words(prediction) in map(_words, answers)
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
-    """Harmonic mean of the precision and recall of the bag of words, against the answer where it is largest, 0 to 1.
+    """Compute F1 over the bag of words against the best matching answer, 0 to 1.
 
-    Where either has no words it is 1 if neither has, as in the script of SQuAD 2.0.
+    F1 is the harmonic mean of precision and recall. If either text has no words it is 1 if neither has, else 0, as in
+    the script of SQuAD 2.0.
     """
     found = _words(prediction)
     return max(_f1(found, _words(answer)) for answer in answers)

@@ -1,4 +1,4 @@
-"""Provider, threads and tokens per run that suit this device: measured once for each model, then remembered."""
+"""Tuning of provider, threads and tokens per run to this device: measured once per model, then read from disk."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from fwdllm_common.files import make_folder, write_atomically
 from fwdllm_common.manifest import Manifest
 
 BUDGET_S = 20.0
-"""After so many seconds of measuring what has been found so far is taken."""
+"""Time limit of the measurements, seconds; then the best settings found so far are taken."""
 TOKENS_TRIED = (128, 256, 512)
 _FORMAT = 1
-# A larger run or one more thread has to save so much of the time to be worth its memory or its heat.
+# A larger run or more threads must reduce the time to this share to be worth their memory or heat.
 _WORTH = 0.95
 
 _log = structlog.get_logger()
@@ -37,7 +37,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Tuning:
-    """What runs the model and how; ``attempts`` is how the providers did."""
+    """The tuned settings; ``attempts`` are the results of all providers, ``golden`` the CPU's answers if computed."""
 
     provider: str
     threads: int
@@ -48,9 +48,10 @@ class Tuning:
 
 
 class Tuner:
-    """Tunes for the bundle in ``folder`` on rows of ``dataset``; ``threads`` of 0 means as many as are worth it.
+    """Tunes for the bundle in ``folder`` on rows of ``dataset``.
 
-    ``candidates`` are tried before the ``cpu``. Tunings are kept in ``cache_folder``.
+    ``candidates`` are tried before the ``cpu``. ``threads`` of 0 means as many as are worthwhile. Tunings are kept in
+    ``cache_folder``; ``clock`` gives seconds.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Tuner:
     ) -> None:
         self._folder = folder
         self._manifest = manifest
-        self._trial = ProviderProbe(dataset)
+        self._probe = ProviderProbe(dataset)
         self._candidates = candidates
         self._cpu = cpu
         self._threads = threads
@@ -76,19 +77,23 @@ class Tuner:
         self._crashes = Crashes(self._path.with_suffix(".trying"))
 
     def tuning(self) -> Tuning:
-        """The tuning that is remembered and still holds, else a new one."""
-        found = self._remembered()
-        return found if found is not None and self._holds(found) else self.measure()
+        """Return the stored tuning if it is still valid, else measure a new one."""
+        found = self._stored()
+        if found is None or not self._is_valid(found):
+            _log.debug("no valid tuning is in the cache, measuring", path=str(self._path))
+            return self.measure()
+        _log.debug("tuning is in the cache", provider=found.provider, threads=found.threads)
+        return found
 
     def measure(self, opt_in: bool = False) -> Tuning:
-        """Measure now, and remember; a disk that cannot be written only means measuring again.
+        """Measure and store a tuning; if the disk cannot be written, the next start measures again.
 
-        Providers that are :data:`OPT_IN` are tried with ``opt_in``; one that was chosen so stays chosen.
+        Providers in :data:`OPT_IN` are tried only with ``opt_in``; one that is chosen then stays chosen.
         """
         began = self._clock()
         tried = [each for each in self._candidates if opt_in or each.name not in OPT_IN]
         found = self._measured(tried, began + BUDGET_S)
-        self._crashes.none()
+        self._crashes.survived()
         try:
             make_folder(self._path.parent)
             write_atomically(self._path, json.dumps({"format": _FORMAT, **asdict(found)}, indent=1).encode())
@@ -104,15 +109,15 @@ class Tuner:
         return found
 
     def provider(self, tuning: Tuning) -> Provider:
-        """The provider that a tuning names."""
+        """Return the provider that a tuning names, or else the CPU."""
         return next((each for each in self._candidates if each.name == tuning.provider), self._cpu)
 
     def _measured(self, candidates: Sequence[Provider], deadline: float) -> Tuning:
         most = self._threads or _cores()
-        if not self._runs_on_tokens:  # the head alone: nothing takes long enough to be measured
+        if not self._runs_on_tokens:  # only the head is trained: runs are too short to be measured
             return Tuning(self._cpu.name, most, TOKENS_PER_RUN, 0.0, ())
-        harmless = [self._crashes.watched(each) for each in candidates]
-        found = select_provider(self._folder, self._manifest, self._trial, harmless, self._cpu, most, self._clock)
+        watched = [self._crashes.watched(each) for each in candidates]
+        found = select_provider(self._folder, self._manifest, self._probe, watched, self._cpu, most, self._clock)
         best = {most: min(each.seconds_per_token for each in found.attempts if each.seconds_per_token is not None)}
         for threads in _fewer(most) if self._threads == 0 else ():
             if self._clock() < deadline:
@@ -131,17 +136,17 @@ class Tuner:
 
     def _seconds(self, provider: Provider, threads: int, tokens: int) -> float:
         chain = StageChain(self._folder, self._manifest, provider, threads)
-        return self._trial.seconds_per_token(chain, tokens, self._clock)
+        return self._probe.seconds_per_token(chain, tokens, self._clock)
 
-    def _remembered(self) -> Tuning | None:
+    def _stored(self) -> Tuning | None:
         try:
             value = json.loads(self._path.read_bytes())
             return _tuning(value) if value["format"] == _FORMAT else None
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def _holds(self, tuning: Tuning) -> bool:
-        """Whether another provider than the CPU is there and still gives the CPU's answers."""
+    def _is_valid(self, tuning: Tuning) -> bool:
+        """Return whether the tuned provider is available and, if not the CPU, still gives the CPU's answers."""
         if tuning.provider == self._cpu.name:
             return True
         provider = self._crashes.watched(self.provider(tuning))
@@ -149,12 +154,12 @@ class Tuner:
             return False
         try:
             chain = StageChain(self._folder, self._manifest, provider, tuning.threads)
-            holds = tuning.golden is not None and difference(self._trial.answers(chain), tuning.golden) is None
-            self._crashes.none()
+            is_valid = tuning.golden is not None and difference(self._probe.answers(chain), tuning.golden) is None
+            self._crashes.survived()
         except Exception as error:  # whatever a provider's library raises is a reason not to use it
             _log.warning("the provider does not work any more", provider=provider.name, reason=str(error))
             return False
-        return holds
+        return is_valid
 
 
 def _tuning(value: dict[str, Any]) -> Tuning:
@@ -177,5 +182,5 @@ def _cores() -> int:
 
 
 def _fewer(most: int) -> Sequence[int]:
-    """Half of the threads, a quarter, …, 1."""
+    """Return half of the threads, a quarter, …, 1."""
     return [most >> shift for shift in range(1, most.bit_length())]

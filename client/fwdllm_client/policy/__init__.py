@@ -1,1 +1,1 @@
-"""What the owner of a device allows: settings, choices and permissions."""
+"""The owner's policy for a device: settings, choices and permissions."""

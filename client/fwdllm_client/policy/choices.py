@@ -1,4 +1,4 @@
-"""What the owner of a device has said with ``fwdllm-client pause``, ``resume`` and ``jobs``; a running agent obeys."""
+"""The owner's choices by ``fwdllm-client pause``, ``resume`` and ``jobs``, which a running agent applies."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ChoicesFile:
         self._choices = Choices()
 
     def read(self) -> Choices:
-        """What the owner has said last; the file is read again only when it is another."""
+        """Return the present choices; the file is read again only if it has changed."""
         try:
             status = self._path.stat()
             stamp = (status.st_ino, status.st_mtime_ns, status.st_size)
@@ -43,7 +43,7 @@ class ChoicesFile:
         return self._choices
 
     def write(self, choices: Choices) -> None:
-        """Say something else; whole and on disk when this returns."""
+        """Replace the choices; they are on disk when this returns."""
         jobs = {"only": choices.jobs.only, "names": sorted(choices.jobs.names)}
         write_atomically(self._path, json.dumps({"paused": choices.paused, "jobs": jobs}, indent=2).encode())
 

@@ -1,4 +1,4 @@
-"""Whether the agent may work now: the device's conditions, the owner's choices, the length of a session."""
+"""Permission to work now, by the device's conditions, the owner's choices and the length of a session."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from fwdllm_client.conditions import Conditions, Gate, Hold, Rules
 from fwdllm_client.policy.choices import ChoicesFile
 
 READ_EVERY_S = 10.0
-"""Age at which a reading is too old to work by, seconds: on a phone one costs two tenths of a second."""
+"""Greatest age of a sensor reading during work, seconds: on a phone a reading takes about 0.2 s."""
 
 _log = structlog.get_logger()
 
 
 class WorkCancelledError(Exception):
-    """The agent may not go on with this work; what is left of it goes back to the coordinator."""
+    """The agent may not continue this work; the rest of it goes back to the coordinator."""
 
 
 class Permission:
-    """Asked before every step of work, and obeyed; also by the thread that watches a long one.
+    """Decides whether the agent may work; checked before every step of work and by the watcher thread.
 
     :param clock: seconds, monotonic.
     """
@@ -40,17 +40,17 @@ class Permission:
         self._began: float | None = None
         self._ended = float("-inf")
         self._rests_until = float("-inf")
-        self._said: tuple[Hold, ...] = ()
+        self._logged: tuple[Hold, ...] = ()
         self._lock = threading.Lock()
 
     @property
     def conditions(self) -> Conditions:
-        """The last reading."""
+        """The last sensor reading."""
         return self._gate.conditions
 
     @contextmanager
     def session(self) -> Iterator[None]:
-        """Time inside counts as work, also that of a session shortly before."""
+        """Count the time inside as work, together with a session that ended less than the resting time ago."""
         if self._began is None or self._clock() - self._ended >= self._rules.settle_s:
             self._began = self._clock()
         self._working = True
@@ -61,7 +61,7 @@ class Permission:
             self._ended = self._clock()
 
     def holds(self, max_age_s: float = READ_EVERY_S) -> tuple[Hold, ...]:
-        """Why the agent may not work, by readings that are younger than ``max_age_s`` seconds; nothing if it may.
+        """Return why the agent may not work, by readings younger than ``max_age_s`` seconds; nothing if it may.
 
         :raises BadInputError: the owner's choices cannot be read.
         """
@@ -70,30 +70,30 @@ class Permission:
             by_conditions = self._gate.holds(max_age_s)
             resting = (Hold.RESTING,) if self._is_resting() else ()
             found = (*paused, *by_conditions, *resting)
-            if found != self._said:
-                self._said = found
+            if found != self._logged:
+                self._logged = found
                 reasons = "; ".join(hold.explained(self._gate.conditions) for hold in found)
                 _log.info("not working now" if found else "free to work again", **({"why": reasons} if found else {}))
             return found
 
     def allows(self, job: str) -> bool:
-        """Whether the owner wants the device to take part in the job of this name."""
+        """Return whether the owner allows the job of this name."""
         return self._choices.read().jobs.allows(job)
 
     def granted(self, job: str) -> bool:
-        """Whether the agent may work for the job of this name now."""
+        """Return whether the agent may work for the job of this name now."""
         return not self.holds() and self.allows(job)
 
     def check(self, job: str) -> None:
-        """Go on only if this returns.
+        """Check that the agent may work for the job of this name now.
 
-        :raises WithdrawnError: permission is not granted.
+        :raises WorkCancelledError: it may not.
         """
         if not self.granted(job):
             raise WorkCancelledError
 
-    def tell(self, request: device_pb2.CheckInRequest) -> tuple[Hold, ...]:
-        """Put the conditions, the holds and the choice of jobs into a check-in; returns the holds."""
+    def fill_in(self, request: device_pb2.CheckInRequest) -> tuple[Hold, ...]:
+        """Add the conditions, the holds and the choice of jobs to a check-in, and return the holds."""
         found = self.holds()
         request.conditions.CopyFrom(self._gate.conditions.to_message())
         request.conditions.holds.extend(hold.value for hold in found)

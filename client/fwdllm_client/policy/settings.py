@@ -1,4 +1,4 @@
-"""What the owner of a device has written into ``client.toml`` in the agent's folder."""
+"""The owner's settings: ``client.toml`` in the agent's folder."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fwdllm_client.conditions import Rules
-from fwdllm_client.policy.least_rows import LeastRows
+from fwdllm_client.policy.policy import LeastRows
 from fwdllm_common.errors import BadInputError
 
 _GB = 10**9
@@ -18,10 +18,10 @@ _GB = 10**9
 
 @dataclass(frozen=True)
 class Settings:
-    """``rules`` are the section ``[conditions]``, ``cache_limit_bytes`` is ``limit_gb`` of the section ``[cache]``.
+    """The settings of an agent.
 
-    That is the most that models and all that is made of them may take on disk. ``least_rows`` is ``least_rows`` of the
-    section ``[privacy]``.
+    ``rules`` are the section ``[conditions]``. ``cache_limit_bytes`` is ``limit_gb`` in ``[cache]``, the disk quota of
+    models and files derived from them. ``least_rows`` is ``least_rows`` in ``[privacy]``.
     """
 
     rules: Rules = Rules()  # noqa: RUF009 - frozen
@@ -30,9 +30,9 @@ class Settings:
 
     @classmethod
     def load(cls, path: Path) -> Settings:
-        """The owner's, or the defaults if there is no such file.
+        """Load the settings, or the defaults if there is no such file.
 
-        :raises BadInputError: it is not TOML, or has an unknown key or a value out of bounds.
+        :raises BadInputError: the file is not TOML, or has an unknown key or a value out of bounds.
         """
         try:
             table = tomllib.loads(path.read_text())
@@ -58,21 +58,21 @@ def _least_rows(section: Mapping[str, Any], path: Path) -> LeastRows:
 
 
 def _check_keys(table: Mapping[str, Any], names: Iterable[str], where: str) -> None:
-    """Nothing but ``names`` is in ``table``, which is at ``where``.
+    """Check that ``table`` has only the keys ``names``; ``where`` begins the message.
 
-    :raises BadInputError: something else is, probably mistyped.
+    :raises BadInputError: it has another key, probably mistyped.
     """
     known = list(names)
     for key in table:
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            advice = f'did you mean "{near[0]}"?' if near else f"there is {', '.join(known)}"
+            advice = f'did you mean "{near[0]}"?' if near else f"the keys are {', '.join(known)}"
             raise BadInputError(f"{where}{key} is not known; {advice}")
 
 
 def _section(table: Mapping[str, Any], name: str, keys: Iterable[str], path: Path) -> Mapping[str, Any]:
     section = table.get(name, {})
     if not isinstance(section, dict):
-        raise BadInputError(f"{path}: {name} is no section; write [{name}]")
+        raise BadInputError(f"{path}: {name} is not a section; write [{name}]")
     _check_keys(section, keys, f"{path}: [{name}] ")
     return section

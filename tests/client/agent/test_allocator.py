@@ -7,7 +7,7 @@ import pytest
 
 _FREED = """
 import ctypes, sys
-from fwdllm_client.agent.allocator import give_back_what_loading_took
+from fwdllm_client.agent.allocator import return_freed_memory_to_system
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
 
@@ -21,7 +21,7 @@ def block():
     return found
 
 if sys.argv[1] == "given":
-    give_back_what_loading_took()
+    return_freed_memory_to_system()
 libc.free(block())  # after which glibc by itself takes blocks of this size from the heap
 before = anonymous_kb()
 blocks, last = [block() for _ in range(8)], libc.malloc(64 << 10)

@@ -1,4 +1,4 @@
-"""The room on disk: what was used longest ago goes, what is in use never does."""
+"""The disk quota: the least recently used files are deleted, files in use never."""
 
 import os
 

@@ -73,9 +73,9 @@ def test_before_joining_it_says_how_to(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("off_s", "state", "words"),
     [
-        (0, "ok", "good until"),
-        (55 * DAY_S, "warning", "ends"),
-        (61 * DAY_S, "failed", "ended"),
+        (0, "ok", "valid until"),
+        (55 * DAY_S, "warning", "expires"),
+        (61 * DAY_S, "failed", "expired"),
         (-DAY_S, "failed", "set the clock"),
     ],
 )
@@ -120,7 +120,7 @@ def test_the_fetched_model_is_tried(home, examined):
     (home.cache / "bundles").mkdir()
     (home.cache / "bundles" / sha256).symlink_to(GOLDEN_FOLDER)
     (home.cache / "files" / sha256).write_bytes((GOLDEN_FOLDER / MANIFEST_FILE).read_bytes())
-    assert "gives the coordinator's scalars" in examined()["model"].found
+    assert "reproduces the coordinator's scalars" in examined()["model"].found
 
 
 def test_golden_scalars_tell_a_right_provider_from_a_wrong_one():

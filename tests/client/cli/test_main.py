@@ -34,7 +34,7 @@ def test_the_version(capfd):
     [
         (["rnu"], "no 'rnu'; did you mean 'run'?"),
         (["run", "--task", "clasification"], "no 'clasification'; did you mean 'classification'?"),
-        (["jobs", "x"], "no 'x'; there are allow, deny"),
+        (["jobs", "x"], "no 'x'; the choices are allow, deny"),
     ],
 )
 def test_what_is_not_known_names_the_nearest(arguments, words, capfd):
@@ -49,7 +49,7 @@ def test_an_error_is_explained(capfd):
     assert run_command(["explain"]) == 0
     assert capfd.readouterr().out.startswith("# Errors and exit codes\n")
     assert run_command(["explain", "bsuy"]) == 2
-    assert "there are bad-input, busy, " in capfd.readouterr().err
+    assert "the codes are bad-input, busy, " in capfd.readouterr().err
 
 
 def test_a_shell_completes_the_commands(tmp_path, capfd):

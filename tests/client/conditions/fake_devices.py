@@ -6,8 +6,8 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 from fwdllm_client.conditions.conditions import Thermal
-from fwdllm_client.conditions.elsewhere import PsutilSensors
 from fwdllm_client.conditions.linux import LinuxSensors
+from fwdllm_client.conditions.sensors import PsutilSensors
 from fwdllm_client.conditions.termux import TermuxSensors
 
 NONSENSE = ["", "\0", "no such thing", "[]", "null", "-1e999", "{", '{"percentage": "x", "plugged": 7, "status": []}']

@@ -63,9 +63,9 @@ def test_request_is_what_other_software_expects(made_by):
 @pytest.mark.parametrize(("installed", "made_by"), [(True, "keys_cryptography"), (False, "keys_ecdsa")])
 def test_cryptography_signs_where_it_is_installed(installed, made_by):
     hidden = "" if installed else "sys.modules['cryptography'] = None; "
-    program = f"import sys; {hidden}from fwdllm_client import keys; print(keys.new_key.__module__)"
+    program = f"import sys; {hidden}from fwdllm_client.connection import keys; print(keys.new_key.__module__)"
     said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True)
-    assert said.stdout.strip() == f"fwdllm_client.{made_by}"
+    assert said.stdout.strip() == f"fwdllm_client.connection.{made_by}"
 
 
 def test_a_joined_device_may_call(home, token, coordinator):

@@ -93,8 +93,8 @@ def test_one_that_takes_no_node_is_none(climbed, clock):
 
 def test_the_trial_depends_on_every_part_of_the_model(bundle, dataset):
     """A fault in any stage or block shows in the answers."""
-    trial = ProviderProbe(dataset)
-    golden = trial.answers(StageChain(bundle.folder, bundle.manifest, Cpu(), 1))
+    probe = ProviderProbe(dataset)
+    golden = probe.answers(StageChain(bundle.folder, bundle.manifest, Cpu(), 1))
     assert difference(golden, golden) is None
 
     class Faulty(Priced):
@@ -107,7 +107,7 @@ def test_the_trial_depends_on_every_part_of_the_model(bundle, dataset):
             return opened if stage.block == self._block else opened._session
 
     for block in (None, "peft", "head"):
-        answers = trial.answers(StageChain(bundle.folder, bundle.manifest, Faulty(block), 1))
+        answers = probe.answers(StageChain(bundle.folder, bundle.manifest, Faulty(block), 1))
         assert difference(answers, golden) is not None, block
 
 

@@ -242,7 +242,7 @@ def test_a_device_runs_on_it(bundle, dataset, tmp_path, npu, monkeypatch):
     for _ in range(2):
         engines = DeviceEngines(bundle.folder, bundle.manifest, dataset, tmp_path / "cache", threads=1)
         # The CPU behind the fake is no faster than the CPU: what counts here is that it runs as chosen.
-        monkeypatch.setattr(engines.tuner._trial, "seconds_per_token", _seconds)
+        monkeypatch.setattr(engines.tuner._probe, "seconds_per_token", _seconds)
         found = engines.tuner.tuning()
         assert found.provider == "qnn", found.attempts
         with engines.open(found) as engine:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fwdllm_client.policy.least_rows import USUAL, LeastRows
+from fwdllm_client.policy.policy import USUAL, LeastRows
 from fwdllm_client.policy.settings import Settings
 from fwdllm_common.errors import BadInputError
 
@@ -22,13 +22,13 @@ def test_a_small_device_takes_all_that_it_has(rows, least):
     usual = Settings().least_rows
     assert usual.of(rows) == least
     assert usual.is_shortened_for(rows) == (rows < USUAL)
-    assert usual.words == "8 distinct rows or more, or over all of a device with fewer"
+    assert usual.description == "8 distinct rows or more, or over all of a device with fewer"
 
 
 def test_what_the_owner_says_holds_for_any_number_of_rows(written):
     found = Settings.load(written("[privacy]\nleast_rows = 32\n")).least_rows
     assert found == LeastRows(32, insisted=True)
-    assert (found.of(5), found.is_shortened_for(5), found.words) == (32, False, "32 distinct rows or more")
+    assert (found.of(5), found.is_shortened_for(5), found.description) == (32, False, "32 distinct rows or more")
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "8.5", '"8"', "true", "65537"])

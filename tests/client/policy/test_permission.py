@@ -122,7 +122,7 @@ def test_a_check_in_tells_everything(owned):
     owned.choices.write(Choices(paused=True, jobs=JobChoice(only=True).allow("news")))
     request = device_pb2.CheckInRequest()
 
-    assert owned.permission.tell(request) == (Hold.PAUSED, Hold.UNPLUGGED)
+    assert owned.permission.fill_in(request) == (Hold.PAUSED, Hold.UNPLUGGED)
     said = request.conditions
     assert (said.charging, said.battery_percent, said.metered, said.thermal) == (False, 80.0, False, THERMAL_STATE_NONE)
     assert list(said.holds) == [HOLD_PAUSED, HOLD_UNPLUGGED]
@@ -132,7 +132,7 @@ def test_a_check_in_tells_everything(owned):
 def test_what_is_not_known_is_not_told(owned):
     owned.conditions = Conditions()
     request = device_pb2.CheckInRequest()
-    owned.permission.tell(request)
+    owned.permission.fill_in(request)
 
     for field in ("charging", "battery_percent", "metered"):
         assert not request.conditions.HasField(field)

@@ -17,7 +17,7 @@ def test_what_is_allowed_is_said():
 
 @pytest.mark.parametrize("rows", [0, 1, 7])
 def test_sums_of_too_few_rows_cannot_be_allowed(rows):
-    with pytest.raises(BadInputError, match=f"over {rows} rows say too much of each; allow 8 or more"):
+    with pytest.raises(BadInputError, match=f"over {rows} rows reveal too much of each; allow 8 or more"):
         Policy(rows)
 
 

@@ -196,7 +196,7 @@ def test_the_version_and_more_about_an_error(capfd):
     assert run(["explain", "busy"]) == 0
     assert capfd.readouterr().out.startswith("# busy\n")
     assert run(["explain", "bsuy"]) == 2
-    assert "no error has the code 'bsuy'; there are bad-input, busy, " in capfd.readouterr().err
+    assert "no error has the code 'bsuy'; the codes are bad-input, busy, " in capfd.readouterr().err
 
 
 def test_a_shell_completes_the_commands():

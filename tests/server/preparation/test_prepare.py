@@ -35,7 +35,7 @@ from fwdllm_client.agent.worker import LocalCompute
 from fwdllm_client.cache.artifacts import Bundle
 from fwdllm_client.cache.quota import CacheQuota
 from fwdllm_client.data import DataSource
-from fwdllm_client.policy.least_rows import LeastRows
+from fwdllm_client.policy.policy import LeastRows
 from fwdllm_common.canary import Canary
 from fwdllm_common.errors import BadInputError, FwdllmError, StorageError
 from fwdllm_common.manifest import BundleFile, Manifest
