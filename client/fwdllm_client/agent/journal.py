@@ -48,8 +48,7 @@ class Entry:
     """The content of one report message of an assignment.
 
     ``derivatives`` are float32, from index ``first_index`` on; ``evaluation`` is None in most entries; ``cost`` is that
-    of computing the entry.
-    Those of an entry that is ``packed`` travel in half precision.
+    of computing the entry. Derivatives of a ``packed`` entry travel in half precision.
     """
 
     assignment_id: str

@@ -38,7 +38,7 @@ def measurement(
     with fewer than :data:`LEAST_ROWS` directions give way. The first steps, whose gradients are large, do with fewer
     rows: twice as many in each as in the one before. A ``batch_size`` fixes the rows.
     """
-    most = min(rows_at_hand or MOST_ROWS, MOST_ROWS, LEAST_ROWS << min(step - 1, 8))
+    most = min(rows_at_hand or MOST_ROWS, MOST_ROWS, LEAST_ROWS << min(step, 8))
     directions = min(_complete(size), rounds.bytes_budget // BYTES_OF_A_SCALAR, MAX_DIRECTIONS)
     affordable = int(rounds.passes_budget / (share * directions))
     rows = batch_size or max(min(LEAST_ROWS, most), min(most, affordable))

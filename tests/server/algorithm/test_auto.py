@@ -40,7 +40,7 @@ def test_bytes_bound_the_directions():
     assert measurement(4612, 1e-5, rounds(scalars=5000), LATER, 45).directions == 5000
 
 
-@pytest.mark.parametrize(("step", "rows"), [(1, 16), (2, 32), (3, 64), (4, 100), (LATER, 100)])
+@pytest.mark.parametrize(("step", "rows"), [(1, 32), (2, 64), (3, 100), (LATER, 100)])
 def test_the_first_steps_do_with_few_rows(step, rows):
     assert measurement(4612, 1e-5, rounds(), step, rows_at_hand=100).rows == rows
 

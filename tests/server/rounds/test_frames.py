@@ -62,7 +62,7 @@ def test_each_device_measures_a_frame_of_its_own_on_all_its_rows(rig):
     assert sorted(task.seeds[0].first % order for task in tasks) == [0, 0, 0]
     assert len({task.seeds[0].first for task in tasks}) == 3
     assert all(task.same_rows and task.packed for task in tasks)
-    assert {task.batch_size for task in tasks} == {16}  # twice as many in each of the next rounds
+    assert {task.batch_size for task in tasks} == {32}  # twice as many in each of the next rounds
     assert rig.round.plan[0].wanted == 3 * order
 
 
