@@ -61,7 +61,7 @@ def test_who_was_at_work_when_its_round_closed_has_not_vanished(make_rig):
     assert assigned(rig) == (15, 15)
 
 
-@pytest.mark.parametrize(("drop_out", "factor"), [(0.0, 1.0), (0.2, 1.25), (0.9, 4.0), (1.0, 4.0)])
+@pytest.mark.parametrize(("dropout_rate", "factor"), [(0.0, 1.0), (0.2, 1.25), (0.9, 4.0), (1.0, 4.0)])
 def test_the_factor_makes_up_for_the_drop_out_within_a_bound(dropout_rate, factor):
     assert RoundsSection(over_assign="auto").over_assigned(dropout_rate) == pytest.approx(factor)
     assert RoundsSection(over_assign=1.5).over_assigned(dropout_rate) == 1.5
