@@ -130,7 +130,9 @@ def test_what_cannot_be_divided_is_refused():
         draw(dataset(5), devices=2, partition="user")
 
 
-@pytest.mark.parametrize("wrong", [{"alpha": 0}, {"availability": 0}, {"drop_out": 1}, {"devices": 0}, {"speed": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"alpha": 0}, {"availability": 0}, {"dropout_rate": 1}, {"devices": 0}, {"speed": 1}]
+)
 def test_wrong_populations_are_refused(wrong):
     with pytest.raises(ValidationError):
         Population(**wrong)
