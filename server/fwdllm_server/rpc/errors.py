@@ -59,6 +59,8 @@ async def answered_errors(context: grpc.aio.ServicerContext[Any, Any], method: s
         status, reason = _status_of(error)
         if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNKNOWN):
             _log.error("call failed", method=method, code=error.code, error=str(error))
+        else:
+            _log.debug("call refused", method=method, status=status.name, reason=reason or "", error=str(error))
         line = str(error).encode("utf-8", "replace")[:_LONGEST].decode("utf-8", "ignore")
         await context.abort(status, line, _trailing(error, reason))
     except (asyncio.CancelledError, GeneratorExit):  # the caller cancelled the call
