@@ -14,9 +14,9 @@ def draw(devices: Iterable[str], size: int, worked: Mapping[str, int], draw_key:
     devices with equal values of ``worked`` (assignments today), and does not depend on the order of ``devices``. A
     coordinator that is restarted draws the same devices.
     """
-    return sorted(nsmallest(size, devices, key=lambda device: (worked.get(device, 0), lot(device, draw_key))))
+    return sorted(nsmallest(size, devices, key=lambda device: (worked.get(device, 0), draw_number(device, draw_key))))
 
 
-def lot(device: str, draw_key: str) -> bytes:
+def draw_number(device: str, draw_key: str) -> bytes:
     """Return a device's pseudorandom number in a draw: 8 uniform bytes."""
     return blake2b(f"{draw_key}/{device}".encode(), digest_size=8).digest()

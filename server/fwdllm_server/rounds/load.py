@@ -15,9 +15,9 @@ from fwdllm_server.algorithm import BlockPlan
 from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store import efforts
 
-MOST_TRUSTED = 16.0
+MOST_OVER_MEDIAN = 16.0
 """Upper bound of a device's assumed speed, as a multiple of the median: devices' reports are not trusted."""
-BELIEVED = 4.0
+MOST_OVER_OBSERVED = 4.0
 """Upper bound of a device's assumed speed, as a multiple of the speed that the coordinator has observed.
 
 The observed speed is lower than the real one, because it includes pauses and waiting.
@@ -48,11 +48,12 @@ class Load:
         if not known:
             return cls(dict.fromkeys(asked, 1.0), costs, measured=False)
         most = {
-            device: BELIEVED * seen for device, seen in efforts.seen(context.connection, context.job.id, asked).items()
+            device: MOST_OVER_OBSERVED * seen
+            for device, seen in efforts.seen(context.connection, context.job.id, asked).items()
         }
         middle = median_low(known.values())
         speeds = {
-            device: min(known.get(device, middle), most.get(device, inf), MOST_TRUSTED * middle) for device in asked
+            device: min(known.get(device, middle), most.get(device, inf), MOST_OVER_MEDIAN * middle) for device in asked
         }
         return cls(speeds, costs, measured=True)
 

@@ -10,7 +10,7 @@ from textwrap import shorten
 from fwdllm_common.job_choice import JobChoice
 from fwdllm_common.task import CLASSIFICATION, Task
 from fwdllm_server.config.job import DevicesSection
-from fwdllm_server.rounds.draw import lot
+from fwdllm_server.rounds.draw import draw_number
 
 PERIOD_S = 600.0
 """Seconds after which the waiting devices are drawn anew, if there is not room for all."""
@@ -140,4 +140,4 @@ class Presence:
 
 def _rank(device_id: str, period: int) -> int:
     """Return a device's rank in a period. The device with the lowest rank is evicted first."""
-    return -int.from_bytes(lot(device_id, f"presence/{period}"))
+    return -int.from_bytes(draw_number(device_id, f"presence/{period}"))

@@ -26,7 +26,7 @@ def record(
     If not, its assignment is reassigned. If so, the first test after an assignment was fetched prolongs the assignment
     by ``assignment_s`` seconds, because the test may follow a long download. ``now`` is seconds since 1970.
     """
-    found = believed(signal_to_noise)
+    found = usable_ratio(signal_to_noise)
     before = efforts.self_tested_at(connection, assignment.job_id, assignment.device_id)
     efforts.self_tested(connection, assignment.job_id, assignment.device_id, found, now)
     if found >= MIN_SIGNAL_TO_NOISE:
@@ -38,7 +38,7 @@ def record(
     return False
 
 
-def believed(signal_to_noise: float) -> float:
+def usable_ratio(signal_to_noise: float) -> float:
     """Return a reported ratio, or 0 if it is not from 0 to :data:`MAX_SIGNAL_TO_NOISE`."""
     return signal_to_noise if 0 <= signal_to_noise <= MAX_SIGNAL_TO_NOISE else 0.0
 

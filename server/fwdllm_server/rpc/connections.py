@@ -89,7 +89,7 @@ class Connections:
         self._since: dict[tuple[int, str], float] = {}
         self.ports: dict[int, Port] = {}
 
-    def vouch(self, peer: str, name: str) -> None:
+    def identify(self, peer: str, name: str) -> None:
         """Record that the connection of ``peer`` belongs to the holder of a certificate of this ``name``."""
         self._known[peer] = name
 

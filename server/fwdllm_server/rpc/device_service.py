@@ -269,7 +269,7 @@ class DeviceService(DeviceServiceServicer):
                 "device not used: it failed the known-answer test",
                 device=device_id,
                 job=assignment.job_id,
-                signal_to_noise=round(self_testing.believed(request.signal_to_noise), 3),
+                signal_to_noise=round(self_testing.usable_ratio(request.signal_to_noise), 3),
                 needed=self_testing.MIN_SIGNAL_TO_NOISE,
             )
         return device_pb2.SelfTestResponse(usable=usable, next=self._window()), assignment.job_id

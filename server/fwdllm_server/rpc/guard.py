@@ -88,7 +88,7 @@ class Guard(grpc.aio.ServerInterceptor):
         _check(context, method)
         caller = caller_name(context)
         if is_known(context):
-            self._connections.vouch(context.peer(), caller)
+            self._connections.identify(context.peer(), caller)
         with self._calls.entered(caller, is_stream=is_stream) as call:
             try:
                 yield call

@@ -24,10 +24,11 @@ BURST_S = 4.0
 """Size of a caller's token bucket, in seconds of its rate."""
 FIRST_MESSAGE_S = 30.0
 """Seconds within which the first message of a call must arrive."""
-MOST_OPENING, HASTE_S = 64, 2.0
-"""If more than ``MOST_OPENING`` calls wait for their first message, the oldest ones have ``HASTE_S`` seconds each.
+MOST_OPENING, CROWDED_FIRST_MESSAGE_S = 64, 2.0
+"""Largest number of calls that wait for their first message, and the seconds of patience with those above it.
 
-A partly received message takes memory. One caller never has more such calls: the oldest is ended for the next.
+A partly received message takes memory. If there are more such calls, the oldest have less time. A single caller never
+has more: its oldest call is ended for the next one.
 """
 
 Revoked: TypeAlias = Callable[[Collection[str]], Awaitable[Collection[str]]]
@@ -130,7 +131,7 @@ class OpenCalls:
         opening = [call for call in self._open if call.opening]
         crowded = len(opening) - MOST_OPENING
         for number, call in enumerate(opening):
-            patience_s = HASTE_S if number < crowded else FIRST_MESSAGE_S
+            patience_s = CROWDED_FIRST_MESSAGE_S if number < crowded else FIRST_MESSAGE_S
             if now - call.last > patience_s:
                 self._end_opening(call, f"no message came on this call in {patience_s:g} s")
         for call in list(self._open):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fwdllm_common.protocol import Reason
 from fwdllm_server.config.server_config import LimitsSection
 from fwdllm_server.rpc.errors import CallRefusedError
-from fwdllm_server.rpc.open_calls import FIRST_MESSAGE_S, HASTE_S, MOST_OPENING, OpenCalls
+from fwdllm_server.rpc.open_calls import CROWDED_FIRST_MESSAGE_S, FIRST_MESSAGE_S, MOST_OPENING, OpenCalls
 
 
 class Clock:
@@ -177,7 +177,7 @@ async def test_of_many_calls_without_a_message_the_oldest_are_ended_soon():
     await calls.look(nobody)
     assert not any(task.cancelling() for task in tasks)
 
-    clock.now = HASTE_S + 1
+    clock.now = CROWDED_FIRST_MESSAGE_S + 1
     await calls.look(nobody)
     await asyncio.wait(tasks[:10])
     assert [task.done() for task in tasks] == [True] * 10 + [False] * MOST_OPENING
