@@ -25,7 +25,7 @@ BURST_S = 4.0
 FIRST_MESSAGE_S = 30.0
 """Seconds within which the first message of a call must arrive."""
 MOST_OPENING, CROWDED_FIRST_MESSAGE_S = 64, 2.0
-"""Largest number of calls that wait for their first message, and the seconds of patience with those above it.
+"""Largest number of calls that wait for their first message, and the time limit in seconds of those beyond it.
 
 A partly received message takes memory. If there are more such calls, the oldest have less time. A single caller never
 has more: its oldest call is ended for the next one.
