@@ -66,7 +66,7 @@ def test_a_curve_grows_and_the_page_comes_back_after_a_kill(federation: Federati
         expect(page.locator(".plot").nth(2)).to_have_attribute("aria-label", re.compile("at round [2-5]"))
         watched.expecting_trouble = True
         federation.kill("server")
-        expect(page.locator("#connection")).to_have_text("connection lost, trying again")
+        expect(page.locator("#connection")).to_have_text("connection lost, reconnecting")
         federation.start_server()
         expect(page.locator("#connection")).to_have_text("live")
         federation.until("tiny", done)

@@ -19,7 +19,7 @@ async def test_another_major_protocol_is_refused(device, major):
     status, reason, words = await refusal(device.check_in(protocol=ProtocolVersion(major=major)))
 
     assert (status, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "protocol-version")
-    assert f"protocol {major}.0 is not spoken here" in words
+    assert f"protocol {major}.0 is not supported" in words
 
 
 @pytest.mark.parametrize("minor", [max(0, PROTOCOL_MINOR - 1), PROTOCOL_MINOR + 1])
@@ -70,19 +70,19 @@ async def test_fields_out_of_bounds_are_refused(device, changes, words):
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"labels": ["arts", "poetry"]}, "label 'poetry' is not one of its (arts, law, sport)"),
+        ({"labels": ["arts", "poetry"]}, "label 'poetry' is not one of the job's (arts, law, sport)"),
         (
             {"labels": [], "task": "question-answering"},
-            "it is for classification, the data of this device for question-answering",
+            "the job is for classification, the data of this device is for question-answering",
         ),
-        ({"jobs": JobChoice(only=True, names=["mine"])}, "the owner of this device does not allow it"),
+        ({"jobs": JobChoice(only=True, names=["mine"])}, "the owner of this device does not allow the job"),
     ],
 )
 async def test_a_device_that_no_job_is_for_waits_and_is_told_why(device, changes, why):
     """The jobs of others are no error of a device: its own may begin at any time."""
     answer = await device.check_in(**changes)
 
-    assert answer.message == f"no job that runs is for this device: tiny: {why}"
+    assert answer.message == f"this device cannot take part in any running job: tiny: {why}"
     assert not answer.HasField("assignment")
     assert answer.next.max_ms > 0
 
@@ -206,7 +206,7 @@ async def test_a_held_device_is_not_selected(server, device):
         answer = await device.check_in(conditions=Conditions(holds=[HOLD_LOW_BATTERY]))
         assert not answer.HasField("assignment")
 
-    assert answer.message == "this device does not work now"
+    assert answer.message == "the conditions of this device do not allow work now"
     assert (await server.job()).round.phase == "selecting"
     assert (await device.assignment()).round == 1
 

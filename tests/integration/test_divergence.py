@@ -33,7 +33,7 @@ async def test_a_loss_that_is_absurd_fails_the_job_and_keeps_the_version_before(
 
     assert job.message.startswith("training has diverged: the loss on the held-out rows is ")
     assert job.message.endswith(
-        " at version 1; version 0 is kept, and what 'export' writes; submit the job again with [blocks.head] "
+        " at version 1; version 0 is kept for 'export'; submit the job again with [blocks.head] "
         "learning_rate = 1e+08 instead of 1e+09, [blocks.peft] learning_rate = 0.001 instead of 0.01"
     )
     assert np.abs(weights).max() < 10

@@ -239,7 +239,7 @@ def test_simulated_devices_initialise_a_head_too(place, tmp_path):
     for head in ("zeros", "class-means"):
         sections = {**SECTIONS, "model": {**SECTIONS["model"], "head": head}}
         source = DataSource(place / "device-1.csv")
-        population = Population(devices=2, drop_out=0.0)
+        population = Population(devices=2, dropout_rate=0.0)
         with Simulation(job_toml(sections), place, source, population, tmp_path / head, threads=1) as simulation:
             first, *_ = simulation.run(lambda point: None)
             accuracies[head] = first.accuracy

@@ -344,8 +344,8 @@ async def test_a_join_token_for_a_name_that_is_taken_is_refused(server):
 @pytest.mark.parametrize(
     ("name", "lifetime_s", "words"),
     [
-        ("", 0, "name '' is no name; use 1 to 64 of a-z A-Z 0-9 . _ -"),
-        ("my phone", 0, "name 'my phone' is no name; use 1 to 64 of a-z A-Z 0-9 . _ -"),
+        ("", 0, "name '' is not a valid name; use 1 to 64 of a-z A-Z 0-9 . _ -"),
+        ("my phone", 0, "name 'my phone' is not a valid name; use 1 to 64 of a-z A-Z 0-9 . _ -"),
         ("phone", 2_592_001, "lifetime_s is 2592001; 1 to 2592000 are allowed"),
     ],
 )

@@ -1,4 +1,4 @@
-"""``fwdllm-server``: the operator's command line. Exit codes are those of :mod:`fwdllm_common.errors`."""
+"""``fwdllm-server``: the operator's command line. :mod:`fwdllm_common.errors` defines its exit codes."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fwdllm_server.cli.app import app
 
 silence_grpc()
 _USAGE_ERROR: Any = getattr(typer, "TyperException", None) or import_module("click").ClickException
-"""What typer raises for wrong usage: click's, before it had one of its own."""
+"""The exception that typer raises for wrong usage. Older versions raise click's."""
 
 
 def main() -> None:
-    """Run the command in ``sys.argv``; errors are one line on standard error."""
+    """Run the command in ``sys.argv`` and exit. An error is printed as one line on standard error."""
     sys.exit(run(sys.argv[1:]))
 
 
@@ -36,15 +36,15 @@ def run(arguments: list[str]) -> int:
             raise
         return _fail(BadInputError(f"this command needs {error.name}: pip install 'fwdllm[server]'"))
     except BrokenPipeError:
-        # Whoever read our output has had enough; Python would complain once more when it flushes at exit.
+        # The reader of our output has closed it. Without this, Python reports the error again when it flushes at exit.
         sys.stdout = None
         return 1
     except _USAGE_ERROR as error:  # an unknown command, option or value
         message = error.format_message()
-        if message.startswith("Usage: "):  # nothing but a group of commands was named
+        if message.startswith("Usage: "):  # a group of commands was named without a command
             print(message, file=sys.stderr)
             return BadInputError.exit_code
-        return _fail(BadInputError(f"{message} ('--help' lists what there is)"))
+        return _fail(BadInputError(f"{message} (run it with '--help' to list commands and options)"))
     return int(code or 0)
 
 

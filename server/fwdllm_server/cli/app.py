@@ -1,4 +1,4 @@
-"""Every command in its place."""
+"""The command line's application, with all commands."""
 
 from __future__ import annotations
 

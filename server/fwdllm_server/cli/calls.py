@@ -1,4 +1,4 @@
-"""Calls of the running server, over mutual TLS with the operator's certificate."""
+"""Calls to the running server, over mutual TLS with the operator's certificate."""
 
 from __future__ import annotations
 
@@ -24,31 +24,32 @@ from fwdllm_server.config.server_config import ServerConfig
 from fwdllm_server.rpc.unix_socket import grpc_target
 
 ANSWER_S = 60.0
-"""Seconds that a single answer may take."""
+"""Seconds until a call with a single answer times out."""
 
 _OPTIONS = (
     *CHANNEL_OPTIONS,
-    # Our own authority signs only our own server, under whatever address it is reached; "localhost" is always in it.
+    # The authority signs only its own server's certificate, so that any name in it identifies the server. "localhost"
+    # is always in it.
     ("grpc.ssl_target_name_override", "localhost"),
     ("grpc.enable_http_proxy", 0),
 )
-_ANY_HOST = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - where to call what listens everywhere
+_ANY_HOST = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}  # noqa: S104 - the address to call when the server listens on all
 
 
 @contextmanager
 def operator_service(folder: Path) -> Iterator[OperatorServiceStub]:
-    """The operator's service of :func:`operator_channel`."""
+    """Yield a stub of the operator's service over :func:`operator_channel`."""
     with operator_channel(folder) as channel:
         yield OperatorServiceStub(channel)
 
 
 @contextmanager
 def operator_channel(folder: Path) -> Iterator[grpc.Channel]:
-    """The server of ``folder``; failed calls inside become errors for people.
+    """Yield a channel to the server of ``folder``. Convert failed calls inside the block to our exceptions.
 
-    :raises BadInputError: ``folder`` is no server's directory, or the server found the request wrong.
+    :raises BadInputError: ``folder`` is no server's directory, or the server rejected the request as invalid.
     :raises UnreachableError: the server does not answer.
-    :raises FwdllmError: the other answers, by their status.
+    :raises FwdllmError: the call failed with another status; the subclass depends on the status.
     """
     home = ServerHome.open(folder)
     config = home.config()
@@ -93,7 +94,7 @@ def _explained(error: grpc.RpcError, address: str, folder: Path) -> FwdllmError:
             return StorageError(details)
         case grpc.StatusCode.UNAVAILABLE if "CERTIFICATE_VERIFY_FAILED" in details:
             return RefusedError(
-                f"what answers at {address} is not the server of {folder} (its certificate is another authority's); "
+                f"the server at {address} is not the server of {folder} (another authority issued its certificate); "
                 f"check [listen] operator in server.toml"
             )
         case grpc.StatusCode.UNAVAILABLE:

@@ -1,4 +1,4 @@
-"""``fwdllm-server dashboard``: where to look, and the token that lets one in from elsewhere."""
+"""``fwdllm-server dashboard``: print the dashboard's address and access token."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fwdllm_server.views.message_json import print_json
 
 
 def dashboard(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """Print the dashboard's address. From another machine it opens with the token that is in it, once."""
+    """Print the dashboard's address. The address for other machines includes the access token."""
     home = ServerHome.open(folder)
     config = home.config()
     url = home.dashboard_url(config)

@@ -1,4 +1,4 @@
-"""``fwdllm-server enroll`` and ``fwdllm-server devices …``: who takes part."""
+"""``fwdllm-server enroll`` and ``fwdllm-server devices …``: enrol, list and revoke devices."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
 from fwdllm_server.rpc.limits import MAX_TOKEN_LIFETIME_S
 from fwdllm_server.views.message_json import as_dict, print_json
 
-app = typer.Typer(help="Who takes part.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(help="List and revoke devices.", no_args_is_help=True, rich_markup_mode=None)
 
 
 def enroll(
-    name: Annotated[str, typer.Option(help="What to call the device: 1 to 64 of a-z A-Z 0-9 . _ -")],
+    name: Annotated[str, typer.Option(help="The device's name: 1 to 64 of the characters a-z A-Z 0-9 . _ -")],
     lifetime: Annotated[
         int, typer.Option(min=1, max=MAX_TOKEN_LIFETIME_S, help="Seconds until the join token expires.")
     ] = 86_400,
     folder: FolderOption = DEFAULT_FOLDER,
     json: JsonOption = False,
 ) -> None:
-    """Make a one-time join token for one device."""
+    """Create a one-time join token for one device."""
     with operator_service(folder) as service:
         request = CreateJoinTokenRequest(name=name, lifetime_s=lifetime)
         answer = service.CreateJoinToken(request, timeout=ANSWER_S)
@@ -33,19 +33,19 @@ def enroll(
         print_json({"name": name, **as_dict(answer)})
     else:
         if answer.voids_former:
-            print(f"the token that was made before for {name} is void from now on", file=sys.stderr)
-        print(f"On {name}, until {moment(answer.expires_unix_s)}, once:\n\nfwdllm-client join {answer.join_token}")
+            print(f"the earlier token for {name} is no longer valid", file=sys.stderr)
+        print(f"Run once on {name}, before {moment(answer.expires_unix_s)}:\n\nfwdllm-client join {answer.join_token}")
 
 
 @app.command("list")
 def list_devices(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """Every device, the newest first."""
+    """List the devices, the newest first."""
     with operator_service(folder) as service:
         devices = service.ListDevices(ListDevicesRequest(), timeout=ANSWER_S).devices
     if json:
         print_json([as_dict(device) for device in devices])
     elif not devices:
-        print("no devices yet; let one in with 'fwdllm-server enroll --name NAME'")
+        print("no devices yet; enrol one with 'fwdllm-server enroll --name NAME'")
     else:
         rows = [
             (
@@ -68,9 +68,9 @@ def list_devices(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False
 
 
 def _readiness(device: Device) -> str:
-    """``ready``, or the first reason why the device does not work; ``-`` if it said nothing.
+    """Return ``ready``, or the first reason why the device does not work, or ``-`` if it reported no conditions.
 
-    What one said that has not been heard of for long is of no use any more.
+    Conditions of a device that has been away for long are outdated and not shown.
     """
     if device.state == "away":
         return "away"
@@ -86,7 +86,7 @@ def revoke(
     folder: FolderOption = DEFAULT_FOLDER,
     json: JsonOption = False,
 ) -> None:
-    """Refuse every further call of a device."""
+    """Revoke a device. The server refuses every further call of it."""
     with operator_service(folder) as service:
         revoked = service.RevokeDevice(RevokeDeviceRequest(device=device), timeout=ANSWER_S)
     if json:

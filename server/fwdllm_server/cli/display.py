@@ -1,4 +1,4 @@
-"""Facts as they change: a live picture on a terminal, lines where something has changed elsewhere."""
+"""Show changing facts: as a live picture on a terminal, and as lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from rich.live import Live
 
 
 class Display:
-    """A context manager; outside of a terminal it prints a line whenever what the line tells is new.
+    """A context manager that shows a live picture on a terminal. Elsewhere it prints each line once.
 
-    :param whole_screen: take the whole terminal, and give it back at the end.
+    :param whole_screen: use the terminal's alternate screen, and restore the terminal at the end.
     """
 
     def __init__(self, console: Console, *, whole_screen: bool = False) -> None:
         self._console = console
         self._live = Live(console=console, auto_refresh=False, screen=whole_screen) if console.is_terminal else None
-        self._told: frozenset[Hashable] = frozenset()
+        self._shown: frozenset[Hashable] = frozenset()
 
     def __enter__(self) -> Display:
         if self._live:
@@ -32,11 +32,11 @@ class Display:
             self._live.stop()
 
     def show(self, picture: RenderableType, lines: Mapping[Hashable, str]) -> None:
-        """Show what there is now, as a picture or as those of the ``lines`` whose keys were not there the last time."""
+        """Show the current state: ``picture`` on a terminal, elsewhere those ``lines`` whose keys are new."""
         if self._live:
             self._live.update(picture, refresh=True)
             return
         for key, line in lines.items():
-            if key not in self._told:
+            if key not in self._shown:
                 self._console.out(line, highlight=False)
-        self._told = frozenset(lines)
+        self._shown = frozenset(lines)

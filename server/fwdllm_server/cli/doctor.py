@@ -9,7 +9,7 @@ from fwdllm_server.views.message_json import print_json
 
 
 def doctor(folder: FolderArgument = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """Check whether this coordinator can serve. It says what to type next, also while it serves."""
+    """Check whether this coordinator can serve. Each failed check names a remedy. Works while the server runs."""
     # Only this command needs ONNX Runtime; the others start at once.
     from fwdllm_server.cli.doctor_checks import checks
 

@@ -1,4 +1,4 @@
-"""``fwdllm-server doctor``: can this coordinator serve, and if not, what to type next."""
+"""The checks of ``fwdllm-server doctor``: whether this coordinator can serve, and what to do if not."""
 
 from __future__ import annotations
 
@@ -47,11 +47,14 @@ _STORE_BYTES = 1_000_000_000
 _ANSWER_S = 10.0
 _ENOUGH_DESCRIPTORS = 4096
 _COPIES = 4
-"""Times its size that a model is held in memory while it is exported: PyTorch's, the graph's, its stages'."""
+"""Copies of a model in memory while it is exported: PyTorch's, the graph's and those of its stages."""
 
 
 def checks(home: ServerHome, clock: Callable[[], float] = time.time) -> Mapping[str, Check]:
-    """What is looked at, in the order in which one thing needs another; ``clock`` gives seconds since 1970."""
+    """Return the checks by name. A check comes after those that it depends on.
+
+    :param clock: returns seconds since 1970.
+    """
     return {
         "software": lambda: software(PACKAGES, "server"),
         "generator": generator,
@@ -72,8 +75,8 @@ def checks(home: ServerHome, clock: Callable[[], float] = time.time) -> Mapping[
 def _inference() -> Verdict:
     name, found = next(providers_tried())
     if isinstance(found, str) or found < ENOUGH:
-        return failed(f"the golden scalars do not come out on the {name}: {found}", "pip install -U onnxruntime")
-    return ok("golden scalars, with which held-out rows are evaluated and devices' canaries are made")
+        return failed(f"the known-answer test fails on the {name}: {found}", "pip install -U onnxruntime")
+    return ok("known-answer test passed; the engine evaluates held-out rows and computes the known answers for devices")
 
 
 def _directory(home: ServerHome) -> Verdict:
@@ -83,7 +86,7 @@ def _directory(home: ServerHome) -> Verdict:
         if file is not None and file.exists() and stat.S_IMODE(file.stat().st_mode) & 0o077:
             is_key = file in (home.ca_key, home.operator_key)
             return (failed if is_key else warning)(f"{file} can be read by others", f"chmod 600 {file}")
-    return ok(f"{home.folder}, server.toml is right, keys and database are for their owner only")
+    return ok(f"{home.folder}: server.toml is valid, only the owner can read the keys and the database")
 
 
 def _certificates(home: ServerHome, now: float) -> Verdict:
@@ -91,18 +94,18 @@ def _certificates(home: ServerHome, now: float) -> Verdict:
     operator = x509.load_pem_x509_certificate(home.operator_certificate.read_bytes())
     moment = datetime.fromtimestamp(now, UTC)
     if moment < authority.not_valid_before_utc:
-        return failed(f"the clock says {moment:%F %H:%M} UTC, before the authority was made", "set the clock")
+        return failed(f"the clock says {moment:%F %H:%M} UTC, before the authority was created", "set the clock")
     try:
         operator.verify_directly_issued_by(authority)
     except Exception:  # whatever kind: the certificate is not the authority's
-        return failed(f"{home.operator_certificate} is another authority's", "restore it, or make a new server: init")
+        return failed(f"another authority issued {home.operator_certificate}", "restore it, or make a new server: init")
     ends = min(authority.not_valid_after_utc, operator.not_valid_after_utc)
     left_s = (ends - moment).total_seconds()
     if left_s <= 0:
-        return failed(f"ended {ends:%F}", "make a new server with init; its devices join again")
+        return failed(f"expired on {ends:%F}", "make a new server with init; its devices join again")
     if left_s < 90 * _DAY_S:
-        return warning(f"good until {ends:%F}", "plan a new server with init; its devices join again")
-    return ok(f"good until {ends:%F}; the clock says {moment:%F %H:%M} UTC")
+        return warning(f"valid until {ends:%F}", "plan a new server with init; its devices join again")
+    return ok(f"valid until {ends:%F}; the clock says {moment:%F %H:%M} UTC")
 
 
 def _ports(home: ServerHome, config: ServerConfig) -> Verdict:
@@ -132,40 +135,40 @@ def _jobs(home: ServerHome) -> Verdict:
         f"{printable(job.name)}: {printable(job.message)}" for job in jobs if job.state in ACTIVE and job.message
     ]
     if waiting:
-        return warning("; ".join(waiting), "let the devices that a job waits for come back: fwdllm-server devices list")
-    return ok("none waits for long")
+        return warning("; ".join(waiting), "bring the devices back that the job waits for: fwdllm-server devices list")
+    return ok("no job is stalled")
 
 
 def _public_names(config: ServerConfig) -> Verdict:
     public = config.public
-    told = (
+    advertised = (
         public.enrolment_address(config.listen.enrolment.rpartition(":")[2]),
         public.device_address(config.listen.device.rpartition(":")[2]),
     )
     here, found = [], []
-    for host in dict.fromkeys(map(host_of, told)):
+    for host in dict.fromkeys(map(host_of, advertised)):
         try:
             addresses = sorted({str(info[4][0]) for info in socket.getaddrinfo(host, None)})
         except OSError as error:
             return warning(
-                f"{host} does not resolve here ({error.strerror}), and devices are told to connect to it",
-                "make sure that it does where the devices are, or change [public] in server.toml",
+                f"{host} does not resolve here ({error.strerror}), and devices are given this name to connect to",
+                "make sure that it resolves on the devices, or change [public] in server.toml",
             )
         here += [host] if all(map(is_loopback, addresses)) else []
         found.append(f"{host} is {', '.join(addresses)}")
     if here:
         return warning(
-            f"{' and '.join(here)} is this machine for whoever uses it: only devices on it can connect",
-            "set [public] host, or device and enrolment, in server.toml to what devices know",
+            f"{' and '.join(here)} is a loopback name: only devices on this machine can connect",
+            "set [public] host, or device and enrolment, in server.toml to a name that devices can resolve",
         )
-    return ok(f"devices are told to join at {told[0]} and to connect to {told[1]}; {'; '.join(found)}")
+    return ok(f"devices join at {advertised[0]} and connect to {advertised[1]}; {'; '.join(found)}")
 
 
 def _descriptors() -> Verdict:
     descriptors = raise_descriptor_limit()
     places = places_of(descriptors)
     found = (
-        f"{descriptors:,} if the server is started from here: for {places.device:,} connected devices and "
+        f"{descriptors:,} if the server is started from this shell: enough for {places.device:,} connected devices and "
         f"{places.enrolment:,} that join"
     )
     if descriptors < _ENOUGH_DESCRIPTORS:
@@ -179,30 +182,30 @@ def _descriptors() -> Verdict:
 def _store(home: ServerHome, config: ServerConfig) -> Verdict:
     kind = "SQLite" if not config.store.url else config.store.url.partition(":")[0]
     if not config.store.url and not home.database.exists():
-        return ok("SQLite, made at the first start")
+        return ok("SQLite, created at the first start")
     found, newest = schema_versions(home.database_url(config))
     if found is None:
-        return ok(f"{kind}, empty; its tables are made at the first start")
+        return ok(f"{kind}, empty; its tables are created at the first start")
     if found != newest:
         return warning(
-            f"{kind} with tables of version {found}, this program's are {newest}: the next start changes them",
+            f"{kind} with tables of version {found}; the next start migrates them to version {newest}",
             "back up first: copy the database and the directory",
         )
     return ok(f"{kind}, tables of version {found}")
 
 
 def _files(home: ServerHome, config: ServerConfig) -> Verdict:
-    """Read every artifact, and see that those which jobs refer to are there."""
+    """Check that every artifact is intact, and that every artifact a job refers to exists."""
     if not config.store.url and not home.database.exists():
         return ok("no jobs yet")
     artifacts = ArtifactStore(home.store_folder(config) / home.artifacts.name)
     damaged = artifacts.damaged()
     found, missing = files_of_jobs(home.database_url(config), artifacts)
     if not damaged and not missing:
-        return ok(f"every file of {found} job{'s' * (found != 1)} is there and whole")
+        return ok(f"every file of {found} job{'s' * (found != 1)} is present and intact")
     return failed(
         "; ".join([*(f"{sha256} is damaged" for sha256 in damaged), *missing]),
-        "start the server: it restores models of running jobs, and fails the others with what to do; or restore "
+        "start the server: it restores the models of running jobs, and fails the other jobs with a remedy; or restore "
         f"{home.artifacts.name}/ from a backup",
     )
 
@@ -218,6 +221,6 @@ def _largest_model(home: ServerHome) -> int:
 
 
 def _bytes(file: Path) -> int:
-    with contextlib.suppress(OSError):  # a job may just be preparing its bundle
+    with contextlib.suppress(OSError):  # the file of a job that is being prepared may vanish
         return file.stat().st_size
     return 0

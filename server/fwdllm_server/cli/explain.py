@@ -1,4 +1,4 @@
-"""``fwdllm-server explain``: what an error means and what to do about it."""
+"""``fwdllm-server explain``: explain an error and its remedies."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fwdllm_common.explain import page
 
 def explain(
     code: Annotated[
-        str | None, typer.Argument(metavar="CODE", help="The word in error[…]; without it, all of them.")
+        str | None, typer.Argument(metavar="CODE", help="The code in error[…]; without it, all codes are explained.")
     ] = None,
 ) -> None:
-    """Say more about an error. Its code is in each message."""
+    """Explain an error by its code. Each error message contains its code."""
     print(page(code))

@@ -1,4 +1,4 @@
-"""``fwdllm-server export``: the trained adapter into a folder."""
+"""``fwdllm-server export``: write the trained adapter into a folder."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _MOST_PARTS = 2
 
 def export(
     job: JobArgument,
-    out: Annotated[Path, typer.Option(help="The folder to make; it must not exist, or be empty.")],
+    out: Annotated[Path, typer.Option(help="The folder to create. It must not exist, or be empty.")],
     folder: FolderOption = DEFAULT_FOLDER,
     json: JsonOption = False,
 ) -> None:
-    """Write the trained adapter in PEFT's format, with its tokenizer, base model and a card, into a new folder."""
+    """Write the trained adapter into a new folder, in PEFT's format. Tokenizer, base model and card are included."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInputError(f"{out} exists and is not an empty folder; choose another with --out")
-    # The folder appears whole or not at all.
+    # The rename below makes the export atomic: the folder appears complete or not at all.
     partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
     try:
         partial.mkdir(parents=True)
         with operator_service(folder) as service:
             found = service.GetJob(GetJobRequest(job=job), timeout=ANSWER_S)
-            with _telling(found) as told:
-                files = _write(partial, service.ExportAdapter(GetJobRequest(job=found.job_id)), told)
+            with _progress(found) as report:
+                files = _write(partial, service.ExportAdapter(GetJobRequest(job=found.job_id)), report)
         name_base(partial, out)
         partial.replace(out)
         sync(out.absolute().parent)
@@ -58,8 +58,8 @@ def export(
 
 
 @contextmanager
-def _telling(job: Job) -> Iterator[Callable[[str], None]]:
-    """Say on standard error which job it is if its name leaves that open, and on a terminal how far the export is."""
+def _progress(job: Job) -> Iterator[Callable[[str], None]]:
+    """Yield a function that shows the export's progress on a terminal. Name the job if several have its name."""
     which = f"{printable(job.name)} ({job.job_id}, {state_word(job)}) at version {job.version}"
     if job.same_name:
         print(f"{which}; of the same name: {', '.join(job.same_name)}, exported by their ids", file=sys.stderr)
@@ -67,7 +67,7 @@ def _telling(job: Job) -> Iterator[Callable[[str], None]]:
         yield lambda what: status.update(Text(f"exporting {which}: {what}"))
 
 
-def _write(folder: Path, chunks: Iterable[AdapterChunk], tell: Callable[[str], None]) -> list[str]:
+def _write(folder: Path, chunks: Iterable[AdapterChunk], report: Callable[[str], None]) -> list[str]:
     names: list[str] = []
     total = 0
     for chunk in chunks:
@@ -79,17 +79,17 @@ def _write(folder: Path, chunks: Iterable[AdapterChunk], tell: Callable[[str], N
         with (folder / name).open("ab") as file:
             file.write(chunk.data)
         total += len(chunk.data)
-        tell(f"{name}, {size(total)}")
+        report(f"{name}, {size(total)}")
     for name in names:
         sync(folder / name)
     return names
 
 
 def _check(name: str) -> None:
-    """Let pass the name of a file in the folder or in a folder of it.
+    """Check that ``name`` is a file in the folder or in a direct subfolder of it.
 
-    :raises IntegrityError: it leads elsewhere.
+    :raises IntegrityError: the name is another path.
     """
     parts = name.split("/")
     if len(parts) > _MOST_PARTS or any(PurePosixPath(part).name != part or part in ("", ".", "..") for part in parts):
-        raise IntegrityError(f"the server sent {name!r}, which is no plain file name; nothing was exported")
+        raise IntegrityError(f"the server sent {name!r}, which is not a plain file name; nothing was exported")

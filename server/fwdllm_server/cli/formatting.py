@@ -1,4 +1,4 @@
-"""Numbers and texts as people read them."""
+"""Format numbers and texts for people."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 def size(count: float) -> str:
-    """Bytes: ``950 B``, ``12.3 kB``, ``1.2 GB``."""
+    """Format a number of bytes: ``950 B``, ``12.3 kB``, ``1.2 GB``."""
     if count < 1000:
         return f"{count:.0f} B"
     for unit in ("kB", "MB", "GB"):
@@ -18,7 +18,7 @@ def size(count: float) -> str:
 
 
 def energy(joules: float) -> str:
-    """``420 J``, ``1.5 Wh``, ``2.3 kWh``."""
+    """Format an energy in joules: ``420 J``, ``1.5 Wh``, ``2.3 kWh``."""
     if joules < 1000:
         return f"{joules:.0f} J"
     hours = joules / 3600
@@ -26,7 +26,7 @@ def energy(joules: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds: ``42s``, ``3m20s``, ``5h07m``, ``3d04h``."""
+    """Format a duration in seconds: ``42s``, ``3m20s``, ``5h07m``, ``3d04h``."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole}s"
@@ -38,19 +38,19 @@ def duration(seconds: float) -> str:
 
 
 def moment(unix_s: int) -> str:
-    """Seconds since 1970 UTC as local date and time; ``never`` for 0."""
+    """Format seconds since 1970 UTC as local date and time, and 0 as ``never``."""
     if unix_s == 0:
         return "never"
     return datetime.datetime.fromtimestamp(unix_s, tz=datetime.UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def printable(text: str) -> str:
-    """``text`` without control characters: what a device calls itself must not steer a terminal."""
+    """Replace control characters in ``text`` with ``?``, so that text of a device cannot control the terminal."""
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def columns(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Lines with aligned columns."""
+    """Format a table as lines with aligned columns."""
     table = [list(heading), *([printable(cell) for cell in row] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join(

@@ -1,4 +1,4 @@
-"""``fwdllm-server health``: whether the running server can do its work; a container's health check."""
+"""``fwdllm-server health``: check whether the running server serves; a container's health check."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fwdllm_server.views.message_json import print_json
 
 
 def health(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """Ask the server how it is. Exit codes: 0 it serves, 1 its store cannot be written or it lags, 3 no answer."""
+    """Check the server's health. Exit codes: 0 serving, 1 store not writable or server overloaded, 3 no answer."""
     with operator_channel(folder) as channel:
         answer = HealthStub(channel).Check(HealthCheckRequest(), timeout=ANSWER_S)
         serves = answer.status == HealthCheckResponse.SERVING
@@ -26,6 +26,6 @@ def health(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> N
     if json:
         print_json({"status": word, "waiting": waiting})
     if not serves:
-        raise FwdllmError("the server says that it cannot do its work now; its log and /healthz say why")
+        raise FwdllmError("the server reports that it cannot serve now; its log and /healthz say why")
     if not json:
         print(word, *(f"job {name} waits: {why}" for name, why in waiting.items()), sep="\n")

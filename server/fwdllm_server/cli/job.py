@@ -42,7 +42,7 @@ def submit(
     folder: FolderOption = DEFAULT_FOLDER,
     json: JsonOption = False,
 ) -> None:
-    """Check a job file and put the job in the queue."""
+    """Check a job file and submit the job."""
     request = SubmitJobRequest(spec_toml=read_job_file(file), base_folder=str(file.absolute().parent))
     with operator_service(folder) as service:
         submitted = service.SubmitJob(request, timeout=ANSWER_S)
@@ -51,13 +51,16 @@ def submit(
         print_json(as_dict(submitted))
         return
     if submitted.same_name:
-        print(f"its name now means this job, and no more {', '.join(submitted.same_name)}", file=sys.stderr)
+        print(
+            f"its name now refers to this job; use the id for the earlier {', '.join(submitted.same_name)}",
+            file=sys.stderr,
+        )
     print(f"{job_id}\nfollow it with 'fwdllm-server job watch {job_id}'")
 
 
 @app.command("list")
 def list_jobs(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """Every job, the newest first."""
+    """List the jobs, the newest first."""
     with operator_service(folder) as service:
         jobs = service.ListJobs(ListJobsRequest(), timeout=ANSWER_S).jobs
     if json:
@@ -81,7 +84,7 @@ def list_jobs(folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -
 
 @app.command()
 def show(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """One job as it is now."""
+    """Show the current state of a job."""
     with operator_service(folder) as service:
         found = service.GetJob(GetJobRequest(job=job), timeout=ANSWER_S)
     _print_job(found, json)
@@ -89,7 +92,7 @@ def show(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOpti
 
 @app.command()
 def watch(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """Follow a job until it ends; with --json one document a line. Ends with the exit codes of 'wait'."""
+    """Follow a job until it ends. With --json, print one document a line. The exit codes are those of 'wait'."""
     last = None
     with Display(Console(quiet=json)) as display:
         for change in _changes(folder, job, None):
@@ -104,7 +107,7 @@ def watch(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOpt
 @app.command()
 def wait(
     job: JobArgument,
-    timeout: Annotated[float | None, typer.Option(min=0, help="Seconds to wait at most.")] = None,
+    timeout: Annotated[float | None, typer.Option(min=0, help="Longest time to wait, in seconds.")] = None,
     folder: FolderOption = DEFAULT_FOLDER,
     json: JsonOption = False,
 ) -> None:
@@ -116,7 +119,7 @@ def wait(
     except WaitTimeoutError:
         so_far = f" (round {last.rounds_committed} of {last.rounds_wanted})" if last else ""
         raise WaitTimeoutError(
-            f"job {job} has not ended within {timeout:g} s{so_far}; it goes on, follow it with "
+            f"job {job} has not ended within {timeout:g} s{so_far}; it continues, follow it with "
             f"'fwdllm-server job watch {job}'"
         ) from None
     if last and last.state in _ENDED:
@@ -126,14 +129,14 @@ def wait(
 
 @app.command()
 def stop(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """Stop a job where it is. What is committed stays, and it can be resumed."""
+    """Stop a job immediately. Committed rounds are kept, and the job can be resumed."""
     with operator_service(folder) as service:
         _print_job(service.StopJob(GetJobRequest(job=job), timeout=ANSWER_S), json)
 
 
 @app.command()
 def pause(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """Let a job end its round and begin no other until it is resumed."""
+    """Pause a job after its current round, until it is resumed."""
     with operator_service(folder) as service:
         _print_job(service.PauseJob(GetJobRequest(job=job), timeout=ANSWER_S), json)
 
@@ -142,12 +145,18 @@ def pause(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOpt
 def priority(
     job: JobArgument,
     number: Annotated[
-        int, typer.Argument(metavar="PRIORITY", min=-MOST_PRIORITY, max=MOST_PRIORITY, help="The highest goes first.")
+        int,
+        typer.Argument(
+            metavar="PRIORITY",
+            min=-MOST_PRIORITY,
+            max=MOST_PRIORITY,
+            help="The job with the highest number comes first.",
+        ),
     ],
     folder: FolderOption = DEFAULT_FOLDER,
     json: JsonOption = False,
 ) -> None:
-    """Say which job gets devices first. Of jobs that wait for the same ones; 0 unless the job file says otherwise."""
+    """Set a job's priority. Jobs that wait for the same devices get them by priority. The default is 0."""
     with operator_service(folder) as service:
         request = SetJobPriorityRequest(job=job, priority=number)
         _print_job(service.SetJobPriority(request, timeout=ANSWER_S), json)
@@ -155,7 +164,7 @@ def priority(
 
 @app.command()
 def resume(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """Go on with a job that was paused or stopped, or failed."""
+    """Resume a job that was paused or stopped, or has failed."""
     with operator_service(folder) as service:
         _print_job(service.ResumeJob(GetJobRequest(job=job), timeout=ANSWER_S), json)
 
@@ -183,12 +192,12 @@ def _print_job(job: Job, json: bool) -> None:
 def _raise_unless_done(asked: str, job: Job | None) -> None:
     if job is None or job.state not in _ENDED:
         raise UnreachableError(
-            f"the server went away before job {asked} ended; start it again with 'fwdllm-server serve', the job goes on"
+            f"the server went away before job {asked} ended; start it again with 'fwdllm-server serve' to continue it"
         )
     name = printable(job.name)
     if job.state == JOB_STATE_FAILED:
-        # What the job file asks for cannot be had, and cannot be had later either.
+        # A job that failed for its job file fails again when it is resumed: that is bad input.
         kind = BadInputError if job.message.startswith(f"[{BadInputError.code}]") else JobFailedError
         raise kind(f"job {name} failed: {printable(job.message)}")
     if job.state == JOB_STATE_STOPPED:
-        raise StoppedError(f"job {name} was stopped; go on with 'fwdllm-server job resume {job.job_id}'")
+        raise StoppedError(f"job {name} was stopped; resume it with 'fwdllm-server job resume {job.job_id}'")

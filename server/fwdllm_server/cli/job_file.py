@@ -1,4 +1,4 @@
-"""Reading the job file that a command names."""
+"""Read the job file of a command."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from fwdllm_common.errors import BadInputError
 
 
 def read_job_file(file: Path) -> str:
-    """Its text, not checked any further.
+    """Return the text of a job file. Only its encoding is checked.
 
-    :raises BadInputError: it cannot be read.
+    :raises BadInputError: the file cannot be read or is not UTF-8.
     """
     try:
         return file.read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""``fwdllm-server profile``: which PEFT method to put into a job file."""
+"""``fwdllm-server profile``: rank PEFT methods for a job file."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 REPORT_FILE = "profile.json"
 PLOT_FILE = "profile.png"
 PEFT_FILE = "peft.toml"
-_WIDTH = 160  # where nobody says otherwise
+_WIDTH = 160  # of a table that is not written to a terminal
 
 
 def profile(
     file: Annotated[Path, typer.Argument(metavar="JOB", help="The job file, TOML.")],
     candidates: Annotated[
-        Path | None, typer.Option(help="TOML with [[candidate]] tables; without it, every method.")
+        Path | None, typer.Option(help="TOML file with [[candidate]] tables; by default every method.")
     ] = None,
-    directions: Annotated[int, typer.Option(help="Directions of each candidate.")] = 4096,
-    rows: Annotated[int, typer.Option(min=1, help="Held-out rows of every gradient.")] = 64,
+    directions: Annotated[int, typer.Option(help="Directions to measure for each candidate.")] = 4096,
+    rows: Annotated[int, typer.Option(min=1, help="Held-out rows for each gradient.")] = 64,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=(1 << 63) - 1, help="For rows and directions; the job's by default.")
+        int | None, typer.Option(min=0, max=(1 << 63) - 1, help="Seed of rows and directions; by default the job's.")
     ] = None,
-    threads: Annotated[int, typer.Option(min=0, help="Threads of the model; 0 is one per core.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of the model; 0 means one per core.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the report, its plot and the [peft] block.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Rank PEFT methods for a job. By what they learn in a second of device time, offline on the held-out rows."""
-    # Here and not above: the other commands do without torch.
+    """Rank PEFT methods for a job. By expected loss reduction per second of device time, on the held-out rows."""
+    # Imported here: the other commands do not need torch.
     from fwdllm_server.profiler.candidates import CandidateFile
     from fwdllm_server.profiler.peft_block import peft_block
     from fwdllm_server.profiler.plot import plot, require_plotting
@@ -71,7 +71,7 @@ def profile(
 
 
 def _measure(profiler: Profiler, directions: int, out: Path | None) -> Report:
-    """The report on all candidates; what there is of it is on disk after every one."""
+    """Return the report on all candidates. Write the partial report to ``out`` after each candidate."""
     report: Report | None = None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:

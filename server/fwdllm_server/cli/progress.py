@@ -1,4 +1,4 @@
-"""A job's progress, as a picture and as a line."""
+"""Show a job's progress, as a picture or as a line."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ _GOING_ON = (*ACTIVE, JOB_STATE_PAUSED)
 
 
 def state_word(job: Job) -> str:
-    """``running``, ``done``…"""
+    """Return the name of the job's state: ``running``, ``done`` and so on."""
     return enum_word(Job.DESCRIPTOR.fields_by_name["state"], job.state)
 
 
 def render(job: Job) -> RenderableType:
-    """The job in a few lines, with a bar of the round's directions."""
+    """Render the job in a few lines, with a progress bar of the round's directions."""
     title = Text.assemble((printable(job.name), "bold"), f"  {state_word(job)}  ", (job.job_id, "dim"))
     table = Table.grid(padding=(0, 2))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
     if job.same_name:
-        table.add_row("same name", Text(f"{', '.join(job.same_name)}: named by their ids alone"))
+        table.add_row("same name", Text(f"{', '.join(job.same_name)}: refer to them by id"))
     table.add_row("round", Text(_round(job)))
     if job.HasField("round"):
         table.add_row("directions", _bar(job))
@@ -59,7 +59,7 @@ def render(job: Job) -> RenderableType:
 
 
 def line(job: Job) -> str:
-    """The job in one line."""
+    """Format the job as one line."""
     rounds = "round" if job.state in _GOING_ON else "rounds"
     parts = [f"{printable(job.name)} {state_word(job)}: {rounds} {_round(job)}"]
     if job.HasField("round"):
@@ -77,12 +77,12 @@ def line(job: Job) -> str:
 
 
 def show_job(display: Display, job: Job) -> None:
-    """Show a job that is followed."""
+    """Show the current state of a job on ``display``."""
     display.show(render(job), {step(job): line(job)})
 
 
 def step(job: Job) -> Hashable:
-    """What of a job must change for its line to be worth telling again."""
+    """Return a key of those facts about a job whose change is worth a new line."""
     return (
         job.job_id,
         job.state,
@@ -100,7 +100,7 @@ def _round(job: Job) -> str:
     if job.state not in _GOING_ON:
         return f"{job.rounds_committed} of {job.rounds_wanted} done{abandoned}"
     devices = f" on {job.round.devices} device{'s' * (job.round.devices != 1)}" if job.round.devices else ""
-    # Abandoned rounds have numbers of their own, so the numbers may pass the wanted count.
+    # Abandoned rounds are numbered too, so that the number may exceed the wanted count.
     return (
         f"{job.round.number} {job.round.phase}{devices}, {job.rounds_committed} of {job.rounds_wanted} done{abandoned}"
     )
@@ -120,7 +120,7 @@ def _bar(job: Job) -> RenderableType:
 def _variance(job: Job) -> str:
     threshold = job.round.variance_threshold
     if not job.round.HasField("variance"):
-        return "not judged yet"
+        return "not computed yet"
     bounded = math.isfinite(threshold) and threshold > 0
     return f"{job.round.variance:.3g}" + (f" (wanted at most {threshold:.3g})" if bounded else "")
 
@@ -136,7 +136,7 @@ def _evaluation(job: Job) -> str:
 
 
 def score(found: Evaluation) -> str:
-    """How good a version is, by its task's figures."""
+    """Format the metrics of the task: accuracy, or F1 and exact match."""
     if found.HasField("exact_match"):
         return f"F1 {found.accuracy:.1%}, exact match {found.exact_match:.1%}"
     return f"accuracy {found.accuracy:.1%}"
@@ -165,11 +165,11 @@ def _noisy(job: Job) -> str:
     found = [
         f"{device.device_id} (signal to noise {device.signal_to_noise:.2g})" for device in job.devices if device.noisy
     ]
-    return ", ".join(found) + ": failed the self-test, its scalars are noise" if found else ""
+    return ", ".join(found) + ": failed the known-answer test" if found else ""
 
 
 def _failing(job: Job) -> str:
-    """For each cause the devices that cannot do the job for it."""
+    """List the devices that cannot do the job, grouped by cause."""
     causes: dict[str, list[str]] = {}
     for device in job.devices:
         if device.failure:

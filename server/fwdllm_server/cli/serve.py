@@ -1,4 +1,4 @@
-"""``fwdllm-server serve``: run the coordinator until a signal."""
+"""``fwdllm-server serve``: run the coordinator until a signal arrives."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ from fwdllm_server.config.server_config import ServerConfig
 
 def serve(
     folder: FolderArgument = DEFAULT_FOLDER,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log more.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Log debug events too: phase changes, division of directions, retries.")
+    ] = False,
 ) -> None:
     """Run the coordinator in the foreground. SIGTERM ends it with exit code 0, Ctrl-C with 130."""
-    import uvloop  # the other commands start at once
+    import uvloop  # imported here, so that the other commands start quickly
 
     configure_logging(verbose=verbose)
     allocate_buffers_separately()
     home = ServerHome.open(folder)
     config = home.config()
     with home.lock():
-        received = uvloop.run(_serve(home, config))  # an event loop at half the price of asyncio's own
+        received = uvloop.run(_serve(home, config))  # it takes half the CPU time of asyncio's own loop
     if received is signal.SIGINT:
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
 
 
 async def _serve(home: ServerHome, config: ServerConfig) -> signal.Signals | None:
-    """Serve until a signal asks to stop; which one it was."""
-    # Only this command needs the coordinator; the others start at once.
+    """Serve until SIGINT or SIGTERM, and return that signal."""
+    # Imported here, so that the other commands start quickly.
     from fwdllm_server.cli import serving as coordinator
     from fwdllm_server.store.exclusive import only_user
 
@@ -46,7 +48,7 @@ async def _serve(home: ServerHome, config: ServerConfig) -> signal.Signals | Non
     def ask_to_stop(which: signal.Signals) -> None:
         received.append(which)
         stop.set()
-        loop.remove_signal_handler(which)  # the second one is not asked to wait
+        loop.remove_signal_handler(which)  # the second signal ends the process at once
 
     for which in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(which, ask_to_stop, which)

@@ -1,4 +1,4 @@
-"""The running server: store, jobs, ports and pages, from start to stop."""
+"""Run the server, from start to stop: store, jobs, ports and pages."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ from fwdllm_server.web.pages import open_pages
 
 _GRACE_S = 2.0
 _DAY_S = 86_400.0
-_TOLD_DAYS = 90
+_WARNING_DAYS = 90
 
 _log = structlog.get_logger()
 
 
 async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> None:
-    """Serve until ``stop`` is set; the caller holds the directory's lock.
+    """Serve until ``stop`` is set. The caller must hold the directory's lock.
 
-    :raises BusyError: a port is in use by another process.
-    :raises RefusedError: the server's authority has ended.
+    :raises BusyError: another process uses a port.
+    :raises RefusedError: the server's certificate authority has expired.
     :raises StorageError: the database or the disk cannot be written.
     """
     authority = CertificateAuthority.load(home.ca_certificate, home.ca_key)
@@ -69,28 +69,28 @@ async def serve(home: ServerHome, config: ServerConfig, stop: asyncio.Event) -> 
                     "serving", device=addresses.device, enrolment=addresses.enrolment, operator=addresses.operator
                 )
                 notify("READY=1")
-                await first_ended(_stopped(stop), _tell_of_the_end(authority, runtime.clock))
+                await first_ended(_stopped(stop), _warn_of_expiry(authority, runtime.clock))
                 notify("STOPPING=1")
     finally:
         await servers.stop(_GRACE_S)
         await coordinator.close()
         runtime.close()
-    _log.info("stopped; start again to go on")
+    _log.info("stopped; start again to continue")
 
 
 async def _stopped(stop: asyncio.Event) -> None:
     await stop.wait()
 
 
-async def _tell_of_the_end(authority: CertificateAuthority, clock: Callable[[], float]) -> None:
-    """Log each day that the authority ends soon, or has ended."""
+async def _warn_of_expiry(authority: CertificateAuthority, clock: Callable[[], float]) -> None:
+    """Log once a day if the authority expires soon or has expired."""
     while True:
         try:
             ends = authority.check_valid(clock())
         except RefusedError as error:
-            _log.error("devices refuse this server", code=error.code, reason=str(error))
+            _log.error("devices refuse this server, its authority has expired", code=error.code, reason=str(error))
         else:
             days = (ends.timestamp() - clock()) / _DAY_S
-            if days < _TOLD_DAYS:
-                _log.warning("the authority of this server ends soon: plan a new one, see doctor", days=round(days))
+            if days < _WARNING_DAYS:
+                _log.warning("the authority of this server expires soon: plan a new one, see doctor", days=round(days))
         await asyncio.sleep(_DAY_S)

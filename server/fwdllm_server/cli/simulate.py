@@ -1,4 +1,4 @@
-"""``fwdllm-server simulate``: a job on simulated devices, on this machine alone."""
+"""``fwdllm-server simulate``: run a job on simulated devices, on this machine alone."""
 
 from __future__ import annotations
 
@@ -30,43 +30,53 @@ if TYPE_CHECKING:
 
 def simulate(
     file: Annotated[Path, typer.Argument(metavar="JOB", help="The job file, TOML.")],
-    data: Annotated[Path, typer.Option(help="The devices' rows, in one of the files that devices read.")],
-    out: Annotated[Path, typer.Option(help="The simulation's folder; the same command again goes on in it.")],
-    text_column: Annotated[str, typer.Option(help="The column of texts.")] = "text",
-    label_column: Annotated[str, typer.Option(help="The column of labels.")] = "label",
-    user_column: Annotated[str | None, typer.Option(help="The column of users, for --partition user.")] = None,
+    data: Annotated[Path, typer.Option(help="File of the devices' rows, in a format that devices read.")],
+    out: Annotated[Path, typer.Option(help="The simulation's folder; the same command continues from it.")],
+    text_column: Annotated[str, typer.Option(help="Name of the column of texts.")] = "text",
+    label_column: Annotated[str, typer.Option(help="Name of the column of labels.")] = "label",
+    user_column: Annotated[str | None, typer.Option(help="Name of the column of users, for --partition user.")] = None,
     skip_incomplete: Annotated[
-        bool, typer.Option("--skip-incomplete", help="Leave out, and count, rows without a text or a label.")
+        bool, typer.Option("--skip-incomplete", help="Skip, and count, rows without a text or a label.")
     ] = False,
-    devices: Annotated[int, typer.Option(help="How many devices; by user at most so many.")] = 100,
+    devices: Annotated[int, typer.Option(help="Number of devices; with --partition user, the largest number.")] = 100,
     partition: Annotated[
         Literal["iid", "dirichlet", "user"],
-        typer.Option(help="How rows become devices: at random, skewed by label, or by the column of users."),
+        typer.Option(help="How to divide the rows among devices: at random, skewed by label, or by user."),
     ] = "iid",
-    alpha: Annotated[float, typer.Option(help="Of --partition dirichlet: small is skewed.")] = 1.0,
-    rows_per_device: Annotated[int, typer.Option(help="The most rows of a device; 0 is no bound.")] = 0,
-    validation: Annotated[float, typer.Option(help="Fraction of a device's rows kept back for evaluation.")] = 0.0,
-    passes_per_s: Annotated[float, typer.Option(help="Median speed, example-passes a second.")] = 50.0,
+    alpha: Annotated[
+        float, typer.Option(help="Concentration of --partition dirichlet; a small value is skewed.")
+    ] = 1.0,
+    rows_per_device: Annotated[int, typer.Option(help="Largest number of rows of a device; 0 means no bound.")] = 0,
+    validation: Annotated[
+        float, typer.Option(help="Fraction of a device's rows that are held out for evaluation.")
+    ] = 0.0,
+    passes_per_s: Annotated[float, typer.Option(help="Median speed of a device, in example-passes a second.")] = 50.0,
     speed_spread: Annotated[float, typer.Option(help="Standard deviation of the logarithm of the speed.")] = 0.0,
-    latency: Annotated[float, typer.Option(help="Seconds that a message takes.")] = 0.1,
-    availability: Annotated[float, typer.Option(help="Probability that a device is there, in each minute.")] = 1.0,
-    drop_out: Annotated[float, typer.Option(help="Probability that it vanishes from an assignment.")] = 0.0,
-    byzantine: Annotated[float, typer.Option(help="Fraction of the devices that lie.")] = 0.0,
+    latency: Annotated[float, typer.Option(help="Latency of a message, in seconds.")] = 0.1,
+    availability: Annotated[float, typer.Option(help="Probability that a device is available, in each minute.")] = 1.0,
+    dropout_rate: Annotated[
+        float,
+        typer.Option("--dropout-rate", "--drop-out", help="Probability that a device drops out of an assignment."),
+    ] = 0.0,
+    byzantine: Annotated[float, typer.Option(help="Fraction of devices that report false scalars.")] = 0.0,
     attack: Annotated[
-        Literal["flip", "large", "constant", "random", "nan", "flip-large"], typer.Option(help="How they lie.")
+        Literal["flip", "large", "constant", "random", "nan", "flip-large"],
+        typer.Option(help="What the Byzantine devices report."),
     ] = "flip",
-    seed: Annotated[int, typer.Option(help="Of all that is random about the devices.")] = 0,
-    threads: Annotated[int, typer.Option(min=0, help="Threads of the engine; 0 is one per core.")] = 0,
-    verbose: Annotated[bool, typer.Option("--verbose", help="Log what the coordinator logs.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of everything random about the devices.")] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of the engine; 0 means one per core.")] = 0,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Log the coordinator's events, debug events among them.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Run a job on simulated devices. The same rounds and the same engine, no network, simulated time."""
-    configure_logging()
+    """Run a job on simulated devices. Rounds and engine are the real ones; time is simulated."""
+    configure_logging(verbose=verbose)
     if not verbose:
         structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    os.environ.setdefault("TQDM_DISABLE", "1")  # the bars of the libraries that export the model
+    os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of the libraries that export the model
     text = read_job_file(file)
-    # Only this command needs the engine and a coordinator in its process.
+    # Imported here: the other commands need neither the engine nor the rounds.
     from fwdllm_server.simulation.population import Population
     from fwdllm_server.simulation.rows import read_source
     from fwdllm_server.simulation.simulation import Simulation
@@ -82,7 +92,7 @@ def simulate(
         "speed_spread": speed_spread,
         "latency_s": latency,
         "availability": availability,
-        "drop_out": drop_out,
+        "dropout_rate": dropout_rate,
         "byzantine": byzantine,
         "attack": attack,
     }
@@ -90,13 +100,13 @@ def simulate(
     model = parse_toml(text, JobSpec, "job file").model
     source, users = read_source(data, model, text_column, label_column, user_column, skip_incomplete)
     try:
-        with Console(stderr=True).status("preparing the model, unless that was done before"):
+        with Console(stderr=True).status("preparing the model, unless an earlier run did"):
             prepared = Simulation(text, file.absolute().parent, source, population, out, users, threads)
         with prepared as simulation:
             _run(simulation, out, json)
     except KeyboardInterrupt:
         again = shlex.join(["fwdllm-server", *sys.argv[1:]])
-        print(f"interrupted; go on from there with the same command: {again}", file=sys.stderr)
+        print(f"interrupted; continue from there with the same command: {again}", file=sys.stderr)
         raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
 
 
@@ -114,7 +124,7 @@ def _run(simulation: Simulation, out: Path, json: bool) -> None:
         rows = sum(len(device.training) for device in simulation.devices)
         print(f"{devices} devices, {rows:,} rows, {simulation.manifest.layout.size:,} trainable parameters")
         if simulation.points:
-            print(f"goes on at round {simulation.state.version} of {wanted}", flush=True)
+            print(f"continues at round {simulation.state.version} of {wanted}", flush=True)
     points = simulation.run(report)
     adapter = out.absolute() / "adapter"
     simulation.export(adapter)
@@ -135,7 +145,7 @@ def _run(simulation: Simulation, out: Path, json: bool) -> None:
 
 
 def line(point: Point, wanted: int, devices: int) -> str:
-    """A point of the learning curve in one line."""
+    """Format a point of the learning curve as one line."""
     return (
         f"round {point.version} of {wanted}: {_score(point)}, loss {point.loss:.4f}, "
         f"{point.directions:,} directions, {point.example_passes:,.0f} example-passes, "

@@ -1,4 +1,4 @@
-"""``fwdllm-server top``: every running job and every device, live."""
+"""``fwdllm-server top``: show every running job and every device, live."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _STATES = ("working", "idle", "held", "away", "revoked")
 _ORDER = {state: at for at, state in enumerate(_STATES)}
 _STYLES = {"working": "blue", "idle": "green", "held": "yellow", "away": "dim", "revoked": "red"}
 _DEVICES = 200
-"""Devices shown at most; a terminal has fewer lines."""
+"""Largest number of devices shown; a terminal has fewer lines."""
 
 
 def top(
     folder: FolderOption = DEFAULT_FOLDER,
-    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two looks.")] = 2.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once and end.")] = False,
+    every: Annotated[float, typer.Option(min=0.2, help="Seconds between two updates.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Show the state once and exit.")] = False,
     json: JsonOption = False,
 ) -> None:
-    """Watch every running job and every device. Plain lines when not on a terminal; until Ctrl-C."""
+    """Watch every running job and every device, until Ctrl-C. Prints plain lines if not on a terminal."""
     with operator_service(folder) as service, Display(Console(quiet=json), whole_screen=not once) as display:
         while True:
             jobs = service.ListJobs(ListJobsRequest(), timeout=ANSWER_S).jobs
@@ -54,7 +54,7 @@ def top(
 
 
 def picture(jobs: Sequence[Job], devices: Sequence[Device]) -> RenderableType:
-    """All of it, for a terminal."""
+    """Render all jobs that run and all devices, for a terminal."""
     active = _active(jobs)
     parts: list[RenderableType] = [Text(_summary(jobs, devices), style="bold")]
     for job in active:
@@ -67,7 +67,7 @@ def picture(jobs: Sequence[Job], devices: Sequence[Device]) -> RenderableType:
 
 
 def lines(jobs: Sequence[Job], devices: Sequence[Device]) -> Mapping[Hashable, str]:
-    """A line for everything together and one for each job that runs, each by what it tells."""
+    """Return a line of summary and one for each running job. The key of a line changes when its facts do."""
     summary = _summary(jobs, devices)
     return {summary: summary, **{step(job): line(job) for job in _active(jobs)}}
 
@@ -94,7 +94,9 @@ def _summary(jobs: Sequence[Job], devices: Sequence[Device]) -> str:
 def _table(active: Sequence[Job], devices: Sequence[Device]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
     for title in ("DEVICE", "STATE", "WHY", "CONDITIONS", "SEEN"):
-        table.add_column(title, no_wrap=title not in ("WHY", "CONDITIONS"))  # those two give way in a narrow terminal
+        table.add_column(
+            title, no_wrap=title not in ("WHY", "CONDITIONS")
+        )  # only these two may wrap in a narrow terminal
     for title in ("SCALARS", "SECONDS", "PEAK", "SENT", "RECEIVED"):
         table.add_column(title, no_wrap=True, justify="right")
     ordered = sorted(devices, key=lambda device: (_ORDER.get(device.state, len(_STATES)), device.name))

@@ -182,7 +182,7 @@ class Coordinator:
             await asyncio.sleep(POLL_S)
             try:
                 await self._look()
-                await self.runtime.commit(self.peers.hear, self.room)
+                await self.runtime.commit(self.peers.poll, self.room)
             except StorageError as error:
                 _log.warning("other coordinators are not heard", code=error.code, reason=str(error))
                 continue

@@ -79,7 +79,7 @@ class JobLoop:
         log = StallLog(self._job.name)
         while True:
             await asyncio.sleep(STALLED_S / 3)
-            log.tell(await self._runtime.commit(self._why_stalled, self._runtime.clock()))
+            log.update(await self._runtime.commit(self._why_stalled, self._runtime.clock()))
 
     def _why_stalled(self, connection: Connection, now: float) -> str:
         record = jobs.get(connection, self._job.id)

@@ -1,1 +1,1 @@
-"""A web page that shows what the coordinator does: read-only, live, without anything from elsewhere."""
+"""The dashboard: a live, read-only web page about the coordinator, without resources from other sites."""

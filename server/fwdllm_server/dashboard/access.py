@@ -1,4 +1,4 @@
-"""Who may look: everybody on this machine, from elsewhere whoever has the token."""
+"""Access to the dashboard: for everyone on this machine, and for other machines with the token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COOKIE_S = 30 * 86_400
 _FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Via")
 _OPEN = "/static/"
 HEADERS = {
-    # Nothing from elsewhere is loaded, no script in the page itself runs, and no other page shows this one inside.
+    # Load nothing from other sites, run no inline scripts, and forbid other pages to embed this one.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -30,27 +30,27 @@ HEADERS = {
 
 
 def asked_name(request: web.Request) -> str:
-    """The host that a request asks for, without a port."""
+    """Return the host of a request's Host header, without the port."""
     host, _, port = request.host.rpartition(":")
     return host if port.isdigit() else request.host
 
 
 class Access:
-    """Lets requests in, or not; ``denied`` answers those that are not.
+    """Admits authorised requests. ``denied`` answers the others.
 
-    A request of this machine has its address and asks for it by a loopback name: a page from elsewhere whose name was
-    made to point here is none, nor is what a proxy passes on.
+    A request counts as local if it comes from a loopback address, asks for a loopback name and was not forwarded by a
+    proxy. The check of the name prevents DNS rebinding.
     """
 
     def __init__(self, token: str, denied: Handler) -> None:
-        assert token, "without a token everybody would have it"
+        assert token, "an empty token would admit everyone"
         self._token = token.encode()
         self._cookie = hmac.new(self._token, b"fwdllm dashboard cookie 1", hashlib.sha256).hexdigest()
         self._denied = denied
 
     @property
     def middleware(self) -> Middleware:
-        """For :class:`aiohttp.web.Application`."""
+        """The middleware for :class:`aiohttp.web.Application`."""
 
         @web.middleware
         async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -64,7 +64,7 @@ class Access:
         return check
 
     def _remember(self, request: web.Request) -> web.Response:
-        """The token goes into a cookie and out of the address, where it would be kept and shown."""
+        """Store the token in a cookie, and redirect to an address without it, which browsers keep and show."""
         answer = web.Response(status=303, headers={hdrs.LOCATION: "/"})
         answer.set_cookie(
             COOKIE, self._cookie, max_age=_COOKIE_S, httponly=True, samesite="Lax", secure=request.secure, path="/"
@@ -83,7 +83,7 @@ class Access:
 
 
 async def add_headers(_: web.Request, response: web.StreamResponse) -> None:
-    """A signal for every answer, also of errors."""
+    """Add the security headers to a response; a signal handler that also applies to errors."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
     response.headers[hdrs.SERVER] = "fwdllm"
@@ -95,5 +95,5 @@ def _is_local(request: web.Request) -> bool:
 
 
 def _bytes(text: str) -> bytes:
-    """As it came: what is no UTF-8 in a header aiohttp reads as lone surrogates."""
+    """Return a header's original bytes: aiohttp decodes bytes that are not UTF-8 to lone surrogates."""
     return text.encode("utf-8", "surrogatepass")

@@ -1,4 +1,4 @@
-"""The dashboard's pages and answers; every one of them only reads."""
+"""The dashboard's pages and API. Every request only reads."""
 
 from __future__ import annotations
 
@@ -28,9 +28,13 @@ _MAX_VERSION = (1 << 53) - 1
 
 
 def dashboard_app(runtime: Runtime, token: str, problem: Callable[[], str]) -> web.Application:
-    """The dashboard of one coordinator; ``problem`` says why it does not serve, empty if it does."""
+    """Return the dashboard of one coordinator.
+
+    :param token: the access token.
+    :param problem: returns why the coordinator does not serve, or an empty text.
+    """
     access = Access(token, _denied)
-    app = web.Application(middlewares=[access.middleware, _in_trouble])
+    app = web.Application(middlewares=[access.middleware, _storage_errors])
     app.on_response_prepare.append(add_headers)
     pages = _Pages(runtime, problem)
     app.cleanup_ctx.append(pages.open)
@@ -58,7 +62,7 @@ class _Pages:
         self._viewers: WeakSet[asyncio.Task[Any]] = WeakSet()
 
     async def open(self, app: web.Application) -> AsyncIterator[None]:
-        # Streams never end by themselves, and a server that stops would wait for them.
+        # Streams do not end by themselves, and a server that stops would wait for them.
         async def end_streams(_: web.Application) -> None:
             for viewer in list(self._viewers):
                 viewer.cancel()
@@ -79,7 +83,7 @@ class _Pages:
         self._viewers.add(viewer)
         try:
             return await EventStream(self._reading, request.query.get("job"), self._problem).run(request)
-        except ConnectionResetError:  # the viewer has gone
+        except ConnectionResetError:  # the viewer has disconnected
             raise web.HTTPOk from None
         finally:
             self._viewers.discard(viewer)
@@ -117,19 +121,19 @@ class _Pages:
     async def plot(self, request: web.Request) -> web.StreamResponse:
         path = await asyncio.to_thread(plot_of, self._runtime.home.profiles, request.match_info["name"])
         if path is None:
-            raise _missing("there is no such plot")
+            raise _missing("no such plot")
         return web.FileResponse(path)
 
     async def _job(self, request: web.Request) -> JobRecord:
         record = await self._reading.read(jobs.find, request.match_info["job"])
         if record is None:
-            raise _missing("there is no such job")
+            raise _missing("no such job")
         return record
 
 
 @web.middleware
-async def _in_trouble(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """A store that cannot be read is said, and no error of the page's."""
+async def _storage_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer with status 503 and the message if the store cannot be read."""
     try:
         return await handler(request)
     except FwdllmError as error:

@@ -1,4 +1,4 @@
-"""What the dashboard shows, as JSON; field names are those of ``--json`` on the command line where it has them."""
+"""The JSON documents of the dashboard. Field names are those of ``--json`` on the command line where both exist."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from fwdllm_server.views.message_json import as_dict
 Facts: TypeAlias = dict[str, Any]
 
 MAX_ROWS = 500
-"""Rows of a table in one answer."""
+"""Largest number of rows of a table in one response."""
 
 
 def overview(connection: Connection, check_in: CheckInSection, now: float) -> Facts:
-    """Every job in a line, and how many devices stand how."""
+    """Return a summary of every job, and the number of devices in each state."""
     statuses = device_statuses(connection, check_in, now)
     states = Counter(status.state for status in statuses)
     reasons = Counter(reason for status in statuses for reason in status.reasons)
@@ -45,7 +45,7 @@ def overview(connection: Connection, check_in: CheckInSection, now: float) -> Fa
 
 
 def job(connection: Connection, record: JobRecord, now: float) -> Facts:
-    """A job as ``job show --json`` has it, with sums over its devices in place of the devices."""
+    """Return a job as ``job show --json`` prints it, with sums over its devices instead of the devices."""
     message = job_message(connection, record, now)
     del message.devices[:]
     spent = efforts.total(connection, record.id)
@@ -59,7 +59,7 @@ def job(connection: Connection, record: JobRecord, now: float) -> Facts:
 
 
 def evaluations(connection: Connection, job_id: str) -> Sequence[Facts]:
-    """The curve of accuracy and loss, by ascending version."""
+    """Return accuracy and loss of the evaluated versions, by ascending version."""
     return [
         {"version": each.version, "accuracy": _number(each.accuracy), "loss": _number(each.loss)}
         for each in ledger.evaluations_of(connection, job_id)
@@ -67,17 +67,17 @@ def evaluations(connection: Connection, job_id: str) -> Sequence[Facts]:
 
 
 def committed_rounds(connection: Connection, job_id: str, after: int) -> Sequence[Facts]:
-    """The rounds that led to versions above ``after``, oldest first."""
+    """Return the rounds that led to versions above ``after``, oldest first."""
     return [_committed(each) for each in history.committed_after(connection, job_id, after)]
 
 
 def ledger_page(connection: Connection, job_id: str, before: int, limit: int) -> Sequence[Facts]:
-    """The rounds that led to versions below ``before``, newest first."""
+    """Return the rounds that led to versions below ``before``, newest first."""
     return [_committed(each) for each in history.committed_before(connection, job_id, before, limit)]
 
 
 def ledger_entry(connection: Connection, job_id: str, at: int, offset: int, limit: int) -> Facts | None:
-    """Everything of the round that led to version ``at``; of each block the directions from ``offset`` on."""
+    """Return the round that led to version ``at``, with ``limit`` directions of each block from ``offset`` on."""
     found = history.entry(connection, job_id, at)
     if found is None:
         return None
@@ -93,7 +93,7 @@ def ledger_entry(connection: Connection, job_id: str, at: int, offset: int, limi
 
 
 def devices(connection: Connection, check_in: CheckInSection, now: float, job_id: str | None) -> Sequence[Facts]:
-    """Every device by name; with a job, those that work for it or did, and what each reported to have done."""
+    """Return every device by name. With a job, return its past and present devices and their resource usage."""
     spent = {row.device_id: row for row in efforts.of_job(connection, job_id)} if job_id else {}
     taking_part = spent.keys() | (_at_work(connection, job_id) if job_id else set())
     found = [
@@ -101,12 +101,12 @@ def devices(connection: Connection, check_in: CheckInSection, now: float, job_id
         for status in device_statuses(connection, check_in, now)
         if not job_id or status.device.id in taking_part
     ]
-    # By what stays while states change, so that nothing jumps under a finger.
+    # Sorted by fixed properties, so that rows do not move when states change.
     return sorted(found, key=lambda device: (device["name"], device["device_id"]))
 
 
 def _at_work(connection: Connection, job_id: str) -> set[str]:
-    """The devices that have an assignment of the current round; until the first report nothing else tells of them."""
+    """Return the devices with an assignment of the current round, which may not have reported yet."""
     current = rounds.latest(connection, job_id)
     if current is None:
         return set()
@@ -114,7 +114,7 @@ def _at_work(connection: Connection, job_id: str) -> set[str]:
 
 
 def page_of(found: Sequence[Facts], search: str, state: str, offset: int, limit: int) -> Facts:
-    """The devices with ``search`` in their name or id and in a state, from ``offset`` on."""
+    """Return ``limit`` devices from ``offset`` on, of those with ``search`` in their name or id and in ``state``."""
     matching = [
         device
         for device in found
@@ -163,7 +163,7 @@ def _block(update: BlockUpdate, offset: int, limit: int) -> Facts:
         "block": update.block,
         "learning_rate": float(update.learning_rate),
         "directions": len(update.seeds),
-        # As text: a browser's numbers hold 53 bits.
+        # As text, because JavaScript numbers hold only 53 bits.
         "seeds": [str(seed) for seed in update.seeds[some].tolist()],
         "coefficients": [str(value) for value in update.coefficients[some].tolist()],
         "derivatives": [value / SCALE for value in update.coefficients[some].tolist()],

@@ -1,4 +1,4 @@
-"""The live stream: server-sent events with what has changed, until the viewer goes."""
+"""The live stream: server-sent events with the changes, until the viewer disconnects."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from fwdllm_server.store import jobs
 
 MAX_VIEWERS = 64
 _AT_LEAST_EVERY_S = 2.0
-"""Times go on while nothing changes."""
+"""Longest interval in seconds between two checks for changes, so that durations stay current."""
 _RETRY_MS = 2000
-"""After which a browser connects again."""
+"""Milliseconds after which a browser reconnects."""
 
 
 class EventStream:
-    """One viewer: hears everything at first, then what is new."""
+    """The stream to one viewer: first the whole state, then the changes."""
 
     def __init__(self, reading: Reading, job_id: str | None, problem: Callable[[], str]) -> None:
         self._reading = reading
@@ -35,7 +35,7 @@ class EventStream:
         self._version = 0
 
     async def run(self, request: web.Request) -> web.StreamResponse:
-        """Send events until the viewer goes or the server ends."""
+        """Send events until the viewer disconnects or the server stops."""
         response = web.StreamResponse(
             headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         )
@@ -45,13 +45,13 @@ class EventStream:
             while True:
                 try:
                     news = await self._news()
-                except FwdllmError:  # the store is in trouble; the viewer connects again and hears of it
+                except FwdllmError:  # the store cannot be read; the viewer reconnects and gets the error
                     return response
                 for name, data in news:
                     await response.write(f"event: {name}\ndata: {json.dumps(data, allow_nan=False)}\n\n".encode())
                 await asyncio.sleep(FRESH_S)
                 await self._reading.runtime.change(_AT_LEAST_EVERY_S)
-                # Also a sign of life, to a browser and to what lies in between.
+                # A comment keeps the connection alive, for the browser and for proxies.
                 await response.write(b": \n\n")
 
     async def _news(self) -> Sequence[tuple[str, Facts]]:

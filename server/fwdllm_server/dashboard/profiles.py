@@ -1,4 +1,4 @@
-"""Reports of ``fwdllm-server profile`` in the server's directory: ``--out DIR/profiles/NAME`` puts them there."""
+"""Reports of ``fwdllm-server profile --out DIR/profiles/NAME`` in the server's directory DIR."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MAX_BYTES = 4 << 20
 
 
 def profiles(folder: Path) -> list[Facts]:
-    """Every report, the newest first; those that cannot be read are left out."""
+    """List every report, the newest first. Unreadable ones are left out."""
     found = [(path.stat().st_mtime, path) for path in folder.glob(f"*/{_REPORT}") if path.is_file()]
     reports = [(path, made_at, _read(path)) for made_at, path in sorted(found, reverse=True)]
     return [
@@ -29,8 +29,8 @@ def profiles(folder: Path) -> list[Facts]:
 
 
 def plot_of(folder: Path, name: str) -> Path | None:
-    """The plot of the report of this name."""
-    # Only a folder that is there is looked into: a name cannot lead out.
+    """Return the path of a report's plot, or None if there is none of this ``name``."""
+    # The name is compared with existing folders only, so that it cannot lead out of ``folder``.
     names = {path.parent.name: path for path in folder.glob(f"*/{_PLOT}") if path.is_file()}
     return names.get(name)
 

@@ -1,4 +1,4 @@
-"""Reads facts in the store's thread, once for all who look at the dashboard at the same time."""
+"""Read from the store for the dashboard, once for all viewers."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 FRESH_S = 0.5
-"""Seconds for which facts are not read again."""
+"""Seconds for which a result is reused."""
 _SHARE = 20
-"""A read that took long is not done again before so many times as long: devices need the store more than viewers."""
+"""A result is reused for at least this many times the duration of its read, so that devices have precedence."""
 _KEPT = 256
 
 
 class Reading:
-    """The store's facts for the dashboard; what is asked for again soon is answered from memory."""
+    """Reads from the store, with a short-lived cache of the results."""
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime
         self._known: dict[Hashable, tuple[float, asyncio.Future[Any]]] = {}
 
     async def read(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What ``function`` finds in a transaction, now or a moment ago."""
+        """Run ``function`` in a transaction, in the store's thread, and return its result."""
         with_connection = self._in_transaction(lambda connection: function(connection, *args, **kwargs))
         return await self.runtime.in_store(with_connection)
 
     async def shared(self, key: Hashable, function: Callable[[Connection], T]) -> T:
-        """Like :meth:`read`, for facts that many ask for under one key."""
+        """Run ``function`` like :meth:`read`, or return the recent result for the same ``key``."""
         fresh_until, known = self._known.get(key, (0.0, None))
         if known is None or (known.done() and time.monotonic() >= fresh_until):
             if len(self._known) >= _KEPT:

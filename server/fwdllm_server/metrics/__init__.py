@@ -1,1 +1,1 @@
-"""What Prometheus is told: numbers counted as things happen (``live``) and numbers read from the store (``state``)."""
+"""Prometheus metrics: counted in this process (``live``) and read from the store (``state``)."""

@@ -1,4 +1,4 @@
-"""The reference of all metrics, as Markdown: ``python -m fwdllm_server.metrics.reference > docs/metrics.md``."""
+"""Write the reference of all metrics in Markdown: ``python -m fwdllm_server.metrics.reference > docs/metrics.md``."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from fwdllm_server.metrics.state import DEFINITIONS
 _HEAD = """\
 # Metrics
 
-What `/metrics` on the coordinator's metrics port shows; [monitoring.md](monitoring.md) has the port, the alerts and the
-health checks. This page is written by `make metrics`. A job is shown for a day after its end; its name need not be
-unique, its id is.
+The metrics of `/metrics` on the coordinator's metrics port. [monitoring.md](monitoring.md) describes the port, the
+alerts and the health checks. `make metrics` writes this page. A job is shown for a day after its end. Its id is unique,
+its name need not be.
 
 """
-_TABLE = "| metric | type | labels | what it is |\n|---|---|---|---|\n"
+_TABLE = "| metric | type | labels | description |\n|---|---|---|---|\n"
 _TAIL = """
-Beside them are those of the Prometheus client for Python: `process_resident_memory_bytes`, `process_cpu_seconds_total`,
-`process_open_fds` and others of the process.
+The Prometheus client for Python adds metrics of the process: `process_resident_memory_bytes`,
+`process_cpu_seconds_total`, `process_open_fds` and others.
 """
 
 
 def reference() -> str:
-    """The page, every metric in it."""
+    """Return the page with every metric."""
     stored = [(each.name, each.kind, each.labels, each.help) for each in DEFINITIONS]
     counted = [
         (family.name + "_total" * (family.type == "counter"), family.type, instrument._labelnames, family.documentation)
@@ -31,8 +31,8 @@ def reference() -> str:
         for family in instrument.describe()
     ]
     return (
-        f"{_HEAD}Read from the store, so that they survive a restart:\n\n{_TABLE}{_rows(stored)}\n"
-        f"Counted by the process since it began:\n\n{_TABLE}{_rows(counted)}{_TAIL}"
+        f"{_HEAD}Read from the store (a restart does not reset them):\n\n{_TABLE}{_rows(stored)}\n"
+        f"Counted by the process since its start:\n\n{_TABLE}{_rows(counted)}{_TAIL}"
     )
 
 

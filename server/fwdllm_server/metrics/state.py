@@ -1,4 +1,4 @@
-"""Numbers that are read from the store when Prometheus asks: they survive a restart."""
+"""Metrics that are read from the store at each scrape. A restart does not reset them."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from fwdllm_server.store.rounds import Phase
 from fwdllm_server.views.device_status import DeviceState, device_statuses, reasons_there_are
 
 SHOWN_S = 86_400.0
-"""Seconds for which a job that has ended is still shown."""
+"""Seconds for which a job is shown after its end."""
 
 
 @dataclass(frozen=True)
 class Definition:
-    """A metric's name, kind and labels, and what it is."""
+    """A metric's name, kind, help text and labels."""
 
     name: str
     kind: Literal["gauge", "counter"]
@@ -34,7 +34,7 @@ class Definition:
     labels: tuple[str, ...] = ()
 
     def family(self) -> Metric:
-        """The metric without samples."""
+        """Return the metric without samples."""
         kind = GaugeMetricFamily if self.kind == "gauge" else CounterMetricFamily
         return kind(self.name, self.help, labels=self.labels)
 
@@ -42,70 +42,73 @@ class Definition:
 _JOB = ("job_id", "job_name")
 
 BUILD = Definition(
-    "fwdllm_build_info", "gauge", "1; its labels are the versions.", ("version", "protocol", "generator")
+    "fwdllm_build_info", "gauge", "1; the labels are the versions.", ("version", "protocol", "generator")
 )
 JOBS = Definition("fwdllm_jobs", "gauge", "Jobs by state.", ("state",))
 DEVICES = Definition(
-    "fwdllm_devices", "gauge", f"Devices by state: {', '.join(DeviceState)}; each is in one.", ("state",)
+    "fwdllm_devices", "gauge", f"Devices by state: {', '.join(DeviceState)}; each device is in one state.", ("state",)
 )
 INELIGIBLE = Definition(
     "fwdllm_devices_ineligible",
     "gauge",
-    "Devices that get no new assignment, by reason; one with several reasons counts for each.",
+    "Devices that get no new assignment, by reason; a device with several reasons counts for each.",
     ("reason",),
 )
-STATE = Definition("fwdllm_job_state", "gauge", "1 for the state that a job is in, 0 for the others.", (*_JOB, "state"))
-ROUNDS = Definition("fwdllm_rounds_total", "counter", "Rounds that are over, by outcome.", (*_JOB, "outcome"))
-WANTED = Definition("fwdllm_rounds_wanted", "gauge", "Rounds to commit until the job is done.", _JOB)
-PHASE = Definition("fwdllm_round_phase", "gauge", "1 for the phase of a job's round, 0 for others.", (*_JOB, "phase"))
+STATE = Definition("fwdllm_job_state", "gauge", "1 for the job's state, 0 for the others.", (*_JOB, "state"))
+ROUNDS = Definition("fwdllm_rounds_total", "counter", "Finished rounds by outcome.", (*_JOB, "outcome"))
+WANTED = Definition("fwdllm_rounds_wanted", "gauge", "Number of rounds to commit until the job is done.", _JOB)
+PHASE = Definition(
+    "fwdllm_round_phase", "gauge", "1 for the phase of the current round, 0 for others.", (*_JOB, "phase")
+)
 PHASE_SINCE = Definition(
-    "fwdllm_round_phase_start_timestamp_seconds", "gauge", "When the round's phase began, since 1970.", _JOB
+    "fwdllm_round_phase_start_timestamp_seconds", "gauge", "Start of the current phase, in seconds since 1970.", _JOB
 )
 ROUND_DIRECTIONS = Definition(
-    "fwdllm_round_directions", "gauge", "Directions of the current round: wanted, and collected.", (*_JOB, "kind")
+    "fwdllm_round_directions", "gauge", "Directions of the current round: wanted and collected.", (*_JOB, "kind")
 )
 DIRECTIONS = Definition("fwdllm_directions_total", "counter", "Directions in the ledger.", _JOB)
 VARIANCE = Definition(
     "fwdllm_round_variance", "gauge", "The round's pacing statistic; see docs/algorithm.md for its kinds.", _JOB
 )
 THRESHOLD = Definition(
-    "fwdllm_round_variance_threshold", "gauge", "What the statistic must not exceed; absent without pacing.", _JOB
+    "fwdllm_round_variance_threshold", "gauge", "Upper bound of the statistic; absent without pacing.", _JOB
 )
 ACCURACY = Definition(
     "fwdllm_accuracy_ratio",
     "gauge",
-    "Accuracy (of answers F1) on the held-out rows, 0 to 1: initial, latest, best.",
+    "Accuracy (for question answering F1) on the held-out rows, 0 to 1: initial, latest, best.",
     (*_JOB, "which"),
 )
-LOSS = Definition("fwdllm_loss_nats", "gauge", "Mean cross-entropy there, of the latest evaluation.", _JOB)
-SCALARS = Definition("fwdllm_scalars_accepted_total", "counter", "Scalars that devices sent and that counted.", _JOB)
+LOSS = Definition("fwdllm_loss_nats", "gauge", "Mean cross-entropy on the held-out rows, latest evaluation.", _JOB)
+SCALARS = Definition("fwdllm_scalars_accepted_total", "counter", "Scalars from devices that were accepted.", _JOB)
 REJECTED = Definition(
     "fwdllm_scalars_rejected_total",
     "counter",
-    "Scalars that were sent and not used: repeated, late or unusable.",
+    "Scalars from devices that were not used: repeated, late or unusable.",
     (*_JOB, "reason"),
 )
 BYTES = Definition(
     "fwdllm_device_bytes_total",
     "counter",
-    "Bytes as devices count them: up (sent), down (received), model (files received).",
+    "Bytes as counted by devices: up (sent), down (received), model (files received).",
     (*_JOB, "direction"),
 )
-DEVICE_SECONDS = Definition(
-    "fwdllm_device_compute_seconds_total", "counter", "Seconds that devices spent computing.", _JOB
-)
+DEVICE_SECONDS = Definition("fwdllm_device_compute_seconds_total", "counter", "Seconds that devices computed.", _JOB)
 ENERGY = Definition(
     "fwdllm_device_energy_joules_total",
     "counter",
-    "What devices used while computing, as far as they measured it.",
+    "Energy that devices used while computing, as far as they measured it.",
     _JOB,
 )
-MEASURING = Definition("fwdllm_devices_measuring_energy", "gauge", "Devices of the job that measured any.", _JOB)
+MEASURING = Definition("fwdllm_devices_measuring_energy", "gauge", "Devices of the job that measured energy.", _JOB)
 PASSES = Definition(
-    "fwdllm_device_example_passes_total", "counter", "Rows times forward passes through the whole model.", _JOB
+    "fwdllm_device_example_passes_total",
+    "counter",
+    "Example-passes: rows times forward passes through the whole model.",
+    _JOB,
 )
 PEAK_MEMORY = Definition(
-    "fwdllm_device_peak_memory_bytes", "gauge", "Largest resident memory of any of the job's agents.", _JOB
+    "fwdllm_device_peak_memory_bytes", "gauge", "Largest resident memory of the job's agents.", _JOB
 )
 REPORTING = Definition("fwdllm_job_devices", "gauge", "Devices that have reported to the job.", _JOB)
 
@@ -113,13 +116,13 @@ DEFINITIONS = tuple(value for value in globals().values() if isinstance(value, D
 
 
 class StateCollector(Collector):
-    """Shows what :func:`read` found last; :attr:`families` is set just before a scrape is answered."""
+    """Exposes the result of :func:`read`. :attr:`families` is set before each response to a scrape."""
 
     def __init__(self) -> None:
         self.families: Iterable[Metric] = ()
 
     def collect(self) -> Iterable[Metric]:
-        """See :class:`prometheus_client.registry.Collector`."""
+        """Return the families that were read for this scrape."""
         return self.families
 
 
@@ -137,7 +140,7 @@ class _Families:
 
 
 def read(connection: Connection, check_in: CheckInSection, now: float) -> list[Metric]:
-    """Every metric of :data:`DEFINITIONS` with its samples."""
+    """Return every metric of :data:`DEFINITIONS` with its samples. ``now`` is seconds since 1970."""
     found = _Families()
     protocol = f"{PROTOCOL_MAJOR}.{PROTOCOL_MINOR}"
     found.add(BUILD, 1, version("fwdllm"), protocol, str(GENERATOR_VERSION))

@@ -1,5 +1,5 @@
-"""Which PEFT method learns most in a second of device time: candidates measured before a job is submitted.
+"""Profiler: ranks PEFT methods by expected loss reduction per second of device time, before a job is submitted.
 
-Offline, on the coordinator's own rows: here, and only here, a true gradient is computed by backpropagation.
-``docs/profiler.md`` derives what is measured and how candidates are ranked.
+It works offline, on the held-out rows. Only here is a true gradient computed by backpropagation. ``docs/profiler.md``
+derives the measurements and the ranking.
 """

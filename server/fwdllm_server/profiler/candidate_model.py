@@ -1,4 +1,4 @@
-"""A candidate put onto the job's model and exported as for devices."""
+"""Apply a candidate PEFT method to the job's model, and export it as for devices."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from fwdllm_server.model.verbaliser import Prompting
 
 @dataclass(frozen=True)
 class CandidateModel:
-    """The live model, its bundle in ``folder``, θ₀ float32 ``[d]``; ``new_head``: it starts at zero."""
+    """The PyTorch model, its bundle in ``folder``, and θ₀ as ``theta``, float32 ``[d]``.
+
+    ``new_head`` is True if the head starts at zero.
+    """
 
     model: PeftModel
     folder: Path
@@ -37,7 +40,7 @@ class CandidateModel:
 class ModelMaker:
     """Makes candidates of the model in ``source``, a folder or a hub id, for the task of ``spec``.
 
-    :raises BadInputError: no such model.
+    :raises BadInputError: the model cannot be loaded.
     """
 
     def __init__(self, spec: JobSpec, source: str, seed: int, texts: Sequence[str]) -> None:
@@ -48,14 +51,16 @@ class ModelMaker:
         self._sample = TextSample(texts, self._tokenizer, spec.model.max_tokens, Prompt.of(spec.model.prompt))
 
     def check(self, peft: PeftSpec) -> None:
-        """See whether the candidate fits the model, which is much faster than its export.
+        """Check that the candidate fits the model. This is much faster than its export.
 
-        :raises BadInputError: it does not.
+        :raises BadInputError: it does not fit.
         """
         self._wrapped(peft)
 
     def make(self, peft: PeftSpec, folder: Path) -> CandidateModel:
-        """The candidate with head and PEFT weights in two blocks, whatever the job says: only the latter differ.
+        """Export the candidate into ``folder``, with head and PEFT weights in two blocks regardless of the job.
+
+        Candidates differ in the PEFT block only.
 
         :raises BadInputError: it does not fit the model.
         """
@@ -82,5 +87,5 @@ class ModelMaker:
         model = apply_peft(base, peft, self._seed, self._sample)
         layout = trainable_layout(model)
         if PEFT_BLOCK not in layout.blocks:
-            raise BadInputError("it trains the head alone; name layers and targets that the model has together")
+            raise BadInputError("it trains the head alone; choose layers in which the model has the targets")
         return model, layout, new_head

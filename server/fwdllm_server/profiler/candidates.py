@@ -1,4 +1,4 @@
-"""What is compared: PEFT methods with their settings."""
+"""The candidates of a profile: PEFT methods with their settings."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class CandidateFile(BaseModel):
 
 
 def default_candidates() -> Sequence[PeftSpec]:
-    """Every method with its default settings, in the two upper layers and in all."""
+    """Return every method with its default settings, once for the top two layers and once for all layers."""
     return [PeftSpec(method=method, layers=layers) for method in METHOD_KEYS for layers in (_TOP_LAYERS, None)]
 
 
 def name_of(spec: PeftSpec) -> str:
-    """The settings in a few words, different for different ones: ``lora, rank 4, top 2 layers``."""
+    """Return a short unique name of the settings, such as ``lora, rank 4, top 2 layers``."""
     settings = spec.model_dump(exclude_defaults=True, exclude={"method", "rank", "layers"})
     rank = [f"rank {spec.rank}"] if "rank" in METHOD_KEYS[spec.method] else []
     others = [f"{key} {_words(value)}" for key, value in settings.items()]

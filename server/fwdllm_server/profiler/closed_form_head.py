@@ -1,7 +1,7 @@
-"""A head for profiling only.
+"""Compute a head for profiling only.
 
-While the head is zero nothing that lies below it has a gradient. Devices train the head first; here it is made at once,
-from the class means of the public rows' features (:mod:`fwdllm_server.algorithm.class_means`).
+While the head is zero, the gradient of the layers below it is zero. Devices train the head first. Here it is computed
+from the class means of the public rows' features instead (:mod:`fwdllm_server.algorithm.class_means`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fwdllm_server.algorithm.class_means import ClassTotals, LinearHead, head_fr
 def with_closed_form_head(
     engine: Engine, manifest: Manifest, theta: Float32Vector, rows: NDArray[np.int64]
 ) -> Float32Vector:
-    """θ, float32 ``[d]``, with the head that the features of ``rows`` at ``theta`` lead to.
+    """Return θ, float32 ``[d]``, with the head that follows from the features of ``rows`` at ``theta``.
 
     :raises BadInputError: the head is not a single linear layer, or features are not finite.
     """
@@ -27,8 +27,8 @@ def with_closed_form_head(
         head = LinearHead.of(manifest)
     except BadInputError as error:
         raise BadInputError(
-            "this model's head is new and not one linear layer, so that it has no closed form to profile with; "
-            'set [model] pooling = "mean", or take a checkpoint with a head of its own'
+            "this model's head is new and not a single linear layer, so that it has no closed form to profile with; "
+            'set [model] pooling = "mean", or use a checkpoint with a trained head'
         ) from error
     totals = ClassTotals(head)
     for part in engine.class_sums(theta, rows):

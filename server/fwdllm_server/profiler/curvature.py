@@ -1,4 +1,4 @@
-"""How far down a direction leads: slope and curvature along it, from loss values alone."""
+"""Measure the slope and curvature of the loss along a direction, from loss values alone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from fwdllm_common.layout import Float32Vector
 
 Loss = Callable[[Float32Vector], float]
-"""The mean loss at weights of the block, float32 ``[block size]``."""
+"""Function that returns the mean loss (nats) at weights of the block, float32 ``[block size]``."""
 
 _FIRST_DROP = 0.01
 _LEAST_LOSS = 1e-6
@@ -24,7 +24,7 @@ _TRUST = 1.25
 
 @dataclass(frozen=True)
 class Descent:
-    """A step of ``length`` times −ĝ: ``slope`` is gᵀĝ, ``curvature`` ĝᵀHĝ over its range, ``drop`` how much L fell."""
+    """A step of −``length`` · ĝ: ``slope`` is gᵀĝ, ``curvature`` ĝᵀHĝ, ``drop`` the measured decrease of the loss."""
 
     slope: float
     curvature: float
@@ -33,14 +33,14 @@ class Descent:
 
     @property
     def expected_drop(self) -> float:
-        """What this step brings on a quadratic loss."""
+        """The decrease by this step for a quadratic loss."""
         return self.length * self.slope - self.length**2 * self.curvature / 2
 
     @property
     def best_drop(self) -> float:
-        """What a step of the best length brings on a quadratic loss, (gᵀĝ)² / 2 ĝᵀHĝ.
+        """The decrease by a step of the best length for a quadratic loss, (gᵀĝ)² / 2 ĝᵀHĝ.
 
-        Where the loss ceases to be one before that length is reached: what this step, the longest until there, brought.
+        If the loss is not quadratic up to that length, it is the measured decrease of this step instead.
         """
         if self.slope <= _NEAR * self.length * self.curvature:
             return self.slope**2 / (2 * self.curvature)
@@ -50,13 +50,16 @@ class Descent:
 def descend(
     loss: Loss, weights: Float32Vector, estimate: Float32Vector, gradient: Float32Vector, guess: Descent | None = None
 ) -> Descent | None:
-    """Walk from ``weights`` against ``estimate`` (ĝ) about as far as leads down most; all float32 ``[block size]``.
+    """Find the step from ``weights`` against ``estimate`` (ĝ) of about the best length.
 
-    The loss is tried on both sides. Half the sum of the two changes is the curvature's, from which follows the best
-    length, tried next, until a trial is within a factor of 1.25 of it. Half their difference is the slope's: where it
-    is not within a factor of 1.25 of ``gradient``'s, the loss is no quadratic one over that length, and shorter ones
-    are tried. ``guess``, the descent along a similar estimate, saves trials. None if there is no slope, or it is not
-    found at any length.
+    Each trial evaluates the loss a length ahead and behind. Half the sum of the two changes gives the curvature, and
+    with it the best length, which is tried next, until a trial is within a factor of 1.25 of it. Half the difference
+    gives the slope. If it is not within a factor of 1.25 of that of ``gradient``, the loss is not quadratic over that
+    length, and a shorter one is tried.
+
+    :param weights: float32 ``[block size]``, as are ``estimate`` and ``gradient``.
+    :param guess: the descent along a similar estimate, which saves trials.
+    :returns: None if the slope is not positive, or was not confirmed at any length.
     """
     slope = float(estimate.astype(np.float64) @ gradient.astype(np.float64))
     if slope <= 0:
@@ -68,7 +71,7 @@ def descend(
     for _ in range(_MOST_TRIALS):
         behind, ahead = (loss(weights + np.float32(side * length) * estimate) for side in (-1, 1))
         tilt = (ahead - behind) / (2 * length * slope)
-        if not 1 / _TRUST <= tilt <= _TRUST:  # nor is NaN
+        if not 1 / _TRUST <= tilt <= _TRUST:  # also if it is NaN
             length, longest = length / _SHORTER, length
             continue
         found = Descent(slope, (ahead + behind - 2 * start) / length**2, length, start - behind)

@@ -1,4 +1,4 @@
-"""Where a profile was made: seconds mean nothing without it."""
+"""Describe the machine and software of a profile, on which its seconds depend."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _PACKAGES = ("fwdllm", "numpy", "onnxruntime", "torch", "transformers", "peft")
 
 
 def environment() -> Mapping[str, str]:
-    """Machine and versions, as words."""
+    """Return a description of the machine, and the versions of the packages."""
     machine = {
         "platform": platform.platform(),
         "machine": platform.machine(),

@@ -1,4 +1,4 @@
-"""Everything that is measured of one candidate."""
+"""Measure one candidate: scalars, gradient, similarity, curvature and cost."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from fwdllm_server.profiler.true_gradient import true_gradient
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """A candidate's numbers, as the report has them, and the scalars themselves.
+    """The measured numbers of a candidate for the report, and its scalars.
 
-    ``coordinates`` is d, the length of the PEFT block; ``epsilon`` the step along a direction; ``loss`` that of the
-    gradient rows at θ₀ and ``gradient_sq`` ‖g‖² there; ``descents`` are along ĝ of a :data:`PARTS`-th of the
-    directions each, None where it leads nowhere.
+    ``coordinates`` is d, the length of the PEFT block, and ``epsilon`` the step along a direction. ``loss`` (nats) and
+    ``gradient_sq``, ‖g‖², are those of the gradient rows at θ₀. Each of ``descents`` is along ĝ of one of
+    :data:`PARTS` groups of directions, and None if the loss does not fall along it.
     """
 
     spec: PeftSpec
@@ -52,7 +52,7 @@ class Measurement:
 
 
 class Bench:
-    """Measures one candidate after the other on the same rows, with the same head and the same directions."""
+    """Measures candidates one by one, on the same rows, with the same head and the same directions."""
 
     def __init__(self, spec: JobSpec, maker: ModelMaker, rows: PublicRows, count: int, seed: int, threads: int) -> None:
         self._spec = spec
@@ -65,13 +65,14 @@ class Bench:
         self._head: Float32Vector | None = None
 
     def measure(self, spec: PeftSpec, tick: Callable[[int], None]) -> Measurement:
-        """All of one candidate; ``tick`` hears how many more directions are done.
+        """Measure a candidate.
 
-        :raises BadInputError: it does not fit the model, or the model cannot be profiled.
+        :param tick: called with the number of directions that were measured since the last call.
+        :raises BadInputError: the candidate does not fit the model, or the model cannot be profiled.
         """
         with tempfile.TemporaryDirectory(prefix="fwdllm-profile-") as folder:
             model = self._maker.make(spec, Path(folder))
-            if self._dataset is None:  # tokenizer and length are the same for all
+            if self._dataset is None:  # all candidates share tokenizer and length
                 tokenizer = model.folder / model.manifest.tokenizer.name
                 self._dataset = Dataset.load(self._rows.source, tokenizer, model.manifest)
             cache = Path(folder) / "cache"
@@ -117,7 +118,7 @@ class Bench:
         )
 
     def _with_head(self, engine: Engine, model: CandidateModel) -> Float32Vector:
-        """θ₀ with the head for profiling; made once, since every candidate starts as the same function."""
+        """Return θ₀ with the head for profiling, which is computed once: all candidates start as the same function."""
         if not model.new_head:
             return model.theta
         head = model.manifest.layout.block(HEAD_BLOCK).slice

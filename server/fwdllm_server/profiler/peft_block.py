@@ -1,4 +1,4 @@
-"""A candidate as the lines of a job file."""
+"""Format a candidate as lines of a job file."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from fwdllm_server.config.peft_spec import PeftSpec
 
 
 def settings_of(spec: PeftSpec) -> Mapping[str, Any]:
-    """The method and all keys that differ from their defaults."""
+    """Return the method, and all keys that differ from their defaults."""
     return {"method": spec.method} | spec.model_dump(exclude_defaults=True)
 
 
 def peft_block(settings: Mapping[str, Any]) -> str:
-    """``[peft]`` with these settings."""
-    # JSON strings, numbers and lists are TOML too.
+    """Return the ``[peft]`` section of a job file with these settings."""
+    # JSON strings, numbers and lists are also valid TOML.
     return "\n".join(["[peft]", *(f"{key} = {json.dumps(value)}" for key, value in settings.items())]) + "\n"

@@ -1,4 +1,4 @@
-"""The picture: cosine against directions, each candidate's line by its mark, the law beside it."""
+"""Plot the cosine of forward and true gradient against directions, for each candidate, with its expected value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DARKEST, _LIGHTEST = 0.0, 0.55
 
 
 def require_plotting() -> None:
-    """See that there is something to plot with.
+    """Check that matplotlib is installed.
 
     :raises BadInputError: matplotlib is not installed.
     """
@@ -24,7 +24,7 @@ def require_plotting() -> None:
 
 
 def plot(report: Report) -> bytes:
-    """A PNG, in greys; the legend is in the order of the lines' ends."""
+    """Return the plot as a PNG in greys. The legend is in the order of the lines' right ends."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")

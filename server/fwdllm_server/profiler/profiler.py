@@ -1,4 +1,4 @@
-"""A profile from a job file: candidates checked, measured one after the other, reported."""
+"""Profile a job: check the candidates, measure them one by one, and report after each."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ LEAST_DIRECTIONS = 16
 
 @dataclass(frozen=True)
 class Amount:
-    """How much is measured: directions of each candidate, rows of every gradient; ``threads`` of 0 is one per core.
+    """The amount of measurement: ``directions`` of each candidate and ``rows`` of each gradient.
 
-    ``seed`` draws rows, directions and what a PEFT method starts with.
+    ``seed`` determines rows, directions and initial PEFT weights. ``threads`` of 0 means one per core.
     """
 
     directions: int
@@ -35,11 +35,11 @@ class Amount:
 
 
 class Profiler:
-    """Profiles candidates for the job ``spec``, whose relative paths start from ``base_folder``.
+    """Profiles candidates for the job ``spec``. All are checked before any is measured.
 
-    ``candidates`` of None are the default ones that fit the model. All are checked before any is measured.
-
-    :raises BadInputError: rows, model or a candidate are wrong.
+    :param base_folder: the folder of relative paths in ``spec``.
+    :param candidates: by default, the default candidates that fit the model.
+    :raises BadInputError: the rows, the model or a candidate is invalid.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Profiler:
         if not LEAST_DIRECTIONS <= amount.directions <= most:
             raise BadInputError(
                 f"--directions is {amount.directions}; it must be {LEAST_DIRECTIONS} to {most} for "
-                f"{spec.perturbation.distribution} ones"
+                f"{spec.perturbation.distribution} directions"
             )
         rows = PublicRows.draw(spec, base_folder, amount.rows, amount.seed)
         maker = ModelMaker(spec, spec.model.resolved_source(base_folder), amount.seed, rows.texts)
@@ -72,15 +72,15 @@ class Profiler:
 
     @property
     def candidates(self) -> Sequence[PeftSpec]:
-        """Those that are measured."""
+        """The candidates to measure."""
         return self._candidates
 
     def run(self, begin: Callable[[str], None], tick: Callable[[int], None]) -> Iterator[Report]:
-        """A report after every candidate, of all so far.
+        """Yield a report on all candidates so far after each candidate.
 
-        ``begin`` hears the name of each, ``tick`` how many more directions are done.
-
-        :raises BadInputError: a candidate cannot be measured, or no default one can.
+        :param begin: called with the name of each candidate before it is measured.
+        :param tick: called with the number of directions that were measured since the last call.
+        :raises BadInputError: a given candidate cannot be measured, or no default one can.
         """
         measurements: list[Measurement] = []
         for candidate in self._candidates:
@@ -108,7 +108,7 @@ class Profiler:
         return fitting
 
     def _leave_out(self, candidate: PeftSpec, error: BadInputError) -> None:
-        """Go on without a default candidate; what the user has named is an error."""
+        """Leave out a default candidate. Raise the error of one that the user has named."""
         if not self._by_default:
             raise BadInputError(f"candidate {name_of(candidate)!r}: {error}") from error
         self._left_out[name_of(candidate)] = str(error)

@@ -1,4 +1,4 @@
-"""How much the loss is expected to fall with a number of directions; derived in ``docs/profiler.md``."""
+"""Estimate the decrease of the loss with a number of directions; derived in ``docs/profiler.md``."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fwdllm_server.profiler.curvature import Descent
 
 @dataclass(frozen=True)
 class ExpectedProgress:
-    """Of a step of the best length along ĝ.
+    """The expected decrease of the loss by a step of the best length along ĝ.
 
-    ``gradient_sq`` is ‖g‖². The curvature along ĝ of K directions, over ‖g‖², is ``own_curvature`` (that along g) plus
-    ``noise_curvature`` / K (that of what comes along beside g). ``error`` is the relative standard error of a drop.
+    ``gradient_sq`` is ‖g‖². The curvature along ĝ of K directions, over ‖g‖², is ``own_curvature`` (along g) plus
+    ``noise_curvature`` / K (of the noise orthogonal to g). ``error`` is the relative standard error of a decrease.
     """
 
     gradient_sq: float
@@ -25,20 +25,22 @@ class ExpectedProgress:
 
     @property
     def enough(self) -> float:
-        """Directions that bring half of what the true gradient would."""
+        """The number of directions whose decrease is half of the true gradient's."""
         return self.noise_curvature / self.own_curvature
 
     def drop(self, directions: float) -> float:
-        """By how much the loss falls with ``directions``, above 0."""
+        """Return the expected decrease of the loss (nats, above 0) with a number of ``directions``."""
         return self.gradient_sq / (2 * (self.own_curvature + self.noise_curvature / directions))
 
 
 def expected_progress(
     own: Descent | None, groups: Sequence[Descent | None], directions: int
 ) -> ExpectedProgress | None:
-    """From the descent along g and those along several ĝ of ``directions`` each; None if one of them leads nowhere.
+    """Estimate the progress from the descent along g, and those along several ĝ of ``directions`` each.
 
-    What is averaged is the inverse of a drop: it is linear in the curvature, which may come near zero.
+    The mean is over inverse decreases, which are linear in the curvature. The curvature may be near zero.
+
+    :returns: None if the loss does not fall along g or along one of the ĝ.
     """
     if own is None or own.best_drop <= 0:
         return None

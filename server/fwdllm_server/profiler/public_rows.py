@@ -1,4 +1,4 @@
-"""The rows that candidates are measured on: the job's held-out ones, which no device has."""
+"""Draw the rows that candidates are measured on, from the job's held-out rows."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _LEAST_CLASSES = 2
 
 @dataclass(frozen=True, eq=False)
 class PublicRows:
-    """Indices, int64, ascending, of rows of ``source``: those of every gradient, and others that the head is made from.
+    """Disjoint rows of ``source``, as ascending int64 indices: ``gradient`` for gradients, ``head`` for the head.
 
-    ``texts`` are some of the latter, for PEFT methods that look at activations.
+    ``texts`` are some texts of the latter, for PEFT methods that need activations.
     """
 
     source: DataSource
@@ -33,13 +33,13 @@ class PublicRows:
 
     @classmethod
     def draw(cls, spec: JobSpec, base_folder: Path, count: int, seed: int) -> PublicRows:
-        """``count`` gradient rows, the same for every candidate and on every machine.
+        """Draw ``count`` gradient rows and the rows of the head. They depend on ``seed`` and the file alone.
 
-        :raises BadInputError: the file is missing or wrong, or has too few rows or classes.
+        :raises BadInputError: the file is missing or invalid, or has too few rows or classes.
         """
         check_held_out(spec, base_folder)
         source = held_out_source(spec, base_folder)
-        assert isinstance(source, DataSource), "a profile is of classification"
+        assert isinstance(source, DataSource), "only classification is profiled"
         rows = list(source.rows())
         if len(rows) < 2 * count:
             raise BadInputError(

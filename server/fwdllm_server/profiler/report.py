@@ -1,4 +1,4 @@
-"""The result: candidates ranked by what they promise at one budget of device time, as one JSON document."""
+"""The report: candidates ranked by expected loss decrease at one budget of device time, as a JSON document."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Part(BaseModel):
 
 
 class Settings(_Part):
-    """What the measurements have in common."""
+    """The settings that all measurements share."""
 
     job: str
     model: str
@@ -36,7 +36,7 @@ class Settings(_Part):
 
 
 class SimilarityReport(_Part):
-    """Cosine of forward and true gradient: mean and standard deviation over ``groups`` of ``directions``."""
+    """Cosine of forward and true gradient: mean and standard deviation over ``groups`` of ``directions`` each."""
 
     directions: int
     groups: int
@@ -46,7 +46,7 @@ class SimilarityReport(_Part):
 
 
 class DropReport(_Part):
-    """By how much the loss is expected to fall, with its standard error, and over seconds and example-passes."""
+    """Expected decrease of the loss (nats), its standard error, and its ratio to seconds and to example-passes."""
 
     expected: float
     error: float
@@ -55,9 +55,9 @@ class DropReport(_Part):
 
 
 class AtBudget(_Part):
-    """What the budget buys: directions, their cosine by the law, the drop of the loss.
+    """The result within the budget: the number of directions, their expected cosine, the decrease of the loss.
 
-    ``drop`` is None where no step along ĝ leads down. Bytes are those of one device that does all of it.
+    ``drop`` is None if the loss does not fall along ĝ. Bytes are those of one device that measures all directions.
     """
 
     directions: int
@@ -68,7 +68,7 @@ class AtBudget(_Part):
 
 
 class CurvatureReport(_Part):
-    """As in :class:`~fwdllm_server.profiler.progress.ExpectedProgress`."""
+    """The curvatures of :class:`~fwdllm_server.profiler.progress.ExpectedProgress`."""
 
     own: float
     noise: float
@@ -76,9 +76,9 @@ class CurvatureReport(_Part):
 
 
 class CandidateReport(_Part):
-    """One candidate, ``peft`` as in a job file.
+    """One candidate. ``peft`` has the keys of a job file.
 
-    ``check`` is measured over expected drop of the steps that were taken, 1 for a quadratic loss.
+    ``check`` is the ratio of the measured to the expected decrease of the tried steps; it is 1 for a quadratic loss.
     """
 
     rank: int
@@ -98,7 +98,7 @@ class CandidateReport(_Part):
 
 
 class Report(_Part):
-    """Candidates, the best first. The budget is what the cheapest needs for all its directions."""
+    """Candidates, the best first. The budget is the time that the cheapest one needs for all its directions."""
 
     format: Literal[1] = 1
     settings: Settings
@@ -114,9 +114,9 @@ def make_report(
     environment: Mapping[str, str],
     left_out: Mapping[str, str],
 ) -> Report:
-    """Rank what has been measured; ``left_out`` says for candidates by name why they are not among them."""
+    """Rank the measured candidates. ``left_out`` maps names of other candidates to why they were not measured."""
     budget = min(len(each.scalars.seeds) * each.scalars.seconds_each for each in measurements)
-    candidates = sorted((_candidate(each, budget) for each in measurements), key=_promise, reverse=True)
+    candidates = sorted((_candidate(each, budget) for each in measurements), key=_drop_per_second, reverse=True)
     return Report(
         settings=settings,
         environment=dict(environment),
@@ -126,7 +126,7 @@ def make_report(
     )
 
 
-def _promise(candidate: CandidateReport) -> float:
+def _drop_per_second(candidate: CandidateReport) -> float:
     drop = candidate.at_budget.drop
     return drop.per_second if drop is not None else 0.0
 
@@ -164,7 +164,7 @@ def _curvature(progress: ExpectedProgress | None) -> CurvatureReport | None:
 
 
 def _at_budget(measured: Measurement, budget: float) -> AtBudget:
-    # A hair more, so that the cheapest affords all of its own.
+    # A tolerance for rounding, so that the cheapest candidate affords all its directions.
     affordable = max(1, int(budget / measured.scalars.seconds_each * (1 + 1e-9)))
     traffic = traffic_of_round(measured.scalars, affordable, measured.snapshot_bytes)
     return AtBudget(

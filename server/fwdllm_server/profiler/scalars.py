@@ -1,4 +1,4 @@
-"""What a device would send for a candidate, and what that costs it: measured with the device's own engine."""
+"""Measure the scalars that a device would send for a candidate, and their cost, with the device's engine."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from fwdllm_common.fixed_point import UnusableScalarError, to_fixed_point
 from fwdllm_common.layout import Float32Vector
 
 PARTS = 4
-"""Assignments into which the directions are divided; each is timed."""
+"""Number of assignments into which the directions are divided. Each is timed."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scalars:
-    """Seeds uint64 and fixed-point coefficients int64, both ``[K]``; the cost of one of them."""
+    """Seeds uint64 ``[K]`` and fixed-point coefficients int64 ``[K]``, and the cost of each in seconds and passes."""
 
     seeds: NDArray[np.uint64]
     coefficients: NDArray[np.int64]
@@ -38,12 +38,14 @@ def measure_scalars(
     rows: NDArray[np.int64],
     tick: Callable[[int], None],
 ) -> Scalars:
-    """The scalars of ``task`` at ``theta``, float32 ``[d]``; ``tick`` hears how many more directions are done.
+    """Measure the scalars of ``task`` at ``theta``, float32 ``[d]``.
 
-    The seconds of one are the median over :data:`PARTS` assignments, after a first direction that loads the model and
-    fills the cache.
+    The seconds for each are the median over :data:`PARTS` assignments. A first direction, which is not timed, loads the
+    model and fills the cache.
 
-    :raises BadInputError: a scalar is of no use.
+    :param rows: int64 indices of the batch's rows.
+    :param tick: called with the number of directions that were measured since the last call.
+    :raises BadInputError: a scalar is not finite or too large.
     """
     list(engine.derivatives(theta, directions, replace(task, seeds=task.seeds[:1]), rows))
     passes = engine.example_passes

@@ -1,4 +1,4 @@
-"""Forward gradient against true gradient: their cosine, as the number of directions grows."""
+"""Compute the cosine of forward and true gradient for growing numbers of directions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MOST_GROUPS = 16
 
 @dataclass(frozen=True)
 class Similarity:
-    """The mean cosine over disjoint ``groups`` of ``directions``, their standard deviation, and what to expect."""
+    """The mean cosine over disjoint ``groups`` of ``directions`` each, its standard deviation, and the expected one."""
 
     directions: int
     groups: int
@@ -30,14 +30,14 @@ class Similarity:
 
 
 def law(directions: float, coordinates: int) -> float:
-    """√(K/(K + d)): the cosine to expect of K directions in d coordinates if scalars have no other noise."""
+    """Return √(K/(K + d)): the expected cosine of K directions in d coordinates if scalars have no other noise."""
     return sqrt(directions / (directions + coordinates))
 
 
 def forward_gradients(
     directions: Directions, scalars: Scalars, block: Block, count: int, most: int = _MOST_GROUPS
 ) -> Iterator[Float32Vector]:
-    """ĝ of the first disjoint groups of ``count`` directions, at most ``most``; float32 ``[block size]`` each."""
+    """Yield ĝ, float32 ``[block size]``, of at most ``most`` disjoint groups of ``count`` directions each."""
     for group in range(min(most, len(scalars.seeds) // count)):
         part = slice(group * count, (group + 1) * count)
         yield forward_gradient(directions, scalars.seeds[part], scalars.coefficients[part], block)
@@ -46,7 +46,10 @@ def forward_gradients(
 def similarities(
     directions: Directions, scalars: Scalars, block: Block, gradient: Float32Vector
 ) -> Sequence[Similarity]:
-    """For K = 1, 4, 16, … and all directions, and a :data:`PARTS`-th of them; ``gradient`` float32 ``[block size]``."""
+    """Compute the similarities for K = 1, 4, 16, …, all directions, and a :data:`PARTS`-th of all.
+
+    :param gradient: the true gradient, float32 ``[block size]``.
+    """
     found = []
     for count in _counts(len(scalars.seeds)):
         cosines = [_cosine(estimate, gradient) for estimate in forward_gradients(directions, scalars, block, count)]

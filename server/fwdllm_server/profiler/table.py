@@ -1,4 +1,4 @@
-"""The report as a table for people."""
+"""Render the report as a table for people."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _HEADINGS = (
 
 
 def render(report: Report) -> RenderableType:
-    """Candidates, the best first, and what the columns mean."""
+    """Render the candidates, the best first, with an explanation of the columns."""
     compared, settings = _compared(report.candidates[0]), report.settings
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("#", justify="right")
@@ -39,15 +39,15 @@ def render(report: Report) -> RenderableType:
     notes = [
         f"{settings.rows} rows; cosine of forward and true gradient at {compared.directions} directions, mean and "
         f"standard deviation of {compared.groups} groups; its law is √(K/(K + d))",
-        f"K directions fit into {report.budget_seconds:.3g} s; drop: how much the loss should fall then, kB: sent and "
-        "received; check: measured over expected drop",
+        f"K directions fit into {report.budget_seconds:.3g} s; drop: expected decrease of the loss with them; kB: sent "
+        "and received; check: measured over expected drop",
         *(f"left out: {name} ({reason})" for name, reason in report.left_out.items()),
     ]
     return Group(table, *map(Text, notes))
 
 
 def cells(candidate: CandidateReport) -> list[str]:
-    """A candidate's row, without its rank."""
+    """Return the cells of a candidate's row, without its rank."""
     compared, budget = _compared(candidate), candidate.at_budget
     drop = budget.drop
     drops = ["-", "-", "-"]
@@ -69,5 +69,5 @@ def cells(candidate: CandidateReport) -> list[str]:
 
 
 def _compared(candidate: CandidateReport) -> SimilarityReport:
-    """The similarity with the most directions of which there are several groups."""
+    """Return the similarity with the most directions for which there are :data:`PARTS` groups."""
     return [each for each in candidate.similarities if each.groups >= PARTS][-1]

@@ -1,4 +1,4 @@
-"""What a round of one device in the PEFT block puts on the wire, from the messages themselves."""
+"""Compute the traffic of a round of one device in the PEFT block, from the messages themselves."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _DIGEST_BYTES = 32
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of the reports, and of the round's ledger entry or a snapshot of θ, whichever is smaller."""
+    """Bytes of the reports (``up``), and of the round's ledger entry or a snapshot of θ, the smaller one (``down``)."""
 
     up: int
     down: int
 
 
 def traffic_of_round(scalars: Scalars, directions: int, snapshot_bytes: int) -> Traffic:
-    """With the first ``directions`` of ``scalars``."""
+    """Return the traffic of a round with the first ``directions`` of ``scalars``."""
     firsts = range(0, directions, MAX_SCALARS_PER_REPORT)
     reports = [
         device_pb2.ReportRequest(

@@ -1,4 +1,4 @@
-"""The gradient by backpropagation, which no device computes: what a forward gradient is compared with."""
+"""Compute the true gradient by backpropagation, with which forward gradients are compared."""
 
 from __future__ import annotations
 
@@ -16,14 +16,17 @@ from fwdllm_server.model.trainable import saved_parameters
 def true_gradient(
     model: PeftModel, layout: Layout, theta: Float32Vector, dataset: Dataset, rows: NDArray[np.int64]
 ) -> Float32Vector:
-    """∇ of the mean loss over ``rows`` at ``theta``, both float32 ``[d]``; the model's own weights become ``theta``."""
+    """Return the gradient, float32 ``[d]``, of the mean loss over ``rows`` at ``theta``, float32 ``[d]``.
+
+    The model's weights are set to ``theta``.
+    """
     named = saved_parameters(model)
     parameters = {spec.name: named[spec.name] for spec in layout.tensors}
     with torch.no_grad():
         for name, value in layout.unpack(theta).items():
             parameters[name].copy_(torch.from_numpy(value.copy()))
     model.zero_grad(set_to_none=True)
-    for row in rows:  # one by one, so that nothing is padded
+    for row in rows:  # one by one, so that no row is padded
         ids = torch.from_numpy(dataset.token_ids[dataset.offsets[row] : dataset.offsets[row + 1]].astype(np.int64))
         logits = model(input_ids=ids[None], attention_mask=torch.ones_like(ids)[None]).logits
         loss = functional.cross_entropy(logits, torch.tensor([int(dataset.labels[row])]))

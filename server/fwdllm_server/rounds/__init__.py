@@ -1,1 +1,1 @@
-"""Rounds as an explicit state machine: one file for each phase, one transaction for each transition (DESIGN §8)."""
+"""The rounds' state machine: one file for each phase, one transaction for each transition (DESIGN §8)."""

@@ -1,4 +1,4 @@
-"""Abandoned: the round leaves the model as it was and says why."""
+"""Phase abandoned: the round ends without a commit, and records why."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _log = structlog.get_logger()
 
 
 def abandon(context: RoundContext, reason: str) -> Step:
-    """Any phase → abandoned; too many in a row fail the job."""
+    """Move the round from any phase to abandoned. Fail the job after too many abandoned rounds in a row."""
     connection, job = context.connection, context.job
     rounds.enter(connection, context.round, Phase.ABANDONED, context.now, reason)
     close_assignments(context)
@@ -23,13 +23,15 @@ def abandon(context: RoundContext, reason: str) -> Step:
     in_a_row = rounds.abandoned_in_a_row(connection, job.id)
     _log.warning("round abandoned", job=job.name, round=context.round.number, reason=reason, in_a_row=in_a_row)
     if in_a_row > job.spec.rounds.max_abandoned:
-        message = f"{in_a_row} rounds in a row were abandoned, the last because {reason}; mend that and resume the job"
+        message = (
+            f"{in_a_row} rounds in a row were abandoned, the last because {reason}; fix the cause and resume the job"
+        )
         jobs.set_state(connection, job.id, JobState.FAILED, message, context.now)
         return Step(moved=True, job_ended=True)
     return MOVED
 
 
 def advance(context: RoundContext) -> Step:
-    """Abandoned → the next round, at the same version."""
+    """Begin the next round at the same version."""
     rounds.begin(context.connection, context.job.id, context.round.number + 1, context.round.version, context.now)
     return MOVED

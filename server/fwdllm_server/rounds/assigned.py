@@ -1,4 +1,4 @@
-"""Assigned: the cohort fetches its assignments."""
+"""Phase assigned: the selected devices fetch their assignments."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ _log = structlog.get_logger()
 
 
 def advance(context: RoundContext) -> Step:
-    """Assigned → collecting when all have fetched theirs, or the time is up; if too few have, selecting again.
+    """Move on to collecting when all devices have fetched their assignments, or after ``accept_s``.
 
-    If enough have and none of them is at work any more, nobody waits for the others; they may still fetch theirs.
+    If too few have, move back to selecting. If enough have, and none of these still computes, the round does not wait
+    for the others. They may still fetch their assignments.
     """
     bounds = context.job.spec.rounds
     work = assignments.of_round(context.connection, context.job.id, context.round.number)
-    # Those of a selection before were offered before the phase began.
+    # Offers of an earlier selection expire earlier than those of this phase.
     offers = [offer for offer in work if offer.expires_at >= context.round.phase_since + bounds.assignment_s]
     fetched = sum(offer.state != AssignmentState.OFFERED for offer in offers)
     at_work = any(offer.state == AssignmentState.TAKEN for offer in offers)
@@ -39,7 +40,7 @@ def advance(context: RoundContext) -> Step:
 
 
 def _select_again(context: RoundContext, reason: str) -> Step:
-    """Assigned → selecting, of the same round; who did not fetch is left alone for a while."""
+    """Move the same round back to selecting. Devices that did not fetch their assignments rest for a while."""
     connection, job, number = context.connection, context.job, context.round.number
     _log.warning("selecting again", job=job.name, round=number, reason=reason)
     assignments.expire_open(connection, job.id, number, quiet_until=-inf)

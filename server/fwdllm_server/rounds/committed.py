@@ -1,4 +1,4 @@
-"""Committed: the next round begins, or the job is done."""
+"""Phase committed: the next round begins, or the job is done."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fwdllm_server.store.jobs import JobState
 
 
 def advance(context: RoundContext) -> Step:
-    """Committed → the next round; after the last one the job waits for its evaluation and is done."""
+    """Begin the next round. After the last one, wait for its evaluation and end the job."""
     connection, job = context.connection, context.job
     if job.state.version < job.spec.rounds.count:
         rounds.begin(connection, job.id, context.round.number + 1, job.state.version, context.now)

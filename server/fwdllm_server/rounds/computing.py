@@ -1,4 +1,4 @@
-"""Computing beside the store: what takes long happens between two transactions and not inside one."""
+"""Run long computations between two transactions instead of inside one."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class ComputationDue(Exception):  # noqa: N818 - no error: a step that has to begin again
-    """Raised inside a step's transaction, which is undone: :meth:`compute` first, and then begin again."""
+class ComputationDue(Exception):  # noqa: N818 - not an error: the step is repeated
+    """Raised inside a step's transaction to roll it back. Call :meth:`compute`, then repeat the step."""
 
     def __init__(self, desk: Desk, key: Hashable, function: Callable[[], object]) -> None:
         super().__init__(key)
@@ -18,26 +18,26 @@ class ComputationDue(Exception):  # noqa: N818 - no error: a step that has to be
         self._function = function
 
     def compute(self) -> None:
-        """Do the computation, in any thread."""
+        """Run the computation, in any thread."""
         self._desk.keep(self._key, self._function())
 
 
 class Desk:
-    """One job's last result; the steps of its rounds come for it one after the other."""
+    """The last computed result of one job."""
 
     def __init__(self) -> None:
         self._key: Hashable = None
         self._result: Any = None
 
     def keep(self, key: Hashable, result: object) -> None:
-        """Have the result of ``key`` ready, and forget any other."""
+        """Store the result of ``key`` in place of the last one."""
         self._result = result
         self._key = key
 
     def result(self, key: Hashable, function: Callable[[], T], defer: bool) -> T:
-        """What ``function`` returned for ``key``, or returns now unless that is to be deferred.
+        """Return the stored result of ``key``, or call ``function`` for it.
 
-        :raises ComputationDue: it is.
+        :raises ComputationDue: the result is not stored and ``defer`` is set.
         """
         if key == self._key:
             found: T = self._result

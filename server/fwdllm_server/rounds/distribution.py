@@ -1,4 +1,4 @@
-"""Dividing directions among devices."""
+"""Divide directions among devices."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from itertools import accumulate, pairwise
 from math import ceil, floor
 from random import Random
 
+import structlog
+
 from fwdllm.v1 import device_pb2
 from fwdllm_server.algorithm import BlockPlan
 from fwdllm_server.algorithm.plan import seed_ranges
@@ -18,12 +20,14 @@ from fwdllm_server.rounds.load import MOST_OF_ROUND, Load
 from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store import assignments, participation
 
+_log = structlog.get_logger()
+
 
 @dataclass(frozen=True)
 class Share:
-    """Some of a block's directions, by ascending seed, again and again for those that several devices measure.
+    """Directions of a block to divide, by ascending seed. A seed that several devices are to measure is repeated.
 
-    A device measures each once, and none that is its own already: ``had`` are those seeds of a device.
+    A device measures a seed at most once. ``had`` maps devices to the seeds that they have measured already.
     """
 
     plan: BlockPlan
@@ -31,11 +35,11 @@ class Share:
     had: Mapping[str, Set[int]] = field(default_factory=dict)
 
     def possible(self, device: str) -> int:
-        """How many directions a device can measure."""
+        """Return the number of directions that a device can still measure."""
         return len(self._directions - self.had[device] if device in self.had else self._directions)
 
     def parts(self, devices: Sequence[str], counts: Sequence[int]) -> list[list[int]]:
-        """Seeds for each device, ascending: as many as ``counts`` says, or as are left that it can measure."""
+        """Return ascending seeds for each device: ``counts`` of them, or fewer if no more are left for it."""
         left = deque(self.seeds)
         found = []
         for device, count in zip(devices, counts, strict=True):
@@ -86,19 +90,20 @@ def hand_out(
     most: Callable[[BlockPlan, str], int] = lambda plan, _device: len(plan.seeds),
     frames: Sequence[Frames] = (),
 ) -> Mapping[str, int]:
-    """Offer directions to devices in proportion to their speeds; a device that would get none gets no assignment.
+    """Offer directions to devices in proportion to their speeds. A device whose part is empty gets no assignment.
 
-    None gets more of a block than ``most``, than half where there are several, or (but for a single direction) than it
-    can be asked to do ``within_s`` seconds; what nobody can take is left. Of ``frames`` each
-    device gets one, as far as there are any.
+    A device's part of a block is bounded by ``most``, by half of the block if there are several devices, and by what it
+    can compute in ``within_s`` seconds (one direction at least). Directions above all bounds are not offered. Each
+    device gets one of the ``frames``, as far as there are any.
 
+    :param most: returns the largest number of directions of a plan for a device.
     :returns: the number of directions of each device that has an assignment.
     """
     rounds = context.job.spec.rounds
     every = rounds.federated_evaluate_every
     evaluate = every > 0 and (context.round.version + 1) % every == 0
     work = assignments.of_round(context.connection, context.job.id, context.round.number) if evaluate else ()
-    evaluating = {assignment.device_id for assignment in work}  # a device's rows count once in a round
+    evaluating = {assignment.device_id for assignment in work}  # a device evaluates its rows once a round
     passes = sum(len(share.seeds) * load.costs[share.plan.block] for share in shares)
     passes += sum(each.plan.per_device * load.costs[each.plan.block] for each in frames)
     manageable = [load.manageable(device, passes, within_s) for device in devices]
@@ -135,15 +140,17 @@ def hand_out(
         )
         context.presence.leave(device)
     participation.add(context.connection, list(offered), context.now)
-    return {device: sum(map(_size, own)) for device, own in offered.items()}
+    divided = {device: sum(map(_size, own)) for device, own in offered.items()}
+    _log.debug("directions divided", job=context.job.name, round=context.round.number, directions=divided)
+    return divided
 
 
 def divide(total: int, speeds: Sequence[float], most: Sequence[int], turn: float) -> list[int]:
-    """Parts of ``total`` in proportion to ``speeds``, none above its ``most``; what no part can hold is left.
+    """Divide ``total`` in proportion to ``speeds``. No part exceeds its ``most``; the rest is not divided.
 
-    A part is its exact share, rounded up or down: ``turn``, from 0 to below 1, decides who is rounded up. Over many
-    turns everyone gets its exact share, so that also the slowest has a direction now and then, is heard, and is
-    measured again.
+    A part is its exact share rounded up or down. ``turn``, in [0, 1), decides which parts are rounded up. The average
+    over uniform turns is the exact share, so that even the slowest device gets a direction now and then, and its speed
+    is measured again.
     """
     shares = [Fraction(0)] * len(speeds)
     left, together = Fraction(total), sum(map(Fraction, speeds), Fraction(0))
@@ -156,8 +163,8 @@ def divide(total: int, speeds: Sequence[float], most: Sequence[int], turn: float
 
 
 def _turn(context: RoundContext) -> float:
-    # The same if the coordinator dies and divides again.
-    return Random(f"{context.job.header.directions.run_key}/{context.round.number}/turn").random()  # noqa: S311 - no secret
+    # A coordinator that is restarted divides in the same way.
+    return Random(f"{context.job.header.directions.run_key}/{context.round.number}/turn").random()  # noqa: S311 - not a secret
 
 
 def _size(task: device_pb2.DirectionTask) -> int:

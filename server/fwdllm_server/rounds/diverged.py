@@ -1,6 +1,6 @@
-"""Divergence: θ has left the region where the loss is a number to work with, and no further round brings it back.
+"""Divergence: the loss or the scalars are no longer finite or plausible, and further rounds cannot repair θ.
 
-The job fails at once, and what is exported is the last version of which nothing bad is known.
+The job fails at once. Its export is the last version that is known to be good.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from fwdllm_server.store.ledger import EvaluationRecord
 from fwdllm_server.store.rounds import Phase
 
 ABSURD_LOSS = 1e4
-"""Nats that no model which is of any use has on average: those of a probability of 10⁻⁴³⁰⁰."""
+"""Mean loss in nats above which a model is useless: it is that of a probability of 10⁻⁴³⁰⁰."""
 _SMALLER = 10
-"""What a learning rate that was too high is divided by in a suggestion."""
+"""Divisor of a learning rate that was too high, for the suggested one."""
 
 _log = structlog.get_logger()
 
 
 def unusable_from(context: RoundContext, work: Sequence[AssignmentRecord]) -> str:
-    """Whether the round's devices have no numbers to send, in words; empty if it is one device's trouble alone.
+    """Return a message if most devices of the round sent unusable scalars, else an empty text.
 
-    That takes more than half of those that were at work, and two at least unless the job has had one device only, whose
-    scalars were good before: a single stranger ends no job.
+    It takes more than half of the devices that have fetched assignments, and at least two. One device is enough only if
+    it is the job's single contributor so far. So a single untrusted device cannot end a job.
     """
     asked = {each.device_id for each in work if each.taken_at is not None}
     unusable = {each.device_id for each in work if each.state == AssignmentState.UNUSABLE}
@@ -47,7 +47,7 @@ def unusable_from(context: RoundContext, work: Sequence[AssignmentRecord]) -> st
 
 
 def fail(context: RoundContext, found: str, good_version: int) -> Step:
-    """Any phase → the job has failed, with a version of it kept as the last good one."""
+    """Fail the job in any phase, and keep ``good_version`` as its last good version."""
     message = note(context.connection, context.job.id, context.job.spec, found, good_version, context.now)
     _log.warning("job failed", job=context.job.name, round=context.round.number, reason=message)
     rounds.enter(context.connection, context.round, Phase.ABANDONED, context.now, found)
@@ -57,15 +57,19 @@ def fail(context: RoundContext, found: str, good_version: int) -> Step:
 
 
 def note(connection: Connection, job_id: str, spec: JobSpec, found: str, good_version: int, now: float) -> str:
-    """The job has failed because of what was found; returns the message for its operator."""
+    """Mark the job as failed for the cause ``found``, and return the message for its operator.
+
+    :param good_version: the last good version, negative if there is none.
+    :param now: seconds since 1970.
+    """
     rates = ", ".join(
         f"[blocks.{name}] learning_rate = {block.learning_rate / _SMALLER:g} instead of {block.learning_rate:g}"
         for name, block in sorted(spec.blocks.items())
     )
     if good_version < 0:
-        kept = "the model has no finite loss before any training; check it and its precision"
+        kept = "the model's loss is not finite before any training; check the model and its precision"
     else:
-        kept = f"version {good_version} is kept, and what 'export' writes; submit the job again with {rates}"
+        kept = f"version {good_version} is kept for 'export'; submit the job again with {rates}"
     message = f"training has diverged: {found}; {kept}"
     jobs.set_state(connection, job_id, JobState.FAILED, message, now)
     jobs.set_good_version(connection, job_id, max(good_version, 0))
@@ -73,13 +77,13 @@ def note(connection: Connection, job_id: str, spec: JobSpec, found: str, good_ve
 
 
 def note_loss(connection: Connection, job: TrainingJob, evaluation: EvaluationRecord, now: float) -> str:
-    """The job has failed because of its held-out loss; returns the message for its operator."""
+    """Mark the job as failed for its held-out loss, and return the message for its operator."""
     good = [known.version for known in ledger.evaluations_of(connection, job.id) if known.version < evaluation.version]
     return note(connection, job.id, job.spec, absurd_loss(evaluation), max(good, default=-1), now)
 
 
 def absurd_loss(evaluation: EvaluationRecord) -> str:
-    """Whether no model that is of any use has such a loss, in words; empty if one may."""
+    """Return a message if the loss is not finite or above :data:`ABSURD_LOSS`, else an empty text."""
     if isfinite(evaluation.loss) and evaluation.loss <= ABSURD_LOSS:
         return ""
     return f"the loss on the held-out rows is {evaluation.loss:.3g} at version {evaluation.version}"

@@ -1,4 +1,4 @@
-"""Drawing devices: those that have worked least today, and among equals any with the same probability."""
+"""Draw devices: those with the least work today first, and uniformly among devices with equal work."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from heapq import nsmallest
 
 
 def draw(devices: Iterable[str], size: int, worked: Mapping[str, int], draw_key: str) -> list[str]:
-    """``size`` of the ``devices`` (all, if there are fewer), in a fixed order.
+    """Draw ``size`` of the ``devices`` (all if there are fewer), in sorted order.
 
-    A reservoir: each device has a number of its own in the draw of this key, and the smallest are taken. So the sample
-    is uniform among those that have ``worked`` equally often, whatever the order in which they came, and a coordinator
-    that dies and draws again draws the same.
+    Each device has a pseudorandom number for ``draw_key``, and the smallest are drawn. The sample is uniform among
+    devices with equal values of ``worked`` (assignments today), and does not depend on the order of ``devices``. A
+    coordinator that is restarted draws the same devices.
     """
-    return sorted(nsmallest(size, devices, key=lambda device: (worked.get(device, 0), lot(device, draw_key))))
+    return sorted(nsmallest(size, devices, key=lambda device: (worked.get(device, 0), draw_number(device, draw_key))))
 
 
-def lot(device: str, draw_key: str) -> bytes:
-    """The device's number in a draw, 8 uniform bytes."""
+def draw_number(device: str, draw_key: str) -> bytes:
+    """Return a device's pseudorandom number in a draw: 8 uniform bytes."""
     return blake2b(f"{draw_key}/{device}".encode(), digest_size=8).digest()

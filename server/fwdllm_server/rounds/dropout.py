@@ -1,7 +1,8 @@
-"""Drop-out: which part of the assignments of the last rounds was left by devices that vanished.
+"""The dropout rate: the fraction of recent assignments whose devices dropped out.
 
-They gave it back, or had been silent for so long that it was handed over. One that was at work when its round closed
-says nothing: it was slow, or there was enough without it.
+A device drops out if it gives its assignment back, or sends nothing for so long that its work is reassigned. An
+assignment that was open and not overdue when its round closed is not counted: its device may have been slow, or its
+scalars were not needed.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store import assignments
 
 QUIET = 0.25
-"""Part of ``assignment_s`` without news after which an assignment is not counted on any more."""
+"""Fraction of ``assignment_s`` without progress after which an assignment's work may be reassigned."""
 _ROUNDS = 20
-"""The drop-out of so many rounds past is what is expected."""
+"""Number of past rounds from which the dropout rate is estimated."""
 _LEAST_SEEN = 20
-"""Fewer assignments say nothing about drop-out."""
+"""Smallest number of assignments for an estimate of the dropout rate."""
 
 
 def observed_drop_out(context: RoundContext) -> float:
-    """From 0 to 1; 0 for a job that does not ask for it."""
+    """Return the dropout rate of recent rounds, in [0, 1]. It is 0 unless the job's ``over_assign`` is "auto"."""
     bounds = context.job.spec.rounds
     if bounds.over_assign != "auto":
         return 0.0
@@ -29,10 +30,10 @@ def observed_drop_out(context: RoundContext) -> float:
 
 
 def close_assignments(context: RoundContext) -> None:
-    """The round is over: what still counts of it is late from now on."""
+    """Expire the open assignments of a round that is over, so that later scalars count as late."""
     quiet_until = context.now + (1 - QUIET) * context.job.spec.rounds.assignment_s
     work = assignments.of_round(context.connection, context.job.id, context.round.number)
     quiet = (each for each in work if each.open and each.expires_at <= quiet_until)
-    # One that is at work may just be slow; one that has not fetched its assignment is not there.
+    # A device that fetched its assignment may just be slow. One that did not is likely gone, and rests.
     note_silence(context, quiet, rests=lambda each: each.taken_at is None)
     assignments.expire_open(context.connection, context.job.id, context.round.number, quiet_until)

@@ -1,4 +1,4 @@
-"""Assignments whose time is up, and devices of which nothing came."""
+"""Expire overdue assignments, and record devices that sent nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = structlog.get_logger()
 
 
 def expire_overdue(context: RoundContext) -> tuple[Sequence[AssignmentRecord], float]:
-    """Expire the round's assignments without news; returns all as they are now, and the seconds to the next expiry."""
+    """Expire the round's overdue assignments. Return all assignments, and the seconds until the next expiry."""
     work = []
     remaining = inf
     overdue = []
@@ -35,7 +35,7 @@ def expire_overdue(context: RoundContext) -> tuple[Sequence[AssignmentRecord], f
 
 
 def expire(context: RoundContext, overdue: Sequence[AssignmentRecord]) -> None:
-    """Give some open assignments up; a device that sent nothing for its own is left alone for a while."""
+    """Expire the given open assignments. A device that sent nothing for its assignment rests for a while."""
     assignments.set_states(context.connection, {each.id: AssignmentState.EXPIRED for each in overdue})
     note_silence(context, overdue, rests=lambda _: True)
 
@@ -43,7 +43,7 @@ def expire(context: RoundContext, overdue: Sequence[AssignmentRecord]) -> None:
 def note_silence(
     context: RoundContext, given_up: Iterable[AssignmentRecord], rests: Callable[[AssignmentRecord], bool]
 ) -> None:
-    """Remember the devices that have sent nothing for an assignment of a round that measures, and which are to rest."""
+    """Record the devices that sent nothing for an assignment of directions, and whether each is to rest."""
     waiting = [] if context.job.is_draft else list(given_up)
     if not waiting:
         return

@@ -1,4 +1,4 @@
-"""Devices that have said that they cannot do a job: others get its work, and the operator hears why."""
+"""Record devices that report that they cannot do a job. Their work is reassigned, and the operator sees why."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fwdllm_server.store.assignments import AssignmentState
 from fwdllm_server.store.efforts import Failure
 
 AGAIN_S = 86_400.0
-"""Seconds after which a device is asked again: its software, or what its owner allows, may have changed."""
+"""Seconds until a failed device is selected again. Its software or its owner's policy may have changed by then."""
 PASSING_AGAIN_S = 900.0
-"""That of what passes: a file that arrived damaged."""
+"""Seconds until a device with a transient failure, such as a damaged download, is selected again."""
 
 _log = structlog.get_logger()
 
@@ -24,7 +24,10 @@ _log = structlog.get_logger()
 def record(
     connection: Connection, device_id: str, failures: Sequence[device_pb2.AssignmentFailure], now: float
 ) -> None:
-    """Note what a device cannot do, and let others do it. Of what is not the device's own nothing is noted."""
+    """Record a device's failures, and return its assignments for reassignment.
+
+    Failures of assignments that are not the device's own are ignored. ``now`` is seconds since 1970.
+    """
     found = assignments.by_id(connection, [failure.assignment_id for failure in failures])
     for failure in failures:
         work = found.get(failure.assignment_id)
@@ -46,5 +49,5 @@ def record(
 
 
 def failing_devices(connection: Connection, job_id: str, now: float) -> Mapping[str, Failure]:
-    """The devices that cannot do the job and are not to be asked again yet, with the last cause of each."""
+    """Return the devices that may not be selected yet because they cannot do the job, with the last cause of each."""
     return efforts.failing(connection, job_id, now)

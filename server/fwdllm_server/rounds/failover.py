@@ -1,6 +1,6 @@
-"""A coordinator takes a job over: the time before counts for no deadline of the round that is open.
+"""Failover of a job to another coordinator: the open round's deadlines are measured from the failover on.
 
-Nobody could report while no coordinator drove the job, and the one before may have had another clock.
+Devices could not report while no coordinator ran the job, and the earlier coordinator's clock may differ.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from fwdllm_server.store import assignments, rounds
 
 
 def resume_after_failover(connection: Connection, job: TrainingJob, now: float) -> None:
-    """The open round's phase begins anew, and its open assignments have their time from now."""
+    """Restart the open round's current phase, and the lifetimes of its open assignments, at ``now``.
+
+    ``now`` is seconds since 1970.
+    """
     record = rounds.latest(connection, job.id)
     if record is None:
         return

@@ -1,4 +1,4 @@
-"""The way of a sum of features into the store: checked, counted once (DESIGN §2, invariants 1 and 7)."""
+"""Check and store reported feature sums, each once (DESIGN §2, invariants 1 and 7)."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from fwdllm_server.store.rounds import Phase
 def record(
     connection: Connection, assignment: AssignmentRecord, request: device_pb2.FeatureSumsRequest, manifest: Manifest
 ) -> device_pb2.FeatureSumsResponse:
-    """Store one message of sums; everything in the answer holds once the transaction is on disk."""
+    """Store one message of feature sums. The response is valid once the transaction is durable."""
     if not _accepts(connection, assignment):
         return device_pb2.FeatureSumsResponse(late=len(request.sums))
     response = _record_sums(connection, assignment, request, manifest)
     if response.unusable:
-        # The device's numbers are no good; it is asked again in another window at the earliest.
+        # The device's numbers are unusable. It is asked again in another window at the earliest.
         assignments.set_state(connection, assignment.id, AssignmentState.EXPIRED)
     elif request.last:
         assignments.set_state(connection, assignment.id, AssignmentState.DONE)
-    # A message that is sent again carries its effort again.
+    # A repeated message repeats its resource usage, which must count once.
     if request.HasField("effort") and not response.repeated and plausible(request.effort):
         efforts.add(connection, [Spent(assignment.job_id, assignment.device_id, 0, request.effort)])
     return response

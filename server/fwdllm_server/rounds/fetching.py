@@ -1,4 +1,4 @@
-"""The way of an assignment to its device."""
+"""Deliver an assignment to its device."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 
 
 def fetch(connection: Connection, record: AssignmentRecord, job: TrainingJob, now: float) -> device_pb2.Assignment:
-    """The assignment as the device gets it; from now on it is taken."""
+    """Mark an assignment as taken, and return its message for the device. ``now`` is seconds since 1970."""
     current = rounds.latest(connection, record.job_id)
     assert current is not None
-    if job.state.version < current.version:  # another coordinator drives it
+    if job.state.version < current.version:  # another coordinator runs the job
         job.catch_up(connection)
     deadline = current.phase_since + job.spec.rounds.deadline_s
-    # Fetched again after a restart it is not prolonged: a device that never reports must lose it in the end.
+    # A repeated fetch does not prolong it: a device that never reports must lose the assignment eventually.
     if record.state == AssignmentState.OFFERED:
         assignments.take(connection, record.id, now)
-        # Feature sums come all at once at the end: until then there is no news to wait for.
+        # Feature sums are sent once, at the end, so that their assignment has no earlier sign of progress.
         assignments.prolong(connection, record.id, deadline if job.is_draft else now + job.spec.rounds.assignment_s)
     return device_pb2.Assignment(
         assignment_id=record.id,

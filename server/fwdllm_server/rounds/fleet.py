@@ -1,4 +1,4 @@
-"""The seam between rounds and devices: the same rounds run wherever the devices are (DESIGN §2, invariant 8)."""
+"""The interface between rounds and devices, real or simulated (DESIGN §2, invariant 8)."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from fwdllm_server.rounds.training import Step
 
 
 class Fleet(Protocol):
-    """The devices of a job, and the time that they live in."""
+    """The devices of a job, and their clock."""
 
     async def advance(self, machine: RoundMachine) -> Step:
-        """One step of the round machine at the fleet's time; the devices hear of what it did."""
+        """Run one step of the round machine at the fleet's time, and deliver its effects to the devices."""
 
     async def news(self, within_s: float) -> None:
-        """Return when a device did something, or after ``within_s`` seconds of the fleet's time."""
+        """Wait until a device does something, or for ``within_s`` seconds of the fleet's time."""
 
 
 async def drive(machine: RoundMachine, fleet: Fleet, committed: Callable[[ModelState], Awaitable[None]]) -> None:
-    """Ask the round machine to go on until its job has ended; ``committed`` hears of each new version.
+    """Run the round machine until its job ends.
 
-    :raises FwdllmError: it cannot go on.
+    :param committed: called with the model state after each commit.
+    :raises FwdllmError: a step failed.
     """
     while True:
         step = await fleet.advance(machine)

@@ -1,8 +1,8 @@
-"""Initialising: before the first round, devices whose owners allow it send the sums that the head is made from.
+"""Phase initialising: before the first round, devices whose owners allow it send feature sums for the head.
 
-A window opens once enough of them are here; whoever comes within ``accept_s`` is asked too, and all have until
-``deadline_s`` to answer. A window that brings too little is followed by another, and what is in stays in. This is round
-0 of a job whose model is a draft: it has no header before its head is set (DESIGN §2, invariant 2).
+A window opens when enough of these devices are present. Devices that check in within ``accept_s`` are asked too, and
+all have until ``deadline_s`` to answer. If too few sums arrive, another window follows; stored sums are kept. This is
+round 0 of a job with an uninitialised head: it has no header before its head is set (DESIGN §2, invariant 2).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _LEAST_CLASSES = 2
 
 
 def advance(context: RoundContext) -> Step:
-    """Initialising → committed, which is version 0, once a window is over and enough is in."""
+    """Move on to committed (version 0) when a window is over and enough sums are stored."""
     bounds, since = context.job.spec.rounds, context.round.phase_since
     work, next_expiry = expire_overdue(context)
     answering = {assignment.device_id for assignment in work if assignment.open}
@@ -47,9 +47,9 @@ def advance(context: RoundContext) -> Step:
 
 
 def _askable(context: RoundContext, work: Sequence[AssignmentRecord], since: float) -> list[str]:
-    """Idle devices that may be asked, and have neither answered nor failed in a window that began at ``since``.
+    """List idle devices to ask: those that neither answered nor failed in the window that began at ``since``.
 
-    Those that gave it back and are here again may.
+    A device that gave its assignment back may be asked again.
     """
     asked = {
         found.device_id
@@ -86,7 +86,7 @@ def _ask(context: RoundContext, devices: Sequence[str]) -> None:
 
 
 def _finish(context: RoundContext, senders: frozenset[str]) -> Step:
-    """θ₀ is the draft with the head that the stored sums give, and the job has its header."""
+    """Set the head in θ₀ from the stored sums, and store the job's header."""
     connection, job = context.connection, context.job
     head = LinearHead.of(job.manifest)
     totals = ClassTotals(head)

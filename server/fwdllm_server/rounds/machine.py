@@ -1,13 +1,15 @@
-"""The round machine: asks the current phase to go on, one transaction at a time.
+"""The round machine: runs a job's phases, one transaction for each step.
 
-selecting → assigned → collecting → committing → committed, or abandoned; where too few fetch their assignments it is
-selected again. Before the first round there may be an initialising one. The coordinator may die between any two
-statements: the next start goes on from what was committed.
+The phases are selecting → assigned → collecting → committing → committed, or abandoned. If too few devices fetch their
+assignments, the round returns to selecting. The first round may follow an initialising one. If the coordinator is
+killed at any point, the next start continues from the last committed transaction.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+
+import structlog
 
 from fwdllm_server.rounds import abandoned, assigned, collecting, committed, committing, initialising, selecting
 from fwdllm_server.rounds.computing import ComputationDue, Desk
@@ -29,9 +31,11 @@ _PHASES = {
     Phase.ABANDONED: abandoned.advance,
 }
 
+_log = structlog.get_logger()
+
 
 class RoundMachine:
-    """Drives the rounds of one job, by the right of a ``lease`` where others might drive it too."""
+    """Runs the rounds of one job. With several coordinators, it needs the job's ``lease``."""
 
     def __init__(
         self,
@@ -51,11 +55,11 @@ class RoundMachine:
         self._jobs = jobs
 
     def advance(self, now: float, defer: bool = False) -> Step:
-        """One step of the current phase, durable when this returns; ``now`` is seconds since 1970.
+        """Run one step of the current phase. It is durable on return. ``now`` is seconds since 1970.
 
-        With ``defer``, a step that needs a long computation undoes what it did and says what is due.
+        With ``defer``, a step that needs a long computation is rolled back, and the result says what to compute.
 
-        :raises LeaseLostError: the job is somebody else's by now; nothing was done.
+        :raises LeaseLostError: another coordinator holds the job's lease. Nothing was changed.
         """
         try:
             return self._advance(now, defer)
@@ -76,6 +80,16 @@ class RoundMachine:
                 connection, self._job, record, self._presence, self._artifacts, now, self._desk, defer, self._jobs
             )
             step = _PHASES[record.phase](context)
+            latest = rounds.latest(connection, self._job.id) if step.moved else None
+        if latest is not None:
+            _log.debug(
+                "phase changed",
+                job=self._job.name,
+                round=latest.number,
+                phase=str(latest.phase),
+                was=str(record.phase),
+                reason=latest.reason,
+            )
         if step.state is not None:
             self._job.go_on_from(step.state)
         return step

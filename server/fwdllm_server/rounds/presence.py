@@ -1,4 +1,4 @@
-"""Which devices are here: the memory of recent check-ins, rebuilt within seconds of a restart."""
+"""The present devices: recent check-ins, in memory, rebuilt within seconds of a restart."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from textwrap import shorten
 from fwdllm_common.job_choice import JobChoice
 from fwdllm_common.task import CLASSIFICATION, Task
 from fwdllm_server.config.job import DevicesSection
-from fwdllm_server.rounds.draw import lot
+from fwdllm_server.rounds.draw import draw_number
 
 PERIOD_S = 600.0
-"""Seconds after which those who wait for work are drawn anew, where there is not room for all."""
+"""Seconds after which the waiting devices are drawn anew, if there is not room for all."""
 _FORGET_EVERY_S = 1.0
 _LABELS_SHOWN = 200
-"""Characters of a job's labels that a device is told."""
+"""Largest number of characters of a job's labels in a message to a device."""
 _ANY = DevicesSection()
 
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """A device that checked in at ``at``, with the labels of its data, what it can or may do, and for which jobs.
+    """A device that checked in at ``at`` (seconds since 1970), with the properties that decide its eligibility.
 
-    ``task`` is what its data is for.
+    ``labels`` and ``task`` describe its data, ``jobs`` is the owner's choice of jobs.
     """
 
     device_id: str
@@ -39,55 +39,55 @@ class Present:
     def why_not(
         self, job: str, labels: frozenset[str], task: Task = CLASSIFICATION, needs: DevicesSection = _ANY
     ) -> str:
-        """What keeps it from the job of this name; empty if it can take part.
+        """Return why the device cannot take part in the job of this name, or an empty text if it can.
 
-        Its data has to be for the ``task`` and have no other labels than ``labels``, its owner to allow the job, and
-        itself to have what the job ``needs``.
+        Its data must be for the ``task`` and have only labels among ``labels``, its owner must allow the job, and it
+        must meet what the job ``needs``.
         """
         if self.task != task:
-            return f"it is for {task}, the data of this device for {self.task}"
+            return f"the job is for {task}, the data of this device is for {self.task}"
         if not self.labels <= labels:
             known = shorten(", ".join(sorted(labels)), _LABELS_SHOWN, placeholder=" …")
-            return f"label {min(self.labels - labels)!r} is not one of its ({known})"
+            return f"label {min(self.labels - labels)!r} is not one of the job's ({known})"
         if not self.jobs.allows(job):
-            return "the owner of this device does not allow it"
+            return "the owner of this device does not allow the job"
         if self.training_examples < needs.min_examples:
-            return f"it wants {needs.min_examples} rows or more, this device has {self.training_examples}"
+            return f"the job needs {needs.min_examples} rows or more, this device has {self.training_examples}"
         if self.memory_bytes < needs.min_memory_mb << 20:
-            return f"it wants {needs.min_memory_mb} MiB of memory, this device has {self.memory_bytes >> 20}"
+            return f"the job needs {needs.min_memory_mb} MiB of memory, this device has {self.memory_bytes >> 20}"
         if missing := sorted(set(needs.capabilities) - self.capabilities):
-            return f"it wants the capability {missing[0]!r}, which this device has not"
+            return f"the job needs the capability {missing[0]!r}, which this device does not have"
         return ""
 
     def suits(
         self, job: str, labels: frozenset[str], task: Task = CLASSIFICATION, needs: DevicesSection = _ANY
     ) -> bool:
-        """Whether nothing keeps it from the job of this name; see :meth:`why_not`."""
+        """Return whether the device can take part in the job of this name (:meth:`why_not`)."""
         return not self.why_not(job, labels, task, needs)
 
 
 class Presence:
-    """The last check-in of each device; a device counts as present for ``window_s`` seconds after it."""
+    """The last check-in of each device. A device counts as present for ``window_s`` seconds after it."""
 
     def __init__(self, window_s: float) -> None:
         self._window_s = window_s
         self._present: dict[str, Present] = {}
         self._period = 0
         self._forgotten_at = 0.0
-        self._last: list[tuple[int, str]] = []  # a heap: on top who is the first to make room, or has left by now
+        self._last: list[tuple[int, str]] = []  # a heap: the top is evicted first, or has left already
 
     def seen(self, device: Present) -> None:
-        """A device checked in."""
+        """Record a device's check-in."""
         self._present[device.device_id] = device
 
     def leave(self, device_id: str) -> None:
-        """A device is known to be gone, or busy."""
+        """Remove a device that is gone or busy."""
         self._present.pop(device_id, None)
 
     def admit(self, device: Present, room: int) -> bool:
-        """A device checked in, and is here unless there are ``room`` others that were drawn before it.
+        """Record a device's check-in, unless ``room`` others have precedence. Return whether it was recorded.
 
-        A reservoir: of all that check in during a period any has the same chance.
+        This is reservoir sampling: all devices that check in during a period have the same chance.
         """
         if int(device.at // PERIOD_S) != self._period:
             self._period = int(device.at // PERIOD_S)
@@ -127,7 +127,7 @@ class Presence:
         task: Task = CLASSIFICATION,
         needs: DevicesSection = _ANY,
     ) -> list[str]:
-        """The present devices with ``capability`` that can take part in the job of this name, in a fixed order."""
+        """List the present devices that have ``capability`` and can take part in the job of this name, by id."""
         known = frozenset(labels)
         return sorted(
             device.device_id
@@ -139,5 +139,5 @@ class Presence:
 
 
 def _rank(device_id: str, period: int) -> int:
-    """Lowest for who is the first to make room."""
-    return -int.from_bytes(lot(device_id, f"presence/{period}"))
+    """Return a device's rank in a period. The device with the lowest rank is evicted first."""
+    return -int.from_bytes(draw_number(device_id, f"presence/{period}"))

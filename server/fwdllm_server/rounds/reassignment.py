@@ -1,7 +1,7 @@
-"""Handing over: what nobody has at hand, and what its device is too slow with, goes to idle devices.
+"""Reassign the work of stragglers: unassigned directions, and those of slow or silent devices, go to idle devices.
 
-A round does not wait for one device. Nothing is taken from anybody: two may measure the same direction, the first
-scalar counts and the second is a repeated one.
+A round does not wait for a single device. Assignments are not withdrawn: two devices may measure the same direction,
+and the first scalar counts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, inf
 
+import structlog
+
 from fwdllm_common.estimator import Scalar
 from fwdllm_server.algorithm import BlockPlan, Measured, directions_measured, measured_by_device
 from fwdllm_server.rounds.distribution import Frames, Share, hand_out
@@ -21,12 +23,14 @@ from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 
 TURNAROUND_S = 5.0
-"""Seconds until an idle device is at work: it asks every few seconds, and catches up with the weights first."""
+"""Seconds until an idle device computes: it checks in every few seconds, and first fetches the weights."""
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Held:
-    """An open assignment: the directions it still owes, seed and block, in the order in which they are measured."""
+    """An open assignment. ``owed`` are its missing directions, (seed, block), in the order of measurement."""
 
     device: str
     owed: Sequence[tuple[int, str]]
@@ -35,16 +39,17 @@ class Held:
 
     @property
     def live(self) -> bool:
-        """Whether it is counted on."""
+        """Whether the device is still expected to finish it."""
         return self.silent_s < self.patience_s
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a handover looks at.
+    """The state of a round that a reassignment is based on.
 
-    ``missing`` has the block of each seed that is still wanted, by ascending seed, and ``wanted`` how many devices are
-    still to measure it; ``measured`` are the seeds of each device in the blocks that several devices measure.
+    ``missing`` maps each missing seed to its block, by ascending seed, and ``wanted`` maps it to the number of devices
+    that are still to measure it. ``measured`` has the seeds of each device in blocks that several devices measure.
+    ``left_s`` is the time to the deadline in seconds.
     """
 
     context: RoundContext
@@ -64,18 +69,19 @@ def reassign(
     collected: Callable[[], Mapping[str, Measured]],
     left_s: float,
 ) -> float:
-    """Offer idle devices what there is left to do of the round's ``work``; ``left_s`` is the time to the deadline.
+    """Offer the missing directions of a round to idle devices.
 
-    ``collected`` gives the scalars of each block so far.
+    A device that let an assignment of this round expire, or sent unusable scalars, gets no other one in it.
 
-    A device that let an assignment of this round expire, or whose scalars were unusable, gets no other in it.
-
-    :returns: seconds after which this is worth another look, if nothing happens before.
+    :param work: the round's assignments.
+    :param collected: returns the scalars of each block so far.
+    :param left_s: seconds to the deadline.
+    :returns: seconds after which to check again, if nothing happens before.
     """
     failed = _failed(work)
     idle = [device for device in context.idle_devices() if device not in failed]
     if not idle:
-        return inf  # a check-in is something that happens
+        return inf  # the next check-in causes another check
     measured = collected()
     independent = {
         plan.block: [each for each in measured[plan.block] if isinstance(each, Scalar)]
@@ -84,6 +90,8 @@ def reassign(
     }
     scene = _look(context, work, idle, independent, left_s)
     offered = _offer_again(scene) or _help(scene) or _offer_frames(scene, measured)
+    if offered:
+        _log.debug("work reassigned", job=context.job.name, round=context.round.number, directions=offered)
     quiet_in = [each.patience_s - each.silent_s for each in scene.held if each.live]
     return min([*quiet_in, QUIET * context.job.spec.rounds.assignment_s if offered else inf])
 
@@ -91,11 +99,11 @@ def reassign(
 def straggler_tails(
     held: Sequence[Held], load: Load, helpers: Sequence[float], wanted: Mapping[int, int] = {}
 ) -> Iterator[tuple[int, str]]:
-    """The directions, seed and block, that helpers of these speeds should take over.
+    """Yield the directions, (seed, block), to reassign to helpers of these speeds, in example-passes a second.
 
-    They are the ends of assignments that take too long, so that all would be done at about the same time with the
-    helpers at work after :data:`TURNAROUND_S`. What more devices have at hand than are ``wanted``, one where nothing is
-    said, is left to them.
+    They are the ends of the slowest assignments. With the helpers computing after :data:`TURNAROUND_S`, all devices
+    finish at about the same time. A direction that more devices hold than are ``wanted`` (by default one) is left to
+    them.
     """
     holders = Counter(seed for each in held for seed, _ in each.owed)
     waiting = []
@@ -105,7 +113,7 @@ def straggler_tails(
         waiting.append((sum(load.costs[block] for _, block in own) - speed * each.silent_s, speed, own))
     waiting.sort(key=lambda entry: -entry[0] / entry[1])
     passes, speeds = sum(helpers) * TURNAROUND_S, sum(helpers)
-    for left, speed, _ in waiting:  # the slowest first, as long as help makes them faster
+    for left, speed, _ in waiting:  # the slowest first, as long as help speeds them up
         if left / speed > passes / speeds:
             passes, speeds = passes + left, speeds + speed
     for left, speed, own in waiting:
@@ -162,16 +170,16 @@ def _held(
     return Held(
         device=work.device_id,
         owed=owed,
-        silent_s=context.now - (work.expires_at - assignment_s),  # any news prolonged it
-        # Some devices send all they have at the end.
+        silent_s=context.now - (work.expires_at - assignment_s),  # any progress prolonged it
+        # Some devices send all their scalars at the end.
         patience_s=max(QUIET * assignment_s, 2 * needed_s),
     )
 
 
 def _offer_again(scene: Scene) -> Mapping[str, int]:
-    """What nobody who is counted on has at hand: first to new devices, then again to those of the round.
+    """Offer the directions that no live assignment covers: to new devices first, else to those of the round.
 
-    Nobody gets more than its part of a step: devices check in one by one, and the first is not to do the work of all.
+    No device gets more than its share of a step: devices check in one by one, and the first must not get all the work.
     """
     in_hand = Counter(seed for each in scene.held if each.live for seed, _ in each.owed)
     short = {seed: count for seed, wanted in scene.wanted.items() if (count := wanted - in_hand[seed]) > 0}
@@ -191,7 +199,7 @@ def _offer_again(scene: Scene) -> Mapping[str, int]:
 
 
 def _help(scene: Scene) -> Mapping[str, int]:
-    """Devices of the round that are done measure the ends of what others are slow with."""
+    """Offer the ends of slow assignments to devices of the round that have finished theirs."""
     done = {assignment.device_id for assignment in scene.work if assignment.state == AssignmentState.DONE}
     helpers = [device for device in scene.idle if device in done]
     if not helpers or not scene.load.measured:
@@ -231,7 +239,7 @@ def _offer_frames(scene: Scene, collected: Mapping[str, Measured]) -> Mapping[st
 def _offer(
     scene: Scene, counts: Mapping[int, int], devices: Sequence[str], most: Callable[[BlockPlan, str], int]
 ) -> Mapping[str, int]:
-    """Offer each seed to so many devices, none that has measured it; idle ones have nothing at hand."""
+    """Offer each seed to ``counts`` of the devices, none of which has measured it."""
     found = [
         Share(
             plan,

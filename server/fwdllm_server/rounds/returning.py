@@ -1,4 +1,4 @@
-"""The way of an assignment back from a device that may not work on it now."""
+"""Take assignments back from a device that may not work on them now."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _log = structlog.get_logger()
 def take_back(
     connection: Connection, device_id: str, request: device_pb2.CheckInRequest, training: Mapping[str, TrainingJob]
 ) -> Sequence[AssignmentRecord]:
-    """What a device may still report on, after taking from it what its check-in says that it does not work on.
+    """Take back what a device does not work on, by its check-in. Return the assignments that it may report on.
 
-    That is everything, or the jobs it does not choose. What it has measured counts; what it has not is nobody's, and
-    handed over (:mod:`fwdllm_server.rounds.reassignment`).
+    These are all its assignments if it is on hold, else those of jobs that it does not choose. Scalars that it has
+    measured still count; the rest is reassigned (:mod:`fwdllm_server.rounds.reassignment`).
     """
     choice = JobChoice.from_message(request.jobs)
     counting = []
@@ -38,7 +38,7 @@ def take_back(
 
 
 def _settled(connection: Connection, device_id: str) -> Sequence[AssignmentRecord]:
-    """What the device may still report on; no round of it moves on before this transaction ends."""
+    """Return the assignments that the device may report on. Their rounds stay in their phases in this transaction."""
     found = assignments.counting_of_device(connection, device_id)
     may_have_changed = [locks.follow_rounds(connection, job_id) for job_id in sorted({each.job_id for each in found})]
     return assignments.counting_of_device(connection, device_id) if any(may_have_changed) else found

@@ -1,4 +1,4 @@
-"""Selecting: gather devices, choose the cohort, divide the round's directions among it."""
+"""Phase selecting: wait for devices, select some, and divide the round's directions among them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _log = structlog.get_logger()
 
 
 def advance(context: RoundContext) -> Step:
-    """Selecting → assigned, once ``min_devices`` idle devices are here and no more are waited for."""
+    """Move on to assigned when ``min_devices`` idle devices are present and the time to gather more is over."""
     bounds = context.job.spec.rounds
     if _is_paused(context):
         rounds.set_plan(context.connection, context.round, ())
@@ -33,13 +33,13 @@ def advance(context: RoundContext) -> Step:
     if len(idle) < bounds.min_devices:
         reason = f"waiting for devices: {len(idle)} of {bounds.min_devices} are here"
         if kept:
-            reason += f"; {len(kept)} more are for jobs that go first"
+            reason += f"; {len(kept)} more are reserved for jobs of higher precedence"
         if noisy := len(context.noisy_devices()):
-            reason += f"; {noisy} failed their self-test and are not used, 'job show' names them"
+            reason += f"; {noisy} failed the known-answer test and are not used, 'job show' names them"
         if failing := len(context.failing_devices()):
             reason += f"; {failing} cannot do this job, 'job show' says why"
         if resting := context.resting_devices():
-            reason += f"; {len(resting)} sent nothing for their last assignment and get no other for now"
+            reason += f"; {len(resting)} sent nothing for their last assignment and rest for now"
         rounds.set_plan(context.connection, context.round, ())
         rounds.set_reason(context.connection, context.round, reason)
         return wait(LOOK_AGAIN_S if kept else min(resting.values(), default=inf))
@@ -58,10 +58,10 @@ def _is_paused(context: RoundContext) -> bool:
 
 
 def _gather(context: RoundContext, here: Collection[str]) -> Step:
-    """There are devices enough: from now on the round has a plan, and waits for ``gather_s`` at most."""
+    """Plan the round when enough devices are present. From now on it waits for ``gather_s`` at most."""
     last = ledger.last_entry(context.connection, context.job.id)
     job, number, dropout_rate = context.job, context.round.number, observed_drop_out(context)
-    # Sampling weighs candidates.
+    # Computed apart, because gradient-guided sampling weighs candidate directions.
     rows = devices.most_examples(context.connection, here)
     plan = context.computed(
         ("plan", dropout_rate, rows), lambda: job.algorithm.plan(number, job.state, last, dropout_rate, rows)
@@ -72,7 +72,7 @@ def _gather(context: RoundContext, here: Collection[str]) -> Step:
 
 
 def _all_back(context: RoundContext, idle: Collection[str]) -> bool:
-    """Whether everyone is here who did the last round to its end."""
+    """Return whether all devices that finished the last round are present."""
     work = assignments.of_round(context.connection, context.job.id, context.round.number - 1)
     last = {assignment.device_id for assignment in work if assignment.state == AssignmentState.DONE}
     return bool(last) and last.issubset(idle)

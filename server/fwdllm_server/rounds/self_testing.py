@@ -1,4 +1,4 @@
-"""Devices whose scalars are noise get no work: what their self-tests said, and what is enough."""
+"""Record the devices' known-answer tests. A device whose scalars are noise gets no work."""
 
 from __future__ import annotations
 
@@ -9,23 +9,24 @@ from fwdllm_server.store import assignments, efforts
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 
 MIN_SIGNAL_TO_NOISE = 3.0
-"""At 3 the noise of a device adds a ninth to the mean square of its scalars, and so to the directions that are needed.
+"""Smallest ratio to pass. At 3, noise adds a ninth to the mean square of scalars, and to the directions needed.
 
-Devices that compute in float32 are far above, those that quantise activations below 1 at the default ε (decision 0014).
+Devices that compute in float32 are far above it. Those that quantise activations are below 1 at the default ε (decision
+0014).
 """
 RETEST_S = 86_400.0
-"""Seconds after which a device that failed is asked again: its software may have changed."""
+"""Seconds until a device that failed is selected again. Its software may have changed by then."""
 
 
 def record(
     connection: Connection, assignment: AssignmentRecord, signal_to_noise: float, assignment_s: float, now: float
 ) -> bool:
-    """Store what a self-test found; returns whether the device goes on. If not, others do its assignment.
+    """Store the result of a known-answer test, and return whether the device is used.
 
-    If it does, the first self-test since an open assignment was fetched prolongs that by ``assignment_s`` seconds: a
-    download may have come before.
+    If not, its assignment is reassigned. If so, the first test after an assignment was fetched prolongs the assignment
+    by ``assignment_s`` seconds, because the test may follow a long download. ``now`` is seconds since 1970.
     """
-    found = believed(signal_to_noise)
+    found = usable_ratio(signal_to_noise)
     before = efforts.self_tested_at(connection, assignment.job_id, assignment.device_id)
     efforts.self_tested(connection, assignment.job_id, assignment.device_id, found, now)
     if found >= MIN_SIGNAL_TO_NOISE:
@@ -37,11 +38,11 @@ def record(
     return False
 
 
-def believed(signal_to_noise: float) -> float:
-    """What a device says, or 0 if that is no number from 0 to :data:`MAX_SIGNAL_TO_NOISE`."""
+def usable_ratio(signal_to_noise: float) -> float:
+    """Return a reported ratio, or 0 if it is not from 0 to :data:`MAX_SIGNAL_TO_NOISE`."""
     return signal_to_noise if 0 <= signal_to_noise <= MAX_SIGNAL_TO_NOISE else 0.0
 
 
 def noisy_devices(connection: Connection, job_id: str, now: float) -> frozenset[str]:
-    """The devices that failed on the job's bundle and are not to be asked again yet."""
+    """Return the devices that failed with the job's bundle and may not be selected yet."""
     return efforts.noisy(connection, job_id, MIN_SIGNAL_TO_NOISE, now - RETEST_S)

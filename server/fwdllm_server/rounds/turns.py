@@ -1,7 +1,7 @@
-"""Turns: of several jobs that wait for devices, which may choose first.
+"""Order jobs that wait for the same devices.
 
-That of the highest priority, and of equal ones that which has waited longest for its last devices. It has the devices
-that are here to itself as long as it can begin a round with them and those that are at work.
+The job of the highest priority selects first. Among equals, it is the one whose last selection is longest ago. The
+present devices are reserved for it as long as it can begin a round with them and the devices that are at work.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store import assignments, jobs
 
 LOOK_AGAIN_S = 1.0
-"""Seconds after which a job that lets others go first looks whether they have chosen."""
+"""Seconds after which a job checks whether the jobs before it have selected their devices."""
 
 
 def kept_for_others(context: RoundContext, idle: Sequence[str]) -> frozenset[str]:
-    """Those of the ``idle`` devices that jobs before this one wait for."""
+    """Return those of the ``idle`` devices that are reserved for jobs before this one."""
     others = context.jobs()
     if len(others) < 2:
         return frozenset()

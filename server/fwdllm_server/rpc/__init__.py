@@ -1,1 +1,1 @@
-"""The coordinator's three gRPC ports: devices, enrolment, operators."""
+"""The coordinator's three gRPC ports: for devices, enrolment and operators."""

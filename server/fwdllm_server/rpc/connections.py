@@ -1,4 +1,4 @@
-"""The connections to this process's ports: how many a peer may have, and which make room when there are too many."""
+"""Limit the connections to this process's ports: for each device and for each network."""
 
 from __future__ import annotations
 
@@ -17,33 +17,36 @@ from urllib.parse import unquote
 import structlog
 
 GRACE_S = 5.0
-"""Seconds in which a connection does not count, so that a caller may show who it is; none where places are scarce."""
+"""Seconds for which a new connection does not count, so that its caller can identify itself.
+
+There is no grace on a port that is more than half full.
+"""
 _LOOK_EVERY_S = 1.0
 _SHARE_OF_TIME = 0.02
-"""Of a processor's time, at most that is spent on looking."""
+"""Largest fraction of one processor's time to spend on checking connections."""
 _MOST_DESCRIPTORS = 1 << 20
-"""Asked for where the system sets no bound."""
+"""Descriptors to request where the system sets no bound."""
 _OPEN_FILES = "/dev/fd"
 
 _log = structlog.get_logger()
 
 
 def raise_descriptor_limit() -> int:
-    """Let this process have as many file descriptors as the system allows it; how many that is.
+    """Raise the limit of this process's file descriptors to the system's hard limit, and return the new limit.
 
-    A connection is one. What shells and containers start with, often 1,024, is for programs of another kind.
+    Each connection takes one. The default limit of shells and containers is often 1,024.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else hard
     if soft != resource.RLIM_INFINITY and soft < most:
-        with suppress(OSError, ValueError):  # some systems say a bound that they do not grant
+        with suppress(OSError, ValueError):  # some systems report a hard limit that they do not grant
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
             return most
     return most if soft == resource.RLIM_INFINITY else soft
 
 
 def network_of(peer: str) -> str:
-    """Where a peer, in gRPC's words (``ipv4:host:port``), calls from: its IPv4 address, or the /64 of its IPv6 one."""
+    """Return the network of a peer in gRPC's notation (``ipv4:host:port``): its IPv4 address, or its IPv6 /64."""
     host = unquote(peer.partition(":")[2].rpartition(":")[0]).strip("[]").partition("%")[0]
     try:
         address = ipaddress.ip_address(host)
@@ -58,7 +61,7 @@ def network_of(peer: str) -> str:
 
 @dataclass(frozen=True)
 class Connection:
-    """A connection that was accepted, by the number of its descriptor; ``peer`` in gRPC's words, ``port`` of ours."""
+    """An accepted connection: its descriptor, the local ``port``, and the ``peer`` in gRPC's notation."""
 
     descriptor: int
     port: int
@@ -67,7 +70,7 @@ class Connection:
 
 @dataclass(frozen=True)
 class Port:
-    """How many connections a port takes: of all, of who showed a certificate, and of a network of those who did not."""
+    """The limits of a port: connections in all, of one device, and of one network without certificates."""
 
     places: int
     of_a_device: int
@@ -75,10 +78,9 @@ class Port:
 
 
 class Connections:
-    """Closes connections beyond what a device or a network may have.
+    """Closes the oldest connections of a device or network that has more than its limit.
 
-    Devices are known by their certificate from their first call on, and everybody else by the network they call from.
-    Those who are known are the last to make room.
+    A caller is identified by its certificate from its first call on, before that by its network.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -87,13 +89,13 @@ class Connections:
         self._since: dict[tuple[int, str], float] = {}
         self.ports: dict[int, Port] = {}
 
-    def vouch(self, peer: str, name: str) -> None:
-        """A caller with a certificate calls over the connection of ``peer``."""
+    def identify(self, peer: str, name: str) -> None:
+        """Record that the connection of ``peer`` belongs to the holder of a certificate of this ``name``."""
         self._known[peer] = name
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """While the block runs, there are never too many connections for long."""
+        """Enforce the limits while the block runs."""
         watching = asyncio.create_task(self._watch(), name="connections")
         try:
             yield
@@ -108,14 +110,17 @@ class Connections:
             try:
                 closed, gone, took_s = await asyncio.to_thread(self._look, dict(self._known))
             except OSError as error:
-                _log.warning("cannot see the connections", reason=str(error))
+                _log.warning("cannot list the connections", reason=str(error))
                 continue
             for peer in gone:
                 del self._known[peer]
             pause_s = max(_LOOK_EVERY_S, 0 if closed else took_s / _SHARE_OF_TIME)
 
     def _look(self, known: Mapping[str, str]) -> tuple[int, Collection[str], float]:
-        """Close what is too many; how many, which of those ``known`` are gone, and the seconds that it took."""
+        """Close the connections above the limits.
+
+        :returns: the number closed, the peers of ``known`` that are gone, and the CPU seconds used.
+        """
         before = time.thread_time()
         found = _accepted(self.ports)
         too_many = self.too_many(found, known)
@@ -126,12 +131,12 @@ class Connections:
         return len(too_many), known.keys() - {each.peer for each in found}, time.thread_time() - before
 
     def too_many(self, found: Collection[Connection], known: Mapping[str, str]) -> list[Connection]:
-        """Which of the connections that there are now are to be closed; ``known`` has the names of peers."""
+        """Return the connections above the limits. ``known`` maps peers to the names in their certificates."""
         now = self._clock()
         self._since = {key: self._since.get(key, now) for key in ((each.port, each.peer) for each in found)}
         taken = Counter(each.port for each in found)
         scarce = {number for number, port in self.ports.items() if taken[number] > port.places // 2}
-        # By port, name and whether it showed a certificate: the oldest first.
+        # By port, name and whether the caller showed a certificate. The oldest connection comes first.
         groups: dict[tuple[int, str, bool], list[Connection]] = defaultdict(list)
         for each in sorted(found, key=self._came):
             if name := known.get(each.peer):
@@ -149,7 +154,7 @@ class Connections:
 
 
 def _accepted(ports: Container[int]) -> list[Connection]:
-    """Every connection of this process that was accepted on one of these ports."""
+    """List the connections of this process that were accepted on one of these ports."""
     with os.scandir(_OPEN_FILES) as entries:
         descriptors = [int(entry.name) for entry in entries]
     found = []
@@ -163,7 +168,7 @@ def _accepted(ports: Container[int]) -> list[Connection]:
 
 @contextmanager
 def _borrowed(descriptor: int) -> Iterator[socket.socket]:
-    """A socket that stays its owner's."""
+    """Yield a socket for ``descriptor`` without taking ownership of it."""
     borrowed = socket.socket(socket.AF_INET6, socket.SOCK_STREAM, 0, descriptor)
     try:
         yield borrowed
@@ -180,9 +185,9 @@ def _peer(address: tuple[str, int]) -> str:
 
 
 def _close(connections: Iterable[Connection]) -> None:
-    """Shut down connections; their owners see the end and close them.
+    """Shut down connections. Their owners then close the descriptors.
 
-    A descriptor that has become another's meanwhile is left alone.
+    A descriptor that was reused for another connection meanwhile is skipped.
     """
     for each in connections:
         try:

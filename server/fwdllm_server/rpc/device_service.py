@@ -1,4 +1,4 @@
-"""DeviceService: what devices ask and report. Checks at the edge, the store's transactions behind."""
+"""DeviceService: answers the devices' calls. It validates messages and runs the store's transactions."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ _MAX_HOLDS = 16
 _RESTORING_S = 5.0
 _MAX_ID, _MAX_ASSIGNMENT_ID = 64, 96
 _JOBS_SHOWN = 3
-"""Jobs of which a device that waits is told why they are not for it."""
+"""Largest number of jobs whose reasons for refusal a waiting device is sent."""
 _FAILURE_CODE = re.compile(r"[a-z][a-z-]*")
 
 _log = structlog.get_logger()
@@ -73,20 +73,20 @@ class DeviceService(DeviceServiceServicer):
         self._pace = Pace(self._runtime.config.check_in.rate)
 
     async def CheckIn(self, request: device_pb2.CheckInRequest, context: Context) -> device_pb2.CheckInResponse:
-        """An assignment, or when to ask again."""
+        """Return an assignment, or the time of the next check-in."""
         check_check_in(request)
         caller = caller_of(context)
         response = await self._runtime.commit_batched(self._check_ins, (caller, request))
         if not response.HasField("assignment"):
             self._let_wait(caller.name, request, response)
-        # Fetching an assignment moves its round on; an idle device is one more to select.
+        # Both outcomes may advance a round: a fetched assignment, and an idle device that can be selected.
         self._coordinator.wake()
         return response
 
     async def GetArtifact(
         self, request: device_pb2.GetArtifactRequest, context: Context
     ) -> AsyncIterator[device_pb2.ArtifactChunk]:
-        """A file that a running job's bundle names, or the weights that features are computed with."""
+        """Stream a file of a running job's bundle, or the initial weights for feature sums."""
         bounded("sha256", request.sha256, 32, 32)
         await self._runtime.commit(self._identify, caller_of(context))
         sha256 = request.sha256.hex()
@@ -106,18 +106,18 @@ class DeviceService(DeviceServiceServicer):
     async def GetWeights(
         self, request: device_pb2.GetWeightsRequest, context: Context
     ) -> AsyncIterator[device_pb2.WeightsChunk]:
-        """The weights of the version that the job is at."""
+        """Stream the weights of the job's current version."""
         bounded("job_id", request.job_id, _MAX_ID)
         await self._runtime.commit(self._identify, caller_of(context))
         kind, data = await self._runtime.in_store(self._weights, self._running(request.job_id), request)
-        # A device that is up to date gets an empty ledger, not an empty stream.
+        # An up-to-date device gets one empty chunk, not an empty stream.
         for start in range(0, max(1, len(data)), CHUNK_BYTES):
             yield device_pb2.WeightsChunk(kind=kind, data=data[start : start + CHUNK_BYTES])
 
     async def Report(
         self, request_iterator: AsyncIterator[device_pb2.ReportRequest], context: Context
     ) -> AsyncIterator[device_pb2.ReportResponse]:
-        """Stores each message's scalars and answers when they are durable."""
+        """Store each message's scalars, and answer when they are durable."""
         caller = caller_of(context)
         async for request in request_iterator:
             if len(request.derivatives) > MAX_SCALARS_PER_REPORT:
@@ -131,7 +131,7 @@ class DeviceService(DeviceServiceServicer):
     async def ReportFeatureSums(
         self, request: device_pb2.FeatureSumsRequest, context: Context
     ) -> device_pb2.FeatureSumsResponse:
-        """Stores per-class sums and answers when they are durable."""
+        """Store per-class feature sums, and answer when they are durable."""
         in_range("number of sums", len(request.sums), 0, _MAX_LABELS)
         response, job_id = await self._runtime.commit(self._report_feature_sums, caller_of(context), request)
         self._coordinator.wake(job_id)
@@ -140,7 +140,7 @@ class DeviceService(DeviceServiceServicer):
     async def ReportSelfTest(
         self, request: device_pb2.SelfTestRequest, context: Context
     ) -> device_pb2.SelfTestResponse:
-        """Stores what a device's scalars are worth and answers whether it goes on."""
+        """Store the signal-to-noise ratio of a known-answer test, and answer whether the device is used."""
         response, job_id = await self._runtime.commit(self._report_self_test, caller_of(context), request)
         self._coordinator.wake(job_id)
         return response
@@ -148,11 +148,11 @@ class DeviceService(DeviceServiceServicer):
     async def RenewCertificate(
         self, request: device_pb2.RenewCertificateRequest, context: Context
     ) -> device_pb2.RenewCertificateResponse:
-        """A new certificate for a device that shows its old one."""
+        """Issue a new certificate to a device that calls with its old one."""
         bounded("certificate_request", request.certificate_request, MAX_CERTIFICATE_REQUEST_BYTES)
         key, caller = parse_request(request.certificate_request), caller_of(context)
         if caller.is_own:
-            message = "this certificate is from an authority of the operator's own, which renews it"
+            message = "this certificate was issued by the operator's own authority, which must renew it"
             raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.WRONG_STATE, message)
         device_id = await self._runtime.commit(self._identify, caller)
         days = self._runtime.config.certificates.device_days
@@ -169,7 +169,7 @@ class DeviceService(DeviceServiceServicer):
     def _check_ins(
         self, connection: Connection, calls: Sequence[tuple[Holder, device_pb2.CheckInRequest]]
     ) -> Sequence[device_pb2.CheckInResponse | Exception]:
-        """Many at once: most devices are idle, and share their statements."""
+        """Process many check-ins in one transaction, with shared statements. Most devices are idle."""
         now = self._runtime.clock()
         refused = refusals(connection, [caller for caller, _ in calls], now)
         sightings = [_sighting(*call) for call, why in zip(calls, refused, strict=True) if why is None]
@@ -196,17 +196,17 @@ class DeviceService(DeviceServiceServicer):
                 response.assignment.CopyFrom(fetch(connection, work, job, now))
                 break
         else:
-            self._coordinator.peers.tell(connection, device_id, request, now)
+            self._coordinator.peers.publish(connection, device_id, request, now)
         return response
 
     def _let_wait(
         self, device_id: str, request: device_pb2.CheckInRequest, response: device_pb2.CheckInResponse
     ) -> None:
-        """Note a device that has nothing to do as one to select, and tell it what it waits for."""
+        """Register a device without work for selection, and set ``response.message`` to what it waits for."""
         training = list(self._coordinator.training.values())
         if request.conditions.holds:
             self._runtime.presence.leave(device_id)
-            response.message = "this device does not work now"
+            response.message = "the conditions of this device do not allow work now"
             return
         now = self._runtime.clock()
         device = present(device_id, now, request)
@@ -220,7 +220,7 @@ class DeviceService(DeviceServiceServicer):
     def _reports(
         self, connection: Connection, calls: Sequence[tuple[Holder, device_pb2.ReportRequest]]
     ) -> Sequence[tuple[device_pb2.ReportResponse, str] | Exception]:
-        """Many messages at once, of any devices; each is refused for itself."""
+        """Process many messages of any devices in one transaction. Each may be refused by itself."""
         now = self._runtime.clock()
         refused = refusals(connection, [caller for caller, _ in calls], now)
         work = _locked(connection, {request.assignment_id for _, request in calls})
@@ -234,7 +234,7 @@ class DeviceService(DeviceServiceServicer):
             if isinstance(own, AssignmentRecord)
         ]
         responses = reporting.record(connection, reports, now)
-        # A job that is stopped or has ended needs no more of it.
+        # A job that was stopped or has ended needs no more scalars.
         running = jobs.running_among(connection, {report.assignment.job_id for report in reports})
         answers = iter(
             self._acknowledged(response, report.assignment.job_id, running)
@@ -269,10 +269,10 @@ class DeviceService(DeviceServiceServicer):
         usable = self_testing.record(connection, assignment, request.signal_to_noise, prolonged_s, now)
         if not usable:
             _log.warning(
-                "device not used: its scalars are noise",
+                "device not used: it failed the known-answer test",
                 device=device_id,
                 job=assignment.job_id,
-                signal_to_noise=round(self_testing.believed(request.signal_to_noise), 3),
+                signal_to_noise=round(self_testing.usable_ratio(request.signal_to_noise), 3),
                 needed=self_testing.MIN_SIGNAL_TO_NOISE,
             )
         return device_pb2.SelfTestResponse(usable=usable, next=self._window()), assignment.job_id
@@ -280,8 +280,8 @@ class DeviceService(DeviceServiceServicer):
     def _weights(
         self, job: TrainingJob, request: device_pb2.GetWeightsRequest
     ) -> tuple[device_pb2.WeightsChunk.Kind, bytes]:
-        """The ledger since the held version or a snapshot, whichever is smaller."""
-        if request.version > job.state.version:  # another coordinator drives it
+        """Return the ledger entries since the held version, or a snapshot if that is smaller."""
+        if request.version > job.state.version:  # another coordinator runs the job
             with self._runtime.database.transaction() as connection:
                 job.catch_up(connection)
         if job.is_draft or request.version != job.state.version:
@@ -297,9 +297,9 @@ class DeviceService(DeviceServiceServicer):
         return device_pb2.WeightsChunk.KIND_SNAPSHOT, snapshot
 
     def _prolonged_s(self, assignment: AssignmentRecord, now: float) -> float:
-        """How many seconds from ``now`` an assignment has after news of it."""
+        """Return the new lifetime, in seconds from ``now``, of an assignment that made progress."""
         job = self._coordinator.training.get(assignment.job_id)
-        # While nobody drives its job, it keeps the time that it had.
+        # While no coordinator runs its job, it keeps its expiry.
         return job.spec.rounds.assignment_s if job is not None else max(0.0, assignment.expires_at - now)
 
     def _running(self, job_id: str) -> TrainingJob:
@@ -315,19 +315,19 @@ class DeviceService(DeviceServiceServicer):
         return device_pb2.CheckInWindow(min_ms=window.idle_min_ms, max_ms=window.idle_max_ms)
 
     def _later(self, now: float) -> device_pb2.CheckInWindow:
-        """A window for a device that nobody waits for."""
+        """Return the check-in window for a device that no job waits for."""
         window = self._runtime.config.check_in
         least_s, most_s = self._pace.window(now, window.idle_min_ms / 1000, window.idle_max_ms / 1000)
         return device_pb2.CheckInWindow(min_ms=round(1000 * least_s), max_ms=round(1000 * most_s))
 
 
-@lru_cache(maxsize=64)  # thousands of devices say the same words
+@lru_cache(maxsize=64)  # thousands of check-ins need the same few sets
 def _set_of(words: tuple[str, ...]) -> frozenset[str]:
     return frozenset(words)
 
 
 def _device_of(sighting: Sighting) -> str:
-    return sighting.device_id  # in a fixed order, so that transactions do not wait for each other in a circle
+    return sighting.device_id  # a fixed order of locks prevents deadlocks between transactions
 
 
 def _sighting(caller: Holder, request: device_pb2.CheckInRequest) -> Sighting:
@@ -336,7 +336,7 @@ def _sighting(caller: Holder, request: device_pb2.CheckInRequest) -> Sighting:
 
 
 def _locked(connection: Connection, assignment_ids: Collection[str]) -> Mapping[str, AssignmentRecord]:
-    """Those of the assignments that there are; no round of theirs moves on before this transaction ends."""
+    """Return the existing assignments by id. Their rounds stay in their phases until this transaction ends."""
     found = assignments.by_id(connection, assignment_ids)
     may_have_changed = [
         locks.follow_rounds(connection, job_id) for job_id in sorted({each.job_id for each in found.values()})
@@ -347,7 +347,7 @@ def _locked(connection: Connection, assignment_ids: Collection[str]) -> Mapping[
 def _own(
     work: Mapping[str, AssignmentRecord], device_id: str, assignment_id: str
 ) -> AssignmentRecord | CallRefusedError:
-    """A device's assignment, or why it is none of its."""
+    """Return a device's assignment, or the refusal if it does not exist or belongs to another device."""
     assignment = work.get(assignment_id)
     if assignment is None:
         return _refusal(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, f"no assignment {assignment_id[:96]!r}; drop it")
@@ -369,18 +369,27 @@ def _why_not(device: Present, job: TrainingJob) -> str:
 
 
 def _why_it_waits(why_not: Mapping[str, str], wanted: bool, waits: bool) -> str:
-    """For the device's log; ``why_not`` says of each job that runs what keeps the device from it."""
+    """Return the message for the device's log.
+
+    :param why_not: for each running job, why the device cannot take part; empty if it can.
+    :param wanted: whether the device can take part in any job.
+    :param waits: whether the device is registered for selection.
+    """
     if not why_not:
         return "no job is running"
     if not wanted:
         shown = list(why_not.items())[:_JOBS_SHOWN]
         more = f"; and {len(why_not) - len(shown)} more" if len(why_not) > len(shown) else ""
-        return "no job that runs is for this device: " + "; ".join(f"{job}: {why}" for job, why in shown) + more
-    return "waiting for a round" if waits else "enough other devices wait for a round"
+        return (
+            "this device cannot take part in any running job: "
+            + "; ".join(f"{job}: {why}" for job, why in shown)
+            + more
+        )
+    return "waiting for a round" if waits else "enough other devices are waiting for a round"
 
 
 def _can_be_given(work: AssignmentRecord, job: TrainingJob, request: device_pb2.CheckInRequest) -> bool:
-    if job.is_draft != (work.round == 0):  # what another coordinator drives is followed with a delay
+    if job.is_draft != (work.round == 0):  # the state of another coordinator's job arrives with a delay
         return False
     return FEATURE_SUMS in request.capabilities or not job.is_draft
 
@@ -391,19 +400,19 @@ def _artifacts_of(job: TrainingJob) -> set[str]:
 
 
 def check_check_in(request: device_pb2.CheckInRequest) -> None:
-    """Refuse a check-in of another protocol or generator, or with a field out of bounds.
+    """Refuse a check-in of another protocol or generator version, or with a field out of bounds.
 
-    :raises FwdllmError: naming what is wrong.
+    :raises FwdllmError: the check-in is refused; the message names the field.
     """
     if request.protocol.major != PROTOCOL_MAJOR:
         message = (
-            f"protocol {request.protocol.major}.{request.protocol.minor} is not spoken here, "
-            f"{PROTOCOL_MAJOR} is; install the coordinator's version of fwdllm"
+            f"protocol {request.protocol.major}.{request.protocol.minor} is not supported, only "
+            f"{PROTOCOL_MAJOR}; install the coordinator's version of fwdllm"
         )
         raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.PROTOCOL_VERSION, message)
     if request.generator_version != GENERATOR_VERSION:
         message = (
-            f"directions of generator {request.generator_version} are not those of {GENERATOR_VERSION}; "
+            f"generator version {request.generator_version} is not supported, only {GENERATOR_VERSION}; "
             "install the coordinator's version of fwdllm"
         )
         raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.GENERATOR_VERSION, message)
@@ -420,7 +429,7 @@ def check_check_in(request: device_pb2.CheckInRequest) -> None:
         bounded("capability", capability, _MAX_CAPABILITY)
     in_range("training_examples", request.training_examples, 1, _MAX_EXAMPLES)
     bounded("software", request.software, 256, 0)
-    if not request.software.isprintable():  # operators see it in their terminals
+    if not request.software.isprintable():  # it is shown in operators' terminals
         raise _bad_field("software has characters that cannot be printed")
     in_range("number of holds", len(request.conditions.holds), 0, _MAX_HOLDS)
     in_range("battery_percent", request.conditions.battery_percent, 0, 100)

@@ -1,4 +1,4 @@
-"""EnrolmentService: a join token and a certificate request in, a device's certificate out."""
+"""EnrolmentService: exchanges a join token and a certificate request for a device's certificate."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = structlog.get_logger()
 
 
 class EnrolmentService(EnrolmentServiceServicer):
-    """Lets devices in, and tells them ``device_address``, the host:port of DeviceService."""
+    """Enrols devices, and sends them ``device_address``, the host:port of DeviceService."""
 
     def __init__(self, runtime: Runtime, authority: CertificateAuthority, device_address: str) -> None:
         self._runtime = runtime
@@ -33,7 +33,7 @@ class EnrolmentService(EnrolmentServiceServicer):
         self._device_address = device_address
 
     async def Enroll(self, request: EnrollRequest, context: grpc.aio.ServicerContext[Any, Any]) -> EnrollResponse:
-        """Trades a one-time token and a certificate request for a client certificate."""
+        """Exchange a one-time token and a certificate request for a client certificate."""
         bounded("token_secret", request.token_secret, SECRET_CHARACTERS, SECRET_CHARACTERS)
         bounded("certificate_request", request.certificate_request, MAX_CERTIFICATE_REQUEST_BYTES)
         key = parse_request(request.certificate_request)

@@ -1,4 +1,4 @@
-"""Errors as callers see them: a gRPC status, one line for people, a reason for programs."""
+"""Convert exceptions to gRPC errors: a status, a line for people and a reason for programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fwdllm_server.metrics.live import RPC_CALLS
 _log = structlog.get_logger()
 
 _LONGEST = 2000
-"""Bytes of a message: each may become three, and what is beyond gRPC's 8 KiB for metadata never reaches the caller."""
+"""Largest size of a message in bytes. Encoding may triple it, and gRPC drops metadata above 8 KiB."""
 
 _STATUS: tuple[tuple[type[FwdllmError], grpc.StatusCode, Reason | None], ...] = (
     (BadInputError, grpc.StatusCode.INVALID_ARGUMENT, Reason.BAD_FIELD),
@@ -35,7 +35,7 @@ _STATUS: tuple[tuple[type[FwdllmError], grpc.StatusCode, Reason | None], ...] = 
 
 
 class CallRefusedError(FwdllmError):
-    """Raised by a service to answer a call with this status and reason; the message goes to the caller."""
+    """Raised by a service to end a call with this status and reason. The caller receives the message."""
 
     def __init__(
         self, status: grpc.StatusCode, reason: Reason, message: str, retry_after_s: float | None = None
@@ -48,7 +48,10 @@ class CallRefusedError(FwdllmError):
 
 @asynccontextmanager
 async def answered_errors(context: grpc.aio.ServicerContext[Any, Any], method: str) -> AsyncIterator[None]:
-    """Turn what a service raises inside into the call's status; what is not ours is logged and stays inside."""
+    """Convert an exception inside the block to the call's status.
+
+    An exception that is not a :class:`FwdllmError` is logged. The caller receives no details of it.
+    """
     status, reason = grpc.StatusCode.OK, None
     try:
         yield
@@ -56,9 +59,11 @@ async def answered_errors(context: grpc.aio.ServicerContext[Any, Any], method: s
         status, reason = _status_of(error)
         if status in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.UNKNOWN):
             _log.error("call failed", method=method, code=error.code, error=str(error))
+        else:
+            _log.debug("call refused", method=method, status=status.name, reason=reason or "", error=str(error))
         line = str(error).encode("utf-8", "replace")[:_LONGEST].decode("utf-8", "ignore")
         await context.abort(status, line, _trailing(error, reason))
-    except (asyncio.CancelledError, GeneratorExit):  # the caller has gone
+    except (asyncio.CancelledError, GeneratorExit):  # the caller cancelled the call
         status = grpc.StatusCode.CANCELLED
         raise
     except grpc.aio.AbortError:

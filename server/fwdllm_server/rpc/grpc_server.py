@@ -1,4 +1,4 @@
-"""The three planes, bound and encrypted: devices and operators show certificates, enrolment is open to all."""
+"""Bind the three gRPC servers. Devices and operators need client certificates; enrolment is open to all."""
 
 from __future__ import annotations
 
@@ -26,46 +26,46 @@ from fwdllm_server.security.ca import CertificateAuthority
 
 _SERVER_OPTIONS = (
     *CHANNEL_OPTIONS,
-    # What nobody looks at is not written down: a kilobyte for each connection.
+    # Unused tracing, which takes a kilobyte for each connection.
     ("grpc.enable_channelz", 0),
     ("grpc.max_channel_trace_event_memory_per_node", 0),
-    ("grpc.so_reuseport", 0),  # else a second server would share a taken port in silence
-    # Pings go only to peers with a call in flight: they find the phones that vanished and wake none that is idle. How
-    # long an answer is waited for is said by another option than the one with that name, which counts in older gRPC.
+    ("grpc.so_reuseport", 0),  # otherwise a second server would silently share the port
+    # Pings go only to peers with a call in flight: they detect phones that vanished and do not wake idle ones. The
+    # timeout is http2.ping_timeout_ms; older gRPC reads keepalive_timeout_ms.
     ("grpc.keepalive_time_ms", 120_000),
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.http2.ping_timeout_ms", 20_000),
-    # Devices may keep a NAT's mapping alive without being taken for an attack.
+    # Devices may ping often enough to keep a NAT's mapping alive.
     ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
     ("grpc.max_connection_idle_ms", 600_000),  # connections of phones that vanished while idle
     ("grpc.server_handshake_timeout_ms", 15_000),
-    # Calls of one connection at once, also those whose message never comes.
+    # Concurrent calls of one connection, including those whose message never comes.
     ("grpc.max_concurrent_streams", 64),
 )
 _DEVICE_OPTIONS = (
     *_SERVER_OPTIONS,
-    # Four kilobytes less for each connection: devices send little, so that neither large records of TLS nor a window
-    # that grows with the network would be of use.
+    # Saves four kilobytes for each connection. Devices send little, so that they need neither large TLS records nor a
+    # growing flow-control window.
     ("grpc.tsi.max_frame_size", 1024),
     ("grpc.http2.bdp_probe", 0),
 )
-# Of two values for one option gRPC takes the first.
+# gRPC uses the first of two values of an option.
 _ENROLMENT_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_ENROLMENT_BYTES),
     ("grpc.max_concurrent_streams", 8),
     *_SERVER_OPTIONS,
 )
 _OWN_DESCRIPTORS = 128
-"""What the store, the files of a job and gRPC itself have open."""
+"""Descriptors reserved for the store, the files of jobs and gRPC itself."""
 _OPERATOR_LIMITS = LimitsSection(streams_per_device=1000, calls_per_s=1e9, calls_at_once=1000, idle_s=86_400)
-"""Operators are trusted, and watch what may stand still for hours; a call without a message is nobody's."""
+"""Operators are trusted, and may watch a job that does not change for hours."""
 
 
 @dataclass(frozen=True)
 class Addresses:
-    """Bound addresses: ``device`` and ``enrolment`` as devices are told, ``operator`` as listened on.
+    """The servers' addresses: ``device`` and ``enrolment`` as advertised to devices, ``operator`` as bound.
 
-    host:port each, or ``unix:`` and the path of the operator's socket.
+    Each is host:port. The operator's may also be ``unix:`` and the path of its socket.
     """
 
     device: str
@@ -75,7 +75,7 @@ class Addresses:
 
 @dataclass(frozen=True)
 class Servers:
-    """Bound servers; add the services to them, then :meth:`start`."""
+    """The bound servers. Add the services, then call :meth:`start`."""
 
     device: grpc.aio.Server
     enrolment: grpc.aio.Server
@@ -85,12 +85,12 @@ class Servers:
     connections: Connections
 
     async def start(self) -> None:
-        """Begin to answer calls."""
+        """Start to answer calls."""
         await asyncio.gather(self.device.start(), self.enrolment.start(), self.operator.start())
 
     @asynccontextmanager
     async def watched(self, revoked: Revoked) -> AsyncIterator[None]:
-        """While the block runs, every port's calls and connections are kept within their limits."""
+        """Enforce the limits of calls and connections on every port while the block runs."""
         async with AsyncExitStack() as stack:
             for calls in self.calls:
                 await stack.enter_async_context(calls.watched(revoked))
@@ -98,14 +98,14 @@ class Servers:
             yield
 
     async def stop(self, grace_s: float) -> None:
-        """Take no more calls; those in flight have ``grace_s`` seconds to end."""
+        """Accept no more calls. Calls in flight have ``grace_s`` seconds to end."""
         await asyncio.gather(*(server.stop(grace_s) for server in (self.device, self.enrolment, self.operator)))
 
 
 async def bind_servers(home: ServerHome, config: ServerConfig, authority: CertificateAuthority) -> Servers:
-    """Bind the three planes, with a fresh server certificate, and leave the operator's address in ``home``.
+    """Bind the three servers with a fresh server certificate, and record the operator's address in ``home``.
 
-    :raises BusyError: a port or the socket is taken.
+    :raises BusyError: a port or the socket is in use.
     :raises BadInputError: an address cannot be listened on.
     :raises StorageError: the directory cannot be written.
     """
@@ -132,7 +132,7 @@ async def bind_servers(home: ServerHome, config: ServerConfig, authority: Certif
     each = config.limits.connections_per_device, config.limits.connections_per_network
     connections.ports[device_port] = Port(places.device, *each)
     connections.ports[enrolment_port] = Port(places.enrolment, *each)
-    if not operator_address.startswith(UNIX):  # operators are one name, and may have all places
+    if not operator_address.startswith(UNIX):  # all operators share one name, which may take every place
         operator_port = int(operator_address.rpartition(":")[2])
         connections.ports[operator_port] = Port(places.operator, places.operator, each[1])
     addresses = Addresses(
@@ -146,7 +146,7 @@ async def bind_servers(home: ServerHome, config: ServerConfig, authority: Certif
 
 @dataclass(frozen=True)
 class Places:
-    """How many connections each port takes; what is left of the descriptors is for files and pages."""
+    """The largest number of connections of each port. The other descriptors are for files and pages."""
 
     device: int
     enrolment: int
@@ -154,7 +154,7 @@ class Places:
 
 
 def places_of(descriptors: int) -> Places:
-    """Divide file descriptors, so that no port can take those of another, or of the store."""
+    """Divide ``descriptors`` among the ports, so that no port can exhaust those of another or of the store."""
     free = max(64, descriptors - _OWN_DESCRIPTORS)
     return Places(device=free * 3 // 4, enrolment=free // 8, operator=max(8, free // 64))
 
@@ -175,7 +175,7 @@ def _bind_operator(
         address = f"{config.listen.operator.rpartition(':')[0]}:{port}"
         home.record_operator_address(address)
         return address
-    check_socket_free(socket_path)  # gRPC would take the place of whoever listens there
+    check_socket_free(socket_path)  # gRPC would replace the socket of a running program
     try:
         with for_its_owner_only():
             server.add_secure_port(grpc_target(socket_path), credentials)
@@ -195,7 +195,7 @@ def _bind(server: grpc.aio.Server, key: str, address: str, credentials: grpc.Ser
 
 
 def binding_error(key: str, address: str) -> BusyError | BadInputError:
-    """Why ``address``, of ``key`` in ``[listen]``, could not be bound: gRPC does not tell, a plain socket does."""
+    """Return why ``address``, of ``key`` in ``[listen]``, could not be bound. gRPC gives no reason."""
     try:
         check_free(key, address)
     except (BusyError, BadInputError) as error:
@@ -204,10 +204,10 @@ def binding_error(key: str, address: str) -> BusyError | BadInputError:
 
 
 def check_free(key: str, address: str) -> None:
-    """See that ``address``, of ``key`` in ``[listen]``, can be listened on now.
+    """Check that this process can listen on ``address``, of ``key`` in ``[listen]``.
 
-    :raises BusyError: another process does.
-    :raises BadInputError: it cannot be, at all or with this user's rights.
+    :raises BusyError: another process listens on it.
+    :raises BadInputError: the address is not this machine's, or this user may not listen on it.
     """
     host, _, port = address.rpartition(":")
     try:

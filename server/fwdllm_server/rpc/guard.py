@@ -1,4 +1,4 @@
-"""What every call passes before and after its service: the caller's role, and errors in one form."""
+"""Intercept every call: check the caller's role and limits, and convert exceptions to gRPC errors."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Read: TypeAlias = Callable[[Context, OpenCall], Awaitable[object]]
 
 
 class Guard(grpc.aio.ServerInterceptor):
-    """Lets in only whom :data:`CALLERS` names, within the limits of ``calls``; answers with :func:`answered_errors`.
+    """Admits the roles of :data:`CALLERS`, within the limits of ``calls``. Errors are :func:`answered_errors`.
 
-    Methods are coroutines, or asynchronous generators where the answer is a stream. A method of one message is served
-    as one of a stream of messages, which is the same on the wire: gRPC tells who calls before the message is here.
+    Methods are coroutines, or asynchronous generators where the response is a stream. A unary request is served as a
+    stream of one message, which is the same on the wire: this way the caller is known before its message arrives.
     """
 
     def __init__(self, calls: OpenCalls, connections: Connections) -> None:
@@ -41,7 +41,7 @@ class Guard(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler | None:
-        """The method's handler, guarded."""
+        """Return the method's handler, wrapped with the checks."""
         handler = await continuation(handler_call_details)
         if handler is None:
             return None
@@ -51,9 +51,9 @@ class Guard(grpc.aio.ServerInterceptor):
         return self._handlers[method]
 
     def _guarded(self, handler: Handler, method: str) -> Handler:
-        # grpc's own handler type leaves out the asynchronous kinds.
+        # grpc's handler type does not cover asynchronous handlers.
         inner: Any = handler
-        read = self._heard if handler.request_streaming else self._only
+        read = self._many if handler.request_streaming else self._only
         if handler.response_streaming:
             make: Any = grpc.stream_stream_rpc_method_handler
             guarded: Any = self._stream(inner.stream_stream or inner.unary_stream, method, read)
@@ -88,7 +88,7 @@ class Guard(grpc.aio.ServerInterceptor):
         _check(context, method)
         caller = caller_name(context)
         if is_known(context):
-            self._connections.vouch(context.peer(), caller)
+            self._connections.identify(context.peer(), caller)
         with self._calls.entered(caller, is_stream=is_stream) as call:
             try:
                 yield call
@@ -98,15 +98,15 @@ class Guard(grpc.aio.ServerInterceptor):
                 raise call.ended from None
 
     async def _only(self, context: Context, call: OpenCall) -> object:
-        """The message of a call that has one."""
+        """Read the message of a call with a single message."""
         request = await context.read()
         if request is grpc.aio.EOF:
-            raise BadInputError("this call came without its message")
+            raise BadInputError("the call has no message")
         self._calls.message_came(call)
         return _readable(request)
 
-    async def _heard(self, context: Context, call: OpenCall) -> AsyncIterator[object]:
-        """The messages of a call that has any number."""
+    async def _many(self, context: Context, call: OpenCall) -> AsyncIterator[object]:
+        """Return the messages of a call with any number of messages."""
         return self._messages(context, call)
 
     async def _messages(self, context: Context, call: OpenCall) -> AsyncIterator[object]:
@@ -116,9 +116,9 @@ class Guard(grpc.aio.ServerInterceptor):
 
 
 def _deserializer(handler: Handler) -> Callable[[bytes], object]:
-    """As the handler's; bytes that are no message become the error that the call is answered with.
+    """Return the handler's deserializer, changed to return an error for bytes that it cannot parse.
 
-    What a deserializer raises gRPC logs as a failure of ours, and answers with UNKNOWN.
+    If a deserializer raises, gRPC logs a failure of the server and answers with UNKNOWN.
     """
     parse = handler.request_deserializer or bytes
 
@@ -126,7 +126,7 @@ def _deserializer(handler: Handler) -> Callable[[bytes], object]:
         try:
             return parse(data)
         except DecodeError:
-            return BadInputError("these bytes are no message of this call")
+            return BadInputError("the bytes are not a valid message of this call")
 
     return deserialize
 
@@ -140,6 +140,8 @@ def _readable(request: object) -> object:
 def _check(context: Context, method: str) -> None:
     allowed = CALLERS.get(method)
     if allowed is None:
-        raise CallRefusedError(grpc.StatusCode.PERMISSION_DENIED, Reason.NOT_YOURS, f"{method} may be called by nobody")
+        raise CallRefusedError(
+            grpc.StatusCode.PERMISSION_DENIED, Reason.NOT_YOURS, f"{method} is not open to any caller"
+        )
     if isinstance(allowed, Role):
         require_role(context, allowed)

@@ -1,4 +1,4 @@
-"""grpc.health.v1: whether the coordinator can do its work, for load balancers, containers and probes."""
+"""grpc.health.v1: reports whether the coordinator serves, for load balancers, containers and probes."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _Status = health_pb2.HealthCheckResponse
 
 
 class HealthService(HealthServicer):  # type: ignore[misc] # the package has no types
-    """The same answer for every service: they share the store and the event loop."""
+    """Answers the same for every service, because they share the store and the event loop."""
 
     def __init__(self, health: Health) -> None:
         self._health = health
 
     async def Check(self, request: health_pb2.HealthCheckRequest, context: Context) -> health_pb2.HealthCheckResponse:
-        """SERVING or NOT_SERVING."""
+        """Return SERVING or NOT_SERVING."""
         if request.service not in _SERVICES:
             message = f"no service {request.service[:64]!r}; leave the name empty for the coordinator as a whole"
             raise CallRefusedError(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, message)
@@ -36,10 +36,10 @@ class HealthService(HealthServicer):  # type: ignore[misc] # the package has no 
     async def Watch(
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> AsyncIterator[health_pb2.HealthCheckResponse]:
-        """The same now and at every change."""
+        """Stream the current status and every change of it."""
         last = None
         while True:
-            changed = self._health.changed  # of before the answer: what changes while it is on its way is not missed
+            changed = self._health.changed  # read before the answer, so that no change during its sending is missed
             answer = self._answer() if request.service in _SERVICES else _Status(status=_Status.SERVICE_UNKNOWN)
             if answer != last:
                 yield answer

@@ -1,4 +1,4 @@
-"""Who is calling: the certificate's role and name, and whether the device still has its place."""
+"""Identify callers: the role and name in the certificate, and whether the device is still enrolled."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ _LAST: ContextVar[tuple[Context | None, Holder | None]] = ContextVar("_LAST", de
 
 
 def caller_of(context: Context) -> Holder:
-    """Whose certificate the caller showed; says nothing about revocation."""
+    """Return the holder of the caller's certificate. Revocation is not checked."""
     return _holder(context)
 
 
 def caller_name(context: Context) -> str:
-    """The name in the caller's certificate, or the network it calls from."""
+    """Return the name in the caller's certificate, or its network if it has none."""
     return _holder(context).name if is_known(context) else network_of(context.peer())
 
 
 def is_known(context: Context) -> bool:
-    """Whether the caller showed a certificate."""
+    """Return whether the caller showed a certificate."""
     return _known(context) is not None or "x509_pem_cert" in context.auth_context()
 
 
 def enrolled(connection: Connection, caller: Holder, now: float) -> Device:
-    """The device that calls, which is enrolled and not revoked.
+    """Return the calling device. ``now`` is seconds since 1970.
 
-    With an authority of the operator's own it is so from its first call on. The first call with a renewed certificate
-    is the end of the one before.
+    The first call enrols a device whose certificate comes from the operator's own authority. The first call with a
+    renewed certificate invalidates the earlier one.
 
     :raises CallRefusedError: UNAUTHENTICATED, with reason ``not-enrolled`` or ``revoked``.
     """
@@ -51,7 +51,7 @@ def enrolled(connection: Connection, caller: Holder, now: float) -> Device:
 
 
 def refusals(connection: Connection, callers: Sequence[Holder], now: float) -> list[CallRefusedError | None]:
-    """As :func:`enrolled` for many callers at once: for each, in order, why it is refused, if it is."""
+    """Apply :func:`enrolled` to many callers. Return for each, in order, its refusal or None."""
     found = dict(devices.by_id(connection, {caller.name for caller in callers}))
     refused: list[CallRefusedError | None] = []
     for caller in callers:
@@ -65,7 +65,7 @@ def refusals(connection: Connection, callers: Sequence[Holder], now: float) -> l
 
 
 def _admitted(connection: Connection, caller: Holder, found: Device | None, now: float) -> Device:
-    """The caller's device, where it has been looked for: what was ``found`` of it."""
+    """Return the caller's device. ``found`` is its record in the store, or None."""
     if found is None and caller.is_own:
         name = caller.name.removeprefix(OWN_PREFIX)
         plain_name("common name of the certificate", caller.name)
@@ -95,9 +95,9 @@ def _admitted(connection: Connection, caller: Holder, found: Device | None, now:
 
 
 def require_role(context: Context, role: Role) -> None:
-    """Refuse callers whose certificate was issued for another role.
+    """Refuse a caller whose certificate was issued for another role.
 
-    :raises CallRefusedError: PERMISSION_DENIED with reason ``not-yours``.
+    :raises CallRefusedError: PERMISSION_DENIED, with reason ``not-yours``.
     """
     caller = _holder(context)
     if caller.role is not role:
@@ -110,7 +110,7 @@ def require_role(context: Context, role: Role) -> None:
 
 
 def _known(context: Context) -> Holder | None:
-    """What this call's task has found out before: gRPC makes the certificate anew whenever it is asked."""
+    """Return the holder that this call's task has cached: gRPC copies the certificate at every request of it."""
     call, holder = _LAST.get()
     return holder if call is context else None
 

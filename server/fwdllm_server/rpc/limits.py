@@ -1,4 +1,4 @@
-"""Bounds on the fields of messages; nothing that arrives is trusted."""
+"""Check the bounds of message fields. Nothing that arrives is trusted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from fwdllm_common.errors import BadInputError
 
 MAX_ENROLMENT_BYTES = 16 << 10
-"""Size of the largest message on the enrolment port, which anyone can reach."""
+"""Size in bytes of the largest message on the enrolment port, which anyone can reach."""
 
 MAX_CERTIFICATE_REQUEST_BYTES = 4096
 MAX_TOKEN_LIFETIME_S = 2_592_000
@@ -16,9 +16,9 @@ _NAME = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def bounded(field: str, value: str | bytes, longest: int, shortest: int = 1) -> None:
-    """Refuse a text or bytes ``field`` whose length is out of bounds.
+    """Refuse a text or bytes ``field`` whose length, in characters or bytes, is out of bounds.
 
-    :raises BadInputError: naming the field, its length and the bounds.
+    :raises BadInputError: the length is out of bounds; the message names the field, its length and the bounds.
     """
     if not shortest <= len(value) <= longest:
         unit = "bytes" if isinstance(value, bytes) else "characters"
@@ -27,18 +27,18 @@ def bounded(field: str, value: str | bytes, longest: int, shortest: int = 1) -> 
 
 
 def in_range(field: str, value: float, lowest: float, highest: float) -> None:
-    """Refuse a number out of bounds, NaN among them.
+    """Refuse a number that is out of bounds or NaN.
 
-    :raises BadInputError: naming the field, its value and the bounds.
+    :raises BadInputError: the number is out of bounds; the message names the field, its value and the bounds.
     """
     if not lowest <= value <= highest:
         raise BadInputError(f"{field} is {value}; {lowest} to {highest} are allowed")
 
 
 def plain_name(field: str, value: str) -> None:
-    """Refuse a name that is not 1 to 64 of a-z A-Z 0-9 . _ -
+    """Refuse a name that is not 1 to 64 of the characters a-z A-Z 0-9 . _ -
 
-    :raises BadInputError: naming the field.
+    :raises BadInputError: the name is invalid; the message names the field.
     """
     if not _NAME.fullmatch(value):
-        raise BadInputError(f"{field} {value[:80]!r} is no name; use 1 to 64 of a-z A-Z 0-9 . _ -")
+        raise BadInputError(f"{field} {value[:80]!r} is not a valid name; use 1 to 64 of a-z A-Z 0-9 . _ -")

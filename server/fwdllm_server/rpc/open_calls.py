@@ -1,4 +1,4 @@
-"""The calls that are open now: how many a caller may have, how often it may call, and how they are ended."""
+"""Limit the open calls of a port: their number, their rate for each caller, and how long they may be idle."""
 
 from __future__ import annotations
 
@@ -19,14 +19,17 @@ from fwdllm_server.config.server_config import LimitsSection
 from fwdllm_server.rpc.errors import CallRefusedError
 
 LOOK_EVERY_S = 1.0
-"""A device that is revoked loses its open calls within so many seconds."""
+"""Seconds between two checks of the open calls. A revoked device loses its calls at the next one."""
 BURST_S = 4.0
-"""Calls that a caller has saved up at most, in seconds of its rate."""
+"""Size of a caller's token bucket, in seconds of its rate."""
 FIRST_MESSAGE_S = 30.0
-"""Seconds in which the message of a call has to be here."""
-MOST_OPENING, HASTE_S = 64, 2.0
-"""If the messages of more calls than that are not here yet, each has so many seconds: a part of one is memory. Of one
-caller there are never more: the oldest makes room for the next."""
+"""Seconds within which the first message of a call must arrive."""
+MOST_OPENING, CROWDED_FIRST_MESSAGE_S = 64, 2.0
+"""Largest number of calls that wait for their first message, and the time limit in seconds of those beyond it.
+
+A partly received message takes memory. If there are more such calls, the oldest have less time. A single caller never
+has more: its oldest call is ended for the next one.
+"""
 
 Revoked: TypeAlias = Callable[[Collection[str]], Awaitable[Collection[str]]]
 _log = structlog.get_logger()
@@ -34,9 +37,9 @@ _log = structlog.get_logger()
 
 @dataclass(eq=False)
 class OpenCall:
-    """A call and the last time that a message of it came or went; ``ended`` says why it is ended.
+    """An open call. ``last`` is the time of its latest message, ``ended`` the reason why it was ended.
 
-    It is ``opening`` until its first message is here.
+    It is ``opening`` until its first message has arrived.
     """
 
     caller: str
@@ -46,14 +49,14 @@ class OpenCall:
     ended: CallRefusedError | None = None
 
     def end(self, why: CallRefusedError) -> None:
-        """End it: what it waits for is interrupted, and its caller hears why."""
+        """End the call by cancelling its task. Its caller receives the reason ``why``."""
         if self.ended is None:
             self.ended = why
             self.task.cancel()
 
 
 class OpenCalls:
-    """Who has which calls open at one port. What is kept of a caller is gone a few seconds after its last call."""
+    """The open calls of one port. A caller's state is dropped a few seconds after its last call."""
 
     def __init__(self, limits: LimitsSection, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
@@ -61,19 +64,19 @@ class OpenCalls:
         self._open: dict[OpenCall, None] = {}  # the oldest first
         self._opening: dict[str, dict[OpenCall, None]] = {}  # by caller, the oldest first
         self._streams: Counter[str] = Counter()
-        self._saved: dict[str, tuple[float, float]] = {}  # calls that a caller has saved up, and as of when
+        self._saved: dict[str, tuple[float, float]] = {}  # token bucket of a caller: calls left, at what time
 
     @contextmanager
     def entered(self, caller: str, *, is_stream: bool) -> Iterator[OpenCall]:
-        """A call of ``caller`` while it is served by the task that runs this; its first message is not here yet.
+        """Register a call of ``caller`` while the block runs in the current task. Its first message comes later.
 
-        :raises CallRefusedError: RESOURCE_EXHAUSTED, it has too many or calls too often, or the server is full.
+        :raises CallRefusedError: RESOURCE_EXHAUSTED: the caller exceeds a limit, or the server is full.
         """
         self._spend(caller)
         if len(self._open) >= self._limits.calls_at_once and not self._make_room():
-            raise busy("the coordinator has as many calls open as it takes", 5.0)
+            raise busy("the coordinator has its largest number of calls open", 5.0)
         if is_stream and self._streams[caller] >= self._limits.streams_per_device:
-            raise busy(f"{self._limits.streams_per_device} streams of this device are open already", 5.0)
+            raise busy(f"this device has {self._limits.streams_per_device} streams open, which is the limit", 5.0)
         call = OpenCall(caller, _current_task(), self._clock())
         opening = self._opening.setdefault(caller, {})
         if len(opening) >= MOST_OPENING:
@@ -90,9 +93,9 @@ class OpenCalls:
                 del self._streams[caller]
 
     def message_came(self, call: OpenCall) -> None:
-        """Another message of a call came; each but the first counts as a call.
+        """Record a received message of a call. Each but the first counts as a call.
 
-        :raises CallRefusedError: RESOURCE_EXHAUSTED, they come too fast.
+        :raises CallRefusedError: RESOURCE_EXHAUSTED: the messages come too fast.
         """
         call.last = self._clock()
         if call.opening:
@@ -101,12 +104,12 @@ class OpenCalls:
             self._spend(call.caller)
 
     def message_went(self, call: OpenCall) -> None:
-        """Another message of a stream was taken by the caller."""
+        """Record that the caller has received a message of the stream."""
         call.last = self._clock()
 
     @asynccontextmanager
     async def watched(self, revoked: Revoked) -> AsyncIterator[None]:
-        """While the block runs, calls end that stand still, and those of callers that ``revoked`` names."""
+        """End idle calls, and calls of callers that ``revoked`` returns, while the block runs."""
         watching = asyncio.create_task(self._watch(revoked), name="open calls")
         try:
             yield
@@ -119,21 +122,21 @@ class OpenCalls:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
                 await self.look(revoked)
-            except StorageError as error:  # a call in a store that cannot be read ends by itself
-                _log.warning("cannot see who was revoked", reason=str(error))
+            except StorageError as error:  # calls that need an unreadable store end by themselves
+                _log.warning("cannot read which devices were revoked", reason=str(error))
 
     async def look(self, revoked: Revoked) -> None:
-        """End what is to end now."""
+        """End every call that is idle, late or of a revoked caller."""
         now = self._clock()
         opening = [call for call in self._open if call.opening]
         crowded = len(opening) - MOST_OPENING
         for number, call in enumerate(opening):
-            patience_s = HASTE_S if number < crowded else FIRST_MESSAGE_S
+            patience_s = CROWDED_FIRST_MESSAGE_S if number < crowded else FIRST_MESSAGE_S
             if now - call.last > patience_s:
                 self._end_opening(call, f"no message came on this call in {patience_s:g} s")
         for call in list(self._open):
             if not call.opening and now - call.last > self._limits.idle_s:
-                call.end(_late(f"nothing was heard on this call for {self._limits.idle_s:g} s"))
+                call.end(_late(f"no message was sent on this call for {self._limits.idle_s:g} s"))
         self._saved = {caller: saved for caller, saved in self._saved.items() if now - saved[1] < BURST_S}
         callers = {call.caller for call in self._open}
         gone = set(await revoked(callers)) if callers else set()
@@ -142,11 +145,11 @@ class OpenCalls:
             call.end(CallRefusedError(grpc.StatusCode.UNAUTHENTICATED, Reason.REVOKED, message))
 
     def _make_room(self) -> bool:
-        """End the oldest call without a message of the caller that has most of them; False if there is none."""
+        """End the oldest opening call of the caller that has most of them. Return False if there is none."""
         if not self._opening:
             return False
         caller = max(self._opening, key=lambda each: len(self._opening[each]))
-        self._end_opening(next(iter(self._opening[caller])), "others have to be served")
+        self._end_opening(next(iter(self._opening[caller])), "this call was ended to make room for other callers")
         return True
 
     def _end_opening(self, call: OpenCall, message: str) -> None:
@@ -155,7 +158,7 @@ class OpenCalls:
         self._is_open(call)
 
     def _is_open(self, call: OpenCall) -> None:
-        """Forget that its first message was waited for."""
+        """Mark a call as no longer opening."""
         call.opening = False
         opening = self._opening.get(call.caller, {})
         opening.pop(call, None)
@@ -173,7 +176,7 @@ class OpenCalls:
 
 
 def busy(message: str, retry_after_s: float) -> CallRefusedError:
-    """A refusal that says when to come back."""
+    """Return a refusal that asks the caller to come back after ``retry_after_s`` seconds."""
     status = grpc.StatusCode.RESOURCE_EXHAUSTED
     return CallRefusedError(status, Reason.BUSY, f"{message}; come back later", retry_after_s)
 

@@ -1,4 +1,4 @@
-"""OperatorService: jobs, devices and join tokens, for the command line and other operators' programs."""
+"""OperatorService: manages jobs, devices and join tokens, for the command line and other programs."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from fwdllm_server.views.model_card import model_card
 _DAY_S = 86_400
 _MAX_SPEC = 1 << 20
 _WATCH_S = 2.0
-"""A watcher hears at least so often, so that the time left goes on."""
+"""Longest time in seconds between two messages to a watcher, so that the remaining time stays current."""
 
 _ENDED = (operator_pb2.JOB_STATE_DONE, operator_pb2.JOB_STATE_FAILED, operator_pb2.JOB_STATE_STOPPED)
 
@@ -41,10 +41,7 @@ _log = structlog.get_logger()
 
 
 class OperatorService(OperatorServiceServicer):
-    """Carries out what operators say.
-
-    ``enrolment_address`` and ``ca_sha256`` go into join tokens.
-    """
+    """Answers the operators' calls. ``enrolment_address`` and ``ca_sha256`` go into join tokens."""
 
     def __init__(self, coordinator: Coordinator, enrolment_address: str, ca_sha256: str) -> None:
         self._coordinator = coordinator
@@ -55,7 +52,7 @@ class OperatorService(OperatorServiceServicer):
     async def SubmitJob(
         self, request: operator_pb2.SubmitJobRequest, context: Context
     ) -> operator_pb2.SubmitJobResponse:
-        """Checks a job file and puts the job in the queue."""
+        """Check a job file and submit the job."""
         bounded("spec_toml", request.spec_toml, _MAX_SPEC)
         folder = Path(request.base_folder)
         if not folder.is_absolute():
@@ -65,16 +62,16 @@ class OperatorService(OperatorServiceServicer):
         return operator_pb2.SubmitJobResponse(job_id=job_id, same_name=job.same_name)
 
     async def ListJobs(self, request: operator_pb2.ListJobsRequest, context: Context) -> operator_pb2.ListJobsResponse:
-        """Every job, newest first."""
+        """Return every job, newest first."""
         return operator_pb2.ListJobsResponse(jobs=await self._runtime.in_store(self._all_jobs))
 
     async def GetJob(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.Job:
-        """One job."""
+        """Return a job by its id or name."""
         return await self._runtime.in_store(self._job, request.job)
 
     async def WatchJob(self, request: operator_pb2.GetJobRequest, context: Context) -> AsyncIterator[operator_pb2.Job]:
-        """The job now and at every change, until it ends."""
-        # Its id from now on: a new job of the same name is not the one that is watched.
+        """Stream the job's current state and every change, until it ends."""
+        # By its id: a later job of the same name is another one.
         record = await self._runtime.in_store(self._find, request.job)
         while True:
             job = await self._runtime.in_store(self._job, record.id)
@@ -84,26 +81,26 @@ class OperatorService(OperatorServiceServicer):
             await self._runtime.change(_WATCH_S)
 
     async def StopJob(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.Job:
-        """Stops a job where it is."""
+        """Stop a job immediately."""
         record = await self._runtime.in_store(self._find, request.job)
         await self._coordinator.stop(record)
         return await self._runtime.in_store(self._job, record.id)
 
     async def PauseJob(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.Job:
-        """Lets a job end its round and begin no other."""
+        """Pause a job after its current round."""
         record = await self._runtime.in_store(self._find, request.job)
         await self._coordinator.pause(record)
         return await self._runtime.in_store(self._job, record.id)
 
     async def SetJobPriority(self, request: operator_pb2.SetJobPriorityRequest, context: Context) -> operator_pb2.Job:
-        """Puts a job before those of lower priority."""
+        """Set a job's priority. Jobs of higher priority get devices first."""
         in_range("priority", request.priority, -MOST_PRIORITY, MOST_PRIORITY)
         record = await self._runtime.in_store(self._find, request.job)
         await self._coordinator.set_priority(record, request.priority)
         return await self._runtime.in_store(self._job, record.id)
 
     async def ResumeJob(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.Job:
-        """Goes on with a job that was paused or stopped, or failed."""
+        """Resume a job that was paused or stopped, or that failed."""
         record = await self._runtime.in_store(self._find, request.job)
         await self._coordinator.resume(record)
         return await self._runtime.in_store(self._job, record.id)
@@ -111,7 +108,7 @@ class OperatorService(OperatorServiceServicer):
     async def ExportAdapter(
         self, request: operator_pb2.GetJobRequest, context: Context
     ) -> AsyncIterator[operator_pb2.AdapterChunk]:
-        """The adapter at the version to export, file by file."""
+        """Stream the adapter at the version to export, file by file."""
         job, theta = await self._runtime.in_store(self._trained, request.job)
         template = self._coordinator.folder(job.id).adapter
         made = {
@@ -121,7 +118,7 @@ class OperatorService(OperatorServiceServicer):
             made[CARD] = card.encode()
         names = {path.relative_to(template).as_posix() for path in template.rglob("*") if path.is_file()}
         for name in sorted(names | made.keys()):
-            # The base model may be gigabytes.
+            # The base model may have gigabytes.
             with BytesIO(made[name]) if name in made else (template / name).open("rb") as file:
                 data = await asyncio.to_thread(file.read, CHUNK_BYTES)
                 yield operator_pb2.AdapterChunk(file_name=name, data=data)
@@ -131,7 +128,7 @@ class OperatorService(OperatorServiceServicer):
     async def CreateJoinToken(
         self, request: operator_pb2.CreateJoinTokenRequest, context: Context
     ) -> operator_pb2.CreateJoinTokenResponse:
-        """A token with which one device may enrol."""
+        """Create a token with which one device may enrol."""
         plain_name("name", request.name)
         lifetime_s = request.lifetime_s or _DAY_S
         in_range("lifetime_s", lifetime_s, 1, MAX_TOKEN_LIFETIME_S)
@@ -145,11 +142,11 @@ class OperatorService(OperatorServiceServicer):
     async def ListDevices(
         self, request: operator_pb2.ListDevicesRequest, context: Context
     ) -> operator_pb2.ListDevicesResponse:
-        """Every device, newest first."""
+        """Return every device, newest first."""
         return operator_pb2.ListDevicesResponse(devices=await self._runtime.in_store(self._all_devices))
 
     async def RevokeDevice(self, request: operator_pb2.RevokeDeviceRequest, context: Context) -> operator_pb2.Device:
-        """Refuses every further call of a device."""
+        """Revoke a device, so that every further call of it is refused."""
         device = await self._runtime.in_store(self._revoke, request.device)
         self._runtime.presence.leave(device.device_id)
         _log.info("device revoked", device=device.device_id, name=device.name)

@@ -1,4 +1,4 @@
-"""Who may call what. A method that is not listed may be called by nobody."""
+"""The roles that may call each method. A method that is not listed is refused to everyone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fwdllm_server.security.roles import Role
 
 
 class Anyone(Enum):
-    """Also those who show no certificate."""
+    """Any caller, with or without a certificate."""
 
     ANYONE = "anyone"
 

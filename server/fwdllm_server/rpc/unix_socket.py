@@ -1,4 +1,4 @@
-"""The operator's plane on a Unix socket: a file to which only the coordinator's user may connect."""
+"""The operator's Unix socket, to which only the coordinator's user may connect."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from fwdllm_common.errors import BadInputError, BusyError
 from fwdllm_common.files import storage_error
 
 _LONGEST = 107 if sys.platform == "linux" else 103
-"""Bytes that a socket's path may have."""
+"""Largest length of a socket's path, in bytes."""
 
 
 def grpc_target(path: Path) -> str:
-    """The name that gRPC has for the socket at ``path``, absolute.
+    """Return gRPC's address of the socket at ``path``, an absolute path.
 
-    :raises BadInputError: the path is too long, on systems where there is no way around.
+    :raises BadInputError: the path is too long. Linux has a workaround, other systems do not.
     :raises StorageError: its folder cannot be opened.
     """
     return f"unix:{quote(str(_short(path)))}"
@@ -30,7 +30,7 @@ def grpc_target(path: Path) -> str:
 
 @contextmanager
 def for_its_owner_only() -> Iterator[None]:
-    """Sockets that are bound inside have mode 0600 from their first moment on."""
+    """Set the umask for the block, so that sockets bound in it have mode 0600 from their creation on."""
     before = os.umask(0o177)
     try:
         yield
@@ -39,16 +39,18 @@ def for_its_owner_only() -> Iterator[None]:
 
 
 def check_socket_free(path: Path) -> None:
-    """See that the operator's socket can be made at ``path``.
+    """Check that the operator's socket can be created at ``path``.
 
-    What a coordinator left there that was killed is in nobody's way.
+    A stale socket of a coordinator that was killed is no obstacle.
 
-    :raises BusyError: another program listens on it.
-    :raises BadInputError: something else is there, or the folder is not to be written to, or the path too long.
+    :raises BusyError: another program listens on the socket.
+    :raises BadInputError: the path is another kind of file or too long, or its folder is not writable.
     """
     try:
         if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise BadInputError(f"[listen] operator: {path} is there and no socket; name another in server.toml")
+            raise BadInputError(
+                f"[listen] operator: {path} exists and is not a socket; name another path in server.toml"
+            )
         with socket.socket(socket.AF_UNIX) as caller:
             caller.connect(str(_short(path)))
     except FileNotFoundError as error:
@@ -79,7 +81,7 @@ def _short(path: Path) -> Path:
 
 @cache
 def _descriptor(folder: Path) -> int:
-    """Of the folder, opened once and for good: gRPC comes back to the path to connect again, and to remove it."""
+    """Open the folder and keep it open: gRPC uses the path again to reconnect, and to remove the socket."""
     try:
         return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except OSError as error:

@@ -1,1 +1,1 @@
-"""A job on simulated devices: the coordinator's own rounds and store, the agent's own engine and data, no network."""
+"""Simulation of a job: the coordinator's rounds and store, the agent's engine and data, no network."""

@@ -1,4 +1,4 @@
-"""What simulated devices that lie send instead of what they measured."""
+"""The false scalars that simulated Byzantine devices send."""
 
 from __future__ import annotations
 
@@ -11,13 +11,19 @@ from numpy.typing import NDArray
 from fwdllm_common.fixed_point import MAX_MAGNITUDE
 
 Attack: TypeAlias = Literal["flip", "large", "constant", "random", "nan", "flip-large"]
-"""``flip`` the sign; ``large``, the largest magnitude that is accepted with a random sign; ``constant``, 1; ``random``,
-normal numbers as large as the measured; ``nan``; ``flip-large``, the largest magnitude with the sign flipped, which
-after clipping is the most that a device can do."""
+"""The kind of an attack.
+
+``flip``: the flipped sign. ``large``: the largest accepted magnitude with a random sign. ``constant``: 1. ``random``:
+normal numbers of the measured magnitude. ``nan``: NaN. ``flip-large``: the largest accepted magnitude with the flipped
+sign, which is the strongest attack after clipping.
+"""
 
 
 def attacked(attack: Attack, measured: NDArray[np.float64], assignment_id: str) -> NDArray[np.float64]:
-    """What a device sends, float64 ``[directions]``; the same for the same assignment."""
+    """Return the scalars that a device sends instead of ``measured``, float64 ``[directions]``.
+
+    They are a function of the arguments, so that an assignment always gets the same ones.
+    """
     generator = np.random.Generator(np.random.Philox(zlib.crc32(assignment_id.encode())))
     if attack == "flip":
         return -measured

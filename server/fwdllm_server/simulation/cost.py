@@ -1,7 +1,7 @@
-"""What work costs a device: example-passes, counted as the engine counts them, without computing anything.
+"""Count the example-passes of work as the engine counts them, without computing anything.
 
-The engine's own count depends on what its cache happens to hold, and that outlives a simulation that is killed. Here it
-is a function of the simulation alone, so that simulated time is, too.
+The engine's own count depends on the contents of its cache, which outlive a simulation that is killed. Here the count
+is a function of the simulation alone. Therefore simulated time is one, too.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from fwdllm_common.manifest import Manifest
 
 
 class PassCounter:
-    """The caches of all devices, as far as one needs to know which rows they hold, and the passes that they save.
+    """Counts example-passes, with a model of the devices' caches: which rows each holds.
 
-    A row is one device's, and its cache has room for all of that device's rows.
+    A row belongs to one device. A device's cache has room for all its rows.
     """
 
     def __init__(self, manifest: Manifest, dataset: Dataset, run_key: int) -> None:
@@ -30,14 +30,18 @@ class PassCounter:
         self._run_key = run_key
         self._padded = padded_lengths(dataset.lengths, manifest.max_tokens)
         self._last = len(manifest.stages) - 1
-        # For the output of each stage but the last, the θ that a row was computed with.
+        # For the output of each stage but the last: the tag of the θ with which each row was computed.
         self._cached: NDArray[np.uint64] = np.zeros((self._last, len(dataset)), dtype=np.uint64)
-        # A version's θ is the same array for all devices: its tags are made once.
+        # A version's θ is the same array for all devices, so that its tags are computed once.
         self._tagged: Float32Vector | None = None
         self._tags: dict[int, np.uint64] = {}
 
     def task(self, task: DirectionTask, theta: Float32Vector, rows: RowIndices) -> tuple[float, float]:
-        """What a task on a batch of a device's ``rows`` costs before its first direction, and for each direction."""
+        """Return the cost of a task in example-passes: before its first direction, and for each direction.
+
+        :param theta: float32 ``[d]``.
+        :param rows: indices of the device's rows, from which the batch is drawn.
+        """
         stage = self._manifest.stage_of(task.block)
         batch = task.batch(self._run_key, rows)
         before, once = PassCost(self._manifest), PassCost(self._manifest)
@@ -48,20 +52,20 @@ class PassCounter:
         return before.example_passes + once.example_passes, once.example_passes
 
     def evaluation(self, theta: Float32Vector, rows: RowIndices) -> float:
-        """What predicting ``rows`` costs."""
+        """Return the cost of predicting ``rows`` at ``theta`` (float32 ``[d]``), in example-passes."""
         cost = PassCost(self._manifest)
         self._fill(self._last - 1, rows, theta, cost)
         cost.add(self._padded[rows], self._last, self._last + 1)
         return cost.example_passes
 
     def features(self, theta: Float32Vector, rows: RowIndices) -> float:
-        """What the features of ``rows`` cost, which the head reads."""
+        """Return the cost of the features of ``rows`` that the head reads, in example-passes."""
         cost = PassCost(self._manifest)
         self._fill(self._last - 1, rows, theta, cost)
         return cost.example_passes
 
     def _fill(self, stage: int, rows: RowIndices, theta: Float32Vector, cost: PassCost) -> None:
-        """The output of a stage for ``rows``, from the cache where it is there."""
+        """Add the cost of a stage's output for ``rows`` to ``cost``, except for cached rows."""
         tag = self._tag(stage, theta)
         missing = rows[self._cached[stage, rows] != tag]
         if len(missing):
@@ -71,7 +75,7 @@ class PassCounter:
             self._cached[stage, missing] = tag
 
     def _tag(self, stage: int, theta: Float32Vector) -> np.uint64:
-        """A number above 0 for the θ that the output of a stage depends on."""
+        """Return a tag, a number above 0, of those parts of θ that the output of a stage depends on."""
         if self._tagged is not theta:
             self._tagged, self._tags = theta, {}
         if stage not in self._tags:
@@ -81,9 +85,9 @@ class PassCounter:
         return self._tags[stage]
 
     def to_bytes(self) -> bytes:
-        """What the caches hold."""
+        """Serialise the contents of the caches."""
         return zlib.compress(self._cached.tobytes(), level=1)
 
     def restore(self, data: bytes) -> None:
-        """The inverse of :meth:`to_bytes`."""
+        """Restore the contents of the caches from :meth:`to_bytes`."""
         self._cached = np.frombuffer(zlib.decompress(data), dtype=np.uint64).reshape(self._cached.shape).copy()

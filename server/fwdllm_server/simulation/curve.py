@@ -15,11 +15,11 @@ _FACT = "curve"
 
 @dataclass(frozen=True)
 class Point:
-    """Where a run is at an evaluated version: accuracy (0 to 1) and loss, and what it has cost all devices together.
+    """An evaluated version: accuracy (0 to 1), loss (nats), and the cost so far of all devices together.
 
-    Of question answering, which alone has ``exact_match`` (0 to 1), the accuracy is the mean F1.
-    ``example_passes`` are rows × forward passes, ``device_seconds`` of computing and ``seconds`` of the run are
-    simulated, ``bytes_up`` and ``bytes_down`` without the model itself.
+    For question answering the accuracy is the mean F1, and ``exact_match`` (0 to 1) is given. ``example_passes`` are
+    rows × forward passes. ``device_seconds`` is computing time, ``seconds`` the run's duration, both simulated.
+    ``bytes_up`` and ``bytes_down`` do not include the model's files.
     """
 
     version: int
@@ -35,12 +35,12 @@ class Point:
 
     @property
     def metric(self) -> str:
-        """What ``accuracy`` is."""
+        """The name of the metric in ``accuracy``."""
         return "accuracy" if self.exact_match is None else "F1"
 
 
 class Curve:
-    """The points so far, in the store, and for others to read in ``file``, which is never ahead of it."""
+    """The points so far, in the store and, for readers, in ``file``. The file is never ahead of the store."""
 
     def __init__(self, store: SimulationStore, file: Path) -> None:
         self._store = store
@@ -49,21 +49,21 @@ class Curve:
 
     @property
     def points(self) -> Sequence[Point]:
-        """By ascending version."""
+        """The points by ascending version."""
         return self._points
 
     @property
     def version(self) -> int:
-        """The newest version that was evaluated, -1 before the first."""
+        """The newest evaluated version, -1 before the first."""
         return self._points[-1].version if self._points else -1
 
     def add(self, point: Point) -> None:
-        """Add a point, which lasts from the store's next checkpoint on."""
+        """Add a point. It is durable after the store's next checkpoint."""
         self._points.append(point)
         self._store.keep(_FACT, self._json())
 
     def publish(self) -> None:
-        """Write the file anew; what is in it is in the store.
+        """Write the points to the file. Call it only after the store's checkpoint.
 
         :raises StorageError: the disk is full.
         """

@@ -1,4 +1,4 @@
-"""Simulated devices behind the same seam as real ones: a discrete-event simulation around the real engine."""
+"""Simulated devices with the interface of real ones: a discrete-event simulation with the real engine."""
 
 from __future__ import annotations
 
@@ -32,21 +32,24 @@ from fwdllm_server.store.assignments import AssignmentRecord
 from fwdllm_server.store.database import Database
 
 REACTION_S = 1.0
-"""The coordinator looks at what devices did at most once in so many simulated seconds."""
+"""Smallest interval between two steps of the coordinator, in simulated seconds."""
 AWAY = 2.0
-"""A device that vanishes stays away for so many times the seconds after which its assignment expires."""
+"""Time for which a device that dropped out stays away, as a multiple of the job's ``assignment_s``."""
 _NEVER = -1.0
 LONGEST_WAIT_S = 7 * 86400.0
-"""Simulated seconds without any report after which nobody is waited for any longer."""
+"""Simulated seconds without any report after which the simulation fails."""
 
 
 class SimulatedFleet:
-    """A :class:`fwdllm_server.rounds.fleet.Fleet` in this process.
+    """A :class:`fwdllm_server.rounds.fleet.Fleet` of simulated devices in this process.
 
-    Devices fetch, compute, report and vanish as real ones do, through the same code of the coordinator. Numbers are
-    ``engine``'s; time is simulated: what work takes follows from ``cost`` and a device's speed. Their owners allow sums
-    of features. ``rest`` is called before each step of the rounds; the store, ``cost`` and :meth:`to_json` then say
-    together all there is to know. ``start`` is when it begins, seconds since 1970.
+    Devices fetch, compute, report and drop out as real ones do, through the same code of the coordinator. ``engine``
+    computes the scalars. Time is simulated: the duration of work follows from ``cost`` and a device's speed. All owners
+    allow feature sums.
+
+    :param rest: called before each step of the rounds. At that moment, the store, ``cost`` and :meth:`to_json` together
+        are the whole state of the simulation.
+    :param start: simulated time of the start, seconds since 1970.
     """
 
     def __init__(
@@ -71,18 +74,18 @@ class SimulatedFleet:
         self._rest = rest
         self._slot = -1
         self._here: NDArray[np.bool_] = np.zeros(len(devices), dtype=np.bool_)
-        # What a checkpoint keeps:
+        # The state that a checkpoint saves:
         self.now = self._last_report = start
-        self._until = _NEVER  # to which all is to happen before the next step of the rounds
+        self._until = _NEVER  # events up to this time come before the rounds' next step
         self._timeline = Timeline()
         self._busy: set[str] = set()
         self._works: dict[str, Work] = {}
         self._traffic = Traffic(job)
 
     async def advance(self, machine: RoundMachine) -> Step:
-        """See :class:`fwdllm_server.rounds.fleet.Fleet`."""
+        """Run one step of the round machine, and plan the fetches of new assignments."""
         self._rest()
-        self._come_and_go()
+        self._update_availability()
         step = machine.advance(self.now)
         with self._database.transaction() as connection:
             for assignment_id, device_id in assignments.offered(connection, self._job.id):
@@ -92,9 +95,9 @@ class SimulatedFleet:
         return step
 
     async def news(self, within_s: float) -> None:
-        """See :class:`fwdllm_server.rounds.fleet.Fleet`.
+        """Run events until devices have done something, or for ``within_s`` simulated seconds.
 
-        :raises JobFailedError: nobody has reported anything for a week.
+        :raises JobFailedError: no device has reported anything for a simulated week.
         """
         limit = self.now + within_s
         if self._population.availability < 1:
@@ -102,7 +105,7 @@ class SimulatedFleet:
         first = self._timeline.next_at
         if min(first, limit) - self._last_report > LONGEST_WAIT_S:
             raise JobFailedError(
-                "the devices that a round needs are never there together; lower min_devices, "
+                "the devices that a round needs are never present together; lower min_devices, "
                 "or raise accept_s if they fetch their assignments too late"
             )
         if first > limit:
@@ -113,14 +116,14 @@ class SimulatedFleet:
             await self.catch_up()
 
     async def catch_up(self) -> None:
-        """Let happen what :meth:`news` had begun with when the simulation was interrupted."""
+        """Run the remaining events of a call of :meth:`news`, also after an interrupted simulation was restored."""
         while self._timeline.next_at <= self._until:
-            await asyncio.sleep(0)  # the only place where an interrupt is heard: between two events
-            self._happen(self._timeline.take())
+            await asyncio.sleep(0)  # an interrupt can only take effect here, between two events
+            self._process(self._timeline.take())
         self._until = _NEVER
 
     def to_json(self) -> str:
-        """Where the devices stand."""
+        """Serialise the devices' state."""
         state = {
             "now": self.now,
             "until": self._until,
@@ -134,7 +137,7 @@ class SimulatedFleet:
         return json.dumps(state)
 
     def restore(self, text: str) -> None:
-        """The inverse of :meth:`to_json`."""
+        """Restore the devices' state from :meth:`to_json`."""
         state = json.loads(text)
         self.now, self._until, self._last_report = state["now"], state["until"], state["last_event"]
         self._timeline = Timeline((Event(*event) for event in state["events"]), state["next_number"])
@@ -142,8 +145,8 @@ class SimulatedFleet:
         self._works = {work.assignment_id: work for work in map(Work.from_json, state["works"])}
         self._traffic.restore(state["traffic"])
 
-    def _come_and_go(self) -> None:
-        """Who is there in this minute."""
+    def _update_availability(self) -> None:
+        """Update the presence of devices for the current minute."""
         slot = int(self.now // SLOT_S) if self._population.availability < 1 else 0
         if slot == self._slot:
             return
@@ -153,9 +156,9 @@ class SimulatedFleet:
         for place in changed:
             device = self._devices[place]
             if device.id not in self._busy:
-                self._tell_presence(device)
+                self._update_presence(device)
 
-    def _tell_presence(self, device: VirtualDevice) -> None:
+    def _update_presence(self, device: VirtualDevice) -> None:
         if self._here[self._places[device.id]]:
             self._presence.seen(
                 Present(
@@ -170,7 +173,7 @@ class SimulatedFleet:
         else:
             self._presence.leave(device.id)
 
-    def _happen(self, event: Event) -> None:
+    def _process(self, event: Event) -> None:
         self.now = max(self.now, event.at)
         match event.kind:
             case "fetch":
@@ -183,7 +186,7 @@ class SimulatedFleet:
                     self._end(self._works[event.assignment_id])
 
     def _fetch(self, assignment_id: str) -> None:
-        """A device gets what was offered to it, unless the round is over."""
+        """Let a device fetch its assignment, unless the round is over."""
         with self._database.transaction() as connection:
             record = assignments.get(connection, assignment_id)
             assert record is not None
@@ -200,7 +203,7 @@ class SimulatedFleet:
         self._plan_message(work)
 
     def _plan_message(self, work: Work) -> None:
-        """The device's next message; if there is none it is free, unless it has vanished."""
+        """Plan the device's next message. Without one, free the device unless it has dropped out."""
         message = work.next_message
         if message is not None:
             at = work.started + message.sent_at + self._population.latency_s
@@ -223,7 +226,7 @@ class SimulatedFleet:
             self._plan_message(work)
 
     def _send_scalars(self, connection: Connection, record: AssignmentRecord, work: Work, message: Message) -> bool:
-        """Returns whether the coordinator has enough of the assignment."""
+        """Report a message's scalars. Return whether the coordinator asks the device to stop."""
         request = device_pb2.ReportRequest(
             assignment_id=work.assignment_id,
             first_index=message.first,
@@ -243,7 +246,7 @@ class SimulatedFleet:
         return response.stop
 
     def _send_sums(self, connection: Connection, record: AssignmentRecord, work: Work, message: Message) -> bool:
-        """Returns True: all sums go at once."""
+        """Report all feature sums at once. Return True: the assignment is then finished."""
         request = device_pb2.FeatureSumsRequest(
             assignment_id=work.assignment_id,
             sums=self._compute.class_sums(work),
@@ -256,11 +259,11 @@ class SimulatedFleet:
         return True
 
     def _end(self, work: Work) -> None:
-        """The device has done with its assignment, or has come back without it."""
+        """End an assignment that the device has finished, or has lost by dropping out."""
         del self._works[work.assignment_id]
         self._compute.end(work)
         self._free(work.device_id)
 
     def _free(self, device_id: str) -> None:
         self._busy.discard(device_id)
-        self._tell_presence(self._devices[self._places[device_id]])
+        self._update_presence(self._devices[self._places[device_id]])

@@ -1,4 +1,4 @@
-"""The simulated devices: whose rows are whose, how fast each is, when it is there; all drawn from one seed."""
+"""The simulated devices: their rows, speeds and availability, all drawn from one seed."""
 
 from __future__ import annotations
 
@@ -17,20 +17,21 @@ from fwdllm_server.simulation import shards
 from fwdllm_server.simulation.attacks import Attack
 
 SLOT_S = 60.0
-"""Simulated seconds after which each device is there or not anew."""
+"""Simulated seconds after which the availability of each device is drawn anew."""
 
 Partition = Literal["iid", "dirichlet", "user"]
 
 
 class Population(BaseModel):
-    """What the fleet is drawn from.
+    """The distribution that the simulated devices are drawn from.
 
     ``partition``: ``iid``; ``dirichlet`` with concentration ``alpha`` over the labels (Hsu et al. 2019); ``user``: one
-    device per user of the data file. ``rows_per_device`` bounds a device's rows, 0 is no bound.
-    Speeds are log-normal around ``passes_per_s`` example-passes a second, with ``speed_spread`` as the standard
-    deviation of the logarithm. In each minute a device is there with probability ``availability``; from an assignment
-    it vanishes on the way with probability ``drop_out``. Messages take ``latency_s`` in each direction. A fraction of
-    the devices is ``byzantine``: they measure as all do, and send what ``attack`` makes of it.
+    device for each user of the data file. ``rows_per_device`` bounds a device's rows; 0 means no bound.
+
+    Speeds are log-normal: the median is ``passes_per_s`` example-passes a second, and ``speed_spread`` the standard
+    deviation of the logarithm. A device is available in each minute with probability ``availability``. It drops out of
+    an assignment with probability ``dropout_rate``. A message takes ``latency_s`` in each direction. A fraction
+    ``byzantine`` of the devices sends false scalars, which ``attack`` derives from the measured ones.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -45,14 +46,16 @@ class Population(BaseModel):
     speed_spread: float = Field(default=0.0, ge=0)
     latency_s: float = Field(default=0.1, ge=0)
     availability: float = Field(default=1.0, gt=0, le=1)
-    drop_out: float = Field(default=0.0, ge=0, lt=1)
+    dropout_rate: float = Field(default=0.0, ge=0, lt=1)
     byzantine: float = Field(default=0.0, ge=0, lt=1)
     attack: Attack = "flip"
 
     def check(self, rows: int, has_users: bool) -> None:
-        """That a file of so many rows, and perhaps a user of each, can be divided.
+        """Check that a data file can be divided among the devices.
 
-        :raises BadInputError: it cannot.
+        :param rows: number of its rows.
+        :param has_users: whether the user of each row is known.
+        :raises BadInputError: the file cannot be divided.
         """
         if self.partition == "user":
             if not has_users:
@@ -61,7 +64,7 @@ class Population(BaseModel):
             raise BadInputError(f"{rows} rows are too few for {self.devices} devices; simulate fewer")
 
     def draw(self, dataset: Dataset, labels: Sequence[str], users: Sequence[str] | None = None) -> list[VirtualDevice]:
-        """The devices; those without a row to learn from are left out. ``users`` names the user of each row.
+        """Draw the devices. Devices without a row to learn from are left out. ``users`` names the user of each row.
 
         :raises BadInputError: fewer rows than devices, or a partition by user without users.
         """
@@ -84,21 +87,21 @@ class Population(BaseModel):
         return devices
 
     def present(self, slot: int, devices: int) -> NDArray[np.bool_]:
-        """Which of ``devices`` are there in a minute of the simulation, bool ``[devices]``."""
+        """Return which of ``devices`` are available in a minute of the simulation, bool ``[devices]``."""
         if self.availability == 1:
             return np.ones(devices, dtype=np.bool_)
         draws: NDArray[np.bool_] = self.generator("present", slot).random(devices) < self.availability
         return draws
 
     def vanishes(self, assignment_id: str) -> float | None:
-        """The part of an assignment's time after which its device vanishes; None if it does not."""
-        if self.drop_out == 0:
+        """Return the fraction of an assignment's duration after which its device drops out; None if it does not."""
+        if self.dropout_rate == 0:
             return None
         draws = self.generator("vanish", *assignment_id.encode()).random(2)
-        return float(draws[1]) if draws[0] < self.drop_out else None
+        return float(draws[1]) if draws[0] < self.dropout_rate else None
 
     def generator(self, purpose: str, *numbers: int) -> np.random.Generator:
-        """Random numbers for one purpose, named by 8 characters at most."""
+        """Return a random generator for one purpose, whose name has 8 characters at most."""
         words = np.frombuffer(purpose.encode().ljust(8, b"\0"), dtype="<u4")
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, *map(int, words), *numbers])))
 
@@ -117,7 +120,7 @@ class Population(BaseModel):
 class VirtualDevice:
     """One simulated device: its rows of the shared dataset, its speed in example-passes a second, its labels.
 
-    ``attack`` is how it lies, None that it does not.
+    ``attack`` is what it does to its scalars; None for an honest device.
     """
 
     id: str

@@ -1,4 +1,4 @@
-"""The file whose rows are divided among simulated devices."""
+"""Open the file whose rows are divided among simulated devices."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def read_source(
     user_column: str | None,
     skip_incomplete: bool = False,
 ) -> tuple[Source, Sequence[str] | None]:
-    """Where the rows for a ``model`` are, and the user of each if there is a column for it.
+    """Return the source of the rows for a ``model``, and the user of each row if ``user_column`` is given.
 
-    Questions have columns of their own.
+    ``text_column`` and ``label_column`` apply to classification. Question answering has fixed columns.
 
-    :raises BadInputError: the file or a row is wrong.
+    :raises BadInputError: the file or a row is invalid.
     """
     if model.task != CLASSIFICATION:
         questions = QuestionSource(path)

@@ -1,4 +1,4 @@
-"""Running a coroutine to its end, whether or not an event loop is at work in this thread."""
+"""Run a coroutine to its end, whether or not this thread already runs an event loop."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 
 def run_to_end(work: Coroutine[Any, Any, None]) -> None:
-    """Run ``work``; in a notebook, whose cells are run by an event loop, in another thread while this one waits.
+    """Run ``work`` to its end. If this thread runs an event loop, as in a notebook, use another thread and wait.
 
-    :raises KeyboardInterrupt: Ctrl-C, once ``work`` has ended as after :meth:`asyncio.Task.cancel`.
+    :raises KeyboardInterrupt: Ctrl-C was pressed, and ``work`` has been cancelled.
     """
     try:
         asyncio.get_running_loop()
@@ -21,11 +21,11 @@ def run_to_end(work: Coroutine[Any, Any, None]) -> None:
         return
     loop = asyncio.new_event_loop()
     with ThreadPoolExecutor(1) as thread:
-        thread.submit(int).result()  # started: an interrupt from now on finds a thread that is waited for
+        thread.submit(int).result()  # start the thread first, so that an interrupt leaves no half-started one
         try:
             thread.submit(_run, loop, work).result()
         except KeyboardInterrupt:
-            with suppress(RuntimeError):  # it has ended at this moment
+            with suppress(RuntimeError):  # the loop has just ended
                 loop.call_soon_threadsafe(_cancel_all, loop)
             raise
 

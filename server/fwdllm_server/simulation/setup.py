@@ -1,4 +1,4 @@
-"""What a simulation is of, and the folder that is of no other."""
+"""Check a simulation's data, and that its folder belongs to the same simulation."""
 
 from __future__ import annotations
 
@@ -21,25 +21,27 @@ _FACT = "setup"
 
 
 def check_data(spec: JobSpec, data: Source, population: Population, has_users: bool) -> None:
-    """Read the devices' rows once, before any work is done.
+    """Check the devices' rows before any work is done.
 
-    :raises BadInputError: they are wrong, or do not fit the job or the population.
+    :raises BadInputError: the rows are invalid, or do not fit the job or the population.
     """
     if spec.model.task != CLASSIFICATION and population.partition == "dirichlet":
-        raise BadInputError(f"a Dirichlet partition is over labels, which {spec.model.task} has not; use iid or user")
+        raise BadInputError(
+            f"a Dirichlet partition needs labels, which {spec.model.task} does not have; use iid or user"
+        )
     population.check(check_rows(spec, data), has_users)
     if population.devices < spec.rounds.min_devices:
         raise BadInputError(
-            f"a round of the job waits for {spec.rounds.min_devices} devices, and {population.devices} are simulated; "
+            f"a round of the job needs {spec.rounds.min_devices} devices, but only {population.devices} are simulated; "
             "simulate more or lower [rounds] min_devices"
         )
 
 
 def begin_folder(folder: Path) -> None:
-    """Make the folder of a simulation that has not begun.
+    """Create the folder of a new simulation.
 
-    :raises BadInputError: there are other things in it.
-    :raises StorageError: it cannot be made.
+    :raises BadInputError: the folder contains other files.
+    :raises StorageError: the folder cannot be created.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,12 +60,13 @@ def check_same(
     users: Sequence[str] | None,
     is_new: bool,
 ) -> None:
-    """See that the store is of these devices and data, and the job file, in ``texts`` as kept and as given, the same.
+    """Check that the stored simulation has the same job file, devices and data. Record them in a new store.
 
-    Of a new store they are so from its next checkpoint on. Comments in the job file may differ, and so may what a newer
-    version of fwdllm says of a population beside what is kept.
+    Comments in the job file may differ. Properties of a population that a newer version of fwdllm has added are not
+    compared.
 
-    :raises BadInputError: it is of others.
+    :param texts: the stored job file and the given one.
+    :raises BadInputError: the folder contains another simulation.
     """
     devices = population.model_dump(mode="json")
     data = hashlib.sha256("\0".join((dataset.fingerprint, *(users or ()))).encode()).hexdigest()
@@ -82,6 +85,6 @@ def check_same(
     }
     if other := [what for what, is_so in differs.items() if is_so]:
         raise BadInputError(
-            f"{folder} holds a simulation with {' and '.join(other)}; choose another folder, or go on in this one as "
-            "it was begun"
+            f"{folder} contains a simulation with {' and '.join(other)}; choose another folder, or continue this one "
+            "with its own job file, devices and data"
         )

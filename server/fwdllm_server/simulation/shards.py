@@ -1,4 +1,4 @@
-"""Dividing the rows of one file among devices."""
+"""Divide the rows of one file among devices."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from numpy.typing import NDArray
 from fwdllm_client.data.split import RowIndices
 
 Shards = list[RowIndices]
-"""For each device the indices of its rows, int64, in random order unless said otherwise."""
+"""For each device the indices of its rows, int64, in random order unless stated otherwise."""
 
 
 def iid(rows: int, devices: int, generator: np.random.Generator) -> Shards:
-    """Equal shards of all rows, shuffled."""
+    """Divide all rows at random into shards of equal size."""
     return list(np.array_split(generator.permutation(rows), devices))
 
 
 def dirichlet(labels: NDArray[np.int32], devices: int, alpha: float, generator: np.random.Generator) -> Shards:
-    """Equal shards whose mixtures of labels are drawn from Dirichlet(``alpha``) (Hsu et al. 2019).
+    """Divide the rows into equal shards whose mixtures of labels are drawn from Dirichlet(``alpha``) (Hsu et al. 2019).
 
-    Every row is somebody's: once a label has run out, what a mixture has left takes its place.
+    Every row is in one shard. When the rows of a label are used up, the mixture is renormalised over the other labels.
+
+    :param labels: the label of each row, int32 ``[rows]``.
     """
     order = generator.permutation(len(labels))
     pools = [order[labels[order] == label] for label in np.unique(labels)]
@@ -43,7 +45,7 @@ def dirichlet(labels: NDArray[np.int32], devices: int, alpha: float, generator: 
 
 
 def by_user(users: Sequence[str], devices: int) -> Shards:
-    """One shard for each of the ``devices`` users who have the most rows, the rows in their own order."""
+    """Return one shard for each of the ``devices`` users with the most rows. Rows keep the order of the file."""
     names: NDArray[Any] = np.array(users)
     _, owners, counts = np.unique(names, return_inverse=True, return_counts=True)
     shards = np.split(np.argsort(owners, kind="stable"), np.cumsum(counts)[:-1])

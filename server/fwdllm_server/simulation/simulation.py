@@ -1,4 +1,4 @@
-"""One job from its file to its last round on simulated devices; what is done stays done when it is interrupted."""
+"""Simulate a job from its file to its last round. An interrupted simulation continues from its last checkpoint."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from fwdllm_server.store.rounds import Phase
 from fwdllm_server.views.model_card import model_card
 
 CHECKPOINT_S = 5.0
-"""Seconds, real ones, after which a run puts what it has done on disk: about as much is done again once killed."""
+"""Real seconds between two checkpoints. A run that is killed repeats at most about as much work."""
 _JOB_ID = "simulated"
 _DATABASE = "simulation.sqlite"
 _MAX_CACHE_BYTES = 1 << 34
@@ -52,7 +52,7 @@ _MAX_CACHE_BYTES = 1 << 34
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to, beside its curve."""
+    """The result of a run, beside its curve."""
 
     rounds_committed: int
     rounds_abandoned: int
@@ -63,16 +63,17 @@ class Outcome:
 
 
 class Simulation:
-    """A job on a simulated population, kept in ``folder`` and taken up again where it was.
+    """A job on a simulated population, stored in ``folder``. Opening the folder again continues the simulation.
 
-    After an error it has to be opened again.
+    After an error, the simulation must be opened again.
 
-    :param data: the devices' rows, divided among them as ``population`` says; ``users`` names the user of each row.
-    :param threads: of the engine; 0 means one per core.
-    :param model: what a simulation of the same model, PEFT, seed and data has in :attr:`bundle`, copied instead of
-        exported anew.
-    :raises BadInputError: the job file or the data is wrong, or the folder holds another simulation.
-    :raises BusyError: another process simulates in the folder.
+    :param data: the devices' rows, which ``population`` divides among them.
+    :param users: the user of each row.
+    :param threads: threads of the engine; 0 means one per core.
+    :param model: :attr:`bundle` of a simulation with the same model, PEFT method, seed and data. It is copied instead
+        of being exported again.
+    :raises BadInputError: the job file or the data is invalid, or the folder contains another simulation.
+    :raises BusyError: another process uses the folder.
     :raises StorageError: the folder cannot be written.
     """
 
@@ -95,7 +96,7 @@ class Simulation:
             check_data(self._spec, data, population, users is not None)
             begin_folder(folder)
         with ExitStack() as opened:
-            busy = f"{folder} is being simulated in by another process"
+            busy = f"another process simulates in {folder}"
             opened.enter_context(locked(folder / "lock", busy, "wait for it, or choose another folder"))
             self._store = SimulationStore(folder / _DATABASE)
             opened.callback(self._store.close)
@@ -124,12 +125,12 @@ class Simulation:
 
     @property
     def spec(self) -> JobSpec:
-        """The job."""
+        """The job's specification."""
         return self._spec
 
     @property
     def manifest(self) -> Manifest:
-        """The model's."""
+        """The manifest of the model."""
         return self._job.manifest
 
     @property
@@ -144,12 +145,12 @@ class Simulation:
 
     @property
     def bundle(self) -> JobFolder:
-        """Where the model is."""
+        """The folder of the exported model."""
         return self._model
 
     @property
     def devices(self) -> Sequence[VirtualDevice]:
-        """The population."""
+        """The simulated devices."""
         return self._devices
 
     @property
@@ -159,7 +160,7 @@ class Simulation:
 
     @property
     def outcome(self) -> Outcome:
-        """What the run has come to so far."""
+        """The result of the run so far."""
         record = self._required_record()
         with self._store.transaction() as connection:
             abandoned = rounds.count_in(connection, _JOB_ID, Phase.ABANDONED)
@@ -173,12 +174,12 @@ class Simulation:
         )
 
     def ledger(self) -> Sequence[bytes]:
-        """Every committed entry, oldest first."""
+        """Return every committed entry of the ledger, oldest first."""
         with self._store.transaction() as connection:
             return ledger.entries(connection, _JOB_ID, after=0)
 
     def export(self, out: Path) -> None:
-        """Write the adapter of the version to export to ``out``, in the place of what is there.
+        """Write the adapter of the version to export to the folder ``out``, which is replaced.
 
         :raises StorageError: the folder cannot be written.
         """
@@ -200,13 +201,13 @@ class Simulation:
             return model_card(connection, self._required_record(), self._model.adapter, 0.0, command, simulated=True)
 
     def run(self, report: Callable[[Point], None]) -> Sequence[Point]:
-        """Run to the last round; ``report`` hears of each new point. Returns all points, those of former runs too.
+        """Run to the last round. Return all points of the curve, including those of earlier runs.
 
-        In a notebook, or wherever else an event loop is running, that waits and ``report`` is called in another thread.
+        If this thread runs an event loop, as in a notebook, it waits, and ``report`` is called in another thread.
 
-        :raises JobFailedError: the model has diverged, too many rounds were abandoned, or the devices are never there.
-        :raises KeyboardInterrupt: Ctrl-C; the next run goes on from there. So it does where ``report`` itself raises
-            :class:`asyncio.CancelledError`.
+        :param report: called with each new point. It may raise :class:`asyncio.CancelledError` to interrupt the run.
+        :raises JobFailedError: the model has diverged, too many rounds were abandoned, or too few devices are present.
+        :raises KeyboardInterrupt: Ctrl-C was pressed. The next run continues from there.
         """
         run_to_end(self._run(report))
         record = self._required_record()
@@ -215,7 +216,7 @@ class Simulation:
         return self._curve.points
 
     async def _run(self, report: Callable[[Point], None]) -> None:
-        presence = Presence(float("inf"))  # the fleet says itself who is there
+        presence = Presence(float("inf"))  # the fleet removes absent devices itself
 
         def rest() -> None:
             if time.monotonic() >= self._checkpoint_at:

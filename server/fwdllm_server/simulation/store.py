@@ -1,4 +1,4 @@
-"""The coordinator's store in one file, with where the simulated devices stand beside it."""
+"""The coordinator's store in one SQLite file, together with the state of the simulated devices."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _facts = Table(
     Column("name", String(32), primary_key=True),
     Column("value", LargeBinary, nullable=False),
 )
-# A run of thousands of rounds has millions of assignments, and each step asks which of them are open.
+# A run of thousands of rounds has millions of assignments, and each step queries the open ones.
 _INDEX = text("CREATE INDEX IF NOT EXISTS simulation_assignments_by_state ON assignments (state)")
 
 
 class SimulationStore(Database):
-    """A store in the SQLite file ``path`` that moves on from checkpoint to checkpoint.
+    """A store in the SQLite file ``path``, which commits at checkpoints only.
 
-    All that happens between two checkpoints is one transaction: after an error, or when the process is killed, it is
-    as if it had not begun. Beside the coordinator's tables it keeps named facts.
+    Everything between two checkpoints is one transaction. An error, or the end of the process, rolls it back. Beside
+    the coordinator's tables, the store has a table of named values.
 
-    :raises StorageError: it cannot be opened.
+    :raises StorageError: the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,7 +42,7 @@ class SimulationStore(Database):
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """A part of what the next checkpoint makes durable; an error undoes everything since the last one."""
+        """Yield a connection whose changes the next checkpoint commits. An error rolls back to the last checkpoint."""
         with storage_errors():
             try:
                 yield self._connection
@@ -51,7 +51,7 @@ class SimulationStore(Database):
                 raise
 
     def checkpoint(self) -> None:
-        """Put everything so far on disk, all or nothing.
+        """Commit all changes since the last checkpoint.
 
         :raises StorageError: the disk is full.
         """
@@ -59,18 +59,18 @@ class SimulationStore(Database):
             self._connection.commit()
 
     def fact(self, name: str) -> bytes | None:
-        """What was last kept under ``name``."""
+        """Return the value that was last stored under ``name``, or None."""
         with self.transaction() as connection:
             return connection.execute(select(_facts.c.value).where(_facts.c.name == name)).scalar_one_or_none()
 
     def keep(self, name: str, value: bytes) -> None:
-        """Keep a fact in the place of the former one."""
+        """Store a value under ``name`` in place of the earlier one."""
         with self.transaction() as connection:
             connection.execute(delete(_facts).where(_facts.c.name == name))
             connection.execute(insert(_facts).values(name=name, value=value))
 
     def enrol(self, devices: Sequence[VirtualDevice]) -> None:
-        """Let the simulated devices in."""
+        """Add the simulated devices to the store."""
         rows = [
             {
                 "id": device.id,
@@ -86,6 +86,6 @@ class SimulationStore(Database):
             connection.execute(insert(schema.devices), rows)
 
     def close(self) -> None:
-        """Undo what came after the last checkpoint and give back every connection."""
+        """Roll back to the last checkpoint, and close every connection."""
         self._connection.close()
         super().close()

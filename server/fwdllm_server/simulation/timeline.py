@@ -1,4 +1,4 @@
-"""What is going to happen, and when."""
+"""The queue of simulated events."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Kind = Literal["fetch", "report", "return"]
 
 
 class Event(NamedTuple):
-    """Something that happens at a simulated time, seconds since 1970; of two at once the one that was planned first."""
+    """An event at a simulated time, seconds since 1970. Simultaneous events occur in the order of planning."""
 
     at: float
     number: int
@@ -20,7 +20,7 @@ class Event(NamedTuple):
 
 
 class Timeline:
-    """Events in the order in which they happen."""
+    """Planned events, by ascending time."""
 
     def __init__(self, events: Iterable[Event] = (), next_number: int = 0) -> None:
         self._events = sorted(events)
@@ -28,19 +28,19 @@ class Timeline:
 
     @property
     def events(self) -> list[Event]:
-        """All that is planned."""
+        """All planned events, by ascending time."""
         return sorted(self._events)
 
     @property
     def next_at(self) -> float:
-        """When the next event happens; infinity if nothing is planned."""
+        """The time of the next event; infinity if none is planned."""
         return self._events[0].at if self._events else inf
 
     def plan(self, at: float, kind: Kind, assignment_id: str) -> None:
-        """Something will happen."""
+        """Plan an event at a simulated time, seconds since 1970."""
         heapq.heappush(self._events, Event(at, self.next_number, kind, assignment_id))
         self.next_number += 1
 
     def take(self) -> Event:
-        """The next event, which is planned no more."""
+        """Remove the next event and return it."""
         return heapq.heappop(self._events)

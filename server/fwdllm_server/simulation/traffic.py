@@ -1,4 +1,4 @@
-"""The bytes that simulated devices would send and receive."""
+"""Count the bytes that simulated devices would send and receive."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fwdllm_server.store import ledger
 
 @dataclass
 class Link:
-    """A device's messages so far, bytes, and the version of the weights that it has (None before the first)."""
+    """A device's traffic so far, in bytes, and the version of the weights that it has (None before the first)."""
 
     artifacts: int
     version: int | None = None
@@ -25,7 +25,7 @@ class Link:
 
 
 class Traffic:
-    """Every device that was in touch with the coordinator; a model bundle is fetched at the first contact."""
+    """The traffic of every device that has fetched an assignment. The first fetch includes the model bundle."""
 
     def __init__(self, job: TrainingJob) -> None:
         self._job = job
@@ -34,7 +34,7 @@ class Traffic:
         self._links: dict[str, Link] = {}
 
     def fetched(self, connection: Connection, device_id: str, assignment: device_pb2.Assignment) -> None:
-        """A device got an assignment, and what it needs for it: θ, or the ledger since the version that it has."""
+        """Count an assignment that a device fetched, with the weights for it: θ, or the ledger since its version."""
         link = self._links.setdefault(device_id, Link(self._bundle_bytes))
         link.received += assignment.ByteSize()
         if assignment.feature_sums:
@@ -44,7 +44,7 @@ class Traffic:
         link.version = assignment.version
 
     def report(self, device_id: str, request: Message, effort: device_pb2.Effort) -> None:
-        """A device sends ``request``, whose ``effort`` says so; it counts itself."""
+        """Count a ``request`` that a device sends, and set the traffic in its ``effort``, the request included."""
         link = self._links[device_id]
         effort.bytes_received, effort.artifact_bytes = link.received, link.artifacts
         effort.bytes_sent = link.sent
@@ -52,15 +52,15 @@ class Traffic:
         effort.bytes_sent = link.sent
 
     def answered(self, device_id: str, response: Message) -> None:
-        """A device got an answer."""
+        """Count a response that a device received."""
         self._links[device_id].received += response.ByteSize()
 
     def to_json(self) -> Mapping[str, Any]:
-        """All links as JSON can hold them."""
+        """Serialise the traffic of all devices to JSON values."""
         return {device: asdict(link) for device, link in self._links.items()}
 
     def restore(self, value: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`to_json`."""
+        """Restore the traffic of all devices from :meth:`to_json`."""
         self._links = {device: Link(**link) for device, link in value.items()}
 
     def _weights_bytes(self, connection: Connection, link: Link) -> int:

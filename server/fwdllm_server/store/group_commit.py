@@ -13,6 +13,7 @@ from concurrent.futures import Executor
 from itertools import chain
 from typing import Any, TypeAlias, TypeVar
 
+import structlog
 from sqlalchemy import Connection
 
 from fwdllm_common.errors import StorageError
@@ -24,6 +25,8 @@ Batch: TypeAlias = Callable[[Connection, Sequence[A]], Sequence[T | Exception]]
 """Does several pieces of work of one kind; for each, in order, what it returns or why it was refused."""
 _MOST = 256
 """Pieces of work in one transaction, so that the first does not wait for ever."""
+
+_log = structlog.get_logger()
 
 
 class GroupCommit:
@@ -98,6 +101,7 @@ def _outcomes(batch: Batch[Any, Any], items: Sequence[Any], connection: Connecti
         return together
     if len(items) == 1:
         return [together]
+    _log.debug("batch retried one by one", items=len(items), error=str(together))
     return [outcome for item in items for outcome in _outcomes(batch, [item], connection)]
 
 

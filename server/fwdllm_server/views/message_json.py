@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf.message import Message
@@ -33,6 +33,8 @@ def enum_word(field: Field, value: int) -> str:
 
 def _field(message: Message, field: Field) -> Any:
     value = getattr(message, field.name)
+    if isinstance(value, Mapping):
+        return dict(value)  # the contract has maps of texts only
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):  # repeated, in all versions of protobuf
         return [_plain(field, item) for item in value]
     if field.has_presence and not message.HasField(field.name):

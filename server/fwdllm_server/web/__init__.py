@@ -1,1 +1,1 @@
-"""What the coordinator shows over HTTP: metrics for Prometheus, a dashboard for people."""
+"""The coordinator's HTTP servers: metrics for Prometheus, and the dashboard."""

@@ -1,4 +1,4 @@
-"""By which name a page is asked for: a page from elsewhere whose name was made to point here uses none of ours."""
+"""Check the Host header of HTTP requests, against DNS rebinding: a foreign name that resolves to this server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fwdllm_server.dashboard.access import asked_name
 
 
 def only_by_our_names(config: ServerConfig) -> Middleware:
-    """Answer who asks by an address or a name of the configuration's, and nobody else."""
+    """Return a middleware that answers only requests for an IP address or a configured name of this server."""
     ours = {host.lower() for host in config.certificate_hosts}
 
     @web.middleware
@@ -20,7 +20,9 @@ def only_by_our_names(config: ServerConfig) -> Middleware:
         name = asked_name(request).lower()
         if name in ours or is_loopback(name) or _is_address(name):
             return await handler(request)
-        raise web.HTTPMisdirectedRequest(text="not by this name; add it to [public] names in server.toml\n")
+        raise web.HTTPMisdirectedRequest(
+            text="this server does not have this name; add it to [public] names in server.toml\n"
+        )
 
     return check
 

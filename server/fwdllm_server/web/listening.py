@@ -1,4 +1,4 @@
-"""HTTP ports: bound before the coordinator starts, so that a taken one is said at once."""
+"""Listen on HTTP ports. They are bound before the coordinator starts, so that a port in use is reported at once."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _GRACE_S = 2.0
 async def listening(
     app: web.Application, key: str, address: str, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[str]:
-    """Answer HTTP requests (HTTPS with ``tls``) until the block ends; yields the bound address, host:port.
+    """Answer HTTP requests (HTTPS with ``tls``) while the block runs. Yield the bound address, host:port.
 
-    :param key: of ``address`` in the configuration's ``[listen]``.
-    :raises BusyError: the port is taken.
+    :param key: the key of ``address`` in the configuration's ``[listen]``.
+    :raises BusyError: the port is in use.
     :raises BadInputError: the address cannot be listened on.
     """
     host, _, port = address.rpartition(":")
-    # No page reads what a request carries; none of it is inflated either.
+    # No page reads request bodies, so that none is decompressed.
     runner = web.AppRunner(
         app, access_log=None, shutdown_timeout=_GRACE_S, handler_cancellation=True, auto_decompress=False
     )

@@ -1,4 +1,4 @@
-"""``/metrics`` for Prometheus and ``/healthz`` for whoever speaks only HTTP."""
+"""The metrics port: ``/metrics`` for Prometheus, and ``/healthz`` for health checks over HTTP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fwdllm_server.web.hosts import only_by_our_names
 
 
 def metrics_app(runtime: Runtime, health: Health) -> web.Application:
-    """The pages of the metrics port."""
+    """Return the application of the metrics port."""
     state = StateCollector()
 
     def read_state() -> list[Metric]:
@@ -25,7 +25,7 @@ def metrics_app(runtime: Runtime, health: Health) -> web.Application:
             return read(connection, runtime.config.check_in, runtime.clock())
 
     async def metrics(request: web.Request) -> web.Response:
-        # A store that is in trouble must not hide what is counted in memory.
+        # A store that cannot be read must not hide the metrics in memory.
         try:
             state.families = await runtime.in_store(read_state) if health.store_works else []
         except StorageError:

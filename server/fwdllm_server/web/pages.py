@@ -1,4 +1,4 @@
-"""The coordinator's HTTP ports as the configuration wants them."""
+"""Open the coordinator's HTTP ports as configured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fwdllm_server.web.metrics import metrics_app
 from fwdllm_server.web.tls import tls_context
 
 _PAGE = Port(places=4 * MAX_VIEWERS, of_a_device=0, of_a_network=2 * MAX_VIEWERS)
-"""A viewer's browser has a few connections, and a proxy those of all viewers."""
+"""Connection limits of a page's port. A browser opens a few connections, a proxy those of all viewers."""
 
 _log = structlog.get_logger()
 
@@ -30,9 +30,10 @@ _log = structlog.get_logger()
 async def open_pages(
     runtime: Runtime, health: Health, authority: CertificateAuthority, connections: Connections
 ) -> AsyncIterator[None]:
-    """Show dashboard and metrics, each unless its address is empty, until the block ends; ``connections`` watches them.
+    """Serve dashboard and metrics while the block runs, each unless its address is empty.
 
-    :raises BusyError: a port is taken.
+    :param connections: enforces the limits of connections.
+    :raises BusyError: a port is in use.
     :raises BadInputError: an address cannot be listened on.
     """
     config, home = runtime.config, runtime.home

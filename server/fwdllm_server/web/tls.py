@@ -1,4 +1,4 @@
-"""TLS for pages that are seen from elsewhere, with a certificate of the coordinator's own authority."""
+"""TLS for pages that other machines request, with a certificate of the coordinator's own authority."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fwdllm_server.security.ca import KeyAndCertificate
 
 
 def tls_context(identity: KeyAndCertificate) -> ssl.SSLContext:
-    """A server's context; the key is on disk for a moment, readable by its owner only."""
+    """Return a server's TLS context. The key is on disk for a moment, readable by its owner only."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     with TemporaryDirectory(prefix="fwdllm-") as folder:  # made with mode 0700
         path = Path(folder) / "identity.pem"

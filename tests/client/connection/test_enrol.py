@@ -259,7 +259,7 @@ def test_the_program_says_one_line_and_nothing_of_grpcs(home, new_coordinator, n
 
 
 def test_a_token_comes_from_the_argument_a_file_or_standard_input(tmp_path):
-    printed = "On phone, until 2026-12-02 10:00, once:\n\nfwdllm-client join fwdllm1-abc\n"
+    printed = "Run once on phone, before 2026-12-02 10:00:\n\nfwdllm-client join fwdllm1-abc\n"
     file = tmp_path / "token"
     file.write_text(printed)
     assert token_of("fwdllm1-abc", None, str) == "fwdllm1-abc"

@@ -11,7 +11,7 @@ async def test_enroll_prints_the_line_to_type_on_the_device(stage, cli):
 
     assert result.code == 0
     assert result.out.splitlines() == [
-        f"On pixel7, until {moment(1_800_000_000)}, once:",
+        f"Run once on pixel7, before {moment(1_800_000_000)}:",
         "",
         "fwdllm-client join fwdllm1-abc",
     ]

@@ -14,7 +14,7 @@ from server.rpc.loopback import authority_of
 
 from fwdllm_common.errors import BadInputError, BusyError, RefusedError
 from fwdllm_server.cli import run
-from fwdllm_server.cli.serving import _tell_of_the_end, serve
+from fwdllm_server.cli.serving import _warn_of_expiry, serve
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.security.roles import Role, holder_of
@@ -78,7 +78,7 @@ def test_init_is_told_ports_that_differ_outside(tmp_path, capfd):
     assert "has a port; say it with device and enrolment" in capfd.readouterr().err
     told = ("--public-device", "name.example:31443", "--public-enrolment", "[::1]:31444")
     assert run(["init", str(folder), *told]) == 0
-    assert "told to join at [::1]:31444 and to connect to name.example:31443" in capfd.readouterr().out
+    assert "will join at [::1]:31444 and connect to name.example:31443" in capfd.readouterr().out
     public = ServerHome.open(folder).config().public
     assert (public.host, public.device, public.enrolment) == ("name.example", "name.example:31443", "[::1]:31444")
     assert run(["init", str(tmp_path / "other"), "--public-device", "name"]) == 2
@@ -149,9 +149,9 @@ async def test_a_server_whose_authority_has_ended_does_not_serve(home, made_days
 async def test_the_log_says_that_the_authority_ends(home):
     authority = CertificateAuthority.create(time.time())
     ends = authority.certificate.not_valid_after_utc.timestamp()
-    for now, event in [(ends - 30 * 86_400, "the authority of this server ends soon"), (ends, "devices refuse")]:
+    for now, event in [(ends - 30 * 86_400, "the authority of this server expires soon"), (ends, "devices refuse")]:
         with structlog.testing.capture_logs() as logs:
-            telling = asyncio.create_task(_tell_of_the_end(authority, lambda now=now: now))
+            telling = asyncio.create_task(_warn_of_expiry(authority, lambda now=now: now))
             await asyncio.sleep(0)
             telling.cancel()
         assert logs[0]["event"].startswith(event)

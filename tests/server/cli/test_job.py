@@ -112,7 +112,7 @@ async def test_watch_as_json_prints_every_change(stage, cli):
         (DONE, 0, ""),
         (FAILED, 1, "job news failed: ten rounds in a row were abandoned"),
         (UNFIT, 2, "job news failed: [bad-input] 'm' is a model of the architecture 'xlnet', which cannot be prepared"),
-        (STOPPED, 5, "job news was stopped; go on with 'fwdllm-server job resume job-1'"),
+        (STOPPED, 5, "job news was stopped; resume it with 'fwdllm-server job resume job-1'"),
         (running(), 3, "the server went away before job job-1 ended"),
     ],
     ids=["done", "failed", "unfit", "stopped", "went away"],

@@ -59,7 +59,7 @@ def test_what_was_not_measured_yet_is_not_shown_as_zero():
     job = running()
     job.round.ClearField("variance")
 
-    assert "variance not judged yet, " in line(job)
+    assert "variance not computed yet, " in line(job)
     facts = as_dict(job)
     assert facts["round"]["variance"] is None
     assert facts["trainable_parameters"] is None
@@ -72,7 +72,7 @@ def test_other_jobs_of_the_same_name_are_named():
     screen = io.StringIO()
     Console(file=screen, width=100).print(render(running(same_name=["old-1", "old-2"])))
 
-    assert "old-1, old-2: named by their ids alone" in screen.getvalue()
+    assert "old-1, old-2: refer to them by id" in screen.getvalue()
 
 
 def test_energy_is_that_of_the_devices_that_measure_it():
@@ -96,7 +96,7 @@ def test_a_device_that_is_not_used_is_named():
     job = running()
     job.devices.add(device_id="d7", signal_to_noise=0.14, noisy=True)
 
-    assert "not used d7 (signal to noise 0.14): failed the self-test, its scalars are noise" in line(job)
+    assert "not used d7 (signal to noise 0.14): failed the known-answer test" in line(job)
 
 
 def test_what_a_server_says_does_not_steer_the_terminal():

@@ -99,7 +99,7 @@ def test_a_bad_candidate_ends_it_before_anything_is_measured(job_file, candidate
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--directions", "15"], "--directions is 15; it must be 16 to 65536 for rademacher ones"),
+        (["--directions", "15"], "--directions is 15; it must be 16 to 65536 for rademacher directions"),
         (["--rows", "61"], "lower --rows to 60"),
         (["--candidates", "gone.toml"], "gone.toml: cannot be read"),
     ],

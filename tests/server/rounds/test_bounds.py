@@ -42,7 +42,7 @@ def test_where_too_few_fetch_theirs_others_are_selected(make_rig):
     assert (rig.phases(), rig.round.version, rig.job.state.digest) == ([Phase.SELECTING], 0, before)
     selected(rig, "a", "b", "c")
     assert rig.round.reason == (
-        "waiting for devices: 2 of 3 are here; 1 sent nothing for their last assignment and get no other for now"
+        "waiting for devices: 2 of 3 are here; 1 sent nothing for their last assignment and rest for now"
     )
     selected(rig, "a", "b", "d")
     assert {work.device_id for work in rig.work_of_round() if work.open} == {"a", "b", "d"}
@@ -168,7 +168,7 @@ def test_a_job_fails_after_too_many_abandoned_rounds_in_a_row(make_rig):
     assert rig.record.state == JobState.FAILED
     assert rig.record.message == (
         "3 rounds in a row were abandoned, the last because deadline: 0 of 15 directions are in; "
-        "mend that and resume the job"
+        "fix the cause and resume the job"
     )
     said = [(line["round"], line["reason"], line["in_a_row"]) for line in lines if line["event"] == "round abandoned"]
     assert said == [(number, "deadline: 0 of 15 directions are in", number) for number in (1, 2, 3)]

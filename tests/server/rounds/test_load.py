@@ -10,7 +10,7 @@ from fwdllm.v1.device_pb2 import Effort
 from fwdllm_common.manifest import Manifest, Stage
 from fwdllm_server.algorithm import BlockPlan
 from fwdllm_server.rounds.computing import Desk
-from fwdllm_server.rounds.load import BELIEVED, Load, direction_cost
+from fwdllm_server.rounds.load import MOST_OVER_OBSERVED, Load, direction_cost
 from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store import efforts
 from fwdllm_server.store.efforts import Spent
@@ -124,7 +124,7 @@ def test_a_speed_that_the_coordinator_has_not_seen_is_not_believed(make_rig):
     current = rig.round
     with rig.database.transaction() as connection:
         context = RoundContext(connection, rig.job, current, rig.presence, rig.artifacts, rig.now, Desk(), defer=False)
-        assert Load.of(context, ABC).speeds == pytest.approx({"a": 1.6, "b": 1.6, "c": BELIEVED * 1.6})
+        assert Load.of(context, ABC).speeds == pytest.approx({"a": 1.6, "b": 1.6, "c": MOST_OVER_OBSERVED * 1.6})
 
 
 def test_a_device_that_fetches_and_says_nothing_is_taken_for_the_slowest(make_rig):

@@ -138,7 +138,7 @@ def test_a_job_whose_devices_have_no_finite_scalars_fails_at_once_and_keeps_the_
     assert (rig.record.state, rig.record.good_version) == (JobState.FAILED, 0)
     assert rig.record.message == (
         "training has diverged: the scalars of 2 of 3 devices at version 1 are not finite or far too large; "
-        "version 0 is kept, and what 'export' writes; submit the job again with "
+        "version 0 is kept for 'export'; submit the job again with "
         "[blocks.head] learning_rate = 0.02 instead of 0.2, [blocks.peft] learning_rate = 0.01 instead of 0.1"
     )
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["job failed"]

@@ -93,7 +93,7 @@ def test_the_operator_reads_why_a_round_waits_and_a_day_later_it_is_asked_again(
     rig.check_in("a")
     rig.settle()
     assert rig.round.reason == (
-        "waiting for devices: 0 of 1 are here; 1 failed their self-test and are not used, 'job show' names them"
+        "waiting for devices: 0 of 1 are here; 1 failed the known-answer test and are not used, 'job show' names them"
     )
     rig.now += RETEST_S
     rig.check_in("a")

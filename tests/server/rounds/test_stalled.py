@@ -76,8 +76,8 @@ def test_a_round_whose_devices_are_all_gone_says_what_it_lacks(make_rig):
 
     assert rig.round.phase == Phase.COLLECTING
     assert status(rig).message == (
-        "no device is at work on round 1: 5 of 15 directions are in, "
-        "and the next device that comes gets what is missing"
+        "no device works on round 1: 5 of 15 directions are measured, "
+        "and the next device that checks in gets the missing ones"
     )
 
 
@@ -94,10 +94,10 @@ def test_the_log_has_a_line_for_each_state_that_lasts():
     log = StallLog("news")
     with capture_logs() as lines:
         for why in ("", LACKING, LACKING, "waiting for devices: 1 of 3 are here", "", ""):
-            log.tell(why)
+            log.update(why)
 
     assert [(each["event"], each.get("reason")) for each in lines] == [
         ("job waits", LACKING),
         ("job waits", "waiting for devices: 1 of 3 are here"),
-        ("job goes on", None),
+        ("job continues", None),
     ]

@@ -56,7 +56,7 @@ def test_devices_go_to_the_job_of_the_higher_priority(make_rig):
     pair.settle(JOB)
 
     assert pair.cohort(JOB) == []
-    assert pair.reason(JOB) == "waiting for devices: 0 of 1 are here; 2 more are for jobs that go first"
+    assert pair.reason(JOB) == "waiting for devices: 0 of 1 are here; 2 more are reserved for jobs of higher precedence"
     pair.settle(OTHER)
     assert pair.cohort(OTHER) == ["a", "b"]
     pair.here("c")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fwdllm_common.protocol import Reason
 from fwdllm_server.config.server_config import LimitsSection
 from fwdllm_server.rpc.errors import CallRefusedError
-from fwdllm_server.rpc.open_calls import FIRST_MESSAGE_S, HASTE_S, MOST_OPENING, OpenCalls
+from fwdllm_server.rpc.open_calls import CROWDED_FIRST_MESSAGE_S, FIRST_MESSAGE_S, MOST_OPENING, OpenCalls
 
 
 class Clock:
@@ -42,7 +42,7 @@ def until_refused(calls: OpenCalls) -> int:
 async def test_a_caller_has_no_more_streams_than_allowed_and_another_is_not_affected():
     calls = OpenCalls(LimitsSection(streams_per_device=2))
     with calls.entered("a", is_stream=True), calls.entered("a", is_stream=True), calls.entered("b", is_stream=True):
-        with pytest.raises(CallRefusedError, match="2 streams of this device") as refused:
+        with pytest.raises(CallRefusedError, match="2 streams open") as refused:
             calls.entered("a", is_stream=True).__enter__()
         with calls.entered("a", is_stream=False):
             pass
@@ -58,7 +58,7 @@ async def test_the_server_takes_so_many_calls_at_once():
     with ExitStack() as stack:
         for caller in "abc":
             calls.message_came(stack.enter_context(calls.entered(caller, is_stream=False)))
-        with pytest.raises(CallRefusedError, match="as many calls open"):
+        with pytest.raises(CallRefusedError, match="largest number of calls open"):
             calls.entered("d", is_stream=False).__enter__()
 
 
@@ -177,7 +177,7 @@ async def test_of_many_calls_without_a_message_the_oldest_are_ended_soon():
     await calls.look(nobody)
     assert not any(task.cancelling() for task in tasks)
 
-    clock.now = HASTE_S + 1
+    clock.now = CROWDED_FIRST_MESSAGE_S + 1
     await calls.look(nobody)
     await asyncio.wait(tasks[:10])
     assert [task.done() for task in tasks] == [True] * 10 + [False] * MOST_OPENING
@@ -206,7 +206,7 @@ async def test_where_all_places_are_taken_whoever_waits_most_makes_room():
     tasks = await started(calls, "a", "b", "b", "c")
     with calls.entered("honest", is_stream=False) as call:
         calls.message_came(call)
-        assert "others have to be served" in await tasks[1]
+        assert "to make room for other callers" in await tasks[1]
         assert [task.done() for task in tasks] == [False, True, False, False]
     for task in tasks:
         task.cancel()

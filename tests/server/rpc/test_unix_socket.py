@@ -98,7 +98,8 @@ async def test_another_programs_socket_is_left_to_it(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("where", "words"), [("server.toml", "is there and no socket"), ("none/operator.sock", "no socket can be made in")]
+    ("where", "words"),
+    [("server.toml", "exists and is not a socket"), ("none/operator.sock", "no socket can be made in")],
 )
 async def test_a_place_where_none_can_be_is_named(tmp_path, where, words):
     home = make_home(tmp_path / "server")

@@ -18,8 +18,8 @@ from fwdllm_server.cli import run
 from fwdllm_server.simulation.population import Population
 from fwdllm_server.simulation.simulation import Simulation
 
-DEVICES = ["--devices", "6", "--drop-out", "0.2", "--speed-spread", "1", "--seed", "4"]
-POPULATION = Population(devices=6, drop_out=0.2, speed_spread=1.0, seed=4)
+DEVICES = ["--devices", "6", "--dropout-rate", "0.2", "--speed-spread", "1", "--seed", "4"]
+POPULATION = Population(devices=6, dropout_rate=0.2, speed_spread=1.0, seed=4)
 LINE = re.compile(
     r"round (\d) of 4: accuracy [\d.]+%, loss [\d.]+, [\d,]+ directions, [\d,]+ example-passes, \S+ simulated, "
     r"[\d.]+ \w+ up, [\d.]+ \w+ down a device"
@@ -73,7 +73,7 @@ def test_again_in_the_same_folder(command):
     code, again, _ = command(*DEVICES)
 
     assert code == 0
-    assert again.splitlines()[1] == "goes on at round 4 of 4"
+    assert again.splitlines()[1] == "continues at round 4 of 4"
     assert again.splitlines()[-4:] == first.splitlines()[-4:]
 
 
@@ -151,7 +151,7 @@ def test_ctrl_c_says_how_to_go_on(process, command, tmp_path):
     resumed_code, resumed, _ = command(*DEVICES, "--json")
 
     assert (simulating.returncode, code, resumed_code) == (130, 0, 0)
-    assert err.startswith("interrupted; go on from there with the same command: fwdllm-server simulate ")
+    assert err.startswith("interrupted; continue from there with the same command: fwdllm-server simulate ")
     assert err.endswith(" ".join(DEVICES) + "\n")
     assert digest(resumed) == digest(whole)
 

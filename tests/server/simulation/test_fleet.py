@@ -28,7 +28,7 @@ def test_a_job_runs_to_its_end_and_every_direction_counts_once(make_bench):
 
 
 def test_the_same_seed_gives_the_same_ledger(make_bench):
-    first, second = (make_bench(ALIKE, {"drop_out": 0.3, "availability": 0.8}).run() for _ in range(2))
+    first, second = (make_bench(ALIKE, {"dropout_rate": 0.3, "availability": 0.8}).run() for _ in range(2))
 
     assert first.entries == second.entries
     assert first.fleet.to_json() == second.fleet.to_json()
@@ -57,7 +57,7 @@ def test_time_is_work_over_speed(make_bench):
 @pytest.mark.parametrize("seed", range(5))
 def test_what_vanishing_devices_leave_undone_is_offered_to_others(make_bench, seed):
     devices = [device(number, 10.0) for number in range(10)]
-    bench = make_bench(devices, {"drop_out": 0.2, "seed": seed}, deadline_s=1e4).run()
+    bench = make_bench(devices, {"dropout_rate": 0.2, "seed": seed}, deadline_s=1e4).run()
 
     assert bench.record.state == JobState.DONE
     assert [len(seeds) for seeds in bench.seeds] == [15] * 3
@@ -67,7 +67,7 @@ def test_what_vanishing_devices_leave_undone_is_offered_to_others(make_bench, se
 def fate(make_bench, *vanishes: bool) -> dict[str, Any]:
     """A population whose only device vanishes, or does not, from its first assignment of each of these rounds."""
     for seed in range(1000):
-        keys = {"drop_out": 0.5, "seed": seed}
+        keys = {"dropout_rate": 0.5, "seed": seed}
         drawn = Population(devices=1, **keys)
         if all((drawn.vanishes(f"job1-{1 + n}-1") is not None) is gone for n, gone in enumerate(vanishes)):
             return keys
@@ -145,13 +145,13 @@ def test_devices_that_are_never_there_together_end_the_run(make_bench, monkeypat
     devices = [device(number, 10.0) for number in range(10)]
     bench = make_bench(devices, {"availability": 0.01}, min_devices=10, count=1)
 
-    with pytest.raises(JobFailedError, match="never there together; lower min_devices"):
+    with pytest.raises(JobFailedError, match="never present together; lower min_devices"):
         bench.run()
     assert bench.fleet.now == pytest.approx(86400, abs=61)
 
 
 def test_nobody_waits_a_month_for_devices_that_do_not_exist(make_bench):
-    with pytest.raises(JobFailedError, match="never there together"):
+    with pytest.raises(JobFailedError, match="never present together"):
         make_bench(ALIKE, min_devices=4).run()
 
 
@@ -175,7 +175,7 @@ def test_bytes_are_those_of_the_messages(make_bench):
     assert all(snapshot < row.bytes_received < 2 * snapshot + 3 * 400 for row in spent.values())
 
 
-@pytest.mark.parametrize("vary", [{}, {"drop_out": 0.3, "availability": 0.7}])
+@pytest.mark.parametrize("vary", [{}, {"dropout_rate": 0.3, "availability": 0.7}])
 def test_a_fleet_that_is_put_away_between_any_two_steps_goes_on_the_same(make_bench, vary):
     """Put away and taken out again before every single step, also in the middle of a second's events."""
     devices = [device(number, 2.0 + number) for number in range(6)]

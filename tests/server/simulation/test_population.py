@@ -115,7 +115,7 @@ def test_devices_are_there_as_often_as_asked():
 
 
 def test_devices_vanish_as_often_as_asked():
-    fates = [Population(drop_out=0.3).vanishes(f"simulated-1-{number}") for number in range(2000)]
+    fates = [Population(dropout_rate=0.3).vanishes(f"simulated-1-{number}") for number in range(2000)]
     parts = [part for part in fates if part is not None]
 
     assert len(parts) / 2000 == pytest.approx(0.3, abs=0.03)
@@ -130,7 +130,9 @@ def test_what_cannot_be_divided_is_refused():
         draw(dataset(5), devices=2, partition="user")
 
 
-@pytest.mark.parametrize("wrong", [{"alpha": 0}, {"availability": 0}, {"drop_out": 1}, {"devices": 0}, {"speed": 1}])
+@pytest.mark.parametrize(
+    "wrong", [{"alpha": 0}, {"availability": 0}, {"dropout_rate": 1}, {"devices": 0}, {"speed": 1}]
+)
 def test_wrong_populations_are_refused(wrong):
     with pytest.raises(ValidationError):
         Population(**wrong)

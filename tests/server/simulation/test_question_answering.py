@@ -74,7 +74,7 @@ def test_scalars_teach_it_to_answer(place: Path, tmp_path: Path, capfd: pytest.C
 
 def test_labels_to_divide_by_are_missing(place: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert simulate(place, tmp_path / "run", "--partition", "dirichlet") != 0
-    assert "a Dirichlet partition is over labels, which question-answering has not" in capfd.readouterr().err
+    assert "a Dirichlet partition needs labels, which question-answering does not have" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

@@ -24,7 +24,7 @@ from fwdllm_server.simulation.population import Population
 from fwdllm_server.simulation.running import run_to_end
 from fwdllm_server.simulation.simulation import Simulation
 
-VARIED = {"drop_out": 0.2, "availability": 0.7, "speed_spread": 1.0, "partition": "dirichlet", "alpha": 0.5}
+VARIED = {"dropout_rate": 0.2, "availability": 0.7, "speed_spread": 1.0, "partition": "dirichlet", "alpha": 0.5}
 
 
 class DiedError(Exception):
@@ -233,7 +233,7 @@ def test_a_folder_holds_one_simulation(simulate, place, tmp_path):
 
 def test_one_process_at_a_time(simulate):
     simulate("run")
-    with pytest.raises(BusyError, match="is being simulated in by another process"):
+    with pytest.raises(BusyError, match="another process simulates in"):
         simulate("run")
 
 
@@ -259,7 +259,7 @@ def test_what_is_wrong_is_said_before_any_work(place, tmp_path):
         assert not (tmp_path / "run").exists()
 
     refused("240 rows are too few for 241 devices", devices=241)
-    refused("a round of the job waits for 3 devices, and 2 are simulated", devices=2)
+    refused("a round of the job needs 3 devices, but only 2 are simulated", devices=2)
     refused("needs the data file's user column", partition="user")
     refused("cannot read the data", data="gone.csv")
     refused(r"label 'law' is not in \[model\] labels", toml=_with_labels(place, ["arts", "sport"]))

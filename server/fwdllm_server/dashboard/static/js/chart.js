@@ -1,4 +1,4 @@
-// One curve over the versions of the weights, with a limit if there is one; several share their cursor.
+// A curve over the versions of the weights, with an optional limit. All charts of a page share their cursor.
 
 import uPlot from "/static/vendor/uplot/uPlot.esm.js";
 import { h, setText } from "./dom.js";
@@ -18,7 +18,7 @@ export class Chart {
     this.name = h("span", {}, title);
     this.value = h("span", {}, "–");
     this.small = h("small");
-    this.nothing = h("p", { class: "nothing" }, "nothing measured yet");
+    this.nothing = h("p", { class: "nothing" }, "no values yet");
     this.plotElement = h("div", {
       class: "plot", tabindex: "0", role: "img", "aria-label": title,
       onkeydown: (event) => this.#key(event), onblur: () => this.#move(null),
@@ -39,7 +39,7 @@ export class Chart {
     setText(this.name, title);
   }
 
-  // end: the newest round of any curve; those that stand under each other reach as far
+  // end: the newest round of any curve, so that charts above each other have the same range
   set(versions, values, limits, end) {
     this.#data = limits ? [versions, values, limits] : [versions, values];
     this.end = end;
@@ -49,7 +49,7 @@ export class Chart {
     else this.#draw();
     this.#read();
     const last = values.length - 1;
-    const summary = last < 0 ? "nothing measured yet"
+    const summary = last < 0 ? "no values yet"
       : `${values.length} values, from ${this.format(values[0])} to ${this.format(values[last])} at round ${versions[last]}`;
     this.plotElement.setAttribute("aria-label", `${this.title}: ${summary}. Left and right arrow keys read the values.`);
   }
@@ -98,7 +98,7 @@ export class Chart {
     else if (width && width !== this.#plot.width) this.#plot.setSize({ width, height: HEIGHT });
   }
 
-  // Under the cursor, else the newest.
+  // Show the value under the cursor, or the newest one.
   #read() {
     const [versions, values, limits] = this.#data;
     let at = this.#at ?? values.length - 1;
@@ -125,14 +125,14 @@ export class Chart {
   }
 }
 
-// Curves that begin at round 0 and at round 1, or that were not measured in each, stand under each other all the same.
+// The whole range is the same for all charts, also if a curve begins at round 1 or skips rounds.
 function wholeOrZoomed(plot, least, most, end) {
   const versions = plot.data[0];
   if (least === null || (least === versions[0] && most === versions[versions.length - 1])) return [0, Math.max(end, 1)];
   return [least, Math.max(most, least + 1)];
 }
 
-// A single value far from all others would make a line of them. Where a curve begins is always shown.
+// A single outlier would flatten the curve. The first value is always in the range.
 function withoutOutliers(data, least, most) {
   const known = data.slice(1).flat().filter((value) => value !== null && value !== undefined);
   if (least === null || known.length < 8) return [least, most];

@@ -1,4 +1,4 @@
-// Elements without a framework: h("p", {class: "muted"}, "text", child).
+// Create elements without a framework: h("p", {class: "muted"}, "text", child).
 
 export function h(tag, attributes = {}, ...children) {
   return fill(document.createElement(tag), attributes, children);
@@ -18,7 +18,7 @@ function fill(element, attributes, children) {
   return element;
 }
 
-// Touches the page only where something is new: a screen reader says what changes, and selected text stays selected.
+// Changes the page only if the text differs: screen readers announce changes, and selected text stays selected.
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -32,7 +32,7 @@ export function badge(word, kind) {
   return h("span", { class: "badge", "data-kind": kind }, word);
 }
 
-// A table whose rows are cards on a phone. columns: [{title, number, cell(row) -> node or text}]
+// A table whose rows become cards on a phone. columns: [{title, number, cell(row) -> node or text}]
 export function table(caption, columns, rows, rowAttributes = () => ({})) {
   const heads = columns.map(({ title, number }) => h("th", { scope: "col", class: number && "number" }, title));
   return h("div", { class: "scroll", tabindex: "0", role: "group", "aria-label": caption },

@@ -1,5 +1,5 @@
-// The live stream. Browsers connect again by themselves when a connection breaks, but not when a server that has just
-// come back refuses one; then we do.
+// The live stream. Browsers reconnect when a connection breaks, but not when a restarting server refuses it. In that
+// case this class reconnects.
 
 const AGAIN_MS = 2000;
 
@@ -12,7 +12,7 @@ export class Feed {
     this.onState = onState;
   }
 
-  // Listen for everything, and for one job if it is named.
+  // Listen to the overview, and to one job if it is given.
   open(job) {
     this.close();
     this.job = job;

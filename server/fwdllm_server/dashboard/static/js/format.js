@@ -1,4 +1,4 @@
-// Numbers and times as people read them.
+// Format numbers and times for people.
 
 export const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)}\u202f%`);
 

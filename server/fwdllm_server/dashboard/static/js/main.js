@@ -1,4 +1,4 @@
-// Pages by the address after "#", all fed by one stream.
+// Select the page by the address after "#". One stream feeds all pages.
 
 import { setAttribute, setText } from "./dom.js";
 import { Feed } from "./feed.js";
@@ -10,7 +10,7 @@ import { profilesView } from "./views/profiles.js";
 const main = document.getElementById("main");
 const connection = document.getElementById("connection");
 const problem = document.getElementById("problem");
-const WORDS = { live: "live", lost: "connection lost, trying again", wait: "connecting" };
+const WORDS = { live: "live", lost: "connection lost, reconnecting", wait: "connecting" };
 
 let view = null;
 let overview = null;
@@ -18,7 +18,7 @@ let overview = null;
 const feed = new Feed({
   overview(found) {
     overview = found;
-    setText(problem, found.problem ? `The coordinator cannot do its work now: ${found.problem}` : "");
+    setText(problem, found.problem ? `The coordinator cannot serve now: ${found.problem}` : "");
     problem.hidden = !found.problem;
     view?.overview?.(found);
   },
@@ -63,7 +63,7 @@ document.querySelector(".skip").addEventListener("click", (event) => {
   event.preventDefault();
   main.focus();
 });
-// A page that nobody sees needs no news, and a browser has few connections for one server.
+// A hidden page needs no updates, and a browser opens few connections to one server.
 document.addEventListener("visibilitychange", () => (document.hidden ? feed.close() : feed.open(view.jobId)));
 addEventListener("pagehide", () => feed.close());
 addEventListener("pageshow", (event) => event.persisted && show());

@@ -1,4 +1,4 @@
-// Before the page is drawn: the theme that was chosen here, else the system's. A plain script, so that nothing flashes.
+// Set the chosen theme, or the system's. This is a plain script, so that it runs before the page is drawn.
 (() => {
   const root = document.documentElement;
   const dark = matchMedia("(prefers-color-scheme: dark)");
@@ -12,10 +12,10 @@
   const choose = () => {
     const next = root.dataset.theme === "dark" ? "light" : "dark";
     try {
-      // What the system says anyway is not remembered: it may change its mind at night.
+      // The system's own theme is not stored, so that the page follows later changes of it.
       if ((next === "dark") === dark.matches) localStorage.removeItem("theme");
       else localStorage.setItem("theme", next);
-    } catch { /* then for this page only */ }
+    } catch { /* then the choice holds for this page only */ }
     root.dataset.theme = next;
     dispatchEvent(new Event("themechange"));
   };

@@ -1,4 +1,4 @@
-// Accuracy and loss over the versions, and under them what each round's estimate was worth.
+// Accuracy and loss over the versions, and the variance of each round's estimate.
 
 import { Chart } from "../chart.js";
 import { h, table } from "../dom.js";
@@ -6,7 +6,7 @@ import { decimal, percent } from "../format.js";
 
 export function curves() {
   let evaluations = [], rounds = [];
-  // Of all but a twentieth at either end: one outlier is no reason for another scale.
+  // Ratio of the 95th to the 5th percentile: a single outlier must not change the scale.
   const spread = () => {
     const known = rounds.map((each) => each.variance).filter(Boolean).sort((a, b) => a - b);
     return known[Math.round(0.95 * (known.length - 1))] / known[Math.round(0.05 * (known.length - 1))];
@@ -42,7 +42,7 @@ export function curves() {
     element,
     versions: () => rounds.length,
     rename: (measure) => accuracy.rename(measure),
-    // Entries from some place on; after a new connection from the beginning.
+    // Append entries. After a reconnection they start from the beginning.
     add(found) {
       evaluations = [...evaluations.slice(0, found.evaluations_from), ...found.evaluations];
       rounds = [...rounds.filter((each) => each.version <= found.rounds_from), ...found.rounds];

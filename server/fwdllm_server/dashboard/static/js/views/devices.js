@@ -1,4 +1,4 @@
-// Devices: how each stands, its conditions, and what it did for a job.
+// Devices: their states, conditions and resource usage for a job.
 
 import { badge, h, setText, table } from "../dom.js";
 import { get } from "../feed.js";
@@ -41,7 +41,7 @@ export function deviceTable({ job, heading }) {
     try {
       const found = await get(`/api/devices?${query}`);
       if (!closed) show(found);
-    } catch { /* the next event tries again; the bar says that the connection is lost */ }
+    } catch { /* the next event retries; the bar shows that the connection is lost */ }
   }
 
   function show(found) {
@@ -60,7 +60,7 @@ export function deviceTable({ job, heading }) {
 
   return {
     element,
-    // Called at every event; asks at most every few seconds.
+    // Called at every event; requests at most every few seconds.
     refresh() {
       clearTimeout(timer);
       timer = setTimeout(load, Math.max(0, last + EVERY_MS - Date.now()));

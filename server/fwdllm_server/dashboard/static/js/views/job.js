@@ -1,4 +1,4 @@
-// One job: its figures, its round, its curves, the devices that work for it, its ledger.
+// One job: its figures, round, curves, devices and ledger.
 
 import { badge, h, setAttribute, setText } from "../dom.js";
 import { bytes, count, duration, energy, percent, plural, short } from "../format.js";
@@ -45,7 +45,7 @@ export function jobView(jobId) {
     },
     gone() {
       element.replaceChildren(h("section", { class: "card empty" },
-        h("h1", {}, "There is no such job"), h("p", {}, h("a", { href: "#/" }, "All jobs"))));
+        h("h1", {}, "No such job"), h("p", {}, h("a", { href: "#/" }, "All jobs"))));
     },
     close() {
       charts.close();
@@ -55,7 +55,7 @@ export function jobView(jobId) {
   return view;
 }
 
-// What question answering has for an accuracy.
+// The name of the metric: question answering has F1.
 const measureOf = (job) => (typeof job.latest_evaluation?.exact_match === "number" ? "F1" : "Accuracy");
 
 function factsOf(job) {
@@ -81,7 +81,7 @@ function figures() {
       setText(cells[0].name, measureOf(job));
       put(0, percent(latest?.accuracy), latest ? [initial && `from ${percent(initial.accuracy)}`, `best ${percent(best.accuracy)}`].filter(Boolean).join(", ") : "not evaluated yet");
       const own = latest?.federated_rows;
-      put(1, own ? percent(latest.federated_accuracy) : "–", own ? `of ${plural(own, "row")} of their own` : "not evaluated there");
+      put(1, own ? percent(latest.federated_accuracy) : "–", own ? `on ${plural(own, "row")} of the devices` : "not evaluated on devices");
       put(2, `${count(job.rounds_committed)} / ${count(job.rounds_wanted)}`, job.rounds_abandoned ? plural(job.rounds_abandoned, "abandoned round") : "none abandoned");
       put(3, short(job.directions), unused(job));
       put(4, `↑ ${bytes(spent.bytes_sent)}`, `↓ ${bytes(spent.bytes_received)}, model ${bytes(spent.artifact_bytes)}`);

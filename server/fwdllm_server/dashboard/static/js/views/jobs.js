@@ -1,4 +1,4 @@
-// Every job in a line, and how many devices stand how.
+// Every job in a line, and the number of devices in each state.
 
 import { badge, h, setText, svg } from "../dom.js";
 import { ago, count, percent, plural, words } from "../format.js";
@@ -72,6 +72,6 @@ function nothing() {
   const commands = "fwdllm-server job submit job.toml\nfwdllm-server enroll --name laptop";
   return h("section", { class: "card empty" },
     h("h2", {}, "No jobs yet"),
-    h("p", {}, "Submit a job file, and let a device in:"),
+    h("p", {}, "Submit a job file, and enrol a device:"),
     h("pre", {}, h("code", {}, commands)));
 }

@@ -1,11 +1,11 @@
-// The ledger: what each committed round was, seed by seed.
+// The ledger: seeds and coefficients of each committed round.
 
 import { h, setText, table } from "../dom.js";
 import { get } from "../feed.js";
 import { bytes, count, decimal, moment, plural, words } from "../format.js";
 
 const PAGE = 60;
-const FEW = 8; // devices that are shown without scrolling
+const FEW = 8; // largest number of devices shown without scrolling
 
 export function ledger(jobId) {
   let newest = 0, version = 0, offset = 0;
@@ -63,7 +63,7 @@ function entry(found, page) {
   ];
   return [
     h("dl", { class: "pairs small" }, facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])),
-    h("details", { open: true }, h("summary", {}, `Who took part: ${plural(found.participants.length, "device")}`), took(found.participants)),
+    h("details", { open: true }, h("summary", {}, `Participants: ${plural(found.participants.length, "device")}`), took(found.participants)),
     h("details", {}, h("summary", {}, "Seeds and coefficients"), ...found.blocks.map((block) => directions(block)),
       most > PAGE && h("p", { class: "toolbar" },
         h("button", { type: "button", disabled: found.offset === 0, onclick: () => page(found.offset - PAGE) }, "Earlier seeds"),
@@ -74,9 +74,9 @@ function entry(found, page) {
 function took(participants) {
   const asked = (row) => Object.entries(row.assignments).map(([state, number]) => `${count(number)} ${words(state)}`).join(", ");
   const list = participants.length > FEW ? { class: "many", tabindex: "0", role: "group", "aria-label": "Devices of the round" } : {};
-  return h("div", list, table("Who took part", [
+  return h("div", list, table("Participants", [
     { title: "Device", cell: (row) => row.name },
-    { title: "Directions asked", number: true, cell: (row) => count(row.directions) },
+    { title: "Directions assigned", number: true, cell: (row) => count(row.directions) },
     { title: "Assignments", cell: asked },
   ], participants));
 }

@@ -1,4 +1,4 @@
-// What "fwdllm-server profile" found, where its reports are in the server's directory.
+// Reports of "fwdllm-server profile" in the server's directory.
 
 import { h, table } from "../dom.js";
 import { get } from "../feed.js";
@@ -19,17 +19,17 @@ function report({ name, made_at, plot, report: found }) {
     table(`PEFT methods of ${name}, the best first`, [
       { title: "Method", cell: (row) => row.name },
       { title: "Coordinates", number: true, cell: (row) => count(row.coordinates) },
-      { title: "Expected drop of loss a second", number: true, cell: (row) => decimal(row.at_budget?.drop?.per_second) },
+      { title: "Expected decrease of loss a second", number: true, cell: (row) => decimal(row.at_budget?.drop?.per_second) },
       { title: "Seconds a direction", number: true, cell: (row) => decimal(row.seconds_per_direction) },
       { title: "Passes a direction", number: true, cell: (row) => decimal(row.passes_per_direction) },
       { title: "Model files", number: true, cell: (row) => bytes(row.bundle_bytes) },
     ], found.candidates),
-    plot && h("img", { class: "plot-image", src: `/api/profiles/${encodeURIComponent(name)}/plot.png`, alt: `Plot of ${name}: what each method learns against what it costs; the table above has the numbers` }));
+    plot && h("img", { class: "plot-image", src: `/api/profiles/${encodeURIComponent(name)}/plot.png`, alt: `Plot of ${name}: cosine of forward and true gradient against directions for each method` }));
 }
 
 function nothing() {
   return h("section", { class: "card empty" },
     h("h2", {}, "No profiles yet"),
-    h("p", {}, "A profile compares PEFT methods for a job before it begins:"),
+    h("p", {}, "A profile ranks PEFT methods before a job is submitted:"),
     h("pre", {}, h("code", {}, "fwdllm-server profile job.toml --out fwdllm-server/profiles/first")));
 }

@@ -1,4 +1,4 @@
-// The current round: its phase, what is in, and whether the estimate is good enough.
+// The current round: its phase, the collected directions and the variance of the estimate.
 
 import { h, setAttribute, setText } from "../dom.js";
 import { count, decimal, duration, plural } from "../format.js";
@@ -31,7 +31,7 @@ export function round() {
       setAttribute(bar, "value", Math.min(now.directions_collected, now.directions_wanted));
       setText(pairs.Directions, `${count(now.directions_collected)} of ${count(now.directions_wanted)}`);
       const limit = now.variance_threshold > 0 ? ` (at most ${decimal(now.variance_threshold)})` : "";
-      setText(pairs.Variance, now.variance ? `${decimal(now.variance)}${limit}` : "not judged yet");
+      setText(pairs.Variance, now.variance ? `${decimal(now.variance)}${limit}` : "not computed yet");
       setText(pairs.Devices, plural(now.devices, "device"));
       setText(reason, now.reason);
     },
