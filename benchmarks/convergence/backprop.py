@@ -66,7 +66,7 @@ def fedsgd(
         total = sum(map(len, batches))
         optimizer.zero_grad()
         for rows in batches:
-            (loss_of(task.model, batch_of(task.training, rows)) * (len(rows) / total)).backward()
+            torch.autograd.backward(loss_of(task.model, batch_of(task.training, rows)) * (len(rows) / total))
         _scale(optimizer, scale)
         optimizer.step()
         return total
@@ -135,7 +135,8 @@ def _train_on_device(
         order = random.permutation(rows)
         for start in range(0, len(order), settings.batch_size):
             optimizer.zero_grad()
-            loss_of(task.model, batch_of(task.training, order[start : start + settings.batch_size])).backward()
+            batch = batch_of(task.training, order[start : start + settings.batch_size])
+            torch.autograd.backward(loss_of(task.model, batch))
             optimizer.step()
 
 

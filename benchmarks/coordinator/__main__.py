@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def main() -> None:
     output: Path = arguments.output or default
     output.mkdir(parents=True, exist_ok=True)
     results = _measure(size, arguments, output)
-    value = {
+    value: dict[str, Any] = {
         "environment": environment(),
         "made": {"command": "make bench-coordinator" + (" QUICK=1" if arguments.quick else ""), **size._asdict()},
         "figures": all_figures(results),
@@ -62,9 +63,8 @@ def _measure(size: Size, arguments: argparse.Namespace, output: Path) -> dict[st
                 print(f"{kind} is not installed here: left out", flush=True)
                 continue
             peer = _peer(stack, size, folder, arguments) if kind == "sqlite" and not arguments.no_flower else {}
-            results["stores"][kind] = serve_store(
-                kind, size, folder / kind, lambda peer=peer: _ask_peer(peer, size, results)
-            )
+            between = partial(_ask_peer, peer, size, results)
+            results["stores"][kind] = serve_store(kind, size, folder / kind, between)
             stack.close()  # the peer's processes
         for repetition in range(size.repetitions):
             print(f"closing a round, {repetition + 1} of {size.repetitions}", flush=True)

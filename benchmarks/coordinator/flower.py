@@ -25,7 +25,7 @@ def install(folder: Path) -> Path:
     if not program.exists():
         print(f"installing flwr {VERSION}", flush=True)
         venv.create(folder, with_pip=True, clear=True)
-        command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", f"flwr=={VERSION}"]
+        command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", f"flwr=={VERSION}"]
         subprocess.run(command, check=True, stdout=sys.stderr)
     return folder
 

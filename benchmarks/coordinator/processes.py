@@ -32,17 +32,17 @@ class Measured:
     @property
     def cpu_seconds(self) -> float:
         """Used so far."""
-        return sum(times.user + times.system for times in (process.cpu_times() for process in self._all()))
+        return float(sum(times.user + times.system for times in (process.cpu_times() for process in self._all())))
 
     @property
     def rss_bytes(self) -> int:
         """Resident memory now."""
-        return sum(process.memory_info().rss for process in self._all())
+        return int(sum(process.memory_info().rss for process in self._all()))
 
     @property
     def descriptors(self) -> int:
         """Open files and sockets now."""
-        return self._process.num_fds()
+        return int(self._process.num_fds())
 
     def cores(self) -> float:
         """Processor seconds a second since this was last asked."""
@@ -116,7 +116,7 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
             time.sleep(0.05)
         else:
             return
-    raise SystemExit(f"error: {process.args} did not start\n{log.read_text(errors='replace')[-4000:]}")
+    raise SystemExit(f"error: {process.args!r} did not start\n{log.read_text(errors='replace')[-4000:]}")
 
 
 class Generators:

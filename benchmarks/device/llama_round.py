@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-import sys
 import time
 import tomllib
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.convergence.environment import REPOSITORY
 from benchmarks.device.memory import Watch
 from benchmarks.device.work import TOKENS, Workplace
+from examples.demo.cluster import Cluster
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, Job
 from fwdllm_common.manifest import MANIFEST_FILE
 from fwdllm_server.cli.calls import operator_service
@@ -30,9 +29,6 @@ from fwdllm_server.preparation.prepare import JobFolder, adopt, save_prepared
 from fwdllm_server.store import jobs
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
-
-sys.path.insert(0, str(REPOSITORY / "examples" / "demo"))
-from cluster import Cluster
 
 ROUNDS = 2
 """The first has all that a first start takes; what lies below the trained layers is cached in the second."""

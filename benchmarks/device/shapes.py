@@ -17,11 +17,11 @@ from transformers import AutoModel, BertConfig, PreTrainedConfig, RobertaConfig
 
 from benchmarks.device.accuracy import SCALARS_FILE, scalars_of
 from benchmarks.device.work import THETA_FILE, TOKENS, Workplace
-from fwdllm_common.manifest import Manifest
+from fwdllm_common.manifest import MANIFEST_FILE, Manifest
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.config.precision import Precision
 from fwdllm_server.config.presets import with_preset
-from fwdllm_server.model.export import MANIFEST_FILE, export_bundle
+from fwdllm_server.model.export import export_bundle
 from fwdllm_server.model.load import TokenizerFile
 from fwdllm_server.model.modeling_fwdllm import MeanPooledClassifier
 from fwdllm_server.model.peft.methods import apply_peft
@@ -70,8 +70,9 @@ QUICK_SHAPE = Shape("tiny", "tiny (0.3 M)", BertConfig(vocab_size=500, **_sizes(
 def new_model(shape: Shape) -> nn.Module:
     """The classifier with its random weights, always the same, in eval mode and frozen."""
     torch.manual_seed(_SEED)
-    model = MeanPooledClassifier.over(AutoModel.from_config(shape.config, add_pooling_layer=False), len(LABELS))
-    return model.float().eval().requires_grad_(False)
+    backbone = AutoModel.from_config(shape.config, add_pooling_layer=False)
+    model: nn.Module = MeanPooledClassifier.over(backbone, len(LABELS)).float().eval()
+    return model.requires_grad_(False)
 
 
 def upper_layers() -> PeftSpec:

@@ -11,7 +11,6 @@ import csv
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -19,15 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.convergence.environment import REPOSITORY
 from benchmarks.idle.memory import memory_of
 from benchmarks.idle.proxy import CountingProxy, Traffic
+from examples.demo.cluster import Cluster
 from fwdllm_client.agent.session import HELD_WINDOW
 from fwdllm_client.connection.sent_log import SentLog
 from fwdllm_server.config.server_config import CheckInSection
-
-sys.path.insert(0, str(REPOSITORY / "examples" / "demo"))
-from cluster import Cluster
 
 DAY_S = 86_400
 SERVER_IDLE_S = 600
@@ -117,7 +113,7 @@ def _check_ins(home: Path) -> int:
     if not (home / "sent.sqlite").exists():
         return 0
     with closing(SentLog(home / "sent.sqlite")) as log:
-        return sum(line.messages for line in log.lines() if line.what.startswith("check-in"))
+        return int(sum(line.messages for line in log.lines() if line.what.startswith("check-in")))
 
 
 def _write_rows(path: Path) -> None:

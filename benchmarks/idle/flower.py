@@ -30,7 +30,7 @@ def measured(folder: Path, seconds: float) -> dict[str, Any]:
     environment.pop("PYTHONPATH", None)
     link_port, node_port = _free_ports(2)
     with (folder / "log").open("wb") as log:
-        command = [programs / "flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(link_port)]
+        command = [str(programs / "flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(link_port)]
         superlink = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
             _wait_for(link_port)

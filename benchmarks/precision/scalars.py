@@ -41,7 +41,8 @@ Scalars = NDArray[np.float64]
 
 def theta_under_way(theta: Float32Vector, directions: Directions) -> Float32Vector:
     """θ moved a little everywhere, as in the midst of a run: at a zero head nothing below it has a slope."""
-    return directions.perturb(theta, np.array([1], dtype=np.uint64), 0, 0.03)[0]
+    moved: Float32Vector = directions.perturb(theta, np.array([1], dtype=np.uint64), 0, 0.03)[0]
+    return moved
 
 
 def measure(engine: Engine, rows: int, theta: Float32Vector, directions: Directions, task: DirectionTask) -> Scalars:

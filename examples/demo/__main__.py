@@ -16,10 +16,10 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import bbc_news
-from cluster import Cluster
 from rich.console import Console
 
+from examples.demo import bbc_news
+from examples.demo.cluster import Cluster
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, Job, ListJobsRequest, SubmitJobRequest
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.cli.calls import operator_service
@@ -133,7 +133,7 @@ def _report(
     shards: list[list[bbc_news.Article]],
     seconds: float,
 ) -> Report:
-    import reference  # PyTorch, which nothing before needed
+    from examples.demo import reference  # PyTorch, which nothing before needed
 
     bundle = folder / "server" / "jobs" / job.job_id / "bundle"
     max_tokens = Manifest.from_bytes((bundle / "manifest.json").read_bytes()).max_tokens
