@@ -1,4 +1,4 @@
-"""The runs that the tables of methods and tasks ask for, and how each is done and kept."""
+"""The runs that the tables of methods and tasks ask for, and what each is made from."""
 
 from __future__ import annotations
 
@@ -131,18 +131,6 @@ def population_of(run: Run, files: TaskFiles) -> Population:
     match = re.fullmatch(r"dirichlet-([\d.]+)", run.population)
     assert match is not None, run.population
     return Population(devices=files.devices, seed=seed, partition="dirichlet", alpha=float(match[1]))
-
-
-def do(run: Run, settings: Settings, show: Show) -> Curve:
-    """Begin the run, go on with it, or only look up what it gave.
-
-    :raises ValueError: the recipe has changed since the run began.
-    """
-    if isinstance(run.method, Method):
-        from benchmarks.convergence.simulated import simulate as measure
-    else:
-        from benchmarks.convergence.references import refer as measure
-    return measure(run, settings.files(run.task), settings, show)
 
 
 def check_recipe(kept: Curve, recipe: Mapping[str, Any], folder: Path) -> None:

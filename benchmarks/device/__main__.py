@@ -16,7 +16,8 @@ from benchmarks.convergence.environment import REPOSITORY, environment
 from benchmarks.device.accuracy import accuracy
 from benchmarks.device.report import all_figures, sections
 from benchmarks.device.shapes import QUICK_SHAPE, SHAPES, Shape, export_shape
-from benchmarks.device.work import DIRECTIONS, Workplace, names
+from benchmarks.device.work import names
+from benchmarks.device.workplace import DIRECTIONS, Workplace
 from benchmarks.markdown import write_results
 
 T = TypeVar("T")

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.device.work import Workplace
+from benchmarks.device.workplace import Workplace
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_common.directions import Directions
 

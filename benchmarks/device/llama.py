@@ -23,7 +23,8 @@ import numpy as np
 
 from benchmarks.convergence.environment import REPOSITORY, environment
 from benchmarks.device.memory import Watch
-from benchmarks.device.work import METHODS, THETA_FILE, TOKENS, Workplace
+from benchmarks.device.work import METHODS
+from benchmarks.device.workplace import THETA_FILE, TOKENS, Workplace
 from benchmarks.markdown import table
 from fwdllm_client.engine import DeviceEngines, Engine
 from fwdllm_common.files import write_atomically

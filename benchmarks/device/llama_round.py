@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.device.memory import Watch
-from benchmarks.device.work import TOKENS, Workplace
+from benchmarks.device.workplace import TOKENS, Workplace
 from examples.demo.cluster import Cluster
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, Job
 from fwdllm_common.manifest import MANIFEST_FILE

@@ -16,7 +16,7 @@ from torch import nn
 from transformers import AutoModel, BertConfig, PreTrainedConfig, RobertaConfig
 
 from benchmarks.device.accuracy import SCALARS_FILE, scalars_of
-from benchmarks.device.work import THETA_FILE, TOKENS, Workplace
+from benchmarks.device.workplace import THETA_FILE, TOKENS, Workplace
 from fwdllm_common.manifest import MANIFEST_FILE, Manifest
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.config.precision import Precision
@@ -65,6 +65,11 @@ SHAPES: Mapping[str, Shape] = {
     )
 }
 QUICK_SHAPE = Shape("tiny", "tiny (0.3 M)", BertConfig(vocab_size=500, **_sizes(64, 4, 4)))
+
+
+def shape_called(name: str) -> Shape:
+    """Return the shape of that name, the quick run's included."""
+    return {**SHAPES, QUICK_SHAPE.name: QUICK_SHAPE}[name]
 
 
 def new_model(shape: Shape) -> nn.Module:
