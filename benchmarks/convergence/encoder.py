@@ -15,8 +15,8 @@ from torch.nn import functional
 from transformers import AutoTokenizer
 
 from benchmarks.convergence.curves import Final
-from benchmarks.convergence.jobs import model_folder
 from benchmarks.convergence.tasks import Task, TaskFiles, read_rows
+from examples.materials import minilm_folder
 from fwdllm_client.data.dataset import Dataset
 from fwdllm_client.engine.batches import Group, text_of
 from fwdllm_server.model.load import load_base
@@ -28,12 +28,12 @@ _EVALUATED_TOGETHER = 64
 
 def load_encoder(task: Task) -> nn.Module:
     """all-MiniLM-L6-v2 with a linear head of zeros on the mean over its tokens: what the presets start from."""
-    return load_base(model_folder(), task.labels, "mean")
+    return load_base(str(minilm_folder()), task.labels, "mean")
 
 
 def tokenised(files: TaskFiles, *parts: str) -> list[Dataset]:
     """The rows of parts such as ``training`` or ``test`` as the device reads them."""
-    tokenizer = AutoTokenizer.from_pretrained(model_folder())
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
     class_of = {label: index for index, label in enumerate(files.task.labels)}
     datasets = []
     for part in parts:

