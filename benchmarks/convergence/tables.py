@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import mean
 
 from benchmarks.convergence.curves import Cost, Curve, Spent, example_passes
-from benchmarks.convergence.figures import PAPER, Curves, Figure, final_accuracy, progress, until
+from benchmarks.convergence.figures import PAPER, Curves, final_accuracy, progress, until
 from benchmarks.convergence.methods import ABLATIONS, HEADLINE, METHODS, REFERENCES
 from benchmarks.convergence.tasks import TASKS, Task
 from benchmarks.markdown import table
+from benchmarks.reporting import Figure
 
 Stale = Callable[[Curve], bool]
 

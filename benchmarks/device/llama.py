@@ -26,6 +26,7 @@ from benchmarks.device.memory import Watch
 from benchmarks.device.work import METHODS
 from benchmarks.device.workplace import THETA_FILE, TOKENS, Workplace
 from benchmarks.markdown import table
+from benchmarks.reporting import Figure, make_figure, results_file
 from fwdllm_client.engine import DeviceEngines, Engine
 from fwdllm_common.files import write_atomically
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest, Stage
@@ -212,11 +213,10 @@ def report(shape: LlamaShape, place: Workplace, found: Mapping[str, Mapping[str,
     return lines
 
 
-def figures(place: Workplace, found: Mapping[str, Mapping[str, float]]) -> Sequence[dict[str, Any]]:
+def figures(place: Workplace, found: Mapping[str, Mapping[str, float]]) -> Sequence[Figure]:
     """What two rounds take an agent, its first start included, and what a direction takes in the second."""
     both = found[ROUND]
     what = {
-        "better": "lower",
         "weights": "int4",
         "minutes_per_direction": both["seconds_per_direction"] / 60,
         "minutes_first_round": both["first_seconds"] / 60,
@@ -229,8 +229,8 @@ def figures(place: Workplace, found: Mapping[str, Mapping[str, float]]) -> Seque
     }
     resident, anonymous = both["peak_rss_bytes"] / 1e9, both["peak_anonymous_bytes"] / 1e9
     return [
-        {"name": "rss_gb_llama7b_int4", "value": resident, "unit": "GB resident at most", "goal": 4.0, **what},
-        {"name": "anon_gb_llama7b_streamed", "value": anonymous, "unit": "GB anonymous at most", "goal": 1.5, **what},
+        make_figure("rss_gb_llama7b_int4", resident, "GB resident at most", 4.0) | what,
+        make_figure("anon_gb_llama7b_streamed", anonymous, "GB anonymous at most", 1.5) | what,
     ]
 
 
@@ -273,9 +273,7 @@ def main() -> None:
     found = {kind: _alone(kind) for kind in arguments.kind or [ROUND, *KINDS]}
     print("\n".join(report(shape, place, found)))
     value = {"environment": environment(), "figures": figures(place, found) if ROUND in found else []}
-    results = (
-        REPOSITORY / "benchmarks/results/llama.json" if arguments.keep else arguments.output / f"{shape.name}.json"
-    )
+    results = results_file("llama") if arguments.keep else arguments.output / f"{shape.name}.json"
     results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text(json.dumps(value, indent=1) + "\n")
 

@@ -49,7 +49,8 @@ def split(
 ) -> tuple[list[Article], list[list[Article]]]:
     """Return the articles held out, and those of each device.
 
-    Each topic's shares are drawn from a Dirichlet distribution with this ``alpha``. The smaller ``alpha``, the more the devices differ. Drawn again until every device has at least 20 articles.
+    Each topic's shares are drawn from a Dirichlet distribution with this ``alpha``: the smaller it is,
+    the more the devices differ. They are drawn again until every device has at least 20 articles.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(articles))
