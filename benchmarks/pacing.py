@@ -50,7 +50,7 @@ class Traffic:
 
 
 def simulate(scene: Scene, seed: int = 7) -> Traffic:
-    """The whole scene; the coordinator forgets its calendar in the outage."""
+    """Simulate the whole scene; the coordinator loses its calendar in the outage."""
     random = np.random.default_rng(seed)
     window = CheckInSection()
     least_s, most_s = window.idle_min_ms / 1000, window.idle_max_ms / 1000
@@ -90,7 +90,7 @@ def _plan(due: dict[int, list[Counts]], at: Counts, failures: Counts) -> None:
 
 
 def figures(scene: Scene, traffic: Traffic) -> list[Figure]:
-    """What the curves come to; rates are means over a minute, in parts of the target."""
+    """Return the figures of the curves; rates are means over a minute, relative to the target."""
     minute = np.convolve(traffic.answered, np.ones(60) / 60, "valid") / scene.rate
     before, back = scene.outage
     full = round(scene.devices / scene.rate)

@@ -56,7 +56,7 @@ class _Task:
 def fedsgd(
     files: TaskFiles, population: Population, seed: int, settings: FedSgdSettings, measured_on: str
 ) -> Iterator[Point | Final]:
-    """A step is a round."""
+    """Train by FedSGD: a step is a round."""
     task = _prepare(files, population, seed, settings, measured_on)
     optimizer = task.adam(settings)
     random = np.random.default_rng(seed)
@@ -77,7 +77,7 @@ def fedsgd(
 def fedavg(
     files: TaskFiles, population: Population, seed: int, settings: FedAvgSettings, measured_on: str
 ) -> Iterator[Point | Final]:
-    """A round is ``epochs`` over all rows of its devices."""
+    """Train by FedAvg: a round is ``epochs`` over all rows of its devices."""
     task = _prepare(files, population, seed, settings, measured_on)
     random = np.random.default_rng(seed)
 

@@ -40,7 +40,7 @@ class Splits:
     test: Sequence[Row]
 
     def cut(self, devices: int, validation: int, test: int) -> Splits:
-        """The first rows of each part."""
+        """Return the first rows of each part."""
         return Splits(self.devices[:devices], self.validation[:validation], self.test[:test])
 
 

@@ -37,7 +37,7 @@ class Curves:
 
 
 def until(curves: Sequence[Curve], target: float, cost: Cost = example_passes) -> Spent | None:
-    """The mean over seeds; a lower bound if one of them has not reached the target. None without curves."""
+    """Return the mean over seeds; a lower bound if one has not reached the target, None without curves."""
     if not curves:
         return None
     found = [curve.until(target, cost) for curve in curves]
@@ -57,7 +57,7 @@ def fastest(found: Mapping[str, Spent | None]) -> tuple[str, Spent] | None:
 
 
 def final_accuracy(curves: Sequence[Curve]) -> float | None:
-    """The mean over seeds on all test rows; None while one is not complete."""
+    """Return the mean over seeds on all test rows; None while one is not complete."""
     finals = [curve.final for curve in curves]
     return mean(final.accuracy for final in finals if final) if finals and all(finals) else None
 
@@ -110,7 +110,7 @@ def _passes_ratio_best(curves: Curves) -> Figure:
 
 
 def _final(name: str, curves: Curves, methods: Sequence[str]) -> Figure:
-    """The best of the methods that are complete."""
+    """Return the best of the methods that are complete."""
     figure = make_figure(name, None, "fraction of test rows", None, "higher")
     found = {method: final_accuracy(curves.of(curves.main.name, method)) for method in methods}
     peers = {method: value for method, value in found.items() if value is not None}
@@ -123,7 +123,7 @@ def _final(name: str, curves: Curves, methods: Sequence[str]) -> Figure:
 
 
 def _slowdown(curves: Curves) -> Figure:
-    """The worse of both skews."""
+    """Return the worse of both skews."""
     figure = make_figure("noniid_slowdown_default", None, "×", 1.5, "lower") | {"peer": PUBLISHED_SLOWDOWN}
     alike = until(curves.of(curves.main.name, "default"), curves.main.goal)
     ratios = {

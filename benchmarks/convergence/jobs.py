@@ -22,7 +22,10 @@ _QUICK_ROUNDS = 3
 def job_of(
     method: Method, files: TaskFiles, seed: int, held_out: str, quick: bool = False, more: Changes | None = None
 ) -> dict[str, Any]:
-    """The job as tables; ``held_out`` is one of the task's files, ``more`` are changes on top of all others."""
+    """Return the job as tables.
+
+    ``held_out`` is one of the task's files; ``more`` are changes on top of all others.
+    """
     preset = with_preset({"preset": method.preset})
     job: dict[str, Any] = {
         "preset": method.preset,
@@ -70,7 +73,7 @@ def _change(job: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def _quickened(job: dict[str, Any], devices: int) -> dict[str, Any]:
-    """The same recipe in seconds: few rounds, directions, devices and rows."""
+    """Reduce a recipe so that it runs in seconds: few rounds, directions, devices and rows."""
     tables = with_preset(job)
     for name, block in tables["blocks"].items():
         for key, limit in (_QUICK_PEFT if name == "peft" else _QUICK_HEAD).items():

@@ -156,7 +156,7 @@ def prepare(task: Task, data: Path | None, folder: Path, quick: bool = False) ->
 
 
 def files_of(task: Task, folder: Path, quick: bool = False) -> TaskFiles:
-    """The task's files in ``folder``, which need not be there yet."""
+    """Return the task's files in ``folder``, which need not exist yet."""
     return TaskFiles(
         task,
         folder / task.name,
@@ -171,7 +171,7 @@ def available(task: Task, data: Path | None) -> bool:
 
 
 def read_rows(file: Path) -> list[Row]:
-    """The rows of one of a task's files."""
+    """Return the rows of one of a task's files."""
     with file.open(encoding="utf-8", newline="") as opened:
         return [Row(**row) for row in csv.DictReader(opened)]
 

@@ -67,7 +67,7 @@ def _measure(size: Size, arguments: argparse.Namespace, output: Path) -> dict[st
 
 
 def _peer(stack: ExitStack, size: Size, folder: Path, arguments: argparse.Namespace) -> dict[str, Generators]:
-    """A SuperLink and, for each call that is compared, its nodes."""
+    """Start a SuperLink, and return its nodes by the call that is compared."""
     environment = flower.install(arguments.flower or REPOSITORY / "benchmark-output" / f"flwr-{flower.VERSION}")
     place = folder / "flower"
     place.mkdir()

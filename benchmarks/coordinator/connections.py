@@ -100,7 +100,7 @@ class Connection:
         return send
 
     def ready(self) -> None:
-        """The socket can be read, or the handshake can go on."""
+        """Read from the socket, or continue the handshake."""
         try:
             if not self.open:
                 self._shake_hands()

@@ -28,7 +28,7 @@ class Fleet(Protocol):
         """Begin to connect; ``opened`` hears of the end, with None if it failed."""
 
     def check_in(self, number: int, connection: Connection, answered: Answered) -> None:
-        """The call that is measured."""
+        """Make the call that is measured."""
 
 
 class Devices:
@@ -51,7 +51,7 @@ class Devices:
         return Connection(self._loop, self._address, self._context, Grpc(authority), opened)
 
     def check_in(self, number: int, connection: Connection, answered: Answered) -> None:  # noqa: ARG002 - TLS says who
-        """A device that waits for another job asks for work and hears when to come back."""
+        """Check in as a device that waits for another job; the answer says when to check in again."""
         connection.unary(CHECK_IN, self._idle, answered)
 
 
@@ -96,7 +96,7 @@ class FlowerNodes:
 
 
 def check_in_request(jobs: JobChoice | None = None) -> CheckInRequest:
-    """What a device of the benchmark says when it checks in."""
+    """Return the request of a device of the benchmark that checks in."""
     return CheckInRequest(
         protocol=ProtocolVersion(major=PROTOCOL_MAJOR, minor=PROTOCOL_MINOR),
         generator_version=GENERATOR_VERSION,
@@ -111,7 +111,7 @@ def check_in_request(jobs: JobChoice | None = None) -> CheckInRequest:
 
 
 def _signed(key: ec.EllipticCurvePrivateKey, pem: bytes) -> str:
-    """The headers that say who a SuperNode is. It signs each request anew; one signature is good for five minutes."""
+    """Return the headers that identify a SuperNode. It signs each request; a signature is valid for five minutes."""
     timestamp = datetime.now(UTC).isoformat()
     signature = key.sign(timestamp.encode(), ec.ECDSA(hashes.SHA256()))
     headers = {
@@ -123,7 +123,7 @@ def _signed(key: ec.EllipticCurvePrivateKey, pem: bytes) -> str:
 
 
 def _field(number: int, value: bytes) -> bytes:
-    """A length-delimited protobuf field of less than 2¹⁴ bytes."""
+    """Encode a length-delimited protobuf field of less than 2¹⁴ bytes."""
     length = len(value)
     size = bytes((length,)) if length < 128 else bytes((length & 127 | 128, length >> 7))
     return bytes((number << 3 | 2,)) + size + value

@@ -20,7 +20,7 @@ CALLS = ("send-node-heartbeat", "pull-messages")
 
 
 def install(folder: Path) -> Path:
-    """The environment with Flower, made if it is not there."""
+    """Make the environment with Flower if it does not exist, and return its folder."""
     program = folder / "bin" / "flower-superlink"
     if not program.exists():
         print(f"installing flwr {VERSION}", flush=True)
@@ -32,7 +32,7 @@ def install(folder: Path) -> Path:
 
 @contextmanager
 def superlink(environment: Path, home: ServerHome, folder: Path) -> Iterator[tuple[Measured, int]]:
-    """A SuperLink with TLS from our own authority, and its port."""
+    """Run a SuperLink with TLS from our own authority; yield the process and its port."""
     authority = CertificateAuthority.load(home.ca_certificate, home.ca_key)
     key, chain = authority.issue_server(["localhost", "127.0.0.1"], time.time())
     (folder / "server.key").write_bytes(key)

@@ -70,7 +70,7 @@ def coordinator(folder: Path, port: int, log: Path, environment: Mapping[str, st
 def running(
     command: Sequence[str], port: int, log: Path, environment: Mapping[str, str] = {}, user: str | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server process, from when its port is open to when it is stopped; ``log`` gets what it says.
+    """Run a server process: yield it once its port is open, stop it at the end. ``log`` gets its output.
 
     :raises SystemExit: it does not start.
     """
@@ -96,7 +96,7 @@ def running(
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+    """Return a loopback port on which no process listens now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 

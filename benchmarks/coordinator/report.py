@@ -16,7 +16,7 @@ _NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 
 
 def tables(results: Mapping[str, Any]) -> Iterator[str]:
-    """What was measured, line by line."""
+    """Return the tables of what was measured, line by line."""
     stores: Mapping[str, Any] = results["stores"]
     header = ["", *(_NAMES[kind] for kind in stores)]
     yield from ("### Connected devices", "")
@@ -55,7 +55,7 @@ def tables(results: Mapping[str, Any]) -> Iterator[str]:
 
 
 def all_figures(results: Mapping[str, Any]) -> list[Figure]:
-    """The figures with their goals; what was not measured is empty."""
+    """Return the figures with their goals; the value of what was not measured is None."""
     stores: Mapping[str, Any] = results["stores"]
     peers = {call: _median(found, "calls_per_s") for call, found in results["flower"].items()}
     check_ins = _of(stores, "check_ins", "calls_per_s")

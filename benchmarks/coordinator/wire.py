@@ -31,16 +31,16 @@ class Codec(Protocol):
     """As ALPN names it."""
 
     def opening(self) -> bytes:
-        """What a client says first."""
+        """Return the bytes that a client sends first."""
 
     def open(self, method: str) -> tuple[int, bytes]:
         """Begin a call: its number, and the bytes to send before its first message."""
 
     def message(self, call: int, message: bytes, last: bool) -> bytes:
-        """The bytes of one message of a call."""
+        """Encode one message of a call."""
 
     def feed(self, data: bytes) -> Iterator[Event | bytes]:
-        """What the peer's bytes mean: events, and bytes to answer at once.
+        """Decode the peer's bytes: yield events, and bytes to send back at once.
 
         :raises ConnectionError: the peer ends the connection.
         """
@@ -58,7 +58,7 @@ class Grpc:
         self._bodies: dict[int, bytearray] = {}
 
     def opening(self) -> bytes:
-        """The preface, and windows that nothing will fill."""
+        """Return the preface, and flow-control windows so large that they never fill."""
         settings = _INITIAL_WINDOW_SIZE.to_bytes(2, "big") + _WINDOW.to_bytes(4, "big")
         return _PREFACE + _frame(_SETTINGS, 0, 0, settings) + _frame(_WINDOW_UPDATE, 0, 0, _WINDOW.to_bytes(4, "big"))
 
@@ -159,7 +159,7 @@ def _frame(kind: int, flags: int, call: int, payload: bytes) -> bytes:
 
 
 def _headers(authority: bytes, path: bytes, known: bool) -> bytes:
-    """A request's header block, RFC 7541.
+    """Encode a request's header block (RFC 7541).
 
     Headers that are always the same are put into the peer's table with the first request, as gRPC's own clients do,
     and are one octet each from then on.

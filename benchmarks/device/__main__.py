@@ -60,7 +60,7 @@ def _in_order(found: Mapping[str, T]) -> dict[str, T]:
 def _measure(
     shape: Shape, methods: Sequence[str], output: Path, arguments: argparse.Namespace
 ) -> dict[str, list[dict[str, Any]]]:
-    """The methods one after the other, and that several times: what disturbs the machine disturbs them alike."""
+    """Measure the methods in turn, several times: what disturbs the machine disturbs them alike."""
     folder, cache = output / shape.name, output / f"{shape.name}-cache"
     print(f"{shape.title}: exporting", flush=True)
     export_shape(shape, folder)
@@ -80,7 +80,7 @@ def _measure(
 
 
 def _alone(name: str, place: Workplace) -> dict[str, Any]:
-    """What one method takes in a process of its own."""
+    """Measure one method in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.device.measure", name, json.dumps(asdict(place), default=str)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     if done.returncode != 0:

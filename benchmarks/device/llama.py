@@ -113,7 +113,7 @@ def export_template(shape: LlamaShape, folder: Path) -> None:
 
 
 def _drawn_anew(folder: Path, stage: Stage, index: int) -> Stage:
-    """A copy of the quantised ``stage`` with other weights, written beside it."""
+    """Write a copy of the quantised ``stage`` with other weights beside it, and return it."""
     import onnx_ir as ir
 
     from fwdllm_server.model.split import save_stage
@@ -138,7 +138,7 @@ EXPORTS = {"template": export_template, "layers": fill_layers}
 
 
 def _streamed(place: Workplace) -> Callable[[], object]:
-    """A prediction of the batch, nothing cached, a layer in memory at a time."""
+    """Return a step that predicts the batch with nothing cached and one layer in memory at a time."""
     engines = DeviceEngines(place.bundle, place.manifest, place.rows, place.cache, place.threads)
     tuning = engines.tuner.tuning()
     provider, bundle = engines.tuner.provider(tuning), (place.bundle, place.manifest, place.rows)
@@ -165,7 +165,7 @@ ROUND = "round"
 
 
 def measured(kind: str, place: Workplace) -> dict[str, Any]:
-    """The unit of work twice: seconds of each, the first with all that a first start takes, and the memory of both."""
+    """Do the unit of work twice: return seconds of each, the first with what a first start takes, and peak bytes."""
     times = []
     with Watch() as watch:
         began = time.perf_counter()
@@ -183,7 +183,7 @@ def measured(kind: str, place: Workplace) -> dict[str, Any]:
 
 
 def report(shape: LlamaShape, place: Workplace, found: Mapping[str, Mapping[str, float]]) -> Sequence[str]:
-    """A table, line by line."""
+    """Return a table, line by line."""
     titles = {ROUND: "an agent in a round, layers streamed"} | {kind: title for kind, (title, _) in KINDS.items()}
     rows = [
         [
@@ -214,7 +214,7 @@ def report(shape: LlamaShape, place: Workplace, found: Mapping[str, Mapping[str,
 
 
 def figures(place: Workplace, found: Mapping[str, Mapping[str, float]]) -> Sequence[Figure]:
-    """What two rounds take an agent, its first start included, and what a direction takes in the second."""
+    """Return figures of an agent's two rounds, its first start included, and of a direction in the second."""
     both = found[ROUND]
     what = {
         "weights": "int4",

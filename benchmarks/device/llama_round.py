@@ -37,7 +37,7 @@ _HOUR_S = 3600
 
 
 def run_rounds(place: Workplace, folder: Path) -> dict[str, Any]:
-    """What the rounds take an agent with ``place.batch`` rows, all of which are in each of its batches.
+    """Measure an agent in the rounds; it has ``place.batch`` rows, all of which are in each of its batches.
 
     Seconds of the first round are from the agent's start, download included, to its commit; the rest is of the second
     round alone, but for the memory, which is the agent's at most.
@@ -74,7 +74,7 @@ def run_rounds(place: Workplace, folder: Path) -> dict[str, Any]:
 
 
 def _follow(cluster: Cluster) -> list[tuple[float, Job]]:
-    """The job after each of its commits, with the moment."""
+    """Return the job after each of its commits, with the time in seconds."""
     commits: list[tuple[float, Job]] = []
     with operator_service(cluster.server_folder) as service:
         for job in service.WatchJob(GetJobRequest(job=_JOB_ID)):

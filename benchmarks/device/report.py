@@ -25,7 +25,7 @@ Accuracies: TypeAlias = Mapping[str, Mapping[str, float]]
 
 
 def sections(results: Results, titles: Mapping[str, str], accuracies: Accuracies) -> Iterator[str]:
-    """A table for each shape, line by line; ``titles`` are the shapes'."""
+    """Yield a table for each shape, line by line; ``titles`` are the shapes'."""
     for shape, methods in results.items():
         rows = []
         for name, found in methods.items():
@@ -41,7 +41,7 @@ def sections(results: Results, titles: Mapping[str, str], accuracies: Accuracies
 
 
 def all_figures(results: Results, precisions: Mapping[str, str], accuracies: Accuracies) -> list[Figure]:
-    """The figures with their goals; ``precisions`` are the shapes' frozen weights. What was not measured is empty."""
+    """Return the figures with their goals, None where not measured; ``precisions`` are of frozen weights, by shape."""
     memory = {name: _ratio(results, "minilm", name, "inference", _RSS) for name in TRAINING}
     return [
         make_figure("memory_ratio_minilm", _most(memory), "inference's peak resident memory", 1.10)
@@ -65,7 +65,7 @@ def _time_figure(name: str, method: str, results: Results) -> Figure:
 
 
 def _memory_figure(results: Results, shape: str, goal: float, precisions: Mapping[str, str]) -> Figure:
-    """The most that training ever took, the first start included, in which the weights are prepared."""
+    """Return the peak of training, the first start included, in which the weights are prepared."""
     resident = {name: _gigabytes(results, shape, _RSS, name) for name in TRAINING}
     anonymous = {name: _gigabytes(results, shape, _ANONYMOUS, name) for name in TRAINING}
     peers = {name: _gigabytes(results, shape, _RSS, name) for name in METHODS if name not in TRAINING}

@@ -73,7 +73,7 @@ def shape_called(name: str) -> Shape:
 
 
 def new_model(shape: Shape) -> nn.Module:
-    """The classifier with its random weights, always the same, in eval mode and frozen."""
+    """Return the classifier with random weights, always the same, in eval mode and frozen."""
     torch.manual_seed(_SEED)
     backbone = AutoModel.from_config(shape.config, add_pooling_layer=False)
     model: nn.Module = MeanPooledClassifier.over(backbone, len(LABELS)).float().eval()
@@ -81,12 +81,12 @@ def new_model(shape: Shape) -> nn.Module:
 
 
 def upper_layers() -> PeftSpec:
-    """What the preset ``upper-layers`` trains beside the head, which is all that ``default`` trains."""
+    """Return what the preset ``upper-layers`` trains beside the head, which is all that ``default`` trains."""
     return PeftSpec(**with_preset({"preset": "upper-layers"})["peft"])
 
 
 def export_shape(shape: Shape, folder: Path) -> Manifest:
-    """The bundle of a shape with the PEFT method of ``upper-layers``, and its θ₀ beside it; made once, and whole."""
+    """Export a shape with the PEFT method of ``upper-layers``, and θ₀ beside it, unless ``folder`` exists."""
     if folder.exists():
         return Manifest.from_bytes((folder / MANIFEST_FILE).read_bytes())
     # One word for each id: no text is ever tokenised, but for the sample that the bases of LoRA-FA are made from.

@@ -34,7 +34,7 @@ class Method:
 
 
 def _inference(place: Workplace) -> Step:
-    """The whole batch through the whole model, as a program that only predicts would do it."""
+    """Return a step that runs the batch through the whole model, as a program that only predicts does."""
     chain, data, theta = StageChain(place.bundle, place.manifest, Cpu(), place.threads), place.rows, place.theta
     text = text_of(data, Group(np.arange(place.batch), TOKENS), chain.manifest.pad_token_id)
 

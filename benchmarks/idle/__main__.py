@@ -19,7 +19,7 @@ Results: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 
 def main() -> None:
-    """A day of each schedule, and some minutes of Flower; then report."""
+    """Measure a day of each schedule and some minutes of Flower, then report."""
     arguments = parser("idle", __doc__, quick="half an hour of a day, without Flower").parse_args()
     output = output_folder("idle", arguments)
     found: dict[str, Mapping[str, Any]] = {}
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def report(found: Results) -> Iterator[str]:
-    """A table, line by line."""
+    """Yield a table, line by line."""
     rows = []
     for name, each in found.items():
         if name == "flower":
@@ -51,7 +51,7 @@ def report(found: Results) -> Iterator[str]:
 
 
 def all_figures(found: Results) -> list[Figure]:
-    """The figures with their goals: of the day that takes most."""
+    """Return the figures with their goals, of the schedule that takes most."""
     ours = [each for name, each in found.items() if name != "flower"]
     peer = found.get("flower", {})
     return [

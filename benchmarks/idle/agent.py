@@ -55,7 +55,7 @@ SCHEDULES: Mapping[str, Schedule] = {
 
 
 def measured(schedule: Schedule, folder: Path, share: float = 1.0) -> dict[str, Any]:
-    """A ``share`` of a day: traffic, with the first connection, scaled to a whole one; the memory at its end."""
+    """Measure a ``share`` of a day: traffic in bytes scaled to a whole day, and the memory at its end."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _write_rows(folder / "device.csv")
@@ -94,7 +94,7 @@ def _start_agent(cluster: Cluster, folder: Path, port: int) -> int:
 
 
 def _after_check_ins(home: Path, wanted: int) -> int:
-    """Wait for so many check-ins; how many there have been by then."""
+    """Wait for so many check-ins, and return how many there were by then."""
     count, moved = 0, time.monotonic()
     while count < wanted:
         time.sleep(_POLL_S)

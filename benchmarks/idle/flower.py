@@ -24,7 +24,7 @@ _END_S = 20
 
 
 def measured(folder: Path, seconds: float) -> dict[str, Any]:
-    """What passes in so many ``seconds`` once the node has settled, scaled to a day, and its memory then."""
+    """Measure a settled node for so many ``seconds``: traffic in bytes scaled to a day, and memory."""
     programs = _installed(folder / "environment")
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}  # they start one another
     environment.pop("PYTHONPATH", None)
@@ -69,7 +69,7 @@ def measured(folder: Path, seconds: float) -> dict[str, Any]:
 
 
 def _installed(environment: Path) -> Path:
-    """The folder of Flower's programs, installed if they are not."""
+    """Install Flower's programs if they are not installed, and return their folder."""
     programs = environment / "bin"
     if not (programs / "flower-supernode").exists():
         subprocess.run([sys.executable, "-m", "venv", environment], check=True)

@@ -47,12 +47,12 @@ def theta_under_way(theta: Float32Vector, directions: Directions) -> Float32Vect
 
 
 def measure(engine: Engine, rows: int, theta: Float32Vector, directions: Directions, task: DirectionTask) -> Scalars:
-    """The scalars of a task on the first ``rows`` rows."""
+    """Return the scalars of a task on the first ``rows`` rows, float64 ``[K]``."""
     return np.concatenate([values for _, values in engine.derivatives(theta, directions, task, np.arange(rows))])
 
 
 def true_slopes(gradient: Float32Vector, span: Block, directions: Directions, seeds: NDArray[np.uint64]) -> Scalars:
-    """vᵀ∇L of the directions in one block."""
+    """Return vᵀ∇L of the directions in one block, float64 ``[K]``."""
     signs = directions.perturb(np.zeros(span.size, dtype=np.float32), seeds, span.start, 1.0)
     return signs.astype(np.float64) @ gradient[span.slice].astype(np.float64)
 
