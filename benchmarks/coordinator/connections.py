@@ -55,7 +55,7 @@ class Loop:
 class Connection:
     """One client: TCP, TLS, and calls that are answered by callbacks.
 
-    ``opened`` hears of the end of the handshake; None stands for a connection that failed.
+    ``opened`` is called at the end of the handshake; None stands for a connection that failed.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ class Fleet(Protocol):
     """Clients by number; each has one connection at a time."""
 
     def connect(self, number: int, opened: Answered) -> Connection:
-        """Begin to connect; ``opened`` hears of the end, with None if it failed."""
+        """Begin to connect; ``opened`` is called at the end, with None if it failed."""
 
     def check_in(self, number: int, connection: Connection, answered: Answered) -> None:
         """Make the call that is measured."""
@@ -45,7 +45,7 @@ class Devices:
         self._idle = check_in_request(jobs=JobChoice(only=True, names=["another"])).SerializeToString()
 
     def connect(self, number: int, opened: Answered) -> Connection:
-        """See :class:`Fleet`; the certificate is the device's own, the key is that of all."""
+        """Begin to connect as a device, with its own certificate and the key of all."""
         self._context.load_cert_chain(self._folder / f"{self._first + number}.pem")
         authority = f"localhost:{self._address[1]}"
         return Connection(self._loop, self._address, self._context, Grpc(authority), opened)
@@ -67,7 +67,7 @@ class FlowerNodes:
         self._nodes: dict[int, bytes] = {}
 
     def connect(self, number: int, opened: Answered) -> Connection:
-        """See :class:`Fleet`; at first a node registers and is activated."""
+        """Begin to connect as a node, which is first registered and activated."""
         key = self._keys.setdefault(number, ec.generate_private_key(ec.SECP256R1()))
         pem = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 

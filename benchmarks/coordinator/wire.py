@@ -63,7 +63,7 @@ class Grpc:
         return _PREFACE + _frame(_SETTINGS, 0, 0, settings) + _frame(_WINDOW_UPDATE, 0, 0, _WINDOW.to_bytes(4, "big"))
 
     def open(self, method: str) -> tuple[int, bytes]:
-        """See :class:`Codec`."""
+        """Begin a call: return its stream id and the HEADERS frame."""
         call = self._next
         self._next += 2
         self._bodies[call] = bytearray()
@@ -71,12 +71,12 @@ class Grpc:
         return call, _frame(_HEADERS, _END_HEADERS, call, headers)
 
     def message(self, call: int, message: bytes, last: bool) -> bytes:
-        """See :class:`Codec`."""
+        """Return a DATA frame with one length-prefixed message."""
         body = b"\0" + len(message).to_bytes(4, "big") + message
         return _frame(_DATA, _END_STREAM if last else 0, call, body)
 
     def feed(self, data: bytes) -> Iterator[Event | bytes]:
-        """See :class:`Codec`."""
+        """Decode frames: yield messages, ends of calls, and acknowledgements to send back."""
         self._buffer += data
         while len(self._buffer) >= 9:
             end = 9 + int.from_bytes(self._buffer[:3], "big")
@@ -119,17 +119,17 @@ class Http:
         self._buffer = bytearray()
 
     def opening(self) -> bytes:
-        """Nothing."""
+        """Return nothing: a connection begins with its first request."""
         return b""
 
     def open(self, method: str) -> tuple[int, bytes]:
-        """See :class:`Codec`."""
+        """Begin the next call, which sends nothing before its message."""
         self._call += 1
         self._method = method
         return self._call, b""
 
     def message(self, call: int, message: bytes, last: bool) -> bytes:  # noqa: ARG002 - there is one call, of one message
-        """See :class:`Codec`."""
+        """Return the whole request: its head and the message as its body."""
         head = (
             f"POST {self._method} HTTP/1.1\r\nhost: {self._authority}\r\ncontent-type: application/protobuf\r\n"
             f"accept: application/protobuf\r\ncontent-length: {len(message)}\r\n{self._headers}\r\n"
@@ -137,7 +137,7 @@ class Http:
         return head.encode() + message
 
     def feed(self, data: bytes) -> Iterator[Event | bytes]:
-        """See :class:`Codec`."""
+        """Decode a response once it is whole: yield its body if the status is 200, then the end of the call."""
         self._buffer += data
         head, found, _ = self._buffer.partition(b"\r\n\r\n")
         if not found:
