@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: setup ## from nothing to a PEFT adapter: four devices, real text, scalars only
-	$(BIN)/python examples/demo/demo.py
+	$(BIN)/python -m examples.demo
 
 clean-demo: ## forget the demo's last run
 	rm -rf demo-output
@@ -72,7 +72,7 @@ coverage: setup ## which lines and branches no test runs; the total is in docs/t
 profile: setup ## flame graphs of the demo's coordinator and agents, or of a simulation: WHAT=demo|simulation; build/profile
 	mkdir -p build/profile
 	$(BIN)/py-spy record --subprocesses --format speedscope --output build/profile/$(or $(WHAT),demo).speedscope.json -- \
-		$(BIN)/python $(if $(filter simulation,$(WHAT)),-m benchmarks.convergence --quick --only bbc_news/default,examples/demo/demo.py)
+		$(BIN)/python $(if $(filter simulation,$(WHAT)),-m benchmarks.convergence --quick --only bbc_news/default,-m examples.demo)
 
 lint: setup ## style, types, import rules, generated code
 	$(BIN)/ruff check

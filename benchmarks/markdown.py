@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table as Markdown that also reads well in a terminal, line by line."""
+    """Return a table as Markdown that is aligned for terminals too, line by line."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
 
     def line(cells: Sequence[str]) -> str:

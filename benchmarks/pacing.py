@@ -12,12 +12,12 @@ import json
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.convergence.environment import REPOSITORY, environment
+from benchmarks.reporting import Figure, make_figure, print_figures
 from fwdllm_client.connection.retry import BASE_S, CAP_S
 from fwdllm_server.config.server_config import CheckInSection
 from fwdllm_server.rpc.pace import Pace
@@ -50,7 +50,7 @@ class Traffic:
 
 
 def simulate(scene: Scene, seed: int = 7) -> Traffic:
-    """The whole scene; the coordinator forgets its calendar in the outage."""
+    """Simulate the whole scene; the coordinator loses its calendar in the outage."""
     random = np.random.default_rng(seed)
     window = CheckInSection()
     least_s, most_s = window.idle_min_ms / 1000, window.idle_max_ms / 1000
@@ -89,34 +89,30 @@ def _plan(due: dict[int, list[Counts]], at: Counts, failures: Counts) -> None:
         due[moment].append(group)
 
 
-def figures(scene: Scene, traffic: Traffic) -> list[dict[str, Any]]:
-    """What the curves come to; rates are means over a minute, in parts of the target."""
+def figures(scene: Scene, traffic: Traffic) -> list[Figure]:
+    """Return the figures of the curves; rates are means over a minute, relative to the target."""
     minute = np.convolve(traffic.answered, np.ones(60) / 60, "valid") / scene.rate
     before, back = scene.outage
     full = round(scene.devices / scene.rate)
     late = minute[back + 2 * full : scene.end]
     failed = np.flatnonzero((traffic.tried > traffic.answered)[back:])
     return [
-        _figure("highest_rate_growing", float(minute[:before].max()), "of the target", 1.3, "lower"),
-        _figure("mean_rate_grown", float(minute[scene.grown_at : before].mean()), "of the target", 1.0, "lower"),
-        _figure("highest_rate_after_outage", float(late.max()), "of the target", 1.3, "lower"),
-        _figure("refused_until_after_outage", float(failed.max(initial=-1) + 1), "s", 1200, "lower"),
+        make_figure("highest_rate_growing", round(float(minute[:before].max()), 3), "of the target", 1.3),
+        make_figure("mean_rate_grown", round(float(minute[scene.grown_at : before].mean()), 3), "of the target", 1.0),
+        make_figure("highest_rate_after_outage", round(float(late.max()), 3), "of the target", 1.3),
+        make_figure("refused_until_after_outage", float(failed.max(initial=-1) + 1), "s", 1200),
     ]
-
-
-def _figure(name: str, value: float, unit: str, goal: float, better: str) -> dict[str, Any]:
-    return {"name": name, "value": round(value, 3), "unit": unit, "goal": goal, "better": better}
 
 
 def plot(scene: Scene, traffic: Traffic, path: Path) -> None:
     """Rates over the hours, in minutes' means, as a PNG."""
-    from matplotlib.figure import Figure
+    from matplotlib.figure import Figure as Drawing
 
     window = CheckInSection()
     fixed = traffic.fleet / ((window.idle_min_ms + window.idle_max_ms) / 2000)
     hours = np.arange(scene.end) / 3600
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.add_subplot()
+    drawing = Drawing(figsize=(9, 5), layout="constrained")
+    axes = drawing.add_subplot()
     for rates, style, label in (
         (fixed, "0.6", f"windows of {window.idle_min_ms // 1000} to {window.idle_max_ms // 1000} s (computed)"),
         (traffic.tried, "C1", "calls tried"),
@@ -129,8 +125,8 @@ def plot(scene: Scene, traffic: Traffic, path: Path) -> None:
     axes.set_title(f"a fleet that grows to {scene.devices:,} devices in {scene.grown_at / 3600:g} hours")
     axes.grid(which="major", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", frameon=False, fontsize="small", ncols=3)
-    figure.savefig(path, format="png", dpi=110)
+    drawing.legend(loc="outside lower center", frameon=False, fontsize="small", ncols=3)
+    drawing.savefig(path, format="png", dpi=110)
 
 
 def main() -> None:
@@ -148,8 +144,7 @@ def main() -> None:
     plot(scene, traffic, images / "pacing.png")
     value = {"environment": environment(), "scene": asdict(scene), "figures": found}
     (results / "pacing.json").write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    for figure in found:
-        print(f"{figure['name']}: {figure['value']} {figure['unit']} (goal: at most {figure['goal']})")
+    print_figures(found)
 
 
 if __name__ == "__main__":

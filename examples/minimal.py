@@ -43,8 +43,9 @@ def measure(theta: np.ndarray, device: int, seeds: range) -> list[int]:
 
 def forward_gradient(seeds: list[int], scalars: list[int]) -> np.ndarray:
     """Return ĝ = (1/K) Σ cₖ vₖ, float32 ``[D]``, summed in int64 and rounded once (equation 3: E ĝ = ∇L)."""
-    total = sum(scalar * direction(seed) for seed, scalar in zip(seeds, scalars, strict=True))
-    return (total / (len(seeds) * FIXED_POINT)).astype(np.float32)
+    total = np.array(scalars, dtype=np.int64) @ np.array([direction(seed) for seed in seeds])
+    mean: np.ndarray = total / (len(seeds) * FIXED_POINT)
+    return mean.astype(np.float32)
 
 
 def step(theta: np.ndarray, gradient: np.ndarray) -> np.ndarray:
@@ -54,9 +55,11 @@ def step(theta: np.ndarray, gradient: np.ndarray) -> np.ndarray:
 
 def train() -> tuple[np.ndarray, list[tuple[list[int], list[int]]]]:
     """Run every round. Return θ, float32 ``[D]``, and the ledger: the seeds and scalars of each round."""
-    theta, ledger = np.zeros(D, dtype=np.float32), []
+    theta = np.zeros(D, dtype=np.float32)
+    ledger: list[tuple[list[int], list[int]]] = []
     for number in range(1, ROUNDS + 1):
-        seeds, scalars = [], []
+        seeds: list[int] = []
+        scalars: list[int] = []
         for device in range(DEVICES):  # each measures its own directions on its own rows
             first = (number << 32) + device * (DIRECTIONS // DEVICES)
             own = range(first, first + DIRECTIONS // DEVICES)

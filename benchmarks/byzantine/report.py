@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.byzantine.runs import ATTACKS, DEFENCES, HONEST
+from benchmarks.reporting import Figure, make_figure
 
 GOAL_POINTS = 2.0
 """How many points of accuracy a fifth of liars may cost."""
@@ -38,22 +39,20 @@ def accuracy(results: Results, defence: str, attack: str) -> float | None:
     return sum(found) / len(found) if found else None
 
 
-def figures(results: Results) -> list[dict[str, Any]]:
+def figures(results: Results) -> list[Figure]:
     """Points lost by each attack against the default job without one, and the most that any costs."""
     clean = accuracy(results, "clip", HONEST)
     lost = {attack: _lost(clean, accuracy(results, "clip", attack)) for attack in ATTACKS}
     undefended = {attack: _lost(clean, accuracy(results, "off", attack)) for attack in ATTACKS}
     known = [points for points in lost.values() if points is not None]
     return [
-        {
-            "name": "byzantine_points_lost",
-            "value": max(known) if known else None,
-            "unit": "points of accuracy lost to 20 % of lying devices, worst attack",
-            "goal": GOAL_POINTS,
-            "better": "lower",
-            "by_attack": lost,
-            "peer": {"without a defence": undefended},
-        }
+        make_figure(
+            "byzantine_points_lost",
+            max(known, default=None),
+            "points of accuracy lost to 20 % of lying devices, worst attack",
+            GOAL_POINTS,
+        )
+        | {"by_attack": lost, "peer": {"without a defence": undefended}}
     ]
 
 

@@ -7,18 +7,20 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal, TypeAlias
 
 from benchmarks.convergence.jobs import job_of, to_toml
 from benchmarks.convergence.methods import Method
 from benchmarks.convergence.tasks import TaskFiles
 from fwdllm_client.data import DataSource
 from fwdllm_server.preparation.prepare import JobFolder
+from fwdllm_server.simulation.attacks import Attack
 from fwdllm_server.simulation.population import Population
 from fwdllm_server.simulation.simulation import Simulation
 
-HONEST = "none"
-ATTACKS = ("flip", "flip-large", "large", "random", "constant", "nan")
+Behaviour: TypeAlias = Attack | Literal["none"]
+HONEST: Final = "none"
+ATTACKS: tuple[Attack, ...] = ("flip", "flip-large", "large", "random", "constant", "nan")
 BYZANTINE = 0.2
 ALPHA = 0.5
 _DEVICES = 20
@@ -39,6 +41,12 @@ DEFENCES = {
     "clip": Defence("clipped and voted on (default)", 3.0, 1),
     "three": Defence("clipped, median of 3", 3.0, 3),
 }
+_CELLS: Mapping[str, tuple[Behaviour, ...]] = {
+    "clip": (HONEST, *ATTACKS),
+    "off": ("flip", "large"),
+    "three": (HONEST, "flip"),
+}
+"""What the devices that lie do, by defence: two attacks are enough to compare the other defences."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +54,7 @@ class Run:
     """One cell of the table."""
 
     defence: str
-    attack: str
+    attack: Behaviour
     seed: int
 
     @property
@@ -56,13 +64,13 @@ class Run:
 
 
 def all_runs(seeds: int) -> list[Run]:
-    """The cells, the seeds of all before the next seed; two attacks say enough of the other defences."""
-    cells = [
-        *(("clip", attack) for attack in (HONEST, *ATTACKS)),
-        *(("off", attack) for attack in ("flip", "large")),
-        *(("three", attack) for attack in (HONEST, "flip")),
+    """Return every cell with the first seed, then every cell with the next."""
+    return [
+        Run(defence, attack, seed)
+        for seed in range(1, seeds + 1)
+        for defence, attacks in _CELLS.items()
+        for attack in attacks
     ]
-    return [Run(defence, attack, seed) for seed in range(1, seeds + 1) for defence, attack in cells]
 
 
 def result_of(run: Run, files: TaskFiles, folder: Path, *, quick: bool, threads: int) -> Mapping[str, Any]:

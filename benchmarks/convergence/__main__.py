@@ -12,10 +12,11 @@ from typing import Any
 
 import structlog
 
-from benchmarks.convergence.curves import Point
+from benchmarks.convergence.curves import Curve, Point
 from benchmarks.convergence.environment import REPOSITORY
+from benchmarks.convergence.methods import Method
 from benchmarks.convergence.report import Places, collect, write_report
-from benchmarks.convergence.runs import Run, Settings, all_runs, do, missing_data
+from benchmarks.convergence.runs import Run, Settings, Show, all_runs, missing_data
 from fwdllm_common.errors import FwdllmError
 
 _OUTPUT = REPOSITORY / "benchmark-output"
@@ -111,7 +112,7 @@ def _run_all(runs: list[Run], settings: Settings) -> bool:
             )
 
         try:
-            curve = do(run, settings, show)
+            curve = _measure(run, settings, show)
         except (ValueError, FwdllmError) as error:
             well = False
             print(f"{name}: {error}", flush=True)
@@ -120,6 +121,19 @@ def _run_all(runs: list[Run], settings: Settings) -> bool:
         final = f", {curve.final.accuracy:.2%} of {curve.final.rows:,} test rows" if curve.final else ""
         print(f"{name}: {state}{final}", flush=True)
     return well
+
+
+def _measure(run: Run, settings: Settings, show: Show) -> Curve:
+    """Begin the run, resume it, or read its result.
+
+    :raises ValueError: the recipe has changed since the run began.
+    """
+    # Here and not above: to list and to report need no PyTorch.
+    if isinstance(run.method, Method):
+        from benchmarks.convergence.simulated import simulate as measure
+    else:
+        from benchmarks.convergence.references import refer as measure
+    return measure(run, settings.files(run.task), settings, show)
 
 
 def _prepare_process() -> None:

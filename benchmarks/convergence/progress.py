@@ -21,7 +21,7 @@ _CLOCK = "cpu-seconds.json"
 
 
 def read(folder: Path) -> Curve | None:
-    """What a run has measured so far."""
+    """Read what a run has measured so far; None if it has not begun."""
     if (folder / RESULT).exists():
         return Curve.load(folder / RESULT)
     if not (folder / BEGUN).exists():
@@ -42,7 +42,7 @@ class Clock:
         self._began = time.process_time()
 
     def note(self, version: int) -> None:
-        """It has just been evaluated."""
+        """Record the CPU seconds spent when this version has just been evaluated."""
         self.at[str(version)] = round(self._spent(), 2)
         self.save()
 
@@ -57,5 +57,5 @@ class Clock:
 
 
 def points_of(found: Sequence[Mapping[str, Any]], clock: Clock) -> tuple[Point, ...]:
-    """The simulator's points with the CPU seconds that belong to them."""
+    """Return the simulator's points with the CPU seconds that belong to them."""
     return tuple(Point.of(point, clock.at.get(str(point["version"]))) for point in found)

@@ -1,4 +1,4 @@
-"""The runs that the tables of methods and tasks ask for, and how each is done and kept."""
+"""The runs that the tables of methods and tasks ask for, and what each is made from."""
 
 from __future__ import annotations
 
@@ -59,27 +59,27 @@ class Settings:
         return self.output / ("tuning" if self.tuning else "runs") / "+".join([".".join(run.parts), *changed])
 
     def files(self, task: Task) -> TaskFiles:
-        """The task's rows."""
+        """Prepare the task's rows, and return their files."""
         return prepare(task, self.data, self.output / "data", self.quick)
 
     def measured_on(self, files: TaskFiles) -> Path:
-        """The rows of the curve."""
+        """Return the file of the rows that the curve is measured on."""
         return files.validation if self.tuning else files.curve
 
     def recipe(self, run: Run, files: TaskFiles) -> dict[str, Any]:
-        """What the run's result depends on, but for the rows."""
+        """Return what the run's result depends on, except for the rows."""
         if isinstance(run.method, Method):
             return recipe_of(self.job(run, files))
         own = settings_of(run.method.kind, {**run.method.settings, **self.changes}, self.quick)
         return {"kind": run.method.kind, "seed": run.seed, "max_tokens": files.max_tokens, **as_json(own)}
 
     def job(self, run: Run, files: TaskFiles) -> dict[str, Any]:
-        """The job file of a method's run."""
+        """Return the job file of a method's run, as tables."""
         assert isinstance(run.method, Method)
         return job_of(run.method, files, run.seed, self.measured_on(files).name, self.quick, self.changes)
 
     def begun(self, run: Run, files: TaskFiles, rounds: int, devices: int) -> Curve:
-        """The run's curve without a point yet."""
+        """Return the run's curve, which has no point yet."""
         made = {
             "command": self.command(run),
             "recipe": self.recipe(run, files),
@@ -99,13 +99,13 @@ class Settings:
         )
 
     def command(self, run: Run) -> str:
-        """What makes the same curve."""
+        """Return the command that measures the same curve."""
         data = " DATA=<folder>" if run.task.folder else ""
         return f"make bench-convergence{data}{' QUICK=1' if self.quick else ''} ONLY={'/'.join(run.parts)}"
 
 
 def all_runs(only: Sequence[str], quick: bool) -> list[Run]:
-    """The runs in order; each of ``only`` names some by parts in any order, such as ``ag_news/default/1``.
+    """Return the runs in order; each of ``only`` names some by parts, such as ``ag_news/default/1``, in any order.
 
     :raises ValueError: one of ``only`` names none.
     """
@@ -122,7 +122,7 @@ def missing_data(runs: Sequence[Run], data: Path | None) -> list[str]:
 
 
 def population_of(run: Run, files: TaskFiles) -> Population:
-    """The devices of a run; another seed divides the rows in another way."""
+    """Return the devices of a run; another seed divides the rows in another way."""
     seed = run.seed - 1
     if run.population == "iid":
         return Population(devices=files.devices, seed=seed)
@@ -133,20 +133,11 @@ def population_of(run: Run, files: TaskFiles) -> Population:
     return Population(devices=files.devices, seed=seed, partition="dirichlet", alpha=float(match[1]))
 
 
-def do(run: Run, settings: Settings, show: Show) -> Curve:
-    """Begin the run, go on with it, or only look up what it gave.
-
-    :raises ValueError: the recipe has changed since the run began.
-    """
-    if isinstance(run.method, Method):
-        from benchmarks.convergence.simulated import simulate as measure
-    else:
-        from benchmarks.convergence.references import refer as measure
-    return measure(run, settings.files(run.task), settings, show)
-
-
 def check_recipe(kept: Curve, recipe: Mapping[str, Any], folder: Path) -> None:
-    """:raises ValueError: a run was begun with another recipe."""
+    """Check that a run was begun with this recipe.
+
+    :raises ValueError: it was not.
+    """
     if kept.made["recipe"] != recipe:
         raise ValueError(f"its recipe has changed since it began; delete {folder} to run it anew")
 

@@ -14,7 +14,7 @@ class RidgeSettings:
     penalties: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0, 1000.0, 3000.0, 10000.0)
 
     def quick(self) -> Self:
-        """The same."""
+        """Return the same settings for a quick run."""
         return self
 
 
@@ -72,11 +72,11 @@ KINDS: Mapping[str, type[ReferenceSettings]] = {
 
 
 def settings_of(kind: str, changes: Mapping[str, Any], quick: bool) -> ReferenceSettings:
-    """The settings of a kind of reference, with changes."""
+    """Return the settings of a kind of reference, with changes."""
     settings = KINDS[kind](**changes)
     return settings.quick() if quick else settings
 
 
 def as_json(settings: ReferenceSettings) -> dict[str, Any]:
-    """The settings as JSON gives them back."""
+    """Return the settings as JSON returns them."""
     return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}

@@ -86,7 +86,7 @@ def _begin(run: Run, files: TaskFiles, settings: Settings, simulation: Simulatio
 
 
 def _evaluate(simulation: Simulation, files: TaskFiles, settings: Settings) -> Final:
-    """The last version on all test rows, by the same code as the device's."""
+    """Evaluate the last version on all test rows, by the same code as the device's."""
     bundle, manifest = simulation.bundle.bundle, simulation.manifest
     dataset = Dataset.load(DataSource(files.test), bundle / manifest.tokenizer.name, manifest)
     cache = simulation.bundle.path / "cache" / "final"

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import mean
 
 from benchmarks.convergence.curves import Cost, Curve, Spent, example_passes
-from benchmarks.convergence.figures import PAPER, Curves, Figure, final_accuracy, progress, until
+from benchmarks.convergence.figures import PAPER, Curves, final_accuracy, progress, until
 from benchmarks.convergence.methods import ABLATIONS, HEADLINE, METHODS, REFERENCES
 from benchmarks.convergence.tasks import TASKS, Task
 from benchmarks.markdown import table
+from benchmarks.reporting import Figure
 
 Stale = Callable[[Curve], bool]
 
@@ -19,7 +20,7 @@ _RACE = ("default", "mezo", *PAPER)
 
 
 def figures_table(figures: Sequence[Figure]) -> list[str]:
-    """The figures of the JSON file."""
+    """Return the table of the figures, line by line."""
     rows = []
     for figure in figures:
         bound = {"at least": "≥ ", "at most": "≤ "}.get(figure.get("bound", ""), "")
@@ -71,7 +72,7 @@ def non_iid_table(curves: Curves, stale: Stale) -> list[str]:
 
 
 def ablation_table(curves: Curves, stale: Stale) -> list[str]:
-    """The paper's recipe, each change to it alone, all together, and each taken out of those."""
+    """Return the table of the paper's recipe, each change alone, all together, and each taken out."""
     task = curves.main
     rows = []
     for method in (*(METHODS[name] for name in PAPER), *ABLATIONS, METHODS["default"]):
@@ -113,7 +114,7 @@ def _best(curves: Sequence[Curve]) -> str:
 
 
 def _spent(curves: Sequence[Curve], target: float, cost: Cost) -> str:
-    """The mean and the range; ``>`` before what was spent in vain."""
+    """Return the mean and the range, with ``>`` before what was spent without reaching the target."""
     spent = until(curves, target, cost)
     if spent is None:
         return _NONE
@@ -151,7 +152,7 @@ def _range(texts: Sequence[str]) -> str:
 
 
 def sections(curves: Curves, figures: Sequence[Figure], stale: Stale, pictures: Mapping[str, str]) -> Iterator[str]:
-    """The whole report, line by line; ``pictures`` are files by task, as the document names them."""
+    """Return the whole report, line by line; ``pictures`` are files by task, as the document names them."""
     yield from ("### Figures", "", *figures_table(figures), "")
     for task in TASKS.values():
         if any((curve.task, curve.population) == (task.name, "iid") for curve in curves.all):

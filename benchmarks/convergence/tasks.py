@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.convergence import data_sets
 from benchmarks.convergence.data_sets import Reader, Row
+from examples.demo.bbc_news import TOPICS
 
 _QUICK_ROWS = {"devices": 200, "validation": 60, "test": 100}
 _QUICK_DEVICES = 10
@@ -47,7 +48,7 @@ TASKS = {
             "BBC News",
             folder="",
             read=data_sets.bbc_news,
-            labels=data_sets.BBC_TOPICS,
+            labels=TOPICS,
             max_tokens=64,
             curve_rows=445,
             targets=(0.80, 0.90, 0.95),
@@ -177,7 +178,7 @@ def prepare(task: Task, data: Path | None, folder: Path, quick: bool = False) ->
 
 
 def files_of(task: Task, folder: Path, quick: bool = False) -> TaskFiles:
-    """The task's files in ``folder``, which need not be there yet."""
+    """Return the task's files in ``folder``, which need not exist yet."""
     return TaskFiles(
         task,
         folder / task.name,
@@ -192,7 +193,7 @@ def available(task: Task, data: Path | None) -> bool:
 
 
 def read_rows(file: Path) -> list[Row]:
-    """The rows of one of a task's files."""
+    """Return the rows of one of a task's files."""
     with file.open(encoding="utf-8", newline="") as opened:
         return [Row(**row) for row in csv.DictReader(opened)]
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +21,26 @@ from benchmarks.coordinator.processes import Generators, raise_limit
 from benchmarks.coordinator.report import all_figures, tables
 from benchmarks.coordinator.starting import make_long_run, start_seconds
 from benchmarks.coordinator.stores import available
-from benchmarks.markdown import write_results
+from benchmarks.reporting import output_folder, parser, write_report
 
 _STORES = ("sqlite", "postgresql")
 
 
 def main() -> None:
     """Measure the stores one after the other, the peer beside the first, then closing a round and starting; report."""
-    arguments = _parser().parse_args()
+    arguments = _arguments()
     raise_limit()
     size = QUICK if arguments.quick else FULL
-    default = REPOSITORY / "benchmark-output" / ("coordinator-quick" if arguments.quick else "coordinator")
-    output: Path = arguments.output or default
-    output.mkdir(parents=True, exist_ok=True)
+    output = output_folder("coordinator", arguments)
     results = _measure(size, arguments, output)
-    value = {
+    value: dict[str, Any] = {
         "environment": environment(),
         "made": {"command": "make bench-coordinator" + (" QUICK=1" if arguments.quick else ""), **size._asdict()},
         "figures": all_figures(results),
         "measurements": results,
     }
-    figures, document = output / "coordinator.json", output / "coordinator.md"
-    if arguments.keep:
-        figures, document = REPOSITORY / "benchmarks/results/coordinator.json", REPOSITORY / "docs/coordinator.md"
-    figures.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     text = "\n".join(tables(results))
-    write_results(document, "make bench-coordinator", text)
-    print(text)
-    for figure in value["figures"]:
-        goal = "at least" if figure["better"] == "higher" else "at most"
-        print(f"{figure['name']}: {figure['value']} {figure['unit']} (goal: {goal} {figure['goal']})")
+    write_report("coordinator", "coordinator.md", None if arguments.keep else output, value, text)
 
 
 def _measure(size: Size, arguments: argparse.Namespace, output: Path) -> dict[str, Any]:
@@ -62,9 +53,8 @@ def _measure(size: Size, arguments: argparse.Namespace, output: Path) -> dict[st
                 print(f"{kind} is not installed here: left out", flush=True)
                 continue
             peer = _peer(stack, size, folder, arguments) if kind == "sqlite" and not arguments.no_flower else {}
-            results["stores"][kind] = serve_store(
-                kind, size, folder / kind, lambda peer=peer: _ask_peer(peer, size, results)
-            )
+            between = partial(_ask_peer, peer, size, results)
+            results["stores"][kind] = serve_store(kind, size, folder / kind, between)
             stack.close()  # the peer's processes
         for repetition in range(size.repetitions):
             print(f"closing a round, {repetition + 1} of {size.repetitions}", flush=True)
@@ -77,7 +67,7 @@ def _measure(size: Size, arguments: argparse.Namespace, output: Path) -> dict[st
 
 
 def _peer(stack: ExitStack, size: Size, folder: Path, arguments: argparse.Namespace) -> dict[str, Generators]:
-    """A SuperLink and, for each call that is compared, its nodes."""
+    """Start a SuperLink, and return its nodes by the call that is compared."""
     environment = flower.install(arguments.flower or REPOSITORY / "benchmark-output" / f"flwr-{flower.VERSION}")
     place = folder / "flower"
     place.mkdir()
@@ -104,15 +94,12 @@ def _close_round(size: Size, folder: Path) -> dict[str, float]:
     return result
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="make bench-coordinator", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a few devices for seconds, kept apart: does it all work?")
-    parser.add_argument("--stores", action="append", choices=_STORES, help="this store; may be repeated (both)")
-    parser.add_argument("--no-flower", action="store_true", help="without the peer")
-    parser.add_argument("--flower", type=Path, help="its environment (benchmark-output/flwr-VERSION, made if need be)")
-    parser.add_argument("--keep", action="store_true", help="write the results of the repository")
-    parser.add_argument("--output", type=Path, help="folder for everything else (benchmark-output/coordinator)")
-    return parser
+def _arguments() -> argparse.Namespace:
+    options = parser("coordinator", __doc__, quick="a few devices for seconds")
+    options.add_argument("--stores", action="append", choices=_STORES, help="this store; may be repeated (both)")
+    options.add_argument("--no-flower", action="store_true", help="without the peer")
+    options.add_argument("--flower", type=Path, help="its environment (benchmark-output/flwr-VERSION, made if need be)")
+    return options.parse_args()
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ async def close_round(home: ServerHome, directions: int) -> dict[str, float]:
 
 
 async def _assign(runtime: Runtime, coordinator: Coordinator) -> None:
-    """The round has all devices, and all have fetched their work."""
+    """Wait until the round has all devices, and let all fetch their work."""
     for number in range(_DEVICES):
         runtime.presence.seen(Present(device_id(number), runtime.clock(), frozenset({"no", "yes"})))
     coordinator.wake()

@@ -55,7 +55,7 @@ class Loop:
 class Connection:
     """One client: TCP, TLS, and calls that are answered by callbacks.
 
-    ``opened`` hears of the end of the handshake; None stands for a connection that failed.
+    ``opened`` is called at the end of the handshake; None stands for a connection that failed.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class Connection:
         return send
 
     def ready(self) -> None:
-        """The socket can be read, or the handshake can go on."""
+        """Read from the socket, or continue the handshake."""
         try:
             if not self.open:
                 self._shake_hands()

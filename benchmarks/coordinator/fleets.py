@@ -25,10 +25,10 @@ class Fleet(Protocol):
     """Clients by number; each has one connection at a time."""
 
     def connect(self, number: int, opened: Answered) -> Connection:
-        """Begin to connect; ``opened`` hears of the end, with None if it failed."""
+        """Begin to connect; ``opened`` is called at the end, with None if it failed."""
 
     def check_in(self, number: int, connection: Connection, answered: Answered) -> None:
-        """The call that is measured."""
+        """Make the call that is measured."""
 
 
 class Devices:
@@ -45,13 +45,13 @@ class Devices:
         self._idle = check_in_request(jobs=JobChoice(only=True, names=["another"])).SerializeToString()
 
     def connect(self, number: int, opened: Answered) -> Connection:
-        """See :class:`Fleet`; the certificate is the device's own, the key is that of all."""
+        """Begin to connect as a device, with its own certificate and the key of all."""
         self._context.load_cert_chain(self._folder / f"{self._first + number}.pem")
         authority = f"localhost:{self._address[1]}"
         return Connection(self._loop, self._address, self._context, Grpc(authority), opened)
 
     def check_in(self, number: int, connection: Connection, answered: Answered) -> None:  # noqa: ARG002 - TLS says who
-        """A device that waits for another job asks for work and hears when to come back."""
+        """Check in as a device that waits for another job; the answer says when to check in again."""
         connection.unary(CHECK_IN, self._idle, answered)
 
 
@@ -67,7 +67,7 @@ class FlowerNodes:
         self._nodes: dict[int, bytes] = {}
 
     def connect(self, number: int, opened: Answered) -> Connection:
-        """See :class:`Fleet`; at first a node registers and is activated."""
+        """Begin to connect as a node, which is first registered and activated."""
         key = self._keys.setdefault(number, ec.generate_private_key(ec.SECP256R1()))
         pem = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
@@ -96,7 +96,7 @@ class FlowerNodes:
 
 
 def check_in_request(jobs: JobChoice | None = None) -> CheckInRequest:
-    """What a device of the benchmark says when it checks in."""
+    """Return the request of a device of the benchmark that checks in."""
     return CheckInRequest(
         protocol=ProtocolVersion(major=PROTOCOL_MAJOR, minor=PROTOCOL_MINOR),
         generator_version=GENERATOR_VERSION,
@@ -111,7 +111,7 @@ def check_in_request(jobs: JobChoice | None = None) -> CheckInRequest:
 
 
 def _signed(key: ec.EllipticCurvePrivateKey, pem: bytes) -> str:
-    """The headers that say who a SuperNode is. It signs each request anew; one signature is good for five minutes."""
+    """Return the headers that identify a SuperNode. It signs each request; a signature is valid for five minutes."""
     timestamp = datetime.now(UTC).isoformat()
     signature = key.sign(timestamp.encode(), ec.ECDSA(hashes.SHA256()))
     headers = {
@@ -123,7 +123,7 @@ def _signed(key: ec.EllipticCurvePrivateKey, pem: bytes) -> str:
 
 
 def _field(number: int, value: bytes) -> bytes:
-    """A length-delimited protobuf field of less than 2¹⁴ bytes."""
+    """Encode a length-delimited protobuf field of less than 2¹⁴ bytes."""
     length = len(value)
     size = bytes((length,)) if length < 128 else bytes((length & 127 | 128, length >> 7))
     return bytes((number << 3 | 2,)) + size + value

@@ -20,19 +20,19 @@ CALLS = ("send-node-heartbeat", "pull-messages")
 
 
 def install(folder: Path) -> Path:
-    """The environment with Flower, made if it is not there."""
+    """Make the environment with Flower if it does not exist, and return its folder."""
     program = folder / "bin" / "flower-superlink"
     if not program.exists():
         print(f"installing flwr {VERSION}", flush=True)
         venv.create(folder, with_pip=True, clear=True)
-        command = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", f"flwr=={VERSION}"]
+        command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", f"flwr=={VERSION}"]
         subprocess.run(command, check=True, stdout=sys.stderr)
     return folder
 
 
 @contextmanager
 def superlink(environment: Path, home: ServerHome, folder: Path) -> Iterator[tuple[Measured, int]]:
-    """A SuperLink with TLS from our own authority, and its port."""
+    """Run a SuperLink with TLS from our own authority; yield the process and its port."""
     authority = CertificateAuthority.load(home.ca_certificate, home.ca_key)
     key, chain = authority.issue_server(["localhost", "127.0.0.1"], time.time())
     (folder / "server.key").write_bytes(key)

@@ -82,7 +82,7 @@ def serve_store(kind: str, size: Size, folder: Path, between: Callable[[], None]
 
 
 def flower_calls(nodes: Generators, size: Size) -> dict[str, float]:
-    """Calls of SuperNodes, as many at a time as our devices make; idle connections are opened again before."""
+    """Make calls of SuperNodes, as many at a time as our devices make, after idle connections are opened again."""
     nodes.ask("connect", at_most=size.in_flight)
     answers = nodes.ask("check_ins", in_flight=size.in_flight, seconds=size.seconds)
     return _rate(answers, "latencies_ms")
@@ -135,7 +135,7 @@ def _scalars(server: Measured, devices: Generators, size: Size) -> dict[str, flo
 
 
 def _rate(answers: Sequence[dict[str, Any]], field: str) -> dict[str, float]:
-    """Calls a second of all processes together, and how long each took."""
+    """Return calls a second of all processes together, and latencies in milliseconds."""
     latencies = sorted(latency for answer in answers for latency in answer[field])
     seconds = max(answer["seconds"] for answer in answers)
     cuts = quantiles(latencies, n=100, method="inclusive") if len(latencies) > 1 else [0.0] * 99

@@ -31,7 +31,7 @@ _DAYS = 30
 
 
 def make_home(folder: Path) -> ServerHome:
-    """A new server's directory on free loopback ports."""
+    """Make a new server's directory on free loopback ports."""
     if run(["init", str(folder), "--host", "localhost", "--json"]) != 0:
         raise SystemExit(f"error: no server's directory could be made in {folder}")
     home = ServerHome.open(folder)
@@ -79,7 +79,7 @@ def device_id(number: int) -> str:
 
 
 def add_job(database: Database, artifacts: ArtifactStore, toml: str, weights: int) -> None:
-    """A running job at version 0 whose trainable vector has so many weights; there is no model behind it."""
+    """Add a running job at version 0 whose trainable vector has so many weights; it has no model."""
     spec = JobSpec.model_validate(tomllib.loads(toml))
     file = BundleFile("file", hashlib.sha256(b"file").hexdigest(), 4)
     layout = Layout((TensorSpec("lora", (weights,), "peft"),))
@@ -95,7 +95,7 @@ def add_job(database: Database, artifacts: ArtifactStore, toml: str, weights: in
 
 
 def job_toml(directions: int, rounds: str = "") -> str:
-    """A job of one block; ``rounds`` are further keys of its ``[rounds]``."""
+    """Return a job file of one block; ``rounds`` are further keys of its ``[rounds]``."""
     return f"""
 [job]
 name = "{JOB}"

@@ -32,17 +32,17 @@ class Measured:
     @property
     def cpu_seconds(self) -> float:
         """Used so far."""
-        return sum(times.user + times.system for times in (process.cpu_times() for process in self._all()))
+        return float(sum(times.user + times.system for times in (process.cpu_times() for process in self._all())))
 
     @property
     def rss_bytes(self) -> int:
         """Resident memory now."""
-        return sum(process.memory_info().rss for process in self._all())
+        return int(sum(process.memory_info().rss for process in self._all()))
 
     @property
     def descriptors(self) -> int:
         """Open files and sockets now."""
-        return self._process.num_fds()
+        return int(self._process.num_fds())
 
     def cores(self) -> float:
         """Processor seconds a second since this was last asked."""
@@ -70,7 +70,7 @@ def coordinator(folder: Path, port: int, log: Path, environment: Mapping[str, st
 def running(
     command: Sequence[str], port: int, log: Path, environment: Mapping[str, str] = {}, user: str | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A server process, from when its port is open to when it is stopped; ``log`` gets what it says.
+    """Run a server process: yield it once its port is open, stop it at the end. ``log`` gets its output.
 
     :raises SystemExit: it does not start.
     """
@@ -96,7 +96,7 @@ def running(
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+    """Return a loopback port on which no process listens now."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
 
@@ -116,7 +116,7 @@ def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
             time.sleep(0.05)
         else:
             return
-    raise SystemExit(f"error: {process.args} did not start\n{log.read_text(errors='replace')[-4000:]}")
+    raise SystemExit(f"error: {process.args!r} did not start\n{log.read_text(errors='replace')[-4000:]}")
 
 
 class Generators:

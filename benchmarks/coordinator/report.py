@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
-from typing import Any, TypeAlias
+from typing import Any
 
 from benchmarks.coordinator.flower import CALLS, VERSION
 from benchmarks.markdown import table
+from benchmarks.reporting import Figure, make_figure, rounded
 
-Figure: TypeAlias = dict[str, Any]
 _STORE = "sqlite"
 """The figures are those of the default store; the other's stand beside them."""
 _NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 
 
 def tables(results: Mapping[str, Any]) -> Iterator[str]:
-    """What was measured, line by line."""
+    """Return the tables of what was measured, line by line."""
     stores: Mapping[str, Any] = results["stores"]
     header = ["", *(_NAMES[kind] for kind in stores)]
     yield from ("### Connected devices", "")
@@ -55,41 +55,40 @@ def tables(results: Mapping[str, Any]) -> Iterator[str]:
 
 
 def all_figures(results: Mapping[str, Any]) -> list[Figure]:
-    """The figures with their goals; what was not measured is empty."""
+    """Return the figures with their goals; the value of what was not measured is None."""
     stores: Mapping[str, Any] = results["stores"]
     peers = {call: _median(found, "calls_per_s") for call, found in results["flower"].items()}
     check_ins = _of(stores, "check_ins", "calls_per_s")
     heartbeat = peers.get(CALLS[0])
-    ratios = {
-        call: _rounded(check_ins[_STORE] / rate) for call, rate in peers.items() if check_ins.get(_STORE) and rate
-    }
+    ours = check_ins.get(_STORE)
+    ratios = {call: rounded(ours / rate) for call, rate in peers.items() if ours and rate}
     closing = results["closing"]
     latencies = {
         f"{name}, {kind}": _median(found[name], "p99_ms")
         for kind, found in stores.items()
         for name in ("check_ins", "scalars")
     }
+    ours_ms = [value for call, value in latencies.items() if _STORE in call and value is not None]
     sqlite = stores.get(_STORE, {})
     return [
-        _figure("connected_devices", sqlite.get("connected_devices"), "connections", 10_000, "higher"),
-        _figure("durable_checkins_per_s", check_ins.get(_STORE), "check-ins/s", 1000, "higher")
+        make_figure("connected_devices", sqlite.get("connected_devices"), "connections", 10_000, "higher"),
+        make_figure("durable_checkins_per_s", check_ins.get(_STORE), "check-ins/s", 1000, "higher")
         | {"by_store": check_ins, "peer": {f"Flower {VERSION} {call}/s": rate for call, rate in peers.items()}},
-        _figure("checkins_ratio_to_flower", ratios.get(CALLS[0]), f"times its {CALLS[0]}/s", 20, "higher")
+        make_figure("checkins_ratio_to_flower", ratios.get(CALLS[0]), f"times its {CALLS[0]}/s", 20, "higher")
         | {"by_call": ratios, "peer": {f"Flower {VERSION} {CALLS[0]}/s": heartbeat}},
-        _figure(
+        make_figure(
             "durable_scalars_per_s", _of(stores, "scalars", "scalars_per_s").get(_STORE), "scalars/s", 5000, "higher"
         )
         | {"by_store": _of(stores, "scalars", "scalars_per_s")},
-        _figure("p99_ms", max((latencies[key] for key in latencies if _STORE in key), default=None), "ms", 250, "lower")
-        | {"by_call": latencies},
-        _figure("rss_kb_per_device", _rounded(sqlite.get("rss_kb_per_device")), "kB", 50, "lower"),
-        _figure(
-            "close_round_s", _rounded(_median(closing, "seconds")), "s for 1,000 scalars, d = 450,000", 0.5, "lower"
+        make_figure("p99_ms", max(ours_ms, default=None), "ms", 250, "lower") | {"by_call": latencies},
+        make_figure("rss_kb_per_device", rounded(sqlite.get("rss_kb_per_device")), "kB", 50, "lower"),
+        make_figure(
+            "close_round_s", rounded(_median(closing, "seconds")), "s for 1,000 scalars, d = 450,000", 0.5, "lower"
         ),
-        _figure(
-            "start_s", _rounded(_median(results["starting"], "seconds")), "s with a ledger of 10,000 rounds", 2, "lower"
+        make_figure(
+            "start_s", rounded(_median(results["starting"], "seconds")), "s with a ledger of 10,000 rounds", 2, "lower"
         ),
-        _figure("close_round_loop_lag_ms", _rounded(_median(closing, "loop_lag_ms")), "ms at most", 50, "lower"),
+        make_figure("close_round_loop_lag_ms", rounded(_median(closing, "loop_lag_ms")), "ms at most", 50, "lower"),
     ]
 
 
@@ -117,12 +116,4 @@ def _of(stores: Mapping[str, Any], name: str, field: str) -> dict[str, float | N
 
 
 def _median(found: Sequence[Mapping[str, float]], field: str) -> float | None:
-    return _rounded(median(each[field] for each in found)) if found else None
-
-
-def _figure(name: str, value: float | None, unit: str, goal: float, better: str) -> Figure:
-    return {"name": name, "value": value, "unit": unit, "goal": goal, "better": better}
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")
+    return rounded(median(each[field] for each in found)) if found else None

@@ -6,19 +6,18 @@ round after the other, over gRPC with mutual TLS.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sqlite3
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from benchmarks.convergence.environment import REPOSITORY, environment
+from benchmarks.convergence.environment import environment
 from benchmarks.coordinator.population import add_job, job_toml, join_devices, make_home
 from benchmarks.coordinator.processes import Generators, Measured, coordinator, free_port, raise_limit
-from benchmarks.markdown import table, write_results
+from benchmarks.markdown import table
+from benchmarks.reporting import Figure, make_figure, output_folder, parser, rounded, write_report
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
@@ -50,28 +49,24 @@ class Reading(NamedTuple):
 
 def main() -> None:
     """Let the rounds pass, look now and then, report."""
-    arguments = _parser().parse_args()
+    options = parser("soak", __doc__, quick="a hundred rounds")
+    options.add_argument("--rounds", type=int, help="how many (10,000)")
+    arguments = options.parse_args()
     raise_limit()
     rounds = arguments.rounds or (100 if arguments.quick else 10_000)
-    output: Path = arguments.output or REPOSITORY / "benchmark-output/soak"
-    output.mkdir(parents=True, exist_ok=True)
+    output = output_folder("soak", arguments)
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="run-", dir=output) as folder:
         readings = _soak(Path(folder), rounds)
     seconds = time.perf_counter() - started
-    results, document = output / "soak.json", output / "soak.md"
-    if arguments.keep:
-        results, document = REPOSITORY / "benchmarks/results/soak.json", REPOSITORY / "docs/coordinator.md"
     value = {
         "environment": environment(),
         "made": {"command": "make bench-soak", "rounds": rounds, "devices": _DEVICES, "seconds": round(seconds)},
         "figures": figures(readings),
         "measurements": [reading._asdict() for reading in readings],
     }
-    results.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     text = "\n".join(_table(readings))
-    write_results(document, "make bench-soak", text)
-    print(text)
+    write_report("soak", "coordinator.md", None if arguments.keep else output, value, text)
 
 
 def _soak(folder: Path, rounds: int) -> list[Reading]:
@@ -117,24 +112,17 @@ def _query(home: ServerHome, statement: str) -> int:
         connection.close()
 
 
-def figures(readings: Sequence[Reading]) -> list[Mapping[str, Any]]:
-    """What has grown between the first look and the last, and by how much a round."""
+def figures(readings: Sequence[Reading]) -> list[Figure]:
+    """Return what has grown between the first reading and the last, and by how much a round."""
     first, middle, last = readings[0], readings[len(readings) // 2], readings[-1]
+    growth_mb = (last.rss_bytes - first.rss_bytes) / 1e6
+    ratio = _bytes_per_round(middle, last) / max(1.0, _bytes_per_round(first, middle))
     return [
-        _figure("soak_rounds", last.rounds, "committed rounds", 10_000, "higher"),
-        _figure("soak_rss_growth_mb", (last.rss_bytes - first.rss_bytes) / 1e6, "MB since the first hundredth", 16),
-        _figure("soak_descriptors_growth", last.descriptors - first.descriptors, "since the first hundredth", 0),
-        _figure(
-            "soak_bytes_per_round_ratio",
-            _bytes_per_round(middle, last) / max(1.0, _bytes_per_round(first, middle)),
-            "database bytes a round, second part by first",
-            1.1,
-        ),
+        make_figure("soak_rounds", last.rounds, "committed rounds", 10_000, "higher"),
+        make_figure("soak_rss_growth_mb", rounded(growth_mb), "MB since the first hundredth", 16),
+        make_figure("soak_descriptors_growth", last.descriptors - first.descriptors, "since the first hundredth", 0),
+        make_figure("soak_bytes_per_round_ratio", rounded(ratio), "database bytes a round, second part by first", 1.1),
     ]
-
-
-def _figure(name: str, value: float, unit: str, goal: float, better: str = "lower") -> Mapping[str, Any]:
-    return {"name": name, "value": float(f"{value:.4g}"), "unit": unit, "goal": goal, "better": better}
 
 
 def _bytes_per_round(earlier: Reading, later: Reading) -> float:
@@ -155,15 +143,6 @@ def _table(readings: Sequence[Reading]) -> list[str]:
         for index, each in enumerate(readings)
     ]
     return table(header, rows)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="make bench-soak", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a hundred rounds: does it all work?")
-    parser.add_argument("--rounds", type=int, help="how many (10,000)")
-    parser.add_argument("--keep", action="store_true", help="write the results of the repository")
-    parser.add_argument("--output", type=Path, help="folder for everything else (benchmark-output/soak)")
-    return parser
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ _PATIENCE_S = 120.0
 
 
 def make_long_run(folder: Path, rounds: int, weights: int) -> ServerHome:
-    """A server's directory with a job of so many committed rounds, as their commits leave them.
+    """Make a server's directory with a job of so many committed rounds, as their commits leave them.
 
     The newest snapshot is as old as it gets.
     """

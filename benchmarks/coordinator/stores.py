@@ -15,7 +15,7 @@ from benchmarks.coordinator.processes import free_port, running
 
 @contextmanager
 def store(kind: str, folder: Path) -> Iterator[str]:
-    """The URL of an empty database; "" stands for SQLite."""
+    """Yield the URL of an empty database; "" stands for SQLite."""
     if kind == "sqlite":
         yield ""
         return
@@ -30,7 +30,7 @@ def available(kind: str) -> bool:
 
 @contextmanager
 def _postgres(folder: Path) -> Iterator[str]:
-    """A PostgreSQL with its defaults: a commit is flushed to the disk before it returns."""
+    """Run a PostgreSQL with its defaults: a commit is flushed to the disk before it returns."""
     initdb, postgres = _program("initdb"), _program("postgres")
     if initdb is None or postgres is None:
         raise SystemExit("error: PostgreSQL is not installed here; leave it out with --stores sqlite")

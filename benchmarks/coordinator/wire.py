@@ -31,16 +31,16 @@ class Codec(Protocol):
     """As ALPN names it."""
 
     def opening(self) -> bytes:
-        """What a client says first."""
+        """Return the bytes that a client sends first."""
 
     def open(self, method: str) -> tuple[int, bytes]:
         """Begin a call: its number, and the bytes to send before its first message."""
 
     def message(self, call: int, message: bytes, last: bool) -> bytes:
-        """The bytes of one message of a call."""
+        """Encode one message of a call."""
 
     def feed(self, data: bytes) -> Iterator[Event | bytes]:
-        """What the peer's bytes mean: events, and bytes to answer at once.
+        """Decode the peer's bytes: yield events, and bytes to send back at once.
 
         :raises ConnectionError: the peer ends the connection.
         """
@@ -58,12 +58,12 @@ class Grpc:
         self._bodies: dict[int, bytearray] = {}
 
     def opening(self) -> bytes:
-        """The preface, and windows that nothing will fill."""
+        """Return the preface, and flow-control windows so large that they never fill."""
         settings = _INITIAL_WINDOW_SIZE.to_bytes(2, "big") + _WINDOW.to_bytes(4, "big")
         return _PREFACE + _frame(_SETTINGS, 0, 0, settings) + _frame(_WINDOW_UPDATE, 0, 0, _WINDOW.to_bytes(4, "big"))
 
     def open(self, method: str) -> tuple[int, bytes]:
-        """See :class:`Codec`."""
+        """Begin a call: return its stream id and the HEADERS frame."""
         call = self._next
         self._next += 2
         self._bodies[call] = bytearray()
@@ -71,12 +71,12 @@ class Grpc:
         return call, _frame(_HEADERS, _END_HEADERS, call, headers)
 
     def message(self, call: int, message: bytes, last: bool) -> bytes:
-        """See :class:`Codec`."""
+        """Return a DATA frame with one length-prefixed message."""
         body = b"\0" + len(message).to_bytes(4, "big") + message
         return _frame(_DATA, _END_STREAM if last else 0, call, body)
 
     def feed(self, data: bytes) -> Iterator[Event | bytes]:
-        """See :class:`Codec`."""
+        """Decode frames: yield messages, ends of calls, and acknowledgements to send back."""
         self._buffer += data
         while len(self._buffer) >= 9:
             end = 9 + int.from_bytes(self._buffer[:3], "big")
@@ -119,17 +119,17 @@ class Http:
         self._buffer = bytearray()
 
     def opening(self) -> bytes:
-        """Nothing."""
+        """Return nothing: a connection begins with its first request."""
         return b""
 
     def open(self, method: str) -> tuple[int, bytes]:
-        """See :class:`Codec`."""
+        """Begin the next call, which sends nothing before its message."""
         self._call += 1
         self._method = method
         return self._call, b""
 
     def message(self, call: int, message: bytes, last: bool) -> bytes:  # noqa: ARG002 - there is one call, of one message
-        """See :class:`Codec`."""
+        """Return the whole request: its head and the message as its body."""
         head = (
             f"POST {self._method} HTTP/1.1\r\nhost: {self._authority}\r\ncontent-type: application/protobuf\r\n"
             f"accept: application/protobuf\r\ncontent-length: {len(message)}\r\n{self._headers}\r\n"
@@ -137,7 +137,7 @@ class Http:
         return head.encode() + message
 
     def feed(self, data: bytes) -> Iterator[Event | bytes]:
-        """See :class:`Codec`."""
+        """Decode a response once it is whole: yield its body if the status is 200, then the end of the call."""
         self._buffer += data
         head, found, _ = self._buffer.partition(b"\r\n\r\n")
         if not found:
@@ -159,7 +159,7 @@ def _frame(kind: int, flags: int, call: int, payload: bytes) -> bytes:
 
 
 def _headers(authority: bytes, path: bytes, known: bool) -> bytes:
-    """A request's header block, RFC 7541.
+    """Encode a request's header block (RFC 7541).
 
     Headers that are always the same are put into the peer's table with the first request, as gRPC's own clients do,
     and are one octet each from then on.

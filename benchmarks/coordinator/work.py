@@ -91,5 +91,5 @@ class Worker:
 
 
 def scalar_of(seed: int) -> float:
-    """Some number from −1 to 1 that only the seed decides."""
+    """Return a number from −1 to 1 that depends on the seed alone."""
     return (seed * 2654435761 >> 5) % 4001 / 2000 - 1

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.device.work import Workplace
+from benchmarks.device.workplace import Workplace
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_common.directions import Directions
 
@@ -20,7 +20,7 @@ _EPSILON = 1e-3
 
 
 def scalars_of(place: Workplace) -> NDArray[np.float64]:
-    """Directional derivatives in the first block on the benchmark's batch, at a θ at which all parts have effect."""
+    """Return directional derivatives of the first block, float64 ``[K]``, at a θ at which all parts have an effect."""
     manifest = place.manifest
     theta = place.theta + np.float32(_MOVED) * Directions(_SEED).vector(_SEED, 0, manifest.layout.size)
     block = next(iter(manifest.layout.blocks))

@@ -38,7 +38,7 @@ def training_step(method: str, shape: Shape, rows: Dataset, threads: int) -> Cal
     def step() -> object:
         optimizer.zero_grad()
         logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask).logits
-        functional.cross_entropy(logits, batch.labels).backward()
+        torch.autograd.backward(functional.cross_entropy(logits, batch.labels))
         optimizer.step()
         return None
 

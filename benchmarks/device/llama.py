@@ -23,8 +23,10 @@ import numpy as np
 
 from benchmarks.convergence.environment import REPOSITORY, environment
 from benchmarks.device.memory import Watch
-from benchmarks.device.work import METHODS, THETA_FILE, TOKENS, Workplace
+from benchmarks.device.work import METHODS
+from benchmarks.device.workplace import THETA_FILE, TOKENS, Workplace
 from benchmarks.markdown import table
+from benchmarks.reporting import Figure, make_figure, results_file
 from fwdllm_client.engine import DeviceEngines, Engine
 from fwdllm_common.files import write_atomically
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest, Stage
@@ -111,7 +113,7 @@ def export_template(shape: LlamaShape, folder: Path) -> None:
 
 
 def _drawn_anew(folder: Path, stage: Stage, index: int) -> Stage:
-    """A copy of the quantised ``stage`` with other weights, written beside it."""
+    """Write a copy of the quantised ``stage`` with other weights beside it, and return it."""
     import onnx_ir as ir
 
     from fwdllm_server.model.split import save_stage
@@ -136,7 +138,7 @@ EXPORTS = {"template": export_template, "layers": fill_layers}
 
 
 def _streamed(place: Workplace) -> Callable[[], object]:
-    """A prediction of the batch, nothing cached, a layer in memory at a time."""
+    """Return a step that predicts the batch with nothing cached and one layer in memory at a time."""
     engines = DeviceEngines(place.bundle, place.manifest, place.rows, place.cache, place.threads)
     tuning = engines.tuner.tuning()
     provider, bundle = engines.tuner.provider(tuning), (place.bundle, place.manifest, place.rows)
@@ -163,7 +165,7 @@ ROUND = "round"
 
 
 def measured(kind: str, place: Workplace) -> dict[str, Any]:
-    """The unit of work twice: seconds of each, the first with all that a first start takes, and the memory of both."""
+    """Do the unit of work twice: return seconds of each, the first with what a first start takes, and peak bytes."""
     times = []
     with Watch() as watch:
         began = time.perf_counter()
@@ -181,7 +183,7 @@ def measured(kind: str, place: Workplace) -> dict[str, Any]:
 
 
 def report(shape: LlamaShape, place: Workplace, found: Mapping[str, Mapping[str, float]]) -> Sequence[str]:
-    """A table, line by line."""
+    """Return a table, line by line."""
     titles = {ROUND: "an agent in a round, layers streamed"} | {kind: title for kind, (title, _) in KINDS.items()}
     rows = [
         [
@@ -211,11 +213,10 @@ def report(shape: LlamaShape, place: Workplace, found: Mapping[str, Mapping[str,
     return lines
 
 
-def figures(place: Workplace, found: Mapping[str, Mapping[str, float]]) -> Sequence[dict[str, Any]]:
-    """What two rounds take an agent, its first start included, and what a direction takes in the second."""
+def figures(place: Workplace, found: Mapping[str, Mapping[str, float]]) -> Sequence[Figure]:
+    """Return figures of an agent's two rounds, its first start included, and of a direction in the second."""
     both = found[ROUND]
     what = {
-        "better": "lower",
         "weights": "int4",
         "minutes_per_direction": both["seconds_per_direction"] / 60,
         "minutes_first_round": both["first_seconds"] / 60,
@@ -228,8 +229,8 @@ def figures(place: Workplace, found: Mapping[str, Mapping[str, float]]) -> Seque
     }
     resident, anonymous = both["peak_rss_bytes"] / 1e9, both["peak_anonymous_bytes"] / 1e9
     return [
-        {"name": "rss_gb_llama7b_int4", "value": resident, "unit": "GB resident at most", "goal": 4.0, **what},
-        {"name": "anon_gb_llama7b_streamed", "value": anonymous, "unit": "GB anonymous at most", "goal": 1.5, **what},
+        make_figure("rss_gb_llama7b_int4", resident, "GB resident at most", 4.0) | what,
+        make_figure("anon_gb_llama7b_streamed", anonymous, "GB anonymous at most", 1.5) | what,
     ]
 
 
@@ -272,9 +273,7 @@ def main() -> None:
     found = {kind: _alone(kind) for kind in arguments.kind or [ROUND, *KINDS]}
     print("\n".join(report(shape, place, found)))
     value = {"environment": environment(), "figures": figures(place, found) if ROUND in found else []}
-    results = (
-        REPOSITORY / "benchmarks/results/llama.json" if arguments.keep else arguments.output / f"{shape.name}.json"
-    )
+    results = results_file("llama") if arguments.keep else arguments.output / f"{shape.name}.json"
     results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text(json.dumps(value, indent=1) + "\n")
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import os
 import shutil
-import sys
 import time
 import tomllib
 from pathlib import Path
@@ -17,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.convergence.environment import REPOSITORY
 from benchmarks.device.memory import Watch
-from benchmarks.device.work import TOKENS, Workplace
+from benchmarks.device.workplace import TOKENS, Workplace
+from examples.demo.cluster import Cluster
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, Job
 from fwdllm_common.manifest import MANIFEST_FILE
 from fwdllm_server.cli.calls import operator_service
@@ -31,9 +30,6 @@ from fwdllm_server.store import jobs
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 
-sys.path.insert(0, str(REPOSITORY / "examples" / "demo"))
-from cluster import Cluster
-
 ROUNDS = 2
 """The first has all that a first start takes; what lies below the trained layers is cached in the second."""
 _JOB_ID = "0123456789ab"
@@ -41,7 +37,7 @@ _HOUR_S = 3600
 
 
 def run_rounds(place: Workplace, folder: Path) -> dict[str, Any]:
-    """What the rounds take an agent with ``place.batch`` rows, all of which are in each of its batches.
+    """Measure an agent in the rounds; it has ``place.batch`` rows, all of which are in each of its batches.
 
     Seconds of the first round are from the agent's start, download included, to its commit; the rest is of the second
     round alone, but for the memory, which is the agent's at most.
@@ -78,7 +74,7 @@ def run_rounds(place: Workplace, folder: Path) -> dict[str, Any]:
 
 
 def _follow(cluster: Cluster) -> list[tuple[float, Job]]:
-    """The job after each of its commits, with the moment."""
+    """Return the job after each of its commits, with the time in seconds."""
     commits: list[tuple[float, Job]] = []
     with operator_service(cluster.server_folder) as service:
         for job in service.WatchJob(GetJobRequest(job=_JOB_ID)):

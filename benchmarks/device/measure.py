@@ -12,7 +12,8 @@ from pathlib import Path
 import structlog
 
 from benchmarks.device.memory import Watch
-from benchmarks.device.work import FIRST_START, METHODS, Workplace
+from benchmarks.device.work import FIRST_START, METHODS
+from benchmarks.device.workplace import Workplace
 
 
 def main(name: str, place_json: str) -> None:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from statistics import median
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from benchmarks.device.work import FIRST_START, METHODS
 from benchmarks.markdown import table
+from benchmarks.reporting import Figure, make_figure, rounded
 
 Measurement: TypeAlias = Mapping[str, float]
 Results: TypeAlias = Mapping[str, Mapping[str, Sequence[Measurement]]]
 """Repetitions by shape and method."""
-Figure: TypeAlias = dict[str, Any]
 
 TRAINING = (FIRST_START, "derivative-head", "derivative", "derivative-no-cache")
 _GB = 1e9
@@ -25,7 +25,7 @@ Accuracies: TypeAlias = Mapping[str, Mapping[str, float]]
 
 
 def sections(results: Results, titles: Mapping[str, str], accuracies: Accuracies) -> Iterator[str]:
-    """A table for each shape, line by line; ``titles`` are the shapes'."""
+    """Yield a table for each shape, line by line; ``titles`` are the shapes'."""
     for shape, methods in results.items():
         rows = []
         for name, found in methods.items():
@@ -41,10 +41,10 @@ def sections(results: Results, titles: Mapping[str, str], accuracies: Accuracies
 
 
 def all_figures(results: Results, precisions: Mapping[str, str], accuracies: Accuracies) -> list[Figure]:
-    """The figures with their goals; ``precisions`` are the shapes' frozen weights. What was not measured is empty."""
+    """Return the figures with their goals, None where not measured; ``precisions`` are of frozen weights, by shape."""
     memory = {name: _ratio(results, "minilm", name, "inference", _RSS) for name in TRAINING}
     return [
-        _figure("memory_ratio_minilm", _most(memory), "inference's peak resident memory", 1.10)
+        make_figure("memory_ratio_minilm", _most(memory), "inference's peak resident memory", 1.10)
         | {"by_method": memory, "peer": _backprop(results, "minilm", _RSS)},
         _time_figure("time_ratio_default", "derivative-head", results),
         _time_figure("time_ratio_upper_layers", "derivative", results)
@@ -59,26 +59,22 @@ def all_figures(results: Results, precisions: Mapping[str, str], accuracies: Acc
 def _time_figure(name: str, method: str, results: Results) -> Figure:
     """Of what a preset perturbs: ``default`` the head, ``upper-layers`` two layers beside it."""
     ratios = {shape: _ratio(results, shape, method, "inference", _CPU) for shape in results}
-    return _figure(name, _most(ratios), "inferences per directional derivative, worst shape", 0.5) | {
+    return make_figure(name, _most(ratios), "inferences per directional derivative, worst shape", 0.5) | {
         "by_shape": ratios
     }
 
 
 def _memory_figure(results: Results, shape: str, goal: float, precisions: Mapping[str, str]) -> Figure:
-    """The most that training ever took, the first start included, in which the weights are prepared."""
+    """Return the peak of training, the first start included, in which the weights are prepared."""
     resident = {name: _gigabytes(results, shape, _RSS, name) for name in TRAINING}
     anonymous = {name: _gigabytes(results, shape, _ANONYMOUS, name) for name in TRAINING}
     peers = {name: _gigabytes(results, shape, _RSS, name) for name in METHODS if name not in TRAINING}
-    figure = _figure(f"rss_gb_{shape}", _most(resident), "GB resident at most", goal)
-    return figure | {"weights": precisions.get(shape), "by_method": resident, "anonymous_gb": anonymous, "peer": peers}
+    found = make_figure(f"rss_gb_{shape}", _most(resident), "GB resident at most", goal)
+    return found | {"weights": precisions.get(shape), "by_method": resident, "anonymous_gb": anonymous, "peer": peers}
 
 
 def _most(values: Mapping[str, float | None]) -> float | None:
     return max((value for value in values.values() if value is not None), default=None)
-
-
-def _figure(name: str, value: float | None, unit: str, goal: float) -> Figure:
-    return {"name": name, "value": value, "unit": unit, "goal": goal, "better": "lower"}
 
 
 def _backprop(results: Results, shape: str, field: str) -> dict[str, float | None]:
@@ -93,12 +89,12 @@ def _no_cache(results: Results) -> dict[str, float | None]:
 
 def _gigabytes(results: Results, shape: str, field: str, method: str) -> float | None:
     value = _median(results, shape, method, field)
-    return None if value is None else _rounded(value / _GB)
+    return None if value is None else rounded(value / _GB)
 
 
 def _ratio(results: Results, shape: str, above: str, below: str, field: str) -> float | None:
     over, under = (_median(results, shape, method, field) for method in (above, below))
-    return None if over is None or not under else _rounded(over / under)
+    return None if over is None or not under else rounded(over / under)
 
 
 def _median(results: Results, shape: str, method: str, field: str) -> float | None:
@@ -110,7 +106,3 @@ def _range(found: Sequence[Measurement], field: str, unit: float, form: str) -> 
     values = sorted(each[field] / unit for each in found)
     middle = form.format(median(values))
     return middle if len(values) < 2 else f"{middle} ({form.format(values[0])}–{form.format(values[-1])})"
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.4g}")

@@ -16,12 +16,12 @@ from torch import nn
 from transformers import AutoModel, BertConfig, PreTrainedConfig, RobertaConfig
 
 from benchmarks.device.accuracy import SCALARS_FILE, scalars_of
-from benchmarks.device.work import THETA_FILE, TOKENS, Workplace
-from fwdllm_common.manifest import Manifest
+from benchmarks.device.workplace import THETA_FILE, TOKENS, Workplace
+from fwdllm_common.manifest import MANIFEST_FILE, Manifest
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.config.precision import Precision
 from fwdllm_server.config.presets import with_preset
-from fwdllm_server.model.export import MANIFEST_FILE, export_bundle
+from fwdllm_server.model.export import export_bundle
 from fwdllm_server.model.load import TokenizerFile
 from fwdllm_server.model.modeling_fwdllm import MeanPooledClassifier
 from fwdllm_server.model.peft.methods import apply_peft
@@ -67,20 +67,26 @@ SHAPES: Mapping[str, Shape] = {
 QUICK_SHAPE = Shape("tiny", "tiny (0.3 M)", BertConfig(vocab_size=500, **_sizes(64, 4, 4)))
 
 
+def shape_called(name: str) -> Shape:
+    """Return the shape of that name, the quick run's included."""
+    return {**SHAPES, QUICK_SHAPE.name: QUICK_SHAPE}[name]
+
+
 def new_model(shape: Shape) -> nn.Module:
-    """The classifier with its random weights, always the same, in eval mode and frozen."""
+    """Return the classifier with random weights, always the same, in eval mode and frozen."""
     torch.manual_seed(_SEED)
-    model = MeanPooledClassifier.over(AutoModel.from_config(shape.config, add_pooling_layer=False), len(LABELS))
-    return model.float().eval().requires_grad_(False)
+    backbone = AutoModel.from_config(shape.config, add_pooling_layer=False)
+    model: nn.Module = MeanPooledClassifier.over(backbone, len(LABELS)).float().eval()
+    return model.requires_grad_(False)
 
 
 def upper_layers() -> PeftSpec:
-    """What the preset ``upper-layers`` trains beside the head, which is all that ``default`` trains."""
+    """Return what the preset ``upper-layers`` trains beside the head, which is all that ``default`` trains."""
     return PeftSpec(**with_preset({"preset": "upper-layers"})["peft"])
 
 
 def export_shape(shape: Shape, folder: Path) -> Manifest:
-    """The bundle of a shape with the PEFT method of ``upper-layers``, and its θ₀ beside it; made once, and whole."""
+    """Export a shape with the PEFT method of ``upper-layers``, and θ₀ beside it, unless ``folder`` exists."""
     if folder.exists():
         return Manifest.from_bytes((folder / MANIFEST_FILE).read_bytes())
     # One word for each id: no text is ever tokenised, but for the sample that the bases of LoRA-FA are made from.

@@ -6,66 +6,19 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from fwdllm_client.data import Dataset
+from benchmarks.device.workplace import HEAD_DIRECTIONS, TOKENS, Workplace
 from fwdllm_client.engine import DeviceEngines, DirectionTask, Engine
 from fwdllm_client.engine.batches import Group, text_of
 from fwdllm_client.engine.sessions import Cpu
 from fwdllm_client.engine.stages import StageChain
 from fwdllm_common.directions import Directions
-from fwdllm_common.layout import Float32Vector
-from fwdllm_common.manifest import MANIFEST_FILE, Manifest
 
-if TYPE_CHECKING:
-    from benchmarks.device.shapes import Shape
-
-BATCH = 8
-TOKENS = 64
-DIRECTIONS = 24
-"""What a round of the preset ``upper-layers`` asks of each of its 20 devices in the layers."""
-HEAD_DIRECTIONS = 205
-"""What a round of both presets, ``default`` and ``upper-layers``, asks of each in the head."""
-THETA_FILE = "theta.npy"
 _SEED = 1
 _EPSILON = 1e-3
-
-
-@dataclass(frozen=True)
-class Workplace:
-    """A bundle with its θ₀ in ``bundle``, and the device's ``cache``, which stays from process to process."""
-
-    shape: str
-    bundle: Path
-    cache: Path
-    threads: int
-    vocabulary: int
-    directions: int = DIRECTIONS
-    batch: int = BATCH
-    steps: int = 3
-    """Timed ones in a process, the least of which counts."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """Of the bundle."""
-        return Manifest.from_bytes((self.bundle / MANIFEST_FILE).read_bytes())
-
-    @property
-    def theta(self) -> Float32Vector:
-        """θ₀, float32 ``[d]``."""
-        theta: Float32Vector = np.load(self.bundle / THETA_FILE)
-        return theta
-
-    @property
-    def rows(self) -> Dataset:
-        """A batch of random tokens, all texts equally long."""
-        random = np.random.default_rng(_SEED)
-        tokens = random.integers(2, self.vocabulary, self.batch * TOKENS).astype(np.int32)
-        offsets = np.arange(self.batch + 1, dtype=np.int64) * TOKENS
-        return Dataset(tokens, offsets, random.integers(0, 4, self.batch).astype(np.int32))
-
 
 Step = Callable[[], object]
 """Does the unit of work once."""
@@ -81,7 +34,7 @@ class Method:
 
 
 def _inference(place: Workplace) -> Step:
-    """The whole batch through the whole model, as a program that only predicts would do it."""
+    """Return a step that runs the batch through the whole model, as a program that only predicts does."""
     chain, data, theta = StageChain(place.bundle, place.manifest, Cpu(), place.threads), place.rows, place.theta
     text = text_of(data, Group(np.arange(place.batch), TOKENS), chain.manifest.pad_token_id)
 
@@ -127,18 +80,13 @@ def _without_cache(place: Workplace) -> Step:
 
 def _torch(method: str) -> Callable[[Workplace], Step]:
     def make(place: Workplace) -> Step:
+        # Here and not above: the device's own methods do without PyTorch, and are measured without it.
         from benchmarks.device.backprop import training_step
+        from benchmarks.device.shapes import shape_called
 
         return training_step(method, shape_called(place.shape), place.rows, place.threads)
 
     return make
-
-
-def shape_called(name: str) -> Shape:
-    """The shape of that name; loads PyTorch, which the device's own methods do without."""
-    from benchmarks.device.shapes import QUICK_SHAPE, SHAPES
-
-    return {**SHAPES, QUICK_SHAPE.name: QUICK_SHAPE}[name]
 
 
 def _directions(place: Workplace) -> int:

@@ -11,7 +11,6 @@ import csv
 import json
 import os
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import closing
@@ -19,15 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.convergence.environment import REPOSITORY
 from benchmarks.idle.memory import memory_of
 from benchmarks.idle.proxy import CountingProxy, Traffic
+from examples.demo.cluster import Cluster
 from fwdllm_client.agent.session import HELD_WINDOW
 from fwdllm_client.connection.sent_log import SentLog
 from fwdllm_server.config.server_config import CheckInSection
-
-sys.path.insert(0, str(REPOSITORY / "examples" / "demo"))
-from cluster import Cluster
 
 DAY_S = 86_400
 SERVER_IDLE_S = 600
@@ -59,7 +55,7 @@ SCHEDULES: Mapping[str, Schedule] = {
 
 
 def measured(schedule: Schedule, folder: Path, share: float = 1.0) -> dict[str, Any]:
-    """A ``share`` of a day: traffic, with the first connection, scaled to a whole one; the memory at its end."""
+    """Measure a ``share`` of a day: traffic in bytes scaled to a whole day, and the memory at its end."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     _write_rows(folder / "device.csv")
@@ -91,18 +87,14 @@ def _a_day(traffic: Traffic, check_ins: int, schedule: Schedule) -> int:
 
 
 def _start_agent(cluster: Cluster, folder: Path, port: int) -> int:
-    """An agent that takes the proxy for its coordinator; its process's id."""
-    home = folder / "device"
-    enrolled = cluster.run("fwdllm-server", "enroll", "--name", "device", "--dir", str(cluster.server_folder), "--json")
-    cluster.run("fwdllm-client", "join", json.loads(enrolled)["join_token"], "--home", str(home))
-    (home / "client.toml").write_text('[conditions]\ncharging = false\nunmetered = false\nthermal_below = "off"\n')
-    identity = home / "identity.json"
+    """Start an agent that takes the proxy for its coordinator, and return its process's id."""
+    identity = cluster.join("device") / "identity.json"
     identity.write_text(json.dumps(json.loads(identity.read_text()) | {"device_address": f"localhost:{port}"}))
     return cluster.start_agent("device", folder / "device.csv", threads=1)
 
 
 def _after_check_ins(home: Path, wanted: int) -> int:
-    """Wait for so many check-ins; how many there have been by then."""
+    """Wait for so many check-ins, and return how many there were by then."""
     count, moved = 0, time.monotonic()
     while count < wanted:
         time.sleep(_POLL_S)
@@ -117,7 +109,7 @@ def _check_ins(home: Path) -> int:
     if not (home / "sent.sqlite").exists():
         return 0
     with closing(SentLog(home / "sent.sqlite")) as log:
-        return sum(line.messages for line in log.lines() if line.what.startswith("check-in"))
+        return int(sum(line.messages for line in log.lines() if line.what.startswith("check-in")))
 
 
 def _write_rows(path: Path) -> None:

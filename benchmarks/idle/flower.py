@@ -9,28 +9,28 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from benchmarks.coordinator.flower import VERSION, install
+from benchmarks.coordinator.processes import free_port
 from benchmarks.idle.agent import DAY_S
 from benchmarks.idle.memory import memory_of
 from benchmarks.idle.proxy import CountingProxy
 
-VERSION = "1.42.0"
 _SETTLED_S = 30
 _END_S = 20
 
 
 def measured(folder: Path, seconds: float) -> dict[str, Any]:
-    """What passes in so many ``seconds`` once the node has settled, scaled to a day, and its memory then."""
-    programs = _installed(folder / "environment")
+    """Measure a settled node for so many ``seconds``: traffic in bytes scaled to a day, and memory."""
+    programs = install(folder / "environment") / "bin"
     environment = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}  # they start one another
     environment.pop("PYTHONPATH", None)
-    link_port, node_port = _free_ports(2)
+    link_port, node_port = free_port(), free_port()
     with (folder / "log").open("wb") as log:
-        command = [programs / "flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(link_port)]
+        command = [str(programs / "flower-superlink"), "--insecure", "--host", "127.0.0.1", "--port", str(link_port)]
         superlink = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         try:
             _wait_for(link_port)
@@ -66,23 +66,6 @@ def measured(folder: Path, seconds: float) -> dict[str, Any]:
         "resident_bytes": memory["Rss"],
         "anonymous_bytes": memory["Anonymous"],
     }
-
-
-def _installed(environment: Path) -> Path:
-    """The folder of Flower's programs, installed if they are not."""
-    programs = environment / "bin"
-    if not (programs / "flower-supernode").exists():
-        subprocess.run([sys.executable, "-m", "venv", environment], check=True)
-        subprocess.run([programs / "python", "-m", "pip", "install", "--quiet", f"flwr=={VERSION}"], check=True)
-    return programs
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [int(listening.getsockname()[1]) for listening in sockets]
-    for listening in sockets:
-        listening.close()
-    return ports
 
 
 def _wait_for(port: int) -> None:

@@ -31,7 +31,7 @@ class Traffic:
         return self.sent + self.received + HEADER_BYTES * self.segments
 
     def since(self, before: Traffic) -> Traffic:
-        """What has passed since ``before``."""
+        """Return what has passed since ``before``."""
         return Traffic(*(getattr(self, each.name) - getattr(before, each.name) for each in fields(self)))
 
 
@@ -119,7 +119,7 @@ class CountingProxy:
                 await writer.drain()
 
     async def _silence(self, passed: asyncio.Event) -> None:
-        """Ends when nothing has passed for long enough."""
+        """Wait until nothing has passed for long enough."""
         with contextlib.suppress(TimeoutError):
             while True:
                 passed.clear()

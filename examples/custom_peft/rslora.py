@@ -16,7 +16,7 @@ from fwdllm_server.model.peft.targets import inside, select
 
 
 def rslora(request: Request) -> Wrapped:
-    """A method gets the frozen model and the job's ``[peft]``; it wraps the one by PEFT and says what is trained.
+    """Wrap the frozen model by PEFT as the job's ``[peft]`` asks, and say what is trained.
 
     What may be trained: whole linear modules, biases, (IA)³ vectors; the export says so where it finds something else.
     """

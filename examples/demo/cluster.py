@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,15 +27,7 @@ _SETTINGS = {
     "FWDLLM_CHECK_IN__IDLE_MAX_MS": "500",
     "HF_HUB_OFFLINE": "1",
 }
-_UNDEMANDING = """\
-# The demo works under any conditions, on a laptop on a train as well. Elsewhere leave this to docs/device.md.
-[conditions]
-charging = false
-battery_percent = 0
-unmetered = false
-thermal_below = "off"
-session_s = inf
-"""
+_UNDEMANDING = Path(__file__).with_name("client.toml")
 
 
 class Cluster:
@@ -72,21 +65,25 @@ class Cluster:
                 signal.signal(which, handler)
 
     def start_server(self) -> None:
-        """``fwdllm-server init`` if need be, and ``serve``; returns when it answers."""
+        """Make the server's directory if need be, start ``fwdllm-server serve``, and return when it answers."""
         if not self.server_folder.exists():
             self.run("fwdllm-server", "init", str(self.server_folder), "--host", "localhost")
         self._start("server", "fwdllm-server", "serve", str(self.server_folder))
         with operator_service(self.server_folder) as service:
             service.ListJobs(ListJobsRequest(), timeout=_READY_S, wait_for_ready=True)
 
-    def start_agent(self, name: str, data: Path, threads: int) -> int:
-        """``fwdllm-server enroll`` and ``fwdllm-client join`` if need be, and ``run``; returns the process's id."""
+    def join(self, name: str) -> Path:
+        """Enrol and join a device if need be, and return its home."""
         home = self._folder / name
         if not home.exists():
             enrolled = self.run("fwdllm-server", "enroll", "--name", name, "--dir", str(self.server_folder), "--json")
             self.run("fwdllm-client", "join", json.loads(enrolled)["join_token"], "--home", str(home))
-            (home / "client.toml").write_text(_UNDEMANDING)
-        arguments = ("run", "--data", str(data), "--home", str(home), "--threads", str(threads))
+            shutil.copy(_UNDEMANDING, home / "client.toml")
+        return home
+
+    def start_agent(self, name: str, data: Path, threads: int) -> int:
+        """Join if need be, start ``fwdllm-client run``, and return the process's id."""
+        arguments = ("run", "--data", str(data), "--home", str(self.join(name)), "--threads", str(threads))
         return self._start(name, "fwdllm-client", *arguments)
 
     def run(self, program: str, *arguments: str) -> str:

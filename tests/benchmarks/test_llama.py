@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.device.llama import KINDS, ROUND, TINY, export_template, figures, fill_layers, measured, report
 from benchmarks.device.llama_round import run_rounds
-from benchmarks.device.work import Workplace
+from benchmarks.device.workplace import Workplace
 
 MEASURED = {"peak_rss_bytes": 2e9, "peak_anonymous_bytes": 1e9, "first_seconds": 100.0, "seconds": 60.0}
 OF_A_ROUND = {"seconds_per_direction": 30.0, "bytes_sent": 1000, "bytes_received": 2000, "artifact_bytes": 4e9}

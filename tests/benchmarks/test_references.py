@@ -22,7 +22,7 @@ POPULATION = Population(devices=8)
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TaskFiles:
     """A task that the tiny model can learn; it stands in for MiniLM."""
     model = str(save_tiny_model(tmp_path / "model"))
-    monkeypatch.setattr(encoder, "model_folder", lambda: model)
+    monkeypatch.setattr(encoder, "minilm_folder", lambda: model)
     for seed, (part, rows) in enumerate({"devices": 240, "validation": 60, "curve": 90, "test": 120}.items()):
         write_rows(tmp_path / f"{part}.csv", rows, seed)
     return TaskFiles(replace(TASKS["bbc_news"], labels=LABELS), tmp_path, max_tokens=16, devices=8)

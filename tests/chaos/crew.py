@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 import grpc
 import numpy as np
-from helpers.scripted_device import derivative
+from helpers.serving import derivative
 from helpers.tiny_head import LABELS, WIDTH
 
 from fwdllm.v1 import device_pb2

@@ -45,8 +45,8 @@ def short_job(tmp_path: Path) -> Path:
 
 def test_interrupted_and_taken_up_again(short_job: Path, tmp_path: Path) -> None:
     folder = tmp_path / "demo-output"
-    command = [sys.executable, DEMO / "demo.py", folder, "--job", short_job]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as interrupted:
+    command = [sys.executable, "-m", "examples.demo", folder, "--job", short_job]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as interrupted:
         assert interrupted.stdout is not None
         output = []
         for line in interrupted.stdout:
@@ -58,7 +58,7 @@ def test_interrupted_and_taken_up_again(short_job: Path, tmp_path: Path) -> None
     assert "make demo" in text
     assert not (folder / "report.json").exists()
 
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "going on" in done.stdout
     report = json.loads((folder / "report.json").read_text())
@@ -76,8 +76,8 @@ def test_interrupted_and_taken_up_again(short_job: Path, tmp_path: Path) -> None
 CLUSTER_OF_A_SLEEPER = """
 import sys, time
 from pathlib import Path
-import cluster
-with cluster.Cluster(Path(sys.argv[1])) as started:
+from examples.demo.cluster import Cluster
+with Cluster(Path(sys.argv[1])) as started:
     print(started._start("sleeper", "python", "-c", "import time; time.sleep(600)"), flush=True)
     time.sleep(600)
 """
@@ -86,8 +86,9 @@ with cluster.Cluster(Path(sys.argv[1])) as started:
 @pytest.mark.parametrize("which", [signal.SIGHUP, signal.SIGTERM])
 def test_a_closed_terminal_leaves_no_process(which: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-c", CLUSTER_OF_A_SLEEPER, tmp_path]
-    found = {**os.environ, "PYTHONPATH": f"{DEMO}:{os.environ.get('PYTHONPATH', '')}"}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=found) as process:
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         sleeper = int(process.stdout.readline())
         process.send_signal(which)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
 
 _ARGUMENTS = [
     "--no-sandbox",  # tests run as root in a container
@@ -43,11 +43,17 @@ class Watched:
         self.errors: list[str] = []
         self.expecting_trouble = False
         page.set_default_timeout(PATIENCE_MS)
-        page.on("console", lambda message: message.type in ("error", "warning") and self._note(message.text))
+        self._home = home
+        page.on("console", self._hear)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
-        page.on("request", lambda request: request.url.startswith((home, "data:")) or self.errors.append(request.url))
+        page.on("request", self._check_address)
 
-    def _note(self, text: str) -> None:
+    def _hear(self, message: ConsoleMessage) -> None:
         # A browser reports every connection that a killed server refuses.
-        if not (self.expecting_trouble and "net::ERR_" in text):
-            self.errors.append(text)
+        expected = self.expecting_trouble and "net::ERR_" in message.text
+        if message.type in ("error", "warning") and not expected:
+            self.errors.append(message.text)
+
+    def _check_address(self, request: Request) -> None:
+        if not request.url.startswith((self._home, "data:")):
+            self.errors.append(request.url)

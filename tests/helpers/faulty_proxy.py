@@ -79,7 +79,8 @@ class FaultyProxy:
     ) -> AsyncIterator[bytes]:
         """Pass one call on, with faults."""
         is_report = method.endswith("/Report")
-        call = self._channel.stream_stream(method)(self._requests(requests, is_report), wait_for_ready=True)
+        passed_on: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(method)
+        call = passed_on(self._requests(requests, is_report), wait_for_ready=True)
         try:
             async for answer in call:
                 if self._fault("lost answer"):

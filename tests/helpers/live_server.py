@@ -69,7 +69,7 @@ class LiveServer:
     @property
     def memory(self) -> int:
         """Bytes that are resident."""
-        return psutil.Process(self.federation.pid("server")).memory_info().rss
+        return int(psutil.Process(self.federation.pid("server")).memory_info().rss)
 
     def channel(self, caller: str, plane: str) -> grpc.Channel:
         """A connection of its own, with the caller's certificate if it has one."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from helpers.tiny_job import LABELS, add_tiny_job, load_job
-from sqlalchemy import insert, select
+from sqlalchemy import Connection, insert, select
 
 from fwdllm.v1 import device_pb2
 from fwdllm.v1.conditions_pb2 import HOLD_UNPLUGGED, Conditions
@@ -151,7 +151,7 @@ class Rig:
             return list(assignments.of_round(connection, JOB, number or self.round_number(connection)))
 
     @staticmethod
-    def round_number(connection) -> int:
+    def round_number(connection: Connection) -> int:
         record = rounds.latest(connection, JOB)
         assert record is not None
         return record.number

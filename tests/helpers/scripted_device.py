@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
-import numpy as np
 from helpers.federation import Federation
+from helpers.serving import derivative, seeds_of
 from helpers.tiny_text import LABELS
 
 from fwdllm.v1 import device_pb2
@@ -20,12 +19,6 @@ from fwdllm_client.connection.home import ClientHome
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR
 
 PER_MESSAGE = 7
-
-
-def derivative(seed: int) -> float:
-    """The scalar that every scripted device reports for ``seed``: fixed, of mean zero, exact in float32."""
-    digest = hashlib.sha256(seed.to_bytes(8, "little")).digest()
-    return float(np.float32(int.from_bytes(digest[:4], "little", signed=True) / 2**31))
 
 
 class ScriptedDevice(threading.Thread):
@@ -84,7 +77,7 @@ class ScriptedDevice(threading.Thread):
                 continue
 
     def _report(self, assignment: device_pb2.Assignment) -> None:
-        seeds = [span.first + i for task in assignment.directions for span in task.seeds for i in range(span.count)]
+        seeds = seeds_of(assignment)
         for first in range(0, len(seeds), PER_MESSAGE):
             message = device_pb2.ReportRequest(
                 assignment_id=assignment.assignment_id,

@@ -79,7 +79,7 @@ def seeds_of(assignment: Assignment) -> list[int]:
 
 def profile(**changes: object) -> CheckInRequest:
     """What a scripted device says at a check-in."""
-    says: dict[str, object] = {
+    says: dict[str, Any] = {
         "protocol": ProtocolVersion(major=PROTOCOL_MAJOR, minor=PROTOCOL_MINOR),
         "generator_version": GENERATOR_VERSION,
         "labels": LABELS,
@@ -93,7 +93,7 @@ class ScriptedDevice:
     """A device that measures :func:`derivative`."""
 
     id: str
-    service: device_pb2_grpc.DeviceServiceStub
+    service: device_pb2_grpc.DeviceServiceAsyncStub
 
     async def check_in(self, **changes: object) -> CheckInResponse:
         return await self.service.CheckIn(profile(**changes), timeout=10)
@@ -133,7 +133,7 @@ class Serving:
         self.device_address = device_address
         self.operator_address = home.operator_address(home.config())
         self._stack = stack
-        self.operator: operator_pb2_grpc.OperatorServiceStub
+        self.operator: operator_pb2_grpc.OperatorServiceAsyncStub
 
     async def channel(self, address: str, key: bytes, certificate: bytes) -> grpc.aio.Channel:
         """A connection that ends with the server."""
@@ -234,7 +234,7 @@ async def serving(home: ServerHome, clock: Callable[[], float] = time.time) -> A
             await stack.enter_async_context(servers.watched(runtime.revoked_among))
             yield running
         finally:
-            await servers.stop(None)
+            await servers.stop(0)
             await coordinator.close()
             runtime.close()
 

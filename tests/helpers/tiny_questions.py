@@ -61,7 +61,7 @@ def write_questions(path: Path, rows: int, seed: int) -> Path:
     return path
 
 
-def _save_tokenizer(folder: Path, pair: object) -> None:
+def _save_tokenizer(folder: Path, pair: processors.TemplateProcessing | None) -> None:
     backend = Tokenizer(WordLevel({word: index for index, word in enumerate(_WORDS)}, unk_token="[UNK]"))
     backend.pre_tokenizer = Whitespace()
     if pair is not None:

@@ -1,18 +1,14 @@
 """An owner who asks for nothing, so that tests run on a laptop on a train as well."""
 
+from __future__ import annotations
+
+import shutil
 from pathlib import Path
 
-UNDEMANDING = """
-[conditions]
-charging = false
-battery_percent = 0
-unmetered = false
-thermal_below = "off"
-session_s = inf
-"""
+UNDEMANDING = Path(__file__).parents[2] / "examples" / "demo" / "client.toml"
 
 
 def ask_for_nothing(home: Path) -> None:
-    """The agent of this home works under any conditions."""
+    """Let the agent of this home work under any conditions."""
     home.mkdir(parents=True, exist_ok=True)
-    (home / "client.toml").write_text(UNDEMANDING)
+    shutil.copy(UNDEMANDING, home / "client.toml")

@@ -44,7 +44,7 @@ async def bound(home: ServerHome) -> AsyncIterator[Servers]:
     try:
         yield servers
     finally:
-        await servers.stop(None)
+        await servers.stop(0)
 
 
 def new_key() -> ec.EllipticCurvePrivateKey:

