@@ -188,13 +188,27 @@ class DeviceEffort(_message.Message):
     failure: str
     def __init__(self, device_id: _Optional[str] = ..., scalars: _Optional[int] = ..., seconds: _Optional[float] = ..., example_passes: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., artifact_bytes: _Optional[int] = ..., signal_to_noise: _Optional[float] = ..., noisy: bool = ..., joules: _Optional[float] = ..., failure: _Optional[str] = ...) -> None: ...
 
+class ExportAdapterRequest(_message.Message):
+    __slots__ = ("job", "version", "best", "format")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BEST_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    version: int
+    best: bool
+    format: str
+    def __init__(self, job: _Optional[str] = ..., version: _Optional[int] = ..., best: bool = ..., format: _Optional[str] = ...) -> None: ...
+
 class AdapterChunk(_message.Message):
-    __slots__ = ("file_name", "data")
+    __slots__ = ("file_name", "data", "version")
     FILE_NAME_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     file_name: str
     data: bytes
-    def __init__(self, file_name: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+    version: int
+    def __init__(self, file_name: _Optional[str] = ..., data: _Optional[bytes] = ..., version: _Optional[int] = ...) -> None: ...
 
 class CreateJoinTokenRequest(_message.Message):
     __slots__ = ("name", "lifetime_s")

@@ -57,7 +57,7 @@ class OperatorServiceStub(object):
                 )
         self.ExportAdapter = channel.unary_stream(
                 '/fwdllm.v1.OperatorService/ExportAdapter',
-                request_serializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.SerializeToString,
+                request_serializer=fwdllm_dot_v1_dot_operator__pb2.ExportAdapterRequest.SerializeToString,
                 response_deserializer=fwdllm_dot_v1_dot_operator__pb2.AdapterChunk.FromString,
                 )
         self.CreateJoinToken = channel.unary_unary(
@@ -204,7 +204,7 @@ def add_OperatorServiceServicer_to_server(servicer, server):
             ),
             'ExportAdapter': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportAdapter,
-                    request_deserializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.FromString,
+                    request_deserializer=fwdllm_dot_v1_dot_operator__pb2.ExportAdapterRequest.FromString,
                     response_serializer=fwdllm_dot_v1_dot_operator__pb2.AdapterChunk.SerializeToString,
             ),
             'CreateJoinToken': grpc.unary_unary_rpc_method_handler(
@@ -381,7 +381,7 @@ class OperatorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_stream(request, target, '/fwdllm.v1.OperatorService/ExportAdapter',
-            fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.SerializeToString,
+            fwdllm_dot_v1_dot_operator__pb2.ExportAdapterRequest.SerializeToString,
             fwdllm_dot_v1_dot_operator__pb2.AdapterChunk.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

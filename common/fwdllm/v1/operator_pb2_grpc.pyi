@@ -46,7 +46,7 @@ class OperatorServiceStub:
     """Goes on with a job that was paused or stopped, or failed."""
     SetJobPriority: _grpc.UnaryUnaryMultiCallable[_operator_pb2.SetJobPriorityRequest, _operator_pb2.Job]
     """Of jobs that wait for the same devices the one of the highest priority gets them."""
-    ExportAdapter: _grpc.UnaryStreamMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.AdapterChunk]
+    ExportAdapter: _grpc.UnaryStreamMultiCallable[_operator_pb2.ExportAdapterRequest, _operator_pb2.AdapterChunk]
     """The trained adapter, file by file."""
     CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_operator_pb2.CreateJoinTokenRequest, _operator_pb2.CreateJoinTokenResponse]
     ListDevices: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListDevicesRequest, _operator_pb2.ListDevicesResponse]
@@ -70,7 +70,7 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """Goes on with a job that was paused or stopped, or failed."""
     SetJobPriority: _aio.UnaryUnaryMultiCallable[_operator_pb2.SetJobPriorityRequest, _operator_pb2.Job]  # type: ignore[assignment]
     """Of jobs that wait for the same devices the one of the highest priority gets them."""
-    ExportAdapter: _aio.UnaryStreamMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.AdapterChunk]  # type: ignore[assignment]
+    ExportAdapter: _aio.UnaryStreamMultiCallable[_operator_pb2.ExportAdapterRequest, _operator_pb2.AdapterChunk]  # type: ignore[assignment]
     """The trained adapter, file by file."""
     CreateJoinToken: _aio.UnaryUnaryMultiCallable[_operator_pb2.CreateJoinTokenRequest, _operator_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
     ListDevices: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListDevicesRequest, _operator_pb2.ListDevicesResponse]  # type: ignore[assignment]
@@ -143,7 +143,7 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ExportAdapter(
         self,
-        request: _operator_pb2.GetJobRequest,
+        request: _operator_pb2.ExportAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_operator_pb2.AdapterChunk], _abc.AsyncIterator[_operator_pb2.AdapterChunk]]:
         """The trained adapter, file by file."""

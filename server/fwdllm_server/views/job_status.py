@@ -16,6 +16,7 @@ from fwdllm_server.store import assignments, efforts, jobs, ledger, rounds, scal
 from fwdllm_server.store.jobs import UNFINISHED, JobRecord, JobState
 from fwdllm_server.store.ledger import EvaluationRecord
 from fwdllm_server.store.rounds import Phase, RoundRecord
+from fwdllm_server.views.versions import best_of
 
 _STATES = {
     JobState.PREPARING: operator_pb2.JOB_STATE_PREPARING,
@@ -104,7 +105,7 @@ def _add_evaluations(connection: Connection, message: operator_pb2.Job) -> None:
     if found[0].version == 0:
         message.initial_evaluation.CopyFrom(_evaluation(found[0]))
     message.latest_evaluation.CopyFrom(_evaluation(found[-1]))
-    message.best_evaluation.CopyFrom(_evaluation(max(found, key=lambda record: record.accuracy)))
+    message.best_evaluation.CopyFrom(_evaluation(best_of(found)))
     correct, total, f1 = assignments.federated_counts(connection, message.job_id)
     if total:
         latest = message.latest_evaluation

@@ -90,6 +90,7 @@ class Scripted(OperatorServiceServicer):
         self.devices = [
             Device(device_id="dev-1", name="pixel7", enrolled_unix_s=1_700_000_000, software="fwdllm/0.1.0\x1b[31m")
         ]
+        self.knows_versions = True
         self.files = [("adapter_config.json", b"{}"), ("adapter_model.safetensors", b"abc")]
         self.requests: list[object] = []
 
@@ -137,9 +138,10 @@ class Scripted(OperatorServiceServicer):
 
     async def ExportAdapter(self, request, context) -> AsyncIterator[AdapterChunk]:  # noqa: N802
         self._known(request)
+        version = {"version": request.version} if self.knows_versions else {}
         for name, data in self.files:
             for byte in data:
-                yield AdapterChunk(file_name=name, data=bytes([byte]))
+                yield AdapterChunk(file_name=name, data=bytes([byte]), **version)
 
     async def CreateJoinToken(self, request, context):  # noqa: N802
         self._known(request)
