@@ -346,6 +346,7 @@ async def test_any_version_is_exported(server, device, tmp_path):
     assert f"`{theta_digest(training.state.theta).hex()}`" in card
     assert any(not np.array_equal(newest[name], value) for name, value in initial.items())
 
+    await server.until(lambda job: job.latest_evaluation.version == 1)
     best = (await server.operator.GetJob(RUN)).best_evaluation.version
     assert (await exported(best=True))[2] == best
     for wrong, words in (
@@ -353,6 +354,35 @@ async def test_any_version_is_exported(server, device, tmp_path):
         ({"format": "gguf"}, "no format 'gguf'; there are peft, transformers, onnx"),
     ):
         assert await refusal(exported(**wrong)) == (*BAD_FIELD, words)
+
+
+async def test_the_history_has_every_version_with_its_evaluation(server, device):
+    assert [each.version for each in (await server.operator.GetJobHistory(RUN)).versions] == [0]
+    await device.finish(await device.assignment())
+    await server.until(lambda job: job.latest_evaluation.version == 1)
+    job = await server.operator.GetJob(RUN)
+    history = await server.operator.GetJobHistory(RUN)
+
+    assert (history.job_id, history.name) == (job.job_id, "tiny")
+    first, second = history.versions
+    assert (first.version, first.round, first.directions) == (0, 0, 0)
+    assert first.evaluation == job.initial_evaluation
+    assert (second.version, second.round, second.directions) == (1, 1, job.directions)
+    assert second.evaluation.rows == 30
+    assert second.committed_unix_s > 0
+
+
+async def test_what_runs_has_every_default(server, workplace):
+    found = await server.operator.GetJobSpec(RUN)
+    resolved = json.loads(found.resolved_json)
+
+    assert tomllib.loads(found.spec_toml)["model"]["source"] == "model"
+    assert found.base_folder == str(workplace)
+    for table, values in tomllib.loads(found.spec_toml).items():
+        if table != "blocks":
+            assert {key: resolved[table][key] for key in values} == values
+    assert resolved["model"]["precision"] == "float32"
+    assert resolved["blocks"]["head"]["directions"] == 12
 
 
 def add_unprepared(server: Serving, name: str, now: float) -> None:

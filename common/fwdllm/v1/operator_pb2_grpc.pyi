@@ -48,6 +48,10 @@ class OperatorServiceStub:
     """Of jobs that wait for the same devices the one of the highest priority gets them."""
     ExportAdapter: _grpc.UnaryStreamMultiCallable[_operator_pb2.ExportAdapterRequest, _operator_pb2.AdapterChunk]
     """The trained adapter, file by file."""
+    GetJobHistory: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.JobHistory]
+    """What each version of a job's model was worth and cost."""
+    GetJobSpec: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.JobSpec]
+    """What a job runs, with every value that its file leaves to the defaults."""
     CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_operator_pb2.CreateJoinTokenRequest, _operator_pb2.CreateJoinTokenResponse]
     ListDevices: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListDevicesRequest, _operator_pb2.ListDevicesResponse]
     RevokeDevice: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RevokeDeviceRequest, _operator_pb2.Device]
@@ -72,6 +76,10 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """Of jobs that wait for the same devices the one of the highest priority gets them."""
     ExportAdapter: _aio.UnaryStreamMultiCallable[_operator_pb2.ExportAdapterRequest, _operator_pb2.AdapterChunk]  # type: ignore[assignment]
     """The trained adapter, file by file."""
+    GetJobHistory: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.JobHistory]  # type: ignore[assignment]
+    """What each version of a job's model was worth and cost."""
+    GetJobSpec: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.JobSpec]  # type: ignore[assignment]
+    """What a job runs, with every value that its file leaves to the defaults."""
     CreateJoinToken: _aio.UnaryUnaryMultiCallable[_operator_pb2.CreateJoinTokenRequest, _operator_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
     ListDevices: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListDevicesRequest, _operator_pb2.ListDevicesResponse]  # type: ignore[assignment]
     RevokeDevice: _aio.UnaryUnaryMultiCallable[_operator_pb2.RevokeDeviceRequest, _operator_pb2.Device]  # type: ignore[assignment]
@@ -147,6 +155,22 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_operator_pb2.AdapterChunk], _abc.AsyncIterator[_operator_pb2.AdapterChunk]]:
         """The trained adapter, file by file."""
+
+    @_abc_1.abstractmethod
+    def GetJobHistory(
+        self,
+        request: _operator_pb2.GetJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.JobHistory, _abc.Awaitable[_operator_pb2.JobHistory]]:
+        """What each version of a job's model was worth and cost."""
+
+    @_abc_1.abstractmethod
+    def GetJobSpec(
+        self,
+        request: _operator_pb2.GetJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.JobSpec, _abc.Awaitable[_operator_pb2.JobSpec]]:
+        """What a job runs, with every value that its file leaves to the defaults."""
 
     @_abc_1.abstractmethod
     def CreateJoinToken(

@@ -25,6 +25,7 @@ from fwdllm_server.rpc.limits import MAX_TOKEN_LIFETIME_S, bounded, in_range, pl
 from fwdllm_server.store import devices, jobs
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.views.device_status import REVOKED, DeviceState, DeviceStatus, device_statuses
+from fwdllm_server.views.job_records import history_message, spec_message
 from fwdllm_server.views.job_status import job_message
 from fwdllm_server.views.model_card import model_card
 from fwdllm_server.views.versions import best_version, checked_version
@@ -129,6 +130,14 @@ class OperatorService(OperatorServiceServicer):
                 while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
                     yield operator_pb2.AdapterChunk(file_name=name, data=data, version=job.state.version)
 
+    async def GetJobHistory(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.JobHistory:
+        """List every version of a job's model."""
+        return await self._runtime.in_store(self._history, request.job)
+
+    async def GetJobSpec(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.JobSpec:
+        """Tell what a job runs."""
+        return spec_message(await self._runtime.in_store(self._find, request.job))
+
     async def CreateJoinToken(
         self, request: operator_pb2.CreateJoinTokenRequest, context: Context
     ) -> operator_pb2.CreateJoinTokenResponse:
@@ -168,6 +177,11 @@ class OperatorService(OperatorServiceServicer):
         record = self._find(id_or_name)
         with self._runtime.database.transaction() as connection:
             return job_message(connection, record, self._runtime.clock())
+
+    def _history(self, id_or_name: str) -> operator_pb2.JobHistory:
+        record = self._find(id_or_name)
+        with self._runtime.database.transaction() as connection:
+            return history_message(connection, record)
 
     def _all_jobs(self) -> list[operator_pb2.Job]:
         now = self._runtime.clock()

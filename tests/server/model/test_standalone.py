@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers.without_fwdllm import run_without_fwdllm
-from server.model.conftest import LABELS, MAX_TOKENS, MODELS, TEXTS, prepare, save_model, spec_of
+from server.model.conftest import LABELS, MAX_TOKENS, TEXTS, Prepared
 
 from fwdllm_client.data import Dataset, DataSource
 from fwdllm_client.engine import Engine
-from fwdllm_server.config.peft_spec import MethodName
 from fwdllm_server.model.adapter import write_adapter
 from fwdllm_server.model.adapter_template import Reading, save_adapter_template, tokenizer_for
 from fwdllm_server.model.load import load_tokenizer_file
 from fwdllm_server.model.standalone import convert
 
-CASES: list[tuple[str, MethodName]] = [
-    ("bert-layer-means", "adapter"),
-    ("llama", "lora"),
-]
+CASES = ("bert-layer-means", "llama")  # one that brings its own code, one that transformers has
 ROWS = [*TEXTS[:12], " ".join(["w9 w8"] * 40), "w5"]  # among them one that is cut, and one token alone
 
 PREDICT = """
-import importlib.util
 import json
 import sys
 
@@ -73,12 +69,10 @@ json.dump(found, open("found.json", "w"))
 """
 
 
-def exported(name: str, method: MethodName, case: str, folder: Path) -> list[dict[str, float]]:
+def exported(prepared: Prepared, case: str, folder: Path) -> list[dict[str, float]]:
     """Export a model at a moved θ in both formats; returns what the engine of evaluations says."""
     work = folder / "work"
-    source = save_model(name, work / "model")
-    prepared = prepare(source, MODELS[name][0], spec_of(name, method), work / "bundle")
-    tokenizer = tokenizer_for(source, load_tokenizer_file(source), MAX_TOKENS)
+    tokenizer = tokenizer_for(prepared.source, load_tokenizer_file(prepared.source), MAX_TOKENS)
     save_adapter_template(prepared.model, tokenizer, Reading(MAX_TOKENS), work / "template")
     theta = prepared.theta(1)[0]
     write_adapter(work / "template", prepared.layout, theta, work / "adapter", "a card")
@@ -96,17 +90,19 @@ def exported(name: str, method: MethodName, case: str, folder: Path) -> list[dic
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any]]:
+def found(
+    tmp_path_factory: pytest.TempPathFactory, prepared_models: Callable[[str], Prepared]
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """By case what the engine says of each row, and what each format does, in a process without fwdllm."""
     folder = tmp_path_factory.mktemp("standalone")
-    expected = {f"{name}-{method}": exported(name, method, f"{name}-{method}", folder) for name, method in CASES}
+    expected = {case: exported(prepared_models(case), case, folder) for case in CASES}
     (folder / "given.json").write_text(json.dumps([list(expected), ROWS]))
     run_without_fwdllm(PREDICT, folder)
     return expected, json.loads((folder / "found.json").read_bytes())
 
 
 @pytest.mark.parametrize("kind", ["transformers", "onnx"])
-@pytest.mark.parametrize("case", [f"{name}-{method}" for name, method in CASES])
+@pytest.mark.parametrize("case", CASES)
 def test_predictions_are_the_evaluations_row_by_row(case: str, kind: str, found: tuple[Any, Any]) -> None:
     expected, computed = (part[case] for part in found)
     assert len({max(row, key=row.get) for row in expected}) > 1, "a model that says the same of all rows proves little"
