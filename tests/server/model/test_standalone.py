@@ -20,6 +20,8 @@ from fwdllm_server.model.adapter_template import Reading, save_adapter_template,
 from fwdllm_server.model.load import load_tokenizer_file
 from fwdllm_server.model.standalone import convert
 
+pytestmark = pytest.mark.timeout(900)  # models are traced, in two ways
+
 CASES = ("bert-layer-means", "llama")  # one that brings its own code, one that transformers has
 ROWS = [*TEXTS[:12], " ".join(["w9 w8"] * 40), "w5"]  # among them one that is cut, and one token alone
 
