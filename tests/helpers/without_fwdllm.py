@@ -9,8 +9,9 @@ from pathlib import Path
 
 _NOT_THERE = """
 import importlib.util
+# An editable installation leaves a folder of the pages of errors, in which there is no code.
 assert not [name for name in ("fwdllm", "fwdllm_common", "fwdllm_client", "fwdllm_server")
-            if importlib.util.find_spec(name)]
+            if (found := importlib.util.find_spec(name)) is not None and found.origin is not None]
 """
 
 

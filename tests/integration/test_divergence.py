@@ -8,7 +8,7 @@ import numpy as np
 from helpers.serving import Serving, change_job, serving
 from safetensors.numpy import load
 
-from fwdllm.v1.operator_pb2 import JOB_STATE_FAILED, GetJobRequest
+from fwdllm.v1.operator_pb2 import JOB_STATE_FAILED, ExportAdapterRequest, GetJobRequest
 from fwdllm_server.config.home import ServerHome
 
 RUN = GetJobRequest(job="tiny")
@@ -17,7 +17,7 @@ RUN = GetJobRequest(job="tiny")
 async def exported(server: Serving) -> np.ndarray:
     """The head's weights in the adapter."""
     files: dict[str, bytes] = {}
-    async for chunk in server.operator.ExportAdapter(RUN, timeout=60):
+    async for chunk in server.operator.ExportAdapter(ExportAdapterRequest(job=RUN.job), timeout=60):
         files[chunk.file_name] = files.get(chunk.file_name, b"") + chunk.data
     return next(value for name, value in load(files["adapter_model.safetensors"]).items() if "classifier" in name)
 

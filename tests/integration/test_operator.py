@@ -8,6 +8,7 @@ import multiprocessing
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -27,6 +28,7 @@ from fwdllm.v1.operator_pb2 import (
     JOB_STATE_STOPPED,
     AdapterChunk,
     CreateJoinTokenRequest,
+    ExportAdapterRequest,
     GetJobRequest,
     ListDevicesRequest,
     ListJobsRequest,
@@ -36,6 +38,7 @@ from fwdllm.v1.operator_pb2 import (
 )
 from fwdllm.v1.operator_pb2_grpc import OperatorServiceStub
 from fwdllm_common.join_token import JoinToken
+from fwdllm_common.replay import theta_digest
 from fwdllm_server.store import jobs
 
 RUN = GetJobRequest(job="tiny")
@@ -187,7 +190,7 @@ async def test_an_unknown_job_is_not_found(server, name):
     service = server.operator
     for call in (service.GetJob(request), service.StopJob(request), service.ResumeJob(request)):
         assert await refusal(call) == (*NOT_FOUND, words)
-    for stream in (service.WatchJob(request), service.ExportAdapter(request)):
+    for stream in (service.WatchJob(request), service.ExportAdapter(ExportAdapterRequest(job=request.job))):
         assert await refusal(everything(stream)) == (*NOT_FOUND, words)
 
 
@@ -305,7 +308,7 @@ async def test_an_export_is_an_adapter_with_the_trained_weights(server, device, 
     (training,) = server.coordinator.training.values()
     if stopped:
         await server.operator.StopJob(RUN)
-    files = files_of(await everything(server.operator.ExportAdapter(RUN)))
+    files = files_of(await everything(server.operator.ExportAdapter(ExportAdapterRequest(job=RUN.job))))
     for name, data in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(data)
@@ -319,6 +322,69 @@ async def test_an_export_is_an_adapter_with_the_trained_weights(server, device, 
         np.testing.assert_array_equal(tensors[name], value)
 
 
+async def test_any_version_is_exported(server, device, tmp_path):
+    (training,) = server.coordinator.training.values()
+    initial = training.manifest.layout.unpack(training.state.theta.copy())
+    await device.finish(await device.assignment())
+    await server.until(lambda job: job.version == 1)
+
+    async def exported(**request: Any) -> tuple[dict[str, np.ndarray], str, int]:
+        chunks = await everything(server.operator.ExportAdapter(ExportAdapterRequest(job=RUN.job, **request)))
+        (version,) = {chunk.version for chunk in chunks}
+        files = files_of(chunks)
+        (tmp_path / "tensors").write_bytes(files["adapter_model.safetensors"])
+        return load_file(tmp_path / "tensors"), files["README.md"].decode(), version
+
+    tensors, card, version = await exported(version=0, format="onnx")
+    assert version == 0
+    for name, value in initial.items():
+        np.testing.assert_array_equal(tensors[name], value)
+    assert "This is version 0 of the model" in card
+    assert 'onnxruntime.InferenceSession("model/model.onnx")' in card
+    newest, card, version = await exported()
+    assert version == 1
+    assert f"`{theta_digest(training.state.theta).hex()}`" in card
+    assert any(not np.array_equal(newest[name], value) for name, value in initial.items())
+
+    await server.until(lambda job: job.latest_evaluation.version == 1)
+    best = (await server.operator.GetJob(RUN)).best_evaluation.version
+    assert (await exported(best=True))[2] == best
+    for wrong, words in (
+        ({"version": 2}, "job tiny has no version 2; it has 0 to 1"),
+        ({"format": "gguf"}, "no format 'gguf'; there are peft, transformers, onnx"),
+    ):
+        assert await refusal(exported(**wrong)) == (*BAD_FIELD, words)
+
+
+async def test_the_history_has_every_version_with_its_evaluation(server, device):
+    assert [each.version for each in (await server.operator.GetJobHistory(RUN)).versions] == [0]
+    await device.finish(await device.assignment())
+    await server.until(lambda job: job.latest_evaluation.version == 1)
+    job = await server.operator.GetJob(RUN)
+    history = await server.operator.GetJobHistory(RUN)
+
+    assert (history.job_id, history.name) == (job.job_id, "tiny")
+    first, second = history.versions
+    assert (first.version, first.round, first.directions) == (0, 0, 0)
+    assert first.evaluation == job.initial_evaluation
+    assert (second.version, second.round, second.directions) == (1, 1, job.directions)
+    assert second.evaluation.rows == 30
+    assert second.committed_unix_s > 0
+
+
+async def test_what_runs_has_every_default(server, workplace):
+    found = await server.operator.GetJobSpec(RUN)
+    resolved = json.loads(found.resolved_json)
+
+    assert tomllib.loads(found.spec_toml)["model"]["source"] == "model"
+    assert found.base_folder == str(workplace)
+    for table, values in tomllib.loads(found.spec_toml).items():
+        if table != "blocks":
+            assert {key: resolved[table][key] for key in values} == values
+    assert resolved["model"]["precision"] == "float32"
+    assert resolved["blocks"]["head"]["directions"] == 12
+
+
 def add_unprepared(server: Serving, name: str, now: float) -> None:
     with server.runtime.database.transaction() as connection:
         jobs.add(connection, name, name, job_toml(SECTIONS), "/", 2, now)
@@ -328,7 +394,10 @@ async def test_before_there_is_a_model_there_is_nothing_to_export(server, clock)
     add_unprepared(server, "new", clock.now)
     words = "job new has no model yet (preparing); wait for its first round"
 
-    assert await refusal(everything(server.operator.ExportAdapter(GetJobRequest(job="new")))) == (*BAD_FIELD, words)
+    assert await refusal(everything(server.operator.ExportAdapter(ExportAdapterRequest(job="new")))) == (
+        *BAD_FIELD,
+        words,
+    )
 
 
 # devices

@@ -9,6 +9,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from fwdllm.v1 import device_pb2, ledger_pb2
+from fwdllm_client.cache.held import note_job
 from fwdllm_client.connection.retry import Retry
 from fwdllm_client.connection.transport import Coordinator
 from fwdllm_common.errors import BadInputError, IntegrityError
@@ -98,7 +99,7 @@ class Weights:
         if state is None or state.version != assignment.version or theta_digest(state.theta) != assignment.theta_digest:
             return None
         if changed:
-            self._save(assignment.job_id, state)
+            self._save(assignment, state)
         return state
 
     def _download(
@@ -124,9 +125,11 @@ class Weights:
                 )
         return kind, bytes(data)
 
-    def _save(self, job_id: str, state: ModelState) -> None:
+    def _save(self, assignment: device_pb2.Assignment, state: ModelState) -> None:
         make_folder(self._folder)
-        write_atomically(self._path(job_id), state.to_bytes())
+        path = self._path(assignment.job_id)
+        write_atomically(path, state.to_bytes())
+        note_job(path, assignment)
 
     def _path(self, job_id: str) -> Path:
         return self._folder / f"{sha256(job_id.encode()).hexdigest()}.weights"

@@ -145,6 +145,15 @@ def _parser() -> _Parser:
         "--nnapi", action="store_true", help="try NNAPI too; if it is best, 'run' uses it from then on"
     )
 
+    command = _json(_command(commands, "predict", _predict, "Use the model that this device holds; no network needed."))
+    given = command.add_mutually_exclusive_group(required=True)
+    given.add_argument("--text", metavar="TEXT", help="one text")
+    given.add_argument("--data", type=Path, metavar="FILE", help="a file of rows, whose labels are not read")
+    command.add_argument("--job", metavar="NAME", help="the model of this job, not of the one that was last served")
+    command.add_argument("--csv", action="store_true", help="print a table with the probability of each label")
+    command.add_argument("--text-column", default="text", metavar="NAME", help="column of the text (text)")
+    command.add_argument("--threads", type=_number_of("threads"), default=0, metavar="N", help="0 for one per core (0)")
+
     command = _command(commands, "explain", _explain, "Explain an error.")
     command.add_argument("code", nargs="?", metavar="CODE", help="the code in error[…]; without it, list all codes")
 
@@ -251,6 +260,22 @@ def _bench(options: argparse.Namespace) -> None:
         bundle = bundle_in(options.bundle) if options.bundle else joined_bundle(home.cache)
         found = bench(bundle, _source(options), home.cache / "activations", options.threads, limit, options.nnapi)
     print(json.dumps(found) if options.json else "\n".join(lines(found)))
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from fwdllm_client.cli.predict import as_csv, lines, predict
+
+    if options.json and options.csv:
+        raise BadInputError("say --json or --csv, not both")
+    home = ClientHome.choose(options.home)
+    found = predict(home, options.job, options.text, options.data, options.text_column, options.threads)
+    if options.csv:
+        print(as_csv(found), end="")
+    elif options.json:
+        print(json.dumps(found))
+    else:
+        print("\n".join(lines(found)))
+        print(f"by version {found['version']} of job {found['job']}", file=sys.stderr)
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,8 @@ from fwdllm_client.data.split import RowIndices
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.task import CLASSIFICATION
+
+T = TypeVar("T")
 
 # Texts are tokenised in full before truncation: batches of 256 rows keep 35 MB more memory and are no faster.
 _ROWS_PER_BATCH = 32
@@ -83,18 +86,43 @@ class Dataset:
         if isinstance(source, QuestionSource):
             found = tokenise(source, _plain_tokenizer(tokenizer_file), manifest)
             return cls(found.token_ids, _offsets(found.lengths), found.spans, found.passages)
-        tokenizer = _tokenizer(tokenizer_file, manifest)
         class_of = {label: index for index, label in enumerate(manifest.labels)}
-        tokens: list[NDArray[np.int32]] = []
-        lengths: list[NDArray[np.int64]] = []
         labels: list[NDArray[np.int32]] = []
-        for rows in _batches(source.rows()):
-            labels.append(np.array([_class_index(source, row, class_of) for row in rows], dtype=np.int32))
-            texts = [row.text for row in rows]
-            ids = [row or [manifest.pad_token_id] for row in _token_ids(tokenizer, texts, manifest)]
-            lengths.append(np.array([len(row) for row in ids], dtype=np.int64))
-            tokens.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(lengths[-1].sum())))
-        return cls(np.concatenate(tokens), _offsets(np.concatenate(lengths)), np.concatenate(labels))
+
+        def batches() -> Iterator[Sequence[str]]:
+            for rows in _batches(source.rows()):
+                labels.append(np.array([_class_index(source, row, class_of) for row in rows], dtype=np.int32))
+                yield [row.text for row in rows]
+
+        tokens, offsets = _tokenised(batches(), tokenizer_file, manifest)
+        return cls(tokens, offsets, np.concatenate(labels))
+
+    @classmethod
+    def of_texts(cls, texts: Iterable[str], tokenizer_file: Path, manifest: Manifest) -> Dataset:
+        """Tokenise ``texts`` whose labels nobody knows, for a model that classifies; these are -1.
+
+        :raises BadInputError: the model is for another task, the tokenizer's file is damaged, or there is no text.
+        """
+        if manifest.task != CLASSIFICATION:
+            raise BadInputError(f"the model's task is {manifest.task}, a text alone is for another")
+        tokens, offsets = _tokenised(_batches(iter(texts)), tokenizer_file, manifest)
+        return cls(tokens, offsets, np.full(len(offsets) - 1, -1, dtype=np.int32))
+
+
+def _tokenised(
+    batches: Iterable[Sequence[str]], tokenizer_file: Path, manifest: Manifest
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Token ids and offsets of texts; one without any token becomes a single padding token."""
+    tokenizer = _tokenizer(tokenizer_file, manifest)
+    tokens: list[NDArray[np.int32]] = []
+    lengths: list[NDArray[np.int64]] = []
+    for texts in batches:
+        ids = [row or [manifest.pad_token_id] for row in _token_ids(tokenizer, texts, manifest)]
+        lengths.append(np.array([len(row) for row in ids], dtype=np.int64))
+        tokens.append(np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=int(lengths[-1].sum())))
+    if not tokens:
+        raise BadInputError("there is no text")
+    return np.concatenate(tokens), _offsets(np.concatenate(lengths))
 
 
 def _offsets(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -126,7 +154,7 @@ def _token_ids(tokenizer: Tokenizer, texts: Sequence[str], manifest: Manifest) -
     return [prompt.cut(encoding, text, manifest.max_tokens) for encoding, text in zip(encoded, texts, strict=True)]
 
 
-def _batches(rows: Iterator[Row]) -> Iterator[Sequence[Row]]:
+def _batches(rows: Iterator[T]) -> Iterator[Sequence[T]]:
     while batch := list(islice(rows, _ROWS_PER_BATCH)):
         yield batch
 

@@ -19,6 +19,7 @@ from fwdllm_client.engine.class_sums import ClassSum, class_sums
 from fwdllm_client.engine.cost import PassCost
 from fwdllm_client.engine.derivatives import Derivatives, DirectionTask, directional_derivatives
 from fwdllm_client.engine.evaluate import Evaluation, evaluate
+from fwdllm_client.engine.predict import Prediction, predict
 from fwdllm_client.engine.runs import TOKENS_PER_RUN
 from fwdllm_client.engine.sessions import Cpu, Provider
 from fwdllm_client.engine.stages import Float32, StageChain
@@ -87,6 +88,13 @@ class Engine:
         :raises BadInputError: θ has another length.
         """
         return evaluate(self._shared, self._checked(theta), rows)
+
+    def predict(self, theta: Float32, rows: RowIndices) -> Sequence[Prediction]:
+        """Predict each of ``rows`` at ``theta``, float32 ``[d]``.
+
+        :raises BadInputError: θ has another length.
+        """
+        return predict(self._shared, self._checked(theta), rows)
 
     def class_sums(self, theta: Float32, rows: RowIndices) -> Sequence[ClassSum]:
         """Sum the head's inputs at ``theta``, float32 ``[d]``, for each class among ``rows``.

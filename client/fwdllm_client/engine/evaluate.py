@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fwdllm_client.data import Dataset
 from fwdllm_client.data.split import RowIndices
@@ -42,29 +42,38 @@ class Evaluation:
 
 
 def evaluate(shared: Rows, theta: Float32, rows: RowIndices) -> Evaluation:
-    """Evaluate ``rows`` at ``theta``, float32 ``[d]``."""
-    chain, dataset = shared.chain, shared.dataset
-    stage, base = chain.last, BasePass(shared, theta)
-    base.fill(stage, rows)
+    """Predict ``rows`` at ``theta``, float32 ``[d]``."""
+    dataset = shared.dataset
     found, total_loss = Evaluation(0, 0, math.nan, None if dataset.passages is None else 0.0), 0.0
-    for group in base.ready(stage, run_groups(shared, stage, rows)):
-        text, activation, labels = RunInputs(shared, base, stage, group).tiled(1)
-        head = [chain.theta_of(stage, theta)]
-        losses, logits = chain.loss(stage, text, activation, labels, head, outputs=("loss", "logits"))
-        found = _with(found, dataset, group.rows, logits, labels)
-        total_loss += float(losses[dataset.learnable(group.rows)].sum(dtype=np.float64))
-    shared.cost.add(shared.padded[rows], stage, stage + 1)
+    for group_rows, losses, logits in scored(shared, theta, rows):
+        found = _with(found, dataset, group_rows, logits)
+        total_loss += float(losses[dataset.learnable(group_rows)].sum(dtype=np.float64))
     with_loss = int(dataset.learnable(rows).sum())
     return replace(found, loss=total_loss / with_loss if with_loss else math.nan)
 
 
-def _with(
-    found: Evaluation, dataset: Dataset, rows: RowIndices, logits: Float32, labels: NDArray[np.int64]
-) -> Evaluation:
+def scored(shared: Rows, theta: Float32, rows: RowIndices) -> Iterator[tuple[RowIndices, Float32, Float32]]:
+    """Run ``rows`` at ``theta``, float32 ``[d]``, in groups; each row comes once, in an order of its own.
+
+    A group is its row indices ``[N]``, their losses ``[N]`` and their logits, ``[N, labels]`` or ``[N, T, 2]``.
+    """
+    chain = shared.chain
+    stage, base = chain.last, BasePass(shared, theta)
+    base.fill(stage, rows)
+    head = [chain.theta_of(stage, theta)]
+    for group in base.ready(stage, run_groups(shared, stage, rows)):
+        text, activation, labels = RunInputs(shared, base, stage, group).tiled(1)
+        losses, logits = chain.loss(stage, text, activation, labels, head, outputs=("loss", "logits"))
+        yield group.rows, losses, logits
+    shared.cost.add(shared.padded[rows], stage, stage + 1)
+
+
+def _with(found: Evaluation, dataset: Dataset, rows: RowIndices, logits: Float32) -> Evaluation:
     """Add the predictions of ``logits`` for ``rows`` to ``found``."""
     passages, total = dataset.passages, found.total + len(rows)
     if passages is None:
-        return replace(found, correct=found.correct + int((logits.argmax(axis=1) == labels).sum()), total=total)
+        correct = int((logits.argmax(axis=1) == dataset.labels[rows]).sum())
+        return replace(found, correct=found.correct + correct, total=total)
     exact, overlap = found.correct, found.f1 or 0.0
     for row, scores in zip(rows.tolist(), logits, strict=True):
         prediction = answer(passages, row, int(dataset.offsets[row]), scores)

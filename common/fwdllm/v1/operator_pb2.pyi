@@ -188,13 +188,71 @@ class DeviceEffort(_message.Message):
     failure: str
     def __init__(self, device_id: _Optional[str] = ..., scalars: _Optional[int] = ..., seconds: _Optional[float] = ..., example_passes: _Optional[float] = ..., peak_rss_bytes: _Optional[int] = ..., bytes_sent: _Optional[int] = ..., bytes_received: _Optional[int] = ..., artifact_bytes: _Optional[int] = ..., signal_to_noise: _Optional[float] = ..., noisy: bool = ..., joules: _Optional[float] = ..., failure: _Optional[str] = ...) -> None: ...
 
+class ExportAdapterRequest(_message.Message):
+    __slots__ = ("job", "version", "best", "format")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    BEST_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    version: int
+    best: bool
+    format: str
+    def __init__(self, job: _Optional[str] = ..., version: _Optional[int] = ..., best: bool = ..., format: _Optional[str] = ...) -> None: ...
+
 class AdapterChunk(_message.Message):
-    __slots__ = ("file_name", "data")
+    __slots__ = ("file_name", "data", "version")
     FILE_NAME_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
     file_name: str
     data: bytes
-    def __init__(self, file_name: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
+    version: int
+    def __init__(self, file_name: _Optional[str] = ..., data: _Optional[bytes] = ..., version: _Optional[int] = ...) -> None: ...
+
+class JobHistory(_message.Message):
+    __slots__ = ("job_id", "name", "versions")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    name: str
+    versions: _containers.RepeatedCompositeFieldContainer[VersionRecord]
+    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., versions: _Optional[_Iterable[_Union[VersionRecord, _Mapping]]] = ...) -> None: ...
+
+class VersionRecord(_message.Message):
+    __slots__ = ("version", "round", "directions", "variance", "variance_threshold", "reason", "committed_unix_s", "evaluation")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
+    VARIANCE_FIELD_NUMBER: _ClassVar[int]
+    VARIANCE_THRESHOLD_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_UNIX_S_FIELD_NUMBER: _ClassVar[int]
+    EVALUATION_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    round: int
+    directions: int
+    variance: float
+    variance_threshold: float
+    reason: str
+    committed_unix_s: float
+    evaluation: Evaluation
+    def __init__(self, version: _Optional[int] = ..., round: _Optional[int] = ..., directions: _Optional[int] = ..., variance: _Optional[float] = ..., variance_threshold: _Optional[float] = ..., reason: _Optional[str] = ..., committed_unix_s: _Optional[float] = ..., evaluation: _Optional[_Union[Evaluation, _Mapping]] = ...) -> None: ...
+
+class JobSpec(_message.Message):
+    __slots__ = ("job_id", "name", "spec_toml", "base_folder", "resolved_json")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SPEC_TOML_FIELD_NUMBER: _ClassVar[int]
+    BASE_FOLDER_FIELD_NUMBER: _ClassVar[int]
+    RESOLVED_JSON_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    name: str
+    spec_toml: str
+    base_folder: str
+    resolved_json: str
+    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., spec_toml: _Optional[str] = ..., base_folder: _Optional[str] = ..., resolved_json: _Optional[str] = ...) -> None: ...
 
 class CreateJoinTokenRequest(_message.Message):
     __slots__ = ("name", "lifetime_s")

@@ -57,8 +57,18 @@ class OperatorServiceStub(object):
                 )
         self.ExportAdapter = channel.unary_stream(
                 '/fwdllm.v1.OperatorService/ExportAdapter',
-                request_serializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.SerializeToString,
+                request_serializer=fwdllm_dot_v1_dot_operator__pb2.ExportAdapterRequest.SerializeToString,
                 response_deserializer=fwdllm_dot_v1_dot_operator__pb2.AdapterChunk.FromString,
+                )
+        self.GetJobHistory = channel.unary_unary(
+                '/fwdllm.v1.OperatorService/GetJobHistory',
+                request_serializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.SerializeToString,
+                response_deserializer=fwdllm_dot_v1_dot_operator__pb2.JobHistory.FromString,
+                )
+        self.GetJobSpec = channel.unary_unary(
+                '/fwdllm.v1.OperatorService/GetJobSpec',
+                request_serializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.SerializeToString,
+                response_deserializer=fwdllm_dot_v1_dot_operator__pb2.JobSpec.FromString,
                 )
         self.CreateJoinToken = channel.unary_unary(
                 '/fwdllm.v1.OperatorService/CreateJoinToken',
@@ -141,6 +151,20 @@ class OperatorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetJobHistory(self, request, context):
+        """List what each version of a job's model was worth and cost.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetJobSpec(self, request, context):
+        """Return what a job runs, with every value that its file leaves to the defaults.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CreateJoinToken(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -204,8 +228,18 @@ def add_OperatorServiceServicer_to_server(servicer, server):
             ),
             'ExportAdapter': grpc.unary_stream_rpc_method_handler(
                     servicer.ExportAdapter,
-                    request_deserializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.FromString,
+                    request_deserializer=fwdllm_dot_v1_dot_operator__pb2.ExportAdapterRequest.FromString,
                     response_serializer=fwdllm_dot_v1_dot_operator__pb2.AdapterChunk.SerializeToString,
+            ),
+            'GetJobHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJobHistory,
+                    request_deserializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.FromString,
+                    response_serializer=fwdllm_dot_v1_dot_operator__pb2.JobHistory.SerializeToString,
+            ),
+            'GetJobSpec': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetJobSpec,
+                    request_deserializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.FromString,
+                    response_serializer=fwdllm_dot_v1_dot_operator__pb2.JobSpec.SerializeToString,
             ),
             'CreateJoinToken': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateJoinToken,
@@ -381,8 +415,42 @@ class OperatorService(object):
             timeout=None,
             metadata=None):
         return grpc.experimental.unary_stream(request, target, '/fwdllm.v1.OperatorService/ExportAdapter',
-            fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.SerializeToString,
+            fwdllm_dot_v1_dot_operator__pb2.ExportAdapterRequest.SerializeToString,
             fwdllm_dot_v1_dot_operator__pb2.AdapterChunk.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetJobHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/fwdllm.v1.OperatorService/GetJobHistory',
+            fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.SerializeToString,
+            fwdllm_dot_v1_dot_operator__pb2.JobHistory.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def GetJobSpec(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/fwdllm.v1.OperatorService/GetJobSpec',
+            fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.SerializeToString,
+            fwdllm_dot_v1_dot_operator__pb2.JobSpec.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

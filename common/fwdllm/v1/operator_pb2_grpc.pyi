@@ -46,8 +46,12 @@ class OperatorServiceStub:
     """Continue a job that was paused or stopped, or failed."""
     SetJobPriority: _grpc.UnaryUnaryMultiCallable[_operator_pb2.SetJobPriorityRequest, _operator_pb2.Job]
     """Set the priority: of jobs that wait for the same devices the one with the highest gets them."""
-    ExportAdapter: _grpc.UnaryStreamMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.AdapterChunk]
+    ExportAdapter: _grpc.UnaryStreamMultiCallable[_operator_pb2.ExportAdapterRequest, _operator_pb2.AdapterChunk]
     """Send the trained adapter, file by file."""
+    GetJobHistory: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.JobHistory]
+    """List what each version of a job's model was worth and cost."""
+    GetJobSpec: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.JobSpec]
+    """Return what a job runs, with every value that its file leaves to the defaults."""
     CreateJoinToken: _grpc.UnaryUnaryMultiCallable[_operator_pb2.CreateJoinTokenRequest, _operator_pb2.CreateJoinTokenResponse]
     ListDevices: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ListDevicesRequest, _operator_pb2.ListDevicesResponse]
     RevokeDevice: _grpc.UnaryUnaryMultiCallable[_operator_pb2.RevokeDeviceRequest, _operator_pb2.Device]
@@ -70,8 +74,12 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """Continue a job that was paused or stopped, or failed."""
     SetJobPriority: _aio.UnaryUnaryMultiCallable[_operator_pb2.SetJobPriorityRequest, _operator_pb2.Job]  # type: ignore[assignment]
     """Set the priority: of jobs that wait for the same devices the one with the highest gets them."""
-    ExportAdapter: _aio.UnaryStreamMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.AdapterChunk]  # type: ignore[assignment]
+    ExportAdapter: _aio.UnaryStreamMultiCallable[_operator_pb2.ExportAdapterRequest, _operator_pb2.AdapterChunk]  # type: ignore[assignment]
     """Send the trained adapter, file by file."""
+    GetJobHistory: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.JobHistory]  # type: ignore[assignment]
+    """List what each version of a job's model was worth and cost."""
+    GetJobSpec: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.JobSpec]  # type: ignore[assignment]
+    """Return what a job runs, with every value that its file leaves to the defaults."""
     CreateJoinToken: _aio.UnaryUnaryMultiCallable[_operator_pb2.CreateJoinTokenRequest, _operator_pb2.CreateJoinTokenResponse]  # type: ignore[assignment]
     ListDevices: _aio.UnaryUnaryMultiCallable[_operator_pb2.ListDevicesRequest, _operator_pb2.ListDevicesResponse]  # type: ignore[assignment]
     RevokeDevice: _aio.UnaryUnaryMultiCallable[_operator_pb2.RevokeDeviceRequest, _operator_pb2.Device]  # type: ignore[assignment]
@@ -143,10 +151,26 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def ExportAdapter(
         self,
-        request: _operator_pb2.GetJobRequest,
+        request: _operator_pb2.ExportAdapterRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_operator_pb2.AdapterChunk], _abc.AsyncIterator[_operator_pb2.AdapterChunk]]:
         """Send the trained adapter, file by file."""
+
+    @_abc_1.abstractmethod
+    def GetJobHistory(
+        self,
+        request: _operator_pb2.GetJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.JobHistory, _abc.Awaitable[_operator_pb2.JobHistory]]:
+        """List what each version of a job's model was worth and cost."""
+
+    @_abc_1.abstractmethod
+    def GetJobSpec(
+        self,
+        request: _operator_pb2.GetJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.JobSpec, _abc.Awaitable[_operator_pb2.JobSpec]]:
+        """Return what a job runs, with every value that its file leaves to the defaults."""
 
     @_abc_1.abstractmethod
     def CreateJoinToken(

@@ -14,75 +14,127 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from fwdllm.v1.operator_pb2 import AdapterChunk, GetJobRequest, Job
+from fwdllm.v1.operator_pb2 import AdapterChunk, ExportAdapterRequest, GetJobRequest, Job
 from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.files import storage_error, sync
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
 from fwdllm_server.cli.formatting import printable, size
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument, JsonOption
 from fwdllm_server.cli.progress import state_word
-from fwdllm_server.model.adapter import name_base
+from fwdllm_server.model.adapter import ExportFormat, name_base
 from fwdllm_server.views.message_json import print_json
 
 _MOST_PARTS = 2
+_MOST_VERSIONS = 1 << 63
 
 
 def export(
     job: JobArgument,
     out: Annotated[Path, typer.Option(help="The folder to create. It must not exist, or be empty.")],
+    kind: Annotated[
+        ExportFormat,
+        typer.Option("--format", help="PEFT's adapter, transformers' merged model, or one ONNX graph."),
+    ] = "peft",
+    version: Annotated[
+        str, typer.Option(metavar="best|N", help="A version, or the best on the held-out rows; else the newest.")
+    ] = "",
     folder: FolderOption = DEFAULT_FOLDER,
     json: JsonOption = False,
 ) -> None:
-    """Write the trained adapter into a new folder, in PEFT's format. Tokenizer, base model and card are included."""
+    """Write the trained model into a new folder, with its tokenizer and a card."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInputError(f"{out} exists and is not an empty folder; choose another with --out")
     # The rename below makes the export atomic: the folder appears complete or not at all.
     partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
+    adapter = partial.with_suffix(".adapter")
     try:
         partial.mkdir(parents=True)
         with operator_service(folder) as service:
             found = service.GetJob(GetJobRequest(job=job), timeout=ANSWER_S)
-            with _progress(found) as report:
-                files = _write(partial, service.ExportAdapter(GetJobRequest(job=found.job_id)), report)
-        name_base(partial, out)
+            with _progress(found, version) as report:
+                request = _request(found.job_id, kind, version)
+                received = receive_adapter(
+                    partial if kind == "peft" else adapter, service.ExportAdapter(request), report
+                )
+                _check_version(request, received)
+                made_of = found.version if received is None else received
+                if kind == "peft":
+                    name_base(partial, out)
+                else:
+                    report("writing the model")
+                    _convert(adapter, kind, partial)
+        files = sorted(path.relative_to(partial).as_posix() for path in partial.rglob("*") if path.is_file())
+        for name in files:
+            sync(partial / name)
         partial.replace(out)
         sync(out.absolute().parent)
     except OSError as error:
         raise storage_error(out, error) from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        for left in (partial, adapter):
+            shutil.rmtree(left, ignore_errors=True)
     if json:
-        print_json({"folder": str(out.absolute()), "files": files, "job_id": found.job_id, "version": found.version})
+        print_json({"folder": str(out.absolute()), "files": files, "job_id": found.job_id, "version": made_of})
     else:
         print(f"{out.absolute()}: {', '.join(files)}")
 
 
 @contextmanager
-def _progress(job: Job) -> Iterator[Callable[[str], None]]:
+def _progress(job: Job, version: str) -> Iterator[Callable[[str], None]]:
     """Yield a function that shows the export's progress on a terminal. Name the job if several have its name."""
-    which = f"{printable(job.name)} ({job.job_id}, {state_word(job)}) at version {job.version}"
+    which = f"{printable(job.name)} ({job.job_id}, {state_word(job)}) at version {version or job.version}"
     if job.same_name:
         print(f"{which}; of the same name: {', '.join(job.same_name)}, exported by their ids", file=sys.stderr)
     with Console(stderr=True).status(Text(f"exporting {which}")) as status:
         yield lambda what: status.update(Text(f"exporting {which}: {what}"))
 
 
-def _write(folder: Path, chunks: Iterable[AdapterChunk], report: Callable[[str], None]) -> list[str]:
-    names: list[str] = []
+def _request(job_id: str, kind: ExportFormat, version: str) -> ExportAdapterRequest:
+    """Ask for a version, ``best``, a number or nothing for the newest.
+
+    :raises BadInputError: it is none of them.
+    """
+    if version in ("", "best"):
+        return ExportAdapterRequest(job=job_id, format=kind, best=version == "best")
+    if not (version.isascii() and version.isdecimal()) or int(version) >= _MOST_VERSIONS:
+        raise BadInputError(f"--version is {version!r}; it is the number of a version, 0 or more, or the word best")
+    return ExportAdapterRequest(job=job_id, format=kind, version=int(version))
+
+
+def _check_version(request: ExportAdapterRequest, received: int | None) -> None:
+    if received is None and (request.best or request.HasField("version")):
+        raise BadInputError("this coordinator exports the newest version alone; update it, or leave --version out")
+
+
+def _convert(adapter: Path, kind: ExportFormat, out: Path) -> None:
+    try:
+        from fwdllm_server.model.standalone import convert  # with torch: seconds that other commands do without
+    except ImportError as error:
+        raise BadInputError(f"--format {kind} needs torch here; pip install 'fwdllm[server]' ({error})") from error
+    convert(adapter, kind, out)
+
+
+def receive_adapter(folder: Path, chunks: Iterable[AdapterChunk], report: Callable[[str], None]) -> int | None:
+    """Write the files of ``chunks`` into ``folder`` and return the version that they are of.
+
+    :raises IntegrityError: the name of a file leads elsewhere.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names: set[str] = set()
     total = 0
+    version = None
     for chunk in chunks:
+        version = chunk.version if chunk.HasField("version") else None
         name = chunk.file_name
         if name not in names:
             _check(name)
-            names.append(name)
+            names.add(name)
             (folder / name).parent.mkdir(exist_ok=True)
         with (folder / name).open("ab") as file:
             file.write(chunk.data)
         total += len(chunk.data)
         report(f"{name}, {size(total)}")
-    for name in names:
-        sync(folder / name)
-    return names
+    return version
 
 
 def _check(name: str) -> None:

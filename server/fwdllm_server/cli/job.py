@@ -23,6 +23,7 @@ from fwdllm.v1.operator_pb2 import (
 )
 from fwdllm_common.errors import BadInputError, JobFailedError, StoppedError, UnreachableError, WaitTimeoutError
 from fwdllm_common.protocol import MOST_PRIORITY
+from fwdllm_server.cli import job_records
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
 from fwdllm_server.cli.display import Display
 from fwdllm_server.cli.formatting import columns, printable
@@ -167,6 +168,10 @@ def resume(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOp
     """Resume a job that was paused or stopped, or has failed."""
     with operator_service(folder) as service:
         _print_job(service.ResumeJob(GetJobRequest(job=job), timeout=ANSWER_S), json)
+
+
+app.command("history")(job_records.history)
+app.command("spec")(job_records.spec)
 
 
 def _score(found: Evaluation) -> str:

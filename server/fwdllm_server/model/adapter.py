@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from safetensors import SafetensorError
@@ -18,6 +18,8 @@ ADAPTER_FILE = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 BASE_FOLDER = "base"
 CARD = "README.md"
+ExportFormat = Literal["peft", "transformers", "onnx"]
+"""What a trained model can be exported as; all but the first are made of the first, by ``model.standalone``."""
 _CORE = ".lora_A.default.core.weight"
 
 
@@ -57,6 +59,18 @@ def trained_tensors(template_folder: Path, layout: Layout, theta: Float32Vector)
         else:
             tensors[name] = np.ascontiguousarray(value)
     return save(tensors, metadata={"format": "pt"})
+
+
+def export_format(word: str) -> ExportFormat:
+    """Return the format of this name; without a name it is PEFT's.
+
+    :raises BadInputError: there is no such format.
+    """
+    known: tuple[ExportFormat, ...] = get_args(ExportFormat)
+    for kind in known:
+        if kind == (word or "peft"):
+            return kind
+    raise BadInputError(f"no format {word!r}; there are {', '.join(known)}")
 
 
 def name_base(folder: Path, out: Path) -> None:

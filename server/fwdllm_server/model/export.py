@@ -12,7 +12,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 from peft import PeftModel
-from torch import Tensor
+from torch import Tensor, nn
 from torch.export import Dim
 from transformers import PreTrainedModel
 
@@ -22,7 +22,7 @@ from fwdllm_common.layout import Layout
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest, Stage
 from fwdllm_common.prompt import Prompt
 from fwdllm_common.task import CLASSIFICATION, Task
-from fwdllm_server.model.batched_modules import BatchedModel, make_twin_model
+from fwdllm_server.model.batched_modules import make_twin_model
 from fwdllm_server.model.cost import weights_multiplied
 from fwdllm_server.model.segments import segment_separator
 from fwdllm_server.model.split import cut_stage, save_stage
@@ -67,8 +67,8 @@ def export_bundle(
     _check_padding(peft_model, pad_token_id)
     _check_length(peft_model, max_tokens)
     twin = make_twin_model(peft_model, layout)
-    _fix_rotations(twin, max_tokens)
-    _single_operators(twin)
+    fix_rotations(twin.model, max_tokens)
+    single_operators(twin.model)
     cuts = frozen_cuts(twin, stage_weights)
     separator = None if task == CLASSIFICATION else segment_separator(peft_model.config, tokenizer_json)
     model = _export(StagedLoss(twin, list(layout.blocks), cuts, separator), layout, max_tokens, task, len(cuts))
@@ -101,7 +101,7 @@ def _export(staged: StagedLoss, layout: Layout, max_tokens: int, task: Task, cut
     text = {0: row_dim, 1: token_dim}
     # A block may have its own number of copies: where only one block is perturbed, the others need a single copy.
     copies = [{0: Dim(f"copies_{block}", min=1)} for block in blocks]
-    with _quiet_exporter(), torch.no_grad():
+    with quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
             staged.eval(),
             example,
@@ -156,19 +156,19 @@ def _write_stages(model: ir.Model, cuts: int, layout: Layout, folder: Path) -> I
         )
 
 
-def _single_operators(twin: BatchedModel) -> None:
-    """Attention as products and a softmax: no slower on the CPU (decision 0021), and all that an NPU takes."""
-    for module in twin.model.modules():
+def single_operators(model: nn.Module) -> None:
+    """Compute attention as products and a softmax: no slower on the CPU (decision 0021), and all that an NPU takes."""
+    for module in model.modules():
         if isinstance(module, PreTrainedModel):
             module.set_attn_implementation("eager")
 
 
-def _fix_rotations(twin: BatchedModel, max_tokens: int) -> None:
-    """Rotary positions that follow the longest text of a batch stay as they are for short ones.
+def fix_rotations(model: Any, max_tokens: int) -> None:
+    """Keep rotary positions that follow the longest text of a batch as they are for short ones.
 
     :raises BadInputError: ``max_tokens`` is above the length up to which they do.
     """
-    for module in twin.model.modules():
+    for module in model.modules():
         kinds: str | Mapping[str, str] | None = getattr(module, "rope_type", None)
         if kinds is None:
             continue
@@ -214,8 +214,8 @@ def _check_length(peft_model: PeftModel, max_tokens: int) -> None:
 
 
 @contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """The exporter logs at warning level what it does, and trips over deprecations in its own dependencies."""
+def quiet_exporter() -> Iterator[None]:
+    """Silence the exporter: it logs what it does as warnings, and trips over deprecations in its own dependencies."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from fwdllm_server.model.architecture import head_name, layer_stack
 from fwdllm_server.model.batched_modules import BatchedModel
+from fwdllm_server.model.logits import logits_of
 from fwdllm_server.model.losses import class_losses, span_losses
 from fwdllm_server.model.modeling_fwdllm import AdaptedModule
-from fwdllm_server.model.segments import token_types
 
 Outputs = tuple[Tensor, Tensor, *tuple[Tensor, ...]]
 
@@ -53,35 +53,12 @@ class StagedLoss(nn.Module):
         self._cuts.append(cuts)
         self._theta.by_block.update(zip(self._blocks, thetas, strict=True))
         try:
-            logits = self._logits(input_ids, attention_mask)
+            logits = logits_of(self.classifier, input_ids, attention_mask, self._separator)
         finally:
             self._cuts.clear()
             self._theta.by_block.clear()
         loss = class_losses(logits, labels) if logits.dim() == 2 else span_losses(logits, labels, attention_mask)
         return (loss, logits, *(cuts[name] for name in (*self._frozen_cuts, *self._blocks)))
-
-    def _logits(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        text = {"input_ids": input_ids, "attention_mask": attention_mask}
-        if self._separator is not None:
-            text["token_type_ids"] = token_types(input_ids, self._separator)
-        if head_name(self.classifier) == "score":
-            return self._decoder_logits(text)
-        output: Any = self.classifier(**text)
-        logits: Tensor
-        if "start_logits" in output:
-            logits = torch.stack((output.start_logits, output.end_logits), dim=-1)
-        else:
-            logits = output.logits
-        return logits
-
-    def _decoder_logits(self, text: dict[str, Tensor]) -> Tensor:
-        """The decoder's own rule, with the last token taken before the head, so that features are ``[N, H]``."""
-        hidden = self.classifier.base_model(**text, use_cache=False).last_hidden_state
-        is_text = text["input_ids"] != self.classifier.config.get_text_config().pad_token_id
-        last = (torch.arange(hidden.shape[1]) * is_text).argmax(dim=-1)
-        index = last[:, None, None].expand(-1, 1, hidden.shape[-1])
-        logits: Tensor = self.classifier.score(hidden.gather(1, index).squeeze(1))
-        return logits
 
     def _remember_input(self, name: str) -> Callable[..., Any]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -16,18 +16,19 @@ from fwdllm.v1 import operator_pb2
 from fwdllm.v1.operator_pb2_grpc import OperatorServiceServicer
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.join_token import JoinToken
-from fwdllm_common.layout import Float32Vector
 from fwdllm_common.protocol import CHUNK_BYTES, MOST_PRIORITY, Reason
 from fwdllm_server.coordinator.coordinator import Coordinator
-from fwdllm_server.model.adapter import ADAPTER_FILE, CARD, trained_tensors
+from fwdllm_server.model.adapter import ADAPTER_FILE, CARD, ExportFormat, export_format, trained_tensors
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
 from fwdllm_server.rpc.limits import MAX_TOKEN_LIFETIME_S, bounded, in_range, plain_name
-from fwdllm_server.store import devices, jobs
+from fwdllm_server.store import devices, jobs, ledger
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.views.device_status import REVOKED, DeviceState, DeviceStatus, device_statuses
+from fwdllm_server.views.job_records import history_message, spec_message
 from fwdllm_server.views.job_status import job_message
 from fwdllm_server.views.model_card import model_card
+from fwdllm_server.views.versions import best_version, checked_version
 
 _DAY_S = 86_400
 _MAX_SPEC = 1 << 20
@@ -106,24 +107,33 @@ class OperatorService(OperatorServiceServicer):
         return await self._runtime.in_store(self._job, record.id)
 
     async def ExportAdapter(
-        self, request: operator_pb2.GetJobRequest, context: Context
+        self, request: operator_pb2.ExportAdapterRequest, context: Context
     ) -> AsyncIterator[operator_pb2.AdapterChunk]:
-        """Stream the adapter at the version to export, file by file."""
-        job, theta = await self._runtime.in_store(self._trained, request.job)
+        """Stream the adapter at the version that is asked for, file by file."""
+        kind = export_format(request.format)
+        job = await self._runtime.in_store(self._trained, request)
         template = self._coordinator.folder(job.id).adapter
         made = {
-            ADAPTER_FILE: await asyncio.to_thread(trained_tensors, template, job.manifest.layout, theta),
+            ADAPTER_FILE: await asyncio.to_thread(trained_tensors, template, job.manifest.layout, job.state.theta),
         }
-        if card := await self._runtime.in_store(self._card, job.id, template):
+        if card := await self._runtime.in_store(self._card, job, template, kind):
             made[CARD] = card.encode()
         names = {path.relative_to(template).as_posix() for path in template.rglob("*") if path.is_file()}
         for name in sorted(names | made.keys()):
             # The base model may have gigabytes.
             with BytesIO(made[name]) if name in made else (template / name).open("rb") as file:
                 data = await asyncio.to_thread(file.read, CHUNK_BYTES)
-                yield operator_pb2.AdapterChunk(file_name=name, data=data)
+                yield operator_pb2.AdapterChunk(file_name=name, data=data, version=job.state.version)
                 while data := await asyncio.to_thread(file.read, CHUNK_BYTES):
-                    yield operator_pb2.AdapterChunk(file_name=name, data=data)
+                    yield operator_pb2.AdapterChunk(file_name=name, data=data, version=job.state.version)
+
+    async def GetJobHistory(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.JobHistory:
+        """List every version of a job's model."""
+        return await self._runtime.in_store(self._history, request.job)
+
+    async def GetJobSpec(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.JobSpec:
+        """Tell what a job runs."""
+        return spec_message(await self._runtime.in_store(self._find, request.job))
 
     async def CreateJoinToken(
         self, request: operator_pb2.CreateJoinTokenRequest, context: Context
@@ -165,27 +175,39 @@ class OperatorService(OperatorServiceServicer):
         with self._runtime.database.transaction() as connection:
             return job_message(connection, record, self._runtime.clock())
 
+    def _history(self, id_or_name: str) -> operator_pb2.JobHistory:
+        record = self._find(id_or_name)
+        with self._runtime.database.transaction() as connection:
+            return history_message(connection, record)
+
     def _all_jobs(self) -> list[operator_pb2.Job]:
         now = self._runtime.clock()
         with self._runtime.database.transaction() as connection:
             return [job_message(connection, record, now) for record in jobs.in_state(connection)]
 
-    def _trained(self, id_or_name: str) -> tuple[TrainingJob, Float32Vector]:
-        """A job and θ at its version to export."""
-        record = self._find(id_or_name)
+    def _trained(self, request: operator_pb2.ExportAdapterRequest) -> TrainingJob:
+        record = self._find(request.job)
         if record.header is None:
             raise BadInputError(f"job {record.name} has no model yet ({record.state}); wait for its first round")
         training = self._coordinator.training.get(record.id)
         with self._runtime.database.transaction() as connection:
-            if training is None or record.good_version is not None:
-                training = TrainingJob.load(connection, self._runtime.artifacts, record, record.good_version)
-            return training, training.best(connection, self._runtime.artifacts).theta
+            version = record.good_version
+            if version is None:
+                version = ledger.best_version(connection, record.id)
+            if request.best:
+                version = best_version(connection, record)
+            elif request.HasField("version"):
+                version = checked_version(connection, record, request.version)
+            if training is not None and version is None:
+                return training
+            return TrainingJob.load(connection, self._runtime.artifacts, record, version)
 
-    def _card(self, job_id: str, template: Path) -> str:
+    def _card(self, job: TrainingJob, template: Path, kind: ExportFormat) -> str:
+        command = "fwdllm-server job submit job.toml"
         with self._runtime.database.transaction() as connection:
-            record = jobs.get(connection, job_id)
+            record = jobs.get(connection, job.id)
             assert record is not None
-            return model_card(connection, record, template, self._runtime.clock(), "fwdllm-server job submit job.toml")
+            return model_card(connection, record, template, self._runtime.clock(), command, state=job.state, kind=kind)
 
     def _create_token(self, name: str, expires_at: float) -> tuple[str, bool]:
         with self._runtime.database.transaction() as connection:

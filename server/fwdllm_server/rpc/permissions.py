@@ -34,6 +34,8 @@ CALLERS: Mapping[str, Role | Anyone] = {
     "/fwdllm.v1.OperatorService/ResumeJob": Role.OPERATOR,
     "/fwdllm.v1.OperatorService/SetJobPriority": Role.OPERATOR,
     "/fwdllm.v1.OperatorService/ExportAdapter": Role.OPERATOR,
+    "/fwdllm.v1.OperatorService/GetJobHistory": Role.OPERATOR,
+    "/fwdllm.v1.OperatorService/GetJobSpec": Role.OPERATOR,
     "/fwdllm.v1.OperatorService/CreateJoinToken": Role.OPERATOR,
     "/fwdllm.v1.OperatorService/ListDevices": Role.OPERATOR,
     "/fwdllm.v1.OperatorService/RevokeDevice": Role.OPERATOR,

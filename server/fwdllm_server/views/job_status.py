@@ -17,6 +17,7 @@ from fwdllm_server.store import assignments, efforts, jobs, ledger, rounds
 from fwdllm_server.store.jobs import UNFINISHED, JobRecord, JobState
 from fwdllm_server.store.ledger import EvaluationRecord
 from fwdllm_server.store.rounds import Phase, RoundRecord
+from fwdllm_server.views.versions import best_of
 
 _STATES = {
     JobState.PREPARING: operator_pb2.JOB_STATE_PREPARING,
@@ -103,9 +104,9 @@ def _add_evaluations(connection: Connection, message: operator_pb2.Job) -> None:
     if not found:
         return
     if found[0].version == 0:
-        message.initial_evaluation.CopyFrom(_evaluation(found[0]))
-    message.latest_evaluation.CopyFrom(_evaluation(found[-1]))
-    message.best_evaluation.CopyFrom(_evaluation(max(found, key=lambda record: record.accuracy)))
+        message.initial_evaluation.CopyFrom(evaluation_message(found[0]))
+    message.latest_evaluation.CopyFrom(evaluation_message(found[-1]))
+    message.best_evaluation.CopyFrom(evaluation_message(best_of(found)))
     correct, total, f1 = assignments.federated_counts(connection, message.job_id)
     if total:
         latest = message.latest_evaluation
@@ -115,7 +116,8 @@ def _add_evaluations(connection: Connection, message: operator_pb2.Job) -> None:
             latest.federated_exact_match = correct / total
 
 
-def _evaluation(record: EvaluationRecord) -> operator_pb2.Evaluation:
+def evaluation_message(record: EvaluationRecord) -> operator_pb2.Evaluation:
+    """Return an evaluation as calls tell it, without what devices say of their own rows."""
     return operator_pb2.Evaluation(
         version=record.version,
         accuracy=record.accuracy,

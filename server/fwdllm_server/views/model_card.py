@@ -5,32 +5,41 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection
 
 from fwdllm.v1.operator_pb2 import Job
-from fwdllm_common.prompt import PLACEHOLDER
+from fwdllm_common.replay import ModelState, theta_digest
 from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.config.job import JobSpec, ModelSection
 from fwdllm_server.config.toml_model import parse_toml
-from fwdllm_server.model.adapter import BASE_FOLDER
+from fwdllm_server.model.adapter import BASE_FOLDER, ExportFormat
 from fwdllm_server.store import devices, ledger
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.views.job_status import job_message
+from fwdllm_server.views.usage import usage
 
 _MOST_POINTS = 20
 """Rows of the curve's table; of a longer curve every so many are shown, and the last."""
 
 
 def model_card(
-    connection: Connection, record: JobRecord, template_folder: Path, now: float, command: str, simulated: bool = False
+    connection: Connection,
+    record: JobRecord,
+    template_folder: Path,
+    now: float,
+    command: str,
+    simulated: bool = False,
+    state: ModelState | None = None,
+    kind: ExportFormat = "peft",
 ) -> str:
     """What a reader needs to use the adapter and to judge it, in Markdown, without any path of this machine.
 
-    ``command`` is what the run was begun with. The card is empty where the template has no base model: a job that an
+    ``command`` is what the run was begun with, ``state`` the version that is exported (None for the newest), ``kind``
+    what it is exported as. The card is empty where the template has no base model: a job that an
     older version prepared.
     """
     if not (template_folder / BASE_FOLDER).is_dir():
@@ -40,21 +49,25 @@ def model_card(
     by_id = devices.by_id(connection, [effort.device_id for effort in job.devices])
     rows = sum(device.training_examples for device in by_id.values())
     config = json.loads((template_folder / BASE_FOLDER / "config.json").read_bytes())
+    version = job.version if state is None else state.version
+    digest = job.theta_digest if state is None else theta_digest(state.theta)
+    heads = ("version", *_metrics(spec.model), "loss")
     parts = [
-        _front_matter(spec, Path(record.base_folder)),
+        _front_matter(spec, Path(record.base_folder), kind),
         f"# {record.name}",
         _summary(spec, Path(record.base_folder), simulated),
-        _use(spec.model, "auto_map" in config),
-        "## Results\n\n" + _table(("version", *_metrics(spec.model), "loss"), _curve(connection, job, spec.model)),
+        usage(kind, spec.model, "auto_map" in config),
+        "## Results\n\n" + _table(heads, _curve(connection, job, spec.model, version)),
         "## The run\n\n" + _table(("", ""), _figures(job, rows)),
         f"## How it was made\n\n```\n{command}\n```\n\n`job.toml`:\n\n```toml\n{_job_file(record)}\n```",
-        f"Made by fwdllm {version('fwdllm')}. θ of this version has the SHA-256 `{job.theta_digest.hex()}`.",
+        f"Made by fwdllm {installed_version('fwdllm')}. This is version {version} of the model; its θ has the SHA-256 "
+        f"`{digest.hex()}`.",
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(spec: JobSpec, base_folder: Path) -> str:
-    lines = ["library_name: peft", f"pipeline_tag: {_pipeline(spec.model)}"]
+def _front_matter(spec: JobSpec, base_folder: Path, kind: ExportFormat) -> str:
+    lines = [f"library_name: {kind}", f"pipeline_tag: {_pipeline(spec.model)}"]
     if not _is_local(spec.model, base_folder):
         lines.append(f"base_model: {json.dumps(spec.model.source)}")
     lines += ["tags:", "- fwdllm", "- federated-learning", "- forward-gradient"]
@@ -74,49 +87,15 @@ def _summary(spec: JobSpec, base_folder: Path, simulated: bool) -> str:
     )
 
 
-def _use(model: ModelSection, own_code: bool) -> str:
-    trust = ", trust_remote_code=True" if own_code else ""
-    if model.task == CLASSIFICATION:
-        text = '"a text"' if model.prompt is None else f'{model.prompt!r}.replace("{PLACEHOLDER}", "a text")'
-        code = (
-            "from transformers import pipeline\n\n"
-            f'classify = pipeline("text-classification", model="adapter"{trust}, truncation=True)\n'
-            f"print(classify({text}))"
-        )
-        kind = "SequenceClassification"
-    else:
-        kind = "QuestionAnswering"
-        code = (
-            f"from transformers import AutoModelFor{kind}, AutoTokenizer\n\n"
-            f'model = AutoModelFor{kind}.from_pretrained("adapter"{trust}).eval()\n'
-            f'tokenizer = AutoTokenizer.from_pretrained("adapter"{trust})'
-        )
-    own = (
-        f"\n\n`trust_remote_code` lets transformers run `{BASE_FOLDER}/*.py`, which it has no model for."
-        if own_code
-        else ""
-    )
-    return (
-        f"## Use\n\nWith this folder as `adapter`:\n\n```python\n{code}\n```\n\n"
-        f"Texts are read up to {model.max_tokens} tokens.{own}\n\n"
-        f"As PEFT's, and as one plain model without an adapter:\n\n```python\n"
-        f"from peft import PeftModel\nfrom transformers import AutoModelFor{kind}, AutoTokenizer\n\n"
-        f'base = AutoModelFor{kind}.from_pretrained("adapter/{BASE_FOLDER}"{trust})\n'
-        'model = PeftModel.from_pretrained(base, "adapter")\n'
-        'model.merge_and_unload().save_pretrained("merged")\n'
-        f'AutoTokenizer.from_pretrained("adapter"{trust}).save_pretrained("merged")\n```'
-    )
-
-
 def _metrics(model: ModelSection) -> Sequence[str]:
     return ("accuracy",) if model.task == CLASSIFICATION else ("F1", "exact match")
 
 
-def _curve(connection: Connection, job: Job, model: ModelSection) -> Iterator[Sequence[str]]:
+def _curve(connection: Connection, job: Job, model: ModelSection, version: int) -> Iterator[Sequence[str]]:
     found = ledger.evaluations_of(connection, job.job_id)
     step = -(-len(found) // _MOST_POINTS)
     for at, each in enumerate(found):
-        if at % step == 0 or at == len(found) - 1:
+        if at % step == 0 or at == len(found) - 1 or each.version == version:
             exact = [] if model.task == CLASSIFICATION else [f"{each.exact_match or 0.0:.1%}"]
             yield str(each.version), f"{each.accuracy:.1%}", *exact, f"{each.loss:.4f}"
 

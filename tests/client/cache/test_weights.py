@@ -100,7 +100,7 @@ def test_a_cut_stream_is_repeated(new_weights, job, coordinator, refuse, stop):
 @pytest.mark.parametrize("damage", ["theta", "moment", "cut", "nothing"])
 def test_damaged_local_weights_are_replaced(damage, new_weights, folder, job, coordinator):
     at(new_weights(), job)
-    (file,) = folder.iterdir()
+    (file,) = folder.glob("*.weights")
     data = bytearray(file.read_bytes())
     if damage == "theta":
         data[20] ^= 1

@@ -19,10 +19,13 @@ from fwdllm.v1.operator_pb2 import (
     DeviceEffort,
     Evaluation,
     Job,
+    JobHistory,
+    JobSpec,
     ListDevicesResponse,
     ListJobsResponse,
     Round,
     SubmitJobResponse,
+    VersionRecord,
 )
 from fwdllm.v1.operator_pb2_grpc import OperatorServiceServicer
 from fwdllm_common.errors import BadInputError
@@ -90,6 +93,11 @@ class Scripted(OperatorServiceServicer):
         self.devices = [
             Device(device_id="dev-1", name="pixel7", enrolled_unix_s=1_700_000_000, software="fwdllm/0.1.0\x1b[31m")
         ]
+        self.knows_versions = True
+        self.versions = [
+            VersionRecord(version=0, evaluation=Evaluation(accuracy=0.25, loss=1.5, rows=100)),
+            VersionRecord(version=1, round=2, directions=64, variance=0.5, variance_threshold=0.75, reason="enough"),
+        ]
         self.files = [("adapter_config.json", b"{}"), ("adapter_model.safetensors", b"abc")]
         self.requests: list[object] = []
 
@@ -137,9 +145,19 @@ class Scripted(OperatorServiceServicer):
 
     async def ExportAdapter(self, request, context) -> AsyncIterator[AdapterChunk]:  # noqa: N802
         self._known(request)
+        version = {"version": request.version} if self.knows_versions else {}
         for name, data in self.files:
             for byte in data:
-                yield AdapterChunk(file_name=name, data=bytes([byte]))
+                yield AdapterChunk(file_name=name, data=bytes([byte]), **version)
+
+    async def GetJobHistory(self, request, context):  # noqa: N802
+        self._known(request)
+        return JobHistory(job_id="job-1", name="news", versions=self.versions)
+
+    async def GetJobSpec(self, request, context):  # noqa: N802
+        self._known(request)
+        resolved = '{"preset": null, "job": {"name": "news"}, "model": {"labels": ["no", "yes"]}}'
+        return JobSpec(job_id="job-1", name="news", spec_toml="[job]", base_folder="/srv", resolved_json=resolved)
 
     async def CreateJoinToken(self, request, context):  # noqa: N802
         self._known(request)

@@ -1,3 +1,6 @@
+import pytest
+
+
 async def test_export_writes_every_file_whole(stage, cli, tmp_path):
     out = tmp_path / "models" / "adapter"
     result = await cli("export", "job-1", "--out", str(out), "--json")
@@ -47,3 +50,32 @@ async def test_a_file_name_that_leads_elsewhere_is_refused(stage, cli, tmp_path)
     assert result.code == 7
     assert not (tmp_path / "out" / "escaped").exists()
     assert list((tmp_path / "out").iterdir()) == []
+
+
+async def test_the_version_is_asked_for_and_told(stage, cli, tmp_path):
+    result = await cli("export", "job-1", "--out", str(tmp_path / "a"), "--version", "3", "--json")
+
+    assert result.json["version"] == 3
+    request = stage.service.requests[-1]
+    assert (request.version, request.best, request.format) == (3, False, "peft")
+    assert (await cli("export", "job-1", "--out", str(tmp_path / "b"), "--version", "best")).code == 0
+    request = stage.service.requests[-1]
+    assert (request.HasField("version"), request.best) == (False, True)
+
+
+@pytest.mark.parametrize("version", ["newest", "1.5", "²", str(1 << 64)])
+async def test_a_version_that_is_none_is_refused(stage, cli, tmp_path, version):
+    result = await cli("export", "job-1", "--out", str(tmp_path / "a"), "--version", version)
+
+    assert result.code == 2
+    assert "it is the number of a version, 0 or more, or the word best" in result.err
+
+
+async def test_a_coordinator_that_knows_no_versions_exports_the_newest_alone(stage, cli, tmp_path):
+    stage.service.knows_versions = False
+    assert (await cli("export", "job-1", "--out", str(tmp_path / "a"))).code == 0
+    result = await cli("export", "job-1", "--out", str(tmp_path / "b"), "--version", "0")
+
+    assert result.code == 2
+    assert "update it, or leave --version out" in result.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "server"]

@@ -1,0 +1,41 @@
+"""The logits of a model for classification or for spans, computed alike in every exported graph."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fwdllm_server.model.architecture import head_name
+from fwdllm_server.model.segments import token_types
+
+
+def logits_of(model: Any, input_ids: Tensor, attention_mask: Tensor, separator: int | None = None) -> Tensor:
+    """Return the class scores ``[N, labels]``, or a start and an end score for each token, ``[N, T, 2]``.
+
+    ``input_ids`` and ``attention_mask`` are int64 ``[N, T]``. With a ``separator`` (token id) the model is told which
+    tokens come after it.
+    """
+    text = {"input_ids": input_ids, "attention_mask": attention_mask}
+    if separator is not None:
+        text["token_type_ids"] = token_types(input_ids, separator)
+    if head_name(model) == "score":
+        return _decoder_logits(model, text)
+    output = model(**text)
+    logits: Tensor
+    if "start_logits" in output:
+        logits = torch.stack((output.start_logits, output.end_logits), dim=-1)
+    else:
+        logits = output.logits
+    return logits
+
+
+def _decoder_logits(model: Any, text: dict[str, Tensor]) -> Tensor:
+    """Apply the decoder's own rule, with the last token taken before the head, so that features are ``[N, H]``."""
+    hidden = model.base_model(**text, use_cache=False).last_hidden_state
+    is_text = text["input_ids"] != model.config.get_text_config().pad_token_id
+    last = (torch.arange(hidden.shape[1]) * is_text).argmax(dim=-1)
+    index = last[:, None, None].expand(-1, 1, hidden.shape[-1])
+    logits: Tensor = model.score(hidden.gather(1, index).squeeze(1))
+    return logits

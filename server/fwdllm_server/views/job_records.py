@@ -1,0 +1,47 @@
+"""What a job was asked to do and what became of each version, as calls tell it."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+
+from fwdllm.v1 import operator_pb2
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.toml_model import parse_toml
+from fwdllm_server.store import ledger
+from fwdllm_server.store.jobs import JobRecord
+from fwdllm_server.views.history import committed_after
+from fwdllm_server.views.job_status import evaluation_message
+
+
+def history_message(connection: Connection, record: JobRecord) -> operator_pb2.JobHistory:
+    """Return every version of the job's model, by ascending version; none before there is a model."""
+    evaluations = {each.version: evaluation_message(each) for each in ledger.evaluations_of(connection, record.id)}
+    versions = [operator_pb2.VersionRecord(version=0)] if record.header is not None else []
+    versions += [
+        operator_pb2.VersionRecord(
+            version=each.version,
+            round=each.round,
+            directions=each.directions,
+            variance=each.variance,
+            variance_threshold=each.variance_threshold,
+            reason=each.reason,
+            committed_unix_s=each.committed_at,
+        )
+        for each in committed_after(connection, record.id, 0)
+    ]
+    for message in versions:
+        if message.version in evaluations:
+            message.evaluation.CopyFrom(evaluations[message.version])
+    return operator_pb2.JobHistory(job_id=record.id, name=record.name, versions=versions)
+
+
+def spec_message(record: JobRecord) -> operator_pb2.JobSpec:
+    """Return the job's file, and what it comes to with every default and its preset."""
+    spec = parse_toml(record.spec_toml, JobSpec, record.name)
+    return operator_pb2.JobSpec(
+        job_id=record.id,
+        name=record.name,
+        spec_toml=record.spec_toml,
+        base_folder=record.base_folder,
+        resolved_json=spec.model_dump_json(),
+    )

@@ -1,0 +1,46 @@
+"""Which version of a job's model is meant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import isfinite
+
+from sqlalchemy import Connection
+
+from fwdllm_common.errors import BadInputError
+from fwdllm_server.store import ledger
+from fwdllm_server.store.jobs import JobRecord
+from fwdllm_server.store.ledger import EvaluationRecord
+
+
+def best_version(connection: Connection, record: JobRecord) -> int:
+    """Return the version that the validation rows prefer, or without such rows the best on the held-out rows.
+
+    :raises BadInputError: no version has been evaluated.
+    """
+    chosen = ledger.best_version(connection, record.id)
+    if chosen is not None:
+        return chosen
+    found = ledger.evaluations_of(connection, record.id)
+    if not found:
+        raise BadInputError(f"no version of job {record.name} has been evaluated yet; name one by its number")
+    return best_of(found).version
+
+
+def best_of(found: Sequence[EvaluationRecord]) -> EvaluationRecord:
+    """Return the evaluation with the highest accuracy (or F1), of equal ones that with the lower loss, or the first.
+
+    One whose loss is not finite comes last.
+    """
+    return min(found, key=lambda each: (not isfinite(each.loss), -each.accuracy, each.loss, each.version))
+
+
+def checked_version(connection: Connection, record: JobRecord, version: int) -> int:
+    """Return ``version``.
+
+    :raises BadInputError: the job has no such version.
+    """
+    newest, _ = ledger.totals(connection, record.id)
+    if version > newest:
+        raise BadInputError(f"job {record.name} has no version {version}; it has 0 to {newest}")
+    return version
