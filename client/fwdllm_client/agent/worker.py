@@ -52,9 +52,9 @@ class LocalCompute:
         self._bundle = bundle
         sizes = bundle.manifest.sizes
         self._engines = DeviceEngines(
-            bundle.folder, bundle.manifest, dataset, quota.activations, threads, quota.beside(sizes)
+            bundle.folder, bundle.manifest, dataset, quota.activations, threads, quota.remaining(sizes)
         )
-        quota.make(bundle.sha256, sizes, self._engines.files)
+        quota.reserve(bundle.sha256, sizes, self._engines.files)
         self._tuning = self._engines.tuner.tuning()
         self._engine = self._engines.open(self._tuning)
         self._engine.require(least_rows.of(distinct_rows(dataset, self._training)))

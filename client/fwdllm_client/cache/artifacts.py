@@ -62,7 +62,7 @@ class ArtifactCache:
         """
         sha256 = manifest_sha256.hex()
         manifest = Manifest.from_bytes(self.fetch(sha256, None, check_cancelled).read_bytes())
-        self._quota.make(sha256, manifest.sizes)
+        self._quota.reserve(sha256, manifest.sizes)
         folder = self._bundles / sha256
         for file in manifest.files:
             self._place(self.fetch(file.sha256, file.bytes, check_cancelled), folder / file.name, file.sha256)

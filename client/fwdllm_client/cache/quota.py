@@ -33,11 +33,11 @@ class CacheQuota:
         self._limit_bytes = limit_bytes
         self._in_use: tuple[str, Mapping[Path, int]] = ("", {})
 
-    def beside(self, sizes: Mapping[str, int]) -> int:
+    def remaining(self, sizes: Mapping[str, int]) -> int:
         """Return the bytes left for files derived from a bundle whose files have these ``sizes`` in bytes."""
         return max(0, self._limit_bytes - sum(sizes.values()))
 
-    def make(self, bundle: str, sizes: Mapping[str, int], growing: Mapping[Path, int] | None = None) -> None:
+    def reserve(self, bundle: str, sizes: Mapping[str, int], growing: Mapping[Path, int] | None = None) -> None:
         """Delete files until the ``bundle`` (its SHA-256) fits, whose files have these ``sizes``, bytes by SHA-256.
 
         ``growing`` maps further paths below the folder to the bytes that each may grow to; they stay reserved until

@@ -12,7 +12,7 @@ SHARED = "5" * 64
 
 
 @pytest.fixture
-def new_room(tmp_path):
+def new_quota(tmp_path):
     return lambda limit: CacheQuota(tmp_path, limit)
 
 
@@ -50,111 +50,111 @@ def put(tmp_path):
     return put
 
 
-def bundles(room):
-    return sorted(path.name[0] for path in room.bundles.iterdir())
+def bundles(quota):
+    return sorted(path.name[0] for path in quota.bundles.iterdir())
 
 
-def files(room):
-    return sorted(path.name[0] for path in room.files.iterdir())
+def files(quota):
+    return sorted(path.name[0] for path in quota.files.iterdir())
 
 
-def test_the_bundle_used_longest_ago_goes_with_its_files(new_room, add):
-    room = new_room(400)
+def test_the_bundle_used_longest_ago_goes_with_its_files(new_quota, add):
+    quota = new_quota(400)
     add(A, 2, "1" * 64)
     add(B, 1, "2" * 64)
-    room.make(C, {"3" * 64: 100, "4" * 64: 100})
-    assert bundles(room) == ["a"]
-    assert files(room) == ["1", "a"]
+    quota.reserve(C, {"3" * 64: 100, "4" * 64: 100})
+    assert bundles(quota) == ["a"]
+    assert files(quota) == ["1", "a"]
 
 
-def test_nothing_goes_while_there_is_room(new_room, add):
-    room = new_room(1000)
+def test_nothing_goes_while_there_is_room(new_quota, add):
+    quota = new_quota(1000)
     add(A, 1, "1" * 64)
-    room.make(B, {"3" * 64: 100})
-    assert bundles(room) == ["a"]
+    quota.reserve(B, {"3" * 64: 100})
+    assert bundles(quota) == ["a"]
 
 
-def test_a_file_that_another_bundle_has_stays_until_the_last_one_goes(new_room, add):
-    room = new_room(320)
+def test_a_file_that_another_bundle_has_stays_until_the_last_one_goes(new_quota, add):
+    quota = new_quota(320)
     add(A, 1, SHARED, "1" * 64)
     add(B, 2, SHARED)
-    room.make(C, {"3" * 64: 150})
-    assert (bundles(room), files(room)) == (["b"], ["5", "b"])
-    room.make(C, {"3" * 64: 250})
-    assert (bundles(room), files(room)) == ([], [])
+    quota.reserve(C, {"3" * 64: 150})
+    assert (bundles(quota), files(quota)) == (["b"], ["5", "b"])
+    quota.reserve(C, {"3" * 64: 250})
+    assert (bundles(quota), files(quota)) == ([], [])
 
 
-def test_what_the_new_bundle_shares_with_an_old_one_stays(new_room, add):
-    room = new_room(250)
+def test_what_the_new_bundle_shares_with_an_old_one_stays(new_quota, add):
+    quota = new_quota(250)
     add(A, 1, SHARED, "1" * 64)
-    room.make(B, {SHARED: 100, "3" * 64: 150})
-    assert (bundles(room), files(room)) == ([], ["5"])
+    quota.reserve(B, {SHARED: 100, "3" * 64: 150})
+    assert (bundles(quota), files(quota)) == ([], ["5"])
 
 
-def test_the_bundle_itself_stays_though_it_was_used_longest_ago(new_room, add):
-    room = new_room(350)
+def test_the_bundle_itself_stays_though_it_was_used_longest_ago(new_quota, add):
+    quota = new_quota(350)
     sizes = add(A, 1, "1" * 64)
     add(B, 2, "2" * 64)
-    room.make(A, sizes | {"3" * 64: 150})
-    assert bundles(room) == ["a"]
-    assert files(room) == ["1", "a"]
+    quota.reserve(A, sizes | {"3" * 64: 150})
+    assert bundles(quota) == ["a"]
+    assert files(quota) == ["1", "a"]
 
 
-def test_activations_weights_and_prepared_models_go_in_turn(new_room, add, put):
-    room = new_room(500)
+def test_activations_weights_and_prepared_models_go_in_turn(new_quota, add, put):
+    quota = new_quota(500)
     prepared = put("activations/prepared/key/graph.onnx", 1)
     os.utime(prepared.parent, (1, 1))
     weights = put("weights/job.weights", 2)
     activations = put("activations/x.activations", 3)
     tuning = put("activations/tunings/x.json", 0)
-    room.make(A, {"1" * 64: 200})
+    quota.reserve(A, {"1" * 64: 200})
     assert (prepared.exists(), weights.exists(), activations.exists(), tuning.exists()) == (False, True, True, True)
-    room.make(A, {"1" * 64: 300})
+    quota.reserve(A, {"1" * 64: 300})
     assert (weights.exists(), activations.exists()) == (False, True)
 
 
-def test_what_grows_with_a_bundle_stays_until_another_is_named(new_room, add, put):
-    room = new_room(400)
+def test_what_grows_with_a_bundle_stays_until_another_is_named(new_quota, add, put):
+    quota = new_quota(400)
     sizes = add(A, 1, "1" * 64)
     own, other = put("activations/own.activations", 1), put("activations/other.activations", 2)
-    room.make(A, sizes, {own: 250})  # 100 of the file, 2 of the manifest, 250: no room for the other
+    quota.reserve(A, sizes, {own: 250})  # 100 of the file, 2 of the manifest, 250: no room for the other
     assert (own.exists(), other.exists()) == (True, False)
     put("weights/job.weights", 3)
-    room.make(A, sizes)
+    quota.reserve(A, sizes)
     assert own.exists()
-    room.make(B, {"2" * 64: 350})
+    quota.reserve(B, {"2" * 64: 350})
     assert not own.exists()
 
 
-def test_half_a_download_counts_and_stays(new_room, put):
-    room = new_room(210)
+def test_half_a_download_counts_and_stays(new_quota, put):
+    quota = new_quota(210)
     other = put(f"files/{B}.part", 2)
     part = put(f"files/{A}.part", 1)
-    room.make(C, {A: 110})
+    quota.reserve(C, {A: 110})
     assert (part.exists(), other.exists()) == (True, True)
-    room.make(C, {A: 120})
+    quota.reserve(C, {A: 120})
     assert (part.exists(), other.exists()) == (True, False)
 
 
-def test_a_model_beyond_the_limit_is_refused_and_nothing_goes(new_room, add):
-    room = new_room(150)
+def test_a_model_beyond_the_limit_is_refused_and_nothing_goes(new_quota, add):
+    quota = new_quota(150)
     add(A, 1, "1" * 64)
     with pytest.raises(NoRoomError, match=r"raise limit_gb in \[cache\] of client\.toml"):
-        room.make(B, {"3" * 64: 151})
-    assert bundles(room) == ["a"]
+        quota.reserve(B, {"3" * 64: 151})
+    assert bundles(quota) == ["a"]
 
 
-def test_a_full_disk_counts_as_a_limit(new_room, add, monkeypatch):
-    room = new_room(10_000)
+def test_a_full_disk_counts_as_a_limit(new_quota, add, monkeypatch):
+    quota = new_quota(10_000)
     add(A, 1, "1" * 64)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 50}))
-    room.make(B, {"3" * 64: 40})
-    assert bundles(room) == ["a"]
-    room.make(B, {"3" * 64: 60})
-    assert bundles(room) == []
+    quota.reserve(B, {"3" * 64: 40})
+    assert bundles(quota) == ["a"]
+    quota.reserve(B, {"3" * 64: 60})
+    assert bundles(quota) == []
 
 
-def test_a_file_with_two_names_is_counted_once(new_room, add, tmp_path):
+def test_a_file_with_two_names_is_counted_once(new_quota, add, tmp_path):
     add(A, 1, "1" * 64)
     assert bytes_below(tmp_path) == 102
     assert bytes_below(tmp_path / "files" / A) == 2
