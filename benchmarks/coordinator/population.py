@@ -19,7 +19,8 @@ from fwdllm_common.replay import ModelState
 from fwdllm_server.cli import run
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.config.job import JobSpec
-from fwdllm_server.preparation.prepare import PreparedModel, run_header, save_prepared
+from fwdllm_server.preparation.adoption import PreparedModel, save_prepared
+from fwdllm_server.preparation.run_header import run_header
 from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.store import jobs, ledger, schema
 from fwdllm_server.store.artifacts import ArtifactStore

@@ -26,7 +26,8 @@ from fwdllm_server.cli.calls import operator_service
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.server_config import load_config
-from fwdllm_server.preparation.prepare import JobFolder, adopt, save_prepared
+from fwdllm_server.preparation.adoption import adopt, save_prepared
+from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.store import jobs
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database

@@ -23,7 +23,8 @@ from helpers.tiny_text import LABELS, save_tiny_model, write_rows
 from fwdllm.v1.operator_pb2 import ListJobsRequest
 from fwdllm_common.replay import ModelState
 from fwdllm_server.config.home import ServerHome
-from fwdllm_server.preparation.prepare import PreparedModel, run_header, save_prepared
+from fwdllm_server.preparation.adoption import PreparedModel, save_prepared
+from fwdllm_server.preparation.run_header import run_header
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import efforts, jobs, ledger
 from fwdllm_server.store.artifacts import ArtifactStore

@@ -13,7 +13,8 @@ from fwdllm_common.layout import Layout, TensorSpec
 from fwdllm_common.manifest import BundleFile, Manifest, Stage
 from fwdllm_common.protocol import FEATURE_SUMS
 from fwdllm_common.replay import ModelState
-from fwdllm_server.preparation.prepare import PreparedModel, run_header, save_prepared
+from fwdllm_server.preparation.adoption import PreparedModel, save_prepared
+from fwdllm_server.preparation.run_header import run_header
 from fwdllm_server.rounds import feature_reporting
 from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.presence import Present

@@ -16,7 +16,7 @@ from fwdllm_common.manifest import BundleFile, Manifest, Stage
 from fwdllm_common.optimizers import OptimizerSettings
 from fwdllm_common.replay import ModelState, theta_digest
 from fwdllm_server.config.job import JobSpec
-from fwdllm_server.preparation.prepare import run_key
+from fwdllm_server.preparation.run_header import run_key
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import jobs, ledger
 from fwdllm_server.store.artifacts import ArtifactStore

@@ -25,10 +25,11 @@ from fwdllm_server.coordinator.lease_keeper import LeaseKeeper
 from fwdllm_server.coordinator.peers import Peers
 from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.model.source import check_source
+from fwdllm_server.preparation.adoption import PreparedModel, adopt, save_prepared
 from fwdllm_server.preparation.evaluation import check_held_out, held_out_texts
 from fwdllm_server.preparation.export_process import export_in_process
 from fwdllm_server.preparation.job_files import JobFiles
-from fwdllm_server.preparation.prepare import JobFolder, PreparedModel, adopt, save_prepared
+from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.rounds.failover import resume_after_failover
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import jobs, leases, ledger, locks

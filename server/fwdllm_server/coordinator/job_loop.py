@@ -15,7 +15,7 @@ from fwdllm_common.replay import ModelState
 from fwdllm_server.coordinator.grpc_fleet import GrpcFleet
 from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.preparation.evaluation import HeldOutEvaluator
-from fwdllm_server.preparation.prepare import JobFolder
+from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine

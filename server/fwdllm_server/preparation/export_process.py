@@ -15,7 +15,8 @@ from uuid import uuid4
 from fwdllm_common.errors import FwdllmError
 from fwdllm_common.files import storage_error, sync
 from fwdllm_server.config.job import JobSpec
-from fwdllm_server.preparation.prepare import JobFolder, export_model
+from fwdllm_server.preparation.job_folder import JobFolder
+from fwdllm_server.preparation.model_export import export_model
 
 _LOOK_S = 0.5
 
@@ -33,7 +34,7 @@ async def export_in_process(
 ) -> None:
     """Export the model into ``folder`` in a process of its own, unless it is there already.
 
-    See :func:`fwdllm_server.preparation.prepare.export_model`.
+    See :func:`fwdllm_server.preparation.model_export.export_model`.
 
     ``told`` hears of each step that begins.
 

@@ -19,9 +19,10 @@ from fwdllm_common.errors import FwdllmError, IntegrityError, StorageError
 from fwdllm_common.files import make_folder
 from fwdllm_common.manifest import MANIFEST_FILE, Manifest
 from fwdllm_server.config.job import JobSpec
+from fwdllm_server.preparation.adoption import prepared_in
 from fwdllm_server.preparation.evaluation import held_out_texts
 from fwdllm_server.preparation.export_process import export_in_process
-from fwdllm_server.preparation.prepare import JobFolder, prepared_in
+from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.store import jobs
 from fwdllm_server.store.artifacts import ArtifactStore, is_whole
 from fwdllm_server.store.database import reading

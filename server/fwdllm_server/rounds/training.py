@@ -18,7 +18,7 @@ from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import ForwardGradient
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.toml_model import parse_toml
-from fwdllm_server.preparation.prepare import run_header
+from fwdllm_server.preparation.run_header import run_header
 from fwdllm_server.rounds.computing import Desk
 from fwdllm_server.rounds.draw import draw
 from fwdllm_server.rounds.failing import failing_devices

@@ -23,8 +23,10 @@ from fwdllm_common.replay import ModelState
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.model.adapter import name_base, write_adapter
+from fwdllm_server.preparation.adoption import adopt, save_prepared
 from fwdllm_server.preparation.evaluation import HeldOutEvaluator, check_held_out, held_out_texts
-from fwdllm_server.preparation.prepare import JobFolder, adopt, export_model, save_prepared
+from fwdllm_server.preparation.job_folder import JobFolder
+from fwdllm_server.preparation.model_export import export_model
 from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine

@@ -18,7 +18,8 @@ from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.toml_model import parse_toml
-from fwdllm_server.preparation.prepare import PreparedModel, run_header, save_prepared
+from fwdllm_server.preparation.adoption import PreparedModel, save_prepared
+from fwdllm_server.preparation.run_header import run_header
 from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence
