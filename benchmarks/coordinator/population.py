@@ -90,7 +90,7 @@ def add_job(database: Database, artifacts: ArtifactStore, toml: str, weights: in
     header = run_header(spec, layout, theta)
     state = ModelState.initial(header, layout, theta)
     with database.transaction() as connection:
-        jobs.add(connection, JOB, spec.job.name, toml, "/", spec.rounds.count, time.time())
+        jobs.add(connection, JOB, spec, toml, "/", time.time())
         save_prepared(connection, artifacts, JOB, PreparedModel(header, manifest, state, "zeros"))
         ledger.add_evaluation(connection, JOB, EvaluationRecord(0, 0.0, inf, 1))  # there is nothing to evaluate
 

@@ -104,7 +104,7 @@ def _add_job(server_folder: Path, base_folder: Path, place: Workplace) -> None:
     database, artifacts = Database(home.database_url(load_config(home.config_file))), ArtifactStore(home.artifacts)
     prepared = adopt(spec, job, artifacts)
     with database.transaction() as connection:
-        jobs.add(connection, _JOB_ID, spec.job.name, toml, str(base_folder), ROUNDS, time.time())
+        jobs.add(connection, _JOB_ID, spec, toml, base_folder, time.time())
         save_prepared(connection, artifacts, _JOB_ID, prepared)
     database.close()
 

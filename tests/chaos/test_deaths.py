@@ -100,7 +100,7 @@ def add_draft(home: ServerHome) -> None:
     state = ModelState.initial(header, manifest.layout, theta)
     artifacts, database = ArtifactStore(home.artifacts), Database(home.database_url(home.config()))
     with database.transaction() as connection:
-        jobs.add(connection, "job1", spec.job.name, job_toml(SECTIONS), "/", spec.rounds.count, 0.0)
+        jobs.add(connection, "job1", spec, job_toml(SECTIONS), "/", 0.0)
         prepared = PreparedModel(header, artifacts.put(manifest.to_bytes()), state, "class-means", draft=True)
         save_prepared(connection, artifacts, "job1", prepared)
         for version in (0, spec.rounds.count):

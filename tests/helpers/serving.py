@@ -41,6 +41,9 @@ from fwdllm_client.data import DataSource, Source
 from fwdllm_client.policy.policy import Policy
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR, REASON_KEY
 from fwdllm_server.config.home import ServerHome
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.resolved_spec import dump_resolved
+from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.coordinator.coordinator import Coordinator
 from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.rpc.device_service import DeviceService
@@ -259,7 +262,9 @@ def change_job(home: ServerHome, changes: Mapping[str, Mapping[str, Any]]) -> No
             blocks = {f"blocks.{name}": keys for name, keys in spec.pop("blocks").items()}
             merged = {name: {**keys, **changes.get(name, {})} for name, keys in {**spec, **blocks}.items()}
             text = job_toml({"blocks.head": None, "blocks.peft": None, **merged})
-            connection.execute(update(schema.jobs).where(schema.jobs.c.id == record.id).values(spec_toml=text))
+            resolved = dump_resolved(parse_toml(text, JobSpec, record.name))
+            values = {"spec_toml": text, "resolved_spec": resolved}
+            connection.execute(update(schema.jobs).where(schema.jobs.c.id == record.id).values(values))
     database.close()
 
 

@@ -64,7 +64,7 @@ class DraftRig(Rig):
         header = run_header(spec, manifest.layout, theta)
         state = ModelState.initial(header, manifest.layout, theta)
         with database.transaction() as connection:
-            jobs.add(connection, JOB, spec.job.name, job_toml(sections), "/", spec.rounds.count, 0.0)
+            jobs.add(connection, JOB, spec, job_toml(sections), "/", 0.0)
             prepared = PreparedModel(header, artifacts.put(manifest.to_bytes()), state, "class-means", draft=True)
             save_prepared(connection, artifacts, JOB, prepared)
         add_devices(database, devices)

@@ -69,7 +69,7 @@ class ModelSection(_Section):
     @field_validator("labels")
     @classmethod
     def _two_labels(cls, labels: list[str]) -> list[str]:
-        if len(labels) < _LEAST_LABELS:
+        if 0 < len(labels) < _LEAST_LABELS:
             raise ValueError("should have at least two")
         return labels
 

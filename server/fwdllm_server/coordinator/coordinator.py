@@ -289,7 +289,7 @@ class Coordinator:
             doubt.clear()
 
     async def _prepare(self, record: JobRecord, lease: Lease) -> None:
-        spec = parse_toml(record.spec_toml, JobSpec, record.name)
+        spec = record.spec()
         folder = self.folder(record.id)
         source = spec.model.resolved_source(Path(record.base_folder))
         _log.info("preparing the model", job=record.name, source=source)
@@ -315,8 +315,8 @@ class Coordinator:
         assert record is not None
         assert record.manifest_sha256 is not None
         first = found[-1][1] if found else record.draft_sha256
-        spec = parse_toml(record.spec_toml, JobSpec, record.name)
-        return JobFiles(self.runtime.artifacts, self.folder(job_id), spec, record.manifest_sha256, first or "")
+        folder, first_version = self.folder(job_id), first or ""
+        return JobFiles(self.runtime.artifacts, folder, record.spec(), record.manifest_sha256, first_version)
 
     def _unfinished(self) -> list[JobRecord]:
         with self.runtime.database.transaction() as connection:
@@ -350,13 +350,13 @@ class Coordinator:
     def _add_job(self, job_id: str, spec: JobSpec, spec_toml: str, base_folder: Path) -> None:
         now = self.runtime.clock()
         with self.runtime.database.transaction() as connection:
-            name, priority = spec.job.name, spec.job.priority
+            name = spec.job.name
             for same in jobs.unfinished_of_name(connection, name):
                 raise BadInputError(
                     f"job {name} is {same.state} already ({same.id}); give this one another [job] name, "
                     f"or stop that one first with 'fwdllm-server job stop {same.id}'"
                 )
-            jobs.add(connection, job_id, name, spec_toml, str(base_folder), spec.rounds.count, now, priority)
+            jobs.add(connection, job_id, spec, spec_toml, base_folder, now)
             # Others may not find the files that the job begins with.
             leases.take(connection, job_id, self.runtime.name, self.runtime.config.store.lease_s)
 

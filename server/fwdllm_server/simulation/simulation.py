@@ -108,6 +108,7 @@ class Simulation:
             record = self._required_record()
             with self._store.transaction() as connection:
                 self._job = TrainingJob.load(connection, self._artifacts, record)
+            self._spec = self._job.spec  # as it was resolved when the simulation began
             dataset = Dataset.load(data, self._model.bundle / self._job.manifest.tokenizer.name, self._job.manifest)
             self._devices = population.draw(dataset, self._job.manifest.labels, users)
             if is_new:
@@ -296,8 +297,7 @@ class Simulation:
             export_model(self._spec, source, self._model, held_out_texts(self._spec, base_folder))
         prepared = adopt(self._spec, self._model, self._artifacts)
         with self._store.transaction() as connection:
-            name, count = self._spec.job.name, self._spec.rounds.count
-            jobs.add(connection, _JOB_ID, name, spec_toml, str(base_folder), count, 0.0)
+            jobs.add(connection, _JOB_ID, self._spec, spec_toml, base_folder, 0.0)
             save_prepared(connection, self._artifacts, _JOB_ID, prepared)
 
     def _open_engine(self, dataset: Dataset, cache: Path, threads: int) -> Engine:

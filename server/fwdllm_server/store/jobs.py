@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from sqlalchemy import Connection, Row, bindparam, func, select, update
 
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.resolved_spec import dump_resolved, load_resolved
+from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.store.schema import jobs, rounds, snapshots
 
 
@@ -36,6 +40,7 @@ class JobRecord:
     id: str
     name: str
     spec_toml: str
+    resolved_spec: str | None
     base_folder: str
     state: JobState
     message: str
@@ -56,28 +61,36 @@ class JobRecord:
     selected_at: float | None
     good_version: int | None
 
+    def spec(self) -> JobSpec:
+        """Parse the specification that was resolved when the job was submitted.
+
+        A job that a version without resolved specifications submitted has its job file alone.
+
+        :raises BadInputError: it is damaged.
+        """
+        if self.resolved_spec is None:
+            return parse_toml(self.spec_toml, JobSpec, self.name)
+        return load_resolved(self.resolved_spec, self.name)
+
 
 def add(
-    connection: Connection,
-    job_id: str,
-    name: str,
-    spec_toml: str,
-    base_folder: str,
-    rounds_wanted: int,
-    now: float,
-    priority: int = 0,
+    connection: Connection, job_id: str, spec: JobSpec, spec_toml: str, base_folder: str | Path, now: float
 ) -> None:
-    """Queue a new job."""
+    """Add a job that is to be prepared: ``spec`` as parsed, and the job file ``spec_toml`` as the operator wrote it.
+
+    Relative paths in the job file start from ``base_folder``; ``now`` is in seconds since 1970.
+    """
     connection.execute(
         jobs.insert().values(
             id=job_id,
-            name=name,
+            name=spec.job.name,
             spec_toml=spec_toml,
-            base_folder=base_folder,
-            rounds_wanted=rounds_wanted,
+            resolved_spec=dump_resolved(spec),
+            base_folder=str(base_folder),
+            rounds_wanted=spec.rounds.count,
             state=JobState.PREPARING,
             created_at=now,
-            priority=priority,
+            priority=spec.job.priority,
         )
     )
 

@@ -15,7 +15,6 @@ from fwdllm.v1.operator_pb2 import Job
 from fwdllm_common.prompt import PLACEHOLDER
 from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.config.job import JobSpec, ModelSection
-from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.model.adapter import BASE_FOLDER
 from fwdllm_server.store import devices, ledger
 from fwdllm_server.store.jobs import JobRecord
@@ -35,7 +34,7 @@ def model_card(
     """
     if not (template_folder / BASE_FOLDER).is_dir():
         return ""
-    spec = parse_toml(record.spec_toml, JobSpec, record.name)
+    spec = record.spec()
     job = job_message(connection, record, now)
     by_id = devices.by_id(connection, [effort.device_id for effort in job.devices])
     rows = sum(device.training_examples for device in by_id.values())

@@ -143,5 +143,5 @@ class Bench:
         state = ModelState.initial(header, bundle.manifest.layout, theta)
         prepared = PreparedModel(header, self.artifacts.put(bundle.manifest.to_bytes()), state, "zeros")
         with self.store.transaction() as connection:
-            jobs.add(connection, JOB, spec.job.name, toml, "/", spec.rounds.count, 0.0)
+            jobs.add(connection, JOB, spec, toml, "/", 0.0)
             save_prepared(connection, self.artifacts, JOB, prepared)
