@@ -1,4 +1,4 @@
-"""Other coordinators of the same database: devices that wait with one are there for the jobs that another drives."""
+"""The exchange with other coordinators of the same database: devices that wait with one serve the jobs of all."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from fwdllm_server.rounds.presence import Present
 from fwdllm_server.store import waiting
 
 _OVERLAP_S = 5.0
-"""What was written so long ago is read again: a transaction may take a while until others see it."""
+"""The seconds of the past that are read again: a transaction may become visible some time after it began."""
 _REMEMBERED_S = 3600.0
 
 
 class Peers:
-    """Tells other coordinators which devices wait here, and hears of theirs."""
+    """The devices that wait here, published to other coordinators, and theirs, polled."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._heard: dict[str, float] = {}
-        self._heard_until = 0.0
+        self._polled: dict[str, float] = {}
+        self._polled_until = 0.0
 
-    def tell(self, connection: Connection, device_id: str, request: device_pb2.CheckInRequest, now: float) -> None:
-        """A device has checked in and got no work."""
+    def publish(self, connection: Connection, device_id: str, request: device_pb2.CheckInRequest, now: float) -> None:
+        """Publish that a device has checked in at ``now`` (seconds since 1970) and got no work."""
         if not self._runtime.database.shared or request.conditions.holds:
             return
         profile = device_pb2.CheckInRequest(
@@ -41,20 +41,20 @@ class Peers:
         )
         waiting.seen(connection, device_id, self._runtime.name, now, profile.SerializeToString(deterministic=True))
 
-    def hear(self, connection: Connection, room: int) -> None:
-        """Note the devices that have checked in elsewhere, each check-in once, as there is ``room``."""
-        since = max(self._heard_until, self._runtime.clock() - _REMEMBERED_S) - _OVERLAP_S
+    def poll(self, connection: Connection, room: int) -> None:
+        """Admit devices that have checked in with other coordinators, each check-in once, up to ``room`` devices."""
+        since = max(self._polled_until, self._runtime.clock() - _REMEMBERED_S) - _OVERLAP_S
         for row in waiting.elsewhere(connection, self._runtime.name, since):
-            if row.at > self._heard.get(row.device_id, 0.0):
-                self._heard[row.device_id] = row.at
-                self._heard_until = max(self._heard_until, row.at)
+            if row.at > self._polled.get(row.device_id, 0.0):
+                self._polled[row.device_id] = row.at
+                self._polled_until = max(self._polled_until, row.at)
                 self._runtime.presence.admit(replace(_read(row.profile), device_id=row.device_id, at=row.at), room)
-        self._heard = {device: at for device, at in self._heard.items() if at > since}
+        self._polled = {device: at for device, at in self._polled.items() if at > since}
         waiting.forget(connection, since - _REMEMBERED_S)
 
 
 def present(device_id: str, at: float, request: device_pb2.CheckInRequest) -> Present:
-    """A device that has checked in, by what it says of itself."""
+    """Return the device that has checked in at ``at`` (seconds since 1970), as its request describes it."""
     return Present(
         device_id,
         at,

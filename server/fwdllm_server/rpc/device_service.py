@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -193,7 +192,7 @@ class DeviceService(DeviceServiceServicer):
                 response.assignment.CopyFrom(fetch(connection, work, job, now))
                 break
         else:
-            self._coordinator.peers.tell(connection, device_id, request, now)
+            self._coordinator.peers.publish(connection, device_id, request, now)
         return response
 
     def _let_wait(
@@ -318,11 +317,6 @@ class DeviceService(DeviceServiceServicer):
         return device_pb2.CheckInWindow(min_ms=round(1000 * least_s), max_ms=round(1000 * most_s))
 
 
-@lru_cache(maxsize=64)  # thousands of devices say the same words
-def _set_of(words: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(words)
-
-
 def _device_of(sighting: Sighting) -> str:
     return sighting.device_id  # in a fixed order, so that transactions do not wait for each other in a circle
 
@@ -362,7 +356,7 @@ def _own_assignment(connection: Connection, device_id: str, assignment_id: str) 
 
 
 def _why_not(device: Present, job: TrainingJob) -> str:
-    return device.why_not(job.name, _set_of(job.manifest.labels), job.manifest.task, job.spec.devices)
+    return device.why_not(job.name, frozenset(job.manifest.labels), job.manifest.task, job.spec.devices)
 
 
 def _why_it_waits(why_not: Mapping[str, str], wanted: bool, waits: bool) -> str:

@@ -101,6 +101,13 @@ def get(connection: Connection, job_id: str) -> JobRecord | None:
     return None if row is None else _record(row)
 
 
+def required(connection: Connection, job_id: str) -> JobRecord:
+    """Return the job with this id, which is known to be there."""
+    record = get(connection, job_id)
+    assert record is not None
+    return record
+
+
 _STATES = select(jobs.c.id, jobs.c.state).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
 
 
