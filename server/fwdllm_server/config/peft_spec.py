@@ -1,4 +1,4 @@
-"""What a job says about its PEFT method."""
+"""The PEFT method of a job and its settings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MethodName = Literal["lora", "lora-fa", "lora-xs", "adapter", "bitfit", "ia3"]
 BasesKind = Literal["weights", "activations"]
 
 INSTALLED_METHODS = "fwdllm.peft_methods"
-"""Entry points by which other packages bring methods, each a ``fwdllm_server.model.peft.method.Method``."""
+"""The entry points by which other packages add methods, each a ``fwdllm_server.model.peft.method.Method``."""
 
 _LORA_KEYS = {"rank", "alpha", "bases"}
-# What a method reads beside targets and layers.
+# The keys that a method reads in addition to targets and layers.
 METHOD_KEYS: Mapping[str, set[str]] = {
     "lora": _LORA_KEYS,
     "lora-fa": _LORA_KEYS,

@@ -21,16 +21,16 @@ from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.views.job_status import job_message
 
 _MOST_POINTS = 20
-"""Rows of the curve's table; of a longer curve every so many are shown, and the last."""
+"""The number of rows of the curve's table; a longer curve is thinned, and its last point kept."""
 
 
 def model_card(
     connection: Connection, record: JobRecord, template_folder: Path, now: float, command: str, simulated: bool = False
 ) -> str:
-    """What a reader needs to use the adapter and to judge it, in Markdown, without any path of this machine.
+    """Write, in Markdown, what a reader needs to use and judge the adapter, without any path of this machine.
 
-    ``command`` is what the run was begun with. The card is empty where the template has no base model: a job that an
-    older version prepared.
+    ``command`` is the command that started the run. The card is empty where the template has no base model, as for a
+    job that an older version prepared.
     """
     if not (template_folder / BASE_FOLDER).is_dir():
         return ""
@@ -140,7 +140,7 @@ def _table(heads: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
 
 
 def _job_file(record: JobRecord) -> str:
-    """The job's file, of whose paths the names alone are left."""
+    """Return the job file, with every path cut to its last component."""
     tables = tomllib.loads(record.spec_toml)
     base_folder = Path(record.base_folder)
     model = tables.get("model", {})
@@ -153,7 +153,7 @@ def _job_file(record: JobRecord) -> str:
 
 
 def _toml(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
-    """The lines of a TOML file; what JSON writes of a string, a number or a list is TOML too."""
+    """Yield the lines of a TOML file; JSON's form of a string, a number or a list is TOML too."""
     for key, value in tables.items():
         if not isinstance(value, Mapping):
             yield f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}"
