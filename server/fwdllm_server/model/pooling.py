@@ -1,4 +1,4 @@
-"""What a classifier on mean token vectors pools, and by what it is centred."""
+"""The layers that a classifier on mean token vectors pools, and the mean that it is centred by."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fwdllm_server.model.modeling_fwdllm import Centring, MeanPooledClassifier
 
 @torch.no_grad()
 def centre(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> None:
-    """Have a model that centres its features subtract their mean over the texts of ``batches``; others stay alike."""
+    """Set the mean that a model with centred features subtracts to that of the texts of ``batches``."""
     if not isinstance(model, MeanPooledClassifier) or not isinstance(model.centring, Centring):
         return
     found = [model.means(**batch).double() for batch in batches]
@@ -23,7 +23,7 @@ def centre(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> None:
 
 
 def first_and_middle(backbone: nn.Module) -> Sequence[str]:
-    """Paths of the layers whose inputs ``layer-means`` pools: the first, which reads embeddings, and the middle one.
+    """Return the paths of the layers whose inputs ``layer-means`` pools: the first (the embeddings) and the middle one.
 
     :raises BadInputError: the model has fewer than two layers, or runs one several times.
     """
