@@ -54,7 +54,7 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[misc]
     """The classifier ``backbone`` → concatenated means over unmasked tokens → ``classifier`` (linear).
 
     The means are of the last hidden state and of the input of each of the configuration's ``pooled_inputs``; where
-    there are any, the features are centred. Without a ``backbone`` a new one is made, for its weights to be loaded into.
+    there are any, the features are centred. Without a ``backbone`` one is made, for its weights to be loaded into.
     """
 
     config_class = PooledConfig

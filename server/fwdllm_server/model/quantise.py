@@ -166,8 +166,9 @@ class _Weights:
     def table(self, weight: ir.Value) -> tuple[ir.Value, ir.Value, int]:
         """Quantise a table ``[rows, width]`` in blocks along its width.
 
-        Return the weights, uint8 ``[rows, bytes]``, the scales ``[rows, blocks]`` and the number of bits, which is 8 for an odd width: the operator derives the width from the bytes of a
-        row, and a padding half byte would become a column.
+        Return the weights, uint8 ``[rows, bytes]``, the scales ``[rows, blocks]`` and the number of bits. That is 8 for
+        an odd width: the operator derives the width from the bytes of a row, and a padding half byte would become a
+        column.
         """
         assert weight.shape is not None
         bits = 8 if int(weight.shape.numpy()[1]) % 2 else self.bits
