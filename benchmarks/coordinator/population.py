@@ -19,7 +19,8 @@ from fwdllm_common.replay import ModelState
 from fwdllm_server.cli import run
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.config.job import JobSpec
-from fwdllm_server.preparation.prepare import PreparedModel, run_header, save_prepared
+from fwdllm_server.preparation.adoption import PreparedModel, save_prepared
+from fwdllm_server.preparation.run_header import run_header
 from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.store import jobs, ledger, schema
 from fwdllm_server.store.artifacts import ArtifactStore
@@ -89,7 +90,7 @@ def add_job(database: Database, artifacts: ArtifactStore, toml: str, weights: in
     header = run_header(spec, layout, theta)
     state = ModelState.initial(header, layout, theta)
     with database.transaction() as connection:
-        jobs.add(connection, JOB, spec.job.name, toml, "/", spec.rounds.count, time.time())
+        jobs.add(connection, JOB, spec, toml, "/", time.time())
         save_prepared(connection, artifacts, JOB, PreparedModel(header, manifest, state, "zeros"))
         ledger.add_evaluation(connection, JOB, EvaluationRecord(0, 0.0, inf, 1))  # there is nothing to evaluate
 

@@ -25,7 +25,8 @@ from fwdllm_server.cli.calls import operator_service
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.server_config import load_config
-from fwdllm_server.preparation.prepare import JobFolder, adopt, save_prepared
+from fwdllm_server.preparation.adoption import adopt, save_prepared
+from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.store import jobs
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
@@ -99,7 +100,7 @@ def _add_job(server_folder: Path, base_folder: Path, place: Workplace) -> None:
     database, artifacts = Database(home.database_url(load_config(home.config_file))), ArtifactStore(home.artifacts)
     prepared = adopt(spec, job, artifacts)
     with database.transaction() as connection:
-        jobs.add(connection, _JOB_ID, spec.job.name, toml, str(base_folder), ROUNDS, time.time())
+        jobs.add(connection, _JOB_ID, spec, toml, base_folder, time.time())
         save_prepared(connection, artifacts, _JOB_ID, prepared)
     database.close()
 

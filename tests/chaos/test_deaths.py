@@ -23,7 +23,8 @@ from helpers.tiny_text import LABELS, save_tiny_model, write_rows
 from fwdllm.v1.operator_pb2 import ListJobsRequest
 from fwdllm_common.replay import ModelState
 from fwdllm_server.config.home import ServerHome
-from fwdllm_server.preparation.prepare import PreparedModel, run_header, save_prepared
+from fwdllm_server.preparation.adoption import PreparedModel, save_prepared
+from fwdllm_server.preparation.run_header import run_header
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import efforts, jobs, ledger
 from fwdllm_server.store.artifacts import ArtifactStore
@@ -99,7 +100,7 @@ def add_draft(home: ServerHome) -> None:
     state = ModelState.initial(header, manifest.layout, theta)
     artifacts, database = ArtifactStore(home.artifacts), Database(home.database_url(home.config()))
     with database.transaction() as connection:
-        jobs.add(connection, "job1", spec.job.name, job_toml(SECTIONS), "/", spec.rounds.count, 0.0)
+        jobs.add(connection, "job1", spec, job_toml(SECTIONS), "/", 0.0)
         prepared = PreparedModel(header, artifacts.put(manifest.to_bytes()), state, "class-means", draft=True)
         save_prepared(connection, artifacts, "job1", prepared)
         for version in (0, spec.rounds.count):

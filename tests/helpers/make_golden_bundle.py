@@ -13,7 +13,8 @@ from helpers.tiny_job import job_spec
 from helpers.tiny_text import LABELS, save_tiny_model
 
 from fwdllm_client.engine.golden_bundle import GOLDEN_FOLDER
-from fwdllm_server.preparation.prepare import JobFolder, export_model
+from fwdllm_server.preparation.job_folder import JobFolder
+from fwdllm_server.preparation.model_export import export_model
 
 
 def main() -> None:

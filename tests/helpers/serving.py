@@ -42,6 +42,9 @@ from fwdllm_client.policy.policy import Policy
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR, REASON_KEY
 from fwdllm_server.config.home import ServerHome
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.resolved_spec import dump_resolved
+from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.coordinator.coordinator import Coordinator
 from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.rpc.device_service import DeviceService
@@ -263,7 +266,8 @@ def change_job(home: ServerHome, changes: Mapping[str, Mapping[str, Any]]) -> No
             blocks = {f"blocks.{name}": keys for name, keys in spec.pop("blocks").items()}
             merged = {name: {**keys, **changes.get(name, {})} for name, keys in {**spec, **blocks}.items()}
             text = job_toml({"blocks.head": None, "blocks.peft": None, **merged})
-            values: dict[str, Any] = {"spec_toml": text}
+            resolved = dump_resolved(parse_toml(text, JobSpec, record.name))
+            values: dict[str, Any] = {"spec_toml": text, "resolved_spec": resolved}
             auto = [name for name, keys in merged.items() if keys.get("directions") == "auto"]
             if auto and record.header is not None:
                 orthogonal = tuple(name.removeprefix("blocks.") for name in auto)

@@ -13,7 +13,8 @@ from fwdllm_common.layout import Layout, TensorSpec
 from fwdllm_common.manifest import BundleFile, Manifest, Stage
 from fwdllm_common.protocol import FEATURE_SUMS
 from fwdllm_common.replay import ModelState
-from fwdllm_server.preparation.prepare import PreparedModel, run_header, save_prepared
+from fwdllm_server.preparation.adoption import PreparedModel, save_prepared
+from fwdllm_server.preparation.run_header import run_header
 from fwdllm_server.rounds import feature_reporting
 from fwdllm_server.rounds.fetching import fetch
 from fwdllm_server.rounds.presence import Present
@@ -63,7 +64,7 @@ class DraftRig(Rig):
         header = run_header(spec, manifest.layout, theta)
         state = ModelState.initial(header, manifest.layout, theta)
         with database.transaction() as connection:
-            jobs.add(connection, JOB, spec.job.name, job_toml(sections), "/", spec.rounds.count, 0.0)
+            jobs.add(connection, JOB, spec, job_toml(sections), "/", 0.0)
             prepared = PreparedModel(header, artifacts.put(manifest.to_bytes()), state, "class-means", draft=True)
             save_prepared(connection, artifacts, JOB, prepared)
         add_devices(database, devices)

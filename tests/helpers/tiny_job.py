@@ -8,6 +8,7 @@ from math import inf
 from typing import Any
 
 import numpy as np
+from sqlalchemy import Connection
 
 from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Layout, TensorSpec
@@ -16,7 +17,7 @@ from fwdllm_common.manifest import BundleFile, Manifest, Stage
 from fwdllm_common.optimizers import OptimizerSettings
 from fwdllm_common.replay import ModelState, theta_digest
 from fwdllm_server.config.job import JobSpec
-from fwdllm_server.preparation.prepare import run_key
+from fwdllm_server.preparation.run_header import run_key
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import jobs, ledger
 from fwdllm_server.store.artifacts import ArtifactStore
@@ -73,6 +74,12 @@ def tiny_manifest() -> Manifest:
     return Manifest(LABELS, 16, 0, file, LAYOUT, tuple(stages))
 
 
+def add_unprepared_job(connection: Connection, job_id: str, name: str = "tiny", now: float = 0.0) -> None:
+    """What submitting leaves behind."""
+    changes = {"job": {"name": name}}
+    jobs.add(connection, job_id, job_spec(changes), job_toml(changes), "/", now)
+
+
 def add_tiny_job(database: Database, artifacts: ArtifactStore, toml: str, job_id: str = "job1") -> None:
     """What submitting and preparing leave behind: a running job at version 0."""
     spec = JobSpec.model_validate(tomllib.loads(toml))
@@ -80,7 +87,7 @@ def add_tiny_job(database: Database, artifacts: ArtifactStore, toml: str, job_id
     snapshot = artifacts.put(ModelState.initial(header, LAYOUT, THETA).to_bytes())
     manifest = artifacts.put(tiny_manifest().to_bytes())
     with database.transaction() as connection:
-        jobs.add(connection, job_id, spec.job.name, toml, "/", spec.rounds.count, 0.0)
+        jobs.add(connection, job_id, spec, toml, "/", 0.0)
         ledger.add_snapshot(connection, job_id, 0, snapshot)
         jobs.prepared(connection, job_id, header.to_bytes(), manifest, "zeros", LAYOUT.size)
 

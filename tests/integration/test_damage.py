@@ -68,12 +68,13 @@ def add_damaged_job(home: ServerHome, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"spec_toml": "[job"}, "[bad-input] damaged: "),
+        ({"spec_toml": "[job", "resolved_spec": None}, "[bad-input] damaged: "),
+        ({"resolved_spec": "{"}, "[bad-input] damaged: the stored specification is damaged"),
         ({"header": b"\xff\xff"}, "[bad-input] "),
         ({"manifest_sha256": "ab" * 32}, f"[integrity] {MANIFEST_FILE} of the model: damaged or missing"),
         ({"base_folder": "/nowhere", "manifest_sha256": "ab" * 32}, "the model cannot be exported again: "),
     ],
-    ids=["job file", "header", "manifest", "manifest and source"],
+    ids=["job file", "specification", "header", "manifest", "manifest and source"],
 )
 async def test_a_damaged_job_is_failed_with_its_reason_and_the_others_serve(
     home: ServerHome, changes: Mapping[str, object], reason: str
@@ -92,7 +93,7 @@ async def test_a_start_does_not_wait_for_a_job_that_failed_already(
     home: ServerHome, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The damaged job's task has ended and is forgotten before the healthy one's is ready."""
-    add_damaged_job(home, spec_toml="[job")
+    add_damaged_job(home, resolved_spec="{")
     drive = Coordinator._drive
 
     async def drive_later(self: Coordinator, lease: object) -> None:

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import tomllib
 from collections.abc import Iterable
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ import grpc
 import numpy as np
 import pytest
 import yaml
-from helpers.serving import JOB, Serving, everything, refusal, work_until_done
-from helpers.tiny_job import job_toml
+from helpers.serving import JOB, Serving, everything, refusal, serving, work_until_done
+from helpers.tiny_job import add_unprepared_job, job_toml
 from integration.conftest import SECTIONS
 from safetensors.numpy import load_file
+from sqlalchemy import update
 
 from fwdllm.v1.operator_pb2 import (
     JOB_STATE_DONE,
@@ -39,9 +41,14 @@ from fwdllm.v1.operator_pb2 import (
 from fwdllm.v1.operator_pb2_grpc import OperatorServiceStub
 from fwdllm_common.join_token import JoinToken
 from fwdllm_common.replay import theta_digest
-from fwdllm_server.store import jobs
+from fwdllm_server.config import presets
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.toml_model import parse_toml
+from fwdllm_server.store import jobs, schema
 
 RUN = GetJobRequest(job="tiny")
+PRESETS_OWN = ("blocks.head", "blocks.peft", "optimizer", "robust", "rounds")
 BAD_FIELD = (grpc.StatusCode.INVALID_ARGUMENT, "bad-field")
 NOT_FOUND = (grpc.StatusCode.NOT_FOUND, "not-found")
 
@@ -83,6 +90,30 @@ async def test_a_held_out_file_that_does_not_fit_is_refused(server, tmp_path, ro
 
     assert (status, reason) == BAD_FIELD
     assert words in details
+
+
+async def test_a_job_keeps_the_preset_that_it_was_submitted_with(
+    folder: Path, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """An upgrade may bring another preset; a job that was submitted before goes on as it was begun."""
+    home = ServerHome.open(folder / "server")
+    toml = 'preset = "upper-layers"\n' + job_toml({**SECTIONS, "job": {"name": "other"}, **dict.fromkeys(PRESETS_OWN)})
+    async with serving(home) as server:
+        request = SubmitJobRequest(spec_toml=toml, base_folder=str(workplace))
+        await stop(server, (await server.operator.SubmitJob(request)).job_id)
+        with server.runtime.database.transaction() as connection:
+            # The other job has a model already, which saves an export.
+            submitted = jobs.find(connection, "other")
+            assert submitted is not None
+            spec = {"spec_toml": submitted.spec_toml, "resolved_spec": submitted.resolved_spec}
+            connection.execute(update(schema.jobs).where(schema.jobs.c.name == JOB).values(spec))
+    released = (resources.files(presets) / "upper-layers.toml").read_text()
+    (tmp_path / "upper-layers.toml").write_text(released.replace("count = ", "count = 9"))
+    monkeypatch.setattr(presets, "files", lambda _package: tmp_path)
+
+    async with serving(home) as server:
+        (job,) = server.coordinator.training.values()
+        assert parse_toml(toml, JobSpec, "job file").rounds.count == int(f"9{job.spec.rounds.count}")
 
 
 async def test_a_relative_base_folder_is_refused(server):
@@ -387,7 +418,7 @@ async def test_what_runs_has_every_default(server, workplace):
 
 def add_unprepared(server: Serving, name: str, now: float) -> None:
     with server.runtime.database.transaction() as connection:
-        jobs.add(connection, name, name, job_toml(SECTIONS), "/", 2, now)
+        add_unprepared_job(connection, name, name, now)
 
 
 async def test_before_there_is_a_model_there_is_nothing_to_export(server, clock):

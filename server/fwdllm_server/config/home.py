@@ -1,4 +1,4 @@
-"""The server's directory: where its files are, and that only one server serves it."""
+"""The server's directory: the paths of its files, and the lock that admits one server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fwdllm_server.config.server_config import CONFIG_FILE, UNIX, ServerConfig, 
 from fwdllm_server.security.tokens import new_secret
 
 _SHORTEST_TOKEN = 16
-"""Characters of a token for the dashboard."""
+"""The shortest token of the dashboard, in characters."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class ServerHome:
 
     @classmethod
     def open(cls, folder: Path) -> ServerHome:
-        """The directory that ``fwdllm-server init`` made.
+        """Open the directory that ``fwdllm-server init`` made.
 
-        :raises BadInputError: it is not one.
+        :raises BadInputError: it is not a server's directory.
         """
         home = cls(folder.absolute())
         if not home.config_file.is_file():
@@ -39,27 +39,27 @@ class ServerHome:
 
     @property
     def config_file(self) -> Path:
-        """``server.toml``."""
+        """The configuration file, ``server.toml``."""
         return self.folder / CONFIG_FILE
 
     @property
     def ca_certificate(self) -> Path:
-        """PEM, the authority that signs coordinator, operator and devices."""
+        """The certificate (PEM) of the authority that signs coordinator, operator and devices."""
         return self.folder / "ca.pem"
 
     @property
     def ca_key(self) -> Path:
-        """PEM, the authority's key."""
+        """The authority's private key, PEM."""
         return self.folder / "ca.key"
 
     @property
     def operator_certificate(self) -> Path:
-        """PEM, what the command line shows to the operator port."""
+        """The certificate (PEM) that the command line presents to the operator port."""
         return self.folder / "operator.pem"
 
     @property
     def operator_key(self) -> Path:
-        """PEM, the key of :attr:`operator_certificate`."""
+        """The private key (PEM) of :attr:`operator_certificate`."""
         return self.folder / "operator.key"
 
     @property
@@ -69,63 +69,63 @@ class ServerHome:
 
     @property
     def artifacts(self) -> Path:
-        """Content-addressed files: model bundles and snapshots."""
+        """The folder of content-addressed files: model bundles and snapshots."""
         return self.folder / "artifacts"
 
     @property
     def jobs(self) -> Path:
-        """One folder for each job."""
+        """The folder that holds one folder for each job."""
         return self.folder / "jobs"
 
     @property
     def lock_file(self) -> Path:
-        """Locked while a server serves the directory; holds its process id."""
+        """The file that is locked while a server serves the directory; it holds the process id."""
         return self.folder / "lock"
 
     @property
     def operator_address_file(self) -> Path:
-        """Where the operator port was last bound, host:port."""
+        """The file with the host:port that the operator port was last bound to."""
         return self.folder / "operator.address"
 
     @property
     def profiles(self) -> Path:
-        """Reports of ``fwdllm-server profile`` that the dashboard shows, one folder each."""
+        """The folder of the reports of ``fwdllm-server profile`` that the dashboard shows, one folder each."""
         return self.folder / "profiles"
 
     @property
     def dashboard_address_file(self) -> Path:
-        """Where the dashboard was last bound, host:port."""
+        """The file with the host:port that the dashboard was last bound to."""
         return self.folder / "dashboard.address"
 
     @property
     def dashboard_token_file(self) -> Path:
-        """See :meth:`dashboard_token`."""
+        """The file of :meth:`dashboard_token`."""
         return self.folder / "dashboard.token"
 
     def config(self) -> ServerConfig:
-        """``server.toml`` with the environment's overrides.
+        """Load ``server.toml`` with the environment's overrides.
 
         :raises BadInputError: a key or a value is wrong.
         """
         return load_config(self.config_file)
 
     def database_url(self, config: ServerConfig) -> str:
-        """The configured database, SQLite in this directory by default."""
+        """Return the URL of the configured database, by default SQLite in this directory."""
         return config.store.url or f"sqlite:///{self.database}"
 
     def store_folder(self, config: ServerConfig) -> Path:
-        """Where artifacts and jobs are: this directory, or the configured one that several coordinators share."""
+        """Return the folder of artifacts and jobs: this directory, or the configured one that coordinators share."""
         return Path(config.store.folder) if config.store.folder else self.folder
 
     def operator_socket(self, config: ServerConfig) -> Path | None:
-        """The Unix socket of the operator's plane, None if that is on a port."""
+        """Return the path of the operator's Unix socket, None if operators call a port."""
         address = config.listen.operator
         return self.folder / address.removeprefix(UNIX) if address.startswith(UNIX) else None
 
     def operator_address(self, config: ServerConfig) -> str:
-        """Where the command line finds the server: as configured, or as last bound when the port is any free one.
+        """Return the address at which the command line calls the server.
 
-        Either ``unix:`` and an absolute path, or host:port.
+        It is ``unix:`` with an absolute path, or host:port: as configured, or as last bound where port 0 is configured.
         """
         if (path := self.operator_socket(config)) is not None:
             return f"{UNIX}{path}"
@@ -135,14 +135,14 @@ class ServerHome:
         return address
 
     def record_operator_address(self, address: str) -> None:
-        """Keep the bound operator port for :meth:`operator_address`.
+        """Record the bound operator port for :meth:`operator_address`.
 
         :raises StorageError: the directory cannot be written.
         """
         write_atomically(self.operator_address_file, address.encode())
 
     def dashboard_url(self, config: ServerConfig) -> str:
-        """The dashboard's page as configured, or as last bound when the port is any free one; empty if it is off."""
+        """Return the URL of the dashboard as configured, or as last bound for port 0; empty if it is off."""
         address = config.listen.dashboard
         if address.endswith(":0") and self.dashboard_address_file.exists():
             address = self.dashboard_address_file.read_text(encoding="utf-8")
@@ -151,14 +151,16 @@ class ServerHome:
             return ""
         if is_loopback(host):
             return f"http://{address}/"
-        if host in ("0.0.0.0", "[::]"):  # noqa: S104 - every address, of which one is told to devices
+        if host in ("0.0.0.0", "[::]"):  # noqa: S104 - all addresses; devices are given one
             host = in_url(config.public.host)
         return f"https://{host}:{port}/"
 
     def dashboard_token(self) -> str:
-        """What lets a browser on another machine see the dashboard; made where there is none that could not be guessed.
+        """Return the token that admits browsers on other machines to the dashboard.
 
-        :raises StorageError: it cannot be read or written.
+        A new one is made where there is none or where it is too short.
+
+        :raises StorageError: its file cannot be read or written.
         """
         file = self.dashboard_token_file
         try:
@@ -171,7 +173,7 @@ class ServerHome:
         return token
 
     def device_authority(self, config: ServerConfig) -> bytes:
-        """PEM, the authority of the operator's own whose certificates devices may have; empty if there is none.
+        """Return the certificate (PEM) of the operator's own authority for devices; empty if none is configured.
 
         :raises BadInputError: the file cannot be read or holds no certificate.
         """
@@ -188,9 +190,9 @@ class ServerHome:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the directory for this process.
+        """Lock the directory for this process.
 
-        :raises BusyError: another process holds it.
+        :raises BusyError: another process has locked it.
         :raises StorageError: the directory cannot be written.
         """
         with locked(self.lock_file, f"another fwdllm-server serves {self.folder}", "stop it first"):
@@ -198,7 +200,7 @@ class ServerHome:
 
     @property
     def served(self) -> bool:
-        """Whether a server holds the directory now."""
+        """Whether a server serves the directory now."""
         try:
             with self.lock():
                 return False

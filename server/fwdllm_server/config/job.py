@@ -31,9 +31,9 @@ class _Section(BaseModel):
 
 
 class JobSection(_Section):
-    """``name`` for people; ``seed`` fixes the initial PEFT weights and every direction of the run.
+    """The job's ``name``, shown to people, and its ``seed``, which fixes initial PEFT weights and all directions.
 
-    Of jobs that wait for the same devices the one of the highest ``priority`` gets them.
+    Of jobs that wait for the same devices, the one with the highest ``priority`` gets them.
     """
 
     name: Name
@@ -70,7 +70,7 @@ class ModelSection(_Section):
     @field_validator("labels")
     @classmethod
     def _two_labels(cls, labels: list[str]) -> list[str]:
-        if len(labels) < _LEAST_LABELS:
+        if 0 < len(labels) < _LEAST_LABELS:
             raise ValueError("should have at least two")
         return labels
 
@@ -97,7 +97,7 @@ class ModelSection(_Section):
         return self
 
     def resolved_source(self, base_folder: Path) -> str:
-        """The source as it is loaded: a path starts from ``base_folder``, the job file's; anything else is a hub id."""
+        """Return the source to load: an existing path relative to ``base_folder``, the job file's, else a hub id."""
         local = base_folder / self.source
         return str(local) if local.exists() else self.source
 
@@ -135,10 +135,10 @@ class ModelSection(_Section):
 
 
 class DevicesSection(_Section):
-    """Which devices take part, by what they say of themselves, and how often.
+    """The devices that take part, by what they report of themselves, and how often they do.
 
-    They have ``min_examples`` local rows, ``min_memory_mb`` MiB of memory and all ``capabilities``, and not yet had
-    ``per_day`` assignments of any job today (UTC); 0 is no bound.
+    A device needs ``min_examples`` local rows, ``min_memory_mb`` MiB of memory and all ``capabilities``. It gets
+    ``per_day`` assignments of all jobs a day (UTC) at most. 0 sets no bound.
     """
 
     min_examples: int = Field(default=0, ge=0)
@@ -148,13 +148,12 @@ class DevicesSection(_Section):
 
 
 class HeldOutSection(_Section):
-    """The coordinator's own rows: CSV, JSONL or Parquet, never seen by a device; questions also in SQuAD's format.
+    """The coordinator's held-out rows, which no device sees: CSV, JSONL or Parquet; questions also in SQuAD's format.
 
-    Their columns have fixed names, see :class:`fwdllm_client.data.QuestionSource`. With ``skip_incomplete`` rows
-    without a text or a label are left out.
-
-    The share ``validation`` of them,
-    drawn from all over the file, chooses the version that is exported; accuracies are told of the others.
+    The columns of questions have fixed names, see :class:`fwdllm_client.data.QuestionSource`. With ``skip_incomplete``
+    rows without a text or a label are skipped. The
+    share ``validation`` of the rows, drawn from all over the file, chooses the version that is exported; accuracies
+    are those of the other rows.
     """
 
     file: str
@@ -251,10 +250,10 @@ class RoundsSection(_Section):
 
 
 class RobustSection(_Section):
-    """What devices that lie can do at most.
+    """Robust aggregation: the bound on what devices that report wrong scalars can do.
 
-    A scalar counts with no more than ``clip`` times the running scale of its block, the median magnitude of the
-    scalars of the last rounds, and devices that contradict the others round after round are left out; 0 does neither.
+    A scalar is clipped to ``clip`` times the running scale of its block, the median magnitude of the scalars of the
+    last rounds. Devices that contradict the others round after round are excluded. 0 turns both off.
     """
 
     clip: float = Field(default=3.0, ge=0, le=1e6)

@@ -1,4 +1,4 @@
-"""What a job says about its PEFT method."""
+"""The PEFT method of a job and its settings."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ MethodName = Literal["lora", "lora-fa", "lora-xs", "adapter", "bitfit", "ia3"]
 BasesKind = Literal["weights", "activations"]
 
 INSTALLED_METHODS = "fwdllm.peft_methods"
-"""Entry points by which other packages bring methods, each a ``fwdllm_server.model.peft.method.Method``."""
+"""The entry points by which other packages add methods, each a ``fwdllm_server.model.peft.method.Method``."""
 
 _LORA_KEYS = {"rank", "alpha", "bases"}
-# What a method reads beside targets and layers.
+# The keys that a method reads in addition to targets and layers.
 METHOD_KEYS: Mapping[str, set[str]] = {
     "lora": _LORA_KEYS,
     "lora-fa": _LORA_KEYS,
@@ -50,6 +50,11 @@ class PeftSpec(BaseModel):
     targets: list[str] = []
     layers: list[int] | None = None
 
+    @property
+    def ignored_keys(self) -> frozenset[str]:
+        """The keys that have no effect with the method."""
+        return frozenset(_LORA_KEYS - METHOD_KEYS.get(self.method, _LORA_KEYS))
+
     @model_validator(mode="after")
     def _no_key_without_effect(self) -> PeftSpec:
         if self.method not in METHOD_KEYS:
@@ -58,6 +63,6 @@ class PeftSpec(BaseModel):
                 known = [*METHOD_KEYS, *sorted(installed)]
                 raise ValueError(f"there is no method {self.method!r} in {', '.join(known)}{near(self.method, known)}")
             return self
-        for key in sorted(self.model_fields_set & (_LORA_KEYS - METHOD_KEYS[self.method])):
+        for key in sorted(self.model_fields_set & self.ignored_keys):
             raise ValueError(f"{key} does nothing with the method {self.method!r}; leave it out")
         return self

@@ -20,7 +20,7 @@ _PREFIX = "FWDLLM_"
 _DAY_MS = 86_400_000
 _STORES = ("sqlite:///", "postgresql+psycopg://")
 UNIX = "unix:"
-"""What the address of a Unix socket begins with."""
+"""The prefix of the address of a Unix socket."""
 
 
 def _check_address(text: str) -> str:
@@ -60,12 +60,12 @@ def _check_public_address(text: str) -> str:
 
 
 def host_of(address: str) -> str:
-    """The host of host:port, an IPv6 address without its brackets."""
+    """Return the host of host:port, an IPv6 address without its brackets."""
     return address.rpartition(":")[0].removeprefix("[").removesuffix("]")
 
 
 def in_url(host: str) -> str:
-    """The host as it stands before a port: an IPv6 address in brackets."""
+    """Return the host as it is written before a port: an IPv6 address in brackets."""
     return f"[{host}]" if ":" in host else host
 
 
@@ -76,7 +76,7 @@ def _check_store_url(text: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host, without a port, is this machine and no other."""
+    """Return whether a host (without a port) is this machine."""
     if host == "localhost":
         return True
     try:
@@ -124,11 +124,11 @@ class PublicSection(_Section):
     enrolment: PublicAddress = ""
 
     def device_address(self, port: int | str) -> str:
-        """Where devices that have joined connect to, if ``port`` is listened on for them."""
+        """Return the host:port that joined devices connect to when the coordinator listens on ``port`` for them."""
         return self.device or f"{in_url(self.host)}:{port}"
 
     def enrolment_address(self, port: int | str) -> str:
-        """Where devices join, if ``port`` is listened on for that."""
+        """Return the host:port at which devices join when the coordinator listens on ``port`` for that."""
         return self.enrolment or f"{in_url(self.host)}:{port}"
 
     @property
@@ -225,7 +225,7 @@ class ServerConfig(_Section):
 
 
 def load_config(path: Path, environment: Mapping[str, str] | None = None) -> ServerConfig:
-    """The configuration in ``path``, overridden by ``FWDLLM_SECTION__KEY`` variables.
+    """Load the configuration in ``path``, overridden by ``FWDLLM_SECTION__KEY`` variables.
 
     :raises BadInputError: the file cannot be read, or it or a variable is wrong.
     """
@@ -239,7 +239,7 @@ def load_config(path: Path, environment: Mapping[str, str] | None = None) -> Ser
 
 
 def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[KeyPath, str]:
-    """Put the variables' values into ``data``; where each came from."""
+    """Put the variables' values into ``data``; return the origin of each by its key."""
     sources: dict[KeyPath, str] = {}
     sections = list(ServerConfig.model_fields)
     for name, value in sorted(environment.items()):
@@ -247,7 +247,7 @@ def _override(data: dict[str, Any], environment: Mapping[str, str]) -> dict[KeyP
         if not name.startswith(_PREFIX) or not separator:
             continue
         if section not in sections:
-            # Agents on the same machine have sections of their own; only what looks like a slip is an error.
+            # Agents on the same machine have other sections: only a likely misspelling is an error.
             if guess := near(section, sections):
                 raise BadInputError(f"environment variable {name}: [{section}] is no known section{guess}")
             continue

@@ -1,4 +1,4 @@
-"""TOML text checked against a pydantic model, and what is wrong with it said in one line."""
+"""The check of TOML text against a pydantic model, with messages of one line."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ KeyPath = tuple[str | int, ...]
 
 
 def parse_toml(text: str, model: type[T], where: str) -> T:
-    """The ``model`` that ``text`` describes; ``where`` names the file in messages.
+    """Parse ``text`` into ``model``; ``where`` names the file in messages.
 
-    :raises BadInputError: not TOML, an unknown key, a missing one, or a value out of bounds.
+    :raises BadInputError: the text is not TOML, a key is unknown or missing, or a value is out of bounds.
     """
     return validate(read_toml(text, where), model, where)
 
 
 def read_toml(text: str, where: str) -> dict[str, Any]:
-    """The table that ``text`` holds.
+    """Parse ``text`` into a table.
 
-    :raises BadInputError: it is not TOML.
+    :raises BadInputError: the text is not TOML.
     """
     try:
         return tomllib.loads(text)
@@ -36,14 +36,14 @@ def read_toml(text: str, where: str) -> dict[str, Any]:
 
 
 def validate(data: Mapping[str, Any], model: type[T], where: str, sources: Mapping[KeyPath, str] | None = None) -> T:
-    """The ``model`` that ``data`` describes; ``sources`` names, by key, where a value came from if not ``where``.
+    """Check ``data`` against ``model``; ``sources`` names, by key, the origin of values that are not from ``where``.
 
     :raises BadInputError: as :func:`parse_toml`.
     """
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        # A misspelt key also leaves the right one missing: the misspelling is the one to tell.
+        # A misspelt key also leaves the right one missing: report the misspelling.
         problems = sorted(error.errors(include_url=False), key=lambda problem: problem["type"] != "extra_forbidden")
         first = problems[0]
         origin = (sources or {}).get(first["loc"], where)
@@ -52,7 +52,7 @@ def validate(data: Mapping[str, Any], model: type[T], where: str, sources: Mappi
 
 
 def near(word: str, candidates: list[str]) -> str:
-    """``; did you mean "…"?`` with the candidate nearest to ``word``, or nothing."""
+    """Return ``; did you mean "…"?`` with the candidate nearest to ``word``, or an empty text."""
     found = difflib.get_close_matches(word, candidates, n=1)
     return f'; did you mean "{found[0]}"?' if found else ""
 
@@ -78,17 +78,17 @@ def _explain(problem: Any, model: type[BaseModel]) -> str:
 
 
 def _name(path: KeyPath) -> str:
-    """``[rounds] count`` for a key of a table, ``[rounds]`` … ``count`` alone for one of the top."""
+    """Return ``[rounds] count`` for a key of a table, ``preset`` for a key of the top level."""
     keys = [str(part) for part in path if part != "[key]"]
     return " ".join([f"[{'.'.join(keys[:-1])}]"] * (len(keys) > 1) + keys[-1:])
 
 
 def _models_at(model: type[BaseModel], path: KeyPath) -> list[type[BaseModel]]:
-    """The models that a table at ``path`` may be checked against."""
+    """Return the models that a table at ``path`` may be checked against."""
     found = [model]
     for part in path:
         annotations = [parent.model_fields[part].annotation for parent in found if part in parent.model_fields]
-        # An index, a dictionary's key or a union's tag names no field: what it leads to was found with its parent.
+        # An index, a dictionary's key or a union's tag names no field: its model was found with its parent's.
         found = [inner for annotation in annotations for inner in _models_in(annotation)] or found
     return found
 

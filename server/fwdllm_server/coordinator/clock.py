@@ -1,4 +1,4 @@
-"""The coordinator's clock: setting that of the machine moves no deadline of a round that is under way."""
+"""The coordinator's clock, which does not jump when the machine's clock is set: deadlines of rounds stay."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from collections.abc import Callable
 import structlog
 
 TOLERATED_S = 60.0
-"""Seconds by which clocks may differ and nobody hears of it."""
+"""The difference of two clocks, in seconds, up to which no warning is logged."""
 
 _log = structlog.get_logger()
 
 
 def _elapsed() -> float:
-    """Seconds that pass evenly, those included that the machine sleeps, where it counts them."""
+    """Return monotonic seconds; they include the time that the machine sleeps, where the system counts it."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 class SteadyClock:
-    """Seconds since 1970: what the machine's clock said at the start, and what has passed since."""
+    """The seconds since 1970: the machine's time at the start plus the monotonic time since then."""
 
     def __init__(self, machine: Callable[[], float] = time.time, elapsed: Callable[[], float] = _elapsed) -> None:
         self._machine = machine
         self._elapsed = elapsed
         self._began_at = machine() - elapsed()
-        self._heard_of_s = 0.0
+        self._logged_s = 0.0
 
     def __call__(self) -> float:
-        """Now; the log hears of it when the machine's clock was set."""
+        """Return the seconds since 1970, and log a warning if the machine's clock was set."""
         now = self._began_at + self._elapsed()
         off = self._machine() - now
-        if abs(off - self._heard_of_s) > TOLERATED_S:
+        if abs(off - self._logged_s) > TOLERATED_S:
             _log.warning(
-                "the machine's clock was set; what is under way goes by the old one, a restart takes the new one",
-                seconds=round(off - self._heard_of_s),
+                "the machine's clock was set; deadlines keep the old time until the coordinator is restarted",
+                seconds=round(off - self._logged_s),
             )
-            self._heard_of_s = off
+            self._logged_s = off
         return now

@@ -8,7 +8,7 @@ from typing import Any
 
 
 async def first_ended(*work: Coroutine[Any, Any, None]) -> None:
-    """Run all of ``work`` until the first has ended, and cancel the others; what it raised is raised."""
+    """Run all of ``work`` until the first has ended, cancel the others, and raise what the first raised."""
     tasks = [asyncio.create_task(each) for each in work]
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

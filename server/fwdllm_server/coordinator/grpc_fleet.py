@@ -1,4 +1,4 @@
-"""Real devices: they call over gRPC, in real time."""
+"""The fleet of real devices, which call over gRPC in real time."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.training import Step
 
 POLL_S = 0.5
-"""Seconds after which a coordinator looks at what others have written."""
+"""The interval, in seconds, at which a coordinator reads what others have written."""
 _SHARE = 0.2
-"""Part of the store's time that one round takes with looking whether it can go on: many devices at once make news."""
+"""The share of the store's time that one round may spend on checking whether it can advance."""
 _LONGEST_PAUSE_S = 1.0
 
 
@@ -26,24 +26,24 @@ class GrpcFleet:
         self._rest_until = 0.0
 
     def wake(self) -> None:
-        """Something happened that the round may wait for."""
+        """Wake the round: an event that it may wait for has happened."""
         self._woken.set()
 
     async def advance(self, machine: RoundMachine) -> Step:
-        """See :class:`fwdllm_server.rounds.fleet.Fleet`."""
+        """Advance the round machine in the store's thread, then run the computation that is due."""
         step, seconds = await self._runtime.in_store(_timed, machine, self._runtime.clock())
         self._rest_until = time.perf_counter() + min(seconds * (1 / _SHARE - 1), _LONGEST_PAUSE_S)
         if step.due is not None:
-            await asyncio.to_thread(step.due)  # neither the loop nor the store waits for it
+            await asyncio.to_thread(step.due)  # in another thread: neither the event loop nor the store waits for it
         await self._runtime.notify()
         return step
 
     async def news(self, within_s: float) -> None:
-        """See :class:`fwdllm_server.rounds.fleet.Fleet`."""
+        """Wait until the round is woken, at most ``within_s`` seconds."""
         if self._runtime.database.shared:
             within_s = min(within_s, POLL_S)
         try:
-            # Not wait_for: until Python 3.12 it forgets that it was cancelled when the event came just before.
+            # Not wait_for: before Python 3.12 it may lose a cancellation that arrives together with the event.
             async with asyncio.timeout(None if within_s == inf else within_s):
                 await self._woken.wait()
         except TimeoutError:
@@ -53,7 +53,7 @@ class GrpcFleet:
 
 
 def _timed(machine: RoundMachine, now: float) -> tuple[Step, float]:
-    """A step, and the seconds that the store was busy with it."""
+    """Return the next step and the seconds that it took in the store's thread."""
     started = time.perf_counter()
     step = machine.advance(now, defer=True)
     return step, time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Whether the coordinator can do its work: its store can be written, and its event loop is on time."""
+"""The health of the coordinator: its store can be written, and its event loop is on time."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from fwdllm_server.rounds.stalled import why_stalled
 from fwdllm_server.store import jobs
 
 WRITE_EVERY_S = 10.0
-"""Seconds between two test writes."""
+"""The seconds between two test writes."""
 PATIENCE_S = 5.0
-"""Seconds after which a store that does not answer counts as one that cannot be written."""
+"""The seconds after which a store that does not answer counts as not writable."""
 LATE_S = 1.0
-"""Seconds that the event loop may be late; calls of devices wait as long."""
+"""The seconds that the event loop may be late; calls of devices wait as long."""
 LATE_FOR = 10.0
-"""Times that long without being late, and the loop counts as on time again."""
+"""The multiple of that time after which a loop that was late no more counts as on time again."""
 _TICK_S = 0.25
 
 _log = structlog.get_logger()
 
 
 class Health:
-    """Says whether the coordinator serves; :attr:`problem` is why not, empty if it does."""
+    """Whether the coordinator serves; :attr:`problem` is the reason if it does not, else empty."""
 
     def __init__(
         self,
@@ -47,22 +47,22 @@ class Health:
 
     @property
     def problem(self) -> str:
-        """Why the coordinator does not serve, in one line."""
+        """The reason why the coordinator does not serve, in one line; empty if it serves."""
         return "; ".join(self._problems.values())
 
     @property
     def store_works(self) -> bool:
-        """Whether the store answered when it was tried last."""
+        """Whether the last test write succeeded."""
         return "store" not in self._problems
 
     @property
     def changed(self) -> asyncio.Event:
-        """Set as soon as the problem is another than now, or none."""
+        """The event that is set at the next change of :attr:`problem`."""
         return self._changed
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Serve, and look after store and loop until the block ends; from then on nothing is served."""
+        """Check the store and the event loop until the block ends; afterwards the coordinator does not serve."""
         tasks = [asyncio.create_task(self._watch_store()), asyncio.create_task(self._watch_loop())]
         self._set("start", "")
         try:
@@ -122,10 +122,10 @@ class Health:
 
 
 async def stalled(runtime: Runtime) -> Sequence[tuple[str, str]]:
-    """Name of each job that waits for long, and for what: no fault of the coordinator's, which serves all the same."""
+    """Return the name of each job that is stalled, and why; the coordinator is healthy all the same."""
     try:
         return await runtime.commit(_stalled, runtime.clock())
-    except FwdllmError:  # of the store, which the health itself looks after
+    except FwdllmError:  # of the store, which its own check reports
         return []
 
 
@@ -135,5 +135,5 @@ def _stalled(connection: Connection, now: float) -> Sequence[tuple[str, str]]:
 
 
 def _write(connection: Connection) -> None:
-    # Changes nothing, and has to reach the disk all the same.
+    # This changes nothing, and still has to reach the disk.
     connection.execute(text("UPDATE alembic_version SET version_num = version_num"))

@@ -1,4 +1,4 @@
-"""One job's loop: drives its rounds and evaluates its versions beside them."""
+"""The loop of one job: it drives the rounds and evaluates versions at the same time."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from sqlalchemy import Connection
 from fwdllm_common.errors import JobFailedError
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.replay import ModelState
+from fwdllm_server.coordinator.first_ended import first_ended
 from fwdllm_server.coordinator.grpc_fleet import GrpcFleet
 from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.preparation.evaluation import HeldOutEvaluator
-from fwdllm_server.preparation.prepare import JobFolder
+from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
@@ -29,7 +30,7 @@ _log = structlog.get_logger()
 
 
 class JobLoop:
-    """Asks the round machine to go on whenever something happened or a time is up."""
+    """The loop that advances the round machine at every event and deadline."""
 
     def __init__(
         self,
@@ -51,31 +52,21 @@ class JobLoop:
         self._evaluation_due = asyncio.Event()
 
     def wake(self) -> None:
-        """Something happened that the round may wait for."""
+        """Wake the round: an event that it may wait for has happened."""
         self._fleet.wake()
 
     async def run(self) -> None:
         """Drive the job until it has ended.
 
-        :raises FwdllmError: it cannot go on.
+        :raises FwdllmError: the job cannot continue.
         """
         if not self._job.is_draft:
             await self._request_evaluation(self._job.state)
-        rounds = asyncio.create_task(drive(self._machine, self._fleet, self._committed))
-        evaluations = asyncio.create_task(self._evaluate_versions())
-        stalls = asyncio.create_task(self._log_stalls())
-        tasks = (rounds, evaluations, stalls)
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        rounds = drive(self._machine, self._fleet, self._committed)
+        await first_ended(rounds, self._evaluate_versions(), self._log_stalls())
 
     async def _log_stalls(self) -> None:
-        """Look now and then whether the job waits for what may never come."""
+        """Log when the job is stalled."""
         log = StallLog(self._job.name)
         while True:
             await asyncio.sleep(STALLED_S / 3)
@@ -91,8 +82,8 @@ class JobLoop:
 
     async def _request_evaluation(self, state: ModelState) -> None:
         version = state.version
-        if self._job.spec.rounds.evaluates(version) and version not in await self._runtime.in_store(self._evaluated):
-            # Versions that found no time are left out, but never the first: "accuracy before" is its.
+        if self._job.spec.rounds.evaluates(version) and version not in await self._evaluated():
+            # A version whose turn has not come is skipped, except the first: it is the accuracy before training.
             self._due = {due: theta for due, theta in self._due.items() if due == 0}
             self._due[version] = state.theta
             self._evaluation_due.set()
@@ -108,7 +99,7 @@ class JobLoop:
             if evaluator is None:
                 evaluator = await asyncio.to_thread(self._make_evaluator)
             record = await asyncio.to_thread(evaluator.evaluate, version, theta)
-            failure = await self._runtime.in_store(self._save, record)
+            failure = await self._runtime.transact(self._save, record, self._runtime.clock())
             _log.info("evaluated", job=self._job.name, version=version, accuracy=record.accuracy, loss=record.loss)
             if failure:
                 raise JobFailedError(failure)
@@ -124,15 +115,14 @@ class JobLoop:
             self._runtime.home.jobs / self._job.id / "cache",
         )
 
-    def _evaluated(self) -> frozenset[int]:
-        with self._runtime.database.transaction() as connection:
-            return frozenset(record.version for record in ledger.evaluations_of(connection, self._job.id))
+    async def _evaluated(self) -> frozenset[int]:
+        found = await self._runtime.transact(ledger.evaluations_of, self._job.id)
+        return frozenset(record.version for record in found)
 
-    def _save(self, record: EvaluationRecord) -> str:
-        """Returns why the job has failed, if the loss says so."""
-        with self._runtime.database.transaction() as connection:
-            leases.check(connection, self._lease)
-            if diverged.absurd_loss(record):
-                return diverged.note_loss(connection, self._job, record, self._runtime.clock())
-            ledger.add_evaluation(connection, self._job.id, record)
+    def _save(self, connection: Connection, record: EvaluationRecord, now: float) -> str:
+        """Store an evaluation; if its loss shows that the job has diverged, fail the job instead and return why."""
+        leases.check(connection, self._lease)
+        if diverged.absurd_loss(record):
+            return diverged.note_loss(connection, self._job, record, now)
+        ledger.add_evaluation(connection, self._job.id, record)
         return ""

@@ -1,4 +1,4 @@
-"""Keeping a lease for as long as its job is driven here, however busy the store's thread is."""
+"""The renewal of a lease while its job is driven here, however busy the store's thread is."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _log = structlog.get_logger()
 
 
 class LeaseKeeper:
-    """Renews a ``lease`` of so many ``seconds`` in a thread and on a connection of its own.
+    """The renewals of a ``lease`` of ``seconds`` seconds, in a thread and on a connection of their own.
 
-    In the store's thread a renewal would wait behind whatever is there, and a healthy driver's lease would run out.
+    In the store's thread a renewal would wait for other work, and the lease of a healthy driver could expire.
     """
 
     def __init__(self, database: Database, lease: Lease, seconds: float) -> None:
@@ -34,9 +34,9 @@ class LeaseKeeper:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="lease")
 
     async def renew(self) -> None:
-        """Renew it again and again.
+        """Renew the lease until cancelled.
 
-        :raises LeaseLostError: somebody has taken it, or the job has ended.
+        :raises LeaseLostError: another coordinator has taken it, or the job has ended.
         """
         while True:
             await asyncio.sleep(self._seconds / 3)
@@ -46,11 +46,11 @@ class LeaseKeeper:
                 _log.warning("lease not renewed", job=self._lease.job_id, code=error.code, reason=str(error))
 
     async def release(self) -> None:
-        """Let others have it at once; it is not renewed after that."""
+        """Release the lease, so that another coordinator can take it at once; it is not renewed after that."""
         try:
             with contextlib.suppress(StorageError):
                 await self._run(leases.release, self._lease)
-        finally:  # also when this is cancelled: nobody may close the database under a transaction
+        finally:  # also when this is cancelled: the database must not be closed during a transaction
             await asyncio.to_thread(self._thread.shutdown)
 
     async def _run(self, work: Callable[Concatenate[Connection, P], None], *args: P.args, **kwargs: P.kwargs) -> None:

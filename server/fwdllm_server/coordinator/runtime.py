@@ -1,4 +1,4 @@
-"""What every part of the running coordinator shares: its store, its clock, and word of what changes."""
+"""The parts that the whole running coordinator shares: its store, its clock, and notifications of changes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ _log = structlog.get_logger()
 
 
 class Runtime:
-    """The database is used by one thread, in the order of the calls; leases are renewed beside it.
+    """The store, the clock and the notifications of one coordinator.
 
-    ``name`` is what other coordinators of the same database call this one; it stays over restarts.
+    One thread uses the database, in the order of the calls; leases are renewed in another. ``name`` identifies this
+    coordinator to others of the same database and survives restarts.
     """
 
     def __init__(self, home: ServerHome, config: ServerConfig, clock: Callable[[], float] = time.time) -> None:
@@ -49,28 +50,41 @@ class Runtime:
                 self._ahead_s = leases.database_time(connection) - clock()
             if abs(self._ahead_s) > TOLERATED_S:
                 _log.warning(
-                    "this machine's clock is not the database's, which is used; set it",
+                    "this machine's clock differs from the database's, which is used instead; set it",
                     seconds_behind=round(self._ahead_s),
                 )
-        # A device that has not come back after two of its windows is gone.
+        # A device that has not checked in for two of its windows counts as gone.
         self.presence = Presence(2 * config.check_in.busy_max_ms / 1000 + 5)
         self._changed = asyncio.Condition()
         self._store = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._group_commit = GroupCommit(self.database, self._store)
 
     def clock(self) -> float:
-        """Seconds since 1970; coordinators of one database agree on them."""
+        """Return the seconds since 1970, on which all coordinators of one database agree."""
         return self._clock() + self._ahead_s
 
     async def in_store(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``function`` in the store's thread; its transactions are on disk when this returns."""
+        """Run ``function`` in the store's thread; the transactions that it opens are on disk when this returns."""
         with STORE_SECONDS.time():
             return await asyncio.get_running_loop().run_in_executor(self._store, lambda: function(*args, **kwargs))
 
-    async def commit(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``work`` in the store's thread, in a transaction that it shares with other such work.
+    async def transact(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``work`` in the store's thread, in a transaction of its own, which is on disk when this returns.
 
-        All that it did is on disk when this returns; where it raises, that is undone.
+        For work that takes locks, as their order must not depend on what shares a transaction, and for work that shall
+        neither delay nor undo that of devices.
+        """
+
+        def in_transaction() -> T:
+            with self.database.transaction() as connection:
+                return work(connection, *args, **kwargs)
+
+        return await self.in_store(in_transaction)
+
+    async def commit(self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``work`` in the store's thread, in a transaction that it may share with other work.
+
+        Its changes are on disk when this returns; if it raises, its changes alone are undone.
         """
         with STORE_SECONDS.time():
             return await self._group_commit.run(lambda connection: work(connection, *args, **kwargs))
@@ -80,17 +94,17 @@ class Runtime:
         return await self.commit(devices.revoked_among, device_ids)
 
     async def commit_batched(self, batch: Batch[A, T], item: A) -> T:
-        """What ``batch`` makes of ``item`` and of what else is waiting for it, in the transaction of :meth:`commit`."""
+        """Run ``batch`` on ``item`` and on the other items that wait for it, in a transaction as :meth:`commit`'s."""
         with STORE_SECONDS.time():
             return await self._group_commit.run_batched(batch, item)
 
     async def notify(self) -> None:
-        """Tell those who wait for a change that there is one."""
+        """Wake everyone who waits in :meth:`change`."""
         async with self._changed:
             self._changed.notify_all()
 
     async def change(self, timeout_s: float) -> None:
-        """Wait for a change, at most ``timeout_s`` seconds."""
+        """Wait for the next change, at most ``timeout_s`` seconds."""
         async with self._changed:
             try:
                 async with asyncio.timeout(timeout_s):
@@ -99,6 +113,6 @@ class Runtime:
                 return
 
     def close(self) -> None:
-        """Finish what the store is doing and close it."""
+        """Finish the store's current work and close the store."""
         self._store.shutdown()
         self.database.close()

@@ -1,4 +1,4 @@
-"""The trained model in PEFT's own format, written without torch from a template and θ."""
+"""The trained adapter in PEFT's format, written without torch from a template and θ."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def write_adapter(
 
 
 def trained_tensors(template_folder: Path, layout: Layout, theta: Float32Vector) -> bytes:
-    """The content of the adapter's file of tensors for θ, float32 ``[d]``.
+    """Return the content of the adapter's tensor file for θ, float32 ``[d]``.
 
     :raises BadInputError: the template is missing or belongs to another layout, or θ has another length.
     """
@@ -74,9 +74,9 @@ def export_format(word: str) -> ExportFormat:
 
 
 def name_base(folder: Path, out: Path) -> None:
-    """Have the adapter in ``folder``, which will be ``out``, name its base model where PEFT looks for it.
+    """Set the base model's path in the adapter in ``folder``, which will be moved to ``out``.
 
-    PEFT looks from the working folder on: that is the one that ``out`` is in, unless ``out`` says how to get there.
+    PEFT resolves it from the working folder: the one that ``out`` is relative to, or else the parent of ``out``.
     """
     file = folder / ADAPTER_CONFIG
     if not (folder / BASE_FOLDER).is_dir():

@@ -1,4 +1,4 @@
-"""The adapter before training, in PEFT's own format, and beside it the base model that it belongs to."""
+"""The adapter before training, in PEFT's format, with the base model that it belongs to."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from .modeling_fwdllm import insert_bottlenecks
 
 
 class BottleneckConfig({config}):
-    """Its ``bottlenecks`` are widths by the path of the module."""
+    """The configuration of a base with ``bottlenecks``, whose widths are keyed by the path of the module."""
 
     model_type = "fwdllm-{kind}"
 
@@ -57,7 +57,7 @@ class BottleneckModel({model}):
 
 @dataclass(frozen=True)
 class Reading:
-    """How the devices read a text before the model does; users of the adapter have to do the same."""
+    """The way in which devices tokenise a text; users of the adapter have to do the same."""
 
     max_tokens: int
     task: Task = CLASSIFICATION
@@ -66,10 +66,10 @@ class Reading:
 
 
 def save_adapter_template(peft_model: PeftModel, tokenizer: Any, reading: Reading, folder: Path) -> None:
-    """Write what :func:`fwdllm_server.model.adapter.write_adapter` completes with θ.
+    """Write the template that :func:`fwdllm_server.model.adapter.write_adapter` completes with θ.
 
-    The folder holds PEFT's files, ``tokenizer`` (transformers'), and in ``base`` the model below the adapter. It is
-    also what transformers calls a model with an adapter in it: ``from_pretrained`` and ``pipeline`` load it as one.
+    The folder holds PEFT's files, the tokenizer of transformers, and in ``base`` the model below the adapter. It is
+    a model with an adapter to transformers too: ``from_pretrained`` and ``pipeline`` load it as one.
     """
     model: Any = peft_model
     model.save_pretrained(folder, save_embedding_layers=False)
@@ -89,7 +89,7 @@ def save_adapter_template(peft_model: PeftModel, tokenizer: Any, reading: Readin
 
 
 def tokenizer_for(source: str, file: TokenizerFile, max_tokens: int) -> Any:
-    """The tokenizer of ``source`` in transformers, which cuts and pads texts as the devices do."""
+    """Return transformers' tokenizer of ``source``, which truncates and pads texts as the devices do."""
     tokenizer = AutoTokenizer.from_pretrained(**source_location(source))
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(file.pad_token_id)
     tokenizer.padding_side = tokenizer.truncation_side = "right"
@@ -98,7 +98,7 @@ def tokenizer_for(source: str, file: TokenizerFile, max_tokens: int) -> Any:
 
 
 def load_base_of(adapter_folder: Path) -> nn.Module:
-    """The model below the adapter in ``adapter_folder``, in eval mode, float32."""
+    """Load the model below the adapter in ``adapter_folder``, in eval mode, float32."""
     task_type = json.loads((adapter_folder / ADAPTER_CONFIG).read_bytes())["task_type"]
     auto_class = next(each for name, each in (*_TASK_TYPES.values(), _SPANS) if name == task_type)
     with quiet_transformers():
@@ -107,7 +107,7 @@ def load_base_of(adapter_folder: Path) -> nn.Module:
 
 
 def _save_base(base: Any, auto_class: str, reading: Reading, folder: Path) -> None:
-    """Write the model without the adapter, and the code of what transformers does not have."""
+    """Write the model without the adapter, and the code of the classes that transformers lacks."""
     bottlenecks = bottleneck_widths(base)
     with quiet_transformers():
         base.save_pretrained(folder, state_dict=dict(_base_tensors(base)))
@@ -131,7 +131,7 @@ def _save_base(base: Any, auto_class: str, reading: Reading, folder: Path) -> No
 
 
 def _base_tensors(base: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a model as they are called without PEFT's wrappers around its modules."""
+    """Return the tensors of a model by their names without PEFT's wrappers around its modules."""
     for name, value in base.state_dict().items():
         if not _PEFTS_OWN.search(name):
             yield _WRAPPERS.sub("", name), value

@@ -1,4 +1,4 @@
-"""Where a transformer keeps its head, its stack of layers and its linear modules."""
+"""The parts of a transformer by path: its head, its stack of layers and its linear modules."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAD_NAMES = ("classifier", "score", "qa_outputs")
 
 
 def head_name(model: nn.Module) -> str:
-    """The attribute of the head: ``classifier`` in encoders, ``score`` in decoders, ``qa_outputs`` where spans answer.
+    """Return the attribute of the head: ``classifier`` (encoders), ``score`` (decoders) or ``qa_outputs`` (answers).
 
     :raises BadInputError: the model has none of them.
     """
@@ -26,7 +26,7 @@ def head_name(model: nn.Module) -> str:
 
 
 def last_linear(head: nn.Module) -> tuple[str, nn.Linear]:
-    """The linear module that makes the logits: its path in ``head`` ("" when it is the head) and itself.
+    """Return the linear module that computes the logits, after its path in ``head`` ("" for the head itself).
 
     :raises BadInputError: the head has none.
     """
@@ -37,7 +37,7 @@ def last_linear(head: nn.Module) -> tuple[str, nn.Linear]:
 
 
 def linear_modules(model: nn.Module) -> list[str]:
-    """Paths of the modules that multiply by a weight matrix, the head's excepted, in the model's order."""
+    """Return the paths of the modules that multiply by a weight matrix, in the model's order, without the head's."""
     head = head_name(model)
     return [
         name
@@ -47,13 +47,13 @@ def linear_modules(model: nn.Module) -> list[str]:
 
 
 def norm_modules(model: nn.Module) -> list[str]:
-    """Paths of the normalisations of hidden states, the head's excepted, in the model's order."""
+    """Return the paths of the normalisations of hidden states, in the model's order, without the head's."""
     head = head_name(model)
     return [name for name, module in model.named_modules() if _is_norm(module) and name.split(".")[0] != head]
 
 
 def closing_modules(model: nn.Module, layers: Sequence[str], candidates: Sequence[str]) -> list[str]:
-    """For each of the layers (paths) the one of the candidates (paths) in it that a pass calls last."""
+    """Return, for each of the layers (paths), the candidate (path) in it that a forward pass calls last."""
     last: dict[str, str] = {}
 
     def note(layer: str, path: str) -> Callable[..., None]:
@@ -74,7 +74,7 @@ def closing_modules(model: nn.Module, layers: Sequence[str], candidates: Sequenc
 
 
 def layer_stack(model: nn.Module) -> str:
-    """The path of the list of transformer layers: the outermost list of modules, the largest if there are several.
+    """Return the path of the list of transformer layers: the outermost list of modules, the largest of several.
 
     :raises BadInputError: the model has no such list.
     """

@@ -1,4 +1,4 @@
-"""The transformer below a head: it has to come from the checkpoint, and may have to be moved there."""
+"""The transformer below a head: its weights must come from the checkpoint, possibly under other names."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _SPANS = 2
 
 
 def new_keys(loaded: Mapping[str, Any]) -> set[str]:
-    """The tensors that a load had to make anew, by what transformers tells of it."""
+    """Return the tensors that a load initialised because the checkpoint lacks them, as transformers reports."""
     return {*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])}
 
 
 def check_backbone(model: Any, made: Collection[str], source: str) -> None:
-    """See that of the tensors ``made`` anew none but a pooler's is the backbone's.
+    """Check that the backbone has no newly initialised tensor among ``made`` except a pooler's.
 
     :raises BadInputError: the checkpoint in ``source`` lacks more than a head, and the model would be partly random.
     """
@@ -31,10 +31,10 @@ def check_backbone(model: Any, made: Collection[str], source: str) -> None:
 
 
 def load_span_model(options: Mapping[str, Any], config: Any) -> tuple[nn.Module, set[str]]:
-    """A model that scores each token as start and end of an answer, and which of its tensors are new.
+    """Load a model that scores each token as start and end of an answer; return it with its newly initialised tensors.
 
-    Decoders call their backbone otherwise here than in the language model that the checkpoint holds, and transformers
-    then does not find it: it is loaded by itself and put in its place.
+    Decoders name their backbone differently here than in the language model of the checkpoint, and transformers then
+    does not find it: it is loaded by itself and put in its place.
     """
     config.num_labels = _SPANS
     model, loaded = AutoModelForQuestionAnswering.from_pretrained(ignore_mismatched_sizes=True, **options)

@@ -1,4 +1,4 @@
-"""ONNX Runtime's quantiser of blocks of weights, imported without the root logger that it sets up for everybody."""
+"""ONNX Runtime's quantiser of blocks of weights, imported without the root logger that its import configures."""
 
 from __future__ import annotations
 

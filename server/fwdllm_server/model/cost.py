@@ -1,4 +1,4 @@
-"""What a stage costs, from its graph alone, so that example-passes mean the same on every device."""
+"""The cost of a stage, from its graph alone, so that example-passes mean the same on every device."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ _NO_PRODUCTS = {"Gather", "GatherBlockQuantized", "Transpose"}
 
 
 def weights_multiplied(stage: ir.Model) -> int:
-    """Elements of the frozen weight matrices that one token (or row, after pooling) is multiplied with.
+    """Return the number of frozen weights that one token (or row, after pooling) is multiplied with.
 
-    A weight that several nodes read counts each time. Embedding tables are only looked up and do not count; neither
-    does attention's own product, small at the lengths that devices train on.
+    A weight that several nodes read counts each time. Embedding tables, which are only looked up, do not count, nor
+    does attention's own product, which is small at the lengths that devices train on.
     """
     return sum(
         constant.size
@@ -23,7 +23,7 @@ def weights_multiplied(stage: ir.Model) -> int:
 
 
 def _constant(value: ir.Value | None) -> ir.TensorProtocol | None:
-    """The weight that ``value`` or its transpose is: large ones that several nodes read are exported transposed."""
+    """Return the weight that ``value`` or its transpose is: large shared weights are exported transposed."""
     producer = None if value is None else value.producer()
     if producer is not None and producer.op_type == "Transpose":
         value = producer.inputs[0]

@@ -1,4 +1,4 @@
-"""What is said of a model that cannot be prepared: it will not be any better the next time."""
+"""The messages about a model that cannot be prepared, where trying again does not help."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SUPPORTED = (
     "qwen2",
     "smollm3",
 )
-"""Architectures, by transformers' ``model_type``, that are known to work; others of their kind mostly do."""
+"""The architectures, by transformers' ``model_type``, that are known to work; similar ones mostly do."""
 _MOST_SHOWN = 200
 _NO_MEMORY = "allocate memory"
 
@@ -37,10 +37,10 @@ _Prepare = Callable[Concatenate[_Spec, str, _Others], None]
 
 
 def faults_named(prepare: _Prepare[_Spec, _Others]) -> _Prepare[_Spec, _Others]:
-    """Have ``prepare(spec, source, …)`` say what the model at ``source`` is where it fails for an unforeseen reason.
+    """Wrap ``prepare(spec, source, …)`` so that an unforeseen error names the model at ``source``.
 
-    Exporters and models raise whatever they like, and what they say is not for the owner of a job. Memory that is short
-    may be there the next time; anything else is in the model.
+    Exporters and models raise arbitrary errors, whose messages do not help the owner of a job. A lack of memory may be
+    temporary; any other error is the model's.
     """
 
     @wraps(prepare)
@@ -69,7 +69,7 @@ def _kind(source: str) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of the error that the others follow from."""
+    """Return the first line of the error that caused the others."""
     while error.__cause__ is not None:
         error = error.__cause__
     line = str(error).strip().partition("\n")[0]

@@ -1,4 +1,4 @@
-"""A Hugging Face checkpoint becomes the model of a task in float32, and its tokenizer one portable file."""
+"""The load of a Hugging Face checkpoint as a task's model in float32, and of its tokenizer as one portable file."""
 
 from __future__ import annotations
 
@@ -54,15 +54,15 @@ def load_base(
     task: Task = CLASSIFICATION,
     most_projected: int = 0,
 ) -> nn.Module:
-    """The model to be tuned: eval mode, float32, every parameter frozen.
+    """Load the model to be tuned: eval mode, float32, every parameter frozen.
 
-    ``source`` is a folder, a hub id, or a ``.gguf`` file, whose weights become float32. With ``pooling="model"`` it is
-    the architecture's own sequence classifier, with ``"mean"`` a :class:`MeanPooledClassifier`, with ``"layer-means"``
-    one that reads the embeddings and the middle layer too and is still to be centred, and projected if there are many
-    labels and ``most_projected`` directions suffice; for question answering, which has
-    neither labels nor pooling, its own model that scores tokens as start and end of a span. A head that the checkpoint
-    does not hold starts at zero, so that it predicts all classes or spans alike, unless it is to be a ``random_head``.
-    Modules that had to be made anew are named in the attribute ``newly_made``.
+    ``source`` is a folder, a hub id, or a ``.gguf`` file, whose weights become float32. With ``pooling="model"`` the
+    model is the architecture's own sequence classifier; with ``"mean"`` it is a :class:`MeanPooledClassifier`; with
+    ``"layer-means"`` that also reads the embeddings and the middle layer and is still to be centred, and
+    projected if there are many labels and ``most_projected`` directions suffice. For question
+    answering, which has neither labels nor pooling, it is the architecture's model that scores tokens as start and end
+    of a span. A head that the checkpoint lacks starts at zero, so that it predicts all classes or spans alike, unless
+    ``random_head`` is set. The attribute ``newly_made`` names the modules that the checkpoint lacks.
 
     :raises BadInputError: no such model, no head for it, weights of the backbone are missing, or fewer than two labels.
     """
@@ -93,7 +93,7 @@ def load_base(
 
 
 def has_new_head(base: nn.Module) -> bool:
-    """Whether the layer that makes the logits of a freshly loaded base had to be made anew."""
+    """Return whether the layer that computes the logits was newly initialised when the base was loaded."""
     head = head_name(base)
     layer, _ = last_linear(base.get_submodule(head))
     made: Sequence[str] = getattr(base, "newly_made", ())
@@ -101,7 +101,7 @@ def has_new_head(base: nn.Module) -> bool:
 
 
 def load_word_rows(source: str) -> Tensor:
-    """The rows by which the language model in ``source`` scores its next token, float32 ``[vocabulary, hidden]``.
+    """Load the output matrix of the language model in ``source``, float32 ``[vocabulary, hidden]``.
 
     :raises BadInputError: no such model, or it is not a language model with a head that is these rows alone.
     """
@@ -122,7 +122,7 @@ def load_word_rows(source: str) -> Tensor:
 
 
 def load_tokenizer_file(source: str) -> TokenizerFile:
-    """The tokenizer of ``source`` as the device reads it.
+    """Load the tokenizer of ``source`` as the file that devices read.
 
     :raises BadInputError: no such model, no fast tokenizer, or no token to pad with.
     """
@@ -148,7 +148,7 @@ def load_tokenizer_file(source: str) -> TokenizerFile:
 
 
 def check_vocabulary(base: nn.Module, tokenizer: TokenizerFile, source: str) -> None:
-    """See that the model ``base`` of ``source`` has an embedding for every token of its tokenizer.
+    """Check that the model ``base`` of ``source`` has an embedding for every token of its tokenizer.
 
     :raises BadInputError: a token, or that to pad with, has none.
     """
@@ -166,7 +166,7 @@ def check_vocabulary(base: nn.Module, tokenizer: TokenizerFile, source: str) -> 
 
 
 def model_type(source: str) -> str:
-    """What transformers calls the architecture of ``source``.
+    """Return transformers' name (``model_type``) of the architecture of ``source``.
 
     :raises BadInputError: no such model.
     """
@@ -174,7 +174,7 @@ def model_type(source: str) -> str:
 
 
 def source_location(source: str) -> dict[str, str]:
-    """Where transformers finds it: a file of llama.cpp is named within its folder."""
+    """Return the arguments with which transformers finds ``source``: a GGUF file is named within its folder."""
     path = Path(source)
     if path.suffix != _GGUF:
         return {"pretrained_model_name_or_path": source}
@@ -199,7 +199,7 @@ def _load_config(source: str, labels: Sequence[str]) -> Any:
 
 
 def _pad_token_id(config: Any) -> int | None:
-    """The padding id the model itself uses, else its end-of-text id, so that model and tokenizer file always agree."""
+    """Return the model's own padding id, else its end-of-text id, so that model and tokenizer file agree."""
     text = config.get_text_config()
     pad: int | None = getattr(text, "pad_token_id", None)  # models of images have none
     if pad is not None and pad >= 0:
@@ -209,7 +209,7 @@ def _pad_token_id(config: Any) -> int | None:
 
 
 def _load_model(source: str, config: Any, pooling: Pooling, task: Task) -> tuple[Any, set[str]]:
-    """The model and which of its tensors are new."""
+    """Load the model; return it with its newly initialised tensors."""
     options: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
     options |= _weights(source)
     if task != CLASSIFICATION:
@@ -223,7 +223,7 @@ def _load_model(source: str, config: Any, pooling: Pooling, task: Task) -> tuple
 
 
 def _zero_new_head(model: nn.Module, made: set[str]) -> None:
-    """Zero the layer that makes the logits, and only it: with the layers below it zero too, no gradient would flow."""
+    """Zero the layer that computes the logits, and only it: zeros in the layers below would stop the gradient."""
     head = head_name(model)
     layer, module = last_linear(model.get_submodule(head))
     if ".".join(filter(None, (head, layer, "weight"))) in made:
@@ -265,7 +265,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _reproducible_init() -> Iterator[None]:
-    """Modules that the checkpoint lacks get the same values in every load."""
+    """Seed torch, so that modules that the checkpoint lacks get the same values in every load."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_INIT_SEED)
         yield
@@ -273,7 +273,7 @@ def _reproducible_init() -> Iterator[None]:
 
 @contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """No report about missing heads and unused pooling layers: :func:`load_base` deals with them."""
+    """Silence transformers' reports of missing heads and unused pooling layers, which :func:`load_base` handles."""
     verbosity = transformers_logging.get_verbosity()
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""Models that transformers does not have; exported adapters bring this file, which needs torch and transformers."""
+"""The models that transformers lacks; exported adapters include this file, which needs torch and transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 
 class PooledConfig(PreTrainedConfig):  # type: ignore[misc]
-    """What a :class:`MeanPooledClassifier` is made from.
+    """The configuration of a :class:`MeanPooledClassifier`.
 
     ``text_config`` is the backbone's, ``pooled_inputs`` the paths in the backbone of layers whose inputs are pooled
     too, ``projected`` the directions that features are projected on, 0 for none, ``bottlenecks`` the widths of
@@ -42,14 +42,14 @@ class PooledConfig(PreTrainedConfig):  # type: ignore[misc]
 
 
 class Centring(nn.Module):
-    """Subtracts ``mean``, ``[width]``, which starts at zero and is not trained."""
+    """The subtraction of ``mean``, ``[width]``, which starts at zero and is not trained."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mean = nn.Parameter(torch.zeros(width))
 
     def forward(self, features: Tensor) -> Tensor:
-        """``[N, width]``."""
+        """Subtract the mean from features ``[N, width]``."""
         return features - self.mean
 
 
@@ -66,11 +66,11 @@ class Projection(nn.Module):
 
 
 class MeanPooledClassifier(PreTrainedModel):  # type: ignore[misc]
-    """``backbone`` → means over unmasked tokens, side by side → ``classifier`` (linear).
+    """The classifier ``backbone`` → concatenated means over unmasked tokens → ``classifier`` (linear).
 
-    Means are taken of the last hidden state and of what goes into each of the configuration's ``pooled_inputs``; with
-    these they are centred, and where the configuration says so projected. Without a ``backbone`` a new one is made,
-    for its weights to be loaded into.
+    The means are of the last hidden state and of the input of each of the configuration's ``pooled_inputs``; where
+    there are any, the features are centred, and projected if the configuration says so. Without a ``backbone`` one is
+    made, for its weights to be loaded into.
     """
 
     config_class = PooledConfig
@@ -84,7 +84,7 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[misc]
             backbone = AutoModel.from_config(config.text_config, **without_pooler(config.text_config))
         self.backbone: nn.Module = backbone
         self.lower_states: list[Tensor] = []
-        """In the pass under way, what went into those of the layers that were reached, ``[N, T, hidden]``."""
+        """The inputs ``[N, T, hidden]`` of the pooled layers that the current pass has reached."""
         for layer in config.pooled_inputs:
             self.backbone.get_submodule(layer).register_forward_pre_hook(self._keep_input, with_kwargs=True)
         width = (len(config.pooled_inputs) + 1) * config.text_config.get_text_config().hidden_size
@@ -107,7 +107,7 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[misc]
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None, **options: Any
     ) -> SequenceClassifierOutput:
-        """Logits ``[N, labels]``, and a loss if there are ``labels``; ids and mask are int64 ``[N, T]``."""
+        """Compute the logits ``[N, labels]``, and a loss if there are ``labels``; ids and mask are int64 ``[N, T]``."""
         options.pop("return_dict", None)
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         logits = self.classifier(self.projection(self.centring(self.means(input_ids, mask, **options))))
@@ -115,7 +115,7 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[misc]
         return SequenceClassifierOutput(loss=loss, logits=logits)
 
     def means(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
-        """What is centred and classified, ``[N, width]``."""
+        """Compute the features ``[N, width]``, before they are centred."""
         self.lower_states.clear()
         last = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
         weights = attention_mask.to(last.dtype).unsqueeze(-1)
@@ -129,13 +129,13 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[misc]
 
 
 def without_pooler(config: Any) -> dict[str, bool]:
-    """The argument that leaves out the pooler of the backbone that ``config`` describes, where it has one."""
+    """Return the argument that omits the pooler of the backbone that ``config`` describes, where it has one."""
     parameters = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
 class Bottleneck(nn.Module):
-    """``hidden`` → ``width`` → ReLU → ``hidden``; the way up starts at zero, so that nothing is added at first."""
+    """The bottleneck ``hidden`` → ``width`` → ReLU → ``hidden``; its last matrix starts at zero, so it adds nothing."""
 
     def __init__(self, hidden: int, width: int) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class Bottleneck(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[..., hidden]`` → ``[..., hidden]``."""
+        """Map ``[..., hidden]`` to ``[..., hidden]``."""
         up: Tensor = self.up(functional.relu(self.down(x)))
         return up
 
@@ -153,8 +153,8 @@ class Bottleneck(nn.Module):
 class AdaptedModule(nn.Module):
     """A module and the bottleneck that reads its output and corrects the residual stream.
 
-    Behind a matrix that means adding to its output. A norm at the end of a layer has the stream as its input: the
-    correction goes there, and the norm is applied to the sum.
+    After a matrix the correction is added to the output. A norm at the end of a layer has the residual stream as its
+    input: the correction is added there, and the norm is applied to the sum.
     """
 
     def __init__(self, host: nn.Module, width: int) -> None:
@@ -166,7 +166,7 @@ class AdaptedModule(nn.Module):
         self.adapter = Bottleneck(weight.shape[1 if isinstance(host, Conv1D) else 0], width)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the host would make of ``x``, corrected; ``[..., in]`` → ``[..., hidden]``."""
+        """Compute the module's output for ``x [..., in]``, corrected, ``[..., hidden]``."""
         y: Tensor = self.host(x)
         correction: Tensor = self.adapter(y)
         corrected: Tensor = self.host(x + correction) if self._is_norm else y + correction
@@ -174,7 +174,7 @@ class AdaptedModule(nn.Module):
 
 
 def insert_bottlenecks(base: nn.Module, widths: Mapping[str, int]) -> None:
-    """Put a bottleneck of the given width behind each of the modules of ``base`` that ``widths`` names by path."""
+    """Add a bottleneck of the given width after each of the modules of ``base`` that ``widths`` names by path."""
     for host, width in widths.items():
         base.set_submodule(host, AdaptedModule(base.get_submodule(host), width))
 

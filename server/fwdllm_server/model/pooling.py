@@ -1,4 +1,4 @@
-"""What a classifier on mean token vectors pools, and by what it is centred."""
+"""The layers that a classifier on mean token vectors pools, and the mean that it is centred by."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ LEAST_PROJECTED = 64
 
 @torch.no_grad()
 def centre(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> None:
-    """Fit a model that centres its features, and perhaps projects them, to the texts of ``batches``; others stay alike.
+    """Set the mean that a model with centred features subtracts to that of the texts of ``batches``.
 
-    The mean over the texts is subtracted. The basis are the principal directions, as much longer than 1 as keeps the
-    sum of magnitudes about as it was: a step of Adam moves each weight alike, and then changes the logits alike.
+    A model that projects its features gets the principal directions as its basis. They are as much longer than 1 as
+    keeps the sum of magnitudes about as it was: a step of Adam moves each weight alike, and then changes the logits
+    alike. Other models stay as they are.
     """
     if not isinstance(model, MeanPooledClassifier) or not isinstance(model.centring, Centring):
         return
@@ -48,7 +49,7 @@ def projected_width(labels: int, width: int, most: int) -> int:
 
 
 def first_and_middle(backbone: nn.Module) -> Sequence[str]:
-    """Paths of the layers whose inputs ``layer-means`` pools: the first, which reads embeddings, and the middle one.
+    """Return the paths of the layers whose inputs ``layer-means`` pools: the first (the embeddings) and the middle one.
 
     :raises BadInputError: the model has fewer than two layers, or runs one several times.
     """

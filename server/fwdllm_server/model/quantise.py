@@ -1,9 +1,9 @@
-"""Frozen weights in 8 or 4 bits: the stages of a float32 bundle in smaller files.
+"""The quantisation of frozen weights to 8 or 4 bits: smaller stages from a float32 bundle.
 
-Only weights are quantised, in blocks of 32 along what a product sums over that share a scale, by ONNX Runtime's own
-quantiser; the products are float32. Quantised activations would drown a scalar: a step of ε changes them by less than
-they are rounded. The nodes are put in here and not by ONNX Runtime's ``MatMulNBitsQuantizer``, which writes a weight
-that several nodes read (ALBERT) once for each, leaves embedding tables alone at 8 bits, and ``Gemm`` (GPT-2) always.
+Only weights are quantised, by ONNX Runtime's own quantiser, in blocks of 32 along the summed dimension, each with one
+scale; the products are float32. Quantised activations would hide a scalar: a step of ε changes them by less than their
+rounding. The nodes are inserted here and not by ONNX Runtime's ``MatMulNBitsQuantizer``, which writes a weight that
+several nodes read (ALBERT) once for each, and skips 8-bit embedding tables and every ``Gemm`` (GPT-2).
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from fwdllm_server.model.split import save_stage
 
 Packed = NDArray[np.uint8]
 BLOCK = 32
-"""Weights that share a scale."""
+"""The number of weights that share a scale."""
 _BITS: Mapping[Precision, int] = {"int8": 8, "int4": 4}
 _DOMAIN = "com.microsoft"
 _FLOAT32_PRODUCTS = 1  # accuracy_level of MatMulNBits; 4 would quantise activations
 
 
 def quantise_bundle(folder: Path, manifest: Manifest, precision: Precision) -> Manifest:
-    """Write the stages of the float32 bundle in ``folder`` anew, and its manifest, which is returned.
+    """Replace the stages and the manifest of the float32 bundle in ``folder`` by quantised ones; return the manifest.
 
-    Matrices narrower than :data:`BLOCK` stay float32, as LoRA's frozen bases do.
+    Matrices narrower than :data:`BLOCK` stay float32, as do LoRA's frozen matrices.
     """
     if precision == "float32":
         return manifest
@@ -45,7 +45,7 @@ def quantise_bundle(folder: Path, manifest: Manifest, precision: Precision) -> M
 
 
 def quantise_graph(model: ir.Model, bits: int) -> bool:
-    """Quantise every wide constant that ``model`` multiplies with or looks up in; returns whether there are any."""
+    """Quantise every wide constant that ``model`` multiplies with or looks up in; return whether there are any."""
     weights = _Weights(model.graph, bits)
     for node in list(model.graph):
         if _multiplies_constant(node):
@@ -102,7 +102,7 @@ def _is_wide(value: ir.Value | None) -> bool:
 
 
 def _transposed(value: ir.Value | None) -> ir.Value | None:
-    """The constant matrix whose transpose ``value`` is: large weights that several nodes read are exported so."""
+    """Return the constant matrix whose transpose is ``value``: large shared weights are exported transposed."""
     producer = None if value is None else value.producer()
     if producer is None or producer.op_type != "Transpose":
         return None
@@ -148,7 +148,7 @@ def _turn_into(node: ir.Node, kind: str, inputs: Sequence[ir.Value | None], attr
 
 
 class _Weights:
-    """The quantised weights of a graph, each made once."""
+    """The quantised weights of a graph, each quantised once."""
 
     def __init__(self, graph: ir.Graph, bits: int) -> None:
         self._graph = graph
@@ -156,18 +156,19 @@ class _Weights:
         self.made: dict[str, tuple[ir.Value, ir.Value]] = {}
 
     def quantised(self, weight: ir.Value, along_rows: bool) -> tuple[ir.Value, ir.Value]:
-        """A matrix ``[K, N]`` (its transpose unless ``along_rows``) in blocks along K: uint8 ``[N, blocks, bytes]``.
+        """Quantise a matrix ``[K, N]`` (its transpose unless ``along_rows``) in blocks along K.
 
-        Beside it the scales, float32 ``[N, blocks]``.
+        Return the weights, uint8 ``[N, blocks, bytes]``, and the scales, float32 ``[N, blocks]``.
         """
         use = "product" if along_rows else "transposed"
         return self._made(weight, use, self.bits, along_rows, lambda packed, _: packed)
 
     def table(self, weight: ir.Value) -> tuple[ir.Value, ir.Value, int]:
-        """A table ``[rows, width]`` in blocks along its width: uint8 ``[rows, bytes]``, scales ``[rows, blocks]``.
+        """Quantise a table ``[rows, width]`` in blocks along its width.
 
-        Beside them the bits, which are 8 for an odd width: the operator takes the width of what it looks up from the
-        bytes of a row, and half a byte too many would be a column too many.
+        Return the weights, uint8 ``[rows, bytes]``, the scales ``[rows, blocks]`` and the number of bits. That is 8 for
+        an odd width: the operator derives the width from the bytes of a row, and a padding half byte would become a
+        column.
         """
         assert weight.shape is not None
         bits = 8 if int(weight.shape.numpy()[1]) % 2 else self.bits

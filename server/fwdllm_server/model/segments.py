@@ -1,6 +1,6 @@
-"""Which tokens of a pair are the second text: models with segment embeddings want to be told.
+"""The segment ids of a pair of texts, for models with segment embeddings.
 
-Devices send token ids alone, so the exported graph finds it out: all that follows the first separator.
+Devices feed token ids alone, so the exported graph computes them: the second text follows the first separator.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def segment_separator(config: Any, tokenizer_json: bytes) -> int | None:
-    """The token after which the second text begins; None where model or tokenizer tell the two apart in no such way."""
+    """Return the token after which the second text begins, None where model or tokenizer do not use one."""
     if (getattr(config.get_text_config(), "type_vocab_size", None) or 0) < 2:
         return None
     pair = Tokenizer.from_str(tokenizer_json.decode()).encode("a", "b")
@@ -22,6 +22,6 @@ def segment_separator(config: Any, tokenizer_json: bytes) -> int | None:
 
 
 def token_types(input_ids: Tensor, separator: int) -> Tensor:
-    """0 up to the first ``separator`` of each row and 1 after it, int64 ``[N, T]`` as ``input_ids``."""
+    """Compute the segment ids, int64 ``[N, T]`` as ``input_ids``: 0 up to the first ``separator`` of a row, then 1."""
     is_separator = (input_ids == separator).to(input_ids.dtype)
     return (is_separator.cumsum(dim=1) - is_separator).clamp(max=1)

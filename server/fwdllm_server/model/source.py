@@ -1,4 +1,4 @@
-"""Whether there is a model where a job file says: asked at once, and not after minutes of preparing."""
+"""The check that a job file's model exists, before minutes of preparation."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from fwdllm_common.errors import BadInputError
 
 _ASK_S = 10.0
 _KEPT = "config.json"
-"""The file by which a model that was downloaded before is known."""
+"""The file that shows that a model was downloaded before."""
 
 
 def check_source(source: str) -> None:
-    """Look for a model's folder or file, else ask the hub for it, once.
+    """Check that the model is a folder or a file, or else on the hub, which is asked once.
 
-    :raises BadInputError: there is none, or the hub does not say and it was not downloaded before.
+    :raises BadInputError: there is no model, or the hub does not answer and the model was not downloaded before.
     """
     if Path(source).exists():
         return

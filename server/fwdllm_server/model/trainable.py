@@ -16,7 +16,7 @@ HEAD_BLOCK = "head"
 
 
 def trainable_layout(model: PeftModel, one_block: bool = False) -> Layout:
-    """The layout of θ: the trainable tensors by their key in the saved adapter, block "peft", then block "head".
+    """Return the layout of θ: the trainable tensors by their key in the saved adapter, block "peft" before "head".
 
     With ``one_block`` the head belongs to block "peft" too, so that one direction covers all of θ.
 
@@ -33,15 +33,15 @@ def trainable_layout(model: PeftModel, one_block: bool = False) -> Layout:
 
 
 def initial_theta(model: PeftModel, layout: Layout) -> Float32Vector:
-    """θ as the model holds it now, float32 ``[d]``, a copy."""
+    """Return a copy of the model's current θ, float32 ``[d]``."""
     parameters = saved_parameters(model)
     return layout.pack({spec.name: parameters[spec.name].detach().float().cpu().numpy() for spec in layout.tensors})
 
 
 def saved_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
-    """The live parameters by their key in PEFT's adapter file, in the model's order.
+    """Return the live parameters by their key in PEFT's adapter file, in the model's order.
 
-    PEFT's saved tensors share their storage with the parameters, which pairs the two without its naming rules.
+    PEFT's saved tensors share their storage with the parameters, which matches the two without PEFT's naming rules.
     """
     saved: dict[str, torch.Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
     keys = {tensor.data_ptr(): key for key, tensor in saved.items()}
@@ -50,6 +50,6 @@ def saved_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
 
 
 def _head_parameters(model: PeftModel) -> set[int]:
-    """Identities of the head's parameters."""
+    """Return the identities (``id``) of the head's parameters."""
     classifier: Any = model.get_base_model()
     return {id(parameter) for parameter in classifier.get_submodule(head_name(classifier)).parameters()}

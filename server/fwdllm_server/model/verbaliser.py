@@ -1,4 +1,4 @@
-"""A decoder that answers a prompt becomes a classifier: its head starts as the rows of the labels' words."""
+"""The verbaliser: a decoder's classification head that starts as the output rows of the labels' words."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _TEXT = "x"
 
 @dataclass(frozen=True)
 class Prompting:
-    """How a decoder is asked: the prompt around each text, and the ``words`` that answer it, one for each label.
+    """The prompt around each text and the ``words`` that answer it, one for each label.
 
-    Either may be absent: without words the head starts as it otherwise would, without a prompt they follow the text.
+    Either may be absent: without words the head starts as it otherwise would; without a prompt they follow the text.
     """
 
     prompt: Prompt | None
@@ -52,7 +52,7 @@ class Prompting:
 
 
 def check_prompt(tokenizer_file: TokenizerFile, prompt: Prompt, max_tokens: int) -> None:
-    """See whether a word can follow the prompt with a text in it.
+    """Check that a word can follow the prompt with a text in it.
 
     :raises BadInputError: the prompt leaves no room for a text, or a special token follows it.
     """
@@ -67,7 +67,7 @@ def check_prompt(tokenizer_file: TokenizerFile, prompt: Prompt, max_tokens: int)
 
 
 def first_tokens(tokenizer_file: TokenizerFile, prompt: Prompt, words: Sequence[str]) -> list[int]:
-    """The token with which each word begins where it follows the prompt, after a space unless one is there.
+    """Return the first token of each word where it follows the prompt, after a space unless one is there.
 
     :raises BadInputError: two words begin alike, or the tokenizer joins a word with the prompt's end.
     """

@@ -1,1 +1,1 @@
-"""Preparing a job: export, known-answer test, evaluation and adoption into the store."""
+"""The preparation of a job: export, known-answer test, evaluation and adoption into the store."""

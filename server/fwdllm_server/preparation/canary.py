@@ -1,4 +1,4 @@
-"""The canary of a bundle: drawn before its weights are quantised, measured before and after."""
+"""The known-answer test of a bundle (its canary): drawn before quantisation, measured before and after."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.config.job import PerturbationSection
 
 CANARY_FILE = "canary.bin"
-# Nobody's data: every device of every job gets them.
+# Texts of our own: every device of every job receives them, so they must be nobody's data.
 TEXTS = (
     "The committee will publish its report on the new railway line in the spring.",
     "A late goal gave the visitors their first win of the season on Saturday.",
@@ -35,9 +35,9 @@ _MOVED = 0.03
 
 
 def draw_canary(bundle: Path, manifest: Manifest, theta: Float32Vector, perturbation: PerturbationSection) -> Canary:
-    """The canary of the float32 bundle in the folder ``bundle``, with ε as at ``theta``, float32 ``[d]``.
+    """Return the canary of the float32 bundle in the folder ``bundle``, with ε as at ``theta``, float32 ``[d]``.
 
-    Its θ lies a little beside ``theta`` in a direction of its own: below a head that is zero no weight has a slope.
+    Its own θ is ``theta`` moved along one fixed direction: below a head of zeros every directional derivative is zero.
     """
     dataset = _tokenised(bundle, manifest)
     canary = Canary(
@@ -54,12 +54,12 @@ def draw_canary(bundle: Path, manifest: Manifest, theta: Float32Vector, perturba
 
 
 def expect_of(bundle: Path, manifest: Manifest, canary: Canary) -> Canary:
-    """The canary with the scalars of the bundle as it is now."""
+    """Return the canary with the scalars that the bundle gives as it is now."""
     return replace(canary, expected=canary_scalars(bundle, manifest, canary, bundle.parent, threads=0))
 
 
 def fidelity(canary: Canary) -> float:
-    """Signal to noise of the bundle's own scalars against those of the float32 model: what quantising it costs."""
+    """Return the signal-to-noise ratio of the bundle's scalars against those of the float32 model."""
     return signal_to_noise(canary.expected, canary.float32)
 
 
@@ -80,7 +80,7 @@ def _labelled(folder: Path, manifest: Manifest) -> Source:
 
 
 def _questions(folder: Path, _manifest: Manifest) -> Source:
-    """Each answered by a word near its beginning, which no cut takes away."""
+    """Write questions that are answered by a word near the beginning, which truncation keeps."""
     file = folder / "questions.jsonl"
     words = [(text, text.split()[1 + i % 3]) for i, text in enumerate(TEXTS)]
     rows = (

@@ -1,4 +1,4 @@
-"""The coordinator's own held-out rows, run through the device's engine: same code, same numbers."""
+"""The evaluation on the coordinator's held-out rows, with the device's engine: same code, same numbers."""
 
 from __future__ import annotations
 
@@ -18,32 +18,32 @@ from fwdllm_server.config.job import JobSpec
 from fwdllm_server.store.ledger import EvaluationRecord
 
 _SAMPLE = 512
-"""Texts that features are centred by and PEFT methods may look at."""
+"""The number of texts, at most, that features are centred by and that PEFT methods may read."""
 
 
 def check_held_out(spec: JobSpec, base_folder: Path) -> None:
-    """Read the held-out file once, before any work is done.
+    """Read the held-out file once, before any other work.
 
-    :raises BadInputError: it is missing, wrong, or has a label that the job does not name.
+    :raises BadInputError: the file is missing, wrong, or has a label that the job does not name.
     """
     check_rows(spec, held_out_source(spec, base_folder))
 
 
 def check_rows(spec: JobSpec, source: Source) -> int:
-    """Read rows for the task of a job; returns how many there are.
+    """Read rows for the task of a job and return their number.
 
     :raises BadInputError: the file is missing, wrong, or has a label that the job does not name.
     """
     contents = contents_of(source, spec.model.no_answer)
     if unknown := set(contents.labels) - set(spec.model.labels):
         raise BadInputError(
-            f"{source.path}: label {sorted(unknown)[0]!r} is not in [model] labels; add it there or mend the file"
+            f"{source.path}: label {sorted(unknown)[0]!r} is not in [model] labels; add it there or correct the file"
         )
     return contents.rows
 
 
 def held_out_source(spec: JobSpec, base_folder: Path) -> Source:
-    """Where the held-out rows are."""
+    """Return the source of the held-out rows; relative paths start from ``base_folder``."""
     section = spec.held_out
     if spec.model.task != CLASSIFICATION:
         return QuestionSource(base_folder / section.file)
@@ -52,7 +52,7 @@ def held_out_source(spec: JobSpec, base_folder: Path) -> Source:
 
 
 def held_out_texts(spec: JobSpec, base_folder: Path) -> list[str]:
-    """Some of the held-out texts from all over the file, without labels: the only text that the coordinator has."""
+    """Return some held-out texts from the whole file, without labels: the coordinator has no other text."""
     source = held_out_source(spec, base_folder)
     if isinstance(source, QuestionSource):
         texts = [f"{row.question} {row.context}" for row in source.rows()]
@@ -62,7 +62,10 @@ def held_out_texts(spec: JobSpec, base_folder: Path) -> list[str]:
 
 
 class HeldOutEvaluator:
-    """Accuracy (or F1) and loss of a version of θ; the frozen prefix is computed once and kept in ``cache_folder``."""
+    """The accuracy (or F1) and the loss of a version of θ.
+
+    The outputs of the frozen layers are computed once and kept in ``cache_folder``.
+    """
 
     def __init__(self, spec: JobSpec, base_folder: Path, bundle: Path, manifest: Manifest, cache_folder: Path) -> None:
         dataset = Dataset.load(held_out_source(spec, base_folder), bundle / manifest.tokenizer.name, manifest)

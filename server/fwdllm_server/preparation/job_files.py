@@ -1,7 +1,7 @@
-"""The files of a job's model: each is an artifact for devices, and in the job's folder for the coordinator itself.
+"""The files of a job's model: each is kept as an artifact, for devices, and in the job's folder, for the coordinator.
 
-A file that is damaged or missing in one place is restored from the other. Where both names are one file, as on most
-disks, or both are damaged, the model is exported again, which gives the same bytes with the same libraries.
+A file that is damaged or missing in one place is restored from the other. Where both are damaged, or both are hard
+links to one file, the model is exported again, which gives the same bytes with the same libraries.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from fwdllm_common.errors import FwdllmError, IntegrityError, StorageError
 from fwdllm_common.files import make_folder
 from fwdllm_common.manifest import MANIFEST_FILE, Manifest
 from fwdllm_server.config.job import JobSpec
+from fwdllm_server.preparation.adoption import prepared_in
 from fwdllm_server.preparation.evaluation import held_out_texts
 from fwdllm_server.preparation.export_process import export_in_process
-from fwdllm_server.preparation.prepare import JobFolder, prepared_in
+from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.store import jobs
 from fwdllm_server.store.artifacts import ArtifactStore, is_whole
 from fwdllm_server.store.database import reading
@@ -31,7 +32,7 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class JobFiles:
-    """The files that a manifest names, and the ``first_version`` of θ, by hash."""
+    """The files that a manifest names and the ``first_version`` of θ, by SHA-256."""
 
     artifacts: ArtifactStore
     folder: JobFolder
@@ -40,16 +41,16 @@ class JobFiles:
     first_version: str
 
     async def make_whole(self, base_folder: Path) -> None:
-        """Restore what is damaged or missing; paths in the job file start from ``base_folder``.
+        """Restore the files that are damaged or missing; relative paths in the job file start from ``base_folder``.
 
-        :raises IntegrityError: that is not possible, with what to do.
+        :raises IntegrityError: they cannot be restored; the message says what to do.
         :raises StorageError: the disk cannot be written.
         """
         damaged = await asyncio.to_thread(self._restore)
         if not damaged:
             return
         _log.warning("files are damaged or missing: exporting the model again", job=self.spec.job.name, files=damaged)
-        why = "exporting the model again gives others"
+        why = "exporting the model again gives other files"
         again = JobFolder(self.folder.path.with_name(f"{self.folder.path.name}.again"))
         try:
             texts = await asyncio.to_thread(held_out_texts, self.spec, base_folder)
@@ -72,7 +73,7 @@ class JobFiles:
         return JobFiles(self.artifacts, folder, self.spec, self.manifest_sha256, self.first_version)
 
     def _restore(self) -> Sequence[str]:
-        """Restore each file from where it is whole; names those that are whole nowhere."""
+        """Restore each file from an undamaged copy; return the names of those that have none."""
         make_folder(self.folder.bundle)
         if not self._restore_file(self.manifest_sha256, MANIFEST_FILE):
             return [MANIFEST_FILE]
@@ -95,7 +96,7 @@ class JobFiles:
         return whole or copy_whole
 
     def _restore_first_version(self) -> None:
-        """Write it again if it is what the export began with; else a newer snapshot may do in its place."""
+        """Restore the first version if the export still gives it; otherwise a newer snapshot may replace it."""
         if is_whole(self.artifacts.path(self.first_version), self.first_version):
             return
         try:
@@ -108,9 +109,11 @@ class JobFiles:
 
 
 def files_of_jobs(database_url: str, artifacts: ArtifactStore) -> tuple[int, list[str]]:
-    """How many jobs have artifacts, and which of those are missing, in words; the database stays as it is.
+    """Return the number of jobs with artifacts, and a line for each artifact that is missing.
 
-    :raises StorageError: it cannot be read.
+    The database is only read.
+
+    :raises StorageError: the database cannot be read.
     """
     with reading(database_url) as connection:
         wanted = jobs.artifacts(connection)
@@ -126,7 +129,7 @@ def files_of_jobs(database_url: str, artifacts: ArtifactStore) -> tuple[int, lis
 def _missing_of(job_name: str, manifest_sha256: str, artifacts: ArtifactStore) -> list[str]:
     try:
         manifest = Manifest.from_bytes(artifacts.get(manifest_sha256))
-    except FwdllmError:  # damaged, which is told already
+    except FwdllmError:  # damaged: reported by the caller's check of the artifacts
         return []
     gone = [file for file in manifest.files if not artifacts.path(file.sha256).is_file()]
     return [f"{file.name} of job {job_name} ({file.sha256}) is missing" for file in gone]

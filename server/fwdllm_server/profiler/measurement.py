@@ -18,7 +18,7 @@ from fwdllm_common.replay import ModelState
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.trainable import HEAD_BLOCK, PEFT_BLOCK
-from fwdllm_server.preparation.prepare import run_header, run_key
+from fwdllm_server.preparation.run_header import run_header, run_key
 from fwdllm_server.profiler.candidate_model import CandidateModel, ModelMaker
 from fwdllm_server.profiler.closed_form_head import with_closed_form_head
 from fwdllm_server.profiler.curvature import Descent, Loss, descend

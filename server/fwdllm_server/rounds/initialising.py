@@ -14,7 +14,8 @@ from fwdllm_common.protocol import FEATURE_SUMS
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm.auto import direction_shares
 from fwdllm_server.algorithm.class_means import MAX_DEVICES, ClassTotals, LinearHead, head_from_means
-from fwdllm_server.preparation.prepare import PreparedModel, run_header, save_prepared
+from fwdllm_server.preparation.adoption import PreparedModel, save_prepared
+from fwdllm_server.preparation.run_header import run_header
 from fwdllm_server.rounds.expiring import expire_overdue
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
 from fwdllm_server.store import assignments, feature_sums, rounds

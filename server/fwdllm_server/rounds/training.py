@@ -19,8 +19,7 @@ from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import ForwardGradient
 from fwdllm_server.algorithm.auto import direction_shares
 from fwdllm_server.config.job import DevicesSection, JobSpec
-from fwdllm_server.config.toml_model import parse_toml
-from fwdllm_server.preparation.prepare import run_header
+from fwdllm_server.preparation.run_header import run_header
 from fwdllm_server.rounds.computing import Desk
 from fwdllm_server.rounds.draw import draw
 from fwdllm_server.rounds.failing import failing_devices
@@ -102,7 +101,7 @@ class TrainingJob:
         With a ``version`` it is as of that.
         """
         assert record.manifest_sha256 is not None
-        spec = parse_toml(record.spec_toml, JobSpec, record.name)
+        spec = record.spec()
         manifest = Manifest.from_bytes(artifacts.get(record.manifest_sha256))
         if record.header is None:
             state = _draft(spec, manifest, artifacts, record)

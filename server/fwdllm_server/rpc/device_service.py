@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
-from functools import lru_cache
 from typing import Any
 
 import grpc
@@ -321,11 +320,6 @@ class DeviceService(DeviceServiceServicer):
         return device_pb2.CheckInWindow(min_ms=round(1000 * least_s), max_ms=round(1000 * most_s))
 
 
-@lru_cache(maxsize=64)  # thousands of check-ins need the same few sets
-def _set_of(words: tuple[str, ...]) -> frozenset[str]:
-    return frozenset(words)
-
-
 def _device_of(sighting: Sighting) -> str:
     return sighting.device_id  # a fixed order of locks prevents deadlocks between transactions
 
@@ -365,7 +359,7 @@ def _own_assignment(connection: Connection, device_id: str, assignment_id: str) 
 
 
 def _why_not(device: Present, job: TrainingJob) -> str:
-    return device.why_not(job.name, _set_of(job.manifest.labels), job.manifest.task, job.needs)
+    return device.why_not(job.name, frozenset(job.manifest.labels), job.manifest.task, job.needs)
 
 
 def _why_it_waits(why_not: Mapping[str, str], wanted: bool, waits: bool) -> str:

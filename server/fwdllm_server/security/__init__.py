@@ -1,1 +1,1 @@
-"""Who may talk to the coordinator: its own certificate authority and join tokens."""
+"""Access to the coordinator: its certificate authority and join tokens."""

@@ -1,4 +1,4 @@
-"""The coordinator's certificate authority: ECDSA P-256, made by ``init``, trusted by nobody else."""
+"""The coordinator's own certificate authority: ECDSA P-256, made by ``init``."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from fwdllm_common.files import write_atomically
 from fwdllm_server.security.roles import ISSUER, Role, subject_of
 
 CA_LIFETIME = datetime.timedelta(days=3650)
-# Devices' clocks are seldom right to the minute: a new certificate is valid for them at once.
+# A new certificate must be valid at once for devices whose clocks are late.
 _CLOCK_SKEW = datetime.timedelta(hours=1)
 
 
 class KeyAndCertificate(NamedTuple):
-    """A private key and its certificate, PEM both; the certificate may be followed by its issuer's."""
+    """A private key and its certificate, both PEM; the issuer's certificate may follow."""
 
     key: bytes
     certificate: bytes
@@ -33,14 +33,14 @@ class KeyAndCertificate(NamedTuple):
 
 @dataclass(frozen=True)
 class CertificateAuthority:
-    """Signs for the coordinator, the operator and the devices. Times are seconds since 1970 UTC."""
+    """The authority that signs for coordinator, operator and devices; times are seconds since 1970 UTC."""
 
     certificate: x509.Certificate
     key: ec.EllipticCurvePrivateKey
 
     @classmethod
     def create(cls, now: float) -> CertificateAuthority:
-        """A new authority, good for ten years."""
+        """Create an authority that is valid for ten years."""
         key = ec.generate_private_key(ec.SECP256R1())
         builder = _builder(ISSUER, ISSUER, key.public_key(), now, _moment(now) + CA_LIFETIME)
         builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -49,9 +49,9 @@ class CertificateAuthority:
 
     @classmethod
     def load(cls, certificate: Path, key: Path) -> CertificateAuthority:
-        """The authority whose PEM files these are.
+        """Load the authority from its PEM files.
 
-        :raises StorageError: they cannot be read or are no authority.
+        :raises StorageError: they cannot be read, or are not an authority.
         """
         try:
             loaded = x509.load_pem_x509_certificate(certificate.read_bytes())
@@ -63,9 +63,9 @@ class CertificateAuthority:
         return cls(loaded, private)
 
     def check_valid(self, now: float) -> datetime.datetime:
-        """When the authority ends, UTC.
+        """Return the end of the authority's validity, UTC.
 
-        :raises RefusedError: it has, or it has not begun by this machine's clock: no device would accept its server.
+        :raises RefusedError: it is expired or not yet valid by this machine's clock: no device would accept its server.
         """
         begins, ends = self.certificate.not_valid_before_utc, self.certificate.not_valid_after_utc
         if _moment(now) < begins:
@@ -80,7 +80,7 @@ class CertificateAuthority:
         return ends
 
     def save(self, certificate: Path, key: Path) -> None:
-        """Write both as PEM, the key for its owner's eyes only.
+        """Write certificate and key as PEM; only the owner can read the key.
 
         :raises StorageError: they cannot be written.
         """
@@ -94,24 +94,24 @@ class CertificateAuthority:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the certificate's DER bytes, hex: what a join token carries."""
+        """The SHA-256 of the certificate's DER bytes, hex, which a join token carries."""
         return self.certificate.fingerprint(hashes.SHA256()).hex()
 
     def issue_server(self, hosts: Iterable[str], now: float) -> KeyAndCertificate:
-        """A server's certificate for ``hosts`` (names or IP addresses), followed by the authority's."""
+        """Issue a server's certificate for ``hosts`` (names or IP addresses), followed by the authority's."""
         names = x509.SubjectAlternativeName([_general_name(host) for host in dict.fromkeys(hosts)])
         issued = self._issue_with_key(Role.COORDINATOR, "coordinator", ExtendedKeyUsageOID.SERVER_AUTH, now, names)
-        # A device that joins has only the authority's fingerprint: the handshake must show it the authority.
+        # A device that joins knows only the authority's fingerprint: the handshake must present the authority.
         return KeyAndCertificate(issued.key, issued.certificate + self.certificate_pem)
 
     def issue_operator(self, now: float) -> KeyAndCertificate:
-        """The certificate of the command line."""
+        """Issue the certificate of the command line."""
         return self._issue_with_key(Role.OPERATOR, "operator", ExtendedKeyUsageOID.CLIENT_AUTH, now)
 
     def sign_device(
         self, public_key: ec.EllipticCurvePublicKey, device_id: str, now: float, days: int
     ) -> x509.Certificate:
-        """A device's certificate, good for ``days``."""
+        """Sign a device's certificate, valid for ``days`` days."""
         lifetime = datetime.timedelta(days=days)
         subject = subject_of(Role.DEVICE, device_id)
         return self._sign(subject, public_key, ExtendedKeyUsageOID.CLIENT_AUTH, now, lifetime)

@@ -1,4 +1,4 @@
-"""A device's certificate request: untrusted bytes in, a key that its sender holds out."""
+"""The check of a device's certificate request: it proves that the sender holds the private key."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from fwdllm_common.errors import BadInputError
 
 @dataclass(frozen=True)
 class DeviceKey:
-    """A public key whose private half signed the request; ``sha256`` (hex) makes two requests the same device's."""
+    """A public key whose private half signed the request; ``sha256`` (hex) identifies the device."""
 
     public_key: ec.EllipticCurvePublicKey
     sha256: str
 
 
 def parse_request(der: bytes) -> DeviceKey:
-    """The key of a PKCS#10 request; whatever else the request asks for is ignored.
+    """Return the key of a PKCS#10 request (DER); whatever else the request asks for is ignored.
 
-    :raises BadInputError: not such a request, not ECDSA P-256, or not signed by its own key.
+    :raises BadInputError: it is not such a request, not ECDSA P-256, or not signed by its own key.
     """
     try:
         request = x509.load_der_x509_csr(der)

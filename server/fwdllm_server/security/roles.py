@@ -1,4 +1,4 @@
-"""Who a certificate belongs to: the organisation in its subject is the holder's role."""
+"""The holder of a certificate: the organisation in its subject is the holder's role."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cryptography.x509.oid import NameOID
 
 
 class Role(StrEnum):
-    """What the holder of a certificate may do."""
+    """The role of a certificate's holder, which decides the calls that it may make."""
 
     COORDINATOR = "fwdllm coordinator"
     OPERATOR = "fwdllm operator"
@@ -19,16 +19,16 @@ class Role(StrEnum):
 
 
 ISSUER = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "fwdllm certificate authority")])
-"""The name of our own authority."""
+"""The name of the coordinator's own authority."""
 OWN_PREFIX = "own-"
-"""What the ids of devices begin with that have their certificates from an authority of the operator's own."""
+"""The prefix of the ids of devices whose certificates are from the operator's own authority."""
 
 
 @dataclass(frozen=True)
 class Holder:
-    """``role`` of the certificate, None for one without any; ``name`` is its common name.
+    """The holder of a certificate: its ``role``, None where it has none, and its common ``name``.
 
-    ``issued_at`` is the beginning of its validity, seconds since 1970.
+    ``issued_at`` is the start of the certificate's validity in seconds since 1970.
     """
 
     role: Role | None
@@ -37,23 +37,24 @@ class Holder:
 
     @property
     def is_own(self) -> bool:
-        """Whether the certificate is from an authority of the operator's own."""
+        """Whether the certificate is from the operator's own authority."""
         return self.name.startswith(OWN_PREFIX)
 
 
 def subject_of(role: Role, name: str) -> x509.Name:
-    """The subject of a certificate for ``name`` in ``role``."""
+    """Return the subject of a certificate for ``name`` in ``role``."""
     return x509.Name(
         [x509.NameAttribute(NameOID.ORGANIZATION_NAME, role), x509.NameAttribute(NameOID.COMMON_NAME, name)]
     )
 
 
-# Every call of a device asks, mostly with the certificates of the devices that are connected now: a kilobyte for each.
+# Read at every call of a device, mostly for devices that are connected now; an entry takes about a kilobyte.
 @lru_cache(maxsize=16_384)
 def holder_of(certificate_pem: bytes) -> Holder:
-    """Whom a certificate was issued to; the caller has verified its signature (TLS does).
+    """Return the holder of a certificate whose signature the caller has verified (TLS does).
 
-    Of another authority than ours there are only devices, whatever the subject says, and none with an id of ours.
+    A certificate of another authority makes its holder a device, whatever its subject says, with an id of its own
+    prefix.
     """
     certificate = x509.load_pem_x509_certificate(certificate_pem)
     subject, issued_at = certificate.subject, certificate.not_valid_before_utc.timestamp()

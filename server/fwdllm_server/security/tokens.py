@@ -1,4 +1,4 @@
-"""Join secrets: random, one-time, and never stored."""
+"""The secrets of join tokens: random, used once, stored only as a digest."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import hashlib
 import secrets
 
 SECRET_CHARACTERS = 43
-"""Length of a secret: 32 random bytes in base64url."""
+"""The length of a secret in characters: 32 random bytes in base64url."""
 
 
 def new_secret() -> str:
-    """A fresh secret of 256 random bits."""
+    """Return a new secret of 256 random bits."""
     return secrets.token_urlsafe(32)
 
 
 def secret_digest(secret: str) -> str:
-    """What the store keeps of a secret, hex SHA-256: 256 random bits need no salt and no slow hash."""
+    """Return the SHA-256 (hex) of a secret, which is stored: 256 random bits need no salt and no slow hash."""
     return hashlib.sha256(secret.encode()).hexdigest()

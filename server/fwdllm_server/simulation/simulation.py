@@ -23,8 +23,10 @@ from fwdllm_common.replay import ModelState
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.model.adapter import name_base, write_adapter
+from fwdllm_server.preparation.adoption import adopt, save_prepared
 from fwdllm_server.preparation.evaluation import HeldOutEvaluator, check_held_out, held_out_texts
-from fwdllm_server.preparation.prepare import JobFolder, adopt, export_model, save_prepared
+from fwdllm_server.preparation.job_folder import JobFolder
+from fwdllm_server.preparation.model_export import export_model
 from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
@@ -107,6 +109,7 @@ class Simulation:
             record = self._required_record()
             with self._store.transaction() as connection:
                 self._job = TrainingJob.load(connection, self._artifacts, record)
+            self._spec = self._job.spec  # as it was resolved when the simulation began
             dataset = Dataset.load(data, self._model.bundle / self._job.manifest.tokenizer.name, self._job.manifest)
             self._devices = population.draw(dataset, self._job.manifest.labels, users)
             if is_new:
@@ -297,8 +300,7 @@ class Simulation:
             export_model(self._spec, source, self._model, held_out_texts(self._spec, base_folder))
         prepared = adopt(self._spec, self._model, self._artifacts)
         with self._store.transaction() as connection:
-            name, count = self._spec.job.name, self._spec.rounds.count
-            jobs.add(connection, _JOB_ID, name, spec_toml, str(base_folder), count, 0.0)
+            jobs.add(connection, _JOB_ID, self._spec, spec_toml, base_folder, 0.0)
             save_prepared(connection, self._artifacts, _JOB_ID, prepared)
 
     def _open_engine(self, dataset: Dataset, cache: Path, threads: int) -> Engine:

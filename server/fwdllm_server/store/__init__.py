@@ -1,1 +1,1 @@
-"""Everything the coordinator must not forget."""
+"""The persistent state of the coordinator: tables, queries and artifacts."""

@@ -1,4 +1,4 @@
-"""Content-addressed files: a file is called by its SHA-256, so it is right or it is not there."""
+"""The content-addressed files: the name of each is its SHA-256, so a damaged file is detected."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class ArtifactStore:
-    """The files of one coordinator, in one folder."""
+    """The artifacts of one store, in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
 
     def put(self, data: bytes) -> str:
-        """Keep ``data``; returns its SHA-256, hex.
+        """Store ``data`` and return its SHA-256, hex.
 
         :raises StorageError: the disk is full or cannot be written.
         """
@@ -34,7 +34,7 @@ class ArtifactStore:
         return sha256
 
     def put_file(self, path: Path) -> str:
-        """Keep a file that nobody writes to any more, without a copy where the disk allows; returns its SHA-256.
+        """Store a file that is not written to any more, as a hard link where possible; return its SHA-256, hex.
 
         :raises StorageError: the disk is full or cannot be written.
         """
@@ -45,14 +45,14 @@ class ArtifactStore:
         return sha256
 
     def give(self, sha256: str, path: Path) -> None:
-        """Put the artifact at ``path`` too, without a copy where the disk allows.
+        """Put the artifact at ``path`` too, as a hard link where possible.
 
         :raises StorageError: the disk is full or cannot be written.
         """
         _link(self.path(sha256), path)
 
     def get(self, sha256: str) -> bytes:
-        """The content.
+        """Return the content of an artifact.
 
         :raises BadInputError: there is no such artifact.
         :raises IntegrityError: the file has changed since it was put there.
@@ -66,30 +66,30 @@ class ArtifactStore:
         return data
 
     def remove(self, sha256: str) -> None:
-        """Forget an artifact that nobody refers to; one that cannot be removed stays."""
+        """Delete an artifact that nothing refers to, if its file can be deleted."""
         with suppress(OSError):
             self.path(sha256).unlink()
 
     def path(self, sha256: str) -> Path:
-        """Where the artifact with this hash is, or would be."""
+        """Return the path of the artifact with this hash, whether it exists or not."""
         return self._folder / sha256
 
     def damaged(self) -> list[str]:
-        """The artifacts whose files have changed since they were put there, by name; every file is read."""
+        """Return the names of the artifacts whose content has changed; every file is read."""
         files = [file for file in self._folder.iterdir() if _SHA256.fullmatch(file.name)]
         return sorted(file.name for file in files if not is_whole(file, file.name))
 
 
 def is_whole(path: Path, sha256: str) -> bool:
-    """Whether there is a file at ``path`` that has this hash."""
+    """Return whether there is a file at ``path`` with this hash."""
     try:
         return sha256_of(path) == sha256
-    except OSError:  # no file, or a disk that does not give it back
+    except OSError:  # no file, or one that the disk cannot read
         return False
 
 
 def _link(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source``, or a copy where there are no hard links; whole or not at all."""
+    """Make ``target`` a hard link to ``source``, or a copy where there are no hard links; atomically."""
     temporary = target.with_name(f"{target.name}.{uuid4().hex}.tmp")
     try:
         try:

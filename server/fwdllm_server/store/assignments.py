@@ -1,4 +1,4 @@
-"""Assignments as stored: which device measures which directions."""
+"""The stored assignments: the directions that each device measures."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _OPEN = ("offered", "taken")
 _COUNTING = (*_OPEN, "returned")
 _DROPPED = ("returned", "expired", "unusable")
 MOST_ROWS = 2
-"""Times the median of validation rows that a device's federated evaluation counts for."""
+"""The weight of a device's federated evaluation, at most, as a multiple of the median number of validation rows."""
 
 
 class AssignmentState(StrEnum):
-    """Offered and taken ones are open; :data:`LATE` ones take no more scalars."""
+    """The state of an assignment: offered and taken ones are open, :data:`LATE` ones accept no more scalars."""
 
     OFFERED = "offered"
     TAKEN = "taken"
     DONE = "done"
-    RETURNED = "returned"  # given back by the device: others measure the rest; what it had measured still counts
-    EXPIRED = "expired"  # nothing came of it in time
-    UNUSABLE = "unusable"  # numbers came that are none: others measure the rest, and its scalars are late too
-    UNNEEDED = "unneeded"  # the round closed while the device was at work; its scalars are late too
+    RETURNED = "returned"  # given back by the device: others measure the rest; scalars that it has reported count
+    EXPIRED = "expired"  # nothing was reported in time
+    UNUSABLE = "unusable"  # values that are not finite were reported: others measure the rest, its scalars are late
+    UNNEEDED = "unneeded"  # the round closed before the device had reported all; its scalars are late
 
 
 LATE = frozenset((AssignmentState.EXPIRED, AssignmentState.UNUSABLE, AssignmentState.UNNEEDED))
@@ -41,9 +41,9 @@ LATE = frozenset((AssignmentState.EXPIRED, AssignmentState.UNUSABLE, AssignmentS
 
 @dataclass(frozen=True)
 class AssignmentRecord:
-    """One device's work in one round; ``tasks`` in the order of its report's indices.
+    """The work of one device in one round; ``tasks`` are in the order of its report's indices.
 
-    ``taken_at`` is None until its device fetches it, and ``passes`` what it is expected to cost.
+    ``taken_at`` is None until the device fetches it; ``passes`` is its expected cost in example-passes.
     """
 
     id: str
@@ -63,12 +63,12 @@ class AssignmentRecord:
 
     @property
     def failed(self) -> bool:
-        """Whether its device gets no other in the round."""
+        """Whether the device gets no other assignment in the round."""
         return self.state in (AssignmentState.EXPIRED, AssignmentState.UNUSABLE)
 
     @property
     def open(self) -> bool:
-        """Whether the device is to work on it."""
+        """Whether the device is to work on the assignment."""
         return self.state in _OPEN
 
     @property
@@ -88,7 +88,7 @@ class AssignmentRecord:
 
 
 def seeds_of(task: device_pb2.DirectionTask) -> list[int]:
-    """The seeds of a task, in order."""
+    """Return the seeds of a task, in order."""
     return [seed for span in task.seeds for seed in range(span.first, span.first + span.count)]
 
 
@@ -102,7 +102,7 @@ def offer(
     expires_at: float,
     passes: float = 0.0,
 ) -> None:
-    """Put work by for a device, to be fetched at its next check-in."""
+    """Store an assignment that a device is to fetch at its next check-in."""
     request = device_pb2.Assignment(directions=tasks)
     number = connection.execute(
         select(func.count()).where(assignments.c.job_id == job_id, assignments.c.round == round_number)
@@ -124,7 +124,7 @@ def offer(
 
 
 def get(connection: Connection, assignment_id: str) -> AssignmentRecord | None:
-    """The assignment with this id."""
+    """Return the assignment with this id, None if there is none."""
     return by_id(connection, [assignment_id]).get(assignment_id)
 
 
@@ -132,12 +132,12 @@ _BY_ID = select(assignments).where(assignments.c.id.in_(bindparam("ids", expandi
 
 
 def by_id(connection: Connection, assignment_ids: Collection[str]) -> Mapping[str, AssignmentRecord]:
-    """Those of the assignments that are known."""
+    """Return those of the assignments that are stored, by id."""
     return {row.id: _record(row) for row in connection.execute(_BY_ID, {"ids": list(assignment_ids)})}
 
 
 def counting_of_device(connection: Connection, device_id: str) -> Sequence[AssignmentRecord]:
-    """What a device may still report on, also if it has given it back; oldest first."""
+    """Return the assignments that a device may still report on, returned ones included, oldest first."""
     query = (
         select(assignments)
         .where(assignments.c.device_id == device_id, assignments.c.state.in_(_COUNTING))
@@ -154,12 +154,12 @@ _HOLDERS = (
 
 
 def holders(connection: Connection, device_ids: Collection[str]) -> frozenset[str]:
-    """Those of the devices that may still report on something."""
+    """Return those of the devices that may still report on an assignment."""
     return frozenset(connection.execute(_HOLDERS, {"devices": list(device_ids)}).scalars())
 
 
 def of_round(connection: Connection, job_id: str, round_number: int) -> Sequence[AssignmentRecord]:
-    """Every assignment of a round."""
+    """Return every assignment of a round."""
     query = (
         select(assignments)
         .where(assignments.c.job_id == job_id, assignments.c.round == round_number)
@@ -169,7 +169,7 @@ def of_round(connection: Connection, job_id: str, round_number: int) -> Sequence
 
 
 def offered(connection: Connection, job_id: str) -> Sequence[tuple[str, str]]:
-    """Id and device of what the newest round of a job has on offer that nobody has fetched, in a fixed order."""
+    """Return id and device of each assignment of a job's newest round that is not fetched yet, ordered by id."""
     newest = select(func.max(rounds.c.number)).where(rounds.c.job_id == job_id)
     query = (
         select(assignments.c.id, assignments.c.device_id)
@@ -184,7 +184,7 @@ def offered(connection: Connection, job_id: str) -> Sequence[tuple[str, str]]:
 
 
 def busy_devices(connection: Connection) -> frozenset[str]:
-    """The devices that hold an open assignment of any job that runs, or whose head they initialise."""
+    """Return the devices that hold an open assignment of a job that runs or whose head is being initialised."""
     query = (
         select(assignments.c.device_id)
         .join(jobs, jobs.c.id == assignments.c.job_id)
@@ -195,7 +195,7 @@ def busy_devices(connection: Connection) -> frozenset[str]:
 
 
 def outcomes(connection: Connection, job_id: str, first_round: int) -> tuple[int, int]:
-    """How many assignments since a round were done, and how many were given back or had no news for too long."""
+    """Return the numbers of assignments since a round that were done, and that were returned, expired or unusable."""
     dropped = assignments.c.state.in_(_DROPPED)
     done = assignments.c.state == AssignmentState.DONE
     query = select(func.count(case((done, 1))), func.count(case((dropped, 1))))
@@ -208,29 +208,29 @@ _PROLONGED = update(assignments).where(assignments.c.id == bindparam("work")).va
 
 
 def set_state(connection: Connection, assignment_id: str, state: AssignmentState) -> None:
-    """Move an assignment on."""
+    """Set the state of an assignment."""
     set_states(connection, {assignment_id: state})
 
 
 def take(connection: Connection, assignment_id: str, now: float) -> None:
-    """Its device has fetched an assignment."""
+    """Record that the device has fetched an assignment."""
     taken = {"state": AssignmentState.TAKEN, "taken_at": now}
     connection.execute(update(assignments).where(assignments.c.id == assignment_id).values(taken))
 
 
 def set_states(connection: Connection, states: Mapping[str, AssignmentState]) -> None:
-    """Move some assignments on, in a fixed order: so transactions do not wait for each other in a circle."""
+    """Set the states of some assignments, in a fixed order so that transactions cannot deadlock."""
     if states:
         connection.execute(_MOVED, [{"work": each, "new": states[each]} for each in sorted(states)])
 
 
 def prolong(connection: Connection, assignment_id: str, expires_at: float) -> None:
-    """There was news of it: it expires later."""
+    """Set a later time (seconds since 1970) at which an assignment expires."""
     prolong_all(connection, {assignment_id: expires_at})
 
 
 def prolong_all(connection: Connection, expiries: Mapping[str, float]) -> None:
-    """There was news of some assignments; in a fixed order as :func:`set_states`."""
+    """Set later times at which some assignments expire, in a fixed order as :func:`set_states`."""
     if expiries:
         connection.execute(_PROLONGED, [{"work": each, "until": expiries[each]} for each in sorted(expiries)])
 
@@ -241,9 +241,10 @@ def evaluated(connection: Connection, assignment_id: str, counts: Counts) -> Non
 
 
 def expire_open(connection: Connection, job_id: str, round_number: int, quiet_until: float = inf) -> None:
-    """Close what still counts in a round: from now on its scalars are late.
+    """Close every assignment of a round that still counts: from now on its scalars are late.
 
-    Of those that are still open, the ones that would expire after ``quiet_until`` had news not long ago.
+    Open ones that would expire after ``quiet_until`` become unneeded, as their devices have reported not long ago; the
+    others expire.
     """
     own = (assignments.c.job_id == job_id) & (assignments.c.round == round_number)
     at_work = own & assignments.c.state.in_(_OPEN) & (assignments.c.expires_at > quiet_until)
@@ -254,9 +255,9 @@ def expire_open(connection: Connection, job_id: str, round_number: int, quiet_un
 
 
 def federated_counts(connection: Connection, job_id: str) -> Counts:
-    """What was found on the devices' own validation rows in the last round that has any.
+    """Return the result on the devices' own validation rows in the last round that has any.
 
-    How many rows it has is a device's own word: it counts for no more than :data:`MOST_ROWS` times the median.
+    The coordinator cannot check a device's number of rows: it counts up to :data:`MOST_ROWS` times the median.
     """
     last = select(func.max(assignments.c.round)).where(assignments.c.job_id == job_id, assignments.c.total > 0)
     query = select(assignments.c.correct, assignments.c.total, assignments.c.f1).where(
@@ -266,14 +267,14 @@ def federated_counts(connection: Connection, job_id: str) -> Counts:
     if not found:
         return Counts(0, 0)
     most = MOST_ROWS * median_low(counts.total for counts in found)
-    believed = [_scaled(counts, most) for counts in found]
-    f1 = [counts.f1 for counts in believed if counts.f1 is not None]
-    total = sum(counts.total for counts in believed)
-    return Counts(sum(counts.correct for counts in believed), total, fsum(f1) if f1 else None)
+    bounded = [_scaled(counts, most) for counts in found]
+    f1 = [counts.f1 for counts in bounded if counts.f1 is not None]
+    total = sum(counts.total for counts in bounded)
+    return Counts(sum(counts.correct for counts in bounded), total, fsum(f1) if f1 else None)
 
 
 def _scaled(counts: Counts, most: int) -> Counts:
-    """The same part of ``most`` predictions at most."""
+    """Scale the counts down to at most ``most`` predictions."""
     if counts.total <= most:
         return counts
     f1 = None if counts.f1 is None else counts.f1 * most / counts.total

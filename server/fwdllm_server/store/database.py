@@ -1,4 +1,4 @@
-"""Opening the database: SQLite in WAL mode by default, PostgreSQL by URL, migrated to this version's tables."""
+"""The database: SQLite in WAL mode by default, PostgreSQL by URL, migrated to this version's tables."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _PRAGMAS = (
 )
 
 _SETTINGS = (
-    # A coordinator whose machine sleeps in the middle of a transaction keeps the others from its jobs for so long.
+    # A coordinator whose machine sleeps during a transaction blocks the others from its jobs at most this long.
     ("idle_in_transaction_session_timeout", "10s"),
-    # One whose machine or network is gone is found out in eight seconds.
+    # A coordinator whose machine or network has failed is detected within eight seconds.
     ("tcp_keepalives_idle", "4"),
     ("tcp_keepalives_interval", "2"),
     ("tcp_keepalives_count", "2"),
@@ -62,12 +62,12 @@ class Database:
 
     @property
     def shared(self) -> bool:
-        """Whether other coordinators may use it too."""
+        """Whether other coordinators may use the database too."""
         return self._engine.dialect.name == "postgresql"
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """One transaction: committed and on disk when the block ends, rolled back when it raises.
+        """Run the block in a transaction: committed and on disk when it ends, rolled back when it raises.
 
         :raises StorageError: the database cannot be written.
         """
@@ -75,14 +75,14 @@ class Database:
             yield connection
 
     def close(self) -> None:
-        """Give back every connection."""
+        """Close every connection."""
         self._engine.dispose()
 
 
 def parsed_url(url: str) -> URL:
-    """A database's URL, which may hold a password.
+    """Parse a database's URL, which may hold a password.
 
-    :raises BadInputError: it is none; the message does not show it.
+    :raises BadInputError: it is not a URL; the message does not show it.
     """
     try:
         return make_url(url)
@@ -94,9 +94,9 @@ def parsed_url(url: str) -> URL:
 
 
 def sqlite_file(url: str) -> Path | None:
-    """The SQLite file that a URL names; None for other databases, and for one that is in memory.
+    """Return the SQLite file that a URL names, None for other databases and for one in memory.
 
-    :raises BadInputError: it is no URL, or SQLite's own kind of URI.
+    :raises BadInputError: it is not a URL, or it is a URI of SQLite's own kind.
     """
     parsed = parsed_url(url)
     name = parsed.database or ""
@@ -108,9 +108,9 @@ def sqlite_file(url: str) -> Path | None:
 
 
 def make_private(file: Path | None) -> None:
-    """Make a database's file, unless it is there, for its owner's eyes only: SQLite makes those beside it alike.
+    """Create a database's file, unless it exists, readable by its owner only; SQLite's other files take its mode.
 
-    :raises StorageError: it cannot be made.
+    :raises StorageError: it cannot be created.
     """
     if file is None:
         return
@@ -122,7 +122,7 @@ def make_private(file: Path | None) -> None:
 
 @contextmanager
 def reading(url: str) -> Iterator[Connection]:
-    """A database as it is, whatever the version of its tables.
+    """Open a database to read it as it is, whatever the version of its tables.
 
     :raises StorageError: it cannot be read.
     """
@@ -135,7 +135,7 @@ def reading(url: str) -> Iterator[Connection]:
 
 
 def schema_versions(url: str) -> tuple[str | None, str | None]:
-    """The version of the tables that a database has, None for no tables yet, and the newest that there is.
+    """Return the version of a database's tables, None where there are none, and the newest version.
 
     :raises StorageError: it cannot be opened.
     """
@@ -173,7 +173,7 @@ def _configure_postgresql(connection: Any, _record: object) -> None:
     with connection.cursor() as cursor:
         for name, value in _SETTINGS:
             cursor.execute(f"SET {name} = '{value}'")
-    connection.commit()  # else they would go with the first transaction that is rolled back
+    connection.commit()  # otherwise the first rollback would undo the settings
 
 
 def _begin_immediately(connection: Connection) -> None:
@@ -183,11 +183,11 @@ def _begin_immediately(connection: Connection) -> None:
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Errors of the database become a :class:`StorageError` that says what to do."""
+    """Convert errors of the database into a :class:`StorageError` that says what to do."""
     try:
         yield
     except DBAPIError as error:
-        if isinstance(error, IntegrityError | DataError):  # the caller's doing
+        if isinstance(error, IntegrityError | DataError):  # an error of the caller
             raise
         if _is_damaged(error):
             raise StorageError(
@@ -201,7 +201,7 @@ def storage_errors() -> Iterator[None]:
 
 
 def _is_damaged(error: DBAPIError) -> bool:
-    """Whether what is on the disk is no database any more, or not a whole one."""
+    """Return whether the file is not a database, or a damaged one."""
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
         return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)

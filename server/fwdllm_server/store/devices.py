@@ -1,4 +1,4 @@
-"""Join tokens and the devices that used them. Times are seconds since 1970 UTC, given by the caller."""
+"""The join tokens and the devices that used them; times are seconds since 1970 UTC, given by the caller."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fwdllm_server.store.schema import devices, join_tokens
 
 
 class RevokedError(RefusedError):
-    """The device had a place and lost it."""
+    """The device was revoked."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Device:
 
     @property
     def revoked(self) -> bool:
-        """Whether it has lost its place."""
+        """Whether the device is revoked."""
         return self.revoked_at is not None
 
 
 def create_token(connection: Connection, name: str, expires_at: float) -> str:
-    """A new secret with which one device may enrol as ``name``; an unused one for that name is void from now on.
+    """Create a secret with which one device may enrol as ``name``; an unused one for that name becomes void.
 
     :raises BadInputError: a device of that name is enrolled already.
     """
@@ -59,16 +59,17 @@ def create_token(connection: Connection, name: str, expires_at: float) -> str:
 
 
 def awaits(connection: Connection, name: str, now: float) -> bool:
-    """Whether a device may still enrol as ``name`` with a secret that nobody has used."""
+    """Return whether a device may still enrol as ``name`` with an unused secret."""
     unused = join_tokens.c.used_by_key_sha256.is_(None)
     query = select(join_tokens.c.name).where(join_tokens.c.name == name, unused, join_tokens.c.expires_at > now)
     return connection.execute(query).first() is not None
 
 
 def enrol(connection: Connection, secret: str, key_sha256: str, now: float) -> Device:
-    """The device whose key is ``key_sha256`` (hex), let in by ``secret``.
+    """Enrol the device whose key is ``key_sha256`` (hex) with ``secret``, and return it.
 
-    The same key may use the same secret again, also after its end: its answer was lost, or its certificate runs out.
+    The same key may use the same secret again, also after it has expired: the answer may have been lost, or the
+    certificate may be about to expire.
 
     :raises RevokedError: the device was revoked.
     :raises RefusedError: the secret is unknown, used by another device or expired.
@@ -95,7 +96,7 @@ def enrol(connection: Connection, secret: str, key_sha256: str, now: float) -> D
 
 
 def add(connection: Connection, device_id: str, name: str, key_sha256: str, now: float) -> Device:
-    """A new device."""
+    """Add a device."""
     connection.execute(insert(devices).values(id=device_id, name=name, key_sha256=key_sha256, enrolled_at=now))
     return Device(device_id, name, now, None, None, 0, "")
 
@@ -105,40 +106,40 @@ def _use(connection: Connection, digest: str, key_sha256: str, again: str) -> No
     used = connection.execute(
         update(join_tokens).where(join_tokens.c.secret_sha256 == digest, unused).values(used_by_key_sha256=key_sha256)
     )
-    if used.rowcount != 1:  # another transaction was faster
+    if used.rowcount != 1:  # another transaction has used it first
         raise RefusedError(f"the join token has been used by another device; {again}")
 
 
 def device(connection: Connection, device_id: str) -> Device | None:
-    """The device with this id."""
+    """Return the device with this id, None if there is none."""
     return by_id(connection, [device_id]).get(device_id)
 
 
 def find_device(connection: Connection, id_or_name: str) -> Device | None:
-    """The device with this id, or else the newest of this name, one that is not revoked before any that is."""
+    """Return the device with this id or the newest of this name, revoked ones last; None if there is none."""
     return _one(connection, or_(devices.c.id == id_or_name, devices.c.name == id_or_name))
 
 
 def all_devices(connection: Connection) -> list[Device]:
-    """Every device, the newest first."""
+    """Return every device, the newest first."""
     query = select(devices).order_by(devices.c.enrolled_at.desc(), devices.c.id)
     return [_device(row) for row in connection.execute(query)]
 
 
 def revoke(connection: Connection, device_id: str, now: float) -> None:
-    """Refuse every further call of the device; one that is revoked already stays as it is."""
+    """Revoke the device at ``now``; a device that is revoked already keeps its time."""
     live = devices.c.revoked_at.is_(None)
     connection.execute(update(devices).where(devices.c.id == device_id, live).values(revoked_at=now))
 
 
 def showed_certificate(connection: Connection, device_id: str, issued_at: float) -> None:
-    """The device has a certificate issued then: older ones are good for nothing any more."""
+    """Record the issue time of the device's newest certificate; older ones are refused from now on."""
     connection.execute(update(devices).where(devices.c.id == device_id).values(certificates_from=issued_at))
 
 
 def revoked_among(connection: Connection, device_ids: Collection[str]) -> Collection[str]:
-    """Which of these devices are revoked."""
-    # All that ever were: few, where those that have a call open may be more than a statement can name.
+    """Return those of the devices that are revoked."""
+    # Reads all revoked devices: they are few, while those with open calls may be more than a statement can name.
     found = connection.execute(select(devices.c.id).where(devices.c.revoked_at.is_not(None))).scalars()
     return set(found) & set(device_ids)
 
@@ -153,7 +154,7 @@ _SEEN = (
 
 @dataclass(frozen=True)
 class Sighting:
-    """What a device says when it checks in."""
+    """The facts that a device reports when it checks in."""
 
     device_id: str
     training_examples: int
@@ -162,7 +163,7 @@ class Sighting:
 
 
 def seen(connection: Connection, sightings: Sequence[Sighting], now: float) -> None:
-    """Note what devices said when they checked in."""
+    """Record what devices reported when they checked in at ``now``."""
     rows = [
         {
             "device": sighting.device_id,
@@ -183,7 +184,7 @@ _BY_ID = select(devices).where(devices.c.id.in_(bindparam("ids", expanding=True)
 
 
 def by_id(connection: Connection, device_ids: Collection[str]) -> Mapping[str, Device]:
-    """Those of the devices that are known."""
+    """Return those of the devices that are enrolled, by id."""
     return {row.id: _device(row) for row in connection.execute(_BY_ID, {"ids": list(device_ids)})}
 
 

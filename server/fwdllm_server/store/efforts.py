@@ -1,4 +1,4 @@
-"""What the work cost the devices as they tell it, and what the coordinator itself sees of them."""
+"""The resource usage of devices: as they report it, and as the coordinator observes it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Float, Insert, Row, bindparam, cast, func, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from fwdllm.v1 import device_pb2
 from fwdllm_server.algorithm.agreement import Reputation, Reputations
 from fwdllm_server.store.schema import efforts
+from fwdllm_server.store.statements import chunks, insert_into, upsert
 
 MOST = 1 << 53
-"""No total of a device grows beyond this: every reader of a page or a metric holds it exactly."""
+"""The bound of every total of a device: a float64 holds all integers up to it exactly."""
 HALF_LIFE_S = 10.0
-"""Seconds of computing after which a measured speed counts half: a phone that gets hot is known to be slow at once.
+"""The half-life of a measured speed, so that a phone that becomes hot counts as slow soon.
 
-Of the rate that the coordinator sees, seconds of having an assignment.
+It is in seconds of computing for the reported speed, and in seconds of holding an assignment for the observed rate.
 """
 SHORTEST_MEASURED_S = 1.0
-"""A speed from fewer seconds of computing is not one: a first pass fills caches."""
+"""The fewest seconds of computing that give a speed: a first pass fills caches."""
 FASTEST = 1e9
-"""Example-passes a second that no device does; a report that claims them says nothing of its speed."""
+"""The bound of a plausible speed in example-passes per second; a report above it gives no speed."""
 
 LONGEST_REST_S = 900.0
-"""Seconds for which a device that fails again and again is left alone at most."""
+"""The longest rest, in seconds, of a device that fails repeatedly."""
 
 _COUNTERS = ("bytes_sent", "bytes_received", "artifact_bytes")
 _ADDED = (
@@ -34,18 +34,17 @@ _ADDED = (
     *("observed_seconds", "observed_passes", "failures"),
     *(f"{prefix}{counter}" for prefix in ("", "last_") for counter in _COUNTERS),
 )
-"""The columns that :func:`add` adds to."""
+"""The columns that :func:`add` updates."""
 _OF_DEVICES = select(efforts.c.job_id, efforts.c.device_id, *(efforts.c[column] for column in _ADDED)).where(
     efforts.c.job_id == bindparam("job"), efforts.c.device_id.in_(bindparam("devices", expanding=True))
 )
 _MOST_DOUBLED = 32
-_ROWS_PER_STATEMENT = 1000  # bound parameters of one statement are limited
 
 
 class Spent(NamedTuple):
-    """What one report says that it cost, with how many of its scalars were ``accepted``; None if it says nothing new.
+    """The cost that one report states, None if nothing new, and the number of its scalars that were ``accepted``.
 
-    The coordinator expected those scalars to cost ``passes``, and waited ``waited_s`` seconds for them.
+    The coordinator expected those scalars to cost ``passes`` example-passes and waited ``waited_s`` seconds for them.
     """
 
     job_id: str
@@ -57,9 +56,9 @@ class Spent(NamedTuple):
 
 
 class Silence(NamedTuple):
-    """A device of whose assignment nothing has come within ``waited_s`` seconds.
+    """A device that has reported nothing of its assignment within ``waited_s`` seconds.
 
-    It was asked for directions of ``passes`` example-passes each, and ``rests`` if it shall get no other for a while.
+    Its directions cost ``passes`` example-passes each. If ``rests``, it gets no other assignment for a while.
     """
 
     device_id: str
@@ -69,9 +68,9 @@ class Silence(NamedTuple):
 
 
 def add(connection: Connection, reports: Sequence[Spent]) -> None:
-    """Add the effort of some reports, in their order.
+    """Add the resource usage of some reports, in their order.
 
-    Seconds, example-passes and joules come as differences, bytes as totals of a process that may have begun anew.
+    Seconds, example-passes and joules are differences; bytes are totals of a process, which restarts from 0.
     """
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     for job_id in {spent.job_id for spent in reports}:
@@ -84,7 +83,7 @@ def add(connection: Connection, reports: Sequence[Spent]) -> None:
         changed[key] = _with(rows.get(key) or _nothing(*key), spent)
         rows[key] = changed[key]
     if changed:
-        # In a fixed order, so that transactions do not wait for each other in a circle.
+        # In a fixed order, so that transactions cannot deadlock.
         connection.execute(_put(connection.dialect.name), [changed[key] for key in sorted(changed)])
 
 
@@ -98,14 +97,14 @@ def _with(row: Mapping[str, Any], spent: Spent) -> dict[str, Any]:
     if spent.accepted:
         values |= {**_observed(row, spent.passes, spent.waited_s), "failures": 0}
     if spent.effort is not None:
-        values |= _told(row, spent.effort)
+        values |= _reported(row, spent.effort)
     return {
         column: min(value, MOST) if column in _ADDED and value is not None else value
         for column, value in values.items()
     }
 
 
-def _told(row: Mapping[str, Any], effort: device_pb2.Effort) -> dict[str, Any]:
+def _reported(row: Mapping[str, Any], effort: device_pb2.Effort) -> dict[str, Any]:
     values: dict[str, Any] = {
         "seconds": row["seconds"] + effort.seconds,
         "example_passes": row["example_passes"] + effort.example_passes,
@@ -121,7 +120,7 @@ def _told(row: Mapping[str, Any], effort: device_pb2.Effort) -> dict[str, Any]:
 
 
 def _observed(row: Mapping[str, Any], passes: float, seconds: float) -> dict[str, Any]:
-    """The rate that the coordinator sees, with what came after so many seconds of waiting."""
+    """Update the observed rate with ``passes`` example-passes that took ``seconds`` seconds of waiting."""
     counted = min(max(seconds, 0.0), HALF_LIFE_S)
     kept = 0.5 ** (counted / HALF_LIFE_S)
     return {
@@ -132,35 +131,33 @@ def _observed(row: Mapping[str, Any], passes: float, seconds: float) -> dict[str
 
 @cache
 def _put(dialect: str) -> Insert:
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    statement = insert(efforts)
+    statement = insert_into(efforts, dialect)
     new = {column: statement.excluded[column] for column in _ADDED}
     return statement.on_conflict_do_update(index_elements=["job_id", "device_id"], set_=new)
 
 
 def silent(connection: Connection, job_id: str, found: Sequence[Silence], now: float) -> None:
-    """Note devices of whose assignments nothing has come; with each in a row of which they are to rest, longer."""
+    """Record devices that have reported nothing; the rest of a device grows with its failures in a row."""
     devices = sorted({silence.device_id for silence in found})
     if not devices:
         return
     known = connection.execute(_OF_DEVICES, {"job": job_id, "devices": devices})
     rows = {row.device_id: dict(row._mapping) for row in known}
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     for device, waited_s, passes, rests in sorted(found):
         row = rows.get(device) or _nothing(job_id, device)
-        # Less than one direction has come: that is half of one, give or take.
+        # Between none and one direction has been measured: count half of one.
         values = _observed(row, passes / 2, waited_s)
         if rests:
             values |= {"failures": row["failures"] + 1, "failed_at": now}
-        statement = insert(efforts).values(job_id=job_id, device_id=device, **values)
-        connection.execute(statement.on_conflict_do_update(index_elements=["job_id", "device_id"], set_=values))
+        upsert(connection, efforts, {"job_id": job_id, "device_id": device}, values)
         rows[device] = {**row, **values}
 
 
 def resting(connection: Connection, job_id: str, rest_s: float, now: float) -> Mapping[str, float]:
-    """The devices that have failed and are left alone for now, and how many seconds more.
+    """Return the devices that rest after failures, and the seconds that remain for each.
 
-    It is ``rest_s`` after the first failure, twice as long after each further one, :data:`LONGEST_REST_S` at most.
+    A rest lasts ``rest_s`` seconds after the first failure and twice as long after each further one, at most
+    :data:`LONGEST_REST_S`.
     """
     query = select(efforts.c.device_id, efforts.c.failures, efforts.c.failed_at).where(
         efforts.c.job_id == job_id, efforts.c.failures > 0, efforts.c.failed_at > now - LONGEST_REST_S
@@ -173,34 +170,32 @@ def resting(connection: Connection, job_id: str, rest_s: float, now: float) -> M
 
 
 def contributors(connection: Connection, job_id: str) -> frozenset[str]:
-    """The devices of which scalars have been accepted."""
+    """Return the devices whose scalars have been accepted."""
     query = select(efforts.c.device_id).where(efforts.c.job_id == job_id, efforts.c.scalars > 0)
     return frozenset(connection.execute(query).scalars())
 
 
 def self_tested_at(connection: Connection, job_id: str, device_id: str) -> float | None:
-    """When a device's last self-test was, None before its first."""
+    """Return the time of a device's last self-test, None before its first."""
     its = (efforts.c.job_id == job_id) & (efforts.c.device_id == device_id)
     return connection.execute(select(efforts.c.self_tested_at).where(its)).scalar()
 
 
 def self_tested(connection: Connection, job_id: str, device_id: str, signal_to_noise: float, now: float) -> None:
-    """Note what a device's self-test found."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    """Record the signal-to-noise ratio that a device's self-test found."""
     values = {"signal_to_noise": signal_to_noise, "self_tested_at": now}
-    statement = insert(efforts).values(job_id=job_id, device_id=device_id, **values)
-    connection.execute(statement.on_conflict_do_update(index_elements=["job_id", "device_id"], set_=values))
+    upsert(connection, efforts, {"job_id": job_id, "device_id": device_id}, values)
 
 
 def noisy(connection: Connection, job_id: str, below: float, since: float) -> frozenset[str]:
-    """The devices whose last self-test was after ``since`` and found a signal to noise ``below`` a bound."""
+    """Return the devices whose last self-test, after ``since``, found a signal-to-noise ratio ``below`` a bound."""
     failed = (efforts.c.signal_to_noise < below) & (efforts.c.self_tested_at > since)
     query = select(efforts.c.device_id).where(efforts.c.job_id == job_id, failed)
     return frozenset(connection.execute(query).scalars())
 
 
 class Failure(NamedTuple):
-    """Why a device cannot do a job: a ``code`` and a ``message`` for people; it is asked again at ``until``."""
+    """The reason why a device cannot do a job; it is asked again at ``until`` (seconds since 1970)."""
 
     code: str
     message: str
@@ -208,30 +203,28 @@ class Failure(NamedTuple):
 
     @property
     def words(self) -> str:
-        """For people."""
+        """The code and the message in one line, for people."""
         return f"{self.code}: {self.message}"
 
 
 def failed(connection: Connection, job_id: str, device_id: str, found: Failure) -> None:
-    """Note that a device cannot do a job."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    """Record that a device cannot do a job."""
     values = {"failure": found.code, "failure_message": found.message, "failed_until": found.until}
-    statement = insert(efforts).values(job_id=job_id, device_id=device_id, **values)
-    connection.execute(statement.on_conflict_do_update(index_elements=["job_id", "device_id"], set_=values))
+    upsert(connection, efforts, {"job_id": job_id, "device_id": device_id}, values)
 
 
 def failing(connection: Connection, job_id: str, now: float) -> Mapping[str, Failure]:
-    """The devices that are not to be asked again yet."""
+    """Return the devices that have failed and are not to be asked again yet."""
     columns = (efforts.c.device_id, efforts.c.failure, efforts.c.failure_message, efforts.c.failed_until)
     query = select(*columns).where(efforts.c.job_id == job_id, efforts.c.failed_until > now)
     return {device: Failure(*found) for device, *found in connection.execute(query)}
 
 
 def reputations(connection: Connection, job_id: str, devices: Sequence[str]) -> Reputations:
-    """How far the scalars of each of the devices have gone with the others'; those that have voted."""
+    """Return the reputation of each of the devices that have one: the agreement of its scalars with the others'."""
     found: dict[str, Reputation] = {}
-    for start in range(0, len(devices), _ROWS_PER_STATEMENT):
-        some = efforts.c.device_id.in_(devices[start : start + _ROWS_PER_STATEMENT]) & (efforts.c.vote_rounds > 0)
+    for chunk in chunks(devices):
+        some = efforts.c.device_id.in_(chunk) & (efforts.c.vote_rounds > 0)
         query = select(efforts.c.device_id, efforts.c.votes, efforts.c.vote_rounds)
         rows = connection.execute(query.where(efforts.c.job_id == job_id, some))
         found.update((device, Reputation(votes, rounds)) for device, votes, rounds in rows)
@@ -239,7 +232,7 @@ def reputations(connection: Connection, job_id: str, devices: Sequence[str]) -> 
 
 
 def set_reputations(connection: Connection, job_id: str, found: Reputations) -> None:
-    """Keep the standings as of a round; their devices have reported, and have rows."""
+    """Store the reputations after a round; their devices have reported and so have rows."""
     if not found:
         return
     its = (efforts.c.job_id == job_id) & (efforts.c.device_id == bindparam("device"))
@@ -249,12 +242,12 @@ def set_reputations(connection: Connection, job_id: str, found: Reputations) -> 
 
 
 def speeds(connection: Connection, job_id: str, devices: Sequence[str]) -> Mapping[str, float]:
-    """Example-passes a second, above 0, that those of the devices tell of which have computed for long enough."""
+    """Return the reported speeds, example-passes per second above 0, of devices that have computed long enough."""
     return _rates(connection, job_id, devices, "recent")
 
 
 def seen(connection: Connection, job_id: str, devices: Sequence[str]) -> Mapping[str, float]:
-    """Example-passes a second, above 0, that the coordinator has seen of those of the devices it has waited for."""
+    """Return the observed rates, example-passes per second above 0, of the devices that have been waited for."""
     return _rates(connection, job_id, devices, "observed")
 
 
@@ -262,17 +255,17 @@ def _rates(connection: Connection, job_id: str, devices: Sequence[str], kind: st
     passes, seconds = efforts.c[f"{kind}_passes"], efforts.c[f"{kind}_seconds"]
     measured = (efforts.c.job_id == job_id) & (seconds >= SHORTEST_MEASURED_S) & (passes > 0)
     found: dict[str, float] = {}
-    for start in range(0, len(devices), _ROWS_PER_STATEMENT):
-        some = efforts.c.device_id.in_(devices[start : start + _ROWS_PER_STATEMENT])
+    for chunk in chunks(devices):
+        some = efforts.c.device_id.in_(chunk)
         query = select(efforts.c.device_id, passes / seconds).where(measured, some)
         found.update((device, speed) for device, speed in connection.execute(query) if speed > 0)
     return found
 
 
 def _recent(seconds: float, passes: float, effort: device_pb2.Effort) -> dict[str, object]:
-    """The recent speed with one more report, which counts for no more than one half-life.
+    """Update the recent speed with one report, which weighs at most one half-life.
 
-    So a process that was frozen, or a lie, is forgotten within minutes of computing.
+    So the effect of a frozen process or of a wrong report vanishes within minutes of computing.
     """
     if effort.seconds <= 0 or effort.example_passes > FASTEST * effort.seconds:
         return {}
@@ -285,9 +278,9 @@ def _recent(seconds: float, passes: float, effort: device_pb2.Effort) -> dict[st
 
 
 class TotalEffort(NamedTuple):
-    """What all devices of a job spent together; ``peak_rss_bytes`` is the largest of any.
+    """The resource usage of all devices of a job; ``peak_rss_bytes`` is the largest of any device.
 
-    ``joules`` are those of the ``measuring`` devices, the ones that can tell.
+    ``joules`` are the sum over the ``measuring`` devices, those that can measure energy.
     """
 
     example_passes: float
@@ -302,11 +295,11 @@ class TotalEffort(NamedTuple):
     joules: float
 
 
-_KINDS = (float, float, int, int, int, int, int, int, int, float)  # the stores do not agree on those of sums
+_KINDS = (float, float, int, int, int, int, int, int, int, float)  # databases differ in the types of sums
 
 
 def total(connection: Connection, job_id: str) -> TotalEffort:
-    """The sum over the job's devices."""
+    """Return the sum over the job's devices."""
     columns = (
         efforts.c.example_passes,
         efforts.c.seconds,
@@ -316,7 +309,7 @@ def total(connection: Connection, job_id: str) -> TotalEffort:
         efforts.c.scalars,
     )
     query = select(
-        # As floats: the sum of many whole numbers may be none that the store holds.
+        # As floats: the sum of many integers may exceed the integers of the database.
         *(func.coalesce(func.sum(cast(column, Float)), 0) for column in columns),
         func.coalesce(func.max(efforts.c.peak_rss_bytes), 0),
         func.count(),
@@ -328,5 +321,5 @@ def total(connection: Connection, job_id: str) -> TotalEffort:
 
 
 def of_job(connection: Connection, job_id: str) -> Sequence[Row[tuple[object, ...]]]:
-    """One row for each device that reported."""
+    """Return one row for each device that has reported."""
     return list(connection.execute(select(efforts).where(efforts.c.job_id == job_id).order_by(efforts.c.device_id)))

@@ -1,4 +1,4 @@
-"""One coordinator for each SQLite file, from whatever directory it is served and under whatever name."""
+"""The lock that admits one coordinator to a SQLite file, whatever its directory and name."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from fwdllm_server.store.database import make_private, sqlite_file
 
 @contextmanager
 def only_user(url: str) -> Iterator[None]:
-    """Hold the SQLite file that ``url`` names for this process; other databases have several users.
+    """Lock the SQLite file that ``url`` names for this process; other databases admit several.
 
-    The file itself is locked, so that symbolic and hard links are known for what they are. Everything of SQLite's must
-    be closed before the block ends: closing any descriptor of a file gives up the locks that SQLite has on it.
+    The file itself is locked, so that symbolic and hard links to it are recognised. Close every connection before the
+    block ends: closing any descriptor of a file releases SQLite's locks on it.
 
-    :raises BadInputError: it is no URL.
-    :raises BusyError: another process holds it.
-    :raises StorageError: it cannot be made.
+    :raises BadInputError: it is not a URL.
+    :raises BusyError: another process has locked the file.
+    :raises StorageError: the file cannot be created.
     """
     file = sqlite_file(url)
     if file is None:

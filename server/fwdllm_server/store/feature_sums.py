@@ -1,4 +1,4 @@
-"""Per-class sums of features, from which a head is initialised; the primary key counts each device's once."""
+"""The per-class sums of features that initialise a head; the primary key counts each device's sum once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FeatureSumRecord:
 
 
 def add(connection: Connection, job_id: str, record: FeatureSumRecord) -> None:
-    """Keep a sum that is not there yet."""
+    """Store a sum that is not stored yet."""
     data = np.ascontiguousarray(record.features, dtype="<f4").tobytes()
     connection.execute(
         feature_sums.insert().values(
@@ -33,21 +33,21 @@ def add(connection: Connection, job_id: str, record: FeatureSumRecord) -> None:
 
 
 def rows_of_device(connection: Connection, job_id: str, device_id: str) -> Mapping[int, int]:
-    """Of which classes there is a sum of the device, and of how many rows each is."""
+    """Return the number of rows of each sum of a device, by class."""
     columns = feature_sums.c
     query = select(columns.label, columns.rows).where(columns.job_id == job_id, columns.device_id == device_id)
     return {row.label: row.rows for row in connection.execute(query)}
 
 
 def sources(connection: Connection, job_id: str) -> tuple[frozenset[str], frozenset[int]]:
-    """The devices that have sent a sum, and the classes that there is one of."""
+    """Return the devices that have sent a sum and the classes that have one."""
     query = select(feature_sums.c.device_id, feature_sums.c.label).where(feature_sums.c.job_id == job_id)
     found = connection.execute(query).all()
     return frozenset(row.device_id for row in found), frozenset(row.label for row in found)
 
 
 def of_job(connection: Connection, job_id: str) -> Iterator[FeatureSumRecord]:
-    """Every sum of a job, read one by one."""
+    """Yield every sum of a job, ordered by device and class."""
     query = select(feature_sums).where(feature_sums.c.job_id == job_id)
     for row in connection.execute(query.order_by(feature_sums.c.device_id, feature_sums.c.label)):
         features = np.frombuffer(row.features, dtype="<f4").astype(np.float32)

@@ -1,7 +1,7 @@
-"""Group commit: what waits for the disk together shares one transaction.
+"""Group commit: work that waits for the disk at the same time shares one transaction.
 
-A commit costs a flush of the disk, some milliseconds whatever it holds. Work that arrives while one is under way is
-collected and committed together with the next. Of one kind, it can share its statements too.
+A commit costs a flush of the disk, some milliseconds whatever its size. Work that arrives during a commit is collected
+and committed together in the next. Work of one kind can share its statements too.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from fwdllm_server.store.database import Database, storage_errors
 A = TypeVar("A")
 T = TypeVar("T")
 Batch: TypeAlias = Callable[[Connection, Sequence[A]], Sequence[T | Exception]]
-"""Does several pieces of work of one kind; for each, in order, what it returns or why it was refused."""
+"""A function that does several pieces of work of one kind and returns, in order, the result or error of each."""
 _MOST = 256
-"""Pieces of work in one transaction, so that the first does not wait for ever."""
+"""The most pieces of work in one transaction, which bounds the wait of the first."""
 
 _log = structlog.get_logger()
 
 
 class GroupCommit:
-    """Runs work in ``executor``, which has one thread; what waits for a transaction has no order among itself."""
+    """The queue of work for ``executor``, which has one thread; work in one transaction has no defined order."""
 
     def __init__(self, database: Database, executor: Executor) -> None:
         self._database = database
@@ -39,19 +39,19 @@ class GroupCommit:
         self._committing = False
 
     async def run(self, work: Callable[[Connection], T]) -> T:
-        """What ``work`` returns, once all that it did is on disk.
+        """Run ``work`` and return its result once its changes are on disk.
 
-        Work that raises is undone alone; what shares its transaction stays, unless the store itself failed.
+        Work that raises is undone alone; other work in its transaction stays, unless the store itself failed.
 
         :raises StorageError: the transaction could not be committed; nothing of it was done.
         """
         return await self.run_batched(_one_by_one, work)
 
     async def run_batched(self, batch: Batch[A, T], item: A) -> T:
-        """What ``batch`` makes of ``item``, once that is on disk; what waits for the same batch is done with it.
+        """Run ``batch`` on ``item`` and other items that wait for it; return the item's result once it is on disk.
 
-        A batch that raises is undone and done again item by item, so that one does not spoil the others: it changes
-        nothing but the database.
+        A batch that raises is undone and run again item by item, so that one item does not fail the others; therefore
+        it may change nothing but the database.
 
         :raises StorageError: the transaction could not be committed; nothing of it was done.
         """
@@ -74,7 +74,7 @@ class GroupCommit:
         done.add_done_callback(lambda outcomes: self._answer(outcomes, list(chain.from_iterable(answers.values()))))
 
     def _commit(self, batches: Mapping[Batch[Any, Any], Sequence[Any]]) -> list[Any]:
-        """In the executor's thread: what each returned or raised."""
+        """Run the batches in the executor's thread; return the result or error of each item."""
         with self._database.transaction() as connection:
             return [outcome for batch, items in batches.items() for outcome in _outcomes(batch, items, connection)]
 
@@ -114,8 +114,8 @@ def _outcome(work: Callable[[Connection], T], connection: Connection) -> T | Exc
         with storage_errors(), connection.begin_nested():
             return work(connection)
     except StorageError:
-        # Where the disk is full or the connection gone, the whole transaction may be undone already, what others have
-        # done in it included: then nobody is told that it was done.
+        # Where the disk is full or the connection lost, the whole transaction may be undone already, with the changes
+        # of other work: then none of it may be acknowledged.
         raise
-    except Exception as error:  # it goes to whoever asked
+    except Exception as error:  # raised to the caller of this work
         return error

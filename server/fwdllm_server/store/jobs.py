@@ -1,18 +1,22 @@
-"""Jobs as stored."""
+"""The stored jobs."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 
 from sqlalchemy import Connection, Row, bindparam, func, select, update
 
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.resolved_spec import dump_resolved, load_resolved
+from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.store.schema import jobs, rounds, snapshots
 
 
 class JobState(StrEnum):
-    """Where a job stands; only a stopped or failed one can be resumed."""
+    """The state of a job; only a stopped or failed one can be resumed."""
 
     PREPARING = "preparing"
     RUNNING = "running"
@@ -27,15 +31,16 @@ UNFINISHED = (JobState.PREPARING, JobState.RUNNING)
 
 @dataclass(frozen=True)
 class JobRecord:
-    """One job; ``header`` is there once its model is prepared, ``manifest_sha256`` once that is exported.
+    """A job; ``manifest_sha256`` is set once its model is exported, ``header`` once its head is initialised too.
 
-    In between it is a draft, whose head waits for feature sums; ``draft_sha256`` is then θ without its head. If it
-    diverged, ``good_version`` is the last version that is of use.
+    In between the head waits for feature sums, and ``draft_sha256`` is the artifact of θ without it. For a job that has
+    diverged, ``good_version`` is the last usable version.
     """
 
     id: str
     name: str
     spec_toml: str
+    resolved_spec: str | None
     base_folder: str
     state: JobState
     message: str
@@ -56,68 +61,83 @@ class JobRecord:
     selected_at: float | None
     good_version: int | None
 
+    def spec(self) -> JobSpec:
+        """Parse the specification that was resolved when the job was submitted.
+
+        A job that a version without resolved specifications submitted has its job file alone.
+
+        :raises BadInputError: it is damaged.
+        """
+        if self.resolved_spec is None:
+            return parse_toml(self.spec_toml, JobSpec, self.name)
+        return load_resolved(self.resolved_spec, self.name)
+
 
 def add(
-    connection: Connection,
-    job_id: str,
-    name: str,
-    spec_toml: str,
-    base_folder: str,
-    rounds_wanted: int,
-    now: float,
-    priority: int = 0,
+    connection: Connection, job_id: str, spec: JobSpec, spec_toml: str, base_folder: str | Path, now: float
 ) -> None:
-    """Queue a new job."""
+    """Add a job that is to be prepared: ``spec`` as parsed, and the job file ``spec_toml`` as the operator wrote it.
+
+    Relative paths in the job file start from ``base_folder``; ``now`` is in seconds since 1970.
+    """
     connection.execute(
         jobs.insert().values(
             id=job_id,
-            name=name,
+            name=spec.job.name,
             spec_toml=spec_toml,
-            base_folder=base_folder,
-            rounds_wanted=rounds_wanted,
+            resolved_spec=dump_resolved(spec),
+            base_folder=str(base_folder),
+            rounds_wanted=spec.rounds.count,
             state=JobState.PREPARING,
             created_at=now,
-            priority=priority,
+            priority=spec.job.priority,
         )
     )
 
 
 def get(connection: Connection, job_id: str) -> JobRecord | None:
-    """The job with this id."""
+    """Return the job with this id, None if there is none."""
     row = connection.execute(select(jobs).where(jobs.c.id == job_id)).one_or_none()
     return None if row is None else _record(row)
+
+
+def required(connection: Connection, job_id: str) -> JobRecord:
+    """Return the job with this id, which is known to be there."""
+    record = get(connection, job_id)
+    assert record is not None
+    return record
 
 
 _STATES = select(jobs.c.id, jobs.c.state).where(jobs.c.id.in_(bindparam("ids", expanding=True)))
 
 
 def running_among(connection: Connection, job_ids: Collection[str]) -> frozenset[str]:
-    """Those of the jobs that run."""
+    """Return those of the jobs that run."""
     found = connection.execute(_STATES, {"ids": list(job_ids)})
     return frozenset(job_id for job_id, state in found if state == JobState.RUNNING)
 
 
 def find(connection: Connection, id_or_name: str) -> JobRecord | None:
-    """The job with this id, else the newest of this name."""
+    """Return the job with this id or the newest of this name, None if there is none."""
     query = select(jobs).where(jobs.c.name == id_or_name).order_by(jobs.c.created_at.desc()).limit(1)
     row = connection.execute(query).one_or_none()
     return get(connection, id_or_name) or (None if row is None else _record(row))
 
 
 def ids_of_name(connection: Connection, name: str, other_than: str) -> list[str]:
-    """The ids of the other jobs of this name, newest first."""
+    """Return the ids of the other jobs of this name, newest first."""
     query = select(jobs.c.id).where(jobs.c.name == name, jobs.c.id != other_than).order_by(jobs.c.created_at.desc())
     return list(connection.execute(query).scalars())
 
 
 def unfinished_of_name(connection: Connection, name: str) -> Sequence[JobRecord]:
-    """The jobs of this name that a coordinator drives."""
+    """Return the unfinished jobs of this name."""
     query = select(jobs).where(jobs.c.name == name, jobs.c.state.in_(UNFINISHED))
     return [_record(row) for row in connection.execute(query)]
 
 
 def in_state(connection: Connection, *states: JobState) -> Sequence[JobRecord]:
-    """The jobs in any of these states (in any at all if none is given), newest first."""
+    """Return the jobs in these states (all jobs if none is given), newest first."""
     query = select(jobs).order_by(jobs.c.created_at.desc(), jobs.c.id)
     if states:
         query = query.where(jobs.c.state.in_(states))
@@ -125,7 +145,7 @@ def in_state(connection: Connection, *states: JobState) -> Sequence[JobRecord]:
 
 
 def artifacts(connection: Connection) -> list[tuple[str, list[str]]]:
-    """The name of each exported job, and the hashes of its manifest and of its first version."""
+    """Return the name of each exported job with the hashes of its manifest and of its first version."""
     first = select(snapshots.c.sha256).where(snapshots.c.job_id == jobs.c.id, snapshots.c.version == 0)
     query = select(jobs.c.name, jobs.c.manifest_sha256, func.coalesce(first.scalar_subquery(), jobs.c.draft_sha256))
     rows = connection.execute(query.where(jobs.c.manifest_sha256.is_not(None)))
@@ -135,7 +155,7 @@ def artifacts(connection: Connection) -> list[tuple[str, list[str]]]:
 def drafted(
     connection: Connection, job_id: str, manifest_sha256: str, draft_sha256: str, trainable_parameters: int
 ) -> None:
-    """The model is exported, but for its head."""
+    """Record that the model is exported and waits for its head."""
     connection.execute(
         update(jobs)
         .where(jobs.c.id == job_id)
@@ -156,7 +176,7 @@ def prepared(
     head_init: str,
     trainable_parameters: int,
 ) -> None:
-    """The model is ready: the job runs."""
+    """Record that the model is ready, and set the job running."""
     connection.execute(
         update(jobs)
         .where(jobs.c.id == job_id)
@@ -172,7 +192,7 @@ def prepared(
 
 
 def set_state(connection: Connection, job_id: str, state: JobState, message: str, now: float) -> None:
-    """Change the state and say why."""
+    """Set the state of a job and the reason."""
     values = {"state": state, "message": message, "ended_at": None if state in UNFINISHED else now}
     if state in UNFINISHED:
         values["good_version"] = None
@@ -180,37 +200,37 @@ def set_state(connection: Connection, job_id: str, state: JobState, message: str
 
 
 def set_good_version(connection: Connection, job_id: str, version: int) -> None:
-    """Remember which version of a job that has diverged is the last that is of use."""
+    """Record the last usable version of a job that has diverged."""
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(good_version=version))
 
 
 def set_message(connection: Connection, job_id: str, message: str) -> None:
-    """Say what is being done for a job, or why it waits."""
+    """Set the message that says what a job is doing or why it waits."""
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(message=message))
 
 
 def started(connection: Connection, job_id: str, now: float) -> None:
-    """Remember when the first round began."""
+    """Record the start of the first round."""
     connection.execute(update(jobs).where(jobs.c.id == job_id, jobs.c.started_at.is_(None)).values(started_at=now))
 
 
 def set_paused(connection: Connection, job_id: str, paused: bool) -> None:
-    """Let a job begin no more rounds, or again."""
+    """Set whether a job begins no further round."""
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(paused=paused))
 
 
 def set_priority(connection: Connection, job_id: str, priority: int) -> None:
-    """Put a job before those of lower priority."""
+    """Set the priority of a job."""
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(priority=priority))
 
 
 def selected(connection: Connection, job_id: str, now: float) -> None:
-    """Remember when a job last got devices."""
+    """Record the time at which a job last got devices."""
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(selected_at=now))
 
 
 def waiting_for_devices(connection: Connection) -> Sequence[str]:
-    """The running jobs whose newest round selects devices, in the order of their turns."""
+    """Return the running jobs whose newest round selects devices, in the order of their turns."""
     newest = select(func.max(rounds.c.number)).where(rounds.c.job_id == jobs.c.id)
     query = (
         select(jobs.c.id)
@@ -222,7 +242,7 @@ def waiting_for_devices(connection: Connection) -> Sequence[str]:
 
 
 def count_unused(connection: Connection, job_id: str, repeated: int = 0, late: int = 0, unusable: int = 0) -> None:
-    """Count scalars that were sent and not used."""
+    """Add to the counts of scalars that were reported and not used."""
     if repeated or late or unusable:
         connection.execute(
             update(jobs)

@@ -1,7 +1,7 @@
-"""Leases: which coordinator drives a job's rounds. Its holder renews it; when it does not, another takes it.
+"""The leases of jobs: the holder drives the job's rounds and renews the lease; when it expires, another takes it.
 
-Each taking gives the lease a new token, and whoever writes what only the driver may write shows it in the same
-transaction (:func:`check`): a driver that was paused for longer than its lease wakes up unable to write.
+Each taking gives the lease a new token. Writes that only the driver may make check it in the same transaction
+(:func:`check`), so a driver that was paused for longer than its lease cannot write any more.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, literal_column, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from fwdllm_common.errors import FwdllmError
 from fwdllm_server.store.jobs import UNFINISHED
 from fwdllm_server.store.locks import several_coordinators
 from fwdllm_server.store.schema import jobs, leases
+from fwdllm_server.store.statements import insert_into
 
 
 class LeaseLostError(FwdllmError):
-    """The job is another coordinator's by now, or has ended."""
+    """The job is driven by another coordinator, or has ended."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """The right to drive a job, for as long as nobody has taken it with a higher ``token``."""
+    """The right to drive a job until another coordinator takes it with a higher ``token``."""
 
     job_id: str
     holder: str
@@ -31,24 +31,23 @@ class Lease:
 
 
 def database_time(connection: Connection) -> float:
-    """Seconds since 1970 by the database's clock, which all coordinators share."""
+    """Return the seconds since 1970 by the database's clock, which all coordinators share."""
     if several_coordinators(connection):
         return float(connection.execute(select(func.extract("epoch", func.clock_timestamp()))).scalar_one())
     return float(connection.execute(select(literal_column("(julianday('now') - 2440587.5) * 86400.0"))).scalar_one())
 
 
 def take(connection: Connection, job_id: str, holder: str, seconds: float) -> Lease | None:
-    """The job's lease for so many ``seconds``, unless another holder has it.
+    """Take the job's lease for ``seconds`` seconds; return None if another holder has it.
 
-    A holder's own, from before it was started again, it gets back at once. A database with one coordinator has no other
-    holders.
+    A holder that was restarted gets its own lease back at once. A database with one coordinator has no other holders.
     """
     query = select(leases).where(leases.c.job_id == job_id)
     if connection.execute(query).one_or_none() is None:
-        insert = postgresql.insert if several_coordinators(connection) else sqlite.insert
         values = {"job_id": job_id, "holder": holder, "token": 0, "expires_at": 0.0}
-        connection.execute(insert(leases).values(values).on_conflict_do_nothing())
-    # One that is locked belongs to somebody who is writing.
+        insert = insert_into(leases, connection.dialect.name)
+        connection.execute(insert.values(values).on_conflict_do_nothing())
+    # A lease that is locked belongs to a coordinator that is writing.
     row = connection.execute(query.with_for_update(skip_locked=True)).one_or_none()
     now = database_time(connection)
     if row is None or (several_coordinators(connection) and row.holder != holder and row.expires_at > now):
@@ -63,9 +62,9 @@ def take(connection: Connection, job_id: str, holder: str, seconds: float) -> Le
 
 
 def renew(connection: Connection, lease: Lease, seconds: float) -> None:
-    """The lease lasts for ``seconds`` from now.
+    """Extend the lease to ``seconds`` seconds from now.
 
-    :raises LeaseLostError: somebody has taken it, or the job has ended.
+    :raises LeaseLostError: another coordinator has taken it, or the job has ended.
     """
     check(connection, lease)
     expires_at = database_time(connection) + seconds
@@ -73,9 +72,9 @@ def renew(connection: Connection, lease: Lease, seconds: float) -> None:
 
 
 def check(connection: Connection, lease: Lease) -> None:
-    """Nobody takes the lease before this transaction ends.
+    """Check the lease and lock it until this transaction ends.
 
-    :raises LeaseLostError: somebody has taken it, or the job has ended.
+    :raises LeaseLostError: another coordinator has taken it, or the job has ended.
     """
     query = (
         select(leases.c.token, leases.c.holder, jobs.c.state)
@@ -91,6 +90,6 @@ def check(connection: Connection, lease: Lease) -> None:
 
 
 def release(connection: Connection, lease: Lease) -> None:
-    """Let others have it at once, if it has not been taken."""
+    """Release the lease, so that another coordinator can take it at once, if it is still held."""
     own = (leases.c.job_id == lease.job_id) & (leases.c.token == lease.token)
     connection.execute(update(leases).where(own).values(expires_at=0.0))

@@ -1,4 +1,4 @@
-"""The ledger, its snapshots and evaluations as stored."""
+"""The stored ledger, its snapshots and its evaluations."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from fwdllm_server.store.schema import evaluations, ledger, snapshots
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """Accuracy (0 to 1) and mean cross-entropy (nats) of one version on the held-out rows.
+    """The accuracy (0 to 1) and the mean cross-entropy (nats) of one version on the held-out rows.
 
-    Of question answering, which alone has ``exact_match`` (0 to 1), the accuracy is the mean F1. The two of
-    ``validation`` are on other rows, by which the version to export is chosen; None where the job keeps none apart.
+    For question answering the accuracy is the mean F1; it alone has ``exact_match`` (0 to 1). The two of
+    ``validation`` are of the rows that choose the version to export; None where the job keeps no such rows.
     """
 
     version: int
@@ -31,7 +31,7 @@ class EvaluationRecord:
 
 
 def append(connection: Connection, job_id: str, entry: LedgerEntry, scales: Scales, now: float) -> None:
-    """Add a committed round, and the scales of the blocks as of it."""
+    """Append a committed round and the scales of the blocks after it."""
     connection.execute(
         ledger.insert().values(
             job_id=job_id,
@@ -46,14 +46,14 @@ def append(connection: Connection, job_id: str, entry: LedgerEntry, scales: Scal
 
 
 def recent_scales(connection: Connection, job_id: str) -> Scales:
-    """The scales of the blocks as of the last committed round."""
+    """Return the scales of the blocks after the last committed round."""
     query = select(ledger.c.scales).where(ledger.c.job_id == job_id).order_by(ledger.c.version.desc()).limit(1)
     found: Scales = json.loads(connection.execute(query).scalar_one_or_none() or "{}")
     return found
 
 
 def entries(connection: Connection, job_id: str, after: int, up_to: int | None = None) -> Sequence[bytes]:
-    """The stored entries of the versions above ``after``, oldest first."""
+    """Return the entries of the versions above ``after`` (up to ``up_to``), oldest first."""
     query = select(ledger.c.entry).where(ledger.c.job_id == job_id, ledger.c.version > after)
     if up_to is not None:
         query = query.where(ledger.c.version <= up_to)
@@ -61,64 +61,64 @@ def entries(connection: Connection, job_id: str, after: int, up_to: int | None =
 
 
 def last_entry(connection: Connection, job_id: str) -> LedgerEntry | None:
-    """The newest committed round."""
+    """Return the entry of the newest committed round, None if there is none."""
     query = select(ledger.c.entry).where(ledger.c.job_id == job_id).order_by(ledger.c.version.desc()).limit(1)
     data = connection.execute(query).scalar_one_or_none()
     return None if data is None else LedgerEntry.from_bytes(data)
 
 
 def bytes_since(connection: Connection, job_id: str, after: int) -> int:
-    """Size of the entries of the versions above ``after``."""
+    """Return the size of the entries of the versions above ``after``, in bytes."""
     query = select(func.coalesce(func.sum(func.length(ledger.c.entry)), 0))
     return int(connection.execute(query.where(ledger.c.job_id == job_id, ledger.c.version > after)).scalar_one())
 
 
 def directions_since(connection: Connection, job_id: str, after: int) -> int:
-    """How many scalars the entries of the versions above ``after`` have."""
+    """Return the number of scalars in the entries of the versions above ``after``."""
     query = select(func.coalesce(func.sum(ledger.c.directions), 0))
     return int(connection.execute(query.where(ledger.c.job_id == job_id, ledger.c.version > after)).scalar_one())
 
 
 def totals(connection: Connection, job_id: str) -> tuple[int, int]:
-    """Committed rounds and the scalars in them."""
+    """Return the numbers of committed rounds and of scalars in them."""
     query = select(func.count(), func.coalesce(func.sum(ledger.c.directions), 0)).where(ledger.c.job_id == job_id)
     count, directions = connection.execute(query).one()
     return int(count), int(directions)
 
 
 def directions_of(connection: Connection, job_id: str, version: int) -> int:
-    """How many scalars the entry of a version has; 0 if there is none."""
+    """Return the number of scalars in the entry of a version, 0 if there is none."""
     query = select(ledger.c.directions).where(ledger.c.job_id == job_id, ledger.c.version == version)
     return int(connection.execute(query).scalar_one_or_none() or 0)
 
 
 def newest_digest(connection: Connection, job_id: str) -> bytes | None:
-    """SHA-256 of θ at the newest committed version."""
+    """Return the SHA-256 of θ at the newest committed version, None before the first."""
     query = select(ledger.c.theta_digest).where(ledger.c.job_id == job_id).order_by(ledger.c.version.desc()).limit(1)
     return connection.execute(query).scalar_one_or_none()
 
 
 def add_snapshot(connection: Connection, job_id: str, version: int, sha256: str) -> None:
-    """Remember that the state of a version is in the artifact with this hash."""
+    """Record the artifact that holds the state of a version."""
     connection.execute(delete(snapshots).where(snapshots.c.job_id == job_id, snapshots.c.version == version))
     connection.execute(snapshots.insert().values(job_id=job_id, version=version, sha256=sha256))
 
 
 def latest_snapshot(connection: Connection, job_id: str) -> tuple[int, str] | None:
-    """Version and hash of the newest snapshot."""
+    """Return version and hash of the newest snapshot, None if there is none."""
     return next(iter(snapshots_of(connection, job_id)), None)
 
 
 def snapshots_of(connection: Connection, job_id: str) -> Sequence[tuple[int, str]]:
-    """Version and hash of each snapshot that is kept, the newest first."""
+    """Return version and hash of each snapshot that is kept, the newest first."""
     query = select(snapshots.c.version, snapshots.c.sha256).where(snapshots.c.job_id == job_id)
     return [(row.version, row.sha256) for row in connection.execute(query.order_by(snapshots.c.version.desc()))]
 
 
 def forget_snapshots(connection: Connection, job_id: str, keep: int) -> frozenset[str]:
-    """Forget all but version 0, which the ledger begins with, and the newest ``keep``: the ledger has them.
+    """Delete all snapshots but that of version 0, from which the ledger starts, and the newest ``keep``.
 
-    Returns the hashes that nobody refers to any more.
+    Return the hashes of the artifacts that nothing refers to any more.
     """
     newest = select(snapshots.c.version).where(snapshots.c.job_id == job_id).order_by(snapshots.c.version.desc())
     oldest_kept = newest.limit(1).offset(keep - 1).scalar_subquery()
@@ -132,7 +132,7 @@ def forget_snapshots(connection: Connection, job_id: str, keep: int) -> frozense
 
 
 def add_evaluation(connection: Connection, job_id: str, record: EvaluationRecord) -> None:
-    """Record an evaluation; the version's former one, if any, is replaced by its equal."""
+    """Store an evaluation in the place of the version's former one, if any, which is equal."""
     connection.execute(
         delete(evaluations).where(evaluations.c.job_id == job_id, evaluations.c.version == record.version)
     )
@@ -151,7 +151,7 @@ def add_evaluation(connection: Connection, job_id: str, record: EvaluationRecord
 
 
 def evaluations_of(connection: Connection, job_id: str) -> Sequence[EvaluationRecord]:
-    """Every evaluation of a job, by ascending version."""
+    """Return every evaluation of a job, by ascending version."""
     query = select(evaluations).where(evaluations.c.job_id == job_id).order_by(evaluations.c.version)
     return [
         EvaluationRecord(

@@ -1,4 +1,4 @@
-"""Rounds as stored: the newest is the one that the machine drives."""
+"""The stored rounds: the round machine drives the newest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Phase(StrEnum):
 
 @dataclass(frozen=True)
 class RoundRecord:
-    """One round: its phase and since when (seconds since 1970), the version it measures at, what it asks for."""
+    """One round: its phase and the start of that (seconds since 1970), the version it measures at, and its plan."""
 
     job_id: str
     number: int
@@ -39,7 +39,7 @@ class RoundRecord:
     reason: str
 
     def devices_for(self, seed: int) -> int:
-        """How many devices the round asks to measure a direction."""
+        """Return the number of devices that the round asks to measure a direction."""
         return next((p.devices_per_direction for p in self.plan if p.first_seed <= seed < p.end_seed), 1)
 
 
@@ -53,7 +53,7 @@ def begin(
 
 
 def latest(connection: Connection, job_id: str) -> RoundRecord | None:
-    """The newest round of a job."""
+    """Return the newest round of a job, None before the first."""
     query = select(rounds).where(rounds.c.job_id == job_id).order_by(rounds.c.number.desc()).limit(1)
     row = connection.execute(query).one_or_none()
     if row is None:
@@ -68,7 +68,7 @@ def enter(connection: Connection, record: RoundRecord, phase: Phase, now: float,
 
 
 def set_plan(connection: Connection, record: RoundRecord, plan: tuple[BlockPlan, ...]) -> None:
-    """Record what the round asks for."""
+    """Record the plan of a round."""
     if plan != record.plan:
         _update(connection, record, plan=plans_to_json(plan))
 
@@ -79,19 +79,19 @@ def set_variance(connection: Connection, record: RoundRecord, variance: float, t
 
 
 def set_reason(connection: Connection, record: RoundRecord, reason: str) -> None:
-    """Record what the round waits for; the same again costs no flush of the disk."""
+    """Record what the round waits for; the same reason again is not written."""
     if reason != record.reason:
         _update(connection, record, reason=reason)
 
 
 def count_in(connection: Connection, job_id: str, phase: Phase) -> int:
-    """How many rounds of a job are in a phase."""
+    """Return the number of rounds of a job in a phase."""
     query = select(func.count()).where(rounds.c.job_id == job_id, rounds.c.phase == phase)
     return int(connection.execute(query).scalar_one())
 
 
 def abandoned_in_a_row(connection: Connection, job_id: str) -> int:
-    """How many rounds have been abandoned since the last one that committed."""
+    """Return the number of rounds abandoned since the last one that committed."""
     last = select(func.coalesce(func.max(rounds.c.number), 0)).where(
         rounds.c.job_id == job_id, rounds.c.phase == Phase.COMMITTED
     )

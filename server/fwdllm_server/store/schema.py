@@ -52,6 +52,8 @@ jobs = Table(
     Column("id", String(64), primary_key=True),
     Column("name", String(64), nullable=False),
     Column("spec_toml", Text, nullable=False),
+    # JSON, see config/resolved_spec.py; null for a job that an older version submitted.
+    Column("resolved_spec", Text),
     Column("base_folder", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("message", Text, nullable=False, default=""),

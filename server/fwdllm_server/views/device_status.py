@@ -1,4 +1,4 @@
-"""How each device stands and why it gets no work, from what the store knows."""
+"""The status of each device and the reasons why it gets no work, from the store."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from fwdllm_server.store.jobs import JobState
 NOISY, FAILING, AWAY, REVOKED = "noisy", "failing", "away", "revoked"
 _PREFIX = "HOLD_"
 _HELD_S = 3600.0
-"""A device that does not work says so every 15 to 30 minutes, and is back as soon as it may."""
+"""The longest silence, in seconds, of a device that is held: it checks in every 15 to 30 minutes."""
 _SLACK_S = 15.0
-"""A busy machine may be so late."""
+"""The delay, in seconds, that a busy machine may add to a check-in."""
 
 
 class DeviceState(StrEnum):
-    """What a device does now; the first that fits."""
+    """The state of a device: the first that applies."""
 
     REVOKED = "revoked"  # refused for good
     WORKING = "working"  # has an assignment
-    AWAY = "away"  # not heard of for two idle windows, an hour if it was held, or never
-    HELD = "held"  # says that it does not work now
+    AWAY = "away"  # silent for two idle windows, or an hour if it was held, or never seen
+    HELD = "held"  # reports that it does not work now
     IDLE = "idle"  # waits for an assignment
 
 
 @dataclass(frozen=True)
 class DeviceStatus:
-    """A device, how it stands, and every reason why no new assignment goes to it.
+    """A device, its state, and every reason why it gets no new assignment.
 
-    ``failures`` are the running jobs that it cannot do, by name, with the cause that it gave.
+    ``failures`` are the running jobs that it cannot do, by name, each with the cause that the device reported.
     """
 
     device: Device
@@ -48,7 +48,7 @@ class DeviceStatus:
 
 
 def hold_words(conditions: conditions_pb2.Conditions | None) -> tuple[str, ...]:
-    """``low_battery`` for HOLD_LOW_BATTERY; a newer device's hold is its number."""
+    """Return the holds as words, ``low_battery`` for HOLD_LOW_BATTERY; a hold of a newer version as its number."""
     known = conditions_pb2.Hold.DESCRIPTOR.values_by_number
     return tuple(
         known[hold].name.removeprefix(_PREFIX).lower() if hold in known else str(hold)
@@ -57,13 +57,13 @@ def hold_words(conditions: conditions_pb2.Conditions | None) -> tuple[str, ...]:
 
 
 def reasons_there_are() -> tuple[str, ...]:
-    """Every word that :attr:`DeviceStatus.reasons` can have."""
+    """Return every word that :attr:`DeviceStatus.reasons` can hold."""
     holds = [value.name.removeprefix(_PREFIX).lower() for value in conditions_pb2.Hold.DESCRIPTOR.values]
     return (*holds[1:], NOISY, FAILING, AWAY, REVOKED)
 
 
 def device_statuses(connection: Connection, check_in: CheckInSection, now: float) -> Sequence[DeviceStatus]:
-    """Every device, the newest first."""
+    """Return the status of every device at ``now`` (seconds since 1970), the newest device first."""
     busy = assignments.busy_devices(connection)
     running = list(jobs.in_state(connection, JobState.RUNNING))
     noisy: frozenset[str] = frozenset().union(*(noisy_devices(connection, job.id, now) for job in running))

@@ -1,4 +1,4 @@
-"""A job's past as people look at it: what each committed round brought, and who took part."""
+"""The history of a job as people read it: the committed rounds and their participants."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fwdllm_server.store.schema import assignments, devices, ledger, rounds
 
 @dataclass(frozen=True)
 class CommittedRound:
-    """A ledger entry without its seeds: the version it led to, and the round it came from."""
+    """A ledger entry without its seeds: the version that it led to and the round that made it; ``size`` is in bytes."""
 
     version: int
     round: int
@@ -30,7 +30,7 @@ class CommittedRound:
 
 @dataclass(frozen=True)
 class Participant:
-    """A device in a round: for how many directions it was asked, and how many of its assignments ended how."""
+    """A device in a round: the number of its directions, and of its assignments by state."""
 
     device_id: str
     name: str
@@ -39,19 +39,19 @@ class Participant:
 
 
 def committed_after(connection: Connection, job_id: str, version: int) -> Sequence[CommittedRound]:
-    """Committed rounds that led to versions above ``version``, oldest first."""
+    """Return the committed rounds that led to versions above ``version``, oldest first."""
     query = _committed(job_id).where(ledger.c.version > version).order_by(ledger.c.version)
     return [_record(row) for row in connection.execute(query)]
 
 
 def committed_before(connection: Connection, job_id: str, version: int, limit: int) -> Sequence[CommittedRound]:
-    """At most ``limit`` committed rounds that led to versions below ``version``, newest first."""
+    """Return at most ``limit`` committed rounds that led to versions below ``version``, newest first."""
     query = _committed(job_id).where(ledger.c.version < version).order_by(ledger.c.version.desc()).limit(limit)
     return [_record(row) for row in connection.execute(query)]
 
 
 def entry(connection: Connection, job_id: str, version: int) -> tuple[CommittedRound, LedgerEntry] | None:
-    """The ledger entry that led to a version."""
+    """Return the ledger entry that led to a version, None if there is none."""
     where = (ledger.c.job_id == job_id) & (ledger.c.version == version)
     row = connection.execute(_committed(job_id).where(where)).one_or_none()
     if row is None:
@@ -61,7 +61,7 @@ def entry(connection: Connection, job_id: str, version: int) -> tuple[CommittedR
 
 
 def participants(connection: Connection, job_id: str, round_number: int) -> Sequence[Participant]:
-    """The devices of a round, the one that was asked for most first."""
+    """Return the devices of a round, the one with the most directions first."""
     columns = (assignments.c.device_id, devices.c.name, assignments.c.state)
     query = (
         select(*columns, func.count(), func.sum(assignments.c.directions))
@@ -91,7 +91,7 @@ def _committed(job_id: str) -> Select[Any]:
         ledger.c.theta_digest,
         func.length(ledger.c.entry).label("size"),
     )
-    # Abandoned rounds begin at the same version as the one that committed.
+    # Abandoned rounds start from the same version as the one that committed.
     made_by = (
         (rounds.c.job_id == ledger.c.job_id)
         & (rounds.c.version == ledger.c.version - 1)

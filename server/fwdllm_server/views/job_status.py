@@ -1,4 +1,4 @@
-"""A job in the words of the operator's contract."""
+"""A job as a message of the operator's contract."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _STATES = {
 
 
 def job_message(connection: Connection, record: JobRecord, now: float) -> operator_pb2.Job:
-    """Everything there is to say about a job; of one whose records are damaged, what can be said."""
+    """Return the status of a job; where its records are damaged, the part that can still be read."""
     try:
         return _whole_message(connection, record, now)
     except (FwdllmError, ValueError, KeyError, TypeError) as error:

@@ -1,4 +1,4 @@
-"""Messages as JSON for programs: names as in the contract, bytes in hex, enum values as words."""
+"""Messages as JSON for programs: field names of the contract, bytes in hex, enum values as words."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def print_json(facts: object) -> None:
 
 
 def as_dict(message: Message) -> dict[str, Any]:
-    """Every field of ``message``; null for an absent one, infinity or NaN. Numbers stay numbers, also 64-bit."""
+    """Return every field of ``message``: None for an absent one, infinity or NaN; 64-bit numbers stay numbers."""
     return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
 
 
 def enum_word(field: Field, value: int) -> str:
-    """``running`` for JOB_STATE_RUNNING: the value's name without the type's."""
+    """Return an enum value as a word, ``running`` for JOB_STATE_RUNNING; a value of a newer version as its number."""
     values = field.enum_type.values_by_number
     if value not in values:
-        return str(value)  # a newer coordinator's
+        return str(value)  # of a newer coordinator
     prefix = values[0].name.removesuffix("UNSPECIFIED")
     return str(values[value].name).removeprefix(prefix).lower()
 

@@ -15,7 +15,6 @@ from fwdllm.v1.operator_pb2 import Job
 from fwdllm_common.replay import ModelState, theta_digest
 from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.config.job import JobSpec, ModelSection
-from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.model.adapter import BASE_FOLDER, ExportFormat
 from fwdllm_server.store import devices, ledger
 from fwdllm_server.store.jobs import JobRecord
@@ -23,7 +22,7 @@ from fwdllm_server.views.job_status import job_message
 from fwdllm_server.views.usage import usage
 
 _MOST_POINTS = 20
-"""Rows of the curve's table; of a longer curve every so many are shown, and the last."""
+"""The number of rows of the curve's table; a longer curve is thinned, and its last point kept."""
 
 
 def model_card(
@@ -36,15 +35,15 @@ def model_card(
     state: ModelState | None = None,
     kind: ExportFormat = "peft",
 ) -> str:
-    """What a reader needs to use the adapter and to judge it, in Markdown, without any path of this machine.
+    """Write, in Markdown, what a reader needs to use and judge the adapter, without any path of this machine.
 
-    ``command`` is what the run was begun with, ``state`` the version that is exported (None for the newest), ``kind``
-    what it is exported as. The card is empty where the template has no base model: a job that an
+    ``command`` is the command that started the run, ``state`` the version that is exported (None for the newest),
+    ``kind`` the format of the export. The card is empty where the template has no base model, as for a job that an
     older version prepared.
     """
     if not (template_folder / BASE_FOLDER).is_dir():
         return ""
-    spec = parse_toml(record.spec_toml, JobSpec, record.name)
+    spec = record.spec()
     job = job_message(connection, record, now)
     by_id = devices.by_id(connection, [effort.device_id for effort in job.devices])
     rows = sum(device.training_examples for device in by_id.values())
@@ -120,7 +119,7 @@ def _table(heads: Sequence[str], rows: Iterator[Sequence[str]]) -> str:
 
 
 def _job_file(record: JobRecord) -> str:
-    """The job's file, of whose paths the names alone are left."""
+    """Return the job file, with every path cut to its last component."""
     tables = tomllib.loads(record.spec_toml)
     base_folder = Path(record.base_folder)
     model = tables.get("model", {})
@@ -133,7 +132,7 @@ def _job_file(record: JobRecord) -> str:
 
 
 def _toml(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
-    """The lines of a TOML file; what JSON writes of a string, a number or a list is TOML too."""
+    """Yield the lines of a TOML file; JSON's form of a string, a number or a list is TOML too."""
     for key, value in tables.items():
         if not isinstance(value, Mapping):
             yield f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}"

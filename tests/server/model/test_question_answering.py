@@ -25,7 +25,8 @@ from fwdllm_server.config.job import JobSpec
 from fwdllm_server.model.adapter import write_adapter
 from fwdllm_server.model.adapter_template import load_base_of
 from fwdllm_server.model.load import load_base
-from fwdllm_server.preparation.prepare import JobFolder, export_model
+from fwdllm_server.preparation.job_folder import JobFolder
+from fwdllm_server.preparation.model_export import export_model
 
 # PEFT 0.21 asks transformers by a name that 5.23 deprecates.
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

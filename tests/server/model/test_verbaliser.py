@@ -27,7 +27,9 @@ from fwdllm_server.model.adapter_template import load_base_of
 from fwdllm_server.model.load import load_base, load_tokenizer_file
 from fwdllm_server.model.peft.sample import TextSample
 from fwdllm_server.model.verbaliser import first_tokens
-from fwdllm_server.preparation.prepare import JobFolder, PreparedModel, adopt, export_model
+from fwdllm_server.preparation.adoption import PreparedModel, adopt
+from fwdllm_server.preparation.job_folder import JobFolder
+from fwdllm_server.preparation.model_export import export_model
 from fwdllm_server.store.artifacts import ArtifactStore
 
 # PEFT 0.21 asks transformers by a name that 5.23 deprecates.

@@ -41,9 +41,11 @@ from fwdllm_common.errors import BadInputError, FwdllmError, StorageError
 from fwdllm_common.manifest import BundleFile, Manifest
 from fwdllm_server.model.faults import faults_named
 from fwdllm_server.model.load import check_vocabulary, load_base, load_tokenizer_file
+from fwdllm_server.preparation.adoption import adopt
 from fwdllm_server.preparation.canary import CANARY_FILE, fidelity
 from fwdllm_server.preparation.export_process import export_in_process
-from fwdllm_server.preparation.prepare import JobFolder, adopt, export_model
+from fwdllm_server.preparation.job_folder import JobFolder
+from fwdllm_server.preparation.model_export import export_model
 from fwdllm_server.store.artifacts import ArtifactStore
 
 

@@ -18,7 +18,8 @@ from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.toml_model import parse_toml
-from fwdllm_server.preparation.prepare import PreparedModel, run_header, save_prepared
+from fwdllm_server.preparation.adoption import PreparedModel, save_prepared
+from fwdllm_server.preparation.run_header import run_header
 from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence
@@ -142,5 +143,5 @@ class Bench:
         state = ModelState.initial(header, bundle.manifest.layout, theta)
         prepared = PreparedModel(header, self.artifacts.put(bundle.manifest.to_bytes()), state, "zeros")
         with self.store.transaction() as connection:
-            jobs.add(connection, JOB, spec.job.name, toml, "/", spec.rounds.count, 0.0)
+            jobs.add(connection, JOB, spec, toml, "/", 0.0)
             save_prepared(connection, self.artifacts, JOB, prepared)

@@ -14,7 +14,8 @@ from helpers.tiny_text import LABELS, save_tiny_model, write_rows
 from server.simulation.bench import Bench, sections
 
 from fwdllm_client.data import Dataset, DataSource
-from fwdllm_server.preparation.prepare import JobFolder, export_model
+from fwdllm_server.preparation.job_folder import JobFolder
+from fwdllm_server.preparation.model_export import export_model
 from fwdllm_server.simulation import simulation
 from fwdllm_server.simulation.population import Population, VirtualDevice
 from fwdllm_server.simulation.simulation import Simulation

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 from helpers.postgres import Postgres
 from helpers.rig import JOB, add_devices
+from helpers.tiny_job import add_unprepared_job
 from sqlalchemy import Connection
 
-from fwdllm_server.store import jobs
 from fwdllm_server.store.database import Database
 
 DEVICES = ("ann", "bob", "cid")
@@ -26,7 +26,7 @@ def database(database_url: str) -> Iterator[Database]:
     """A database with one job and three devices."""
     database = Database(database_url)
     with database.transaction() as connection:
-        jobs.add(connection, JOB, "tiny", "", "/", 2, 0.0)
+        add_unprepared_job(connection, JOB)
     add_devices(database, DEVICES)
     yield database
     database.close()

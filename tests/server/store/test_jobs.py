@@ -1,6 +1,8 @@
 from helpers.rig import JOB
+from helpers.tiny_job import add_unprepared_job, job_spec, job_toml
+from sqlalchemy import update
 
-from fwdllm_server.store import jobs
+from fwdllm_server.store import jobs, schema
 from fwdllm_server.store.jobs import JobState
 
 
@@ -8,6 +10,20 @@ def test_a_new_job_prepares_its_model(connection):
     record = jobs.get(connection, JOB)
 
     assert (record.state, record.header, record.started_at, record.ended_at) == (JobState.PREPARING, None, None, None)
+
+
+def test_a_job_keeps_the_defaults_that_it_was_submitted_with(connection):
+    """Those of the version that resolved it, which are not those that its file has now."""
+    submitted = job_spec({"rounds": {"max_devices": 7}})
+    jobs.add(connection, "job2", submitted, job_toml(), "/", 0.0)
+
+    assert jobs.get(connection, "job2").spec() == submitted
+
+
+def test_a_job_without_a_resolved_specification_has_that_of_its_file(connection):
+    connection.execute(update(schema.jobs).values(resolved_spec=None))
+
+    assert jobs.get(connection, JOB).spec() == job_spec()
 
 
 def test_a_prepared_job_runs_with_its_header(connection):
@@ -18,7 +34,7 @@ def test_a_prepared_job_runs_with_its_header(connection):
 
 
 def test_a_job_is_found_by_id_and_the_newest_by_name(connection):
-    jobs.add(connection, "job2", "tiny", "", "/", 2, 5.0)
+    add_unprepared_job(connection, "job2", now=5.0)
 
     assert jobs.find(connection, JOB).id == JOB
     assert jobs.find(connection, "tiny").id == "job2"
@@ -49,8 +65,8 @@ def test_unused_scalars_add_up_by_reason(connection):
 
 
 def test_jobs_are_listed_by_state_newest_first(connection):
-    jobs.add(connection, "job2", "other", "", "/", 2, 5.0)
-    jobs.add(connection, "job3", "third", "", "/", 2, 6.0)
+    add_unprepared_job(connection, "job2", "other", 5.0)
+    add_unprepared_job(connection, "job3", "third", 6.0)
     jobs.set_state(connection, "job2", JobState.STOPPED, "", 7.0)
 
     assert [record.id for record in jobs.in_state(connection)] == ["job3", "job2", JOB]

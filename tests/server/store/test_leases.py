@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from helpers.postgres import Postgres
 from helpers.rig import JOB, Rig, add_devices
-from helpers.tiny_job import add_tiny_job, job_toml
+from helpers.tiny_job import add_tiny_job, add_unprepared_job, job_toml
 from sqlalchemy import update
 
 from fwdllm_server.config.server_config import StoreSection
@@ -25,7 +25,7 @@ def shared(postgres: Postgres) -> Iterator[Database]:
     """A database that several coordinators use, with one job."""
     database = Database(postgres.create_database())
     with database.transaction() as connection:
-        jobs.add(connection, JOB, "tiny", "", "/", 2, 0.0)
+        add_unprepared_job(connection, JOB)
     yield database
     database.close()
 
@@ -111,7 +111,7 @@ def test_a_coordinator_that_was_started_again_gets_its_own_back_under_a_new_toke
 def test_sqlite_has_one_coordinator_whatever_it_is_called(tmp_path):
     database = Database(f"sqlite:///{tmp_path / 'fwdllm.db'}")
     with database.transaction() as connection:
-        jobs.add(connection, JOB, "tiny", "", "/", 2, 0.0)
+        add_unprepared_job(connection, JOB)
     taken(database, "before the folder was moved")
 
     assert take(database, "after") is not None

@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 from helpers.rig import JOB
+from helpers.tiny_job import add_unprepared_job
 from sqlalchemy.exc import IntegrityError
 
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry
-from fwdllm_server.store import jobs, ledger
+from fwdllm_server.store import ledger
 from fwdllm_server.store.ledger import EvaluationRecord
 
 
@@ -58,7 +59,7 @@ def test_the_newest_snapshot_is_the_one_to_start_from(connection):
 
 
 def test_of_old_snapshots_the_first_is_kept_and_what_another_job_refers_to(connection):
-    jobs.add(connection, "other", "other", "", "/", 2, 0.0)
+    add_unprepared_job(connection, "other", "other")
     ledger.add_snapshot(connection, "other", 20, "20")
     for version in (0, 20, 40, 60, 80):
         ledger.add_snapshot(connection, JOB, version, str(version))

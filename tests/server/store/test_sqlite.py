@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers.rig import JOB
 from helpers.stored import record
+from helpers.tiny_job import add_unprepared_job
 
 from fwdllm_common.errors import StorageError
 from fwdllm_server.store import jobs, scalars
@@ -32,7 +33,7 @@ def opened(folder: Path) -> Database:
     database = Database(f"sqlite:///{folder / 'fwdllm.db'}")
     with database.transaction() as connection:
         if jobs.get(connection, JOB) is None:
-            jobs.add(connection, JOB, "tiny", "", "/", 2, 0.0)
+            add_unprepared_job(connection, JOB)
     return database
 
 

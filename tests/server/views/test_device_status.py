@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from helpers.tiny_job import add_unprepared_job
 
 from fwdllm.v1.conditions_pb2 import HOLD_METERED, HOLD_PAUSED, Conditions
 from fwdllm_server.config.server_config import CheckInSection
@@ -57,7 +58,7 @@ def test_one_that_never_came_is_away_and_one_that_was_revoked_is_that(database: 
 
 def test_one_with_an_assignment_of_a_running_job_works_however_long_it_is_silent(database: Database) -> None:
     with database.transaction() as connection:
-        jobs.add(connection, "job-1", "news", "", "/", 5, NOW)
+        add_unprepared_job(connection, "job-1", "news", NOW)
         jobs.set_state(connection, "job-1", JobState.RUNNING, "", NOW)
         assignments.offer(connection, "job-1", 1, "dev-1", [], False, NOW + 60)
         assert device_statuses(connection, CHECK_IN, NOW)[0].state == DeviceState.WORKING

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from helpers.tiny_job import job_toml
 
+from fwdllm_server.config.job import JobSpec
 from fwdllm_server.store import jobs
 from fwdllm_server.store.database import Database
 from fwdllm_server.views.model_card import model_card
@@ -40,7 +41,7 @@ def card_of(toml: str, folder: Path) -> str:
     database = Database(f"sqlite:///{folder / 'store.db'}")
     try:
         with database.transaction() as connection:
-            jobs.add(connection, "job1", "tiny", toml, str(folder), 2, 0.0)
+            jobs.add(connection, "job1", JobSpec.model_validate(tomllib.loads(toml)), toml, folder, 0.0)
             record = jobs.get(connection, "job1")
             assert record is not None
             return model_card(connection, record, template, 0.0, "a command")

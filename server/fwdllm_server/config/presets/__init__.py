@@ -18,7 +18,7 @@ NAMES: tuple[str, ...] = get_args(Preset)
 
 
 def with_preset(job: Mapping[str, Any]) -> dict[str, Any]:
-    """A job file's tables with what they leave open filled in from the preset it names.
+    """Return a job file's tables, completed from the preset that it names.
 
     A job that names none has ``default``, or ``upper-layers`` if it says something of PEFT; with its own blocks it
     stands alone. Tables are merged key by key, with three exceptions: of the preset's blocks only those remain that the

@@ -1,0 +1,102 @@
+"""The export of a job's model with torch: bundle, adapter template and initial θ."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import structlog
+
+from fwdllm_common.files import write_atomically
+from fwdllm_common.layout import Float32Vector
+from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest
+from fwdllm_common.prompt import Prompt
+from fwdllm_server.algorithm.class_means import LinearHead
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.model.faults import faults_named
+from fwdllm_server.model.source import check_source
+from fwdllm_server.preparation.canary import CANARY_FILE, draw_canary, expect_of, fidelity
+from fwdllm_server.preparation.job_folder import JobFolder
+
+_log = structlog.get_logger()
+
+
+@faults_named
+def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[str] = ()) -> None:
+    """Load the model from ``source``, apply the PEFT method, and write bundle, adapter template and θ₀ to ``folder``.
+
+    :param texts: unlabelled texts, to centre features by and for PEFT methods that read activations.
+    :raises BadInputError: there is no such model, it cannot be exported, it has no such layer or target, the prompt or
+        the verbaliser does not suit it, its tokenizer has more tokens than it, or texts are needed and absent.
+    :raises FwdllmError: there is not enough memory.
+    """
+    # Imported here: the process that serves devices imports this module and must not load torch.
+    from fwdllm_server.model.adapter_template import Reading, save_adapter_template, tokenizer_for
+    from fwdllm_server.model.export import export_bundle
+    from fwdllm_server.model.load import check_vocabulary, has_new_head, load_base, load_tokenizer_file
+    from fwdllm_server.model.peft.methods import apply_peft
+    from fwdllm_server.model.peft.sample import TextSample
+    from fwdllm_server.model.pooling import centre
+    from fwdllm_server.model.trainable import initial_theta
+    from fwdllm_server.model.verbaliser import Prompting
+
+    check_source(source)
+    # Files of an interrupted export may be hard links to artifacts: remove them, never write into them.
+    shutil.rmtree(folder.path, ignore_errors=True)
+    folder.path.mkdir(parents=True)
+    folder.begin("reading the model")
+    tokenizer = load_tokenizer_file(source)
+    base = load_base(
+        source,
+        spec.model.labels,
+        spec.model.pooling,
+        spec.model.head == "random",
+        spec.model.task,
+        most_projected=len(texts) - 1,
+    )
+    check_vocabulary(base, tokenizer, source)
+    prompt = Prompt.of(spec.model.prompt)
+    Prompting(prompt, spec.model.words).prepare(base, source, tokenizer, spec.model.max_tokens)
+    head_init = "verbaliser" if spec.model.words else spec.model.head if has_new_head(base) else "checkpoint"
+    sample = TextSample(texts, tokenizer, spec.model.max_tokens, prompt)
+    centre(base, sample.batches())
+    model = apply_peft(base, spec.peft, spec.job.seed, sample)
+    folder.begin("exporting the model's graph")
+    manifest = export_bundle(
+        model,
+        tokenizer.json,
+        tokenizer.pad_token_id,
+        spec.model.labels,
+        spec.model.max_tokens,
+        folder.bundle,
+        one_block=spec.model.one_block,
+        prompt=prompt,
+        task=spec.model.task,
+        no_answer=spec.model.no_answer,
+    )
+    theta = initial_theta(model, manifest.layout)
+    folder.begin("computing the canary" if spec.model.precision == "float32" else "quantising the weights")
+    _finish_bundle(spec, folder.bundle, manifest, theta)
+    if head_init == "class-means":
+        LinearHead.of(manifest)
+    reading = Reading(spec.model.max_tokens, spec.model.task, spec.model.prompt, spec.model.verbaliser)
+    save_adapter_template(model, tokenizer_for(source, tokenizer, spec.model.max_tokens), reading, folder.adapter)
+    write_atomically(folder.head_init, head_init.encode())
+    np.save(folder.initial_theta, theta)
+
+
+def _finish_bundle(spec: JobSpec, bundle: Path, manifest: Manifest, theta: Float32Vector) -> None:
+    """Quantise the exported weights as the job asks, and add the canary to the bundle."""
+    from fwdllm_server.model.quantise import quantise_bundle
+
+    canary = draw_canary(bundle, manifest, theta, spec.perturbation)
+    if spec.model.precision != "float32":
+        manifest = quantise_bundle(bundle, manifest, spec.model.precision)
+        canary = expect_of(bundle, manifest, canary)
+        _log.info("weights quantised", precision=spec.model.precision, signal_to_noise=round(fidelity(canary), 2))
+    write_atomically(bundle / CANARY_FILE, canary.to_bytes())
+    file = BundleFile.of(bundle / CANARY_FILE)
+    write_atomically(bundle / MANIFEST_FILE, replace(manifest, canary=file).to_bytes())
