@@ -4,8 +4,9 @@
 # One would guess that 5 numbers and then 4 are the 9 numbers of one call, and that a narrower dtype, which saves memory,
 # changes nothing but the memory.
 #
-# In numpy 2.4.6, as in 1.26.4, the first is so for int64 and int32 but not for int16, int8 and bool, which cut several numbers
-# from one 32-bit draw and throw the rest of it away when the call ends. And each width gives other numbers.
+# In numpy 2.4.6, as in 1.26.4, the first is so for int64 and int32 but not for int16, int8 and bool, which cut several
+# numbers from one 32-bit draw and throw the rest of it away when the call ends. And each of these widths gives other
+# numbers.
 #
 # Why it matters: who sends seeds instead of directions must get the same direction from the same seed. A device that draws
 # it per tensor and a coordinator that draws it whole, or one that was moved from int64 to int8 to save memory, agree with

@@ -40,9 +40,14 @@ def next_draw(generator, drawn, steps):
 found = {}
 for generator in (Philox, PCG64):
     for drawn in (0, 1):
-        found[generator.__name__, drawn] = [next_draw(generator, drawn, steps) for steps in (0, 1, 5)]
-        print(f"{generator.__name__} after {drawn} draws, advance(0), (1), (5): next is draw", *found[generator.__name__, drawn])
-assert found == {("Philox", 0): [0, 4, 20], ("Philox", 1): [4, 8, 24], ("PCG64", 0): [0, 1, 5], ("PCG64", 1): [1, 2, 6]}, found
+        draws = found[generator.__name__, drawn] = [next_draw(generator, drawn, steps) for steps in (0, 1, 5)]
+        print(f"{generator.__name__} after {drawn} draws, advance(0), (1), (5): next is draw", *draws)
+assert found == {
+    ("Philox", 0): [0, 4, 20],
+    ("Philox", 1): [4, 8, 24],
+    ("PCG64", 0): [0, 1, 5],
+    ("PCG64", 1): [1, 2, 6],
+}, found
 
 # Random123's known answer of philox4x64-10 for counter 0, key 0 begins with 16554d9eca36314c.
 words = {counter: int(Philox(key=0, counter=counter).random_raw()) for counter in (0, 2**256 - 1)}

@@ -3,9 +3,10 @@
 #
 # One would guess that a node with a seed gives the same numbers whenever it runs, and that other seeds give others.
 #
-# With onnxruntime 1.32.0 the seed begins a stream that lives as long as the session: the second run gives other numbers than
-# the first, and a new session begins anew. The attribute is a float, as the ONNX standard has it, so that whole numbers above
-# 2^24 merge, and ONNX Runtime drops what follows the point: 16777216 and 16777217 are one seed, and so are 1.2 and 1.9.
+# With onnxruntime 1.32.0 the seed begins a stream that lives as long as the session: the second run gives other numbers
+# than the first, and a new session begins anew. The attribute is a float, as the ONNX standard has it, so that whole
+# numbers above 2^24 merge, and ONNX Runtime drops what follows the point: 16777216 and 16777217 are one seed, and so are
+# 1.2 and 1.9.
 #
 # Why it matters: where a direction is named by its seed, a device that restarts between two directions, or computes one
 # again, would perturb by something other than what its scalar is multiplied with; and seeds of 32 bits or more, as (round,

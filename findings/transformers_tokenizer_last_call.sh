@@ -42,7 +42,7 @@ for folder in ("before", "after"):
     large = AutoTokenizer.from_pretrained(place / folder)
     small = Tokenizer.from_file(str(place / folder / "tokenizer.json"))
     for text in ("a quick brown fox a quick fox", "fox"):
-        found[folder, text] = len(large(text)["input_ids"]), len(small.encode(text).ids)
-        print(f"saved {folder} the call, {text!r}: transformers {found[folder, text][0]} tokens, tokenizers {found[folder, text][1]}")
+        found[folder, text] = lengths = len(large(text)["input_ids"]), len(small.encode(text).ids)
+        print(f"saved {folder} the call, {text!r}: tokens of transformers and tokenizers are", *lengths)
 assert list(found.values()) == [(9, 9), (3, 3), (9, 5), (3, 5)], found
 EOF
