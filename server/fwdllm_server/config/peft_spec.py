@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fwdllm_server.config.toml_model import near
 
-MethodName = Literal["lora", "lora-fa", "lora-xs", "adapter", "bitfit", "ia3"]
+MethodName = Literal["lora", "lora-fa", "lora-xs", "adapter", "bitfit", "ia3", "side"]
 BasesKind = Literal["weights", "activations"]
 
 INSTALLED_METHODS = "fwdllm.peft_methods"
@@ -25,6 +25,7 @@ METHOD_KEYS: Mapping[str, set[str]] = {
     "adapter": {"rank"},
     "bitfit": set(),
     "ia3": set(),
+    "side": set(),
 }
 
 
@@ -32,7 +33,8 @@ class PeftSpec(BaseModel):
     """The trainable part of the model.
 
     ``lora`` trains A and B of every target, ``lora-fa`` B only, ``lora-xs`` a core between A and B; ``adapter`` adds
-    bottlenecks of width ``rank``, ``bitfit`` trains the biases, ``ia3`` vectors that scale. ``bases`` starts A (and for
+    bottlenecks of width ``rank``, ``bitfit`` trains the biases, ``ia3`` vectors that scale; ``side`` leaves
+    the model alone and trains attention poolings of its hidden states beside it. ``bases`` starts A (and for
     ``lora-xs`` B) from the target's ``weights`` or from its ``activations`` on unlabelled texts; None means a random A,
     for ``lora-xs`` the weights. ``targets`` are names of modules, by their last component or full path, or the
     roles ``query``, ``key`` and ``value``, which every architecture calls differently; none means the
@@ -58,6 +60,9 @@ class PeftSpec(BaseModel):
                 known = [*METHOD_KEYS, *sorted(installed)]
                 raise ValueError(f"there is no method {self.method!r} in {', '.join(known)}{near(self.method, known)}")
             return self
-        for key in sorted(self.model_fields_set & (_LORA_KEYS - METHOD_KEYS[self.method])):
+        without_effect = _LORA_KEYS - METHOD_KEYS[self.method]
+        if self.method == "side":
+            without_effect = without_effect | {"targets", "layers"}
+        for key in sorted(self.model_fields_set & without_effect):
             raise ValueError(f"{key} does nothing with the method {self.method!r}; leave it out")
         return self

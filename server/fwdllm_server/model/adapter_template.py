@@ -18,6 +18,7 @@ from fwdllm_common.task import CLASSIFICATION, Task
 from fwdllm_server.model.adapter import ADAPTER_FILE
 from fwdllm_server.model.load import Pooling, load_base
 from fwdllm_server.model.peft.bottleneck import bottleneck_widths, insert_bottlenecks
+from fwdllm_server.model.peft.side import insert_side, side_of
 
 BASE_FILE = "base.json"
 _WRAPPED = re.compile(r"\.(modules_to_save|original_module)\.")
@@ -46,6 +47,8 @@ def save_adapter_template(peft_model: PeftModel, base: BaseDescription, folder: 
         sync(file)
     bottlenecks = bottleneck_widths(peft_model.get_base_model())
     description = {**base, "labels": list(base["labels"])} | ({"bottlenecks": bottlenecks} if bottlenecks else {})
+    if side := side_of(peft_model.get_base_model()):
+        description["side"] = side.sizes
     text = json.dumps(description, indent=2, ensure_ascii=False)
     write_atomically(folder / BASE_FILE, text.encode())
 
@@ -59,9 +62,12 @@ def load_base_of(adapter_folder: Path) -> nn.Module:
         base = json.loads((adapter_folder / BASE_FILE).read_bytes())
         source, labels, pooling = str(base["source"]), [str(label) for label in base["labels"]], base["pooling"]
         task = base.get("task", CLASSIFICATION)
+        side = base.get("side")
         bottlenecks = {str(host): int(width) for host, width in base.get("bottlenecks", {}).items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadInputError(f"{adapter_folder} holds no adapter of fwdllm: {BASE_FILE} is unreadable") from error
     model = load_base(source, labels, pooling, task=task)
     insert_bottlenecks(model, bottlenecks)
+    if side is not None:
+        insert_side(model, side)
     return model

@@ -26,7 +26,7 @@ class Centring(nn.Module):
 
 
 class MeanPooledClassifier(nn.Module):
-    """``backbone`` → means over unmasked tokens, side by side → ``classifier`` (linear).
+    """``backbone`` → means over unmasked tokens, side by side → ``classifier`` (linear), and what ``side`` adds to it.
 
     Means are taken of the last hidden state and of what goes into each of ``layers``, counted from 0; with ``layers``
     they are centred.
@@ -39,31 +39,50 @@ class MeanPooledClassifier(nn.Module):
         # PEFT records it in the adapter as the name of the base model.
         self.name_or_path: Any = backbone.name_or_path
         self.lower_states: list[Tensor] = []
-        """In the pass under way, what went into those of ``layers`` that have been reached, ``[N, T, hidden]``."""
-        for layer in layers:
-            module: nn.Module = backbone.get_submodule(f"{layer_stack(backbone)}.{layer}")
-            module.register_forward_pre_hook(self._keep_input, with_kwargs=True)
+        """In the pass under way, what went into those watched layers that have been reached, ``[N, T, hidden]``."""
+        self._reached: list[int] = []
+        self._pooled = tuple(layers)
+        self._watched = self._pooled
+        for layer in backbone.get_submodule(layer_stack(backbone)).children():
+            layer.register_forward_pre_hook(self._keep_input, with_kwargs=True)
         width = (len(layers) + 1) * self.config.get_text_config().hidden_size
         self.centring: nn.Module = Centring(width) if layers else nn.Identity()
         self.classifier = nn.Linear(width, labels)
+        self.side: nn.Module | None = None
+        """Reads all hidden states that are kept and the mask, and gives logits (:mod:`.peft.side`)."""
+
+    def watch(self, layers: Iterable[int]) -> None:
+        """Keep what goes into these layers too, counted in the order in which a pass reaches them."""
+        self._watched = tuple(sorted({*self._watched, *layers}))
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> SequenceClassifierOutput:
         """Logits ``[N, labels]`` from ``input_ids`` and ``attention_mask``, int64 ``[N, T]``."""
-        means = self.means(input_ids, attention_mask, **options)
-        return SequenceClassifierOutput(logits=self.classifier(self.centring(means)))
+        states = self.states(input_ids, attention_mask, **options)
+        logits = self.classifier(self.centring(self.means(states, attention_mask)))
+        if self.side is not None:
+            logits = logits + self.side(states, attention_mask)
+        return SequenceClassifierOutput(logits=logits)
 
-    def means(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> Tensor:
-        """What is centred and classified, ``[N, width]``."""
+    def states(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> dict[int, Tensor]:
+        """What goes into each watched layer, by its number, and the last hidden state at -1: ``[N, T, hidden]``."""
         self.lower_states.clear()
+        self._reached.clear()
         last = self.backbone(input_ids=input_ids, attention_mask=attention_mask, **options).last_hidden_state
-        weights = attention_mask.to(last.dtype).unsqueeze(-1)
-        tokens = weights.sum(dim=1).clamp(min=1.0)
-        pooled = [(state * weights).sum(dim=1) / tokens for state in (last, *self.lower_states)]
+        states = {**dict(zip(self._watched, self.lower_states, strict=True)), -1: last}
         self.lower_states.clear()
-        return torch.cat(pooled, dim=-1)
+        self._reached.clear()
+        return states
+
+    def means(self, states: Mapping[int, Tensor], attention_mask: Tensor) -> Tensor:
+        """What is centred and classified, ``[N, width]``."""
+        weights = attention_mask.to(states[-1].dtype).unsqueeze(-1)
+        tokens = weights.sum(dim=1).clamp(min=1.0)
+        return torch.cat([(states[layer] * weights).sum(dim=1) / tokens for layer in (-1, *self._pooled)], dim=-1)
 
     def _keep_input(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.lower_states.append(args[0] if args else kwargs["hidden_states"])
+        if len(self._reached) in self._watched:
+            self.lower_states.append(args[0] if args else kwargs["hidden_states"])
+        self._reached.append(len(self._reached))
 
 
 @torch.no_grad()
@@ -71,7 +90,7 @@ def centre(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> None:
     """Have a model that centres its features subtract their mean over the texts of ``batches``; others stay alike."""
     if not isinstance(model, MeanPooledClassifier) or not isinstance(model.centring, Centring):
         return
-    found = [model.means(**batch).double() for batch in batches]
+    found = [model.means(model.states(**batch), batch["attention_mask"]).double() for batch in batches]
     if found:
         model.centring.mean.copy_(torch.cat(found).mean(dim=0))
 
