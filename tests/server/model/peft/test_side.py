@@ -28,10 +28,11 @@ from server.model.conftest import (
 )
 
 from fwdllm_client.data import Dataset
-from fwdllm_client.engine import DirectionTask, Engine
+from fwdllm_client.engine import DeviceEngines, DirectionTask, Engine
 from fwdllm_client.engine.batches import Text
 from fwdllm_client.engine.sessions import Cpu, Session
 from fwdllm_client.engine.stages import StageChain
+from fwdllm_common.canary import Canary
 from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import MANIFEST_FILE, Manifest, Stage
@@ -274,6 +275,43 @@ def test_the_model_is_not_loaded_once_its_states_are_kept(bert: Prepared, tmp_pa
     found = answers(bert, tmp_path, provider=second)
     assert first.opened.count("prefix.onnx") > 0
     assert set(second.opened) == {"pooling.onnx", "readout.onnx", "head.onnx"}
+    for values, its in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(values, its)
+
+
+def test_an_agent_that_starts_again_does_not_load_the_model(bert: Prepared, tmp_path: Path, monkeypatch) -> None:
+    """Not for its tuning, nor for its self-test, nor for rows that it has seen."""
+    canary = Canary(
+        rows=[[2, 3, 4, 5], [6, 7]],
+        labels=[0, 1],
+        theta=bert.theta(1)[0],
+        epsilons=dict.fromkeys(BLOCKS, 1e-3),
+        central=False,
+        expected={},
+        float32={},
+    )
+    opened: list[str] = []
+    original = StageChain.session
+
+    def session(chain: StageChain, stage: int) -> Session:
+        opened.append(chain.manifest.stages[stage].graph.name)
+        return original(chain, stage)
+
+    monkeypatch.setattr(StageChain, "session", session)
+
+    def start() -> list[np.ndarray]:
+        opened.clear()
+        engines = DeviceEngines(bert.folder, bert.manifest, rows(), tmp_path / "cache", threads=1)
+        assert sum(path.stat().st_size for path in (tmp_path / "cache").rglob("*")) <= sum(engines.files.values())
+        tuning = engines.tuner.tuning()
+        with engines.open(tuning) as engine:
+            own = scalars(engine, bert.theta(1)[0], "pooling", batch_size=len(ROWS))
+        return [own, *map(np.array, engines.canary_scalars(tuning, canary).values())]
+
+    expected = start()
+    assert "prefix.onnx" in opened
+    found = start()
+    assert set(opened) == {"pooling.onnx", "readout.onnx", "head.onnx"}
     for values, its in zip(found, expected, strict=True):
         np.testing.assert_array_equal(values, its)
 
