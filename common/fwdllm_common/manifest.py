@@ -33,6 +33,7 @@ from fwdllm_common.task import CLASSIFICATION, TASKS, Task
 MANIFEST_FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 STAGE_INPUTS = ("input_ids", "attention_mask", "activation", "features", "theta", "labels")
+MAX_FEATURES = 1 << 24
 
 _PLAIN_NAME = re.compile(r"[^/\\:\x00-\x1f]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -124,8 +125,11 @@ class Manifest:
             raise BadInputError("manifest: at least two labels are needed")
         if self.task != CLASSIFICATION and self.labels:
             raise BadInputError(f"manifest: {self.task} has no labels")
-        if self.features < 0:
-            raise BadInputError("manifest: features are a width and not negative")
+        if not 0 <= self.features <= MAX_FEATURES:
+            raise BadInputError(f"manifest: {self.features} features are not 0 to {MAX_FEATURES}")
+        lowest = self.stages[self.frozen - 1]
+        if self.features and not (lowest.per_token and lowest.width > 0):
+            raise BadInputError("manifest: features go with the states of tokens, and the frozen stages give none")
         if self.max_tokens < 1:
             raise BadInputError("manifest: at least one token is needed")
         names = [file.name for file in self.files]

@@ -77,9 +77,18 @@ class StageChain:
         return output
 
     def with_features(self, stage: int, text: Text, activation: Float32 | None) -> tuple[Float32, Float32]:
-        """What the last frozen stage of a chain with features returns: ``[N, T, width]`` and ``[N, features]``."""
-        numbers, features = self._run(stage, ["next_activation", "features"], _feeds(text, activation=activation))
-        return numbers.numpy(), features.numpy()
+        """What the last frozen stage of a chain with features returns: ``[N, T, width]`` and ``[N, features]``.
+
+        :raises BadInputError: they have another width than the manifest says.
+        """
+        values = self._run(stage, ["next_activation", "features"], _feeds(text, activation=activation))
+        numbers, features = (value.numpy() for value in values)
+        if features.shape[1:] != (self.manifest.features,):
+            raise BadInputError(
+                f"{self.manifest.stages[stage].graph.name} gives features of shape {features.shape}, "
+                f"and the manifest says {self.manifest.features}; the bundle is wrong"
+            )
+        return numbers, features
 
     def loss(
         self,

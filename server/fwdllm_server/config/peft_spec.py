@@ -27,6 +27,8 @@ METHOD_KEYS: Mapping[str, set[str]] = {
     "ia3": set(),
     "side": set(),
 }
+LAYER_METHODS = tuple(method for method in METHOD_KEYS if method != "side")
+"""Those that change layers of the model, and so have targets and layers to be put in."""
 
 
 class PeftSpec(BaseModel):
@@ -61,7 +63,7 @@ class PeftSpec(BaseModel):
                 raise ValueError(f"there is no method {self.method!r} in {', '.join(known)}{near(self.method, known)}")
             return self
         without_effect = _LORA_KEYS - METHOD_KEYS[self.method]
-        if self.method == "side":
+        if self.method not in LAYER_METHODS:
             without_effect = without_effect | {"targets", "layers"}
         for key in sorted(self.model_fields_set & without_effect):
             raise ValueError(f"{key} does nothing with the method {self.method!r}; leave it out")

@@ -4,7 +4,7 @@ from client.engine.tiny_bundle import make_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwdllm_client.engine.batches import Group, group_by_length, padded_lengths, sample_rows, text_of
+from fwdllm_client.engine.batches import Group, group_by_doubling, group_by_length, padded_lengths, sample_rows, text_of
 from fwdllm_common.errors import BadInputError
 
 
@@ -55,3 +55,15 @@ def test_text_is_padded_on_the_right():
         np.testing.assert_array_equal(ids[: len(expected)], expected)
         assert (ids[len(expected) :] == 99).all()
         assert mask.tolist() == [1] * len(expected) + [0] * (20 - len(expected))
+
+
+@given(lengths=st.lists(st.integers(1, 128), min_size=1, max_size=40), budget=st.integers(1, 2000))
+def test_groups_by_doubling_hold_every_row_once_within_bounds(lengths, budget):
+    padded = np.array(lengths)
+    rows = np.arange(len(lengths)) + 100
+    groups = list(group_by_doubling(rows, padded, budget))
+    assert sorted(row for group in groups for row in group.rows) == rows.tolist()
+    for group in groups:
+        its = padded[group.rows - 100]
+        assert its.max() == group.tokens <= 2 * its.min()
+        assert len(its) == 1 or len(its) * group.tokens <= budget

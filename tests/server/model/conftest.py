@@ -35,10 +35,10 @@ from transformers import (
 
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.manifest import Manifest
-from fwdllm_server.config.peft_spec import METHOD_KEYS, BasesKind, MethodName, PeftSpec
+from fwdllm_server.config.peft_spec import LAYER_METHODS, METHOD_KEYS, BasesKind, MethodName, PeftSpec
 from fwdllm_server.model.export import STAGE_WEIGHTS, export_bundle
 from fwdllm_server.model.load import Pooling, load_base, load_tokenizer_file
-from fwdllm_server.model.peft.methods import METHODS, apply_peft
+from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.peft.sample import TextSample
 from fwdllm_server.model.pooling import centre
 from fwdllm_server.model.trainable import initial_theta, saved_parameters, trainable_layout
@@ -97,15 +97,15 @@ def spec_of(model: str, method: MethodName, bases: BasesKind | None = None) -> P
     return PeftSpec(method=method, layers=None if model == "albert" else [-2, -1], **options)
 
 
-# LLaMA has no biases; side modules are graphs of their own, with tests of their own.
-_UNFIT = [("llama", "bitfit"), ("bert", "side"), ("llama", "side")]
+# LLaMA has no biases.
+_UNFIT = [("llama", "bitfit")]
 # What is exported once per session and goes through the common tests: every architecture, every method.
 CASES: dict[str, tuple[str, PeftSpec]] = {
     **{model: (model, spec_of(model, "lora")) for model in MODELS},
     **{
         f"{model}-{method}": (model, spec_of(model, method))
         for model in ("bert", "llama")
-        for method in METHODS
+        for method in LAYER_METHODS
         if method != "lora" and (model, method) not in _UNFIT
     },
     "bert-lora-xs-activations": ("bert", spec_of("bert", "lora-xs", "activations")),

@@ -14,11 +14,11 @@ from safetensors.numpy import load_file
 from server.model.conftest import LABELS, Prepared, batch, by_block, load_theta, run_stages, spec_of
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.config.peft_spec import MethodName, PeftSpec
+from fwdllm_server.config.peft_spec import LAYER_METHODS, MethodName, PeftSpec
 from fwdllm_server.model.adapter import ADAPTER_FILE, write_adapter
 from fwdllm_server.model.adapter_template import load_base_of, save_adapter_template
 from fwdllm_server.model.load import load_base
-from fwdllm_server.model.peft.methods import METHODS, apply_peft
+from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.trainable import initial_theta, trainable_layout
 
 # PEFT 0.21 asks transformers by a name that 5.23 deprecates.
@@ -47,7 +47,7 @@ def test_adapter_round_trip(prepared: Prepared, tmp_path: Path) -> None:
     assert abs(expected).max() > 1e-3
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "adapter"])
+@pytest.mark.parametrize("method", [method for method in LAYER_METHODS if method != "adapter"])
 def test_the_adapter_needs_nothing_but_peft(bert_source: str, method: MethodName, tmp_path: Path) -> None:
     """PEFT has no bottlenecks; all else loads into the checkpoint as it is, and PEFT knows every tensor in the file."""
     model = apply_peft(load_base(bert_source, LABELS, "mean"), spec_of("bert", method), seed=9)

@@ -36,6 +36,7 @@ from fwdllm_common.canary import Canary
 from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import MANIFEST_FILE, Manifest, Stage
+from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.adapter import write_adapter
 from fwdllm_server.model.adapter_template import BASE_FILE, load_base_of, save_adapter_template
@@ -396,6 +397,17 @@ def test_simulated_devices_count_the_passes_that_engines_count(bert: Prepared, t
         before = engine.example_passes
         engine.evaluate(theta, ROWS)
         assert engine.example_passes - before == pytest.approx(counter.evaluation(theta, ROWS))
+
+
+def test_a_head_can_begin_with_class_means(bert: Prepared) -> None:
+    head = LinearHead.of(bert.manifest)
+    assert (head.classes, head.width, head.bias.stop) == (len(LABELS), 96, bert.layout.size)
+
+
+def test_features_of_another_width_than_announced_are_refused(bert: Prepared, tmp_path: Path) -> None:
+    wrong = replace(bert.manifest, features=95)
+    with Engine(bert.folder, wrong, rows(), tmp_path, 1, ROOM) as engine, pytest.raises(BadInputError, match="says 95"):
+        engine.evaluate(bert.theta(1)[0], ROWS)
 
 
 def test_side_modules_need_texts_and_means(bert: Prepared) -> None:
