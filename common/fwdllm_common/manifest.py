@@ -4,6 +4,10 @@ A forward pass is the stages in order. The first ones, without a block, are the 
 several where a device is not to hold all of it at once. Every later stage reads the activation of the one before and
 its own block of θ; the last returns the per-example loss and the logits. A direction in a block costs the stages from
 that block on, everything before comes from a cache.
+
+Where small modules are trained beside a frozen model (decision 0023), the last frozen stage returns ``features`` too,
+one vector a row, which later stages may read. Of such a chain nothing but what the frozen stages return is worth a
+cache, and every stage of a block takes its rows once, whatever the number of copies: see :class:`Stage`.
 """
 
 from __future__ import annotations
@@ -28,7 +32,8 @@ from fwdllm_common.task import CLASSIFICATION, TASKS, Task
 
 MANIFEST_FORMAT = 1
 MANIFEST_FILE = "manifest.json"
-STAGE_INPUTS = ("input_ids", "attention_mask", "activation", "theta", "labels")
+STAGE_INPUTS = ("input_ids", "attention_mask", "activation", "features", "theta", "labels")
+MAX_FEATURES = 1 << 24
 
 _PLAIN_NAME = re.compile(r"[^/\\:\x00-\x1f]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -66,6 +71,11 @@ class Stage:
     The output is ``next_activation``, float32 ``[N, T, width]`` when ``per_token`` else ``[N, width]``; the last stage
     returns ``loss`` float32 ``[N]`` and ``logits`` float32 ``[N, labels]``, or ``[N, T, 2]``, instead (width is then
     the label count, or 2).
+
+    In a chain with ``features`` (float32 ``[N, features]``) a stage of a block reads N rows, not repeated for its
+    copies, and returns each with every copy: from ``activation`` ``[N, T, width]``, or ``[N, C, width]`` with the C
+    copies of the stage before, ``[N, C · P, width]``, the last one ``loss`` ``[N, C · P]`` and ``logits``
+    ``[N, C · P, labels]``.
     ``weights`` is the graph's external data file, if it has one. ``multiplications`` is what the stage costs: how many
     weights, θ's among them, one token of a row (or one row, where the stage reads pooled features) is multiplied with.
     """
@@ -90,6 +100,7 @@ class Manifest:
     ``max_tokens`` is the truncation length, ``pad_token_id`` fills up a batch, ``labels`` gives class i its name;
     with a ``prompt`` the model reads each text in it; ``canary`` is a :class:`fwdllm_common.canary.Canary`. There are
     labels if and only if the ``task`` is classification. With ``no_answer`` the model learns that a question has none.
+    ``features`` is the width of the vector that the frozen stages return beside their activation, 0 if there is none.
     """
 
     labels: tuple[str, ...]
@@ -102,6 +113,7 @@ class Manifest:
     canary: BundleFile | None = None
     task: Task = CLASSIFICATION
     no_answer: bool = False
+    features: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.frozen < len(self.stages):
@@ -114,6 +126,11 @@ class Manifest:
             raise BadInputError("manifest: at least two labels are needed")
         if self.task != CLASSIFICATION and self.labels:
             raise BadInputError(f"manifest: {self.task} has no labels")
+        if not 0 <= self.features <= MAX_FEATURES:
+            raise BadInputError(f"manifest: {self.features} features are not 0 to {MAX_FEATURES}")
+        lowest = self.stages[self.frozen - 1]
+        if self.features and not (lowest.per_token and lowest.width > 0):
+            raise BadInputError("manifest: features go with the states of tokens, and the frozen stages give none")
         if self.max_tokens < 1:
             raise BadInputError("manifest: at least one token is needed")
         names = [file.name for file in self.files]
@@ -124,6 +141,13 @@ class Manifest:
     def frozen(self) -> int:
         """Number of stages before the first block, and so the index of its stage."""
         return sum(1 for _ in takewhile(lambda stage: stage.block is None, self.stages))
+
+    @property
+    def head_width(self) -> int | None:
+        """How many numbers of each row the head reads; None if it reads tokens."""
+        if self.features:
+            return self.features
+        return None if self.stages[-2].per_token else self.stages[-2].width
 
     def stage_of(self, block: str) -> int:
         """Index of the stage that reads this block of θ.
@@ -175,6 +199,7 @@ class Manifest:
             **({} if self.canary is None else {"canary": asdict(self.canary)}),
             **({} if self.task == CLASSIFICATION else {"task": self.task}),
             **({"no_answer": True} if self.no_answer else {}),
+            **({} if self.features == 0 else {"features": self.features}),
         }
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -199,6 +224,7 @@ class Manifest:
                 canary=BundleFile(**value["canary"]) if "canary" in value else None,
                 task=value.get("task", CLASSIFICATION),
                 no_answer=value.get("no_answer") is True,
+                features=int(value.get("features", 0)),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BadInputError(f"manifest: not a model bundle ({error})") from error

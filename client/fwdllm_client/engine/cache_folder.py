@@ -11,7 +11,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from fwdllm_client.data import Dataset
-from fwdllm_client.engine.activations import ENTRY_BYTES, ActivationCache, cache_dtype
+from fwdllm_client.engine.activations import ENTRY_BYTES, ActivationCache, cache_dtype, lines_of
 from fwdllm_common.manifest import Manifest, Stage
 
 _SUFFIX = ".activations"
@@ -20,7 +20,8 @@ _SUFFIX = ".activations"
 def open_caches(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes: int) -> Mapping[int, ActivationCache]:
     """Caches by the index of the stage whose output they hold, in one file each; together at most ``limit_bytes``.
 
-    Every stage has one but the last and those that only a further frozen stage reads.
+    Every stage has one but the last, those that only a further frozen stage reads, and in a chain with features those
+    of the blocks: what they return costs less than to keep it. Features are kept behind the activation they come with.
 
     Pooled activations get room first, they are few and save the most, then the earliest stages, whose output stays
     valid longest. Files of other models or rows are deleted, the oldest first, as far as the limit demands it.
@@ -32,7 +33,8 @@ def open_caches(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes:
     left = limit_bytes
     for index in _kept(manifest):
         stage, path = manifest.stages[index], _path(folder, manifest, dataset, index)
-        cache = ActivationCache(path, _lengths(stage, dataset), stage.width, cache_dtype(stage.per_token), left)
+        lengths = _lengths(manifest, stage, dataset)
+        cache = ActivationCache(path, lengths, stage.width, cache_dtype(stage.per_token), left)
         path.touch()  # used now
         left -= cache.max_bytes
         caches[index] = cache
@@ -47,7 +49,9 @@ def file_sizes(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes: 
     left = limit_bytes
     for index in _kept(manifest):
         stage = manifest.stages[index]
-        bytes_of_rows = int(_lengths(stage, dataset).sum()) * stage.width * cache_dtype(stage.per_token).itemsize
+        bytes_of_rows = (
+            int(_lengths(manifest, stage, dataset).sum()) * stage.width * cache_dtype(stage.per_token).itemsize
+        )
         size = min(left, ENTRY_BYTES * len(dataset) + bytes_of_rows)
         found[_path(folder, manifest, dataset, index)] = size
         left -= size
@@ -56,11 +60,14 @@ def file_sizes(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes: 
 
 def _kept(manifest: Manifest) -> Sequence[int]:
     """The stages whose output is kept, in the order in which they get room."""
-    kept = range(manifest.frozen - 1, len(manifest.stages) - 1)
+    kept = range(manifest.frozen - 1, manifest.frozen if manifest.features else len(manifest.stages) - 1)
     return sorted(kept, key=lambda index: (manifest.stages[index].per_token, index))
 
 
-def _lengths(stage: Stage, dataset: Dataset) -> NDArray[np.int64]:
+def _lengths(manifest: Manifest, stage: Stage, dataset: Dataset) -> NDArray[np.int64]:
+    """Lines of each row."""
+    if manifest.features:
+        return dataset.lengths + lines_of(manifest.features, stage.width)
     return dataset.lengths if stage.per_token else np.ones(len(dataset), dtype=np.int64)
 
 

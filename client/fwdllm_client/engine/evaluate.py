@@ -48,9 +48,9 @@ def evaluate(shared: Rows, theta: Float32, rows: RowIndices) -> Evaluation:
     base.fill(stage, rows)
     found, total_loss = Evaluation(0, 0, math.nan, None if dataset.passages is None else 0.0), 0.0
     for group in base.ready(stage, run_groups(shared, stage, rows)):
-        text, activation, labels = RunInputs(shared, base, stage, group).tiled(1)
+        text, activation, labels, features = RunInputs(shared, base, stage, group).tiled(1)
         head = [chain.theta_of(stage, theta)]
-        losses, logits = chain.loss(stage, text, activation, labels, head, outputs=("loss", "logits"))
+        losses, logits = chain.loss(stage, text, activation, labels, head, ("loss", "logits"), features)
         found = _with(found, dataset, group.rows, logits, labels)
         total_loss += float(losses[dataset.learnable(group.rows)].sum(dtype=np.float64))
     shared.cost.add(shared.padded[rows], stage, stage + 1)

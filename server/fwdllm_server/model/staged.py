@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
@@ -14,34 +15,87 @@ from fwdllm_server.model.architecture import head_name, layer_stack
 from fwdllm_server.model.batched_modules import BatchedModel
 from fwdllm_server.model.losses import class_losses, span_losses
 from fwdllm_server.model.modeling_fwdllm import AdaptedModule
+from fwdllm_server.model.peft.side import side_of
 from fwdllm_server.model.segments import token_types
 
 Outputs = tuple[Tensor, Tensor, *tuple[Tensor, ...]]
 
 
-class StagedLoss(nn.Module):
+class _CutModel(nn.Module):
+    """A model whose pass can be cut: the inputs of some of its modules (path and name of the cut) are remembered.
+
+    What the head pools of lower layers goes along beside a layer's input: nothing else crosses a cut.
+    """
+
+    def __init__(self, model: Any, entries: Iterable[tuple[str, str]]) -> None:
+        super().__init__()
+        # The model itself: PEFT's wrapper adds nothing to the pass.
+        self.classifier: Any = model.base_model.model
+        self._cuts: list[dict[str, Tensor]] = []
+        for path, name in entries:
+            model.get_submodule(path).register_forward_pre_hook(self._remember_input(name), with_kwargs=True)
+
+    @contextmanager
+    def _cutting(self) -> Iterator[Mapping[str, Tensor]]:
+        """In a pass inside, the inputs of the modules by the name of the cut."""
+        self._cuts.append({})
+        try:
+            yield self._cuts[-1]
+        finally:
+            self._cuts.clear()
+
+    def _remember_input(self, name: str) -> Callable[..., Any]:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            activation: Tensor = args[0] if args else kwargs["hidden_states"]
+            lower: list[Tensor] = getattr(self.classifier, "lower_states", [])
+            if name in self._cuts[-1] or not lower:
+                self._cuts[-1].setdefault(name, activation)
+                return None
+            packed = torch.cat((activation, *lower), dim=-1)
+            self._cuts[-1][name] = packed
+            activation, *lower[:] = packed.chunk(1 + len(lower), dim=-1)
+            return ((activation, *args[1:]), kwargs) if args else ((), kwargs | {"hidden_states": activation})
+
+        return hook
+
+
+class StagedStates(_CutModel):
+    """The frozen pass below side modules: the numbers of each token that they read, and what the head reads.
+
+    After these, the activations that the frozen layers at ``frozen_cuts`` (paths in ``model``) read.
+    """
+
+    def __init__(self, model: Any, frozen_cuts: Sequence[str] = ()) -> None:
+        super().__init__(model, [(path, path) for path in frozen_cuts])
+        self._frozen_cuts = tuple(frozen_cuts)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """``numbers [N, T, width]``, ``features [N, width]`` and the cuts; inputs are int64 ``[N, T]``."""
+        with self._cutting() as cuts:
+            states = self.classifier.states(input_ids, attention_mask)
+        side = side_of(self.classifier)
+        assert side is not None, "only for models with side modules"
+        features = self.classifier.features(states, attention_mask)
+        return (side.compressed(states), features, *(cuts[path] for path in self._frozen_cuts))
+
+
+class StagedLoss(_CutModel):
     """Loss, logits and, for every block, the activation that is the first thing its weights touch.
 
-    Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the twin model) read. What the
-    head pools of lower layers goes along beside a layer's input: nothing else crosses a cut. What loss and logits
-    are follows from the output of the model: class scores, or a start and an end score for each token. With a
-    ``separator`` (token id) the model is told which tokens come after it.
+    Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the twin model) read. What loss
+    and logits are follows from the output of the model: class scores, or a start and an end score for each token. With
+    a ``separator`` (token id) the model is told which tokens come after it.
     """
 
     def __init__(
         self, twin: BatchedModel, blocks: Sequence[str], frozen_cuts: Sequence[str] = (), separator: int | None = None
     ) -> None:
-        super().__init__()
-        # The model itself: PEFT's wrapper adds nothing to the pass.
-        self.classifier: Any = twin.model.base_model.model
+        entries = [(path, path) for path in frozen_cuts] + [(_entry(twin, p), block) for p, block in twin.twins.items()]
+        super().__init__(twin.model, entries)
         self._blocks = tuple(blocks)
         self._frozen_cuts = tuple(frozen_cuts)
         self._separator = separator
         self._theta = twin.inputs
-        self._cuts: list[dict[str, Tensor]] = []
-        entries = [(path, path) for path in frozen_cuts] + [(_entry(twin, p), block) for p, block in twin.twins.items()]
-        for path, name in entries:
-            twin.model.get_submodule(path).register_forward_pre_hook(self._remember_input(name), with_kwargs=True)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, thetas: list[Tensor], labels: Tensor) -> Outputs:
         """``loss [N]``, ``logits [N, labels]`` or ``[N, T, 2]``, and one activation per frozen cut and block.
@@ -49,14 +103,12 @@ class StagedLoss(nn.Module):
         ``input_ids``, ``attention_mask`` int64 ``[N, T]``, ``thetas`` per block float32 ``[P, block size]``, ``labels``
         int64 ``[N]`` or ``[N, 2]``; row n uses copy n // (N / P) of each block.
         """
-        cuts: dict[str, Tensor] = {}
-        self._cuts.append(cuts)
         self._theta.by_block.update(zip(self._blocks, thetas, strict=True))
-        try:
-            logits = self._logits(input_ids, attention_mask)
-        finally:
-            self._cuts.clear()
-            self._theta.by_block.clear()
+        with self._cutting() as cuts:
+            try:
+                logits = self._logits(input_ids, attention_mask)
+            finally:
+                self._theta.by_block.clear()
         loss = class_losses(logits, labels) if logits.dim() == 2 else span_losses(logits, labels, attention_mask)
         return (loss, logits, *(cuts[name] for name in (*self._frozen_cuts, *self._blocks)))
 
@@ -82,20 +134,6 @@ class StagedLoss(nn.Module):
         index = last[:, None, None].expand(-1, 1, hidden.shape[-1])
         logits: Tensor = self.classifier.score(hidden.gather(1, index).squeeze(1))
         return logits
-
-    def _remember_input(self, name: str) -> Callable[..., Any]:
-        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            activation: Tensor = args[0] if args else kwargs["hidden_states"]
-            lower: list[Tensor] = getattr(self.classifier, "lower_states", [])
-            if name in self._cuts[-1] or not lower:
-                self._cuts[-1].setdefault(name, activation)
-                return None
-            packed = torch.cat((activation, *lower), dim=-1)
-            self._cuts[-1][name] = packed
-            activation, *lower[:] = packed.chunk(1 + len(lower), dim=-1)
-            return ((activation, *args[1:]), kwargs) if args else ((), kwargs | {"hidden_states": activation})
-
-        return hook
 
 
 def frozen_cuts(twin: BatchedModel, stage_weights: int) -> Sequence[str]:
