@@ -4,6 +4,10 @@ A forward pass runs the stages in order. The first stages have no block and are 
 several so that a device need not hold all of it in memory at once. Every later stage reads the activation of the stage
 before it and its own block of θ; the last stage returns the per-example loss and the logits. A direction in a block
 costs the stages from that block on; the activation before them comes from a cache.
+
+Where small modules are trained beside a frozen model (decision 0023), the last frozen stage returns ``features`` too,
+one vector a row, which later stages may read. Of such a chain nothing but what the frozen stages return is worth a
+cache, and every stage of a block takes its rows once, whatever the number of copies: see :class:`Stage`.
 """
 
 from __future__ import annotations
@@ -28,7 +32,8 @@ from fwdllm_common.task import CLASSIFICATION, TASKS, Task
 
 MANIFEST_FORMAT = 1
 MANIFEST_FILE = "manifest.json"
-STAGE_INPUTS = ("input_ids", "attention_mask", "activation", "theta", "labels")
+STAGE_INPUTS = ("input_ids", "attention_mask", "activation", "features", "theta", "labels")
+MAX_FEATURES = 1 << 24
 
 _PLAIN_NAME = re.compile(r"[^/\\:\x00-\x1f]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -68,6 +73,11 @@ class Stage:
     the label count, or 2). ``weights`` is the graph's external data file, if it has one. ``multiplications`` is the
     cost of the stage: the multiplications by weights (θ included) for one token of a row, or for one row where the
     stage reads pooled features.
+
+    In a chain with ``features`` (float32 ``[N, features]``) a stage of a block reads N rows, not repeated for its
+    copies, and returns each with every copy: from ``activation`` ``[N, T, width]``, or ``[N, C, width]`` with the C
+    copies of the stage before, ``[N, C · P, width]``, the last one ``loss`` ``[N, C · P]`` and ``logits``
+    ``[N, C · P, labels]``.
     """
 
     block: str | None
@@ -91,6 +101,7 @@ class Manifest:
     the classes, by index; they exist if and only if the ``task`` is classification. The model reads each text inside
     the ``prompt``, if there is one. ``canary`` is the file of a known-answer test
     (:class:`fwdllm_common.canary.Canary`). With ``no_answer`` the model also learns questions without an answer.
+    ``features`` is the width of the vector that the frozen stages return beside their activation, 0 if there is none.
     """
 
     labels: tuple[str, ...]
@@ -103,6 +114,7 @@ class Manifest:
     canary: BundleFile | None = None
     task: Task = CLASSIFICATION
     no_answer: bool = False
+    features: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.frozen < len(self.stages):
@@ -115,6 +127,11 @@ class Manifest:
             raise BadInputError("manifest: at least two labels are needed")
         if self.task != CLASSIFICATION and self.labels:
             raise BadInputError(f"manifest: {self.task} has no labels")
+        if not 0 <= self.features <= MAX_FEATURES:
+            raise BadInputError(f"manifest: {self.features} features are not 0 to {MAX_FEATURES}")
+        lowest = self.stages[self.frozen - 1]
+        if self.features and not (lowest.per_token and lowest.width > 0):
+            raise BadInputError("manifest: features go with the states of tokens, and the frozen stages give none")
         if self.max_tokens < 1:
             raise BadInputError("manifest: at least one token is needed")
         names = [file.name for file in self.files]
@@ -125,6 +142,13 @@ class Manifest:
     def frozen(self) -> int:
         """Number of stages before the first block, which is also the index of that block's stage."""
         return sum(1 for _ in takewhile(lambda stage: stage.block is None, self.stages))
+
+    @property
+    def head_width(self) -> int | None:
+        """How many numbers of each row the head reads; None if it reads tokens."""
+        if self.features:
+            return self.features
+        return None if self.stages[-2].per_token else self.stages[-2].width
 
     def stage_of(self, block: str) -> int:
         """Return the index of the stage that reads this block of θ.
@@ -179,6 +203,7 @@ class Manifest:
             **({} if self.canary is None else {"canary": asdict(self.canary)}),
             **({} if self.task == CLASSIFICATION else {"task": self.task}),
             **({"no_answer": True} if self.no_answer else {}),
+            **({} if self.features == 0 else {"features": self.features}),
         }
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -203,6 +228,7 @@ class Manifest:
                 canary=BundleFile(**value["canary"]) if "canary" in value else None,
                 task=value.get("task", CLASSIFICATION),
                 no_answer=value.get("no_answer") is True,
+                features=int(value.get("features", 0)),
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BadInputError(f"manifest: not a model bundle ({error})") from error

@@ -57,6 +57,25 @@ def test_labels_are_classification_s(changes, message):
         replace(MANIFEST, **changes)
 
 
+def test_features_make_it_too_and_are_left_out_where_there_are_none():
+    beside = replace(MANIFEST, features=12)
+    assert Manifest.from_bytes(beside.to_bytes()) == beside
+    assert (beside.head_width, MANIFEST.head_width) == (12, MANIFEST.stages[-2].width)
+    assert "features" not in json.loads(MANIFEST.to_bytes())
+
+
+@pytest.mark.parametrize("features", [-1, 1 << 30])
+def test_features_are_a_width(features):
+    with pytest.raises(BadInputError, match=f"{features} features are not 0 to"):
+        replace(MANIFEST, features=features)
+
+
+def test_features_go_with_tokens():
+    prefix, *blocks = MANIFEST.stages
+    with pytest.raises(BadInputError, match="the frozen stages give none"):
+        replace(MANIFEST, features=12, stages=(replace(prefix, per_token=False), *blocks))
+
+
 def test_a_file_of_two_stages_is_listed_once():
     names = [file.name for file in MANIFEST.files]
     assert names == ["tokenizer.json", "prefix.onnx", "weights.bin", "peft.onnx", "head.onnx"]

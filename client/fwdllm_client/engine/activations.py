@@ -41,6 +41,27 @@ def rounded(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Activation:
     return values.astype(np.float32)
 
 
+def packed(activation: Activation, features: NDArray[np.float32]) -> Activation:
+    """A row's activation, float16 ``[T, width]``, and its features, float32, as one to be kept.
+
+    Further lines of the activation are the features' bytes.
+    """
+    lines = np.zeros((lines_of(len(features), activation.shape[1]), activation.shape[1]), dtype=np.float16)
+    lines.reshape(-1).view(np.uint8)[: features.nbytes] = features.view(np.uint8)
+    return np.concatenate((activation, lines))
+
+
+def unpacked_features(kept: Activation, features: int) -> NDArray[np.float32]:
+    """The features, so many, that :func:`packed` put behind an activation."""
+    lines = np.ascontiguousarray(kept[len(kept) - lines_of(features, kept.shape[1]) :])
+    return lines.reshape(-1).view(np.uint8)[: 4 * features].view(np.float32)
+
+
+def lines_of(features: int, width: int) -> int:
+    """How many lines of an activation, float16 ``[T, width]``, so many features take, float32."""
+    return -(-4 * features // (2 * width))
+
+
 class ActivationCache:
     """The activations of one boundary.
 

@@ -4,6 +4,7 @@
 * Its constants are in the graph or in the stage's own weights file.
 * Only the first stage reads tokens; a later stage may only test which of them are padding.
 * The last stage's loss is the task's loss of its logits, and nothing else reads the labels.
+* Features go from the last frozen stage to the last one, in a chain that the manifest says has them, and nowhere else.
 
 The graph is parsed by protobuf, as in ONNX Runtime, with the fields of the format that the audit needs.
 """
@@ -72,11 +73,14 @@ def audit_stage(folder: Path, manifest: Manifest, index: int) -> None:
     is_last = index == len(manifest.stages) - 1
     graph.check_operators()
     graph.check_constants()
-    graph.check_values(_LOSS if is_last else {"next_activation"})
+    gives_features = manifest.features > 0 and index == manifest.frozen - 1
+    graph.check_values(_LOSS if is_last else {"next_activation", "features"} if gives_features else {"next_activation"})
     if index > 0:
         graph.check_tokens(manifest.pad_token_id)
+    if "features" in stage.inputs and not (is_last and manifest.features):
+        raise graph.refused("reads features, which only the last stage of a chain with features may")
     if is_last:
-        graph.check_loss(manifest.task)
+        graph.check_loss(manifest.task, manifest.features > 0)
     elif "labels" in stage.inputs:
         raise graph.refused("reads labels before the last stage")
 
@@ -153,10 +157,21 @@ class _Graph:
             if node.op_type != "Shape" and not is_mask:
                 raise self.refused("reads tokens, which only the first stage may")
 
-    def check_loss(self, task: Task) -> None:
-        """Check that the loss is the task's loss of the returned logits and nothing else depends on the labels."""
-        if not (self._is_class_loss() if task == CLASSIFICATION else self._is_span_loss()):
+    def check_loss(self, task: Task, has_copies: bool = False) -> None:
+        """Check that the loss is the task's loss of the returned logits and nothing else depends on the labels.
+
+        Where the graph ``has_copies`` of θ on an axis of their own, the loss is that of each row with each copy.
+        """
+        if task != CLASSIFICATION:
+            is_loss = not has_copies and self._is_span_loss()
+        else:
+            is_loss = self._is_class_loss_of_copies() if has_copies else self._is_class_loss()
+        if not is_loss:
             raise self.refused(f"returns a loss that is not the one of {task}")
+
+    def _is_class_loss_of_copies(self) -> bool:
+        """The cross entropy of each row and copy, ``[N, P]``: its label is looked up in the logits of every copy."""
+        return self._scores_behind("loss", "Neg", "Squeeze", axes=(2, -1), is_expanded=True) == "logits"
 
     def _is_class_loss(self) -> bool:
         """Return whether the loss is the cross entropy of each row."""
@@ -174,10 +189,11 @@ class _Graph:
         condition, filling, logits = masked.input
         return logits == "logits" and self._origins(filling) == set() and self._origins(condition) == {"attention_mask"}
 
-    def _scores_behind(self, value: str, *operators: str, axes: Collection[int]) -> str:
+    def _scores_behind(self, value: str, *operators: str, axes: Collection[int], is_expanded: bool = False) -> str:
         """Return the value whose log-softmax is looked up at the labels to give ``value``; "" if there is none.
 
         ``operators`` follow the lookup, the last one first; ``axes`` are the two indices of the axis of the softmax.
+        Labels are ``is_expanded`` where they are looked up for several copies of θ.
         """
         for operator in operators:
             node = self._maker(value, operator)
@@ -186,12 +202,28 @@ class _Graph:
             value = node.input[0]
         lookup = self._maker(value, "GatherElements")
         scores = lookup and self._maker(lookup.input[0], "LogSoftmax")
-        places = lookup and self._maker(lookup.input[1], "Unsqueeze")
-        if lookup is None or scores is None or places is None or places.input[0] != "labels":
+        if lookup is None or scores is None:
             return ""
-        labels_go_nowhere_else = self._times_read("labels") == self._times_read(lookup.input[1]) == 1
+        is_of_labels = self._is_expanded_labels if is_expanded else self._is_labels
         is_along = _axis(lookup, 0) in axes and _axis(scores, -1) in axes
-        return scores.input[0] if labels_go_nowhere_else and is_along else ""
+        return scores.input[0] if is_along and is_of_labels(lookup.input[1]) else ""
+
+    def _is_labels(self, value: str) -> bool:
+        """Whether it is the labels with a further axis, and they go nowhere else."""
+        node = self._maker(value, "Unsqueeze")
+        return (
+            node is not None
+            and node.input[0] == "labels"
+            and self._times_read("labels") == self._times_read(value) == 1
+        )
+
+    def _is_expanded_labels(self, value: str) -> bool:
+        """Whether it is each row's label, repeated for copies of θ; how often, sizes of inputs say and no values."""
+        node = self._maker(value, "Expand")
+        if node is None or self._times_read(value) != 1 or not self._is_labels(node.input[0]):
+            return False
+        axes = self._integers(self._makers[node.input[0]].input[1])
+        return axes in ([1, 2], [-2, -1]) and self._origins(node.input[1], of_sizes=False) == set()
 
     @cached_property
     def _makers(self) -> dict[str, onnx_pb2.Node]:
@@ -221,8 +253,8 @@ class _Graph:
             return []
         return np.frombuffer(tensor.raw_data, dtype="<i8").tolist() if tensor.raw_data else list(tensor.int64_data)
 
-    def _origins(self, value: str) -> set[str]:
-        """Return the inputs of the graph on which ``value`` depends."""
+    def _origins(self, value: str, of_sizes: bool = True) -> set[str]:
+        """Return the inputs of the graph on which ``value`` depends, with ``of_sizes`` also by their sizes alone."""
         inputs, found, seen, pending = set(self._stage.inputs), set[str](), set[str](), [value]
         while pending:
             name = pending.pop()
@@ -231,9 +263,14 @@ class _Graph:
             seen.add(name)
             if name in inputs:
                 found.add(name)
-            elif name in self._makers:
+            elif name in self._makers and (of_sizes or not self._is_size(name)):
                 pending.extend(self._makers[name].input)
         return found
+
+    def _is_size(self, value: str) -> bool:
+        """Whether it is the shape of an input of the graph."""
+        node = self._maker(value, "Shape")
+        return node is not None and node.input[0] in self._stage.inputs
 
 
 def _size(text: str) -> float:

@@ -7,6 +7,9 @@ Stages that only this pass runs are in memory one at a time, and not at all once
 training, which adds perturbed copies of later stages, stays below what a whole forward pass takes. Between frozen
 stages activations stay in float32, so that the numbers are those of a prefix in one piece, and in memory, a portion of
 the rows at a time. Rows for which the cache has no room go through the stages a portion at a time too.
+
+In a chain with features only what the frozen stages give is kept. The stages of blocks below the perturbed one are run
+for all rows of a group together: they are small and loaded anyway.
 """
 
 from __future__ import annotations
@@ -14,20 +17,29 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fwdllm_client.data import Dataset
 from fwdllm_client.data.split import RowIndices
-from fwdllm_client.engine.activations import Activation, ActivationCache, cache_dtype, rounded
+from fwdllm_client.engine.activations import (
+    Activation,
+    ActivationCache,
+    cache_dtype,
+    packed,
+    rounded,
+    unpacked_features,
+)
 from fwdllm_client.engine.batches import Group, text_of
 from fwdllm_client.engine.cost import PassCost
 from fwdllm_client.engine.stages import Float32, StageChain
 
 T = TypeVar("T")
 
+Output: TypeAlias = tuple[Float32, Float32 | None]
+"""What a stage gives for a row: the activation, and features where it has them."""
 FLOATS_CARRIED = 1 << 22
 """Most floats (rows × length × width) that go from one frozen stage to the next together."""
 
@@ -67,9 +79,9 @@ class BasePass:
     def fill(self, stage: int, rows: RowIndices) -> None:
         """Put what ``stage`` reads of ``rows`` into the cache as far as it has room, and unload the stages below."""
         chain, caches = self._shared.chain, self._shared.caches
-        first = chain.manifest.frozen - 1
+        first, lowest = chain.manifest.frozen - 1, chain.boundary(stage) + 1
         wanted: list[RowIndices] = []
-        for index in reversed(range(first, stage)):
+        for index in reversed(range(first, lowest)):
             rows = np.array([row for row in rows if caches[index].lacks(int(row), self._tags[index])], dtype=np.int64)
             wanted.append(rows)
         for index, missing in enumerate(reversed(wanted), start=first):
@@ -80,7 +92,7 @@ class BasePass:
                 chain.unload_all_but(range(index, index + 1))
             for portion in self._portions(kept, self._row_floats):
                 self._outputs(index, portion)
-        chain.unload_all_but(range(stage, chain.last + 1))
+        chain.unload_all_but(range(lowest, chain.last + 1))
 
     def ready(self, stage: int, groups: Sequence[Group]) -> Iterator[Group]:
         """The ``groups`` one after the other, each once :meth:`before` can give what ``stage`` reads of it.
@@ -88,7 +100,7 @@ class BasePass:
         What the cache has no room for is computed for a portion of the groups together, so that a prefix that is
         streamed is streamed once for each portion.
         """
-        boundary = stage - 1
+        boundary = self._shared.chain.boundary(stage)
         for portion in self._portions(groups, lambda group: sum(self._row_floats(int(row)) for row in group.rows)):
             rows = [int(row) for group in portion for row in group.rows]
             if homeless := [row for row in rows if not self._shared.caches[boundary].keeps(row)]:
@@ -99,11 +111,38 @@ class BasePass:
             self._held = {}
 
     def before(self, stage: int, group: Group) -> Activation:
-        """What ``stage`` reads, in the cache's dtype: ``[N, T, width]``, zero after each text, or ``[N, width]``."""
+        """What ``stage`` reads, in the cache's dtype: ``[N, T, width]``, zero after each text, or ``[N, width]``.
+
+        Of a chain with features float32, and with an axis for the one copy behind the rows' where it is no tokens'.
+        """
+        boundary = self._shared.chain.boundary(stage)
+        rows = self._kept(boundary, group)
+        if self._shared.chain.manifest.features:
+            lengths = self._shared.dataset.lengths[group.rows]
+            rows = [row[:length] for row, length in zip(rows, lengths, strict=True)]
+        activation = self._padded(boundary, rows, group.tokens)
+        if boundary == stage - 1:
+            return activation
+        text = text_of(self._shared.dataset, group, self._shared.chain.manifest.pad_token_id)
+        self._shared.cost.add(self._shared.padded[group.rows], boundary + 1, stage)
+        output = activation.astype(np.float32)
+        for index in range(boundary + 1, stage):
+            copies = self._shared.chain.theta_of(index, self._theta)
+            output = self._shared.chain.activation(index, text, output, copies)
+        return output
+
+    def features(self, group: Group) -> Float32:
+        """What the frozen stages of a chain with features give beside their activation, float32 ``[N, features]``."""
+        manifest = self._shared.chain.manifest
+        kept = self._kept(manifest.frozen - 1, group)
+        return np.stack([unpacked_features(row, manifest.features) for row in kept])
+
+    def _kept(self, boundary: int, group: Group) -> Sequence[Activation]:
+        """What the cache holds of a group, or would if it had room."""
         rows = [int(row) for row in group.rows]
         missing = [row for row in rows if row not in self._held]
-        found = {**self._held, **dict(zip(missing, self._outputs(stage - 1, missing), strict=True))}
-        return self._padded(stage - 1, [found[row] for row in rows], group.tokens)
+        found = {**self._held, **dict(zip(missing, self._outputs(boundary, missing), strict=True))}
+        return [found[row] for row in rows]
 
     def _padded(self, stage: int, rows: Sequence[Activation], tokens: int) -> Activation:
         """Outputs of ``stage`` together, zero after each text."""
@@ -127,42 +166,49 @@ class BasePass:
 
     def _computed(self, stage: int, rows: Sequence[int]) -> Iterator[Activation]:
         per_token = self._shared.chain.manifest.stages[stage].per_token
+        dtype = cache_dtype(per_token)
         outputs = self._prefix(rows) if stage < self._shared.chain.manifest.frozen else self._block(stage, rows)
-        for row, output in zip(rows, outputs, strict=True):
-            kept = output[0, : int(self._shared.dataset.lengths[row])] if per_token else output
-            yield rounded(kept, cache_dtype(per_token))
+        for row, (output, features) in zip(rows, outputs, strict=True):
+            kept = rounded(output[0, : int(self._shared.dataset.lengths[row])] if per_token else output, dtype)
+            yield kept if features is None else packed(kept, features[0])
 
-    def _block(self, stage: int, rows: Sequence[int]) -> Iterator[Float32]:
+    def _block(self, stage: int, rows: Sequence[int]) -> Iterator[Output]:
         copies = self._shared.chain.theta_of(stage, self._theta)
         for portion in self._portions(rows, self._row_floats):
             for row, before in zip(portion, self._outputs(stage - 1, portion), strict=True):
                 padded = self._padded(stage - 1, [before], int(self._shared.padded[row]))
                 yield self._run(stage, row, padded.astype(np.float32), copies)
 
-    def _prefix(self, rows: Sequence[int]) -> Sequence[Float32]:
+    def _prefix(self, rows: Sequence[int]) -> Sequence[Output]:
         """All frozen stages; of several, only the one that runs is in memory, and none afterwards."""
         chain = self._shared.chain
         streamed = chain.manifest.frozen > 1
-        outputs: list[Float32 | None] = [None] * len(rows)
+        outputs: list[Output | None] = [None] * len(rows)
         for stage in range(chain.manifest.frozen if rows else 0):
             if streamed:
                 chain.unload_all_but(range(stage, stage + 1))
             for index, row in enumerate(rows):
-                outputs[index] = self._run(stage, row, outputs[index], None)
+                before = outputs[index]
+                outputs[index] = self._run(stage, row, None if before is None else before[0], None)
         if rows and streamed:
             chain.unload_all_but(range(0))
         return [output for output in outputs if output is not None]
 
-    def _run(self, stage: int, row: int, before: Float32 | None, copies: Float32 | None) -> Float32:
+    def _run(self, stage: int, row: int, before: Float32 | None, copies: Float32 | None) -> Output:
         shared, group = self._shared, Group(np.array([row], dtype=np.int64), int(self._shared.padded[row]))
         shared.check_cancelled()
         shared.cost.add(shared.padded[group.rows], stage, stage + 1)
         text = text_of(shared.dataset, group, shared.chain.manifest.pad_token_id)
-        return shared.chain.activation(stage, text, before, copies)
+        manifest = shared.chain.manifest
+        if manifest.features and stage == manifest.frozen - 1:
+            return shared.chain.with_features(stage, text, before)
+        return shared.chain.activation(stage, text, before, copies), None
 
     def _row_floats(self, row: int) -> int:
         """How many floats an activation of ``row`` is at most."""
-        return int(self._shared.padded[row]) * max(stage.width for stage in self._shared.chain.manifest.stages)
+        manifest = self._shared.chain.manifest
+        kept = manifest.stages[: manifest.frozen] if manifest.features else manifest.stages
+        return int(self._shared.padded[row]) * max(stage.width for stage in kept)
 
     @staticmethod
     def _portions(items: Sequence[T], floats_of: Callable[[T], int]) -> Iterator[Sequence[T]]:

@@ -84,6 +84,23 @@ def group_by_length(rows: RowIndices, padded: NDArray[np.int64], token_budget: i
             yield Group(same[start : start + size], int(tokens))
 
 
+def group_by_doubling(rows: RowIndices, padded: NDArray[np.int64], token_budget: int) -> Iterator[Group]:
+    """Groups of rows, shortest first: none padded to more than twice its length, at most ``token_budget`` tokens.
+
+    ``padded`` is the padded length of each of ``rows``; a single row may exceed the budget.
+    """
+    order = np.argsort(padded, kind="stable")
+    start = 0
+    for end in range(1, len(order) + 1):
+        longest = int(padded[order[end - 1]])
+        if end < len(order):
+            following = int(padded[order[end]])
+            if following <= 2 * int(padded[order[start]]) and following * (end + 1 - start) <= token_budget:
+                continue
+        yield Group(rows[order[start:end]], longest)
+        start = end
+
+
 def text_of(dataset: Dataset, group: Group, pad_token_id: int) -> Text:
     """Return the tokens of a group, padded on the right."""
     positions = np.arange(group.tokens)

@@ -12,7 +12,7 @@ import structlog
 from numpy.typing import NDArray
 
 from fwdllm_client.data import Dataset
-from fwdllm_client.engine.activations import ENTRY_BYTES, ActivationCache, cache_dtype
+from fwdllm_client.engine.activations import ENTRY_BYTES, ActivationCache, cache_dtype, lines_of
 from fwdllm_common.manifest import Manifest, Stage
 
 _SUFFIX = ".activations"
@@ -23,7 +23,8 @@ _log = structlog.get_logger()
 def open_caches(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes: int) -> Mapping[int, ActivationCache]:
     """Open the caches, by the index of the stage whose output they hold; together at most ``limit_bytes``.
 
-    Every stage has one except the last stage and frozen stages before the last frozen one.
+    Every stage has one except the last stage, frozen stages before the last frozen one, and in a chain with features
+    the stages of blocks, whose output costs less to compute than to keep. Features are kept behind their activation.
 
     Pooled activations get space first, because they are few and save the most, then the earliest stages, whose output
     stays valid longest. Files of other models or rows are deleted, the oldest first, as far as the limit requires.
@@ -35,7 +36,8 @@ def open_caches(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes:
     left = limit_bytes
     for index in _kept(manifest):
         stage, path = manifest.stages[index], _path(folder, manifest, dataset, index)
-        cache = ActivationCache(path, _lengths(stage, dataset), stage.width, cache_dtype(stage.per_token), left)
+        lengths = _lengths(manifest, stage, dataset)
+        cache = ActivationCache(path, lengths, stage.width, cache_dtype(stage.per_token), left)
         path.touch()  # used now
         left -= cache.max_bytes
         caches[index] = cache
@@ -51,7 +53,9 @@ def file_sizes(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes: 
     left = limit_bytes
     for index in _kept(manifest):
         stage = manifest.stages[index]
-        bytes_of_rows = int(_lengths(stage, dataset).sum()) * stage.width * cache_dtype(stage.per_token).itemsize
+        bytes_of_rows = (
+            int(_lengths(manifest, stage, dataset).sum()) * stage.width * cache_dtype(stage.per_token).itemsize
+        )
         size = min(left, ENTRY_BYTES * len(dataset) + bytes_of_rows)
         found[_path(folder, manifest, dataset, index)] = size
         left -= size
@@ -60,11 +64,14 @@ def file_sizes(folder: Path, manifest: Manifest, dataset: Dataset, limit_bytes: 
 
 def _kept(manifest: Manifest) -> Sequence[int]:
     """Return the stages whose output is cached, in the order in which they get space."""
-    kept = range(manifest.frozen - 1, len(manifest.stages) - 1)
+    kept = range(manifest.frozen - 1, manifest.frozen if manifest.features else len(manifest.stages) - 1)
     return sorted(kept, key=lambda index: (manifest.stages[index].per_token, index))
 
 
-def _lengths(stage: Stage, dataset: Dataset) -> NDArray[np.int64]:
+def _lengths(manifest: Manifest, stage: Stage, dataset: Dataset) -> NDArray[np.int64]:
+    """Lines of each row."""
+    if manifest.features:
+        return dataset.lengths + lines_of(manifest.features, stage.width)
     return dataset.lengths if stage.per_token else np.ones(len(dataset), dtype=np.int64)
 
 

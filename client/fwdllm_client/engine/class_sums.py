@@ -41,14 +41,15 @@ def class_sums(shared: Rows, theta: Float32, rows: RowIndices) -> Sequence[Class
     :raises BadInputError: the head reads a vector for each token instead of one for each row.
     """
     chain = shared.chain
-    stage, before = chain.last, chain.manifest.stages[chain.last - 1]
-    if before.per_token:
+    stage, manifest = chain.last, chain.manifest
+    if manifest.head_width is None:
         raise BadInputError("this model's head reads tokens and not one vector a row; it cannot begin with class means")
-    totals = np.zeros((len(chain.manifest.labels), before.width))
+    totals = np.zeros((len(manifest.labels), manifest.head_width))
     base = BasePass(shared, theta)
     base.fill(stage, rows)
     for group in base.ready(stage, run_groups(shared, stage, rows)):
-        np.add.at(totals, shared.dataset.labels[group.rows], base.before(stage, group).astype(np.float64))
+        features = base.features(group) if manifest.features else base.before(stage, group)
+        np.add.at(totals, shared.dataset.labels[group.rows], features.astype(np.float64))
     counts = np.bincount(shared.dataset.labels[rows], minlength=len(totals))
     with np.errstate(over="ignore"):  # the coordinator refuses what is not finite
         return [

@@ -103,14 +103,14 @@ def directional_derivatives(
     base_pass, groups = BasePass(shared, theta), run_groups(shared, stage, batch)
     base_pass.fill(stage, batch)
     tiled = TiledBatch([RunInputs(shared, base_pass, stage, group) for group in base_pass.ready(stage, groups)])
-    chain.unload_all_but(range(stage, chain.last + 1))
+    chain.unload_all_but(range(chain.boundary(stage) + 1, chain.last + 1))
 
     def mean_loss(copies: Float32) -> Derivatives:
         """L of each copy of the block: per-example float32 losses, summed in float64."""
         shared.cost.add(shared.padded[batch], stage, chain.last + 1, times=len(copies))
         total = np.zeros(len(copies))
-        for inputs in tiled.inputs(len(copies)):
-            (losses,) = chain.loss(stage, *inputs, [copies, *later])
+        for text, activation, labels, features in tiled.inputs(len(copies)):
+            (losses,) = chain.loss(stage, text, activation, labels, [copies, *later], features=features)
             total += losses.reshape(len(copies), -1).sum(axis=1, dtype=np.float64)
         return total / len(batch)
 

@@ -22,6 +22,8 @@ MAX_CACHE_BYTES = 1 << 30
 """Upper bound of the activation cache, bytes; it also takes at most half of the disk's free space."""
 MAX_PREPARED_BYTES = 8 << 30
 """Upper bound of prepared and compiled models, bytes; they also take at most half of the disk's free space."""
+_CANARY = "canary"
+_CANARY_BYTES = 1 << 20
 
 
 class DeviceEngines:
@@ -51,8 +53,11 @@ class DeviceEngines:
         self._cache_folder = cache_folder
         store = CompiledStages(cache_folder / "prepared", prepared_bytes)
         cpu = PreparedCpu(store)
-        self.files = activations | cpu.file_sizes(manifest)
-        """The cache files of this bundle, and the bytes that each may grow to."""
+        # Where the model is not loaded any more once all rows are known, the self-test is not to need it either.
+        self._canary_bytes = min(_CANARY_BYTES, free) if manifest.features else 0
+        canary = {cache_folder / _CANARY: self._canary_bytes} if self._canary_bytes else {}
+        self.files = activations | cpu.file_sizes(manifest) | canary
+        """What may be kept of this bundle below the cache folder, and how many bytes each may grow to."""
         clock = time.perf_counter
         tunings = cache_folder / "tunings"
         self.tuner = Tuner(folder, manifest, dataset, accelerators(manifest, store), cpu, threads, tunings, clock)
@@ -73,6 +78,7 @@ class DeviceEngines:
         """
         folder, manifest, _ = self._bundle
         provider = self.tuner.provider(tuning)
+        scratch = self._cache_folder / _CANARY if self._canary_bytes else self._cache_folder
         return canary_scalars(
-            folder, manifest, canary, self._cache_folder, tuning.threads, provider, tuning.tokens_per_run
+            folder, manifest, canary, scratch, tuning.threads, provider, tuning.tokens_per_run, self._canary_bytes
         )

@@ -62,8 +62,8 @@ def scored(shared: Rows, theta: Float32, rows: RowIndices) -> Iterator[tuple[Row
     base.fill(stage, rows)
     head = [chain.theta_of(stage, theta)]
     for group in base.ready(stage, run_groups(shared, stage, rows)):
-        text, activation, labels = RunInputs(shared, base, stage, group).tiled(1)
-        losses, logits = chain.loss(stage, text, activation, labels, head, outputs=("loss", "logits"))
+        text, activation, labels, features = RunInputs(shared, base, stage, group).tiled(1)
+        losses, logits = chain.loss(stage, text, activation, labels, head, ("loss", "logits"), features)
         yield group.rows, losses, logits
     shared.cost.add(shared.padded[rows], stage, stage + 1)
 

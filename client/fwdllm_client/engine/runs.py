@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fwdllm_client.data.split import RowIndices
 from fwdllm_client.engine.base_pass import BasePass, Rows
-from fwdllm_client.engine.batches import Group, Text, group_by_length, text_of
+from fwdllm_client.engine.batches import Group, Text, group_by_doubling, group_by_length, text_of
 from fwdllm_client.engine.stages import Float32
 
 TOKENS_PER_RUN = 256
@@ -21,6 +21,8 @@ FLOATS_PER_RUN = 1 << 20
 
 def run_groups(shared: Rows, stage: int, rows: RowIndices) -> list[Group]:
     """Split ``rows`` into groups that run together from ``stage`` on, by length if the stages read tokens."""
+    if shared.chain.manifest.features:
+        return list(group_by_doubling(rows, shared.padded[rows], FLOATS_PER_RUN // _width_kept(shared)))
     if shared.chain.reads_tokens(stage):
         return list(group_by_length(rows, shared.padded[rows], shared.tokens_per_run))
     size = max(1, FLOATS_PER_RUN // _width_before(shared, stage))
@@ -30,6 +32,9 @@ def run_groups(shared: Rows, stage: int, rows: RowIndices) -> list[Group]:
 def copies_per_run(shared: Rows, stage: int, groups: list[Group]) -> int:
     """Return how many perturbed copies run together, at least 1."""
     theta = FLOATS_PER_RUN // shared.chain.block_size(stage)
+    if shared.chain.manifest.features:
+        widest = max(each.width for each in shared.chain.manifest.stages[stage:])
+        return max(1, min(theta, FLOATS_PER_RUN // (max(len(group.rows) for group in groups) * widest)))
     if shared.chain.reads_tokens(stage):
         activations = shared.tokens_per_run // max(len(group.rows) * group.tokens for group in groups)
     else:
@@ -37,8 +42,8 @@ def copies_per_run(shared: Rows, stage: int, groups: list[Group]) -> int:
     return max(1, min(theta, activations))
 
 
-Inputs = tuple[Text | None, Float32, NDArray[np.int64]]
-"""Text (None for pooled stages), activation and labels, as inputs of a stage chain."""
+Inputs = tuple[Text | None, Float32, NDArray[np.int64], Float32 | None]
+"""Text (None for pooled stages), activation, labels, and features if the chain has them, as inputs of a stage chain."""
 
 
 class RunInputs:
@@ -46,15 +51,18 @@ class RunInputs:
 
     def __init__(self, shared: Rows, base: BasePass, stage: int, group: Group) -> None:
         self._activation = base.before(stage, group)
+        self._features = base.features(group) if shared.chain.manifest.features else None
         self._labels = shared.dataset.targets(group.rows)
         reads_tokens = shared.chain.reads_tokens(stage)
         self._text = text_of(shared.dataset, group, shared.chain.manifest.pad_token_id) if reads_tokens else None
 
     def tiled(self, copies: int) -> Inputs:
-        """Return the inputs of the group's rows, repeated for each copy of θ."""
+        """Return the inputs of the group's rows, repeated for each copy of θ unless the stages do so themselves."""
         activation = self._activation.astype(np.float32)
+        if self._features is not None:
+            return self._text, activation, self._labels, self._features
         text = self._text and Text(_tiled(self._text.input_ids, copies), _tiled(self._text.attention_mask, copies))
-        return text, _tiled(activation, copies), _tiled(self._labels, copies)
+        return text, _tiled(activation, copies), _tiled(self._labels, copies), None
 
 
 class TiledBatch:
@@ -79,3 +87,7 @@ def _tiled(rows: NDArray[Any], copies: int) -> NDArray[Any]:
 
 def _width_before(shared: Rows, stage: int) -> int:
     return shared.chain.manifest.stages[stage - 1].width
+
+
+def _width_kept(shared: Rows) -> int:
+    return _width_before(shared, shared.chain.manifest.frozen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,10 +25,12 @@ def canary_scalars(
     threads: int,
     provider: Provider = Cpu(),  # noqa: B008 - has no state
     tokens_per_run: int = TOKENS_PER_RUN,
+    kept_bytes: int = 0,
 ) -> BlockScalars:
     """Compute the scalars of every direction of ``canary`` by a temporary engine.
 
-    ``scratch`` is a folder for temporary files; the other parameters are as for :class:`Engine`.
+    ``scratch`` is a folder for temporary files. With ``kept_bytes`` it keeps as many bytes of activations for the next
+    time. The other parameters are as for :class:`Engine`.
 
     :raises BadInputError: a graph is unreadable, or the test belongs to another model.
     :raises StorageError: ``scratch`` cannot be written.
@@ -37,10 +40,12 @@ def canary_scalars(
         block: DirectionTask(block, CANARY_SEEDS, epsilon, len(rows), canary.central)
         for block, epsilon in canary.epsilons.items()
     }
-    with (
-        TemporaryDirectory(dir=scratch) as folder,
-        Engine(bundle_folder, manifest, _dataset(canary), Path(folder), threads, 0, provider, tokens_per_run) as engine,
-    ):
+    with ExitStack() as stack:
+        folder = scratch if kept_bytes else Path(stack.enter_context(TemporaryDirectory(dir=scratch)))
+        dataset = _dataset(canary)
+        engine = stack.enter_context(
+            Engine(bundle_folder, manifest, dataset, folder, threads, kept_bytes, provider, tokens_per_run)
+        )
         return {
             block: [
                 float(value)

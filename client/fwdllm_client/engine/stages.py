@@ -40,6 +40,10 @@ class StageChain:
         """Index of the stage that returns the loss."""
         return len(self.manifest.stages) - 1
 
+    def boundary(self, stage: int) -> int:
+        """The stage whose output is kept for ``stage``: the one before, or with features the last frozen one."""
+        return self.manifest.frozen - 1 if self.manifest.features else stage - 1
+
     def reads_tokens(self, stage: int) -> bool:
         """Whether the length of the texts matters from this stage on."""
         stages = self.manifest.stages
@@ -75,6 +79,20 @@ class StageChain:
         output: Float32 = self._run(stage, ["next_activation"], feeds)[0].numpy()
         return output
 
+    def with_features(self, stage: int, text: Text, activation: Float32 | None) -> tuple[Float32, Float32]:
+        """What the last frozen stage of a chain with features returns: ``[N, T, width]`` and ``[N, features]``.
+
+        :raises BadInputError: they have another width than the manifest says.
+        """
+        values = self._run(stage, ["next_activation", "features"], _feeds(text, activation=activation))
+        numbers, features = (value.numpy() for value in values)
+        if features.shape[1:] != (self.manifest.features,):
+            raise BadInputError(
+                f"{self.manifest.stages[stage].graph.name} gives features of shape {features.shape}, "
+                f"and the manifest says {self.manifest.features}; the bundle is wrong"
+            )
+        return numbers, features
+
     def loss(
         self,
         first: int,
@@ -83,17 +101,22 @@ class StageChain:
         labels: NDArray[np.int64],
         copies: Sequence[Float32],
         outputs: Sequence[str] = ("loss",),
+        features: Float32 | None = None,
     ) -> list[Float32]:
         """The per-example loss float32 ``[N]``, and logits if asked for, from the activation before stage ``first``.
 
         ``copies`` holds, for each stage from ``first`` on, float32 ``[P, block size]``: row n uses copy n // (N / P).
+        With ``features`` N / P rows go in, and the stages repeat them.
         """
-        feeds = _feeds(text, activation=activation, labels=labels)
+        feeds = _feeds(text, activation=activation, labels=labels, features=features)
         for stage, theta in enumerate(copies, start=first):
             feeds["theta"] = _value(theta)
             if stage < self.last:
                 feeds["activation"] = self._run(stage, ["next_activation"], feeds)[0]
-        return [value.numpy() for value in self._run(self.last, outputs, feeds)]
+        found: list[Float32] = [value.numpy() for value in self._run(self.last, outputs, feeds)]
+        if features is not None:  # the axis of copies comes behind the rows'
+            found = [array.swapaxes(0, 1).reshape(-1, *array.shape[2:]) for array in found]
+        return found
 
     def _block(self, stage: int) -> Block:
         name = self.manifest.stages[stage].block

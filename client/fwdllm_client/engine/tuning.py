@@ -132,7 +132,8 @@ class Tuner:
 
     @property
     def _runs_on_tokens(self) -> bool:
-        return self._manifest.stages[self._manifest.frozen - 1].per_token
+        """Whether directions do; side modules are small, and the frozen stages run once for each row."""
+        return self._manifest.stages[self._manifest.frozen - 1].per_token and not self._manifest.features
 
     def _seconds(self, provider: Provider, threads: int, tokens: int) -> float:
         chain = StageChain(self._folder, self._manifest, provider, threads)

@@ -54,16 +54,16 @@ class LinearHead:
 
         :raises BadInputError: it is anything but one linear layer with a bias on pooled features.
         """
-        before, block, classes = manifest.stages[-2], manifest.stages[-1].block or "", len(manifest.labels)
+        width, block, classes = manifest.head_width, manifest.stages[-1].block or "", len(manifest.labels)
         shapes = [tensor.shape for tensor in manifest.layout.tensors if tensor.block == block]
-        weight, bias = (classes, before.width), (classes,)
-        if before.per_token or sorted(shapes, key=len) != [bias, weight]:
+        weight, bias = (classes, width or 0), (classes,)
+        if width is None or sorted(shapes, key=len) != [bias, weight]:
             raise BadInputError(
                 f"class means need a head of one linear layer with a bias on pooled features, {weight} and {bias}, "
                 f'and this model\'s has {shapes}; set [model] pooling = "mean", or head = "zeros"'
             )
         places = manifest.layout.tensors_of(block)
-        return cls(classes, before.width, places[shapes.index(weight)], places[shapes.index(bias)])
+        return cls(classes, width, places[shapes.index(weight)], places[shapes.index(bias)])
 
     def takes(self, label: int, features: Float32Vector) -> bool:
         """Whether this can be a sum of what the head reads: finite, within bounds, as wide as it has to be."""

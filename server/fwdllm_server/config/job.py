@@ -22,6 +22,7 @@ from fwdllm_server.config.presets import Preset, with_preset
 
 MOST_OVER_ASSIGNED = 4.0
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+BlockName = Literal["peft", "pooling", "readout", "head"]
 _LEAST_LABELS = 2
 _LEAST_PAIR_TOKENS = 16
 
@@ -347,7 +348,7 @@ class BlockSection(_Section):
 
 
 class JobSpec(_Section):
-    """A whole job file; ``blocks`` are keyed by block name, ``head`` and ``peft``.
+    """A whole job file; ``blocks`` are keyed by block name: ``head`` and ``peft``, of side modules the others.
 
     What the file leaves open comes from its ``preset``, see :func:`fwdllm_server.config.presets.with_preset`.
     """
@@ -362,12 +363,26 @@ class JobSpec(_Section):
     perturbation: PerturbationSection = PerturbationSection()
     rounds: RoundsSection = RoundsSection()
     robust: RobustSection = RobustSection()
-    blocks: dict[Literal["peft", "head"], BlockSection] = Field(min_length=1)
+    blocks: dict[BlockName, BlockSection] = Field(min_length=1)
 
     @model_validator(mode="before")
     @classmethod
     def _filled_in(cls, job: Any) -> Any:
         return with_preset(job) if isinstance(job, Mapping) else job
+
+    @model_validator(mode="after")
+    def _blocks_are_the_methods(self) -> JobSpec:
+        if self.peft.method == "side":
+            if self.model.task != CLASSIFICATION:
+                raise ValueError(f'the method "side" is for classification, not for {self.model.task}')
+            if self.model.one_block:
+                raise ValueError("side modules have blocks of their own; leave out one_block")
+            if self.model.pooling == "model":
+                raise ValueError('the method "side" needs [model] pooling = "layer-means" or "mean"')
+        wrong = {"peft"} if self.peft.method == "side" else {"pooling", "readout"}
+        if found := sorted(wrong & set(self.blocks)):
+            raise ValueError(f"there is no block {found[0]!r} with the method {self.peft.method!r}; leave it out")
+        return self
 
     @model_validator(mode="after")
     def _every_round_has_directions(self) -> JobSpec:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fwdllm_server.config.toml_model import near
 
-MethodName = Literal["lora", "lora-fa", "lora-xs", "adapter", "bitfit", "ia3"]
+MethodName = Literal["lora", "lora-fa", "lora-xs", "adapter", "bitfit", "ia3", "side"]
 BasesKind = Literal["weights", "activations"]
 
 INSTALLED_METHODS = "fwdllm.peft_methods"
@@ -25,14 +25,18 @@ METHOD_KEYS: Mapping[str, set[str]] = {
     "adapter": {"rank"},
     "bitfit": set(),
     "ia3": set(),
+    "side": set(),
 }
+LAYER_METHODS = tuple(method for method in METHOD_KEYS if method != "side")
+"""Those that change layers of the model, and so have targets and layers to be put in."""
 
 
 class PeftSpec(BaseModel):
     """The trainable part of the model.
 
     ``lora`` trains A and B of every target, ``lora-fa`` B only, ``lora-xs`` a core between A and B; ``adapter`` adds
-    bottlenecks of width ``rank``, ``bitfit`` trains the biases, ``ia3`` vectors that scale. ``bases`` starts A (and for
+    bottlenecks of width ``rank``, ``bitfit`` trains the biases, ``ia3`` vectors that scale; ``side`` leaves
+    the model alone and trains attention poolings of its hidden states beside it. ``bases`` starts A (and for
     ``lora-xs`` B) from the target's ``weights`` or from its ``activations`` on unlabelled texts; None means a random A,
     for ``lora-xs`` the weights. ``targets`` are names of modules, by their last component or full path, or the
     roles ``query``, ``key`` and ``value``, which every architecture calls differently; none means the
@@ -53,7 +57,8 @@ class PeftSpec(BaseModel):
     @property
     def ignored_keys(self) -> frozenset[str]:
         """The keys that have no effect with the method."""
-        return frozenset(_LORA_KEYS - METHOD_KEYS.get(self.method, _LORA_KEYS))
+        ignored = _LORA_KEYS - METHOD_KEYS.get(self.method, _LORA_KEYS)
+        return frozenset(ignored if self.method != "side" else ignored | {"targets", "layers"})
 
     @model_validator(mode="after")
     def _no_key_without_effect(self) -> PeftSpec:

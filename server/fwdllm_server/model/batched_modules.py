@@ -120,8 +120,7 @@ def make_twin_model(model: PeftModel, layout: Layout) -> BatchedModel:
     """
     inputs = ThetaInputs()
     tensors = _theta_tensors(model, layout, inputs)
-    frozen: Any = model
-    twin: Any = copy.deepcopy(model, {id(tensor): tensor for tensor in (*frozen.parameters(), *frozen.buffers())})
+    twin = copy_sharing_weights(model)
     twins: dict[str, str] = {}
     for path, module in list(twin.named_modules()):
         own = {name: tensors[id(p)] for name, p in _own_parameters(module) if id(p) in tensors}
@@ -129,6 +128,12 @@ def make_twin_model(model: PeftModel, layout: Layout) -> BatchedModel:
             twin.set_submodule(path, _twin_of(path, module, own))
             twins[path] = next(iter(own.values())).block
     return BatchedModel(twin, inputs, twins)
+
+
+def copy_sharing_weights(model: PeftModel) -> Any:
+    """A copy of the modules, to be changed; parameters and buffers are those of ``model``."""
+    frozen: Any = model
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*frozen.parameters(), *frozen.buffers())})
 
 
 def _own_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:

@@ -22,11 +22,14 @@ from fwdllm_common.layout import Layout
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest, Stage
 from fwdllm_common.prompt import Prompt
 from fwdllm_common.task import CLASSIFICATION, Task
-from fwdllm_server.model.batched_modules import make_twin_model
+from fwdllm_server.model.batched_modules import BatchedModel, ThetaInputs, copy_sharing_weights, make_twin_model
 from fwdllm_server.model.cost import weights_multiplied
+from fwdllm_server.model.modeling_fwdllm import SideModules
+from fwdllm_server.model.peft.side import side_of
+from fwdllm_server.model.peft.side_stages import side_stages
 from fwdllm_server.model.segments import segment_separator
 from fwdllm_server.model.split import cut_stage, save_stage
-from fwdllm_server.model.staged import StagedLoss, frozen_cuts
+from fwdllm_server.model.staged import StagedLoss, StagedStates, frozen_cuts
 from fwdllm_server.model.trainable import trainable_layout
 
 OPSET = 20
@@ -66,24 +69,32 @@ def export_bundle(
     layout = trainable_layout(peft_model, one_block)
     _check_padding(peft_model, pad_token_id)
     _check_length(peft_model, max_tokens)
-    twin = make_twin_model(peft_model, layout)
-    fix_rotations(twin.model, max_tokens)
-    single_operators(twin.model)
-    cuts = frozen_cuts(twin, stage_weights)
-    separator = None if task == CLASSIFICATION else segment_separator(peft_model.config, tokenizer_json)
-    model = _export(StagedLoss(twin, list(layout.blocks), cuts, separator), layout, max_tokens, task, len(cuts))
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TOKENIZER_FILE, tokenizer_json)
+    side, features = side_of(peft_model.get_base_model()), 0
+    if side is not None:
+        if one_block:
+            raise BadInputError("side modules have blocks of their own; leave out one_block")
+        stages, features = _side_bundle(peft_model, side, layout, max_tokens, stage_weights, folder)
+    else:
+        twin = make_twin_model(peft_model, layout)
+        fix_rotations(twin.model, max_tokens)
+        single_operators(twin.model)
+        cuts = frozen_cuts(twin, stage_weights)
+        separator = None if task == CLASSIFICATION else segment_separator(peft_model.config, tokenizer_json)
+        model = _export(StagedLoss(twin, list(layout.blocks), cuts, separator), layout, max_tokens, task, len(cuts))
+        stages = list(_write_stages(model, len(cuts), layout, folder))
     manifest = Manifest(
         labels=tuple(labels),
         max_tokens=max_tokens,
         pad_token_id=pad_token_id,
         tokenizer=BundleFile.of(folder / TOKENIZER_FILE),
         layout=layout,
-        stages=tuple(_write_stages(model, len(cuts), layout, folder)),
+        stages=tuple(stages),
         prompt=prompt,
         task=task,
         no_answer=no_answer,
+        features=features,
     )
     write_atomically(folder / MANIFEST_FILE, manifest.to_bytes())
     return manifest
@@ -101,24 +112,86 @@ def _export(staged: StagedLoss, layout: Layout, max_tokens: int, task: Task, cut
     text = {0: row_dim, 1: token_dim}
     # A block may have its own number of copies: where only one block is perturbed, the others need a single copy.
     copies = [{0: Dim(f"copies_{block}", min=1)} for block in blocks]
+    return _traced(
+        staged,
+        example,
+        ["input_ids", "attention_mask", *(f"theta.{block}" for block in blocks), "labels"],
+        ["loss", "logits", *(f"cut.{name}" for name in _stage_names(cuts, layout)[1:])],
+        (text, text, copies, {0: row_dim}),
+    )
+
+
+def _traced(
+    module: nn.Module, example: tuple[Any, ...], inputs: Sequence[str], outputs: Sequence[str], shapes: tuple[Any, ...]
+) -> ir.Model:
     with quiet_exporter(), torch.no_grad():
         program = torch.onnx.export(
-            staged.eval(),
+            module.eval(),
             example,
             dynamo=True,
             opset_version=OPSET,
             verbose=False,
-            input_names=["input_ids", "attention_mask", *(f"theta.{block}" for block in blocks), "labels"],
-            output_names=["loss", "logits", *(f"cut.{name}" for name in _stage_names(cuts, layout)[1:])],
-            dynamic_shapes=(text, text, copies, {0: row_dim}),
+            input_names=inputs,
+            output_names=outputs,
+            dynamic_shapes=shapes,
         )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
     return program.model
 
 
+def _side_bundle(
+    peft_model: PeftModel, side: SideModules, layout: Layout, max_tokens: int, stage_weights: int, folder: Path
+) -> tuple[list[Stage], int]:
+    """The stages of a model with side modules, written into ``folder``, and how many features the head reads."""
+    frozen = copy_sharing_weights(peft_model)
+    fix_rotations(frozen, max_tokens)
+    single_operators(frozen)
+    cuts = frozen_cuts(BatchedModel(frozen, ThetaInputs(), {}), stage_weights)
+    ids = torch.ones(_BATCH, _TOKENS, dtype=torch.int64)
+    text = {0: Dim("rows", min=1), 1: Dim("tokens", min=2, max=max_tokens)}
+    names = _frozen_names(len(cuts))
+    model = _traced(
+        StagedStates(frozen, cuts),
+        (ids, ids.clone()),
+        ["input_ids", "attention_mask"],
+        ["numbers", "features", *(f"cut.{name}" for name in names[1:])],
+        (text, text),
+    )
+    values = ir.convenience.create_value_mapping(model.graph)
+    features = _width(values["features"])
+    stages = []
+    for name, following in zip(names, (*names[1:], None), strict=True):
+        inputs = {"input_ids": "input_ids", "attention_mask": "attention_mask"}
+        if name != names[0]:
+            inputs |= {f"cut.{name}": "activation"}
+        outputs = {f"cut.{following}": "next_activation"}
+        if following is None:
+            outputs = {"numbers": "next_activation", "features": "features"}
+        width = _width(values[next(iter(outputs))])
+        stage = cut_stage(model, inputs, outputs)
+        stages.append(_write_stage(stage, name, folder, None, True, width, weights_multiplied(stage)))
+    for part in side_stages(layout, side.sizes, features):
+        dims = {name: Dim(name, min=1) for _, axes in part.inputs.values() for name in axes.values()}
+        dims["tokens"] = Dim("tokens", min=2, max=max_tokens)
+        model = _traced(
+            part.module,
+            tuple(example for example, _ in part.inputs.values()),
+            list(part.inputs),
+            part.outputs,
+            tuple({axis: dims[name] for axis, name in axes.items()} for _, axes in part.inputs.values()),
+        )
+        stage = cut_stage(model, {name: name for name in part.inputs}, {name: name for name in part.outputs})
+        stages.append(_write_stage(stage, part.block, folder, part.block, False, part.width, part.multiplications))
+    return stages, features
+
+
+def _frozen_names(cuts: int) -> list[str]:
+    return ["prefix", *(f"prefix-{index + 2}" for index in range(cuts))]
+
+
 def _stage_names(cuts: int, layout: Layout) -> list[str]:
-    return ["prefix", *(f"prefix-{index + 2}" for index in range(cuts)), *layout.blocks]
+    return [*_frozen_names(cuts), *layout.blocks]
 
 
 def _write_stages(model: ir.Model, cuts: int, layout: Layout, folder: Path) -> Iterator[Stage]:
@@ -135,25 +208,37 @@ def _write_stages(model: ir.Model, cuts: int, layout: Layout, folder: Path) -> I
         if following is None:
             inputs |= {"labels": "labels"}
             outputs = {"loss": "loss", "logits": "logits"}
-            shape = values["logits"].shape
+            last = values["logits"]
         else:
             # A graph may not call an input and an output the same, so the activation leaves under another name.
             outputs = {f"cut.{following}": "next_activation"}
-            shape = values[f"cut.{following}"].shape
+            last = values[f"cut.{following}"]
+        width, per_token = _width(last), last.shape is not None and len(last.shape) == 3
         stage = cut_stage(model, inputs, outputs)
-        graph_file = folder / f"{name}.onnx"
-        weights = save_stage(stage, graph_file)
-        if shape is None or not isinstance(shape[-1], int):
-            raise BadInputError(f"the activation before {following!r} has no fixed width")
-        yield Stage(
-            block=block,
-            graph=BundleFile.of(graph_file),
-            weights=None if weights is None else BundleFile.of(weights),
-            inputs=tuple(str(value.name) for value in stage.graph.inputs),
-            per_token=len(shape) == 3,
-            width=shape[-1],
-            multiplications=weights_multiplied(stage) + (0 if block is None else layout.block(block).size),
-        )
+        multiplications = weights_multiplied(stage) + (0 if block is None else layout.block(block).size)
+        yield _write_stage(stage, name, folder, block, per_token, width, multiplications)
+
+
+def _write_stage(
+    stage: ir.Model, name: str, folder: Path, block: str | None, per_token: bool, width: int, multiplications: int
+) -> Stage:
+    graph_file = folder / f"{name}.onnx"
+    weights = save_stage(stage, graph_file)
+    return Stage(
+        block=block,
+        graph=BundleFile.of(graph_file),
+        weights=None if weights is None else BundleFile.of(weights),
+        inputs=tuple(str(value.name) for value in stage.graph.inputs),
+        per_token=per_token,
+        width=width,
+        multiplications=multiplications,
+    )
+
+
+def _width(value: ir.Value) -> int:
+    if value.shape is None or not isinstance(value.shape[-1], int):
+        raise BadInputError(f"the activation {value.name!r} has no fixed width")
+    return value.shape[-1]
 
 
 def single_operators(model: nn.Module) -> None:

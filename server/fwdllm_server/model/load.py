@@ -25,7 +25,7 @@ from transformers.utils import logging as transformers_logging
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.task import CLASSIFICATION, Task
-from fwdllm_server.model.architecture import head_name, last_linear
+from fwdllm_server.model.architecture import head_name, last_linear, layer_stack
 from fwdllm_server.model.backbone import check_backbone, load_span_model, new_keys
 from fwdllm_server.model.modeling_fwdllm import MeanPooledClassifier, without_pooler
 from fwdllm_server.model.pooling import first_and_middle, projected_width
@@ -78,11 +78,13 @@ def load_base(
             raise _cannot_load(source, error) from error
     check_backbone(model, made, source)
     if pooling != "model":
-        layers = first_and_middle(model) if pooling == "layer-means" else ()
+        pooled = first_and_middle(model) if pooling == "layer-means" else ()
         with _reproducible_init():
-            width = (len(layers) + 1) * config.get_text_config().hidden_size
-            projected = projected_width(len(labels), width, most_projected) if layers else 0
-            model = MeanPooledClassifier.over(model, len(labels), layers, projected)
+            width = (len(pooled) + 1) * config.get_text_config().hidden_size
+            projected = projected_width(len(labels), width, most_projected) if pooled else 0
+            model = MeanPooledClassifier.over(
+                model, len(labels), layer_stack(model) if pooled else "", pooled, projected
+            )
         new_parts = ("classifier", "centring", "projection")
         made = {f"backbone.{key}" for key in made}
         made |= {f"{part}.{key}" for part in new_parts for key in model.get_submodule(part).state_dict()}

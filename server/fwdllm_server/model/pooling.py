@@ -27,7 +27,7 @@ def centre(model: nn.Module, batches: Iterable[Mapping[str, Tensor]]) -> None:
     """
     if not isinstance(model, MeanPooledClassifier) or not isinstance(model.centring, Centring):
         return
-    found = [model.means(**batch).double() for batch in batches]
+    found = [model.means(model.states(**batch), batch["attention_mask"]).double() for batch in batches]
     if not found:
         return
     features = torch.cat(found)
@@ -48,13 +48,12 @@ def projected_width(labels: int, width: int, most: int) -> int:
     return min(most, width, max(LEAST_PROJECTED, MOST_HEAD // labels - 1))
 
 
-def first_and_middle(backbone: nn.Module) -> Sequence[str]:
-    """Return the paths of the layers whose inputs ``layer-means`` pools: the first (the embeddings) and the middle one.
+def first_and_middle(backbone: nn.Module) -> Sequence[int]:
+    """Return the layers whose inputs ``layer-means`` pools: the first (the embeddings) and the middle one.
 
     :raises BadInputError: the model has fewer than two layers, or runs one several times.
     """
-    stack = layer_stack(backbone)
-    layers = len(list(backbone.get_submodule(stack).children()))
+    layers = len(list(backbone.get_submodule(layer_stack(backbone)).children()))
     if layers < 2:
         raise BadInputError(f'{type(backbone).__name__} has no separate layers to pool; set pooling = "mean"')
-    return f"{stack}.0", f"{stack}.{layers // 2}"
+    return 0, layers // 2

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
@@ -15,50 +16,33 @@ from fwdllm_server.model.batched_modules import BatchedModel
 from fwdllm_server.model.logits import logits_of
 from fwdllm_server.model.losses import class_losses, span_losses
 from fwdllm_server.model.modeling_fwdllm import AdaptedModule
+from fwdllm_server.model.peft.side import side_of
 
 Outputs = tuple[Tensor, Tensor, *tuple[Tensor, ...]]
 
 
-class StagedLoss(nn.Module):
-    """Loss, logits and, for every block, the activation that is the first thing its weights touch.
+class _CutModel(nn.Module):
+    """A model whose pass can be cut: the inputs of some of its modules (path and name of the cut) are remembered.
 
-    Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the twin model) read. What the
-    head pools of lower layers goes along beside a layer's input: nothing else crosses a cut. What loss and logits
-    are follows from the output of the model: class scores, or a start and an end score for each token. With a
-    ``separator`` (token id) the model is told which tokens come after it.
+    What the head pools of lower layers goes along beside a layer's input: nothing else crosses a cut.
     """
 
-    def __init__(
-        self, twin: BatchedModel, blocks: Sequence[str], frozen_cuts: Sequence[str] = (), separator: int | None = None
-    ) -> None:
+    def __init__(self, model: Any, entries: Iterable[tuple[str, str]]) -> None:
         super().__init__()
         # The model itself: PEFT's wrapper adds nothing to the pass.
-        self.classifier: Any = twin.model.base_model.model
-        self._blocks = tuple(blocks)
-        self._frozen_cuts = tuple(frozen_cuts)
-        self._separator = separator
-        self._theta = twin.inputs
+        self.classifier: Any = model.base_model.model
         self._cuts: list[dict[str, Tensor]] = []
-        entries = [(path, path) for path in frozen_cuts] + [(_entry(twin, p), block) for p, block in twin.twins.items()]
         for path, name in entries:
-            twin.model.get_submodule(path).register_forward_pre_hook(self._remember_input(name), with_kwargs=True)
+            model.get_submodule(path).register_forward_pre_hook(self._remember_input(name), with_kwargs=True)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, thetas: list[Tensor], labels: Tensor) -> Outputs:
-        """``loss [N]``, ``logits [N, labels]`` or ``[N, T, 2]``, and one activation per frozen cut and block.
-
-        ``input_ids``, ``attention_mask`` int64 ``[N, T]``, ``thetas`` per block float32 ``[P, block size]``, ``labels``
-        int64 ``[N]`` or ``[N, 2]``; row n uses copy n // (N / P) of each block.
-        """
-        cuts: dict[str, Tensor] = {}
-        self._cuts.append(cuts)
-        self._theta.by_block.update(zip(self._blocks, thetas, strict=True))
+    @contextmanager
+    def _cutting(self) -> Iterator[Mapping[str, Tensor]]:
+        """In a pass inside, the inputs of the modules by the name of the cut."""
+        self._cuts.append({})
         try:
-            logits = logits_of(self.classifier, input_ids, attention_mask, self._separator)
+            yield self._cuts[-1]
         finally:
             self._cuts.clear()
-            self._theta.by_block.clear()
-        loss = class_losses(logits, labels) if logits.dim() == 2 else span_losses(logits, labels, attention_mask)
-        return (loss, logits, *(cuts[name] for name in (*self._frozen_cuts, *self._blocks)))
 
     def _remember_input(self, name: str) -> Callable[..., Any]:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -73,6 +57,60 @@ class StagedLoss(nn.Module):
             return ((activation, *args[1:]), kwargs) if args else ((), kwargs | {"hidden_states": activation})
 
         return hook
+
+
+class StagedStates(_CutModel):
+    """The frozen pass below side modules: the numbers of each token that they read, and what the head reads.
+
+    After these, the activations that the frozen layers at ``frozen_cuts`` (paths in ``model``) read.
+    """
+
+    def __init__(self, model: Any, frozen_cuts: Sequence[str] = ()) -> None:
+        super().__init__(model, [(path, path) for path in frozen_cuts])
+        self._frozen_cuts = tuple(frozen_cuts)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """``numbers [N, T, width]``, ``features [N, width]`` and the cuts; inputs are int64 ``[N, T]``."""
+        with self._cutting() as cuts:
+            states = self.classifier.states(input_ids, attention_mask)
+        side = side_of(self.classifier)
+        assert side is not None, "only for models with side modules"
+        features = self.classifier.features(states, attention_mask)
+        return (side.compressed(states), features, *(cuts[path] for path in self._frozen_cuts))
+
+
+class StagedLoss(_CutModel):
+    """Loss, logits and, for every block, the activation that is the first thing its weights touch.
+
+    Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the twin model) read. What loss
+    and logits are follows from the output of the model: class scores, or a start and an end score for each token. With
+    a ``separator`` (token id) the model is told which tokens come after it.
+    """
+
+    def __init__(
+        self, twin: BatchedModel, blocks: Sequence[str], frozen_cuts: Sequence[str] = (), separator: int | None = None
+    ) -> None:
+        entries = [(path, path) for path in frozen_cuts] + [(_entry(twin, p), block) for p, block in twin.twins.items()]
+        super().__init__(twin.model, entries)
+        self._blocks = tuple(blocks)
+        self._frozen_cuts = tuple(frozen_cuts)
+        self._separator = separator
+        self._theta = twin.inputs
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, thetas: list[Tensor], labels: Tensor) -> Outputs:
+        """``loss [N]``, ``logits [N, labels]`` or ``[N, T, 2]``, and one activation per frozen cut and block.
+
+        ``input_ids``, ``attention_mask`` int64 ``[N, T]``, ``thetas`` per block float32 ``[P, block size]``, ``labels``
+        int64 ``[N]`` or ``[N, 2]``; row n uses copy n // (N / P) of each block.
+        """
+        self._theta.by_block.update(zip(self._blocks, thetas, strict=True))
+        with self._cutting() as cuts:
+            try:
+                logits = logits_of(self.classifier, input_ids, attention_mask, self._separator)
+            finally:
+                self._theta.by_block.clear()
+        loss = class_losses(logits, labels) if logits.dim() == 2 else span_losses(logits, labels, attention_mask)
+        return (loss, logits, *(cuts[name] for name in (*self._frozen_cuts, *self._blocks)))
 
 
 def frozen_cuts(twin: BatchedModel, stage_weights: int) -> Sequence[str]:

@@ -10,26 +10,31 @@ from torch import nn
 
 from fwdllm_common.layout import Float32Vector, Layout, TensorSpec
 from fwdllm_server.model.architecture import head_name
+from fwdllm_server.model.modeling_fwdllm import SideModules
 
 PEFT_BLOCK = "peft"
+POOLING_BLOCK = "pooling"
+READOUT_BLOCK = "readout"
 HEAD_BLOCK = "head"
+_ORDER = (PEFT_BLOCK, POOLING_BLOCK, READOUT_BLOCK, HEAD_BLOCK)
 
 
 def trainable_layout(model: PeftModel, one_block: bool = False) -> Layout:
     """Return the layout of θ: the trainable tensors by their key in the saved adapter, block "peft" before "head".
 
-    With ``one_block`` the head belongs to block "peft" too, so that one direction covers all of θ.
+    With ``one_block`` the head belongs to block "peft" too, so that one direction covers all of θ. Side modules have
+    blocks "pooling" and "readout" in place of "peft".
 
     :raises BadInputError: nothing is trainable.
     """
     parameters = saved_parameters(model)
-    head = _head_parameters(model)
+    blocks = {} if one_block else _blocks(model)
     specs = [
-        TensorSpec(key, tuple(parameter.shape), PEFT_BLOCK if one_block or id(parameter) not in head else HEAD_BLOCK)
+        TensorSpec(key, tuple(parameter.shape), blocks.get(id(parameter), PEFT_BLOCK))
         for key, parameter in parameters.items()
         if parameter.requires_grad
     ]
-    return Layout(tuple(sorted(specs, key=lambda spec: spec.block == HEAD_BLOCK)))
+    return Layout(tuple(sorted(specs, key=lambda spec: _ORDER.index(spec.block))))
 
 
 def initial_theta(model: PeftModel, layout: Layout) -> Float32Vector:
@@ -49,7 +54,11 @@ def saved_parameters(model: PeftModel) -> dict[str, nn.Parameter]:
     return {keys[parameter.data_ptr()]: parameter for parameter in module.parameters() if parameter.data_ptr() in keys}
 
 
-def _head_parameters(model: PeftModel) -> set[int]:
-    """Return the identities (``id``) of the head's parameters."""
+def _blocks(model: PeftModel) -> dict[int, str]:
+    """Return the block of each parameter by its identity (``id``), where it is not the block "peft"."""
     classifier: Any = model.get_base_model()
-    return {id(parameter) for parameter in classifier.get_submodule(head_name(classifier)).parameters()}
+    owners: list[tuple[str, nn.Module]] = [(HEAD_BLOCK, classifier.get_submodule(head_name(classifier)))]
+    for module in classifier.modules():
+        if isinstance(module, SideModules):
+            owners += [(POOLING_BLOCK, module.pooling), (READOUT_BLOCK, module.readout)]
+    return {id(parameter): block for block, owner in owners for parameter in owner.parameters()}

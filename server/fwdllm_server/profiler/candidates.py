@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fwdllm_server.config.peft_spec import METHOD_KEYS, PeftSpec
+from fwdllm_server.config.peft_spec import LAYER_METHODS, METHOD_KEYS, PeftSpec
 
 _TOP_LAYERS = [-2, -1]
 
@@ -29,7 +29,7 @@ class CandidateFile(BaseModel):
 
 def default_candidates() -> Sequence[PeftSpec]:
     """Return every method with its default settings, once for the top two layers and once for all layers."""
-    return [PeftSpec(method=method, layers=layers) for method in METHOD_KEYS for layers in (_TOP_LAYERS, None)]
+    return [PeftSpec(method=method, layers=layers) for method in LAYER_METHODS for layers in (_TOP_LAYERS, None)]
 
 
 def name_of(spec: PeftSpec) -> str:

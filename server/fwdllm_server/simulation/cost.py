@@ -67,7 +67,8 @@ class PassCounter:
     def _fill(self, stage: int, rows: RowIndices, theta: Float32Vector, cost: PassCost) -> None:
         """Add the cost of a stage's output for ``rows`` to ``cost``, except for cached rows."""
         tag = self._tag(stage, theta)
-        missing = rows[self._cached[stage, rows] != tag]
+        is_kept = stage < self._manifest.frozen or not self._manifest.features
+        missing = rows[self._cached[stage, rows] != tag] if is_kept else rows
         if len(missing):
             if stage > 0:
                 self._fill(stage - 1, missing, theta, cost)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwdllm_client.engine.activations import ActivationCache, cache_dtype, rounded
+from fwdllm_client.engine.activations import ActivationCache, cache_dtype, packed, rounded, unpacked_features
 from fwdllm_common.errors import StorageError
 
 TAG = 0x123456789ABCDEF0
@@ -62,3 +62,14 @@ def test_a_cache_that_is_let_go_gives_back_its_file(tmp_path):
 
 def open_files() -> list[str]:
     return [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+
+
+@given(tokens=st.integers(1, 5), width=st.integers(1, 9), features=st.integers(1, 40), seed=st.integers(0, 100))
+def test_features_travel_behind_an_activation_bit_for_bit(tokens, width, features, seed):
+    rng = np.random.default_rng(seed)
+    activation = rng.normal(size=(tokens, width)).astype(np.float16)
+    vector = rng.integers(0, 1 << 32, features, dtype=np.uint32).view(np.float32)  # whatever the bits are
+    kept = packed(activation, vector)
+    assert (kept.dtype, kept.shape[1]) == (np.float16, width)
+    np.testing.assert_array_equal(kept[:tokens], activation)
+    assert unpacked_features(kept, features).tobytes() == vector.tobytes()

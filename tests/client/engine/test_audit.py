@@ -10,7 +10,7 @@ from client.engine.tiny_bundle import LABELS, ROWS, make_dataset, make_theta, wr
 from onnx import TensorProto, helper, numpy_helper
 
 from fwdllm_client.engine import DirectionTask, Engine
-from fwdllm_client.engine.audit import audit
+from fwdllm_client.engine.audit import audit, audit_stage
 from fwdllm_client.engine.golden_bundle import GOLDEN_FOLDER
 from fwdllm_common.directions import Directions
 from fwdllm_common.errors import NotAllowedError
@@ -54,6 +54,24 @@ class Forged:
         model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
         self.write(stage, model, inputs=(*self.manifest.stages[stage].inputs, "input_ids"))
 
+    def with_features(self, *nodes: onnx.NodeProto) -> None:
+        """Have the last frozen stage give features, and the last one add them to the logits of every copy of θ."""
+        prefix = self.graph(PREFIX)
+        prefix.graph.node.append(node("ReduceMean", ["next_activation", "tokens"], ["features"], keepdims=0))
+        prefix.graph.initializer.append(numpy_helper.from_array(ONE, "tokens"))
+        prefix.graph.output.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", LABELS]))
+        self.write(PREFIX, prefix)
+        head = self.graph(HEAD)
+        del head.graph.node[:], head.graph.input[:]
+        head.graph.node.extend([node("Add", ["activation", "features"], ["logits"]), *(nodes or LOSS_OF_COPIES)])
+        constants = {"one": ONE, "two": np.array([2]), "both": np.array([1, 2]), "first": np.array([0, 1])}
+        head.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+        for name in ("activation", "features", "theta"):
+            head.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+        head.graph.input.append(helper.make_tensor_value_info("labels", TensorProto.INT64, ["rows"]))
+        self.write(HEAD, head, inputs=("activation", "features", "theta", "labels"))
+        self.manifest = replace(self.manifest, features=LABELS)
+
     def audit(self) -> None:
         audit(self.folder, self.manifest)
 
@@ -73,6 +91,18 @@ CROSS_ENTROPY = (
     node("Unsqueeze", ["labels", "one"], ["places"]),
     node("GatherElements", ["scores", "places"], ["found"], axis=1),
     node("Squeeze", ["found", "one"], ["alone"]),
+    node("Neg", ["alone"], ["loss"]),
+)
+
+# The same for each copy of θ.
+LOSS_OF_COPIES = (
+    node("Shape", ["theta"], ["copies"], start=0, end=1),
+    node("Concat", ["one", "copies", "one"], ["times"], axis=0),
+    node("LogSoftmax", ["logits"], ["scores"], axis=-1),
+    node("Unsqueeze", ["labels", "both"], ["column"]),
+    node("Expand", ["column", "times"], ["places"]),
+    node("GatherElements", ["scores", "places"], ["found"], axis=2),
+    node("Squeeze", ["found", "two"], ["alone"]),
     node("Neg", ["alone"], ["loss"]),
 )
 
@@ -111,6 +141,51 @@ def test_a_cross_entropy_in_single_operators_is_the_tasks_loss(forged):
 def test_another_loss_is_refused(forged, nodes):
     forged.head_with_loss(*nodes, one=ONE)
     with pytest.raises(NotAllowedError, match="returns a loss that is not the one of classification"):
+        forged.audit()
+
+
+def test_the_loss_of_every_copy_is_the_tasks_loss(forged):
+    forged.with_features()
+    forged.audit()
+
+
+@pytest.mark.parametrize(
+    ("at", "nodes"),
+    [
+        # How often a label is repeated would say something of a text, or of the label itself.
+        (0, [node("Cast", ["features"], ["copies"], to=TensorProto.INT64)]),
+        (0, [node("NonZero", ["activation"], ["some"]), node("Shape", ["some"], ["copies"], start=1)]),
+        (0, [node("Identity", ["labels"], ["copies"])]),
+        # Labels of other rows, or repeated by other means.
+        (3, [node("Unsqueeze", ["labels", "first"], ["column"])]),
+        (4, [node("Tile", ["column", "times"], ["places"])]),
+        (2, [node("LogSoftmax", ["logits"], ["scores"], axis=1)]),
+        (7, [node("Exp", ["alone"], ["loss"])]),
+        (7, [node("ReduceMean", ["features", "one"], ["loss"], keepdims=0)]),
+    ],
+    ids=["values", "data-sizes", "labels", "other-rows", "tiled", "other-axis", "exponential", "feature"],
+)
+def test_another_loss_of_copies_is_refused(forged, at, nodes):
+    forged.with_features(*LOSS_OF_COPIES[:at], *nodes, *LOSS_OF_COPIES[at + 1 :])
+    with pytest.raises(NotAllowedError, match="returns a loss that is not the one of classification"):
+        forged.audit()
+
+
+def test_a_loss_of_copies_is_for_chains_with_features(forged):
+    forged.with_features()
+    forged.manifest = replace(forged.manifest, features=0)
+    with pytest.raises(NotAllowedError, match="returns other values than next_activation"):
+        audit_stage(forged.folder, forged.manifest, PREFIX)
+    with pytest.raises(NotAllowedError, match="reads features, which only the last stage of a chain with features may"):
+        audit_stage(forged.folder, forged.manifest, HEAD)
+
+
+def test_features_are_for_the_last_stage(forged):
+    forged.with_features()
+    model = forged.graph(PEFT)
+    model.graph.input.append(helper.make_tensor_value_info("features", TensorProto.FLOAT, ["rows", LABELS]))
+    forged.write(PEFT, model, inputs=(*forged.manifest.stages[PEFT].inputs, "features"))
+    with pytest.raises(NotAllowedError, match="reads features, which only the last stage"):
         forged.audit()
 
 

@@ -4,7 +4,15 @@ from client.engine.tiny_bundle import make_dataset
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwdllm_client.engine.batches import Group, group_by_length, padded_lengths, same_rows, sample_rows, text_of
+from fwdllm_client.engine.batches import (
+    Group,
+    group_by_doubling,
+    group_by_length,
+    padded_lengths,
+    same_rows,
+    sample_rows,
+    text_of,
+)
 from fwdllm_common.errors import BadInputError
 
 
@@ -63,3 +71,15 @@ def test_a_larger_batch_of_the_same_rows_has_those_of_a_smaller_one():
     assert small < large < everything == set(rows.tolist())
     assert len(small) == 8
     assert set(same_rows(2, rows, 8).tolist()) != small
+
+
+@given(lengths=st.lists(st.integers(1, 128), min_size=1, max_size=40), budget=st.integers(1, 2000))
+def test_groups_by_doubling_hold_every_row_once_within_bounds(lengths, budget):
+    padded = np.array(lengths)
+    rows = np.arange(len(lengths)) + 100
+    groups = list(group_by_doubling(rows, padded, budget))
+    assert sorted(row for group in groups for row in group.rows) == rows.tolist()
+    for group in groups:
+        its = padded[group.rows - 100]
+        assert its.max() == group.tokens <= 2 * its.min()
+        assert len(its) == 1 or len(its) * group.tokens <= budget

@@ -157,7 +157,7 @@ def test_the_verbalisers_words_follow_the_labels():
 
 
 def test_an_unknown_block_is_told_with_the_known_ones():
-    with pytest.raises(BadInputError, match=r"^job\.toml: .*blocks.* heads.*'peft' or 'head'"):
+    with pytest.raises(BadInputError, match=r"^job\.toml: .*blocks.* heads.*'peft', 'pooling', 'readout' or 'head'"):
         parse({"blocks.heads": {"directions": 1, "learning_rate": 1}})
 
 

@@ -27,7 +27,7 @@ def test_a_task_and_a_preset_are_a_job(name):
     assert spec(top=f'preset = "{name}"\n').blocks
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "side"])
 def test_questions_have_no_pooling_from_a_preset(name):
     task = TASK.replace('labels = ["x", "y"]', 'task = "question-answering"')
     model = parse_toml(f'preset = "{name}"\n{task}', JobSpec, "job.toml").model
@@ -44,6 +44,33 @@ def test_a_job_that_chooses_a_peft_method_trains_it():
     chosen = spec('[peft]\nmethod = "ia3"\n')
 
     assert (chosen.peft.method, set(chosen.blocks)) == ("ia3", {"head", "peft"})
+
+
+def test_a_job_that_chooses_side_modules_has_their_blocks():
+    chosen = spec('[peft]\nmethod = "side"\n')
+
+    assert set(chosen.blocks) == {"pooling", "readout", "head"}
+    assert chosen.model.pooling == "layer-means"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("[blocks.peft]\ndirections = 8\nlearning_rate = 0.1\n", "no block 'peft' with the method 'side'"),
+        ('pooling = "model"\n', 'needs \\[model\\] pooling = "layer-means" or "mean"'),
+        ("one_block = true\n", "leave out one_block"),
+    ],
+)
+def test_side_modules_are_refused_where_they_have_no_place(more, message):
+    text = 'preset = "side"\n' + TASK.replace('labels = ["x", "y"]\n', 'labels = ["x", "y"]\n' + "@")
+    text = text.replace("@", "" if more.startswith("[") else more) + (more if more.startswith("[") else "")
+    with pytest.raises(BadInputError, match=message):
+        parse_toml(text, JobSpec, "job.toml")
+
+
+def test_other_methods_have_no_blocks_of_side_modules():
+    with pytest.raises(BadInputError, match="no block 'pooling' with the method 'lora'"):
+        spec("[blocks.pooling]\ndirections = 8\nlearning_rate = 0.1\n")
 
 
 def test_the_paper_is_as_published():

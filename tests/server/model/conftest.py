@@ -35,10 +35,10 @@ from transformers import (
 
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.manifest import Manifest
-from fwdllm_server.config.peft_spec import METHOD_KEYS, BasesKind, MethodName, PeftSpec
+from fwdllm_server.config.peft_spec import LAYER_METHODS, METHOD_KEYS, BasesKind, MethodName, PeftSpec
 from fwdllm_server.model.export import STAGE_WEIGHTS, export_bundle
 from fwdllm_server.model.load import Pooling, load_base, load_tokenizer_file
-from fwdllm_server.model.peft.methods import METHODS, apply_peft
+from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.peft.sample import TextSample
 from fwdllm_server.model.pooling import centre
 from fwdllm_server.model.trainable import initial_theta, saved_parameters, trainable_layout
@@ -91,6 +91,8 @@ TEXTS = [" ".join(f"w{2 + (7 * i + 3 * j) % 48}" for j in range(3 + i % 9)) for 
 
 def spec_of(model: str, method: MethodName, bases: BasesKind | None = None) -> PeftSpec:
     """A small adapter; all layers of ALBERT are one, in the others the lowest stays frozen."""
+    if method not in LAYER_METHODS:
+        return PeftSpec(method=method)
     options: dict[str, Any] = {"rank": 2} if "rank" in METHOD_KEYS[method] else {}
     if bases is not None:
         options["bases"] = bases
@@ -105,7 +107,7 @@ CASES: dict[str, tuple[str, PeftSpec]] = {
     **{
         f"{model}-{method}": (model, spec_of(model, method))
         for model in ("bert", "llama")
-        for method in METHODS
+        for method in LAYER_METHODS
         if method != "lora" and (model, method) not in _UNFIT
     },
     "bert-lora-xs-activations": ("bert", spec_of("bert", "lora-xs", "activations")),

@@ -14,11 +14,11 @@ from safetensors.numpy import load_file
 from server.model.conftest import LABELS, MAX_TOKENS, Prepared, batch, by_block, load_theta, run_stages, spec_of
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.config.peft_spec import MethodName, PeftSpec
+from fwdllm_server.config.peft_spec import LAYER_METHODS, MethodName, PeftSpec
 from fwdllm_server.model.adapter import ADAPTER_FILE, write_adapter
 from fwdllm_server.model.adapter_template import Reading, load_base_of, save_adapter_template, tokenizer_for
 from fwdllm_server.model.load import load_base, load_tokenizer_file
-from fwdllm_server.model.peft.methods import METHODS, apply_peft
+from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.pooling import centre, projected_width
 from fwdllm_server.model.trainable import initial_theta, trainable_layout
 
@@ -52,7 +52,7 @@ def test_adapter_round_trip(prepared: Prepared, tmp_path: Path) -> None:
     assert abs(expected).max() > 1e-3
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "adapter"])
+@pytest.mark.parametrize("method", [method for method in LAYER_METHODS if method != "adapter"])
 def test_the_adapter_needs_nothing_but_peft(bert_source: str, method: MethodName, tmp_path: Path) -> None:
     """PEFT has no bottlenecks; all else loads into the checkpoint as it is, and PEFT knows every tensor in the file."""
     model = apply_peft(load_base(bert_source, LABELS, "mean"), spec_of("bert", method), seed=9)
@@ -110,7 +110,7 @@ def test_the_adapter_of_projected_features_brings_their_basis(bert_source: str, 
     texts = {name: torch.from_numpy(batch(80, 9, seed=1)[name]) for name in ("input_ids", "attention_mask")}
     centre(base, [texts])
     assert base.projection.basis.shape == (96, 70)
-    projected = base.projection(base.centring(base.means(**texts))).detach()
+    projected = base.features(base.states(**texts), texts["attention_mask"]).detach()
     spread = projected.var(dim=0)
     assert (spread[:-1] >= spread[1:] - 1e-6).all()
     model = apply_peft(base, PeftSpec(layers=[]), seed=9)

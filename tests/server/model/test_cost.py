@@ -4,8 +4,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from fwdllm_server.config.peft_spec import LAYER_METHODS
 from fwdllm_server.model.cost import weights_multiplied
-from fwdllm_server.model.peft.methods import METHODS
 
 
 def model_of(*nodes, **weights):
@@ -38,7 +38,7 @@ def test_tables_and_biases_do_not_count():
     assert weights_multiplied(model_of(*nodes, table=table, b=bias)) == 0
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LAYER_METHODS)
 def test_a_stage_costs_what_is_frozen_in_it_and_its_part_of_theta(prepared_models, method):
     """BERT's two upper layers and its pooler; of LoRA 4 targets of 32 x 32 at rank 2."""
     prepared = prepared_models("bert" if method == "lora" else f"bert-{method}")

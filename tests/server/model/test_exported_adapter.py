@@ -13,12 +13,14 @@ import torch
 from helpers.documented import blocks
 from helpers.without_fwdllm import run_without_fwdllm
 from server.model.conftest import LABELS, MAX_TOKENS, MODELS, batch, load_theta, save_model, spec_of
+from server.model.conftest import TEXTS as UNLABELLED
 
 from fwdllm_server.config.peft_spec import MethodName
 from fwdllm_server.model.adapter import name_base, write_adapter
 from fwdllm_server.model.adapter_template import Reading, save_adapter_template, tokenizer_for
 from fwdllm_server.model.load import load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import apply_peft
+from fwdllm_server.model.peft.sample import TextSample
 from fwdllm_server.model.pooling import centre
 from fwdllm_server.model.trainable import initial_theta, trainable_layout
 
@@ -33,6 +35,8 @@ CASES: list[tuple[str, MethodName]] = [
     ("bert", "adapter"),
     ("bert-layer-means", "lora-fa"),
     ("bert-layer-means", "adapter"),
+    ("bert-layer-means", "side"),
+    ("bert-mean", "side"),
     ("distilbert", "lora"),
     ("llama", "lora"),
 ]
@@ -120,7 +124,8 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], di
         source = save_model(name, folder / "sources" / case)
         base = load_base(source, LABELS, MODELS[name][0])
         centre(base, [{key: torch.from_numpy(ROWS[key]) for key in ("input_ids", "attention_mask")}])
-        models[case] = export(apply_peft(base, spec_of(name, method), 3), source, case, folder)
+        sample = TextSample(UNLABELLED, load_tokenizer_file(source), MAX_TOKENS)
+        models[case] = export(apply_peft(base, spec_of(name, method), 3, sample), source, case, folder)
     shutil.rmtree(folder / "sources")
     shutil.rmtree(folder / "templates")
     given = [list(models), ROWS["input_ids"].tolist(), ROWS["attention_mask"].tolist(), TEXTS]

@@ -86,7 +86,7 @@ def test_means_of_layers_are_centred_by_texts(bert_source: str) -> None:
         {name: torch.from_numpy(batch(4, 9, seed)[name]) for name in ("input_ids", "attention_mask")} for seed in (1, 2)
     ]
     with torch.no_grad():
-        means = torch.cat([model.means(**part) for part in texts])
+        means = torch.cat([model.means(model.states(**part), part["attention_mask"]) for part in texts])
         centre(model, texts)
         logits = torch.cat([model(**part).logits for part in texts])
         torch.testing.assert_close(logits, model.classifier(means - means.mean(dim=0)))

@@ -22,9 +22,9 @@ from server.model.conftest import CASES, Prepared, batch, by_block, run_stages
 
 from fwdllm_common.files import sha256_of
 from fwdllm_common.manifest import Manifest
+from fwdllm_server.config.peft_spec import LAYER_METHODS
 from fwdllm_server.config.precision import Precision
 from fwdllm_server.model.export import OPSET
-from fwdllm_server.model.peft.methods import METHODS
 from fwdllm_server.model.quantise import BLOCK, quantise_bundle, quantise_graph
 
 BITS: dict[Precision, int] = {"int8": 8, "int4": 4}
@@ -256,7 +256,7 @@ def test_a_product_of_any_size_stays_the_same(
 
 
 def test_cases_cover_all_methods() -> None:
-    assert {spec.method for _, spec in CASES.values()} == set(METHODS)
+    assert {spec.method for _, spec in CASES.values()} == set(LAYER_METHODS)
 
 
 def test_the_quantiser_leaves_everybodys_logging_alone() -> None:

@@ -1,9 +1,8 @@
 import pytest
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.config.peft_spec import PeftSpec
+from fwdllm_server.config.peft_spec import LAYER_METHODS, PeftSpec
 from fwdllm_server.config.toml_model import parse_toml
-from fwdllm_server.model.peft.methods import METHODS
 from fwdllm_server.profiler.candidates import CandidateFile, default_candidates, name_of
 
 
@@ -13,7 +12,7 @@ def read(text):
 
 def test_every_method_is_a_candidate_in_two_depths():
     found = {(spec.method, tuple(spec.layers or ())) for spec in default_candidates()}
-    assert found == {(method, layers) for method in METHODS for layers in ((), (-2, -1))}
+    assert found == {(method, layers) for method in LAYER_METHODS for layers in ((), (-2, -1))}
 
 
 def test_names_tell_all_settings():

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from fwdllm_common.task import CLASSIFICATION
 
-Preset: TypeAlias = Literal["default", "layer-means-4096", "upper-layers", "fwdllm-paper", "mezo"]
+Preset: TypeAlias = Literal["default", "layer-means-4096", "side", "upper-layers", "fwdllm-paper", "mezo"]
 
 NAMES: tuple[str, ...] = get_args(Preset)
 
@@ -20,12 +20,12 @@ NAMES: tuple[str, ...] = get_args(Preset)
 def with_preset(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return a job file's tables, completed from the preset that it names.
 
-    A job that names none has ``default``, or ``upper-layers`` if it says something of PEFT; with its own blocks it
-    stands alone. Tables are merged key by key, with three exceptions: of the preset's blocks only those remain that the
-    job names, if it names any, another PEFT method takes nothing from the preset's, and another task than
-    classification has no pooling.
+    A job that names none has ``default``, ``side`` if it names that method, or ``upper-layers`` if it says something
+    else of PEFT; with its own blocks it stands alone. Tables are merged key by key, with three exceptions: of the
+    preset's blocks only those remain that the job names, if it names any, another PEFT method takes nothing from the
+    preset's, and another task than classification has no pooling.
     """
-    name = job.get("preset", None if "blocks" in job else "upper-layers" if "peft" in job else "default")
+    name = job.get("preset", None if "blocks" in job else _own_preset(job.get("peft")))
     if name not in NAMES:
         return dict(job)
     preset = tomllib.loads(files(__name__).joinpath(f"{name}.toml").read_text())
@@ -36,6 +36,12 @@ def with_preset(job: Mapping[str, Any]) -> dict[str, Any]:
     if job.get("model", {}).get("task", CLASSIFICATION) != CLASSIFICATION:
         preset.get("model", {}).pop("pooling", None)
     return _merged(preset, job)
+
+
+def _own_preset(peft: Any) -> Preset:
+    if peft is None:
+        return "default"
+    return "side" if isinstance(peft, Mapping) and peft.get("method") == "side" else "upper-layers"
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

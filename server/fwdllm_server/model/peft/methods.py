@@ -19,6 +19,7 @@ from fwdllm_server.model.peft.ia3 import ia3
 from fwdllm_server.model.peft.lora import lora, lora_fa, lora_xs
 from fwdllm_server.model.peft.method import Method, Request
 from fwdllm_server.model.peft.sample import TextSample
+from fwdllm_server.model.peft.side import side
 
 METHODS: Mapping[str, Method] = {
     "lora": lora,
@@ -27,6 +28,7 @@ METHODS: Mapping[str, Method] = {
     "adapter": bottleneck,
     "bitfit": bitfit,
     "ia3": ia3,
+    "side": side,
 }
 
 

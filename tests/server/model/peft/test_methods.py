@@ -10,9 +10,9 @@ from pydantic import ValidationError
 from server.model.conftest import LABELS, MODELS, load_theta, save_model, spec_of
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.config.peft_spec import METHOD_KEYS, MethodName, PeftSpec
+from fwdllm_server.config.peft_spec import LAYER_METHODS, METHOD_KEYS, MethodName, PeftSpec
 from fwdllm_server.model.load import load_base
-from fwdllm_server.model.peft.methods import METHODS, apply_peft
+from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.trainable import initial_theta, trainable_layout
 
 
@@ -71,7 +71,7 @@ def test_seeding_leaves_the_global_generator_alone(bert_source: str) -> None:
     assert torch.equal(state, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LAYER_METHODS)
 def test_every_method_trains_its_tensors_and_the_head(bert_source: str, method: MethodName) -> None:
     both, head = layout_of(bert_source, spec_of("bert", method)), layout_of(bert_source, PeftSpec(layers=[]))
     assert list(both.blocks) == ["peft", "head"]
@@ -79,12 +79,12 @@ def test_every_method_trains_its_tensors_and_the_head(bert_source: str, method: 
     assert {int(spec.name.split("layer.")[1].split(".")[0]) for spec in both.tensors if spec.block == "peft"} == {1, 2}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LAYER_METHODS)
 def test_no_layer_leaves_the_head(bert_source: str, method: MethodName) -> None:
     assert list(layout_of(bert_source, PeftSpec(method=method, layers=[])).blocks) == ["head"]
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", LAYER_METHODS)
 def test_theta_goes_in_and_out_of_the_model(bert_source: str, method: MethodName) -> None:
     model = apply_peft(load_base(bert_source, LABELS, "model"), PeftSpec(method=method), seed=1)
     layout = trainable_layout(model)
@@ -124,7 +124,7 @@ def test_spec_refuses_unknown_options() -> None:
         PeftSpec(rank=0)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", METHOD_KEYS)
 def test_spec_refuses_what_the_method_does_not_read(method: MethodName) -> None:
     values = {"rank": 4, "alpha": 8.0, "bases": "weights"}
     for key, value in values.items():
