@@ -112,7 +112,7 @@ def _convergence(curves: Curves, results: dict[str, Any]) -> str:
     spent = [f"{_passes_of_a_run(curves, task):,.0f}" for task in (main, curves.hard.name)]
     cached = "one for each row: the head's directions run on cached features"
     rows.append(("all example-passes of a run", " and ".join(spent), cached))
-    return "\n".join(table(("", "the preset `default`", "beside it"), rows))
+    return "\n".join(table(("", "the preset `layer-means-4096`", "beside it"), rows))
 
 
 def _passes(curves: Curves, figures: dict[str, Any], percent: int) -> tuple[str, str, str]:
