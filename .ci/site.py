@@ -11,7 +11,7 @@ _ROOT = Path(__file__).parents[1]
 
 
 def on_config(config: Any) -> None:
-    """An entry of the navigation that ends with a slash stands for every page in the folder, the index first.
+    """Let an entry of the navigation that ends with a slash stands for every page in the folder, the index first.
 
     Pages that are in no entry come last.
     """
@@ -47,7 +47,7 @@ def _pages(folder: str) -> list[str]:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """A link out of docs/ becomes the file's path: the site has no such page, the repository no fixed address."""
+    """Turn a link out of docs/ into the file's path: the site has no such page, the repository no fixed address."""
 
     def shown(link: re.Match[str]) -> str:
         target = ((_ROOT / "docs" / page.file.src_path).parent / link[2].partition("#")[0]).resolve()

@@ -153,7 +153,7 @@ class _Generator(threading.local):
         self._state = self._philox.state
 
     def words(self, run_key: int, seed: int, counter: int, count: int) -> NDArray[np.uint64]:
-        """The first ``count`` words after ``counter``."""
+        """Return the first ``count`` words after ``counter``."""
         key = self._state["state"]["key"]
         key[0], key[1] = run_key, seed
         # numpy increments the counter before the first block, hence "the counters 1, 2, 3, …" above.

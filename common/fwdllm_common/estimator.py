@@ -33,7 +33,7 @@ class Scalar:
 
 
 def coefficients(scalars: Sequence[Scalar]) -> NDArray[np.int64]:
-    """The fixed-point coefficient of each scalar, int64 ``[K]``, so that ĝ = (1/K) Σ c_k v_k.
+    """Return the fixed-point coefficient of each scalar, int64 ``[K]``, so that ĝ = (1/K) Σ c_k v_k.
 
     Weights are those of :func:`weights`.
     """
@@ -43,7 +43,7 @@ def coefficients(scalars: Sequence[Scalar]) -> NDArray[np.int64]:
 
 
 def weights(measured: Mapping[str, int], examples: Mapping[str, int]) -> Mapping[str, float]:
-    """What a scalar of each device counts, by how many it ``measured`` and how many local ``examples`` it has.
+    """Return what a scalar of each device counts, by how many it ``measured`` and how many local ``examples`` it has.
 
     A device counts by its number of examples, as in FedSGD (McMahan et al. 2017), however many directions it measured:
     the weight n_i K / (K_i Σn) is 1 where all are alike, and is bounded by 4. How many examples it has is a device's

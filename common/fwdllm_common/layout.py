@@ -92,7 +92,7 @@ class Layout:
         return found
 
     def block(self, name: str) -> Block:
-        """The block called ``name``.
+        """Return the block called ``name``.
 
         :raises BadInputError: there is none.
         """
@@ -138,7 +138,7 @@ class Layout:
         return np.concatenate(parts)
 
     def unpack(self, theta: Float32Vector) -> dict[str, NDArray[np.float32]]:
-        """The named tensors as views into θ, float32 ``[d]``.
+        """Return the named tensors as views into θ, float32 ``[d]``.
 
         :raises BadInputError: θ has another length.
         """
@@ -150,12 +150,12 @@ class Layout:
         }
 
     def to_json(self) -> list[dict[str, object]]:
-        """A JSON-ready list, one object per tensor."""
+        """Return a JSON-ready list, one object per tensor."""
         return [{"name": t.name, "shape": list(t.shape), "block": t.block} for t in self.tensors]
 
     @classmethod
     def from_json(cls, value: object) -> Layout:
-        """The inverse of :meth:`to_json`.
+        """Return the inverse of :meth:`to_json`.
 
         :raises BadInputError: the value has another form.
         """

@@ -58,13 +58,13 @@ class RunHeader:
         return ORTHOGONAL_GENERATOR_VERSION if newer else GENERATOR_VERSION
 
     def directions_of(self, block: Block) -> AnyDirections:
-        """What the seeds of a block mean."""
+        """Return what the seeds of a block mean."""
         if block.name in self.orthogonal:
             return OrthogonalDirections(self.directions.run_key, block.start, block.size)
         return self.directions
 
     def to_message(self) -> ledger_pb2.RunHeader:
-        """The header as protobuf."""
+        """Return the header as protobuf."""
         return ledger_pb2.RunHeader(
             run_key=self.directions.run_key,
             distribution=_DISTRIBUTION_CODES[self.directions.distribution],
@@ -83,7 +83,7 @@ class RunHeader:
 
     @classmethod
     def from_message(cls, message: ledger_pb2.RunHeader) -> RunHeader:
-        """The inverse of :meth:`to_message`.
+        """Return the inverse of :meth:`to_message`.
 
         :raises BadInputError: made for another generator, or with an optimiser or a distribution unknown here.
         """
@@ -111,12 +111,12 @@ class RunHeader:
         )
 
     def to_bytes(self) -> bytes:
-        """The header as stored: protobuf ``fwdllm.v1.RunHeader``."""
+        """Return the header as stored: protobuf ``fwdllm.v1.RunHeader``."""
         return self.to_message().SerializeToString(deterministic=True)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> RunHeader:
-        """The inverse of :meth:`to_bytes`.
+        """Return the inverse of :meth:`to_bytes`.
 
         :raises BadInputError: not a header, or one that :meth:`from_message` refuses.
         """
@@ -150,7 +150,7 @@ class BlockUpdate:
             raise BadInputError("ledger: the learning rate is not finite")
 
     def to_message(self) -> ledger_pb2.BlockUpdate:
-        """The update as protobuf; seeds travel as spans, or as differences, which are small."""
+        """Return the update as protobuf; seeds travel as spans, or as differences, which are small."""
         message = ledger_pb2.BlockUpdate(block=self.block, learning_rate=float(self.learning_rate))
         if self.packed:
             coefficients = packed(self.coefficients)
@@ -164,7 +164,7 @@ class BlockUpdate:
 
     @classmethod
     def from_message(cls, message: ledger_pb2.BlockUpdate) -> BlockUpdate:
-        """The inverse of :meth:`to_message`.
+        """Return the inverse of :meth:`to_message`.
 
         :raises BadInputError: the numbers do not fit together.
         """
@@ -199,11 +199,11 @@ class LedgerEntry:
             raise BadInputError(f"ledger: block {twice[0]!r} occurs twice in entry {self.version}")
 
     def with_digest(self, theta_digest: bytes) -> LedgerEntry:
-        """The same entry with the hash of the θ that it leads to."""
+        """Return the same entry with the hash of the θ that it leads to."""
         return replace(self, theta_digest=theta_digest)
 
     def to_message(self) -> ledger_pb2.LedgerEntry:
-        """The entry as protobuf."""
+        """Return the entry as protobuf."""
         return ledger_pb2.LedgerEntry(
             version=self.version,
             theta_digest=self.theta_digest,
@@ -212,7 +212,7 @@ class LedgerEntry:
 
     @classmethod
     def from_message(cls, message: ledger_pb2.LedgerEntry) -> LedgerEntry:
-        """The inverse of :meth:`to_message`.
+        """Return the inverse of :meth:`to_message`.
 
         :raises BadInputError: the numbers do not fit together.
         """
@@ -223,12 +223,12 @@ class LedgerEntry:
         )
 
     def to_bytes(self) -> bytes:
-        """The entry as stored: protobuf ``fwdllm.v1.LedgerEntry``."""
+        """Return the entry as stored: protobuf ``fwdllm.v1.LedgerEntry``."""
         return self.to_message().SerializeToString(deterministic=True)
 
     @classmethod
     def from_bytes(cls, data: bytes) -> LedgerEntry:
-        """The inverse of :meth:`to_bytes`.
+        """Return the inverse of :meth:`to_bytes`.
 
         :raises BadInputError: not an entry.
         """

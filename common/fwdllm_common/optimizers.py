@@ -69,7 +69,7 @@ class OptimizerState:
 
     @classmethod
     def zeros(cls, settings: OptimizerSettings, size: int) -> OptimizerState:
-        """The state before the first step."""
+        """Return the state before the first step."""
         moments = _MOMENTS[settings.kind]
         return cls(
             np.zeros(size if moments > 0 else 0, dtype=np.float32),

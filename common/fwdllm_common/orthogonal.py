@@ -33,7 +33,7 @@ _TOGETHER = 1 << 16
 
 
 def order_for(size: int) -> int:
-    """The order n of the frames of a block of ``size`` coordinates: the least power of two above it.
+    """Return the order n of the frames of a block of ``size`` coordinates: the least power of two above it.
 
     :raises BadInputError: it would be above :data:`MAX_ORDER`.
     """
@@ -83,7 +83,7 @@ class OrthogonalDirections:
         return integers
 
     def vector(self, seed: int, start: int, stop: int) -> NDArray[np.float32]:
-        """The same as float32."""
+        """Return the same as float32."""
         return self.integers(seed, start, stop).astype(np.float32)
 
     def perturb(
@@ -165,7 +165,7 @@ def _frame(run_key: int, order: int, number: int) -> tuple[NDArray[np.int64], ND
 
 @lru_cache(maxsize=16)
 def _sylvester(order: int) -> NDArray[np.float32]:
-    """The Hadamard matrix itself, float32 ``[order, order]``; for small orders."""
+    """Return the Hadamard matrix itself, float32 ``[order, order]``; for small orders."""
     matrix = np.ones((1, 1), dtype=np.float32)
     while len(matrix) < order:
         matrix = np.block([[matrix, matrix], [matrix, -matrix]])

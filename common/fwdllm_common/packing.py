@@ -22,16 +22,16 @@ class Packed(NamedTuple):
     mantissas: NDArray[np.int16]
 
     def integers(self) -> NDArray[np.int64]:
-        """What was packed, int64 ``[K]``."""
+        """Return what was packed, int64 ``[K]``."""
         return self.mantissas.astype(np.int64) << np.int64(self.shift)
 
     def to_bytes(self) -> bytes:
-        """The mantissas, little-endian, 2 bytes each."""
+        """Return the mantissas, little-endian, 2 bytes each."""
         return self.mantissas.astype("<i2").tobytes()
 
     @classmethod
     def from_bytes(cls, shift: int, data: bytes) -> Packed:
-        """The inverse of :meth:`to_bytes`.
+        """Return the inverse of :meth:`to_bytes`.
 
         :raises ValueError: the shift is out of bounds or the length is odd.
         """

@@ -76,7 +76,7 @@ class ModelState:
         return entry.with_digest(digest)
 
     def to_bytes(self) -> bytes:
-        """A snapshot: protobuf ``fwdllm.v1.Snapshot``, from which a replay can go on."""
+        """Return a snapshot: protobuf ``fwdllm.v1.Snapshot``, from which a replay can go on."""
         return ledger_pb2.Snapshot(
             version=self.version,
             theta=_to_wire(self.theta),
@@ -94,7 +94,7 @@ class ModelState:
 
     @classmethod
     def from_bytes(cls, header: RunHeader, layout: Layout, data: bytes) -> ModelState:
-        """The inverse of :meth:`to_bytes`.
+        """Return the inverse of :meth:`to_bytes`.
 
         :raises BadInputError: not a snapshot of this layout.
         """

@@ -64,12 +64,12 @@ class Compute(Protocol):
         """Call ``check_cancelled`` before every unperturbed run from now on; what it raises ends the work."""
 
     def signal_to_noise(self) -> float | None:
-        """What scalars computed here are worth, by the bundle's canary; None if it has none."""
+        """Return the signal-to-noise ratio of scalars here by the bundle's known answers; None if it has none."""
 
     def derivatives(
         self, theta: Float32Vector, directions: AnyDirections, task: DirectionTask
     ) -> Iterator[tuple[int, NDArray[np.float64]]]:
-        """The directional derivatives of the task's seeds in order, in chunks with the index of their first."""
+        """Return the directional derivatives of the task's seeds in order, in chunks with the index of their first."""
 
     def evaluate(self, theta: Float32Vector) -> Counts:
         """How many of the local validation rows the model gets right, and how many there are."""
@@ -190,7 +190,7 @@ class AssignmentWork:
     def _test(
         self, assignment: device_pb2.Assignment, bundle: Bundle, engine: Compute
     ) -> device_pb2.SelfTestResponse | None:
-        """The coordinator's answer to the self-test, which comes before the first scalars on a bundle."""
+        """Return the coordinator's answer to the self-test, which comes before the first scalars on a bundle."""
         if self._self_test is None or self._tested == bundle.sha256:
             return None
         signal_to_noise = engine.signal_to_noise()
@@ -227,7 +227,7 @@ class AssignmentWork:
         return partial(self._permission.check, assignment.job_name)
 
     def _fetched(self, assignment: device_pb2.Assignment) -> Bundle:
-        """The assignment's bundle; before, another model is let go of, whose files may have to give way."""
+        """Return the assignment's bundle, after another model is unloaded, whose files may have to make room."""
         if self._models is not None:
             self._models.check(assignment)
         if self._bundle != assignment.manifest_sha256.hex():
@@ -250,7 +250,7 @@ class AssignmentWork:
         deadline: float,
         reporter: Reporter,
     ) -> Iterator[Entry]:
-        """The rest of the assignment as it is computed, in groups of about :data:`GROUP_S` seconds."""
+        """Return the rest of the assignment as it is computed, in groups of about :data:`GROUP_S` seconds."""
 
         def is_over() -> bool:
             return (
@@ -298,7 +298,7 @@ class _Scalars:
         self._packed = False
 
     def begin(self, packed: bool) -> Iterator[Entry]:
-        """What waits of another task, if packed scalars follow or go before: they have messages of their own."""
+        """Return what waits of another task, if packed scalars follow or go before: they have messages of their own."""
         if packed or self._packed:
             yield from self.last_group()
         self._packed = packed
@@ -308,7 +308,7 @@ class _Scalars:
             self._waiting.frombytes(values.astype(np.float32).tobytes())
 
     def full_groups(self) -> Iterator[Entry]:
-        """What fills a message, or has waited long enough."""
+        """Return what fills a message, or has waited long enough."""
         most = MAX_PACKED_PER_REPORT if self._packed else MAX_SCALARS_PER_REPORT
         while len(self._waiting) >= most:
             yield self._group(most)
@@ -335,7 +335,7 @@ def _tasks(assignment: device_pb2.Assignment) -> Iterator[DirectionTask]:
 
 
 def _rest(tasks: Iterator[DirectionTask], done: int) -> Iterator[DirectionTask]:
-    """The tasks without their first ``done`` directions."""
+    """Return the tasks without their first ``done`` directions."""
     for task in tasks:
         skipped = min(done, len(task.seeds))
         done -= skipped

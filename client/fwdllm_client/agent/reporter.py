@@ -120,7 +120,7 @@ class Reporter:
             raise CallFailedError(StatusCode.ABORTED, "", "the coordinator ended the report without an answer")
 
     def _requests(self, over: threading.Event) -> Iterator[device_pb2.ReportRequest]:
-        """What is not acknowledged, then what is added; read by the transport's thread."""
+        """Return what is not acknowledged, then what is added; read by the transport's thread."""
         sent = 0
         while True:
             with self._changed:

@@ -42,7 +42,7 @@ def rounded(values: NDArray[np.float32], dtype: np.dtype[Any]) -> Activation:
 
 
 def packed(activation: Activation, features: NDArray[np.float32]) -> Activation:
-    """A row's activation, float16 ``[T, width]``, and its features, float32, as one to be kept.
+    """Return a row's activation, float16 ``[T, width]``, and its features, float32, as one to be kept.
 
     Further lines of the activation are the features' bytes.
     """
@@ -52,7 +52,7 @@ def packed(activation: Activation, features: NDArray[np.float32]) -> Activation:
 
 
 def unpacked_features(kept: Activation, features: int) -> NDArray[np.float32]:
-    """The features, so many, that :func:`packed` put behind an activation."""
+    """Return the features, so many, that :func:`packed` put behind an activation."""
     lines = np.ascontiguousarray(kept[len(kept) - lines_of(features, kept.shape[1]) :])
     return lines.reshape(-1).view(np.uint8)[: 4 * features].view(np.float32)
 

@@ -170,7 +170,7 @@ class _Graph:
             raise self.refused(f"returns a loss that is not the one of {task}")
 
     def _is_class_loss_of_copies(self) -> bool:
-        """The cross entropy of each row and copy, ``[N, P]``: its label is looked up in the logits of every copy."""
+        """Recognise the cross entropy of each row and copy, ``[N, P]``: labels looked up in every copy's logits."""
         return self._scores_behind("loss", "Neg", "Squeeze", axes=(2, -1), is_expanded=True) == "logits"
 
     def _is_class_loss(self) -> bool:

@@ -95,7 +95,7 @@ class BasePass:
         chain.unload_all_but(range(lowest, chain.last + 1))
 
     def ready(self, stage: int, groups: Sequence[Group]) -> Iterator[Group]:
-        """The ``groups`` one after the other, each once :meth:`before` can give what ``stage`` reads of it.
+        """Yield the ``groups``, each once :meth:`before` can give what ``stage`` reads of it.
 
         What the cache has no room for is computed for a portion of the groups together, so that a prefix that is
         streamed is streamed once for each portion.
@@ -111,7 +111,7 @@ class BasePass:
             self._held = {}
 
     def before(self, stage: int, group: Group) -> Activation:
-        """What ``stage`` reads, in the cache's dtype: ``[N, T, width]``, zero after each text, or ``[N, width]``.
+        """Return what ``stage`` reads, in the cache's dtype: ``[N, T, width]``, zero after text, or ``[N, width]``.
 
         Of a chain with features float32, and with an axis for the one copy behind the rows' where it is no tokens'.
         """
@@ -132,20 +132,20 @@ class BasePass:
         return output
 
     def features(self, group: Group) -> Float32:
-        """What the frozen stages of a chain with features give beside their activation, float32 ``[N, features]``."""
+        """Return the features that the frozen stages give beside their activation, float32 ``[N, features]``."""
         manifest = self._shared.chain.manifest
         kept = self._kept(manifest.frozen - 1, group)
         return np.stack([unpacked_features(row, manifest.features) for row in kept])
 
     def _kept(self, boundary: int, group: Group) -> Sequence[Activation]:
-        """What the cache holds of a group, or would if it had room."""
+        """Return what the cache holds of a group, or would if it had room."""
         rows = [int(row) for row in group.rows]
         missing = [row for row in rows if row not in self._held]
         found = {**self._held, **dict(zip(missing, self._outputs(boundary, missing), strict=True))}
         return [found[row] for row in rows]
 
     def _padded(self, stage: int, rows: Sequence[Activation], tokens: int) -> Activation:
-        """Outputs of ``stage`` together, zero after each text."""
+        """Join outputs of ``stage``, zero after each text."""
         source = self._shared.chain.manifest.stages[stage]
         if not source.per_token:
             return np.concatenate(rows)
@@ -155,7 +155,7 @@ class BasePass:
         return padded
 
     def _outputs(self, stage: int, rows: Sequence[int]) -> Sequence[Activation]:
-        """What ``stage`` gives for each of ``rows``, in the cache's dtype and without padding."""
+        """Return what ``stage`` gives for each of ``rows``, in the cache's dtype and without padding."""
         cache, tag = self._shared.caches[stage], self._tags[stage]
         found = {row: cache.read(row, tag) for row in rows}
         missing = [row for row, values in found.items() if values is None]

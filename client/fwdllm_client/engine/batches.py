@@ -57,7 +57,7 @@ def distinct_rows(dataset: Dataset, rows: RowIndices) -> int:
 
 
 def same_rows(run_key: int, rows: RowIndices, batch_size: int) -> RowIndices:
-    """The first ``batch_size`` of ``rows`` in an order that is the same through a run, ascending.
+    """Return the first ``batch_size`` of ``rows`` in an order that is the same through a run, ascending.
 
     A larger batch has all rows of a smaller one. The order depends only on the run and the number of rows.
 
@@ -85,7 +85,7 @@ def group_by_length(rows: RowIndices, padded: NDArray[np.int64], token_budget: i
 
 
 def group_by_doubling(rows: RowIndices, padded: NDArray[np.int64], token_budget: int) -> Iterator[Group]:
-    """Groups of rows, shortest first: none padded to more than twice its length, at most ``token_budget`` tokens.
+    """Yield groups of rows, shortest first, none padded to over twice its length nor above ``token_budget``.
 
     ``padded`` is the padded length of each of ``rows``; a single row may exceed the budget.
     """

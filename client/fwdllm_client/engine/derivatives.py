@@ -50,7 +50,7 @@ class DirectionTask:
 
     @classmethod
     def from_message(cls, message: device_pb2.DirectionTask) -> DirectionTask:
-        """A task as it comes over the wire.
+        """Return a task as it comes over the wire.
 
         :raises BadInputError: too many directions, or as above.
         """
@@ -69,7 +69,7 @@ class DirectionTask:
         )
 
     def batch(self, run_key: int, rows: RowIndices) -> RowIndices:
-        """The rows of the batch, drawn from the device's ``rows``.
+        """Return the rows of the batch, drawn from the device's ``rows``.
 
         :raises BadInputError: there are none.
         """
@@ -88,7 +88,7 @@ class DirectionTask:
 def directional_derivatives(
     shared: Rows, theta: Float32, directions: AnyDirections, task: DirectionTask, rows: RowIndices
 ) -> Iterator[tuple[int, Derivatives]]:
-    """The derivatives of ``task`` at ``theta`` as they come: index of the first, float64 values.
+    """Return the derivatives of ``task`` at ``theta`` as they come: index of the first, float64 values.
 
     The batch is drawn from ``rows``; see :meth:`DirectionTask.batch`.
 
@@ -127,7 +127,7 @@ def directional_derivatives(
 
 
 def _batch(shared: Rows, run_key: int, task: DirectionTask, rows: RowIndices) -> RowIndices:
-    """The rows of ``task``, and as many more as it takes until the least number of them differ."""
+    """Return the rows of ``task``, and as many more as it takes until the least number of them differ."""
     least, size = shared.least_rows, task.batch_size
     if size < least:
         raise NotAllowedError(f"it asks for scalars over {size} rows, this device gives them over {least} or more")

@@ -41,7 +41,7 @@ class StageChain:
         return len(self.manifest.stages) - 1
 
     def boundary(self, stage: int) -> int:
-        """The stage whose output is kept for ``stage``: the one before, or with features the last frozen one."""
+        """Return the stage whose output is kept for ``stage``: the one before, or with features the last frozen one."""
         return self.manifest.frozen - 1 if self.manifest.features else stage - 1
 
     def reads_tokens(self, stage: int) -> bool:
@@ -54,7 +54,7 @@ class StageChain:
         return self._block(stage).size
 
     def theta_of(self, stage: int, theta: Float32) -> Float32:
-        """The block of θ that a stage after the prefix reads, as a single copy: float32 ``[1, block size]``."""
+        """Return the block of θ that a stage after the prefix reads, as a single copy: float32 ``[1, block size]``."""
         return theta[None, self._block(stage).slice]
 
     def unload_all_but(self, stages: range) -> None:
@@ -63,7 +63,7 @@ class StageChain:
             del self._sessions[stage]
 
     def session(self, stage: int) -> Session:
-        """The session of a stage, loaded if it is not.
+        """Return the session of a stage, loaded if it is not.
 
         :raises NotAllowedError: the graph is not what a device runs.
         :raises BadInputError: the graph is unreadable.
@@ -74,13 +74,13 @@ class StageChain:
         return self._sessions[stage]
 
     def activation(self, stage: int, text: Text | None, activation: Float32 | None, copies: Float32 | None) -> Float32:
-        """What one stage before the last returns: float32 ``[N, T, width]`` or ``[N, width]``."""
+        """Return what one stage before the last returns: float32 ``[N, T, width]`` or ``[N, width]``."""
         feeds = _feeds(text, activation=activation, theta=copies)
         output: Float32 = self._run(stage, ["next_activation"], feeds)[0].numpy()
         return output
 
     def with_features(self, stage: int, text: Text, activation: Float32 | None) -> tuple[Float32, Float32]:
-        """What the last frozen stage of a chain with features returns: ``[N, T, width]`` and ``[N, features]``.
+        """Return what the last frozen stage of a chain with features returns: ``[N, T, width]`` and ``[N, features]``.
 
         :raises BadInputError: they have another width than the manifest says.
         """
@@ -103,7 +103,7 @@ class StageChain:
         outputs: Sequence[str] = ("loss",),
         features: Float32 | None = None,
     ) -> list[Float32]:
-        """The per-example loss float32 ``[N]``, and logits if asked for, from the activation before stage ``first``.
+        """Return the loss per example, float32 ``[N]``, and logits if asked for, from the input of stage ``first``.
 
         ``copies`` holds, for each stage from ``first`` on, float32 ``[P, block size]``: row n uses copy n // (N / P).
         With ``features`` N / P rows go in, and the stages repeat them.

@@ -68,7 +68,7 @@ Reputations: TypeAlias = Mapping[str, Reputation]
 def update_reputations(
     directions: Directions, scalars: Sequence[Scalar], line: Float32Vector, block: Block, before: Reputations
 ) -> Reputations:
-    """The standings of the devices that vote in this round, as of it.
+    """Return the reputations of the devices that vote in this round, as of it.
 
     ``line`` is float32 ``[block size]``; nobody votes where it is zero.
     """
@@ -85,13 +85,13 @@ def update_reputations(
 
 
 def counted(votes: Mapping[str, float], before: Reputations) -> Reputations:
-    """The standings with these votes, of which the median device's sign is the round's."""
+    """Return the reputations with these votes, of which the median device's sign is the round's."""
     sign = np.sign(median(votes.values())) if votes else 0.0
     return {device: before.get(device, Reputation()).after(float(sign * vote)) for device, vote in votes.items()}
 
 
 def contradicting(reputations: Reputations) -> frozenset[str]:
-    """The devices that contradict the others, if the others agree at all."""
+    """Return the devices that contradict the others, if the others agree at all."""
     if not reputations or median(reputation.deviations for reputation in reputations.values()) < _AGREED:
         return frozenset()
     heard = {device: reputation for device, reputation in reputations.items() if reputation.rounds >= _HEARD}
@@ -100,13 +100,13 @@ def contradicting(reputations: Reputations) -> frozenset[str]:
 
 
 def _bound(reputation: Reputation, vote: float) -> float:
-    """Standard deviations at which a device contradicts others whose ``vote`` in a round is this on average."""
+    """Return the deviations at which a device contradicts others, whose mean ``vote`` in a round is given."""
     honest = vote * reputation.weight / sqrt(reputation.rounds)
     return min(_LEFT_OUT, _MIRRORED * honest, honest - _SURE)
 
 
 def exclude_outliers(scalars: Sequence[Scalar], reputations: Reputations) -> Sequence[Scalar]:
-    """The scalars without those of devices that contradict the others."""
+    """Return the scalars without those of devices that contradict the others."""
     left_out = contradicting(reputations)
     return [scalar for scalar in scalars if scalar.device not in left_out] if left_out else scalars
 
@@ -119,7 +119,7 @@ def _correlation(slopes: Sequence[tuple[int, float]]) -> float:
 
 
 def _loudest(line: Float32Vector) -> slice:
-    """The part of the line that says most."""
+    """Return the part of the line that says most."""
     starts = range(0, len(line), _COORDINATES)
     start = max(starts, key=lambda first: float(np.linalg.norm(line[first : first + _COORDINATES])))
     return slice(start, min(start + _COORDINATES, len(line)))

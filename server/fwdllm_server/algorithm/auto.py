@@ -31,7 +31,7 @@ class Measurement(NamedTuple):
 def measurement(
     size: int, share: float, rounds: RoundsSection, step: int, rows_at_hand: int = 0, batch_size: int | None = None
 ) -> Measurement:
-    """What each device is asked to measure of a block of ``size`` coordinates.
+    """Return what each device is asked to measure of a block of ``size`` coordinates.
 
     A direction on one row costs the ``share`` of a pass. Directions come first: as many as a complete frame has, or as
     the bytes hold, and then as many rows as the passes leave, all that are at hand (0: unknown) if there are enough;
@@ -54,7 +54,7 @@ def is_worth_a_frame(size: int, share: float, rounds: RoundsSection) -> bool:
 
 
 def direction_shares(manifest: Manifest) -> Mapping[str, float]:
-    """What a direction of each block costs on one row, as a share of a pass, for half of the longest text."""
+    """Return a direction's cost per block on one row, as a share of a pass, for half of the longest text."""
     costs = manifest.row_costs(np.array([manifest.max_tokens / 2]))
     return {name: float(costs[manifest.stage_of(name) :].sum() / costs.sum()) for name in manifest.layout.blocks}
 

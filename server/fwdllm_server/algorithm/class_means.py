@@ -50,7 +50,7 @@ class LinearHead:
 
     @classmethod
     def of(cls, manifest: Manifest) -> LinearHead:
-        """The head of a model.
+        """Return the head of a model.
 
         :raises BadInputError: it is anything but one linear layer with a bias on pooled features.
         """
@@ -87,7 +87,7 @@ class ClassTotals:
         self._sums[label].append((rows, features))
 
     def means(self, labels: NDArray[np.int64]) -> NDArray[np.float64]:
-        """The mean feature of each of ``labels``, float64 ``[len(labels), width]``.
+        """Return the mean feature of each of ``labels``, float64 ``[len(labels), width]``.
 
         In each coordinate it is the median of what the devices have, each counting by its rows; of two devices, which
         cannot outvote one, it is their mean.
@@ -118,7 +118,7 @@ def _shortened(mean: NDArray[np.float64], longest: float) -> NDArray[np.float64]
 
 
 def _norm(vector: NDArray[np.floating]) -> float:
-    """The same on every machine: an exact sum, rounded once."""
+    """Sum exactly and round once: the same on every machine."""
     return sqrt(fsum(np.square(vector, dtype=np.float64).tolist()))
 
 

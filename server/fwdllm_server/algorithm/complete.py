@@ -48,7 +48,7 @@ def scale_of(spans: Sequence[Span]) -> int:
 
 
 def restrained(spans: Sequence[Span], scale: int, clip: float) -> Sequence[Span]:
-    """The spans with no device louder than ``scale`` as a whole and no scalar above ``clip`` times it."""
+    """Return the spans with no device louder than ``scale`` as a whole and no scalar above ``clip`` times it."""
     medians, bound = _medians(spans), int(clip * scale)
     return [
         Span(
@@ -93,7 +93,7 @@ def votes(directions: OrthogonalDirections, spans: Sequence[Span], line: Float32
 
 
 def without(spans: Sequence[Span], devices: Collection[str]) -> Sequence[Span]:
-    """The spans of all others."""
+    """Return the spans of all others."""
     return [span for span in spans if span.device not in devices] if devices else spans
 
 
@@ -105,7 +105,7 @@ def _sizes(spans: Sequence[Span]) -> Counter[str]:
 
 
 def _medians(spans: Sequence[Span]) -> Mapping[str, int]:
-    """The median magnitude of each device's scalars."""
+    """Return the median magnitude of each device's scalars."""
     found: dict[str, list[NDArray[np.int64]]] = defaultdict(list)
     for span in spans:
         found[span.device].append(np.abs(span.values))

@@ -81,7 +81,7 @@ class ForwardGradient:
         dropout_rate: float = 0.0,
         rows_at_hand: int = 0,
     ) -> tuple[BlockPlan, ...]:
-        """What to ask in a round at θ: a plan for each block that takes part.
+        """Return what to ask in a round at θ: a plan for each block that takes part.
 
         ``last`` is the entry that led to ``state``. Seeds follow the number of the round, schedules the number of the
         step: an abandoned round costs no step. ``drop_out`` is the part of the devices that is expected to vanish,
@@ -153,7 +153,7 @@ class ForwardGradient:
     def extend(
         self, plan: BlockPlan, state: ModelState, last: LedgerEntry | None, dropout_rate: float = 0.0
     ) -> BlockPlan:
-        """The plan with one more step of directions."""
+        """Return the plan with one more step of directions."""
         wanted = min(plan.wanted + self.step_size(plan), self._most(plan))
         missing = self._assigned(wanted, dropout_rate) - len(plan.seeds)
         block = self._layout.block(plan.block)
@@ -166,7 +166,7 @@ class ForwardGradient:
         recent: Scales,
         reputations: Reputations = MappingProxyType({}),
     ) -> tuple[BlockUpdate, ...]:
-        """The round's ledger updates; the same whatever the order in which the scalars came.
+        """Return the round's ledger updates; the same whatever the order in which the scalars came.
 
         A block of which no direction is measured has none. ``recent`` are the scales as of the last committed round,
         ``standings`` those of the devices as of this one.
@@ -186,7 +186,7 @@ class ForwardGradient:
         last: LedgerEntry | None,
         before: Reputations,
     ) -> Reputations:
-        """The standings as of a round, of the devices that vote in it.
+        """Return the reputations as of a round, of the devices that vote in it.
 
         They vote where each direction is measured once; the middle of several devices needs no vote. ``last`` is the
         entry that led to ``state``.
@@ -209,7 +209,7 @@ class ForwardGradient:
         return found
 
     def scales(self, plans: Sequence[BlockPlan], scalars: Mapping[str, Measured], recent: Scales) -> Scales:
-        """The scales as of a round that commits these scalars."""
+        """Return the scales as of a round that commits these scalars."""
         now = {}
         for plan in plans:
             measured = scalars[plan.block]
@@ -234,7 +234,7 @@ class ForwardGradient:
         return nearest(self._header.directions, candidates, count, reference, parts, sampling.cosine == "absolute")
 
     def _reference(self, block: Block, state: ModelState, last: LedgerEntry | None, kind: str) -> Float32Vector | None:
-        """What directions are compared with, float32 ``[block size]``; None while there is nothing yet."""
+        """Return what directions are compared with, float32 ``[block size]``; None while there is nothing yet."""
         if kind == "momentum":
             moment = state.optimizer[block.name].first
             return moment if moment.any() else None

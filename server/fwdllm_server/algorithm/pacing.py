@@ -64,7 +64,7 @@ def split_half_variance(
     block: Block,
     estimate: Estimate = forward_gradient,
 ) -> float:
-    """The paper's statistic: mean over coordinates of (m₁ − m₂)²/2 for the means of the two halves.
+    """Compute the paper's statistic: the mean over coordinates of (m₁ − m₂)²/2 for the means of the halves.
 
     Its expectation is twice the variance of a coordinate of ĝ, about 2‖∇L‖²/K without data noise, so its threshold has
     the unit of the gradient squared.

@@ -57,7 +57,7 @@ class BlockPlan:
         return sum(self.ranges[-1])
 
     def frame(self, index: int) -> SeedRange:
-        """The directions that a device measures of a frame."""
+        """Return the directions that a device measures of a frame."""
         return SeedRange(self.first_seed + index * self.order, self.per_device)
 
     @property
@@ -66,22 +66,22 @@ class BlockPlan:
         return self.ranges[0].length // self.order if self.order else 0
 
     def in_frames(self, order: int, per_device: int, devices: int) -> BlockPlan:
-        """The same plan in frames, enough of them for so many devices, and so few that their sum stays exact."""
+        """Return the same plan in frames, enough of them for so many devices, and so few that their sum stays exact."""
         each = min(per_device, order, MAX_ORTHOGONAL_DIRECTIONS // devices)
         count = min(self.ranges[0].length // order, MAX_ORTHOGONAL_DIRECTIONS // each)
         seeds = SeedRange(self.first_seed, count * order)
         return replace(self, ranges=(seeds,), order=order, per_device=each, wanted=each * devices)
 
     def for_devices(self, directions: int) -> BlockPlan:
-        """The same plan, of which so many directions of frames are waited for."""
+        """Return the same plan, of which so many directions of frames are waited for."""
         return replace(self, wanted=directions)
 
     def index_of(self, seed: int) -> int:
-        """The frame of a seed."""
+        """Return the frame of a seed."""
         return (seed - self.first_seed) // self.order
 
     def extended(self, wanted: int, more_seeds: Sequence[int]) -> BlockPlan:
-        """The same plan with more directions, whose seeds are above all others."""
+        """Return the same plan with more directions, whose seeds are above all others."""
         return replace(self, wanted=wanted, ranges=seed_ranges([*self.seeds, *more_seeds]))
 
 
@@ -105,7 +105,7 @@ def plans_to_json(plans: Iterable[BlockPlan]) -> str:
 
 @lru_cache(maxsize=16)  # the newest rounds' are asked for with every message
 def plans_from_json(text: str) -> tuple[BlockPlan, ...]:
-    """The inverse of :func:`plans_to_json`."""
+    """Return the inverse of :func:`plans_to_json`."""
     return tuple(
         BlockPlan(**{**item, "ranges": tuple(SeedRange(*each) for each in item["ranges"])}) for item in json.loads(text)
     )

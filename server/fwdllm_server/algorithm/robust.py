@@ -50,7 +50,7 @@ def scale_of(scalars: Sequence[Scalar]) -> int:
 
 
 def rescale_devices(scalars: Sequence[Scalar], scale: int) -> Sequence[Scalar]:
-    """The scalars, those of devices that are louder than ``scale`` as a whole made as loud as that.
+    """Return the scalars, those of devices that are louder than ``scale`` as a whole made as loud as that.
 
     A device whose every scalar is at the bound of :func:`clipped` would count for three of the others. That goes for
     one of few scalars too: their median says little, but left alone they could outweigh everybody's.
@@ -66,7 +66,7 @@ def rescale_devices(scalars: Sequence[Scalar], scale: int) -> Sequence[Scalar]:
 
 
 def clipped(scalars: Sequence[Scalar], bound: int) -> Sequence[Scalar]:
-    """The scalars with no magnitude above ``bound``."""
+    """Return the scalars with no magnitude above ``bound``."""
     return [
         scalar if abs(scalar.value) <= bound else replace(scalar, value=max(-bound, min(bound, scalar.value)))
         for scalar in scalars
@@ -74,7 +74,7 @@ def clipped(scalars: Sequence[Scalar], bound: int) -> Sequence[Scalar]:
 
 
 def running_scale(recent: Sequence[int], now: int) -> int:
-    """The scale of a block over the last rounds, ``now`` being that of the present one."""
+    """Return the scale of a block over the last rounds, ``now`` being that of the present one."""
     return int(median([*recent, now][-RECENT:]))
 
 

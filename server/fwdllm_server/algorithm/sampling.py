@@ -23,7 +23,7 @@ def nearest(
     parts: Sequence[slice],
     absolute: bool,
 ) -> list[int]:
-    """The ``keep`` candidate seeds with the largest cosine to ``reference``, ascending.
+    """Return the ``keep`` candidate seeds with the largest cosine to ``reference``, ascending.
 
     ``parts`` are slices of θ that together make up the block of ``reference``, float32 ``[block size]``: the whole
     block, or its tensors, whose cosines are then averaged so that large tensors do not drown small ones. With

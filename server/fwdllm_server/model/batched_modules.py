@@ -114,7 +114,7 @@ class BatchedModel:
 
 
 def make_twin_model(model: PeftModel, layout: Layout) -> BatchedModel:
-    """A copy of ``model`` that reads θ from its inputs; frozen weights are shared with the original.
+    """Return a copy of ``model`` that reads θ from its inputs; frozen weights are shared with the original.
 
     :raises BadInputError: a trainable parameter belongs to a module for which there is no twin.
     """
@@ -131,13 +131,13 @@ def make_twin_model(model: PeftModel, layout: Layout) -> BatchedModel:
 
 
 def copy_sharing_weights(model: PeftModel) -> Any:
-    """A copy of the modules, to be changed; parameters and buffers are those of ``model``."""
+    """Return a copy of the modules, to be changed; parameters and buffers are those of ``model``."""
     frozen: Any = model
     return copy.deepcopy(model, {id(tensor): tensor for tensor in (*frozen.parameters(), *frozen.buffers())})
 
 
 def _own_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """The parameters that the module itself works with; those in a dictionary belong to the module around it."""
+    """Return the parameters that the module itself uses; those in a dictionary are the outer module's."""
     if isinstance(module, nn.ParameterDict):
         return []
     dictionaries = [child for child in module.children() if isinstance(child, nn.ParameterDict)]
@@ -145,7 +145,7 @@ def _own_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def _twin_of(path: str, module: nn.Module, own: Mapping[str, ThetaTensor]) -> nn.Module:
-    """A further kind of module with trainable parameters needs a class above and a line here."""
+    """Return the batched module for a module. A further kind needs a class above and a line here."""
     if isinstance(module, nn.Linear) and len(own) == len(list(module.parameters())):
         return BatchedLinear(module, own)
     if set(own) == {"bias"}:

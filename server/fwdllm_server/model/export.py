@@ -143,7 +143,7 @@ def _traced(
 def _side_bundle(
     peft_model: PeftModel, side: SideModules, layout: Layout, max_tokens: int, stage_weights: int, folder: Path
 ) -> tuple[list[Stage], int]:
-    """The stages of a model with side modules, written into ``folder``, and how many features the head reads."""
+    """Return the stages of a model with side modules, written into ``folder``, and how many features the head reads."""
     frozen = copy_sharing_weights(peft_model)
     fix_rotations(frozen, max_tokens)
     single_operators(frozen)
@@ -277,7 +277,7 @@ def _longest_fixed(config: Any, layer: str | None, kind: str) -> int | None:
 
 
 def _check_padding(peft_model: PeftModel, pad_token_id: int) -> None:
-    """Decoders and RoBERTa find the text by the padding id of their config; the device must pad with the same."""
+    """Check the padding id: decoders and RoBERTa find the text by that of their config."""
     config: Any = peft_model.config
     own = config.get_text_config().pad_token_id
     if own is not None and own != pad_token_id:

@@ -288,7 +288,7 @@ class SideModules(nn.Module):
         return logits
 
     def compressed(self, states: Mapping[int, Tensor]) -> Tensor:
-        """The numbers of each token, ``[N, T, width]``."""
+        """Return the numbers of each token, ``[N, T, width]``."""
         numbers: Tensor = self.compression([states[layer] for layer in (*self.sizes["layers"], -1)])
         return numbers
 
@@ -311,7 +311,7 @@ def unit_states(states: Tensor) -> Tensor:
 
 
 def position_bucket(position: int) -> int:
-    """The first positions have a bucket each, later ones four in every doubling."""
+    """Return the bucket of each position: one each at first, then four in every doubling."""
     if position < _EXACT_POSITIONS:
         return position
     octave = position.bit_length() - 1
@@ -320,7 +320,7 @@ def position_bucket(position: int) -> int:
 
 
 def position_buckets(tokens: int) -> Tensor:
-    """The buckets of so many positions, int64."""
+    """Return the buckets of so many positions, int64."""
     return torch.tensor([position_bucket(position) for position in range(tokens)])
 
 

@@ -16,7 +16,7 @@ _PAGE_BYTES = 4096
 
 
 def cut_stage(model: ir.Model, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> ir.Model:
-    """The part of ``model`` that makes ``outputs`` from ``inputs``, both given as value name → name in the stage.
+    """Cut out what makes ``outputs`` from ``inputs``, both given as value name → name in the stage.
 
     Inputs that the part does not read are left out, as are all weights it does not use.
 

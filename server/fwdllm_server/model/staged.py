@@ -114,7 +114,7 @@ class StagedLoss(_CutModel):
 
 
 def frozen_cuts(twin: BatchedModel, stage_weights: int) -> Sequence[str]:
-    """The layers (paths) before which to cut what lies below the first twin, into parts of at most so many weights.
+    """Return the layers (paths) before which to cut the frozen part, into parts of at most so many weights.
 
     A layer is never cut itself, however large it is.
     """
@@ -141,7 +141,7 @@ def _head_path(twin: BatchedModel) -> str:
 
 
 def _entry(twin: BatchedModel, path: str) -> str:
-    """The module around a twin whose input is the activation to cut at.
+    """Return the module around a batched module whose input is the activation to cut at.
 
     In the head the twin itself; else the transformer layer around it, or outside the layers the adapted module.
     """

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 
 def advance(context: RoundContext) -> Step:
-    """Collecting → committing, or abandoned, or collecting again with more directions."""
+    """Move on to committing, to abandoned, or to collecting more directions."""
     bounds = context.job.spec.rounds
     # A round may have thousands of scalars, and looks whether it can go on with all news: they are counted, not read.
     measured = {
@@ -57,7 +57,7 @@ def _frames_suffice(context: RoundContext, measured: Mapping[str, int]) -> bool:
 
 
 def by_block(context: RoundContext) -> Mapping[str, Measured]:
-    """The round's scalars so far, for each block of its plan, by ascending seed."""
+    """Return the round's scalars so far, for each block of its plan, by ascending seed."""
     place = (context.connection, context.job.id, context.round.number)
     found, spans = scalars.of_round(*place), scalar_spans.of_round(*place)
     seeds, firsts = [scalar.seed for scalar in found], [span.first_seed for span in spans]
@@ -121,7 +121,7 @@ def _verdicts(
 
 
 def _close(context: RoundContext, measured: Mapping[str, int]) -> Step:
-    """The time is up: commit what is there if it is enough of the first step; what pacing added is not needed."""
+    """Commit what is there at the deadline if it is enough of the first step; what pacing added is not needed."""
     step = {plan.block: context.job.algorithm.step_size(plan) for plan in context.round.plan}
     have = sum(min(measured[block], directions) for block, directions in step.items())
     in_all = sum(min(measured[plan.block], plan.wanted) for plan in context.round.plan)

@@ -50,7 +50,7 @@ class Commit(NamedTuple):
 
 
 def advance(context: RoundContext) -> Step:
-    """Committing → committed. The same scalars give the same entry, however often this is begun."""
+    """Move from committing to committed. The same scalars give the same entry, however often this is begun."""
     connection, job = context.connection, context.job
     collected = by_block(context)  # no more are taken in this phase
     measured = measured_by_device(collected.values())

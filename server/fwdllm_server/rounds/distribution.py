@@ -67,7 +67,7 @@ class Frames:
     first: int = 0
 
     def task(self, place: int, part: float) -> device_pb2.DirectionTask:
-        """The part of a frame for the device at this place among the others; at least one direction."""
+        """Return the part of a frame for the device at this place among the others; at least one direction."""
         frame = self.plan.frame(self.first + place)
         count = max(1, floor(frame.length * part))
         return device_pb2.DirectionTask(

@@ -143,7 +143,7 @@ class _Desk:
         return _Taken(report, response, len(values), self._new(assignment, current, values))
 
     def _take_packed(self, report: Report, response: device_pb2.ReportResponse) -> _Taken:
-        """The next scalars of a frame, all of them or none; those that were there before are repeated."""
+        """Return the next scalars of a frame, all of them or none; those that were there before are repeated."""
         assignment, request, _ = report
         count = len(request.halves) // 2
         first_seed = _first_seed(assignment, request.first_index, count)
@@ -209,7 +209,7 @@ class _Desk:
 
 
 def _first_seed(assignment: AssignmentRecord, first_index: int, count: int) -> int | None:
-    """The seed of the first of ``count`` packed scalars; None if they are not all of one task that packs them."""
+    """Return the seed of the first of ``count`` packed scalars; None if they are not all of one packed task."""
     for start, seeds in assignment.packed.items():
         if start <= first_index and first_index + count <= start + seeds.length and count:
             return seeds.first + first_index - start

@@ -66,7 +66,7 @@ class TrainingJob:
         return needs.model_copy(update={"capabilities": [*needs.capabilities, GENERATOR_2]})
 
     def go_on_from(self, state: ModelState) -> None:
-        """A version has been committed."""
+        """Continue from a committed version."""
         self.state, self.is_draft = state, False
 
     def catch_up(self, connection: Connection) -> None:
@@ -74,7 +74,7 @@ class TrainingJob:
         self.replay(self.news(connection))
 
     def news(self, connection: Connection) -> Sequence[bytes]:
-        """The ledger's entries since this version; none for a draft."""
+        """Return the ledger's entries since this version; none while the head is uninitialised."""
         return [] if self.is_draft else ledger.entries(connection, self.id, after=self.state.version)
 
     def replay(self, entries: Sequence[bytes]) -> None:
@@ -86,7 +86,7 @@ class TrainingJob:
             self.go_on_from(state)
 
     def best(self, connection: Connection, artifacts: ArtifactStore) -> ModelState:
-        """The version to export: the one that the validation rows like best, or the newest without such rows."""
+        """Return the version to export: the one that the validation rows like best, or the newest without such rows."""
         version = ledger.best_version(connection, self.id)
         if version is None or version >= self.state.version:
             return self.state
@@ -96,7 +96,7 @@ class TrainingJob:
     def load(
         cls, connection: Connection, artifacts: ArtifactStore, record: JobRecord, version: int | None = None
     ) -> TrainingJob:
-        """An exported job as the store knows it: its draft, or the newest snapshot and the replay of the ledger.
+        """Return a job as the store knows it: its uninitialised model, or the newest snapshot and its replay.
 
         With a ``version`` it is as of that.
         """
@@ -135,7 +135,7 @@ def _state_at(
     job_id: str,
     wanted: int | None = None,
 ) -> ModelState:
-    """A version, or the newest: the last snapshot before it and the replay of what follows."""
+    """Return a version, or the newest: the last snapshot before it and the replay of what follows."""
     found = [each for each in ledger.snapshots_of(connection, job_id) if wanted is None or each[0] <= wanted]
     for version, sha256 in found:
         try:
@@ -171,14 +171,14 @@ class RoundContext:
     """All that run, by their ids."""
 
     def computed(self, what: Hashable, function: Callable[[], T]) -> T:
-        """The result of a long computation that only reads its arguments; ``what`` names it within the round.
+        """Return the result of a long computation that only reads its arguments; ``what`` names it within the round.
 
         :raises ComputationDue: it is to be done outside the transaction, and then this step again.
         """
         return self.desk.result((self.round.number, self.job.state.version, what), function, self.defer)
 
     def idle_devices(self, capability: str | None = None) -> list[str]:
-        """The devices here that can take part and have nothing to do, those with ``capability`` if one is named."""
+        """Return the idle devices here that can take part, those with ``capability`` if one is named."""
         locks.choose_devices(self.connection)
         resting = self.resting_devices().keys()
         unwanted = assignments.busy_devices(self.connection) | self.noisy_devices() | self.failing_devices() | resting
@@ -199,15 +199,15 @@ class RoundContext:
         return draw(devices, size, worked, f"{self.job.header.directions.run_key}/{self.round.number}")
 
     def resting_devices(self) -> Mapping[str, float]:
-        """The devices that have sent nothing for their last assignments, and for how many seconds they get no other."""
+        """Return the devices that sent nothing for their last assignments, and for how many seconds they rest."""
         return efforts.resting(self.connection, self.job.id, self.job.spec.rounds.accept_s, self.now)
 
     def noisy_devices(self) -> frozenset[str]:
-        """The devices whose scalars are of no use to this job."""
+        """Return the devices whose scalars are of no use to this job."""
         return noisy_devices(self.connection, self.job.id, self.now)
 
     def failing_devices(self) -> frozenset[str]:
-        """The devices that have said that they cannot do this job."""
+        """Return the devices that have said that they cannot do this job."""
         return frozenset(failing_devices(self.connection, self.job.id, self.now))
 
 

@@ -37,7 +37,7 @@ class Compute:
         self._scalars: dict[str, Sequence[float]] = {}
 
     def begin(self, device_id: str, assignment: device_pb2.Assignment, now: float) -> Work:
-        """A device begins an assignment that it has fetched."""
+        """Begin an assignment that a device has fetched."""
         device = self._devices[device_id]
         theta = self._job.state.theta
         evaluation = None
@@ -66,7 +66,7 @@ class Compute:
         return work
 
     def scalars(self, record: AssignmentRecord, work: Work) -> Sequence[float]:
-        """What the device measures, as float32; zeros where nobody will look at it."""
+        """Return what the device measures, as float32; zeros where nobody will look at it."""
         if work.assignment_id not in self._scalars:
             if record.state in LATE:
                 return [0.0] * work.sendable
@@ -78,7 +78,7 @@ class Compute:
         return self._scalars[work.assignment_id]
 
     def class_sums(self, work: Work) -> Sequence[device_pb2.ClassSum]:
-        """What the device's owner allows of its features: sums of as few rows as the coordinator takes."""
+        """Return what the device's owner allows of its features: sums of as few rows as the coordinator takes."""
         found = self._engine.class_sums(self._job.state.theta, self._devices[work.device_id].training)
         return [each.to_message() for each in found if each.rows >= MIN_CLASS_ROWS]
 

@@ -125,11 +125,11 @@ class Work:
         return min(len(self._seconds), int(np.searchsorted(self._seconds, self.closes_s)) + 1)
 
     def to_json(self) -> dict[str, Any]:
-        """The work as JSON can hold it."""
+        """Return the work as JSON can hold it."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, value: dict[str, Any]) -> Work:
-        """The inverse of :meth:`to_json`."""
+        """Return the inverse of :meth:`to_json`."""
         evaluation = value["evaluation"] and Counts(*value["evaluation"])
         return cls(**{**value, "stretches": [Stretch(*part) for part in value["stretches"]], "evaluation": evaluation})

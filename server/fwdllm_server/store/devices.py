@@ -189,7 +189,7 @@ def by_id(connection: Connection, device_ids: Collection[str]) -> Mapping[str, D
 
 
 def most_examples(connection: Connection, device_ids: Collection[str]) -> int:
-    """The most local rows that one of the devices has; 0 if there is none."""
+    """Return the most local rows that one of the devices has; 0 if there is none."""
     return max((found.training_examples for found in by_id(connection, device_ids).values()), default=0)
 
 

@@ -168,7 +168,7 @@ def evaluations_of(connection: Connection, job_id: str) -> Sequence[EvaluationRe
 
 
 def best_version(connection: Connection, job_id: str) -> int | None:
-    """The evaluated version with the least loss on the validation rows, of equal ones the latest.
+    """Return the evaluated version with the least loss on the validation rows, of equal ones the latest.
 
     Of few rows the loss says more than the accuracy. None where the job keeps no such rows apart.
     """

@@ -64,7 +64,7 @@ def record(connection: Connection, new: Sequence[NewScalar]) -> frozenset[tuple[
 
 
 def measured_by(connection: Connection, job_id: str, round_number: int, seeds: Collection[int]) -> dict[int, list[str]]:
-    """The devices that have measured each of the ``seeds``; those that have none are left out."""
+    """Return the devices that have measured each of the ``seeds``; those that have none are left out."""
     found: dict[int, list[str]] = {}
     wanted = set(seeds)
     for least, greatest in _stretches(sorted(wanted)):
@@ -76,7 +76,7 @@ def measured_by(connection: Connection, job_id: str, round_number: int, seeds: C
 
 
 def _stretches(ascending: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """The least and the greatest of seeds that lie close to each other."""
+    """Return the least and the greatest of seeds that lie close to each other."""
     starts = [i for i, seed in enumerate(ascending) if i == 0 or seed - ascending[i - 1] > _GAP]
     for start, end in pairwise([*starts, len(ascending)]):
         yield ascending[start], ascending[end - 1]
@@ -95,13 +95,13 @@ def count(
 
 
 def assignments_with_any(connection: Connection, job_id: str, round_number: int) -> frozenset[str]:
-    """The assignments of a round that some scalar has come of."""
+    """Return the assignments of a round that some scalar has come of."""
     query = select(scalars.c.assignment_id).where(scalars.c.job_id == job_id, scalars.c.round == round_number)
     return frozenset(connection.execute(query.distinct()).scalars())
 
 
 def seeds_of_round(connection: Connection, job_id: str, round_number: int) -> frozenset[int]:
-    """The seeds of a round that have a scalar."""
+    """Return the seeds of a round that have a scalar."""
     query = select(scalars.c.seed).where(scalars.c.job_id == job_id, scalars.c.round == round_number)
     return frozenset(connection.execute(query).scalars())
 

@@ -58,7 +58,7 @@ def _of_powers(inputs: Tensor, outputs: Tensor, rank: int) -> Bases:
 
 
 def _strongest(second_moment: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalues, descending, and their vectors as columns."""
+    """Return the largest eigenvalues, descending, and their vectors as columns."""
     values, vectors = torch.linalg.eigh(second_moment)
     return values.flip(0)[:rank], vectors.flip(1)[:, :rank]
 
@@ -99,7 +99,7 @@ def _no_texts() -> BadInputError:
 
 
 def _matrix(base: nn.Module, path: str) -> Tensor:
-    """The weight of a matrix module as ``[out, in]``."""
+    """Return the weight of a matrix module as ``[out, in]``."""
     module: Any = base.get_submodule(path)
     weight: Tensor = module.weight.detach()
     return weight.T if isinstance(module, Conv1D) else weight

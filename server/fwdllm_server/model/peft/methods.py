@@ -33,7 +33,7 @@ METHODS: Mapping[str, Method] = {
 
 
 def apply_peft(base: nn.Module, spec: PeftSpec, seed: int, sample: TextSample | None = None) -> PeftModel:
-    """``base`` with the method of ``spec`` and a trainable head; it starts as the same function as ``base``.
+    """Put the method of ``spec`` and a trainable head on ``base``; the function stays the same at first.
 
     ``seed`` fixes what starts at random; ``sample`` is looked at for bases from activations. Only the tensors of θ
     require gradients. ``base`` itself is changed.

@@ -26,7 +26,7 @@ DIRECTIONS = 64
 
 
 def side_of(base: nn.Module) -> SideModules | None:
-    """The side modules in ``base``, those that are trained if PEFT has wrapped them; None if it has none."""
+    """Return the side modules in ``base``, those that are trained if PEFT has wrapped them; None if it has none."""
     found = [module for module in base.modules() if isinstance(module, SideModules)]
     return found[-1] if found else None
 
@@ -59,7 +59,7 @@ def side(request: Request) -> Wrapped:
 
 
 def _depths(layers: int) -> list[int]:
-    """The layers at the start and after one and two thirds of the depth."""
+    """Return the layers at the start and after one and two thirds of the depth."""
     return sorted({0, round(layers / 3), round(2 * layers / 3)} & set(range(layers)))
 
 

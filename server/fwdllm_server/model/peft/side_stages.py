@@ -49,7 +49,7 @@ class _Block(nn.Module):
         }
 
     def _tensor(self, theta: Tensor, name: str) -> Tensor:
-        """The copies of one tensor, ``[P, *shape]``."""
+        """Return the copies of one tensor, ``[P, *shape]``."""
         place, shape = self._places[name]
         return theta[:, place].reshape(-1, *shape)
 
@@ -93,7 +93,7 @@ class HeadStage(_Block):
 
 
 def side_stages(layout: Layout, sizes: SideSizes, features: int) -> list[SideStage]:
-    """The stages above the frozen ones in their order; the head reads so many ``features``."""
+    """Return the stages above the frozen ones in their order; the head reads so many ``features``."""
     pooling, readout, head = layout.blocks
     width = (len(sizes["layers"]) + 1) * sizes["directions"]
     poolings, labels = sizes["poolings"] * width, sizes["labels"]

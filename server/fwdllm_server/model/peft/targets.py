@@ -29,7 +29,7 @@ def adapted(
     table: Mapping[str, Collection[str]],
     roles: Collection[str],
 ) -> list[str]:
-    """The candidates that a job means: those its targets name, in its layers.
+    """Return the candidates that a job means: those its targets name, in its layers.
 
     Without targets they are what PEFT's ``table`` has for the architecture, and where that has none the ``roles``;
     where no layer is to be trained they are none.
@@ -60,7 +60,7 @@ def chosen_layers(base: nn.Module, layers: Sequence[int] | None) -> list[str]:
 
 
 def matching(candidates: Sequence[str], targets: Collection[str]) -> list[str]:
-    """The candidates, in their order, that a target names by full path, by last components or by its role.
+    """Return the candidates, in their order, that a target names by full path, by last components or by its role.
 
     :raises BadInputError: a target names none.
     """
@@ -73,7 +73,7 @@ def matching(candidates: Sequence[str], targets: Collection[str]) -> list[str]:
 def select(
     base: nn.Module, candidates: Sequence[str], targets: Collection[str], layers: Sequence[int] | None
 ) -> list[str]:
-    """The candidates that a target names and that lie in one of ``layers``, or anywhere if that is None.
+    """Return the candidates that a target names and that lie in one of ``layers``, or anywhere if that is None.
 
     :raises BadInputError: a target names none, or the model does not have such a layer.
     """
