@@ -19,7 +19,7 @@ from fwdllm_server.model.trainable import saved_parameters
 
 @dataclass
 class ThetaInputs:
-    """The θ inputs of the pass under way by block, each float32 ``[P, block size]``; all twins read from one."""
+    """The θ inputs of the pass under way by block, float32 ``[P, block size]``; all batched modules read one."""
 
     by_block: dict[str, Tensor] = field(default_factory=dict)
 
@@ -106,28 +106,28 @@ def _for_each_copy(operation: Callable[[Tensor, Tensor], Tensor], x: Tensor, vec
 
 @dataclass(frozen=True)
 class BatchedModel:
-    """A PEFT model whose trainable modules are twins: the model, its θ inputs, and the block of every twin by path."""
+    """A PEFT model whose trainable modules are batched: the model, its θ inputs, and the block of each by path."""
 
     model: Any
     inputs: ThetaInputs
-    twins: Mapping[str, str]
+    blocks: Mapping[str, str]
 
 
-def make_twin_model(model: PeftModel, layout: Layout) -> BatchedModel:
+def make_batched_model(model: PeftModel, layout: Layout) -> BatchedModel:
     """Return a copy of ``model`` that reads θ from its inputs; frozen weights are shared with the original.
 
-    :raises BadInputError: a trainable parameter belongs to a module for which there is no twin.
+    :raises BadInputError: a trainable parameter belongs to a module for which there is no batched one.
     """
     inputs = ThetaInputs()
     tensors = _theta_tensors(model, layout, inputs)
-    twin = copy_sharing_weights(model)
-    twins: dict[str, str] = {}
-    for path, module in list(twin.named_modules()):
+    batched = copy_sharing_weights(model)
+    blocks: dict[str, str] = {}
+    for path, module in list(batched.named_modules()):
         own = {name: tensors[id(p)] for name, p in _own_parameters(module) if id(p) in tensors}
         if own:
-            twin.set_submodule(path, _twin_of(path, module, own))
-            twins[path] = next(iter(own.values())).block
-    return BatchedModel(twin, inputs, twins)
+            batched.set_submodule(path, _batched_of(path, module, own))
+            blocks[path] = next(iter(own.values())).block
+    return BatchedModel(batched, inputs, blocks)
 
 
 def copy_sharing_weights(model: PeftModel) -> Any:
@@ -144,7 +144,7 @@ def _own_parameters(module: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [pair for holder in (module, *dictionaries) for pair in holder.named_parameters(recurse=False)]
 
 
-def _twin_of(path: str, module: nn.Module, own: Mapping[str, ThetaTensor]) -> nn.Module:
+def _batched_of(path: str, module: nn.Module, own: Mapping[str, ThetaTensor]) -> nn.Module:
     """Return the batched module for a module. A further kind needs a class above and a line here."""
     if isinstance(module, nn.Linear) and len(own) == len(list(module.parameters())):
         return BatchedLinear(module, own)

@@ -22,7 +22,7 @@ from fwdllm_common.layout import Layout
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest, Stage
 from fwdllm_common.prompt import Prompt
 from fwdllm_common.task import CLASSIFICATION, Task
-from fwdllm_server.model.batched_modules import BatchedModel, ThetaInputs, copy_sharing_weights, make_twin_model
+from fwdllm_server.model.batched_modules import BatchedModel, ThetaInputs, copy_sharing_weights, make_batched_model
 from fwdllm_server.model.cost import weights_multiplied
 from fwdllm_server.model.modeling_fwdllm import SideModules
 from fwdllm_server.model.peft.side import side_of
@@ -77,12 +77,12 @@ def export_bundle(
             raise BadInputError("side modules have blocks of their own; leave out one_block")
         stages, features = _side_bundle(peft_model, side, layout, max_tokens, stage_weights, folder)
     else:
-        twin = make_twin_model(peft_model, layout)
-        fix_rotations(twin.model, max_tokens)
-        single_operators(twin.model)
-        cuts = frozen_cuts(twin, stage_weights)
+        batched = make_batched_model(peft_model, layout)
+        fix_rotations(batched.model, max_tokens)
+        single_operators(batched.model)
+        cuts = frozen_cuts(batched, stage_weights)
         separator = None if task == CLASSIFICATION else segment_separator(peft_model.config, tokenizer_json)
-        model = _export(StagedLoss(twin, list(layout.blocks), cuts, separator), layout, max_tokens, task, len(cuts))
+        model = _export(StagedLoss(batched, list(layout.blocks), cuts, separator), layout, max_tokens, task, len(cuts))
         stages = list(_write_stages(model, len(cuts), layout, folder))
     manifest = Manifest(
         labels=tuple(labels),

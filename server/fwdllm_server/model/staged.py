@@ -82,20 +82,26 @@ class StagedStates(_CutModel):
 class StagedLoss(_CutModel):
     """Loss, logits and, for every block, the activation that is the first thing its weights touch.
 
-    Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the twin model) read. What loss
+    Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the batched model) read. What loss
     and logits are follows from the output of the model: class scores, or a start and an end score for each token. With
     a ``separator`` (token id) the model is told which tokens come after it.
     """
 
     def __init__(
-        self, twin: BatchedModel, blocks: Sequence[str], frozen_cuts: Sequence[str] = (), separator: int | None = None
+        self,
+        batched: BatchedModel,
+        blocks: Sequence[str],
+        frozen_cuts: Sequence[str] = (),
+        separator: int | None = None,
     ) -> None:
-        entries = [(path, path) for path in frozen_cuts] + [(_entry(twin, p), block) for p, block in twin.twins.items()]
-        super().__init__(twin.model, entries)
+        entries = [(path, path) for path in frozen_cuts] + [
+            (_entry(batched, p), block) for p, block in batched.blocks.items()
+        ]
+        super().__init__(batched.model, entries)
         self._blocks = tuple(blocks)
         self._frozen_cuts = tuple(frozen_cuts)
         self._separator = separator
-        self._theta = twin.inputs
+        self._theta = batched.inputs
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, thetas: list[Tensor], labels: Tensor) -> Outputs:
         """``loss [N]``, ``logits [N, labels]`` or ``[N, T, 2]``, and one activation per frozen cut and block.
@@ -113,16 +119,16 @@ class StagedLoss(_CutModel):
         return (loss, logits, *(cuts[name] for name in (*self._frozen_cuts, *self._blocks)))
 
 
-def frozen_cuts(twin: BatchedModel, stage_weights: int) -> Sequence[str]:
+def frozen_cuts(batched: BatchedModel, stage_weights: int) -> Sequence[str]:
     """Return the layers (paths) before which to cut the frozen part, into parts of at most so many weights.
 
     A layer is never cut itself, however large it is.
     """
-    classifier: Any = twin.model.base_model.model
+    classifier: Any = batched.model.base_model.model
     stack = classifier.get_submodule(layer_stack(classifier))
     layers = {f"base_model.model.{layer_stack(classifier)}.{name}": layer for name, layer in stack.named_children()}
-    entries = {_entry(twin, path) for path in twin.twins}
-    if any(path not in layers and not path.startswith(_head_path(twin)) for path in entries):
+    entries = {_entry(batched, path) for path in batched.blocks}
+    if any(path not in layers and not path.startswith(_head_path(batched)) for path in entries):
         return ()
     everything = (classifier, stack, classifier.get_submodule(head_name(classifier)))
     weights, inside, head = (sum(parameter.numel() for parameter in each.parameters()) for each in everything)
@@ -136,21 +142,22 @@ def frozen_cuts(twin: BatchedModel, stage_weights: int) -> Sequence[str]:
     return cuts
 
 
-def _head_path(twin: BatchedModel) -> str:
-    return f"base_model.model.{head_name(twin.model.base_model.model)}."
+def _head_path(batched: BatchedModel) -> str:
+    return f"base_model.model.{head_name(batched.model.base_model.model)}."
 
 
-def _entry(twin: BatchedModel, path: str) -> str:
+def _entry(batched: BatchedModel, path: str) -> str:
     """Return the module around a batched module whose input is the activation to cut at.
 
-    In the head the twin itself; else the transformer layer around it, or outside the layers the adapted module.
+    In the head it is the batched module itself; else the transformer layer around it, or outside the layers the
+    adapted module.
     """
-    if path.startswith(_head_path(twin)):
+    if path.startswith(_head_path(batched)):
         return path
-    stack = "base_model.model." + layer_stack(twin.model.base_model.model)
+    stack = "base_model.model." + layer_stack(batched.model.base_model.model)
     if path.startswith(f"{stack}."):
         return f"{stack}.{path.removeprefix(f'{stack}.').split('.')[0]}"
     parts = path.split(".")
     parents = [".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
-    adapted = (p for p in parents if isinstance(twin.model.get_submodule(p), BaseTunerLayer | AdaptedModule))
+    adapted = (p for p in parents if isinstance(batched.model.get_submodule(p), BaseTunerLayer | AdaptedModule))
     return next(adapted, path)
