@@ -19,7 +19,11 @@ from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.schema import metadata
 
 NAMES = ("a", "b")
-TOML = job_toml({"rounds": {"count": 4, "min_devices": 2}, "blocks.head": {"directions": 10}})
+JOB = {"rounds": {"count": 4, "min_devices": 2}, "blocks.head": {"directions": 10}}
+TOML = job_toml(JOB)
+UNCLIPPED = job_toml(JOB | {"robust": {"clip": 0.0}})
+FIRST_WITH_SCALES = "0006"
+"""The version from which on the scales of rounds are stored; a run of an earlier one does not clip by them."""
 
 
 def migrations() -> Config:
@@ -32,9 +36,9 @@ EARLIER = [revision.revision for revision in ScriptDirectory.from_config(migrati
 """Every version but the newest, found from the migrations."""
 
 
-def in_progress(folder: Path) -> tuple[Rig, list[ScriptedDevice]]:
+def in_progress(folder: Path, job: str) -> tuple[Rig, list[ScriptedDevice]]:
     """A run in the middle of its third round: one device has reported a part, the other nothing."""
-    rig = Rig.create(folder, TOML, NAMES)
+    rig = Rig.create(folder, job, NAMES)
     devices = [ScriptedDevice(name) for name in NAMES]
     work_until(rig, devices, 2)
     rig.begin_round(*NAMES)
@@ -44,12 +48,15 @@ def in_progress(folder: Path) -> tuple[Rig, list[ScriptedDevice]]:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[bytes], bytes]:
-    rig, devices = in_progress(tmp_path_factory.mktemp("uninterrupted"))
-    rig = run_to_end(rig, devices)
-    result = rig.ledger_bytes(), rig.job.state.digest
-    rig.database.close()
-    return result
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[list[bytes], bytes]]:
+    """The ledger and the hash of θ of each job, of a run that nothing interrupts."""
+    results = {}
+    for job in (TOML, UNCLIPPED):
+        rig, devices = in_progress(tmp_path_factory.mktemp("uninterrupted"), job)
+        rig = run_to_end(rig, devices)
+        results[job] = rig.ledger_bytes(), rig.job.state.digest
+        rig.database.close()
+    return results
 
 
 def written_by(version: str, source: str, target: str) -> None:
@@ -74,7 +81,8 @@ def written_by(version: str, source: str, target: str) -> None:
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
 @pytest.mark.parametrize("version", EARLIER)
 def test_a_run_in_progress_goes_on(version, kind, uninterrupted, tmp_path, request):
-    rig, devices = in_progress(tmp_path)
+    job = TOML if version >= FIRST_WITH_SCALES else UNCLIPPED
+    rig, devices = in_progress(tmp_path, job)
     rig.database.close()
     postgres = kind == "postgresql"
     url = request.getfixturevalue("postgres").create_database() if postgres else f"sqlite:///{tmp_path / 'old.db'}"
@@ -83,6 +91,6 @@ def test_a_run_in_progress_goes_on(version, kind, uninterrupted, tmp_path, reque
     upgraded = run_to_end(upgraded, devices)
 
     assert upgraded.record.state == JobState.DONE
-    assert (upgraded.ledger_bytes(), upgraded.job.state.digest) == uninterrupted
+    assert (upgraded.ledger_bytes(), upgraded.job.state.digest) == uninterrupted[job]
     assert not any(device.journal for device in devices)
     upgraded.database.close()

@@ -34,7 +34,7 @@ async def test_another_generator_of_directions_is_refused(device, version):
     status, reason, words = await refusal(device.check_in(generator_version=version))
 
     assert (status, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "generator-version")
-    assert f"generator {version}" in words
+    assert f"generator version {version}" in words
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,13 @@ async def test_a_held_device_gives_back_what_it_has_and_another_gets_it(device, 
 
     assert not answer.HasField("assignment")
     assert answer.open_assignments == [work.assignment_id]  # what is under way still counts
-    assert seeds_of(await other.assignment()) == seeds_of(work)[5:]
+    got: list[int] = []
+    while len(got) < len(seeds_of(work)[5:]):  # at most half of a round at once
+        part = await other.assignment()
+        assert seeds_of(part)
+        got += seeds_of(part)
+        await other.finish(part)
+    assert sorted(got) == sorted(seeds_of(work)[5:])
 
 
 async def test_a_device_gets_nothing_of_a_job_that_its_owner_does_not_allow(server, device):
