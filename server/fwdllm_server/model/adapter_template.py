@@ -33,7 +33,7 @@ _TASK_TYPES = {CLASSIFICATION: ("SEQ_CLS", AutoModelForSequenceClassification)}
 _SPANS = ("QUESTION_ANS", AutoModelForQuestionAnswering)
 _WITH_BOTTLENECKS = '''"""{model} of transformers with a bottleneck behind some of its modules."""
 
-from transformers import {config}, {model}
+from transformers import MODEL_MAPPING, {config}, {model}
 
 from .modeling_fwdllm import insert_bottlenecks
 
@@ -52,6 +52,10 @@ class BottleneckModel({model}):
     def __init__(self, config):
         super().__init__(config)
         insert_bottlenecks(self, config.bottlenecks)
+
+
+# Decoders with a head look up the model below it by their configuration.
+MODEL_MAPPING.register(BottleneckConfig, MODEL_MAPPING[{config}], exist_ok=True)
 '''
 
 

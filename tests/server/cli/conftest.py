@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import structlog
 from server.cli.scripted import Scripted
 from server.rpc.loopback import bound, make_home
 
@@ -16,6 +19,14 @@ from fwdllm_server.config.home import ServerHome
 from fwdllm_server.rpc.grpc_server import Servers
 
 _C_CORE = re.compile(r"[IWE]\d{4} \d\d:\d\d:\d\d\.\d+ ")
+
+
+@pytest.fixture(autouse=True)
+def no_debug_lines() -> Iterator[None]:
+    """The service runs in this process: without ``--verbose`` a server's debug lines are not shown."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.INFO))
+    yield
+    structlog.reset_defaults()
 
 
 @dataclass
