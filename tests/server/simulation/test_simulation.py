@@ -218,7 +218,7 @@ def test_the_curve_of_the_store_counts(simulate, tmp_path, damage):
 def test_a_folder_holds_one_simulation(simulate, place, tmp_path):
     simulate("run", VARIED).close()
 
-    with pytest.raises(BadInputError, match="a simulation with other devices; choose another folder, or go on"):
+    with pytest.raises(BadInputError, match="a simulation with other devices; choose another folder, or continue"):
         simulate("run", {**VARIED, "alpha": 0.6})
     with pytest.raises(BadInputError, match="with another job file;"):
         simulate("run", VARIED, count=5)
@@ -279,6 +279,7 @@ def test_a_job_whose_rounds_are_abandoned_fails_each_time(simulate):
         run.close()
 
 
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_the_adapter_is_peft_s(simulate, tmp_path):
     run = simulate("run")
     run.run(silently)
