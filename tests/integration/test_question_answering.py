@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import grpc
 from helpers.serving import refusal, serving
 from helpers.tiny_job import job_toml
 from helpers.tiny_questions import save_encoder, write_questions
@@ -40,10 +39,11 @@ async def test_agents_with_questions_bring_a_job_to_its_end(quick: None, tmp_pat
             if job.HasField("initial_evaluation"):
                 break
         labelled = await server.device("labelled")
-        assert await refusal(labelled.check_in()) == (
-            grpc.StatusCode.FAILED_PRECONDITION,
-            "unknown-task",
-            f"job tiny is for {TASK}, the data of this device for classification; check --task",
+        answer = await labelled.check_in()
+        assert not answer.HasField("assignment")
+        assert answer.message == (
+            "this device cannot take part in any running job: tiny: "
+            f"the job is for {TASK}, the data of this device is for classification"
         )
         for changes, words in (
             ({"task": TASK}, f"number of labels for {TASK} is 3; 0 to 0 are allowed"),
