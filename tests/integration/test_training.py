@@ -135,14 +135,13 @@ async def call_of(call):
 
 
 async def test_a_job_that_failed_can_be_resumed_once_its_cause_is_mended(start, workplace, folder, clock):
-    server = await start(accept_s=5, max_abandoned=0)
+    server = await start(deadline_s=100, assignment_s=1000, max_abandoned=0)
     device = await server.device("device-1")
-    await device.check_in()
-    await server.until(lambda job: job.round.phase == "assigned")
-    clock.now += 10
+    await device.assignment()
+    clock.now += 101
     server.coordinator.wake()
     failed = await server.until_state(JOB_STATE_FAILED)
-    assert "only 0 of 1 devices fetched their assignment" in failed.message
+    assert "deadline: 0 of 20 directions are in" in failed.message
     resumed = await server.operator.ResumeJob(RUN)
 
     assert (resumed.state, resumed.message) == (JOB_STATE_RUNNING, "")
