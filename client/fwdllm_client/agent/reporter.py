@@ -14,7 +14,6 @@ from fwdllm_client.agent.effort import effort_message
 from fwdllm_client.agent.journal import Entry, Journal
 from fwdllm_client.connection.retry import Retry
 from fwdllm_client.connection.transport import CallFailedError, Coordinator, Stream
-from fwdllm_common.packing import halves
 
 
 class Reporter:
@@ -147,6 +146,9 @@ class Reporter:
             effort=effort_message(entry.cost, self._coordinator.traffic),
         )
         if entry.packed:
+            # Imported on demand: an agent without work does not load numpy.
+            from fwdllm_common.packing import halves
+
             message.halves = halves(entry.derivatives)
         else:
             message.derivatives.extend(entry.derivatives)

@@ -41,7 +41,7 @@ def export(
     folder: FolderOption = DEFAULT_FOLDER,
     json: JsonOption = False,
 ) -> None:
-    """Write the trained model into a new folder, with its tokenizer and a card."""
+    """Write the trained model into a new folder. Its tokenizer and a card come with it."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise BadInputError(f"{out} exists and is not an empty folder; choose another with --out")
     # The rename below makes the export atomic: the folder appears complete or not at all.

@@ -38,7 +38,7 @@ def history(
     json: JsonOption = False,
     table: Annotated[bool, typer.Option("--csv", help="Print CSV, for spreadsheets and pandas.")] = False,
 ) -> None:
-    """Show every version of a job's model: its round, what it cost, and what it was worth on the held-out rows."""
+    """Show every version of a job's model. Of each: its round, what it cost, and its worth on the held-out rows."""
     if json and table:
         raise BadInputError("say --json or --csv, not both")
     with operator_service(folder) as service:
@@ -57,7 +57,7 @@ def history(
 
 
 def spec(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
-    """Show what a job runs: its file with every default and its preset filled in."""
+    """Show what a job runs. That is its file, with every default and its preset filled in."""
     with operator_service(folder) as service:
         found = service.GetJobSpec(GetJobRequest(job=job), timeout=ANSWER_S)
     resolved: dict[str, Any] = json_format.loads(found.resolved_json)
