@@ -14,6 +14,7 @@ from helpers.serving import Clock, ScriptedDevice, Serving, derivative, seeds_of
 from prometheus_client.parser import text_string_to_metric_families
 
 from fwdllm.v1.conditions_pb2 import HOLD_LOW_BATTERY, HOLD_METERED, Conditions
+from fwdllm.v1.device_pb2 import AssignmentFailure
 from fwdllm_server.coordinator.health import Health
 from fwdllm_server.metrics.state import DEFINITIONS
 from fwdllm_server.rounds.stalled import STALLED_S
@@ -92,6 +93,17 @@ async def test_numbers_are_those_of_the_job(port: Port, server: Serving, device:
         assert ("fwdllm_round_variance_threshold", frozenset(of_job.items())) not in found.samples
 
 
+async def test_refusals_of_devices_are_counted(port: Port, server: Serving, device: ScriptedDevice) -> None:
+    async with port.health.watching():
+        assignment = await device.assignment()
+        refusal = AssignmentFailure(
+            assignment_id=assignment.assignment_id, code="not-allowed", message="it asks for scalars over 1 rows"
+        )
+        await device.check_in(failures=[refusal])
+        found, job = await port.scrape(), await server.job()
+        assert found.value("fwdllm_job_devices_failing", code="not-allowed", job_id=job.job_id) == 1
+
+
 async def test_held_and_refused_devices_say_why(port: Port, device: ScriptedDevice, other: ScriptedDevice) -> None:
     async with port.health.watching():
         await device.check_in(conditions=Conditions(holds=[HOLD_LOW_BATTERY, HOLD_METERED]))
@@ -130,7 +142,10 @@ async def test_promtool_finds_nothing_to_say(port: Port, server: Serving, device
         await work_until_done(server, device)
         found = await port.scrape()
     shown = {name for name, _ in found.samples}
-    assert {each.name for each in DEFINITIONS} - shown == {"fwdllm_round_variance_threshold"}
+    assert {each.name for each in DEFINITIONS} - shown == {
+        "fwdllm_round_variance_threshold",
+        "fwdllm_job_devices_failing",
+    }
     ours = re.sub(r"^(# \w+ )?(process|python)_.*\n", "", found.text, flags=re.MULTILINE)
     done = subprocess.run([promtool, "check", "metrics"], input=ours, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")

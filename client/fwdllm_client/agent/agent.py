@@ -81,7 +81,7 @@ def run_agent(
             closing(Journal(home.journal)) as journal,
             closing(SentLog(home.sent)) as sent_log,
         ):
-            coordinator = RecordingCoordinator(connection, sent_log, settings.least_rows)
+            coordinator = RecordingCoordinator(connection, sent_log, settings.privacy)
 
             def new_reporter() -> Reporter:
                 return Reporter(coordinator, journal, Retry(coordinator.address, stop))
@@ -93,15 +93,15 @@ def run_agent(
                 training_rows=profile.training_examples,
                 validation_rows=profile.validation_examples,
                 labels=len(profile.labels),
-                least_rows=settings.least_rows.description,
+                privacy=settings.privacy.description,
                 feature_sums="never sent" if policy.class_rows is None else f"of {policy.class_rows} rows or more",
             )
             notify("READY=1")
-            if settings.least_rows.is_shortened_for(profile.training_examples):
+            if settings.privacy.min_batch_rows.is_shortened_for(profile.training_examples):
                 _log.warning(
                     "this device has few rows; every scalar is computed over all of them",
                     training_rows=profile.training_examples,
-                    usual=settings.least_rows.minimum,
+                    usual=settings.privacy.min_batch_rows.minimum,
                 )
             # Only a warning: this device's clock may be wrong, and the coordinator's clock decides.
             if identity.expires_unix_s <= time.time():
@@ -161,6 +161,7 @@ def _work(
     from fwdllm_client.agent.energy import energy_of_this_machine
     from fwdllm_client.agent.feature_sums import FeatureSums
     from fwdllm_client.agent.job_models import JobModels
+    from fwdllm_client.agent.measured import MeasuredDirections
     from fwdllm_client.agent.self_test import SelfTest
     from fwdllm_client.agent.watch import watching
     from fwdllm_client.agent.worker import LocalCompute
@@ -169,12 +170,14 @@ def _work(
 
     return_freed_memory_to_system()
     retry = Retry(coordinator.address, stop)
-    class_rows = None if policy.class_rows is None else max(policy.class_rows, settings.least_rows.minimum)
+    class_rows = None if policy.class_rows is None else max(policy.class_rows, settings.privacy.min_batch_rows.minimum)
     return AssignmentWork(
         ArtifactCache(quota, coordinator, retry),
         Weights(quota.weights, coordinator, retry),
         journal,
-        lambda bundle: LocalCompute(bundle, data.source, data.validation_fraction, quota, threads, settings.least_rows),
+        lambda bundle: LocalCompute(
+            bundle, data.source, data.validation_fraction, quota, threads, settings.privacy.min_batch_rows
+        ),
         new_reporter,
         stop,
         permission,
@@ -182,6 +185,8 @@ def _work(
         feature_sums=None if class_rows is None else FeatureSums(coordinator, retry, class_rows),
         self_test=SelfTest(coordinator, retry),
         models=JobModels(home.job_models),
+        measured=MeasuredDirections(home.measured, settings.privacy.max_directions),
+        check_labels=settings.privacy.check_labels,
         watch=watching,
     )
 

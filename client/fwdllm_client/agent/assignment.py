@@ -21,6 +21,7 @@ from fwdllm_client.agent.failures import WorkFailedError
 from fwdllm_client.agent.feature_sums import FeatureSums
 from fwdllm_client.agent.job_models import JobModels
 from fwdllm_client.agent.journal import Entry, Journal
+from fwdllm_client.agent.measured import MeasuredDirections
 from fwdllm_client.agent.reporter import Reporter
 from fwdllm_client.agent.self_test import SelfTest
 from fwdllm_client.agent.session import AT_ONCE
@@ -93,6 +94,8 @@ class AssignmentWork:
     :param feature_sums: sends per-class sums of features; None where the device's owner does not allow them.
     :param self_test: tells the coordinator what this device's scalars on a bundle are worth; None for not at all.
     :param models: which model each job has; None for whichever it names.
+    :param measured: bounds what is measured at one θ; None for no bound.
+    :param check_labels: raises where the owner does not allow a job's labels.
     :param watch: ends the runs of the engine when the agent may not go on.
     """
 
@@ -110,6 +113,8 @@ class AssignmentWork:
         feature_sums: FeatureSums | None = None,
         self_test: SelfTest | None = None,
         models: JobModels | None = None,
+        measured: MeasuredDirections | None = None,
+        check_labels: Callable[[Sequence[str]], None] = lambda _labels: None,
         watch: Watching = _unwatched,
     ) -> None:
         self._artifacts = artifacts
@@ -124,6 +129,8 @@ class AssignmentWork:
         self._feature_sums = feature_sums
         self._self_test = self_test
         self._models = models
+        self._measured = measured
+        self._check_labels = check_labels
         self._watch = watch
         self._tested = ""
         self._bundle = ""
@@ -165,6 +172,8 @@ class AssignmentWork:
         engine = self._engine_for(bundle)
         if (answer := self._test(assignment, bundle, engine)) is not None and not answer.usable:
             return answer.next
+        if self._measured is not None:
+            assignment = self._measured.admit(assignment)
         started = self._clock()
         with self._new_reporter() as reporter:
             for entry in self._entries(assignment, header, bundle.manifest.layout, theta, engine, deadline, reporter):
@@ -232,7 +241,9 @@ class AssignmentWork:
             self._models.check(assignment)
         if self._bundle != assignment.manifest_sha256.hex():
             self._engine = None
-        return self._artifacts.bundle(assignment.manifest_sha256, self._check_cancelled(assignment))
+        bundle = self._artifacts.bundle(assignment.manifest_sha256, self._check_cancelled(assignment))
+        self._check_labels(bundle.manifest.labels)
+        return bundle
 
     def _engine_for(self, bundle: Bundle) -> Compute:
         if self._engine is None:

@@ -14,7 +14,7 @@ from fwdllm_client.data import Dataset, Source
 from fwdllm_client.data.split import split
 from fwdllm_client.engine import ClassSum, DeviceEngines, DirectionTask, distinct_rows
 from fwdllm_client.engine.audit import audit
-from fwdllm_client.policy.policy import LeastRows
+from fwdllm_client.policy.policy import MinBatchRows
 from fwdllm_common.canary import Canary, signal_to_noise
 from fwdllm_common.counts import Counts
 from fwdllm_common.layout import Float32Vector
@@ -26,7 +26,7 @@ _log = structlog.get_logger()
 class LocalCompute:
     """The engine for one bundle on the rows of ``source``, a fraction of which is held out for evaluation.
 
-    Its caches count towards ``quota``. Every scalar is over at least ``least_rows`` rows. ``threads`` of 0 means as
+    Its caches count towards ``quota``. Every scalar is over at least ``min_batch_rows`` rows. ``threads`` of 0 means as
     many as tuning finds worthwhile.
 
     :raises NotAllowedError: a graph of the bundle is not what a device runs.
@@ -41,7 +41,7 @@ class LocalCompute:
         validation_fraction: float,
         quota: CacheQuota,
         threads: int,
-        least_rows: LeastRows,
+        min_batch_rows: MinBatchRows,
     ) -> None:
         _log.debug("auditing the graphs", bundle=bundle.sha256)
         audit(bundle.folder, bundle.manifest)
@@ -57,7 +57,7 @@ class LocalCompute:
         quota.reserve(bundle.sha256, sizes, self._engines.files)
         self._tuning = self._engines.tuner.tuning()
         self._engine = self._engines.open(self._tuning)
-        self._engine.require(least_rows.of(distinct_rows(dataset, self._training)))
+        self._engine.require(min_batch_rows.of(distinct_rows(dataset, self._training)))
         _log.info("model loaded", training_rows=len(self._training), validation_rows=len(self._validation))
 
     @property

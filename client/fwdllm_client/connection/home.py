@@ -54,6 +54,7 @@ class ClientHome:
         self.choices = folder / "choices.json"
         self.sent = folder / "sent.sqlite"
         self.job_models = folder / "job-models.json"
+        self.measured = folder / "measured.sqlite"
         self.notes = folder / "notes.json"
         self._identity = folder / "identity.json"
         self.key = folder / "key.pem"
@@ -163,9 +164,10 @@ class ClientHome:
         :raises StorageError: a file cannot be deleted.
         """
         journal = [self.journal.with_name(self.journal.name + end) for end in ("", "-wal", "-shm")]
+        records = (self.choices, self.job_models, self.measured, self.notes)
         try:
             keys = (self.key, self._new_key, self.certificate, self._ca)
-            for path in (self._identity, self._renewed, *keys, *journal, self.choices, self.job_models, self.notes):
+            for path in (self._identity, self._renewed, *keys, *journal, *records):
                 path.unlink(missing_ok=True)
             if self.cache.exists():
                 shutil.rmtree(self.cache)

@@ -8,18 +8,18 @@ from collections.abc import Iterator
 from fwdllm.v1 import device_pb2
 from fwdllm_client.connection.sent_log import SentLog
 from fwdllm_client.connection.transport import CallFailedError, Coordinator, Stream
-from fwdllm_client.policy.policy import LeastRows
+from fwdllm_client.policy.policy import Privacy
 
 
 class RecordingCoordinator:
-    """Passes messages on to ``coordinator`` once they are in the ``log``. ``least_rows`` appears in the log's text."""
+    """Passes messages on to ``coordinator`` once they are in the ``log``, whose text has the bounds of ``privacy``."""
 
-    def __init__(self, coordinator: Coordinator, log: SentLog, least_rows: LeastRows = LeastRows()) -> None:  # noqa: B008 - frozen
+    def __init__(self, coordinator: Coordinator, log: SentLog, privacy: Privacy = Privacy()) -> None:  # noqa: B008 - frozen
         self.address = coordinator.address
         self.traffic = coordinator.traffic
         self._coordinator = coordinator
         self._log = log
-        self._least_rows = least_rows.description
+        self._privacy = privacy
         self._work: dict[str, tuple[str, int]] = {}
 
     def check_in(self, request: device_pb2.CheckInRequest) -> device_pb2.CheckInResponse:
@@ -90,7 +90,10 @@ class RecordingCoordinator:
 
     def _noted(self, request: device_pb2.ReportRequest) -> device_pb2.ReportRequest:
         work = self._of(request.assignment_id)
-        derivatives = f"directional derivatives of the loss over {self._least_rows}, and the effort they took"
+        derivatives = (
+            f"directional derivatives of the loss over {self._privacy.min_batch_rows.description}; of a "
+            f"block at one θ there are at most {self._privacy.max_directions}; and the effort they took"
+        )
         count = len(request.derivatives) + len(request.halves) // 2
         self._log.add(f"scalars {request.assignment_id}", derivatives, *work, count)
         if request.HasField("evaluation"):

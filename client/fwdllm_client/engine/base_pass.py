@@ -54,7 +54,7 @@ class Rows:
 
     ``tokens_per_run`` is the most tokens (copies × rows × length) that go through the model together.
     ``check_cancelled`` is called before every unperturbed run; what it raises ends the work.
-    No derivative is of a batch with fewer than ``least_rows`` distinct rows.
+    No derivative is of a batch with fewer than ``min_batch_rows`` distinct rows.
     """
 
     chain: StageChain
@@ -64,7 +64,7 @@ class Rows:
     cost: PassCost
     tokens_per_run: int
     check_cancelled: Callable[[], None] = always
-    least_rows: int = 1
+    min_batch_rows: int = 1
 
 
 class BasePass:

@@ -66,6 +66,15 @@ def same_rows(run_key: int, rows: RowIndices, batch_size: int) -> RowIndices:
     return sample_rows(run_key, 0, rows, batch_size)
 
 
+def nested_size(size: int, rows: int, step: int) -> int:
+    """Return the size of a batch of about ``size`` of the ``rows`` that begins with the same rows each time.
+
+    Two sizes differ by ``step`` rows or more, so that no difference of two batches is of fewer rows.
+    """
+    below = min(size, rows - step) // step * step
+    return rows if size >= rows or below < step else below
+
+
 def padded_lengths(lengths: NDArray[np.int64], max_tokens: int) -> NDArray[np.int64]:
     """Return each row's padded length, int64 ``[rows]``: the next multiple of 8, at most ``max_tokens``."""
     buckets = -(-lengths // _BUCKET_TOKENS) * _BUCKET_TOKENS

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fwdllm.v1 import device_pb2
 from fwdllm_client.data.split import RowIndices
 from fwdllm_client.engine.base_pass import BasePass, Rows
-from fwdllm_client.engine.batches import distinct_rows, same_rows, sample_rows
+from fwdllm_client.engine.batches import distinct_rows, nested_size, same_rows, sample_rows
 from fwdllm_client.engine.runs import RunInputs, TiledBatch, copies_per_run, run_groups
 from fwdllm_client.engine.stages import Float32
 from fwdllm_common.errors import BadInputError, NotAllowedError
@@ -128,9 +128,11 @@ def directional_derivatives(
 
 def _batch(shared: Rows, run_key: int, task: DirectionTask, rows: RowIndices) -> RowIndices:
     """Return the rows of ``task``, and as many more as it takes until the least number of them differ."""
-    least, size = shared.least_rows, task.batch_size
+    least, size = shared.min_batch_rows, task.batch_size
     if size < least:
         raise NotAllowedError(f"it asks for scalars over {size} rows, this device gives them over {least} or more")
+    if task.same_rows:
+        size = nested_size(size, len(rows), least)
     while True:
         batch = replace(task, batch_size=size).batch(run_key, rows)
         missing = least - distinct_rows(shared.dataset, batch)

@@ -65,9 +65,9 @@ class Engine:
         """Call ``check_cancelled`` before every unperturbed run from now on; its exception ends the work."""
         self._shared.check_cancelled = check_cancelled
 
-    def require(self, least_rows: int) -> None:
-        """Refuse directions on a batch of fewer than ``least_rows`` distinct rows from now on."""
-        self._shared.least_rows = least_rows
+    def require(self, min_batch_rows: int) -> None:
+        """Refuse directions on a batch of fewer than ``min_batch_rows`` distinct rows from now on."""
+        self._shared.min_batch_rows = min_batch_rows
 
     def derivatives(
         self, theta: Float32, directions: AnyDirections, task: DirectionTask, rows: RowIndices

@@ -1,14 +1,12 @@
-"""The owner's privacy policy: the fewest rows over which scalars and sums of features are computed.
-
-See docs/security.md.
-"""
+"""The owner's privacy policy: what may be asked of the device's rows (docs/privacy.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fwdllm_common.errors import BadInputError
+from fwdllm_common.errors import BadInputError, NotAllowedError
+from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.protocol import FEATURE_SUMS, MIN_CLASS_ROWS
 
 USUAL = 8
@@ -16,7 +14,7 @@ USUAL = 8
 
 
 @dataclass(frozen=True)
-class LeastRows:
+class MinBatchRows:
     """A minimum of distinct rows; a device with fewer uses all of its rows, unless its owner has ``insisted``."""
 
     minimum: int = USUAL
@@ -35,6 +33,36 @@ class LeastRows:
         """The minimum in words, for the device's owner."""
         otherwise = "" if self.insisted else ", or over all of a device with fewer"
         return f"{self.minimum} distinct rows or more{otherwise}"
+
+
+@dataclass(frozen=True)
+class Privacy:
+    """The section ``[privacy]`` of the owner's settings.
+
+    A scalar is over ``min_batch_rows``; a block is measured along at most ``max_directions`` at one θ of a job; a job
+    learns only ``labels``, None for any.
+    """
+
+    min_batch_rows: MinBatchRows = MinBatchRows()
+    max_directions: int = MAX_DIRECTIONS
+    labels: frozenset[str] | None = None
+
+    def check_labels(self, asked: Sequence[str]) -> None:
+        """Check that a job learns no other labels than those that the owner allows.
+
+        :raises NotAllowedError: it learns another one.
+        """
+        if self.labels is not None and (others := [label for label in asked if label not in self.labels]):
+            raise NotAllowedError(f"it learns the label {others[0][:64]!r}, which this device's owner has not allowed")
+
+    @property
+    def description(self) -> str:
+        """All of it in words, for the device's owner."""
+        labels = "any labels" if self.labels is None else f"the labels {', '.join(sorted(self.labels))} alone"
+        return (
+            f"every scalar is over {self.min_batch_rows.description}; at most {self.max_directions} directions of a "
+            f"block at one θ; jobs with {labels}"
+        )
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fwdllm_client.conditions import Rules
-from fwdllm_client.policy.policy import LeastRows
+from fwdllm_client.policy.policy import MinBatchRows, Privacy
 from fwdllm_common.errors import BadInputError
 
 _GB = 10**9
+_PRIVACY = ("min_batch_rows", "max_directions", "labels")
 
 
 @dataclass(frozen=True)
@@ -21,12 +22,12 @@ class Settings:
     """The settings of an agent.
 
     ``rules`` are the section ``[conditions]``. ``cache_limit_bytes`` is ``limit_gb`` in ``[cache]``, the disk quota of
-    models and files derived from them. ``least_rows`` is ``least_rows`` in ``[privacy]``.
+    models and files derived from them. ``privacy`` is the section ``[privacy]``.
     """
 
     rules: Rules = Rules()  # noqa: RUF009 - frozen
     cache_limit_bytes: int = 16 * _GB
-    least_rows: LeastRows = LeastRows()  # noqa: RUF009 - frozen
+    privacy: Privacy = Privacy()  # noqa: RUF009 - frozen
 
     @classmethod
     def load(cls, path: Path) -> Settings:
@@ -45,16 +46,31 @@ class Settings:
         limit_gb = _section(table, "cache", ["limit_gb"], path).get("limit_gb", cls.cache_limit_bytes / _GB)
         if isinstance(limit_gb, bool) or not isinstance(limit_gb, int | float) or not 0 < limit_gb < 1e9:
             raise BadInputError(f"{path}: [cache] limit_gb is {limit_gb!r}; use a number above 0")
-        return cls(rules, int(limit_gb * _GB), _least_rows(_section(table, "privacy", ["least_rows"], path), path))
+        return cls(
+            rules, int(limit_gb * _GB), _privacy(_section(table, "privacy", _PRIVACY, path), f"{path}: [privacy] ")
+        )
 
 
-def _least_rows(section: Mapping[str, Any], path: Path) -> LeastRows:
-    if "least_rows" not in section:
-        return LeastRows()
-    rows = section["least_rows"]
-    if isinstance(rows, bool) or not isinstance(rows, int) or not 1 <= rows <= 65536:
-        raise BadInputError(f"{path}: [privacy] least_rows is {rows!r}; use a whole number from 1 to 65536")
-    return LeastRows(rows, insisted=True)
+def _privacy(section: Mapping[str, Any], where: str) -> Privacy:
+    privacy = Privacy()
+    if "min_batch_rows" in section:
+        rows = _whole_number(section, "min_batch_rows", 65536, where)
+        privacy = replace(privacy, min_batch_rows=MinBatchRows(rows, insisted=True))
+    if "max_directions" in section:
+        privacy = replace(privacy, max_directions=_whole_number(section, "max_directions", 1 << 30, where))
+    if "labels" in section:
+        labels = section["labels"]
+        if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+            raise BadInputError(f'{where}labels is {labels!r}; use a list such as ["sport", "politics"]')
+        privacy = replace(privacy, labels=frozenset(labels))
+    return privacy
+
+
+def _whole_number(section: Mapping[str, Any], name: str, most: int, where: str) -> int:
+    value = section[name]
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise BadInputError(f"{where}{name} is {value!r}; use a whole number from 1 to {most}")
+    return value
 
 
 def _check_keys(table: Mapping[str, Any], names: Iterable[str], where: str) -> None:

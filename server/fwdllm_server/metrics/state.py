@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR
 from fwdllm_server.config.server_config import CheckInSection
+from fwdllm_server.rounds.failing import failing_devices
 from fwdllm_server.store import efforts, jobs, ledger, rounds, scalars
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.rounds import Phase
@@ -111,6 +112,12 @@ PEAK_MEMORY = Definition(
     "fwdllm_device_peak_memory_bytes", "gauge", "Largest resident memory of the job's agents.", _JOB
 )
 REPORTING = Definition("fwdllm_job_devices", "gauge", "Devices that have reported to the job.", _JOB)
+FAILING = Definition(
+    "fwdllm_job_devices_failing",
+    "gauge",
+    "Devices that cannot do the job or refuse it, by the code of the last reason.",
+    (*_JOB, "code"),
+)
 
 DEFINITIONS = tuple(value for value in globals().values() if isinstance(value, Definition))
 
@@ -152,6 +159,7 @@ def read(connection: Connection, check_in: CheckInSection, now: float) -> list[M
     for record in records:
         if record.ended_at is None or record.ended_at > now - SHOWN_S:
             _add_job(connection, found, record)
+            _add_failures(connection, found, record, now)
     return found.all()
 
 
@@ -189,6 +197,12 @@ def _add_job(connection: Connection, found: _Families, record: JobRecord) -> Non
     found.add(PASSES, spent.example_passes, *job)
     found.add(PEAK_MEMORY, spent.peak_rss_bytes, *job)
     found.add(REPORTING, spent.devices, *job)
+
+
+def _add_failures(connection: Connection, found: _Families, record: JobRecord, now: float) -> None:
+    failures = failing_devices(connection, record.id, now).values()
+    for code, count in Counter(failure.code for failure in failures).items():
+        found.add(FAILING, count, record.id, record.name, code)
 
 
 def _rejected(record: JobRecord) -> Iterator[tuple[str, int]]:

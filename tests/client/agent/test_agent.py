@@ -280,9 +280,28 @@ def test_a_batch_of_one_row_is_refused(home, source, assignment, coordinator, ne
 
 
 def test_an_owner_may_ask_for_more_rows(home, source, assignment, coordinator, new_stop):
-    (home.folder / "client.toml").write_text(home.settings.read_text() + "[privacy]\nleast_rows = 9\n")
+    (home.folder / "client.toml").write_text(home.settings.read_text() + "[privacy]\nmin_batch_rows = 9\n")
     with pytest.raises(NotAllowedError, match="over 8 rows, this device gives them over 9 or more"):
         run_agent(home, LocalData(source, 0.25), new_stop(last=3), threads=1, once=True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ("max_directions = 22", "asks for 23 directions of the block 'head' at one θ, this device measures at most 22"),
+        ('labels = ["a", "b"]', "it learns the label 'c', which this device's owner has not allowed"),
+    ],
+)
+def test_what_the_owner_does_not_allow_is_refused_and_the_coordinator_told(
+    home, source, assignment, coordinator, new_stop, setting, why
+):
+    (home.folder / "client.toml").write_text(f"{home.settings.read_text()}[privacy]\n{setting}\n")
+    with pytest.raises(NotAllowedError, match=why):
+        run_agent(home, LocalData(source, 0.25), new_stop(last=3), threads=1, once=True)
+    assert coordinator.reports == []
+    ((told,),) = [request.failures for request in coordinator.check_ins if request.failures]
+    assert told.code == "not-allowed"
+    assert why in told.message
 
 
 @pytest.fixture

@@ -231,6 +231,8 @@ def test_status(home, coordinator, capsys):
         "waits_for": None,
         "failed": [],
         "scalars_over": "8 distinct rows or more, or over all of a device with fewer",
+        "max_directions": 65536,
+        "labels": None,
         "last_round": None,
         "unacknowledged_scalars": 3,
         "cache_bytes": 100,

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from client.engine.tiny_bundle import make_dataset
@@ -8,6 +10,7 @@ from fwdllm_client.engine.batches import (
     Group,
     group_by_doubling,
     group_by_length,
+    nested_size,
     padded_lengths,
     same_rows,
     sample_rows,
@@ -83,3 +86,15 @@ def test_groups_by_doubling_hold_every_row_once_within_bounds(lengths, budget):
         its = padded[group.rows - 100]
         assert its.max() == group.tokens <= 2 * its.min()
         assert len(its) == 1 or len(its) * group.tokens <= budget
+
+
+@given(rows=st.integers(1, 200), step=st.integers(1, 32))
+def test_nested_batches_differ_by_no_few_rows(rows, step):
+    sizes = sorted({nested_size(size, rows, min(step, rows)) for size in range(min(step, rows), 260)})
+    assert sizes[-1] == rows
+    assert all(after - before >= step for before, after in itertools.pairwise(sizes))
+
+
+def test_a_nested_batch_has_about_the_size_that_is_asked_for():
+    assert [nested_size(size, 37, 8) for size in (8, 15, 16, 32, 36, 37, 64)] == [8, 8, 16, 24, 24, 37, 37]
+    assert nested_size(8, 12, 8) == 12
