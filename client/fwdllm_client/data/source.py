@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fwdllm_common.manifest import Manifest
-
 if TYPE_CHECKING:
     from fwdllm_client.data.dataset import Dataset
+    from fwdllm_common.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from fwdllm_client.data.source import Source
 from fwdllm_common.counts import Counts
 from fwdllm_common.errors import BadInputError
-from fwdllm_common.manifest import Manifest
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from fwdllm_client.data.dataset import Dataset
     from fwdllm_client.data.split import RowIndices
     from fwdllm_client.tasks.loss_graph import LossGraph
+    from fwdllm_common.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from fwdllm_client.data.records import RecordFile, text_of
 from fwdllm_client.tasks.classification.rows import DataSource, Row
 from fwdllm_client.tasks.task import Prediction, RowOptions, Task
 from fwdllm_common.counts import Counts
-from fwdllm_common.manifest import Manifest
 from fwdllm_common.task import CLASSIFICATION
 
 if TYPE_CHECKING:
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from fwdllm_client.data.dataset import Dataset
     from fwdllm_client.data.split import RowIndices
     from fwdllm_client.tasks.loss_graph import LossGraph
+    from fwdllm_common.manifest import Manifest
 
 __all__ = ["TASK", "Classification", "DataSource", "Row"]
 

@@ -13,11 +13,11 @@ from fwdllm_client.data.readers import Column
 from fwdllm_client.data.records import LeftOut, RecordFile, filled, text_of
 from fwdllm_client.data.source import Contents, Source
 from fwdllm_common.errors import BadInputError
-from fwdllm_common.manifest import Manifest
 from fwdllm_common.task import CLASSIFICATION
 
 if TYPE_CHECKING:
     from fwdllm_client.data.dataset import Dataset
+    from fwdllm_common.manifest import Manifest
 
 _SEPARATORS = ("[SEP]", "</s>")
 _log = structlog.get_logger()

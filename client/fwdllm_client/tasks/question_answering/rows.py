@@ -14,11 +14,11 @@ from fwdllm_client.data.records import TABLES, LeftOut, RecordFile, filled, text
 from fwdllm_client.data.source import Contents, Source
 from fwdllm_client.tasks.question_answering.squad_file import read_questions
 from fwdllm_common.errors import BadInputError
-from fwdllm_common.manifest import Manifest
 from fwdllm_common.task import QUESTION_ANSWERING
 
 if TYPE_CHECKING:
     from fwdllm_client.data.dataset import Dataset
+    from fwdllm_common.manifest import Manifest
 
 COLUMNS = ("question", "context", "answer_start", "answer")
 _COLUMNS = (
