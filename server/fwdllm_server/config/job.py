@@ -163,8 +163,8 @@ class HeldOutSection(_Section):
     """The coordinator's held-out rows, which no device sees: CSV, JSONL or Parquet; questions also in SQuAD's format.
 
     The columns of questions have fixed names, see ``fwdllm_client.tasks.question_answering.QuestionSource``. With
-    ``skip_incomplete`` rows without a text or a label are skipped. The share ``validation`` of the rows, drawn from all over the file, chooses the version that is exported; accuracies
-    are those of the other rows.
+    ``skip_incomplete`` rows without a text or a label are skipped. The share ``validation`` of the rows, drawn from all
+    over the file, chooses the version that is exported; accuracies are those of the other rows.
     """
 
     file: str
