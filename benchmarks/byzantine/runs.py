@@ -12,7 +12,7 @@ from typing import Any, Final, Literal, TypeAlias
 from benchmarks.convergence.jobs import job_of, to_toml
 from benchmarks.convergence.methods import Method
 from benchmarks.convergence.tasks import TaskFiles
-from fwdllm_client.data import DataSource
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.simulation.attacks import Attack
 from fwdllm_server.simulation.population import Population

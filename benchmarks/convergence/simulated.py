@@ -15,9 +15,9 @@ from benchmarks.convergence.methods import Method
 from benchmarks.convergence.progress import BEGUN, RESULT, SIMULATION, Clock, points_of, read
 from benchmarks.convergence.runs import Run, Settings, Show, check_recipe, population_of
 from benchmarks.convergence.tasks import TaskFiles
-from fwdllm_client.data import DataSource
 from fwdllm_client.data.dataset import Dataset
 from fwdllm_client.engine import Engine
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.errors import JobFailedError
 from fwdllm_server.simulation.simulation import Simulation
 

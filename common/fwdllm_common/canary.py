@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +31,13 @@ BlockScalars: TypeAlias = Mapping[str, Sequence[float]]
 class Canary:
     """The known-answer test of one bundle.
 
-    ``rows`` are token ids; ``labels`` are class indices, or the first and last token of each answer. ``theta`` is
+    ``rows`` are token ids; ``labels`` are the targets of all of them together, as the task has them. ``theta`` is
     float32 ``[d]``, ``epsilons`` the step size of each block; ``central`` selects central differences. ``expected`` are
     the scalars of the bundle, ``float32`` those of the model before quantisation; the coordinator computes both.
     """
 
     rows: Sequence[Sequence[int]]
-    labels: Sequence[int] | Sequence[Sequence[int]]
+    labels: Sequence[Any]
     theta: Float32Vector
     epsilons: Mapping[str, float]
     central: bool
@@ -68,7 +68,7 @@ class Canary:
             facts = json.loads(line)
             return cls(
                 rows=[[int(token) for token in row] for row in facts["rows"]],
-                labels=np.asarray(facts["labels"], dtype=np.int32).tolist(),
+                labels=_labels(facts["labels"]).tolist(),
                 theta=np.frombuffer(theta, dtype="<f4").astype(np.float32),
                 epsilons={str(block): float(value) for block, value in facts["epsilons"].items()},
                 central=bool(facts["central"]),
@@ -93,6 +93,12 @@ def _ratio(found: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
     if not np.isfinite(noise):
         return 0.0
     return min(MAX_SIGNAL_TO_NOISE, float(np.linalg.norm(expected)) / noise) if noise else MAX_SIGNAL_TO_NOISE
+
+
+def _labels(facts: Any) -> NDArray[Any]:
+    """Return the labels, int32, or float32 where one is no whole number."""
+    labels = np.asarray(facts)
+    return np.asarray(facts, dtype=np.float32 if labels.dtype.kind == "f" else np.int32)
 
 
 def _scalars(facts: Mapping[str, Sequence[float]]) -> BlockScalars:

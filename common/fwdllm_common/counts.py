@@ -14,6 +14,11 @@ class Counts(NamedTuple):
     total: int
     f1: float | None = None
 
+    def plus(self, other: Counts) -> Counts:
+        """Return the counts of both together."""
+        f1 = None if other.f1 is None else (self.f1 or 0.0) + other.f1
+        return Counts(self.correct + other.correct, self.total + other.total, f1)
+
     def to_message(self) -> device_pb2.EvaluationCounts:
         """Return the counts as a wire message."""
         return device_pb2.EvaluationCounts(correct=self.correct, total=self.total, f1=self.f1)

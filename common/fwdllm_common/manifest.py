@@ -28,7 +28,7 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import sha256_of
 from fwdllm_common.layout import Layout
 from fwdllm_common.prompt import Prompt
-from fwdllm_common.task import CLASSIFICATION, TASKS, Task
+from fwdllm_common.task import CLASSIFICATION, find_task
 
 MANIFEST_FORMAT = 1
 MANIFEST_FILE = "manifest.json"
@@ -67,7 +67,7 @@ class Stage:
 
     ``inputs`` are the graph's inputs, a subset of :data:`STAGE_INPUTS`: ``input_ids``, ``attention_mask`` int64
     ``[N, T]``; ``activation`` float32, the previous stage's output; ``theta`` float32 ``[P, block size]``, with N a
-    multiple of P and row n using copy n // (N / P); ``labels`` int64 ``[N]``, or ``[N, 2]`` where spans are answers.
+    multiple of P and row n using copy n // (N / P); ``labels``, whose shape ``[N, …]`` and dtype are the task's.
     The output is ``next_activation``, float32 ``[N, T, width]`` when ``per_token`` else ``[N, width]``; the last stage
     returns ``loss`` float32 ``[N]`` and ``logits`` float32 ``[N, labels]``, or ``[N, T, 2]``, instead (width is then
     the label count, or 2). ``weights`` is the graph's external data file, if it has one. ``multiplications`` is the
@@ -98,7 +98,7 @@ class Manifest:
     """Everything a device needs to compute a loss, by hash.
 
     ``max_tokens`` is the truncation length in tokens, ``pad_token_id`` the padding token. ``labels`` are the names of
-    the classes, by index; they exist if and only if the ``task`` is classification. The model reads each text inside
+    the classes, by index; they exist if and only if the ``task`` has them. The model reads each text inside
     the ``prompt``, if there is one. ``canary`` is the file of a known-answer test
     (:class:`fwdllm_common.canary.Canary`). With ``no_answer`` the model also learns questions without an answer.
     ``features`` is the width of the vector that the frozen stages return beside their activation, 0 if there is none.
@@ -112,7 +112,7 @@ class Manifest:
     stages: tuple[Stage, ...]
     prompt: Prompt | None = None
     canary: BundleFile | None = None
-    task: Task = CLASSIFICATION
+    task: str = CLASSIFICATION
     no_answer: bool = False
     features: int = 0
 
@@ -121,11 +121,12 @@ class Manifest:
             raise BadInputError("manifest: the first stage must be the frozen prefix and a block must follow")
         if [stage.block for stage in self.stages[self.frozen :]] != list(self.layout.blocks):
             raise BadInputError("manifest: the stages do not follow the blocks of the layout")
-        if self.task not in TASKS:
+        spec = find_task(self.task)
+        if spec is None:
             raise BadInputError(f"manifest: the task {self.task!r} is not known here; update fwdllm")
-        if self.task == CLASSIFICATION and len(self.labels) < 2:
+        if spec.has_labels and len(self.labels) < 2:
             raise BadInputError("manifest: at least two labels are needed")
-        if self.task != CLASSIFICATION and self.labels:
+        if not spec.has_labels and self.labels:
             raise BadInputError(f"manifest: {self.task} has no labels")
         if not 0 <= self.features <= MAX_FEATURES:
             raise BadInputError(f"manifest: {self.features} features are not 0 to {MAX_FEATURES}")
@@ -226,7 +227,7 @@ class Manifest:
                 stages=tuple(_stage(item) for item in value["stages"]),
                 prompt=Prompt.of(value.get("prompt")),
                 canary=BundleFile(**value["canary"]) if "canary" in value else None,
-                task=value.get("task", CLASSIFICATION),
+                task=str(value.get("task", CLASSIFICATION)),
                 no_answer=value.get("no_answer") is True,
                 features=int(value.get("features", 0)),
             )

@@ -1,13 +1,61 @@
-"""The tasks a model can be trained for. The task defines labels, logits and a row of data."""
+"""The tasks that a model can be trained for, by name; installed packages may bring further ones."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
 
-Task = Literal["classification", "question-answering"]
+INSTALLED_TASKS = "fwdllm.tasks"
+"""The entry points by which other packages add tasks, each a :class:`TaskSpec` of the entry point's name."""
 
-CLASSIFICATION: Task = "classification"
-"""A row is a text and a label; the model returns a logit for each class."""
-QUESTION_ANSWERING: Task = "question-answering"
-"""A row is a question, a context and the answer's span in it; the model scores each token as its start and end."""
-TASKS: tuple[Task, ...] = get_args(Task)
+CLASSIFICATION = "classification"
+"""The task of manifests and check-ins that name none."""
+QUESTION_ANSWERING = "question-answering"
+
+
+@dataclass(frozen=True)
+class TaskSpec:
+    """What both sides know of a task, and where its parts are, each ``package.module:object``.
+
+    ``client`` is a ``fwdllm_client.tasks.task.Task``: rows, tokens, predictions and scores. ``server`` is a
+    ``fwdllm_server.tasks.task.Task``: the model's head, its loss, and what people are told. A task ``has_labels`` if a
+    job names them.
+    """
+
+    name: str
+    client: str
+    server: str
+    has_labels: bool = False
+
+
+_BUILT_IN: Mapping[str, TaskSpec] = {
+    CLASSIFICATION: TaskSpec(
+        CLASSIFICATION,
+        client="fwdllm_client.tasks.classification:TASK",
+        server="fwdllm_server.tasks.classification:TASK",
+        has_labels=True,
+    ),
+    QUESTION_ANSWERING: TaskSpec(
+        QUESTION_ANSWERING,
+        client="fwdllm_client.tasks.question_answering:TASK",
+        server="fwdllm_server.tasks.question_answering:TASK",
+    ),
+}
+
+
+def find_task(name: str) -> TaskSpec | None:
+    """Return the task of this name, None if there is none here."""
+    return _BUILT_IN.get(name) or _installed().get(name)
+
+
+def known_tasks() -> tuple[str, ...]:
+    """Return the names of all tasks, fwdllm's own first."""
+    return tuple(dict.fromkeys((*_BUILT_IN, *_installed())))
+
+
+@cache
+def _installed() -> Mapping[str, TaskSpec]:
+    # Looked for once: names of tasks come from strangers, and a look goes through every installed package.
+    return {entry.name: entry.load() for entry in entry_points(group=INSTALLED_TASKS)}

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from fwdllm_client.agent.effort import peak_rss_bytes
-from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data import Dataset
 from fwdllm_client.engine import Engine
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.manifest import Manifest
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from examples.materials import link, minilm_folder, smollm2_file, thinned
-from fwdllm_client.data import QuestionSource
-from fwdllm_client.data.questions import COLUMNS
+from fwdllm_client.tasks.question_answering import QuestionSource
+from fwdllm_client.tasks.question_answering.rows import COLUMNS
 
 JOBS = ("minilm.toml", "smollm2.toml")
 

@@ -19,8 +19,9 @@ from helpers.undemanding import ask_for_nothing
 from helpers.without_fwdllm import run_without_fwdllm
 
 from fwdllm.v1.operator_pb2 import ListJobsRequest
-from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data import Dataset
 from fwdllm_client.engine import Engine
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.replay import ModelState

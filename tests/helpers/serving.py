@@ -37,8 +37,9 @@ from fwdllm.v1.operator_pb2 import JOB_STATE_RUNNING, CreateJoinTokenRequest, Ge
 from fwdllm_client.agent.agent import LocalData, run_agent
 from fwdllm_client.connection.enrol import join
 from fwdllm_client.connection.home import ClientHome
-from fwdllm_client.data import DataSource, Source
+from fwdllm_client.data import Source
 from fwdllm_client.policy.policy import Policy
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR, REASON_KEY
 from fwdllm_server.config.home import ServerHome

@@ -16,11 +16,12 @@ from helpers.tiny_job import job_toml
 from integration.conftest import DEVICES, SECTIONS
 
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, JOB_STATE_RUNNING, Job
-from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data import Dataset
 from fwdllm_client.data.split import split
 from fwdllm_client.engine import Engine, tuning
 from fwdllm_client.engine.runs import TOKENS_PER_RUN
 from fwdllm_client.policy.policy import Policy
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.counts import Counts
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState

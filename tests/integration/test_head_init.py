@@ -22,8 +22,8 @@ from fwdllm.v1.operator_pb2 import (
     GetJobRequest,
     SubmitJobRequest,
 )
-from fwdllm_client.data import DataSource
 from fwdllm_client.policy.policy import Policy
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.protocol import FEATURE_SUMS
 from fwdllm_server.config.home import ServerHome

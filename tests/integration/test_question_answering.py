@@ -11,8 +11,8 @@ from helpers.tiny_questions import save_encoder, write_questions
 from server.rpc.loopback import make_home
 
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, SubmitJobRequest
-from fwdllm_client.data import QuestionSource
 from fwdllm_client.policy.policy import Policy
+from fwdllm_client.tasks.question_answering import QuestionSource
 
 NAMES = ("device-1", "device-2")
 TASK = "question-answering"

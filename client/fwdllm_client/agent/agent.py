@@ -26,7 +26,7 @@ from fwdllm_client.connection.renewal import Renewal
 from fwdllm_client.connection.retry import Retry, Stop
 from fwdllm_client.connection.sent_log import SentLog
 from fwdllm_client.connection.transport import Coordinator, GrpcCoordinator
-from fwdllm_client.data import Source, contents_of
+from fwdllm_client.data import Source
 from fwdllm_client.data.validation import validation_count
 from fwdllm_client.policy.choices import ChoicesFile
 from fwdllm_client.policy.permission import Permission
@@ -127,7 +127,7 @@ def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
 
     :raises BadInputError: the data cannot be read.
     """
-    contents = contents_of(data.source)
+    contents = data.source.contents()
     kept_back = validation_count(contents.rows, data.validation_fraction)
     return device_pb2.CheckInRequest(
         protocol=device_pb2.ProtocolVersion(major=PROTOCOL_MAJOR, minor=PROTOCOL_MINOR),

@@ -23,7 +23,7 @@ from fwdllm_client.connection.home import HOME_VARIABLE, ClientHome
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE, BadInputError, FwdllmError
 from fwdllm_common.logging import configure_logging
 from fwdllm_common.protocol import MIN_CLASS_ROWS
-from fwdllm_common.task import CLASSIFICATION, TASKS
+from fwdllm_common.task import CLASSIFICATION, known_tasks
 
 if TYPE_CHECKING:
     from fwdllm_client.data import Source
@@ -195,7 +195,7 @@ def _add_data_and_threads(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--task",
-        choices=TASKS,
+        choices=known_tasks(),
         default=CLASSIFICATION,
         help=f"task of the rows ({CLASSIFICATION}); questions have the columns question, context, answer_start "
         "and answer, or are a JSON file in SQuAD's format",
@@ -242,12 +242,10 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _source(options: argparse.Namespace) -> Source:
-    from fwdllm_client.data import DataSource, QuestionSource
+    from fwdllm_client.tasks import RowOptions, task_named
 
-    if options.task != CLASSIFICATION:
-        return QuestionSource(options.data, options.user_column, options.user)
-    columns = (options.text_column, options.label_column)
-    return DataSource(options.data, *columns, options.user_column, options.user, options.skip_incomplete)
+    columns = (options.text_column, options.label_column, options.user_column)
+    return task_named(options.task).source(options.data, RowOptions(*columns, options.user, options.skip_incomplete))
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -13,12 +13,10 @@ import numpy as np
 
 from fwdllm_client.cache.held import HeldModel, held_model
 from fwdllm_client.connection.home import ClientHome
-from fwdllm_client.data import Dataset, QuestionSource
-from fwdllm_client.data.readers import Column
-from fwdllm_client.data.records import RecordFile, text_of
-from fwdllm_client.engine import Engine, Prediction
+from fwdllm_client.data import Dataset
+from fwdllm_client.engine import Engine
 from fwdllm_client.engine.audit import audit
-from fwdllm_common.task import CLASSIFICATION
+from fwdllm_client.tasks import RowOptions, task_named
 
 
 def predict(
@@ -40,7 +38,8 @@ def predict(
         Engine(model.folder, model.manifest, dataset, Path(scratch), threads, cache_limit_bytes=0) as engine,
     ):
         found = engine.predict(model.theta, np.arange(len(dataset)))
-    rows = [_row(model, prediction) for prediction in found]
+    labels, task = model.manifest.labels, task_named(model.manifest.task)
+    rows = [task.shown(prediction, labels) for prediction in found]
     return {"job": model.job, "job_id": model.job_id, "version": model.version, "predictions": rows}
 
 
@@ -59,29 +58,12 @@ def as_csv(found: dict[str, Any]) -> str:
 def lines(found: dict[str, Any]) -> Iterator[str]:
     """Yield one line for people per prediction: a label with its probability, or an answer."""
     for row in found["predictions"]:
-        if "label" not in row:
-            yield row["answer"] or "(no answer)"
-        else:
-            yield f"{row['label']}  {row['probabilities'][row['label']]:.1%}"
-
-
-def _row(model: HeldModel, prediction: Prediction) -> dict[str, Any]:
-    if model.manifest.task != CLASSIFICATION:
-        return {"answer": prediction.text}
-    probabilities = dict(zip(model.manifest.labels, prediction.probabilities, strict=True))
-    return {"label": prediction.text, "probabilities": probabilities}
+        said = next(iter(row.values()))
+        yield f"{said}  {row['probabilities'][said]:.1%}" if "probabilities" in row else said or "(no answer)"
 
 
 def _dataset(model: HeldModel, text: str | None, data: Path | None, text_column: str) -> Dataset:
-    tokenizer = model.folder / model.manifest.tokenizer.name
+    task, tokenizer = task_named(model.manifest.task), model.folder / model.manifest.tokenizer.name
     if data is None:
-        return Dataset.of_texts([text or ""], tokenizer, model.manifest)
-    if model.manifest.task != CLASSIFICATION:
-        return Dataset.load(QuestionSource(data), tokenizer, model.manifest)
-    return Dataset.of_texts(_texts(data, text_column), tokenizer, model.manifest)
-
-
-def _texts(file: Path, column: str) -> Iterator[str]:
-    source = RecordFile(file, (Column(column, "--text-column"),))
-    for line, (value,) in source.records():
-        yield text_of(source.place(line), column, value)
+        return task.of_texts([text or ""], tokenizer, model.manifest)
+    return task.to_predict(data, RowOptions(text_column), tokenizer, model.manifest)

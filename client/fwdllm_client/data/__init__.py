@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fwdllm_client.data.contents import Contents, Source, contents_of
-from fwdllm_client.data.questions import QuestionSource
-from fwdllm_client.data.source import DataSource, Row
+from fwdllm_client.data.source import Contents, Source
 
 if TYPE_CHECKING:
     from fwdllm_client.data.dataset import Dataset
 
-__all__ = ["Contents", "DataSource", "Dataset", "QuestionSource", "Row", "Source", "contents_of"]
+__all__ = ["Contents", "Dataset", "Source"]
 
 
 def __getattr__(name: str) -> object:

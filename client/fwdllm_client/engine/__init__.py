@@ -7,7 +7,6 @@ from fwdllm_client.engine.derivatives import DirectionTask
 from fwdllm_client.engine.device import DeviceEngines
 from fwdllm_client.engine.engine import Engine
 from fwdllm_client.engine.evaluate import Evaluation
-from fwdllm_client.engine.predict import Prediction
 
 __all__ = [
     "ClassSum",
@@ -16,7 +15,6 @@ __all__ = [
     "Engine",
     "Evaluation",
     "PassCost",
-    "Prediction",
     "distinct_rows",
     "padded_lengths",
     "sample_rows",

@@ -19,10 +19,11 @@ from fwdllm_client.engine.class_sums import ClassSum, class_sums
 from fwdllm_client.engine.cost import PassCost
 from fwdllm_client.engine.derivatives import Derivatives, DirectionTask, directional_derivatives
 from fwdllm_client.engine.evaluate import Evaluation, evaluate
-from fwdllm_client.engine.predict import Prediction, predict
+from fwdllm_client.engine.predict import predict
 from fwdllm_client.engine.runs import TOKENS_PER_RUN
 from fwdllm_client.engine.sessions import Cpu, Provider
 from fwdllm_client.engine.stages import Float32, StageChain
+from fwdllm_client.tasks.task import Prediction
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.orthogonal import AnyDirections

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
-from fwdllm_client.data import Dataset
 from fwdllm_client.data.split import RowIndices
 from fwdllm_client.engine.base_pass import BasePass, Rows
 from fwdllm_client.engine.runs import RunInputs, run_groups
-from fwdllm_client.engine.spans import answer
-from fwdllm_client.engine.squad_score import exact_match, f1
 from fwdllm_client.engine.stages import Float32
+from fwdllm_client.tasks import task_named
 from fwdllm_common.counts import Counts
 
 
@@ -43,19 +41,19 @@ class Evaluation:
 
 def evaluate(shared: Rows, theta: Float32, rows: RowIndices) -> Evaluation:
     """Predict ``rows`` at ``theta``, float32 ``[d]``."""
-    dataset = shared.dataset
-    found, total_loss = Evaluation(0, 0, math.nan, None if dataset.passages is None else 0.0), 0.0
+    dataset, task = shared.dataset, task_named(shared.chain.manifest.task)
+    found, total_loss = Counts(0, 0), 0.0
     for group_rows, losses, logits in scored(shared, theta, rows):
-        found = _with(found, dataset, group_rows, logits)
+        found = found.plus(task.counts(dataset, group_rows, logits))
         total_loss += float(losses[dataset.learnable(group_rows)].sum(dtype=np.float64))
     with_loss = int(dataset.learnable(rows).sum())
-    return replace(found, loss=total_loss / with_loss if with_loss else math.nan)
+    return Evaluation(found.correct, found.total, total_loss / with_loss if with_loss else math.nan, found.f1)
 
 
 def scored(shared: Rows, theta: Float32, rows: RowIndices) -> Iterator[tuple[RowIndices, Float32, Float32]]:
     """Run ``rows`` at ``theta``, float32 ``[d]``, in groups; each row comes once, in an order of its own.
 
-    A group is its row indices ``[N]``, their losses ``[N]`` and their logits, ``[N, labels]`` or ``[N, T, 2]``.
+    A group is its row indices ``[N]``, their losses ``[N]`` and their logits, as the task has them.
     """
     chain = shared.chain
     stage, base = chain.last, BasePass(shared, theta)
@@ -66,17 +64,3 @@ def scored(shared: Rows, theta: Float32, rows: RowIndices) -> Iterator[tuple[Row
         losses, logits = chain.loss(stage, text, activation, labels, head, ("loss", "logits"), features)
         yield group.rows, losses, logits
     shared.cost.add(shared.padded[rows], stage, stage + 1)
-
-
-def _with(found: Evaluation, dataset: Dataset, rows: RowIndices, logits: Float32) -> Evaluation:
-    """Add the predictions of ``logits`` for ``rows`` to ``found``."""
-    passages, total = dataset.passages, found.total + len(rows)
-    if passages is None:
-        correct = int((logits.argmax(axis=1) == dataset.labels[rows]).sum())
-        return replace(found, correct=found.correct + correct, total=total)
-    exact, overlap = found.correct, found.f1 or 0.0
-    for row, scores in zip(rows.tolist(), logits, strict=True):
-        prediction = answer(passages, row, int(dataset.offsets[row]), scores)
-        exact += exact_match(prediction, passages.answers[row])
-        overlap += f1(prediction, passages.answers[row])
-    return replace(found, correct=exact, total=total, f1=overlap)

@@ -58,7 +58,7 @@ class ProviderProbe:
         for _ in range(1 + _TIMED_RUNS):
             began = clock()
             if chain.last == first:
-                labels = np.zeros_like(self._dataset.targets(rows))
+                labels = np.zeros_like(self._dataset.targets(rows, length))
                 chain.loss(first, text, activation, labels, [theta])
             else:
                 chain.activation(first, text, activation, theta)
@@ -78,6 +78,6 @@ class ProviderProbe:
             activation = chain.activation(stage, text, activation, copies)
         chain.unload_all_but(range(chain.last, chain.last + 1))
         assert activation is not None
-        labels = self._dataset.targets(self._rows)
+        labels = self._dataset.targets(self._rows, self._length(chain))
         (losses,) = chain.loss(chain.last, text, activation, labels, [chain.theta_of(chain.last, theta)])
         return losses.astype(np.float64)

@@ -52,7 +52,7 @@ class RunInputs:
     def __init__(self, shared: Rows, base: BasePass, stage: int, group: Group) -> None:
         self._activation = base.before(stage, group)
         self._features = base.features(group) if shared.chain.manifest.features else None
-        self._labels = shared.dataset.targets(group.rows)
+        self._labels = shared.dataset.targets(group.rows, group.tokens)
         reads_tokens = shared.chain.reads_tokens(stage)
         self._text = text_of(shared.dataset, group, shared.chain.manifest.pad_token_id) if reads_tokens else None
 

@@ -13,6 +13,7 @@ from fwdllm_client.engine.derivatives import DirectionTask
 from fwdllm_client.engine.engine import Engine
 from fwdllm_client.engine.runs import TOKENS_PER_RUN
 from fwdllm_client.engine.sessions import Cpu, Provider
+from fwdllm_client.tasks import task_named
 from fwdllm_common.canary import CANARY_DIRECTIONS, CANARY_SEEDS, BlockScalars, Canary
 from fwdllm_common.manifest import Manifest
 
@@ -42,7 +43,7 @@ def canary_scalars(
     }
     with ExitStack() as stack:
         folder = scratch if kept_bytes else Path(stack.enter_context(TemporaryDirectory(dir=scratch)))
-        dataset = _dataset(canary)
+        dataset = _dataset(canary, manifest)
         engine = stack.enter_context(
             Engine(bundle_folder, manifest, dataset, folder, threads, kept_bytes, provider, tokens_per_run)
         )
@@ -56,7 +57,7 @@ def canary_scalars(
         }
 
 
-def _dataset(canary: Canary) -> Dataset:
+def _dataset(canary: Canary, manifest: Manifest) -> Dataset:
     offsets = np.cumsum([0, *map(len, canary.rows)], dtype=np.int64)
     tokens = np.array([token for row in canary.rows for token in row], dtype=np.int32)
-    return Dataset(tokens, offsets, np.array(canary.labels, dtype=np.int32))
+    return task_named(manifest.task).dataset(tokens, offsets, np.array(canary.labels))

@@ -15,16 +15,17 @@ from fwdllm_common.layout import Float32Vector
 from fwdllm_common.optimizers import OptimizerKind
 from fwdllm_common.prompt import PLACEHOLDER
 from fwdllm_common.protocol import MOST_PRIORITY
-from fwdllm_common.task import CLASSIFICATION, Task
+from fwdllm_common.task import CLASSIFICATION, find_task, known_tasks
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.config.precision import Precision
 from fwdllm_server.config.presets import Preset, with_preset
+from fwdllm_server.config.toml_model import near
+from fwdllm_server.tasks import MODEL_KEYS, all_tasks, task_named
 
 MOST_OVER_ASSIGNED = 4.0
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 BlockName = Literal["peft", "pooling", "readout", "head"]
 _LEAST_LABELS = 2
-_LEAST_PAIR_TOKENS = 16
 
 
 class _Section(BaseModel):
@@ -52,12 +53,12 @@ class ModelSection(_Section):
     features. With ``one_block``
     directions of block ``peft`` cover the head too. ``precision`` is that of the weights that are not trained. A
     decoder may read each text in a ``prompt``, and its head may start as the language model's scores of the words that
-    the ``verbaliser`` has for the labels. ``labels``, pooling, prompt and words are classification's alone; with
+    the ``verbaliser`` has for the labels. ``labels``, pooling, prompt and words are those of tasks that have them; with
     ``no_answer`` a model that answers questions learns that some have none.
     """
 
     source: str
-    task: Task = CLASSIFICATION
+    task: str = CLASSIFICATION
     labels: list[Annotated[str, Field(min_length=1, max_length=256)]] = Field(default_factory=list, max_length=1024)
     max_tokens: int = Field(default=128, ge=2, le=8192)
     pooling: Literal["model", "mean", "layer-means"] = "model"
@@ -68,6 +69,14 @@ class ModelSection(_Section):
     prompt: str | None = None
     verbaliser: dict[str, Annotated[str, Field(min_length=1, max_length=256)]] | None = None
 
+    @field_validator("task")
+    @classmethod
+    def _known(cls, task: str) -> str:
+        if find_task(task) is None:
+            known = list(known_tasks())
+            raise ValueError(f"there is no task {task!r} in {', '.join(known)}{near(task, known)}")
+        return task
+
     @field_validator("labels")
     @classmethod
     def _two_labels(cls, labels: list[str]) -> list[str]:
@@ -77,18 +86,20 @@ class ModelSection(_Section):
 
     @model_validator(mode="after")
     def _task_has_what_it_needs(self) -> ModelSection:
-        if self.task == CLASSIFICATION:
-            if not self.labels:
-                raise ValueError("labels are missing, which classification needs")
-            if self.no_answer:
-                raise ValueError('no_answer is for task = "question-answering"; leave it out')
-            return self
-        given = [name for name in ("labels", "prompt", "verbaliser") if getattr(self, name)]
-        if given or self.pooling != "model" or self.head == "class-means":
-            wrong = given[0] if given else 'pooling = "mean"' if self.pooling != "model" else 'head = "class-means"'
-            raise ValueError(f"{self.task} has no {wrong}; leave it out")
-        if self.max_tokens < _LEAST_PAIR_TOKENS:
-            raise ValueError(f"question and context need a max_tokens of {_LEAST_PAIR_TOKENS} at least; 384 is usual")
+        task = task_named(self.task)
+        if "labels" in task.keys and not self.labels:
+            raise ValueError(f"labels are missing, which {self.task} needs")
+        for key in MODEL_KEYS:
+            if key not in task.keys and getattr(self, key) not in (None, False, [], "model"):
+                said = f'{key} = "{self.pooling}"' if key == "pooling" else key
+                if "task" in self.model_fields_set:
+                    raise ValueError(f"{self.task} has no {said}; leave it out")
+                owners = " or ".join(f'"{each.name}"' for each in all_tasks() if key in each.keys)
+                raise ValueError(f"{said} is for task = {owners}; leave it out")
+        if self.head == "class-means" and not task.is_class:
+            raise ValueError(f'{self.task} has no head = "class-means"; leave it out')
+        if self.max_tokens < task.least_tokens:
+            raise ValueError(task.tokens_needed)
         return self
 
     @model_validator(mode="after")
@@ -151,10 +162,9 @@ class DevicesSection(_Section):
 class HeldOutSection(_Section):
     """The coordinator's held-out rows, which no device sees: CSV, JSONL or Parquet; questions also in SQuAD's format.
 
-    The columns of questions have fixed names, see :class:`fwdllm_client.data.QuestionSource`. With ``skip_incomplete``
-    rows without a text or a label are skipped. The
-    share ``validation`` of the rows, drawn from all over the file, chooses the version that is exported; accuracies
-    are those of the other rows.
+    The columns of questions have fixed names, see ``fwdllm_client.tasks.question_answering.QuestionSource``. With
+    ``skip_incomplete`` rows without a text or a label are skipped. The share ``validation`` of the rows, drawn from all
+    over the file, chooses the version that is exported; accuracies are those of the other rows.
     """
 
     file: str
@@ -373,7 +383,7 @@ class JobSpec(_Section):
     @model_validator(mode="after")
     def _blocks_are_the_methods(self) -> JobSpec:
         if self.peft.method == "side":
-            if self.model.task != CLASSIFICATION:
+            if not task_named(self.model.task).is_class:
                 raise ValueError(f'the method "side" is for classification, not for {self.model.task}')
             if self.model.one_block:
                 raise ValueError("side modules have blocks of their own; leave out one_block")

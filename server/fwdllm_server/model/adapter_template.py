@@ -10,27 +10,27 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import transformers
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoModelForQuestionAnswering, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoTokenizer
 
 from fwdllm_common.files import sync
-from fwdllm_common.task import CLASSIFICATION, Task
+from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.model import modeling_fwdllm
 from fwdllm_server.model.adapter import ADAPTER_CONFIG, ADAPTER_FILE, BASE_FOLDER
 from fwdllm_server.model.load import TokenizerFile, quiet_transformers, source_location
 from fwdllm_server.model.modeling_fwdllm import MeanPooledClassifier
 from fwdllm_server.model.peft.bottleneck import bottleneck_widths
+from fwdllm_server.tasks import all_tasks, task_named
 
 _CONFIG = "config.json"
 _INDEX = "model.safetensors.index.json"
 _WRAPPED = re.compile(r"\.(modules_to_save|original_module)\.")
 _PEFTS_OWN = re.compile(r"\.(lora_\w+|ia3_l|modules_to_save)(\.|$)")
 _WRAPPERS = re.compile(r"\.(base_layer|original_module)(?=\.)")
-_TASK_TYPES = {CLASSIFICATION: ("SEQ_CLS", AutoModelForSequenceClassification)}
-_SPANS = ("QUESTION_ANS", AutoModelForQuestionAnswering)
 _WITH_BOTTLENECKS = '''"""{model} of transformers with a bottleneck behind some of its modules."""
 
 from transformers import MODEL_MAPPING, {config}, {model}
@@ -64,7 +64,7 @@ class Reading:
     """The way in which devices tokenise a text; users of the adapter have to do the same."""
 
     max_tokens: int
-    task: Task = CLASSIFICATION
+    task: str = CLASSIFICATION
     prompt: str | None = None
     verbaliser: Mapping[str, str] | None = None
 
@@ -82,10 +82,10 @@ def save_adapter_template(peft_model: PeftModel, tokenizer: Any, reading: Readin
     tensors = load_file(folder / ADAPTER_FILE)
     kept = {name: value for name, value in tensors.items() if not _WRAPPED.search(name)}
     save_file(kept, folder / ADAPTER_FILE, metadata={"format": "pt"})
-    task_type, auto_class = _TASK_TYPES.get(reading.task, _SPANS)
-    named = {"task_type": task_type, "base_model_name_or_path": BASE_FOLDER, "auto_mapping": None, "revision": None}
-    _change(folder / ADAPTER_CONFIG, named)
-    _save_base(model.get_base_model(), auto_class.__name__, reading, folder / BASE_FOLDER)
+    task = task_named(reading.task)
+    named = {"task_type": task.peft_type, "base_model_name_or_path": BASE_FOLDER}
+    _change(folder / ADAPTER_CONFIG, named | {"auto_mapping": None, "revision": None})
+    _save_base(model.get_base_model(), task.auto_class, reading, folder / BASE_FOLDER)
     _join(folder)
     tokenizer.save_pretrained(folder)
     for file in folder.rglob("*"):
@@ -104,7 +104,7 @@ def tokenizer_for(source: str, file: TokenizerFile, max_tokens: int) -> Any:
 def load_base_of(adapter_folder: Path) -> nn.Module:
     """Load the model below the adapter in ``adapter_folder``, in eval mode, float32."""
     task_type = json.loads((adapter_folder / ADAPTER_CONFIG).read_bytes())["task_type"]
-    auto_class = next(each for name, each in (*_TASK_TYPES.values(), _SPANS) if name == task_type)
+    auto_class = next(getattr(transformers, task.auto_class) for task in all_tasks() if task.peft_type == task_type)
     with quiet_transformers():
         model: nn.Module = auto_class.from_pretrained(adapter_folder / BASE_FOLDER, trust_remote_code=True)
     return model.eval()

@@ -6,11 +6,9 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import nn
-from transformers import AutoModel, AutoModelForQuestionAnswering
+from transformers import AutoModel
 
 from fwdllm_common.errors import BadInputError
-
-_SPANS = 2
 
 
 def new_keys(loaded: Mapping[str, Any]) -> set[str]:
@@ -30,14 +28,14 @@ def check_backbone(model: Any, made: Collection[str], source: str) -> None:
         )
 
 
-def load_span_model(options: Mapping[str, Any], config: Any) -> tuple[nn.Module, set[str]]:
-    """Load a model that scores each token as start and end of an answer; return it with its newly initialised tensors.
+def load_with_backbone(auto_class: Any, options: Mapping[str, Any]) -> tuple[nn.Module, set[str]]:
+    """Load a model of transformers' ``auto_class``; return it with its newly initialised tensors.
 
-    Decoders name their backbone differently here than in the language model of the checkpoint, and transformers then
-    does not find it: it is loaded by itself and put in its place.
+    Some models with a head name their backbone differently than the language model of the checkpoint, as decoders that
+    answer questions, and transformers then does not find it: it is loaded by itself and put in its place.
     """
-    config.num_labels = _SPANS
-    model, loaded = AutoModelForQuestionAnswering.from_pretrained(ignore_mismatched_sizes=True, **options)
+    # A head for another number of labels counts as missing.
+    model, loaded = auto_class.from_pretrained(ignore_mismatched_sizes=True, **options)
     made = new_keys(loaded)
     lost = _of_backbone(model, made)
     if not lost or model.base_model is model:

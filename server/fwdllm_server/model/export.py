@@ -21,7 +21,7 @@ from fwdllm_common.files import write_atomically
 from fwdllm_common.layout import Layout
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest, Stage
 from fwdllm_common.prompt import Prompt
-from fwdllm_common.task import CLASSIFICATION, Task
+from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.model.batched_modules import BatchedModel, ThetaInputs, copy_sharing_weights, make_batched_model
 from fwdllm_server.model.cost import weights_multiplied
 from fwdllm_server.model.modeling_fwdllm import SideModules
@@ -31,6 +31,7 @@ from fwdllm_server.model.segments import segment_separator
 from fwdllm_server.model.split import cut_stage, save_stage
 from fwdllm_server.model.staged import StagedLoss, StagedStates, frozen_cuts
 from fwdllm_server.model.trainable import trainable_layout
+from fwdllm_server.tasks import Task, task_named
 
 OPSET = 20
 """The operators that accelerators know: ``Gelu`` is in it, ``Attention`` and ``RotaryEmbedding`` are not yet."""
@@ -52,14 +53,14 @@ def export_bundle(
     one_block: bool = False,
     prompt: Prompt | None = None,
     stage_weights: int = STAGE_WEIGHTS,
-    task: Task = CLASSIFICATION,
+    task: str = CLASSIFICATION,
     no_answer: bool = False,
 ) -> Manifest:
     """Write tokenizer, stage graphs and ``manifest.json`` into ``folder`` (made if need be); returns the manifest.
 
     The stages are the frozen prefix and one per block of the layout, of which there is but one with ``one_block``. A
-    prefix of more than ``stage_weights`` weights becomes several stages of whole layers. Only classification has
-    ``labels``; ``no_answer`` is the manifest's.
+    prefix of more than ``stage_weights`` weights becomes several stages of whole layers. ``labels`` are empty for a
+    task without them; ``no_answer`` is the manifest's.
     Number of copies P, batch and text length stay dynamic, the length up to ``max_tokens``; the graphs call them
     ``copies_<block>``, ``rows`` and ``tokens``, for devices that have to fix them. Attention is in single operators.
 
@@ -81,8 +82,10 @@ def export_bundle(
         fix_rotations(batched.model, max_tokens)
         single_operators(batched.model)
         cuts = frozen_cuts(batched, stage_weights)
-        separator = None if task == CLASSIFICATION else segment_separator(peft_model.config, tokenizer_json)
-        model = _export(StagedLoss(batched, list(layout.blocks), cuts, separator), layout, max_tokens, task, len(cuts))
+        named = task_named(task)
+        separator = segment_separator(peft_model.config, tokenizer_json) if named.is_pair else None
+        staged = StagedLoss(batched, list(layout.blocks), named.losses, cuts, separator)
+        model = _export(staged, layout, max_tokens, named, len(labels), len(cuts))
         stages = list(_write_stages(model, len(cuts), layout, folder))
     manifest = Manifest(
         labels=tuple(labels),
@@ -100,14 +103,16 @@ def export_bundle(
     return manifest
 
 
-def _export(staged: StagedLoss, layout: Layout, max_tokens: int, task: Task, cuts: int) -> ir.Model:
+def _export(staged: StagedLoss, layout: Layout, max_tokens: int, task: Task, labels: int, cuts: int) -> ir.Model:
     """One graph: ``input_ids, attention_mask, theta.<block>…, labels`` → ``loss, logits, cut.<stage>…``."""
     blocks = list(layout.blocks)
     rows = _COPIES * _BATCH
     ids = torch.ones(rows, _TOKENS, dtype=torch.int64)
     thetas = [torch.zeros(_COPIES, layout.block(block).size) for block in blocks]
-    labels = torch.zeros((rows,) if task == CLASSIFICATION else (rows, 2), dtype=torch.int64)
-    example: tuple[Tensor | list[Tensor], ...] = (ids, ids.clone(), thetas, labels)
+    sizes = {"tokens": _TOKENS, "labels": labels}
+    axes = [sizes[axis] if isinstance(axis, str) else axis for axis in task.label_axes]
+    targets = torch.zeros((rows, *axes), dtype=getattr(torch, task.label_dtype))
+    example: tuple[Tensor | list[Tensor], ...] = (ids, ids.clone(), thetas, targets)
     row_dim, token_dim = Dim("rows", min=1), Dim("tokens", min=2, max=max_tokens)
     text = {0: row_dim, 1: token_dim}
     # A block may have its own number of copies: where only one block is perturbed, the others need a single copy.
@@ -117,8 +122,12 @@ def _export(staged: StagedLoss, layout: Layout, max_tokens: int, task: Task, cut
         example,
         ["input_ids", "attention_mask", *(f"theta.{block}" for block in blocks), "labels"],
         ["loss", "logits", *(f"cut.{name}" for name in _stage_names(cuts, layout)[1:])],
-        (text, text, copies, {0: row_dim}),
+        (text, text, copies, {0: row_dim, **{1 + at: token_dim for at in _token_axes(task)}}),
     )
+
+
+def _token_axes(task: Task) -> list[int]:
+    return [at for at, axis in enumerate(task.label_axes) if axis == "tokens"]
 
 
 def _traced(

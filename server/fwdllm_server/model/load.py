@@ -11,24 +11,25 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+import transformers
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForCausalLM,
-    AutoModelForSequenceClassification,
     AutoTokenizer,
     GgufConfig,
 )
 from transformers.utils import logging as transformers_logging
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_common.task import CLASSIFICATION, Task
+from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.model.architecture import head_name, last_linear, layer_stack
-from fwdllm_server.model.backbone import check_backbone, load_span_model, new_keys
+from fwdllm_server.model.backbone import check_backbone, load_with_backbone, new_keys
 from fwdllm_server.model.modeling_fwdllm import MeanPooledClassifier, without_pooler
 from fwdllm_server.model.pooling import first_and_middle, projected_width
+from fwdllm_server.tasks import Task, task_named
 
 Pooling = Literal["model", "mean", "layer-means"]
 
@@ -51,29 +52,30 @@ def load_base(
     labels: Sequence[str],
     pooling: Pooling,
     random_head: bool = False,
-    task: Task = CLASSIFICATION,
+    task: str = CLASSIFICATION,
     most_projected: int = 0,
 ) -> nn.Module:
     """Load the model to be tuned: eval mode, float32, every parameter frozen.
 
     ``source`` is a folder, a hub id, or a ``.gguf`` file, whose weights become float32. With ``pooling="model"`` the
-    model is the architecture's own sequence classifier; with ``"mean"`` it is a :class:`MeanPooledClassifier`; with
+    model is transformers' class for the ``task``; with ``"mean"`` it is a :class:`MeanPooledClassifier`; with
     ``"layer-means"`` that also reads the embeddings and the middle layer and is still to be centred, and
-    projected if there are many labels and ``most_projected`` directions suffice. For question
-    answering, which has neither labels nor pooling, it is the architecture's model that scores tokens as start and end
-    of a span. A head that the checkpoint lacks starts at zero, so that it predicts all classes or spans alike, unless
-    ``random_head`` is set. The attribute ``newly_made`` names the modules that the checkpoint lacks.
+    projected if there are many labels and ``most_projected`` directions suffice. A head that the checkpoint lacks
+    starts at zero, so that it predicts all classes or spans alike, unless ``random_head`` is set. The attribute
+    ``newly_made`` names the modules that the checkpoint lacks.
 
     :raises BadInputError: no such model, no head for it, weights of the backbone are missing, or fewer than two labels.
     """
-    if task == CLASSIFICATION and (len(labels) < 2 or len(set(labels)) != len(labels)):
+    named = task_named(task)
+    if "labels" in named.keys and (len(labels) < 2 or len(set(labels)) != len(labels)):
         raise BadInputError("at least two labels are needed, and no label twice")
-    if task != CLASSIFICATION and (labels or pooling != "model"):
-        raise BadInputError(f"{task} has neither labels nor pooling")
+    for key, is_given in {"labels": bool(labels), "pooling": pooling != "model"}.items():
+        if is_given and key not in named.keys:
+            raise BadInputError(f"{task} has no {key}")
     config = _load_config(source, labels)
     with _reproducible_init(), quiet_transformers():
         try:
-            model, made = _load_model(source, config, pooling, task)
+            model, made = _load_model(source, config, pooling, named)
         except _LOAD_ERRORS as error:
             raise _cannot_load(source, error) from error
     check_backbone(model, made, source)
@@ -214,12 +216,10 @@ def _load_model(source: str, config: Any, pooling: Pooling, task: Task) -> tuple
     """Load the model; return it with its newly initialised tensors."""
     options: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
     options |= _weights(source)
-    if task != CLASSIFICATION:
-        return load_span_model(options, config)
     if pooling == "model":
-        # A head for another number of labels counts as missing.
-        model, loaded = AutoModelForSequenceClassification.from_pretrained(ignore_mismatched_sizes=True, **options)
-        return model, new_keys(loaded)
+        if task.scores is not None:
+            config.num_labels = task.scores
+        return load_with_backbone(getattr(transformers, task.auto_class), options)
     model, loaded = AutoModel.from_pretrained(**options, **without_pooler(config))
     return model, new_keys(loaded)
 

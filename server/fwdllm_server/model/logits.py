@@ -1,4 +1,4 @@
-"""The logits of a model for classification or for spans, computed alike in every exported graph."""
+"""The logits of a model, computed alike in every exported graph."""
 
 from __future__ import annotations
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from fwdllm_server.model.architecture import head_name, layer_stack
 from fwdllm_server.model.batched_modules import BatchedModel
 from fwdllm_server.model.logits import logits_of
-from fwdllm_server.model.losses import class_losses, span_losses
 from fwdllm_server.model.modeling_fwdllm import AdaptedModule
 from fwdllm_server.model.peft.side import side_of
 
@@ -82,15 +81,15 @@ class StagedStates(_CutModel):
 class StagedLoss(_CutModel):
     """Loss, logits and, for every block, the activation that is the first thing its weights touch.
 
-    Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the batched model) read. What loss
-    and logits are follows from the output of the model: class scores, or a start and an end score for each token. With
-    a ``separator`` (token id) the model is told which tokens come after it.
+    Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the batched model) read.
+    ``losses`` are the task's. With a ``separator`` (token id) the model is told which tokens come after it.
     """
 
     def __init__(
         self,
         batched: BatchedModel,
         blocks: Sequence[str],
+        losses: Callable[[Tensor, Tensor, Tensor], Tensor],
         frozen_cuts: Sequence[str] = (),
         separator: int | None = None,
     ) -> None:
@@ -99,15 +98,16 @@ class StagedLoss(_CutModel):
         ]
         super().__init__(batched.model, entries)
         self._blocks = tuple(blocks)
+        self._losses = losses
         self._frozen_cuts = tuple(frozen_cuts)
         self._separator = separator
         self._theta = batched.inputs
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, thetas: list[Tensor], labels: Tensor) -> Outputs:
-        """``loss [N]``, ``logits [N, labels]`` or ``[N, T, 2]``, and one activation per frozen cut and block.
+        """``loss [N]``, ``logits [N, …]``, and one activation per frozen cut and block.
 
         ``input_ids``, ``attention_mask`` int64 ``[N, T]``, ``thetas`` per block float32 ``[P, block size]``, ``labels``
-        int64 ``[N]`` or ``[N, 2]``; row n uses copy n // (N / P) of each block.
+        ``[N, …]``; row n uses copy n // (N / P) of each block.
         """
         self._theta.by_block.update(zip(self._blocks, thetas, strict=True))
         with self._cutting() as cuts:
@@ -115,7 +115,7 @@ class StagedLoss(_CutModel):
                 logits = logits_of(self.classifier, input_ids, attention_mask, self._separator)
             finally:
                 self._theta.by_block.clear()
-        loss = class_losses(logits, labels) if logits.dim() == 2 else span_losses(logits, labels, attention_mask)
+        loss = self._losses(logits, labels, attention_mask)
         return (loss, logits, *(cuts[name] for name in (*self._frozen_cuts, *self._blocks)))
 
 

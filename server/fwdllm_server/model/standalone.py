@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from fwdllm_server.model.load import quiet_transformers
 from fwdllm_server.model.logits import logits_of
 from fwdllm_server.model.segments import segment_separator
 from fwdllm_server.model.split import save_stage
+from fwdllm_server.tasks import task_named
 
 GRAPH_FILE = "model.onnx"
 
@@ -59,7 +60,7 @@ def _write_transformers(model: Any, adapter_folder: Path, out_folder: Path) -> N
 
 
 def _write_onnx(model: Any, adapter_folder: Path, out_folder: Path) -> None:
-    """Write the graph ``input_ids``, ``attention_mask`` → ``logits``, or ``start_logits`` and ``end_logits``.
+    """Write the graph ``input_ids``, ``attention_mask`` → the task's outputs: ``logits``, or several.
 
     Both inputs are int64 ``[N, T]``, the outputs float32 ``[N, labels]`` or ``[N, T]``. The labels are in
     ``config.json`` as ``id2label``; ``tokenizer.json`` cuts and pads by itself.
@@ -67,7 +68,7 @@ def _write_onnx(model: Any, adapter_folder: Path, out_folder: Path) -> None:
     tokenizer = _tokenizer(adapter_folder)
     max_tokens = int(tokenizer.model_max_length)
     reading: Mapping[str, Any] = getattr(model.config, "fwdllm", {})  # an older version's template says nothing
-    is_classifier = reading.get("task", CLASSIFICATION) == CLASSIFICATION
+    task = task_named(reading.get("task", CLASSIFICATION))
     fix_rotations(model, max_tokens)
     single_operators(model)
     out_folder.mkdir(parents=True, exist_ok=True)
@@ -77,11 +78,11 @@ def _write_onnx(model: Any, adapter_folder: Path, out_folder: Path) -> None:
     backend = Tokenizer.from_file(str(adapter_folder / TOKENIZER_FILE))
     backend.no_truncation()
     backend.no_padding()
-    separator = None if is_classifier else segment_separator(model.config, backend.to_str().encode())
+    separator = segment_separator(model.config, backend.to_str().encode()) if task.is_pair else None
     backend.enable_truncation(max_tokens)
     backend.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
     backend.save(str(out_folder / TOKENIZER_FILE))
-    save_stage(_traced(_Logits(model, separator, spans=not is_classifier), max_tokens), out_folder / GRAPH_FILE)
+    save_stage(_traced(_Logits(model, separator, task.outputs), max_tokens), out_folder / GRAPH_FILE)
 
 
 def _tokenizer(adapter_folder: Path) -> Any:
@@ -92,21 +93,16 @@ def _tokenizer(adapter_folder: Path) -> Any:
 class _Logits(nn.Module):
     """The logits alone, computed as in the graphs of devices."""
 
-    def __init__(self, model: Any, separator: int | None, spans: bool) -> None:
+    def __init__(self, model: Any, separator: int | None, outputs: Sequence[str]) -> None:
         super().__init__()
         self._model = model
         self._separator = separator
-        self._spans = spans
-
-    @property
-    def outputs(self) -> list[str]:
-        """The names of what :meth:`forward` returns."""
-        return ["start_logits", "end_logits"] if self._spans else ["logits"]
+        self.outputs = list(outputs)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
-        """Return ``logits [N, labels]``, or the scores of starts and of ends, ``[N, T]`` each."""
+        """Return the logits ``[N, …]``, or the parts of their last axis if there are several outputs."""
         logits = logits_of(self._model, input_ids, attention_mask, self._separator)
-        return tuple(logits.unbind(dim=-1)) if self._spans else (logits,)
+        return tuple(logits.unbind(dim=-1)) if len(self.outputs) > 1 else (logits,)
 
 
 def _traced(logits: _Logits, max_tokens: int) -> ir.Model:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,13 +10,14 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from fwdllm_client.data import Dataset, DataSource, QuestionSource, Source
+from fwdllm_client import tasks as client_tasks
+from fwdllm_client.data import Dataset
 from fwdllm_client.engine.self_test import canary_scalars
 from fwdllm_common.canary import CANARY_DIRECTIONS, Canary, signal_to_noise
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import Manifest
-from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.config.job import PerturbationSection
+from fwdllm_server.tasks import task_named
 
 CANARY_FILE = "canary.bin"
 # Texts of our own: every device of every job receives them, so they must be nobody's data.
@@ -29,7 +29,6 @@ TEXTS = (
     "I would not buy this kettle again, it leaked on the second day.",
     "What a lovely film; we laughed and cried and stayed for the credits.",
 )
-_QUESTION = "Which?"
 _MAX_TOKENS = 32
 _MOVED = 0.03
 
@@ -66,29 +65,11 @@ def fidelity(canary: Canary) -> float:
 def _tokenised(bundle: Path, manifest: Manifest) -> Dataset:
     short = replace(manifest, max_tokens=min(manifest.max_tokens, _MAX_TOKENS))
     with TemporaryDirectory(dir=bundle.parent) as folder:
-        write = _labelled if manifest.task == CLASSIFICATION else _questions
-        return Dataset.load(write(Path(folder), manifest), bundle / manifest.tokenizer.name, short)
-
-
-def _labelled(folder: Path, manifest: Manifest) -> Source:
-    file = folder / "texts.csv"
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(("text", "label"))
-        writer.writerows((text, manifest.labels[i % len(manifest.labels)]) for i, text in enumerate(TEXTS))
-    return DataSource(file)
-
-
-def _questions(folder: Path, _manifest: Manifest) -> Source:
-    """Write questions that are answered by a word near the beginning, which truncation keeps."""
-    file = folder / "questions.jsonl"
-    words = [(text, text.split()[1 + i % 3]) for i, text in enumerate(TEXTS)]
-    rows = (
-        {"question": _QUESTION, "context": text, "answer_start": text.index(word), "answer": word}
-        for text, word in words
-    )
-    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    return QuestionSource(file)
+        file = Path(folder) / "rows.jsonl"
+        rows = task_named(manifest.task).canary_rows(TEXTS, manifest.labels)
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        source = client_tasks.task_named(manifest.task).source(file)
+        return Dataset.load(source, bundle / manifest.tokenizer.name, short)
 
 
 def _epsilons(manifest: Manifest, theta: Float32Vector, perturbation: PerturbationSection) -> Mapping[str, float]:

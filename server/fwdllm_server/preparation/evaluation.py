@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fwdllm_client.data import Dataset, DataSource, QuestionSource, Source, contents_of
+from fwdllm_client.data import Dataset, Source
 from fwdllm_client.engine import Engine
+from fwdllm_client.tasks import RowOptions, task_named
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import Manifest
-from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.store.ledger import EvaluationRecord
 
@@ -34,7 +35,7 @@ def check_rows(spec: JobSpec, source: Source) -> int:
 
     :raises BadInputError: the file is missing, wrong, or has a label that the job does not name.
     """
-    contents = contents_of(source, spec.model.no_answer)
+    contents = source.contents()
     if unknown := set(contents.labels) - set(spec.model.labels):
         raise BadInputError(
             f"{source.path}: label {sorted(unknown)[0]!r} is not in [model] labels; add it there or correct the file"
@@ -45,19 +46,18 @@ def check_rows(spec: JobSpec, source: Source) -> int:
 def held_out_source(spec: JobSpec, base_folder: Path) -> Source:
     """Return the source of the held-out rows; relative paths start from ``base_folder``."""
     section = spec.held_out
-    if spec.model.task != CLASSIFICATION:
-        return QuestionSource(base_folder / section.file)
-    columns = (section.text_column, section.label_column)
-    return DataSource(base_folder / section.file, *columns, skip_incomplete=section.skip_incomplete)
+    options = RowOptions(
+        section.text_column,
+        section.label_column,
+        skip_incomplete=section.skip_incomplete,
+        no_answer=spec.model.no_answer,
+    )
+    return task_named(spec.model.task).source(base_folder / section.file, options)
 
 
-def held_out_texts(spec: JobSpec, base_folder: Path) -> list[str]:
+def held_out_texts(spec: JobSpec, base_folder: Path) -> Sequence[str]:
     """Return some held-out texts from the whole file, without labels: the coordinator has no other text."""
-    source = held_out_source(spec, base_folder)
-    if isinstance(source, QuestionSource):
-        texts = [f"{row.question} {row.context}" for row in source.rows()]
-    else:
-        texts = [row.text for row in source.rows()]
+    texts = held_out_source(spec, base_folder).texts()
     return texts[:: ceil(len(texts) / _SAMPLE)]  # many files are sorted by label
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_GAUSSIAN_DIRECTIONS
-from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.profiler.candidate_model import ModelMaker
@@ -17,6 +16,7 @@ from fwdllm_server.profiler.environment import environment
 from fwdllm_server.profiler.measurement import Bench, Measurement
 from fwdllm_server.profiler.public_rows import PublicRows
 from fwdllm_server.profiler.report import Report, Settings, make_report
+from fwdllm_server.tasks import task_named
 
 LEAST_DIRECTIONS = 16
 
@@ -45,7 +45,7 @@ class Profiler:
     def __init__(
         self, spec: JobSpec, base_folder: Path, amount: Amount, candidates: Sequence[PeftSpec] | None = None
     ) -> None:
-        if spec.model.task != CLASSIFICATION:
+        if not task_named(spec.model.task).is_class:
             raise BadInputError(f"only classification can be profiled, not {spec.model.task}; choose [peft] by hand")
         most = MAX_GAUSSIAN_DIRECTIONS if spec.perturbation.distribution == "gaussian" else MAX_DIRECTIONS
         if not LEAST_DIRECTIONS <= amount.directions <= most:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fwdllm_client.data import DataSource
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.preparation.evaluation import check_held_out, held_out_source

@@ -8,7 +8,7 @@ from heapq import heappop, heappush
 from textwrap import shorten
 
 from fwdllm_common.job_choice import JobChoice
-from fwdllm_common.task import CLASSIFICATION, Task
+from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.config.job import DevicesSection
 from fwdllm_server.rounds.draw import draw_number
 
@@ -37,7 +37,7 @@ class Present:
     memory_bytes: int = 0
 
     def why_not(
-        self, job: str, labels: frozenset[str], task: Task = CLASSIFICATION, needs: DevicesSection = _ANY
+        self, job: str, labels: frozenset[str], task: str = CLASSIFICATION, needs: DevicesSection = _ANY
     ) -> str:
         """Return why the device cannot take part in the job of this name, or an empty text if it can.
 
@@ -59,9 +59,7 @@ class Present:
             return f"the job needs the capability {missing[0]!r}, which this device does not have"
         return ""
 
-    def suits(
-        self, job: str, labels: frozenset[str], task: Task = CLASSIFICATION, needs: DevicesSection = _ANY
-    ) -> bool:
+    def suits(self, job: str, labels: frozenset[str], task: str = CLASSIFICATION, needs: DevicesSection = _ANY) -> bool:
         """Return whether the device can take part in the job of this name (:meth:`why_not`)."""
         return not self.why_not(job, labels, task, needs)
 
@@ -124,7 +122,7 @@ class Presence:
         labels: Sequence[str],
         now: float,
         capability: str | None = None,
-        task: Task = CLASSIFICATION,
+        task: str = CLASSIFICATION,
         needs: DevicesSection = _ANY,
     ) -> list[str]:
         """List the present devices that have ``capability`` and can take part in the job of this name, by id."""

@@ -27,7 +27,7 @@ from fwdllm_common.protocol import (
     PROTOCOL_MAJOR,
     Reason,
 )
-from fwdllm_common.task import CLASSIFICATION, TASKS
+from fwdllm_common.task import CLASSIFICATION, find_task
 from fwdllm_server.coordinator.coordinator import Coordinator
 from fwdllm_server.coordinator.peers import present
 from fwdllm_server.rounds import failing, feature_reporting, reporting, self_testing
@@ -410,9 +410,10 @@ def check_check_in(request: device_pb2.CheckInRequest) -> None:
             "install the coordinator's version of fwdllm"
         )
         raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.GENERATOR_VERSION, message)
-    if request.task and request.task not in TASKS:
+    task = find_task(request.task or CLASSIFICATION)
+    if task is None:
         raise _bad_field(f"task {request.task[:_MAX_CAPABILITY]!r} is not known here; update the coordinator")
-    if request.task in ("", CLASSIFICATION):
+    if task.has_labels:
         in_range("number of labels", len(request.labels), 1, _MAX_LABELS)
     else:
         in_range(f"number of labels for {request.task}", len(request.labels), 0, 0)

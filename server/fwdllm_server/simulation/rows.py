@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from fwdllm_client.data import DataSource, QuestionSource, Source
-from fwdllm_common.task import CLASSIFICATION
+from fwdllm_client.data import Source
+from fwdllm_client.tasks import RowOptions, task_named
 from fwdllm_server.config.job import ModelSection
 
 
@@ -20,12 +20,8 @@ def read_source(
 ) -> tuple[Source, Sequence[str] | None]:
     """Return the source of the rows for a ``model``, and the user of each row if ``user_column`` is given.
 
-    ``text_column`` and ``label_column`` apply to classification. Question answering has fixed columns.
-
     :raises BadInputError: the file or a row is invalid.
     """
-    if model.task != CLASSIFICATION:
-        questions = QuestionSource(path)
-        return questions, None if user_column is None else questions.values(user_column, model.no_answer)
-    source = DataSource(path, text_column, label_column, skip_incomplete=skip_incomplete)
+    options = RowOptions(text_column, label_column, skip_incomplete=skip_incomplete, no_answer=model.no_answer)
+    source = task_named(model.task).source(path, options)
     return source, None if user_column is None else source.values(user_column)

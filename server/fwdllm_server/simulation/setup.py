@@ -11,11 +11,11 @@ from pathlib import Path
 from fwdllm_client.data import Dataset, Source
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import storage_error
-from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.preparation.evaluation import check_rows
 from fwdllm_server.simulation.population import Population
 from fwdllm_server.simulation.store import SimulationStore
+from fwdllm_server.tasks import task_named
 
 _FACT = "setup"
 
@@ -25,7 +25,7 @@ def check_data(spec: JobSpec, data: Source, population: Population, has_users: b
 
     :raises BadInputError: the rows are invalid, or do not fit the job or the population.
     """
-    if spec.model.task != CLASSIFICATION and population.partition == "dirichlet":
+    if not task_named(spec.model.task).is_class and population.partition == "dirichlet":
         raise BadInputError(
             f"a Dirichlet partition needs labels, which {spec.model.task} does not have; use iid or user"
         )

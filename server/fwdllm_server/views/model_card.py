@@ -13,11 +13,11 @@ from sqlalchemy import Connection
 
 from fwdllm.v1.operator_pb2 import Job
 from fwdllm_common.replay import ModelState, theta_digest
-from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.config.job import JobSpec, ModelSection
 from fwdllm_server.model.adapter import BASE_FOLDER, ExportFormat
 from fwdllm_server.store import devices, ledger
 from fwdllm_server.store.jobs import JobRecord
+from fwdllm_server.tasks import task_named
 from fwdllm_server.views.job_status import job_message
 from fwdllm_server.views.usage import usage
 
@@ -50,7 +50,7 @@ def model_card(
     config = json.loads((template_folder / BASE_FOLDER / "config.json").read_bytes())
     version = job.version if state is None else state.version
     digest = job.theta_digest if state is None else theta_digest(state.theta)
-    heads = ("version", *_metrics(spec.model), "loss")
+    heads = ("version", *task_named(spec.model.task).metrics, "loss")
     parts = [
         _front_matter(spec, Path(record.base_folder), kind),
         f"# {record.name}",
@@ -66,7 +66,7 @@ def model_card(
 
 
 def _front_matter(spec: JobSpec, base_folder: Path, kind: ExportFormat) -> str:
-    lines = [f"library_name: {kind}", f"pipeline_tag: {_pipeline(spec.model)}"]
+    lines = [f"library_name: {kind}", f"pipeline_tag: {task_named(spec.model.task).pipeline}"]
     if not _is_local(spec.model, base_folder):
         lines.append(f"base_model: {json.dumps(spec.model.source)}")
     lines += ["tags:", "- fwdllm", "- federated-learning", "- forward-gradient"]
@@ -86,16 +86,12 @@ def _summary(spec: JobSpec, base_folder: Path, simulated: bool) -> str:
     )
 
 
-def _metrics(model: ModelSection) -> Sequence[str]:
-    return ("accuracy",) if model.task == CLASSIFICATION else ("F1", "exact match")
-
-
 def _curve(connection: Connection, job: Job, model: ModelSection, version: int) -> Iterator[Sequence[str]]:
     found = ledger.evaluations_of(connection, job.job_id)
     step = -(-len(found) // _MOST_POINTS)
     for at, each in enumerate(found):
         if at % step == 0 or at == len(found) - 1 or each.version == version:
-            exact = [] if model.task == CLASSIFICATION else [f"{each.exact_match or 0.0:.1%}"]
+            exact = [f"{each.exact_match or 0.0:.1%}"] if len(task_named(model.task).metrics) > 1 else []
             yield str(each.version), f"{each.accuracy:.1%}", *exact, f"{each.loss:.4f}"
 
 
@@ -153,7 +149,3 @@ def _is_local(model: ModelSection, base_folder: Path) -> bool:
 
 def _name(path: str) -> str:
     return Path(path).name or "model"
-
-
-def _pipeline(model: ModelSection) -> str:
-    return "text-classification" if model.task == CLASSIFICATION else model.task

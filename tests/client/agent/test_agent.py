@@ -18,10 +18,11 @@ from fwdllm.v1 import device_pb2, ledger_pb2
 from fwdllm_client.agent.agent import LocalData, run_agent
 from fwdllm_client.cli.main import run_command
 from fwdllm_client.connection.home import ClientHome
-from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data import Dataset
 from fwdllm_client.data.split import split
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_client.policy.policy import Policy
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError, IntegrityError, NotAllowedError
 from fwdllm_common.files import sha256_of

@@ -17,9 +17,10 @@ from fwdllm_client.cache.weights import Weights
 from fwdllm_client.cli.main import run_command
 from fwdllm_client.connection.home import ClientHome
 from fwdllm_client.connection.retry import Retry
-from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data import Dataset
 from fwdllm_client.engine import Engine
 from fwdllm_client.engine.golden_bundle import GOLDEN_FOLDER
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.directions import Directions
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.manifest import MANIFEST_FILE, Manifest

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data import Dataset
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Layout, TensorSpec
 from fwdllm_common.manifest import BundleFile, Manifest, Stage

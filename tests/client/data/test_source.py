@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 
-from fwdllm_client.data import Contents, DataSource, Row, contents_of
+from fwdllm_client.data import Contents
+from fwdllm_client.tasks.classification import DataSource, Row
 from fwdllm_common.errors import BadInputError
 
 
@@ -57,8 +58,8 @@ def test_other_column_names_and_a_user(write):
     path = write("a.csv", "body,topic,who\na,x,1\nb,y,2\nc,x,1\n")
     source = DataSource(path, "body", "topic", "who", "1")
     assert list(source.rows()) == [Row(2, "a", "x"), Row(4, "c", "x")]
-    assert contents_of(source) == Contents("classification", 2, ("x",))
-    assert contents_of(DataSource(path, "body", "topic")) == Contents("classification", 3, ("x", "y"))
+    assert source.contents() == Contents("classification", 2, ("x",))
+    assert DataSource(path, "body", "topic").contents() == Contents("classification", 3, ("x", "y"))
 
 
 def test_a_very_long_text(write):
@@ -119,7 +120,7 @@ def test_jsonl_gives_back_any_text(tmp_path_factory, texts):
 )
 def test_what_is_wrong_where_and_what_to_do(write, name, data, message):
     with pytest.raises(BadInputError) as error:
-        contents_of(DataSource(write(name, data)))
+        DataSource(write(name, data)).contents()
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -222,18 +223,18 @@ def test_incomplete_rows_are_left_out_and_counted(write):
     path = write("a.jsonl", '{"text":"a","label":"x"}\n{"text":"b","label":" "}\n{"text":null,"label":"y"}\n')
     source = DataSource(path, skip_incomplete=True)
     with capture_logs() as logs:
-        assert contents_of(source) == Contents("classification", 1, ("x",), left_out=2)
+        assert source.contents() == Contents("classification", 1, ("x",), left_out=2)
     assert [(line["event"], line["rows"], line["kept"]) for line in logs] == [
         ("rows without a text or a label are left out", 2, 1)
     ]
     assert source.values("label") == ["x"], "they belong to the rows"
     with pytest.raises(BadInputError, match="none of its rows has both 'text' and 'label'"):
-        contents_of(DataSource(write("b.csv", "text,label\na,\n"), skip_incomplete=True))
+        DataSource(write("b.csv", "text,label\na,\n"), skip_incomplete=True).contents()
 
 
 @pytest.mark.parametrize(("text", "warned"), [("a [SEP] b", True), ("a</s></s>b", True), ("a - b", False)])
 def test_pairs_in_one_column_are_warned_of(write, text, warned):
     path = write("a.csv", f"text,label\n{text},x\nc,y\n")
     with capture_logs() as logs:
-        contents_of(DataSource(path))
+        DataSource(path).contents()
     assert [line["rows"] for line in logs if "separator" in line["event"]] == [1] * warned

@@ -15,8 +15,9 @@ from peft import PeftModel
 from torch.nn.functional import cross_entropy
 from transformers import AutoModelForQuestionAnswering, BertConfig, BertForQuestionAnswering, BertModel, LlamaModel
 
-from fwdllm_client.data import Dataset, QuestionSource
+from fwdllm_client.data import Dataset
 from fwdllm_client.engine import DirectionTask, Engine
+from fwdllm_client.tasks.question_answering import QuestionSource
 from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Float32Vector

@@ -13,8 +13,9 @@ import pytest
 from helpers.without_fwdllm import run_without_fwdllm
 from server.model.conftest import LABELS, MAX_TOKENS, TEXTS, Prepared
 
-from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data import Dataset
 from fwdllm_client.engine import Engine
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_server.model.adapter import write_adapter
 from fwdllm_server.model.adapter_template import Reading, save_adapter_template, tokenizer_for
 from fwdllm_server.model.load import load_tokenizer_file

@@ -17,7 +17,8 @@ from server.model.conftest import save_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data import Dataset
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.prompt import Prompt

@@ -34,8 +34,8 @@ from transformers import (
 from fwdllm_client.agent.worker import LocalCompute
 from fwdllm_client.cache.artifacts import Bundle
 from fwdllm_client.cache.quota import CacheQuota
-from fwdllm_client.data import DataSource
 from fwdllm_client.policy.policy import LeastRows
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.canary import Canary
 from fwdllm_common.errors import BadInputError, FwdllmError, StorageError
 from fwdllm_common.manifest import BundleFile, Manifest

@@ -13,7 +13,8 @@ from helpers.tiny_job import job_spec, job_toml
 from helpers.tiny_text import LABELS, save_tiny_model, write_rows
 from server.simulation.bench import Bench, sections
 
-from fwdllm_client.data import Dataset, DataSource
+from fwdllm_client.data import Dataset
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.preparation.model_export import export_model
 from fwdllm_server.simulation import simulation

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from fwdllm_client.data import DataSource
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_server.cli import run
 from fwdllm_server.simulation.population import Population
 from fwdllm_server.simulation.simulation import Simulation

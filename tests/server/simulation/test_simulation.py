@@ -15,8 +15,8 @@ from helpers.tiny_job import job_spec, job_toml
 from peft import PeftModel
 from server.simulation.conftest import SIMULATED
 
-from fwdllm_client.data import DataSource
 from fwdllm_client.engine import Engine
+from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.errors import BadInputError, BusyError, JobFailedError, StorageError
 from fwdllm_server.model.adapter_template import load_base_of
 from fwdllm_server.simulation import simulation as module

@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, Literal, TypeAlias, get_args
 
-from fwdllm_common.task import CLASSIFICATION
+from fwdllm_common.task import CLASSIFICATION, find_task
+from fwdllm_server.tasks import task_named
 
 Preset: TypeAlias = Literal["default", "layer-means-4096", "side", "upper-layers", "fwdllm-paper", "mezo"]
 
@@ -23,7 +24,7 @@ def with_preset(job: Mapping[str, Any]) -> dict[str, Any]:
     A job that names none has ``default``, ``side`` if it names that method, or ``upper-layers`` if it says something
     else of PEFT; with its own blocks it stands alone. Tables are merged key by key, with three exceptions: of the
     preset's blocks only those remain that the job names, if it names any, another PEFT method takes nothing from the
-    preset's, and another task than classification has no pooling.
+    preset's, and a task without pooling takes none from it.
     """
     name = job.get("preset", None if "blocks" in job else _own_preset(job.get("peft")))
     if name not in NAMES:
@@ -33,7 +34,8 @@ def with_preset(job: Mapping[str, Any]) -> dict[str, Any]:
         preset["blocks"] = {block: keys for block, keys in preset["blocks"].items() if block in job["blocks"]}
     if "method" in job.get("peft", {}) and job["peft"]["method"] != preset["peft"]["method"]:
         del preset["peft"]
-    if job.get("model", {}).get("task", CLASSIFICATION) != CLASSIFICATION:
+    task = job.get("model", {}).get("task", CLASSIFICATION)
+    if isinstance(task, str) and find_task(task) and "pooling" not in task_named(task).keys:
         preset.get("model", {}).pop("pooling", None)
     return _merged(preset, job)
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
-from tokenizers import Encoding, Tokenizer
+from tokenizers import Encoding
 
-from fwdllm_client.data.questions import Question, QuestionSource
+from fwdllm_client.data.dataset import Dataset
+from fwdllm_client.data.tokens import batches, offsets_of, open_tokenizer
+from fwdllm_client.tasks.question_answering.rows import Question, QuestionSource
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest
 
@@ -20,7 +22,6 @@ NO_SPAN = (-1, -1)
 """The span of an answer that truncation has cut off."""
 NO_ANSWER = (0, 0)
 """The span of a question without an answer, if the model learns such: the first token, as usual for SQuAD 2.0."""
-_ROWS_PER_BATCH = 32
 _CONTEXT, _QUESTION, _NEITHER = 1, 0, -1
 
 _log = structlog.get_logger()
@@ -42,23 +43,28 @@ class Passages:
     no_answer: bool = False
 
 
-class Tokenised(NamedTuple):
-    """``token_ids`` of all rows, ``lengths`` of the rows in tokens, ``spans`` of the answers, int32 ``[rows, 2]``."""
+@dataclass(frozen=True)
+class QuestionDataset(Dataset):
+    """Tokenised questions; ``labels`` are the first and last token of the answer, -1 where the answer is cut off."""
 
-    token_ids: NDArray[np.int32]
-    lengths: NDArray[np.int64]
-    spans: NDArray[np.int32]
     passages: Passages
 
 
-def tokenise(source: QuestionSource, tokenizer: Tokenizer, manifest: Manifest) -> Tokenised:
+def passages_of(dataset: Dataset) -> Passages:
+    """Return the contexts and answers of a dataset of questions."""
+    assert isinstance(dataset, QuestionDataset), "a canary's rows have no text"
+    return dataset.passages
+
+
+def tokenise(source: QuestionSource, tokenizer_file: Path, manifest: Manifest) -> QuestionDataset:
     """Tokenise the rows of ``source`` as pairs of question and context; truncate the context to fit ``max_tokens``.
 
     :raises BadInputError: the file or a row is wrong, or truncation cuts off all answers.
     """
     rows: list[_Row] = []
     contexts: dict[str, str] = {}  # stored once, because many questions share one
-    for questions in _batches(source.rows(unanswerable=manifest.no_answer)):
+    tokenizer = open_tokenizer(tokenizer_file)
+    for questions in batches(source.rows()):
         encoded = tokenizer.encode_batch([(each.question, each.context) for each in questions])
         for question, encoding in zip(questions, encoded, strict=True):
             context = contexts.setdefault(question.context, question.context)
@@ -74,9 +80,9 @@ def tokenise(source: QuestionSource, tokenizer: Tokenizer, manifest: Manifest) -
         _log.info(
             "answers that truncation cuts off are not learnt", rows=cut, of=len(rows), max_tokens=manifest.max_tokens
         )
-    return Tokenised(
+    return QuestionDataset(
         np.concatenate([row.ids for row in rows]),
-        np.array([len(row.ids) for row in rows], dtype=np.int64),
+        offsets_of(np.array([len(row.ids) for row in rows], dtype=np.int64)),
         spans,
         Passages(
             [row.context for row in rows],
@@ -130,8 +136,3 @@ def _span(characters: NDArray[np.int32], begin: int, end: int) -> tuple[int, int
     first = int(np.searchsorted(characters[:, 1], begin, side="right"))
     last = int(np.searchsorted(characters[:, 0], end, side="left")) - 1
     return (first, last) if first <= last and characters[last, 1] >= end else None
-
-
-def _batches(rows: Iterator[Question]) -> Iterator[Sequence[Question]]:
-    while batch := list(islice(rows, _ROWS_PER_BATCH)):
-        yield batch

@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
-from fwdllm_client.data import Contents, Dataset, DataSource, QuestionSource, contents_of
-from fwdllm_client.data.questions import Question
-from fwdllm_client.engine.spans import answer, best_span
-from fwdllm_client.engine.squad_score import exact_match, f1
+from fwdllm_client.data import Contents, Dataset
+from fwdllm_client.tasks.classification import DataSource
+from fwdllm_client.tasks.question_answering import QuestionSource
+from fwdllm_client.tasks.question_answering.rows import Question
+from fwdllm_client.tasks.question_answering.spans import answer, best_span
+from fwdllm_client.tasks.question_answering.squad_score import exact_match, f1
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest
 
@@ -69,7 +71,7 @@ def test_a_table_and_a_user_of_it(tmp_path: Path) -> None:
     ]
     assert [row.question for row in QuestionSource(path, "who", "y").rows()] == ["When?"]
     assert QuestionSource(path).values("who") == ["x", "y"]
-    assert contents_of(QuestionSource(path)) == Contents("question-answering", 2)
+    assert QuestionSource(path).contents() == Contents("question-answering", 2)
 
 
 def test_squads_own_format_and_several_answers(tmp_path: Path) -> None:
@@ -149,12 +151,13 @@ def test_the_layout_of_datasets(name: str, tmp_path: Path) -> None:
         Question(2, "When?", CONTEXT, [31, 28], ["1843", "in 1843"]),
     ]
     assert list(source.rows()) == answered
-    assert list(source.rows(unanswerable=True)) == [*answered, Question(3, "Where?", CONTEXT, [], [])]
+    every = dataclasses.replace(source, no_answer=True)
+    assert list(every.rows()) == [*answered, Question(3, "Where?", CONTEXT, [], [])]
     assert source.values("id") == ["a", "b"]
-    assert source.values("id", unanswerable=True) == ["a", "b", "c"]
+    assert every.values("id") == ["a", "b", "c"]
     with capture_logs() as logs:
-        assert contents_of(source) == Contents("question-answering", 2, left_out=1)
-        assert contents_of(source, unanswerable=True) == Contents("question-answering", 3)
+        assert source.contents() == Contents("question-answering", 2, left_out=1)
+        assert every.contents() == Contents("question-answering", 3)
     assert [(line["event"], line["rows"]) for line in logs] == [("questions without an answer are left out", 1)]
 
 
@@ -163,7 +166,7 @@ def test_nulls_are_questions_without_an_answer(missing: dict[str, Any], tmp_path
     plain = {"question": "Who?", "context": CONTEXT}
     source = QuestionSource(written(tmp_path, "a.jsonl", f"{json.dumps(ROW)}\n{json.dumps(plain | missing)}"))
     assert [row.line for row in source.rows()] == [1]
-    assert [row.answers for row in source.rows(unanswerable=True)] == [["Ada"], []]
+    assert [row.answers for row in dataclasses.replace(source, no_answer=True).rows()] == [["Ada"], []]
 
 
 def test_a_question_is_named_by_its_id(tmp_path: Path) -> None:

@@ -1,15 +1,24 @@
-"""A device's questions: a local file of contexts, questions, and the spans that answer them."""
+"""Questions in a local file: contexts, questions, and the spans that answer them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+import structlog
 
 from fwdllm_client.data.readers import ABSENT, Column
 from fwdllm_client.data.records import TABLES, LeftOut, RecordFile, filled, text_of
-from fwdllm_client.data.squad_file import read_questions
+from fwdllm_client.data.source import Contents, Source
+from fwdllm_client.tasks.question_answering.squad_file import read_questions
 from fwdllm_common.errors import BadInputError
+from fwdllm_common.task import QUESTION_ANSWERING
+
+if TYPE_CHECKING:
+    from fwdllm_client.data.dataset import Dataset
+    from fwdllm_common.manifest import Manifest
 
 COLUMNS = ("question", "context", "answer_start", "answer")
 _COLUMNS = (
@@ -17,6 +26,7 @@ _COLUMNS = (
     Column("context"),
     *(Column(name, required=False) for name in ("answer_start", "answer", "answers", "id")),
 )
+_log = structlog.get_logger()
 _READERS = {**TABLES, ".json": read_questions}
 
 
@@ -36,12 +46,13 @@ class Question:
 
 
 @dataclass(frozen=True)
-class QuestionSource:
+class QuestionSource(Source):
     """A table with the columns :data:`COLUMNS`, or a JSON file in SQuAD's own format.
 
     Instead of the last two columns there may be ``answers``, as in Hugging Face's ``datasets``: a struct of the lists
     ``text`` and ``answer_start``. A question with several answers has lists in the last two columns. With
-    ``user_column`` and ``user`` only the rows with the value ``user`` in that column are used.
+    ``user_column`` and ``user`` only the rows with the value ``user`` in that column are used. Questions without an
+    answer are left out unless ``no_answer`` is set.
 
     :raises BadInputError: an unknown file type, or only one of ``user_column`` and ``user``.
     """
@@ -49,25 +60,56 @@ class QuestionSource:
     path: Path
     user_column: str | None = None
     user: str | None = None
+    no_answer: bool = False
 
     def __post_init__(self) -> None:
         _ = self._file()
 
-    def rows(self, left_out: LeftOut | None = None, unanswerable: bool = False) -> Iterator[Question]:
-        """Yield the questions in the order of the file; those without an answer only with ``unanswerable``.
+    @property
+    def task(self) -> str:
+        """The name of the task that the rows are for."""
+        return QUESTION_ANSWERING
 
-        Questions that are left out are counted in ``left_out``.
+    def rows(self, left_out: LeftOut | None = None) -> Iterator[Question]:
+        """Yield the questions in the order of the file; those that are left out are counted in ``left_out``.
 
         :raises BadInputError: the file or a row is wrong, an answer is not at its stated start, or no row is left.
         """
-        return (row for row, _ in self._read(None, left_out or LeftOut(), unanswerable))
+        return (row for row, _ in self._read(None, left_out or LeftOut()))
 
-    def values(self, column: str, unanswerable: bool = False) -> list[str]:
+    def values(self, column: str) -> list[str]:
         """Return each row's value in another column; SQuAD's format has the column ``title``.
 
         :raises BadInputError: the file is wrong or has no such column.
         """
-        return [value for _, value in self._read(column, LeftOut(), unanswerable)]
+        return [value for _, value in self._read(column, LeftOut())]
+
+    def texts(self) -> list[str]:
+        """Return question and context of each row.
+
+        :raises BadInputError: the file or a row is wrong, or no row is left.
+        """
+        return [f"{row.question} {row.context}" for row in self.rows()]
+
+    def contents(self) -> Contents:
+        """Count the questions; log how many are left out.
+
+        :raises BadInputError: the file or a row is wrong, or no row is left.
+        """
+        left_out = LeftOut()
+        rows = sum(1 for _ in self.rows(left_out))
+        if left_out.rows:
+            _log.warning("questions without an answer are left out", file=str(self.path), rows=left_out.rows, kept=rows)
+        return Contents(QUESTION_ANSWERING, rows, left_out=left_out.rows)
+
+    def tokenised(self, tokenizer_file: Path, manifest: Manifest) -> Dataset:
+        """Tokenise pairs of question and context; their labels are spans of tokens.
+
+        :raises BadInputError: the file or a row is wrong, or all answers are cut off.
+        """
+        from fwdllm_client.tasks.question_answering.passages import tokenise
+
+        return tokenise(replace(self, no_answer=manifest.no_answer), tokenizer_file, manifest)
 
     def place(self, line: int) -> str:
         """Return the file and line for a message."""
@@ -77,7 +119,7 @@ class QuestionSource:
         columns = _COLUMNS if other is None else (*_COLUMNS, Column(other))
         return RecordFile(self.path, columns, self.user_column, self.user, _READERS)
 
-    def _read(self, other: str | None, left_out: LeftOut, unanswerable: bool) -> Iterator[tuple[Question, str]]:
+    def _read(self, other: str | None, left_out: LeftOut) -> Iterator[tuple[Question, str]]:
         file = self._file(other)
         found = False
         for line, (question, context, start, answer, both, name, *rest) in file.records():
@@ -91,7 +133,7 @@ class QuestionSource:
                 [text_of(place, "answer", value) for value in answers],
             )
             _check(place, row)
-            if not row.answers and not unanswerable:
+            if not row.answers and not self.no_answer:
                 left_out.rows += 1
                 continue
             found = True

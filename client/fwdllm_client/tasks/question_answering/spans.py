@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import TypeAlias
 
-from fwdllm_client.data.passages import NO_ANSWER, Passages
-from fwdllm_client.engine.stages import Float32
+import numpy as np
+from numpy.typing import NDArray
+
+from fwdllm_client.tasks.question_answering.passages import NO_ANSWER, Passages
+
+Float32: TypeAlias = NDArray[np.float32]
 
 MOST_TOKENS = 30
 """Longest answer in tokens, as in the usual evaluation scripts."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwdllm_client.engine.squad_score import exact_match, f1
+from fwdllm_client.tasks.question_answering.squad_score import exact_match, f1
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,108 @@
+"""A graph from the coordinator, asked by tasks whether what it returns is their loss."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from functools import cached_property
+
+import numpy as np
+
+from fwdllm.graph import onnx_pb2
+
+_INT64 = 7
+
+
+class LossGraph:
+    """The nodes of ``graph``, whose inputs are called ``inputs``; every value is defined once."""
+
+    def __init__(self, graph: onnx_pb2.Graph, inputs: Collection[str]) -> None:
+        self._graph = graph
+        self._inputs = frozenset(inputs)
+
+    def scores_behind(self, value: str, *operators: str, axes: Collection[int], is_expanded: bool = False) -> str:
+        """Return the value whose log-softmax is looked up at the labels to give ``value``; "" if there is none.
+
+        ``operators`` follow the lookup, the last one first; ``axes`` are the two indices of the axis of the softmax.
+        Labels are ``is_expanded`` where they are looked up for several copies of θ.
+        """
+        for operator in operators:
+            node = self.maker(value, operator)
+            if node is None:
+                return ""
+            value = node.input[0]
+        lookup = self.maker(value, "GatherElements")
+        scores = lookup and self.maker(lookup.input[0], "LogSoftmax")
+        if lookup is None or scores is None:
+            return ""
+        is_of_labels = self._is_expanded_labels if is_expanded else self._is_labels
+        is_along = axis_of(lookup, 0) in axes and axis_of(scores, -1) in axes
+        return scores.input[0] if is_along and is_of_labels(lookup.input[1]) else ""
+
+    def maker(self, value: str, operator: str) -> onnx_pb2.Node | None:
+        """Return the node that computes ``value`` if its operator is ONNX's own ``operator``, else None."""
+        node = self._makers.get(value)
+        return node if node is not None and (node.domain, node.op_type) == ("", operator) else None
+
+    def readers(self, value: str) -> Iterator[onnx_pb2.Node]:
+        """Yield the nodes that read ``value``."""
+        return (node for node in self._graph.node if value in node.input)
+
+    def times_read(self, value: str) -> int:
+        """Count the places where ``value`` is read."""
+        return sum(list(node.input).count(value) for node in self._graph.node)
+
+    def integers(self, value: str) -> list[int]:
+        """Return the values of the int64 constant ``value``; empty if it is not such a constant."""
+        tensor = self._constants.get(value)
+        if tensor is None or tensor.data_type != _INT64 or tensor.external_data:
+            return []
+        return np.frombuffer(tensor.raw_data, dtype="<i8").tolist() if tensor.raw_data else list(tensor.int64_data)
+
+    def origins(self, value: str, of_sizes: bool = True) -> set[str]:
+        """Return the inputs of the graph on which ``value`` depends, with ``of_sizes`` also by their sizes alone."""
+        found, seen, pending = set[str](), set[str](), [value]
+        while pending:
+            name = pending.pop()
+            if name in seen:
+                continue
+            seen.add(name)
+            if name in self._inputs:
+                found.add(name)
+            elif name in self._makers and (of_sizes or not self._is_size(name)):
+                pending.extend(self._makers[name].input)
+        return found
+
+    def _is_labels(self, value: str) -> bool:
+        """Whether it is the labels with a further axis, and they go nowhere else."""
+        node = self.maker(value, "Unsqueeze")
+        return (
+            node is not None and node.input[0] == "labels" and self.times_read("labels") == self.times_read(value) == 1
+        )
+
+    def _is_expanded_labels(self, value: str) -> bool:
+        """Whether it is each row's label, repeated for copies of θ; how often, sizes of inputs say and no values."""
+        node = self.maker(value, "Expand")
+        if node is None or self.times_read(value) != 1 or not self._is_labels(node.input[0]):
+            return False
+        axes = self.integers(self._makers[node.input[0]].input[1])
+        return axes in ([1, 2], [-2, -1]) and self.origins(node.input[1], of_sizes=False) == set()
+
+    @cached_property
+    def _makers(self) -> dict[str, onnx_pb2.Node]:
+        return {name: node for node in self._graph.node for name in node.output}
+
+    @cached_property
+    def _constants(self) -> dict[str, onnx_pb2.Tensor]:
+        found = {tensor.name: tensor for tensor in self._graph.initializer}
+        made = ((node, each) for node in self._graph.node if node.op_type == "Constant" for each in node.attribute)
+        return found | {node.output[0]: each.t for node, each in made if each.name == "value"}
+
+    def _is_size(self, value: str) -> bool:
+        """Whether it is the shape of an input of the graph."""
+        node = self.maker(value, "Shape")
+        return node is not None and node.input[0] in self._inputs
+
+
+def axis_of(node: onnx_pb2.Node, default: int) -> int:
+    """Return the node's attribute ``axis``."""
+    return next((each.i for each in node.attribute if each.name == "axis"), default)

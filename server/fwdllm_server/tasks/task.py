@@ -1,0 +1,75 @@
+"""What a task is to the coordinator. torch is imported on demand: the process that serves devices does without it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MODEL_KEYS = ("labels", "pooling", "prompt", "verbaliser", "no_answer")
+"""The keys of ``[model]`` that not every task has."""
+
+
+class Task(ABC):
+    """One task; the objects have no state.
+
+    ``name`` is that of its :class:`fwdllm_common.task.TaskSpec`. ``keys`` are those of :data:`MODEL_KEYS` that it has,
+    ``least_tokens`` the smallest ``max_tokens``, of which ``tokens_needed`` says what for. The model is transformers'
+    ``auto_class``, PEFT's ``peft_type``, the hub's ``pipeline``, with ``scores`` outputs, None for one a label;
+    ``outputs`` name the exported logits, several the parts of their last axis. Labels have the axes ``label_axes``
+    after that of rows, each a size or ``"tokens"`` or ``"labels"``, and the dtype ``label_dtype`` of torch. A row
+    ``is_pair`` if it is two texts, and ``is_class`` if its label is one of the job's labels. ``metrics`` name the main
+    figure, and the one beside it.
+    """
+
+    name: str
+    keys: frozenset[str] = frozenset()
+    least_tokens = 2
+    tokens_needed = ""
+    auto_class: str
+    peft_type: str
+    pipeline: str
+    scores: int | None = None
+    outputs: tuple[str, ...] = ("logits",)
+    label_axes: tuple[int | str, ...] = ()
+    label_dtype = "int64"
+    is_pair = False
+    is_class = False
+    metrics: tuple[str, ...] = ("accuracy",)
+
+    @abstractmethod
+    def losses(self, logits: Tensor, labels: Tensor, attention_mask: Tensor) -> Tensor:
+        """Compute the loss of each row, float32 ``[N]``, as it is exported.
+
+        The device recognises it: see ``is_loss`` of the device's part.
+
+        :param logits: float32 ``[N, …]``.
+        :param labels: ``[N, *label_axes]``.
+        :param attention_mask: int64 ``[N, T]``, 0 for padding.
+        """
+
+    @abstractmethod
+    def canary_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+        """Yield a row for each of ``texts``, with the columns of the device's part.
+
+        :param labels: the job's.
+        """
+
+    @abstractmethod
+    def transformers_code(self, folder: str, trust: str, text: str) -> str:
+        """Return Python code that uses the exported model with transformers.
+
+        :param folder: that of the model.
+        :param trust: a further argument of ``from_pretrained``, with its comma, or nothing.
+        :param text: the expression for a text.
+        """
+
+    @abstractmethod
+    def onnx_code(self, text: str) -> tuple[str, str]:
+        """Return Python code that uses the exported graph: the batch of texts, and what is run on their ``feeds``.
+
+        :param text: the expression for a text.
+        """
