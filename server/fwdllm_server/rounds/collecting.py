@@ -12,10 +12,11 @@ from sqlalchemy import Connection
 
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_server.algorithm import BlockPlan, Measured, Verdict, measured_by_device
-from fwdllm_server.algorithm.robust import Scales
+from fwdllm_server.algorithm.forward_gradient import extend, judge, step_size
+from fwdllm_server.algorithm.robust_aggregation import Scales
 from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.abandoned import abandon
-from fwdllm_server.rounds.dropout import observed_drop_out
+from fwdllm_server.rounds.dropout import over_assignment
 from fwdllm_server.rounds.expiring import expire_overdue
 from fwdllm_server.rounds.reassignment import reassign
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
@@ -75,9 +76,9 @@ def _judge(context: RoundContext, collected: Mapping[str, Measured]) -> Step:
     """Everything asked for is in: commit, or ask for more (variance-controlled pacing)."""
     recent = ledger.recent_scales(context.connection, context.job.id)
     last = ledger.last_entry(context.connection, context.job.id)
-    dropout_rate = observed_drop_out(context)
+    seeds_per_direction = over_assignment(context)
     verdicts, plan = context.computed(
-        context.round.plan, lambda: _verdicts(context, collected, recent, last, dropout_rate)
+        context.round.plan, lambda: _verdicts(context, collected, recent, last, seeds_per_direction)
     )
     decisive = max(verdicts.values(), key=_excess)
     rounds.set_variance(context.connection, context.round, decisive.variance, decisive.threshold)
@@ -108,13 +109,13 @@ def _verdicts(
     collected: Mapping[str, Measured],
     recent: Scales,
     last: LedgerEntry | None,
-    dropout_rate: float,
+    seeds_per_direction: float,
 ) -> tuple[Mapping[str, Verdict], tuple[BlockPlan, ...]]:
     """Whether each block has enough, and the plan that the round goes on with where one has not."""
-    algorithm, plans = context.job.algorithm, context.round.plan
-    verdicts = {plan.block: algorithm.judge(plan, collected[plan.block], recent) for plan in plans}
+    run, plans = context.job.run, context.round.plan
+    verdicts = {plan.block: judge(run, plan, collected[plan.block], recent) for plan in plans}
     extended = tuple(
-        plan if verdicts[plan.block].enough else algorithm.extend(plan, context.job.state, last, dropout_rate)
+        plan if verdicts[plan.block].enough else extend(run, plan, context.job.state, last, seeds_per_direction)
         for plan in plans
     )
     return verdicts, extended
@@ -122,7 +123,7 @@ def _verdicts(
 
 def _close(context: RoundContext, measured: Mapping[str, int]) -> Step:
     """Commit what is there at the deadline if it is enough of the first step; what pacing added is not needed."""
-    step = {plan.block: context.job.algorithm.step_size(plan) for plan in context.round.plan}
+    step = {plan.block: step_size(context.job.run, plan) for plan in context.round.plan}
     have = sum(min(measured[block], directions) for block, directions in step.items())
     in_all = sum(min(measured[plan.block], plan.wanted) for plan in context.round.plan)
     reason = f"deadline: {in_all} of {sum(plan.wanted for plan in context.round.plan)} directions are in"

@@ -12,8 +12,15 @@ import structlog
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import Measured, measured_by_device
-from fwdllm_server.algorithm.agreement import Reputations, contradicting
-from fwdllm_server.algorithm.robust import Scales
+from fwdllm_server.algorithm.forward_gradient import update
+from fwdllm_server.algorithm.robust_aggregation import (
+    Reputations,
+    Scales,
+    contradicting,
+    exclude_outliers,
+    reputations_after,
+    scales_after,
+)
 from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.collecting import by_block
 from fwdllm_server.rounds.dropout import close_assignments
@@ -32,7 +39,7 @@ _SNAPSHOTS_KEPT = 3
 
 
 class Known(NamedTuple):
-    """What rounds before have left: scales of scalars, standings of this round's devices, the last entry."""
+    """What earlier rounds have left: scales of scalars, reputations of this round's devices, the last entry."""
 
     scales: Scales
     reputations: Reputations
@@ -97,17 +104,18 @@ def _snapshot_due(context: RoundContext, directions: int) -> bool:
 
 def _compute(context: RoundContext, collected: Mapping[str, Measured], known: Known, snapshot_due: bool) -> Commit:
     job, plan = context.job, context.round.plan
-    voted = job.algorithm.reputations(plan, collected, job.state, known.last, known.reputations)
+    voted = reputations_after(job.run, plan, collected, job.state, known.last, known.reputations)
     reputations = {**known.reputations, **voted}
+    trusted = {block: exclude_outliers(measured, reputations) for block, measured in collected.items()}
     entry = LedgerEntry(
         version=context.round.version + 1,
-        updates=job.algorithm.update(plan, collected, known.scales, reputations),
+        updates=update(job.run, plan, trusted, known.scales),
         theta_digest=b"",
     )
-    scales = job.algorithm.scales(plan, collected, known.scales)
+    scales = scales_after(plan, collected, known.scales)
     state = copy(job.state)  # until the transaction is on disk, the job's own stays at its version
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at before it counts
-        entry = state.advance(entry, job.algorithm.estimate)
+        entry = state.advance(entry, job.run.estimate)
     snapshot = context.artifacts.put(state.to_bytes()) if snapshot_due and _is_finite(state) else None
     return Commit(entry, scales, reputations, state, snapshot)
 

@@ -29,6 +29,11 @@ def observed_drop_out(context: RoundContext) -> float:
     return vanished / (done + vanished) if done + vanished >= _LEAST_SEEN else 0.0
 
 
+def over_assignment(context: RoundContext) -> float:
+    """Return the directions to assign for each that is waited for, at least 1: what drops out is made up for."""
+    return context.job.spec.rounds.over_assigned(observed_drop_out(context))
+
+
 def close_assignments(context: RoundContext) -> None:
     """Expire the open assignments of a round that is over, so that later scalars count as late."""
     quiet_until = context.now + (1 - QUIET) * context.job.spec.rounds.assignment_s

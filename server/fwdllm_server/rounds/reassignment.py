@@ -16,6 +16,7 @@ import structlog
 
 from fwdllm_common.estimator import Scalar
 from fwdllm_server.algorithm import BlockPlan, Measured, directions_measured, measured_by_device
+from fwdllm_server.algorithm.forward_gradient import step_size
 from fwdllm_server.rounds.distribution import Frames, Share, hand_out
 from fwdllm_server.rounds.dropout import QUIET
 from fwdllm_server.rounds.load import MOST_OF_ROUND, Load
@@ -193,7 +194,7 @@ def _offer_again(scene: Scene) -> Mapping[str, int]:
         part = speeds[device] / max(together, speeds[device])
         if counted_on - {device}:
             part = min(part, MOST_OF_ROUND)
-        return ceil(scene.context.job.algorithm.step_size(plan) * plan.devices_per_direction * part)
+        return ceil(step_size(scene.context.job.run, plan) * plan.devices_per_direction * part)
 
     return _offer(scene, short, devices, part_of_step)
 

@@ -8,8 +8,9 @@ from math import inf
 
 import structlog
 
+from fwdllm_server.algorithm.forward_gradient import plan
 from fwdllm_server.rounds.distribution import Frames, Share, hand_out
-from fwdllm_server.rounds.dropout import observed_drop_out
+from fwdllm_server.rounds.dropout import over_assignment
 from fwdllm_server.rounds.load import Load
 from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
 from fwdllm_server.rounds.turns import LOOK_AGAIN_S, kept_for_others
@@ -60,13 +61,11 @@ def _is_paused(context: RoundContext) -> bool:
 def _gather(context: RoundContext, here: Collection[str]) -> Step:
     """Plan the round when enough devices are present. From now on it waits for ``gather_s`` at most."""
     last = ledger.last_entry(context.connection, context.job.id)
-    job, number, dropout_rate = context.job, context.round.number, observed_drop_out(context)
+    job, number, spare = context.job, context.round.number, over_assignment(context)
     # Computed apart, because gradient-guided sampling weighs candidate directions.
     rows = devices.most_examples(context.connection, here)
-    plan = context.computed(
-        ("plan", dropout_rate, rows), lambda: job.algorithm.plan(number, job.state, last, dropout_rate, rows)
-    )
-    rounds.set_plan(context.connection, context.round, plan)
+    planned = context.computed(("plan", spare, rows), lambda: plan(job.run, number, job.state, last, spare, rows))
+    rounds.set_plan(context.connection, context.round, planned)
     rounds.enter(context.connection, context.round, Phase.SELECTING, context.now)
     return MOVED
 
@@ -81,9 +80,9 @@ def _all_back(context: RoundContext, idle: Collection[str]) -> bool:
 def _assign(context: RoundContext, idle: list[str]) -> Step:
     bounds = context.job.spec.rounds
     cohort = context.draw(idle)
-    independent = [plan for plan in context.round.plan if not plan.order]
-    shares = [Share(plan, plan.seeds * plan.devices_per_direction) for plan in independent]
-    frames = [Frames(plan) for plan in context.round.plan if plan.order]
+    independent = [each for each in context.round.plan if not each.order]
+    shares = [Share(each, each.seeds * each.devices_per_direction) for each in independent]
+    frames = [Frames(each) for each in context.round.plan if each.order]
     parts = hand_out(context, shares, cohort, Load.of(context, cohort), bounds.deadline_s, frames=frames)
     if frames:
         _wait_for_what_was_offered(context)
@@ -95,7 +94,7 @@ def _assign(context: RoundContext, idle: list[str]) -> Step:
         job=context.job.name,
         round=context.round.number,
         devices=len(parts),
-        directions={plan.block: plan.wanted for plan in context.round.plan},
+        directions={each.block: each.wanted for each in context.round.plan},
         least_directions=min(parts.values()),
         most_directions=max(parts.values()),
     )
@@ -108,9 +107,9 @@ def _wait_for_what_was_offered(context: RoundContext) -> None:
     for work in assignments.of_round(context.connection, context.job.id, context.round.number):
         for task in work.tasks:
             offered[task.block] += sum(span.count for span in task.seeds)
-    over_assigned = context.job.spec.rounds.over_assigned(observed_drop_out(context))
+    spare = over_assignment(context)
     plans = (
-        plan.for_devices(max(1, round(offered[plan.block] / over_assigned))) if plan.order else plan
-        for plan in context.round.plan
+        each.for_devices(max(1, round(offered[each.block] / spare))) if each.order else each
+        for each in context.round.plan
     )
     rounds.set_plan(context.connection, context.round, tuple(plans))

@@ -16,7 +16,7 @@ from fwdllm_common.ledger import LedgerEntry, RunHeader
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.protocol import GENERATOR_2, GENERATOR_VERSION
 from fwdllm_common.replay import ModelState
-from fwdllm_server.algorithm import ForwardGradient
+from fwdllm_server.algorithm import Run
 from fwdllm_server.algorithm.auto import direction_shares
 from fwdllm_server.config.job import DevicesSection, JobSpec
 from fwdllm_server.preparation.run_header import run_header
@@ -48,7 +48,7 @@ class TrainingJob:
     spec: JobSpec
     manifest: Manifest
     manifest_sha256: str
-    algorithm: ForwardGradient
+    run: Run
     state: ModelState
     is_draft: bool = False
 
@@ -113,7 +113,7 @@ class TrainingJob:
             spec=spec,
             manifest=manifest,
             manifest_sha256=record.manifest_sha256,
-            algorithm=ForwardGradient(spec, state.header, manifest.layout, direction_shares(manifest)),
+            run=Run(spec, state.header, manifest.layout, direction_shares(manifest)),
             state=state,
             is_draft=record.header is None,
         )

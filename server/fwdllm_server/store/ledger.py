@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, func, select
 
 from fwdllm_common.ledger import LedgerEntry
-from fwdllm_server.algorithm.robust import Scales
+from fwdllm_server.algorithm.robust_aggregation import Scales
 from fwdllm_server.store.schema import evaluations, ledger, snapshots
 
 
