@@ -26,10 +26,11 @@ from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.coordinator.grpc_fleet import GrpcFleet
+from fwdllm_server.rounds.context import Step
 from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence
-from fwdllm_server.rounds.training import Step, TrainingJob
+from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.simulation.compute import Compute
 from fwdllm_server.simulation.cost import PassCounter
 from fwdllm_server.simulation.fleet import SimulatedFleet

@@ -16,8 +16,8 @@ import structlog
 from fwdllm.v1 import device_pb2
 from fwdllm_server.algorithm import BlockPlan
 from fwdllm_server.algorithm.plan import seed_ranges
+from fwdllm_server.rounds.context import RoundContext
 from fwdllm_server.rounds.load import MOST_OF_ROUND, Load
-from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store import assignments, participation
 
 _log = structlog.get_logger()

@@ -17,10 +17,10 @@ import structlog
 from fwdllm_common.estimator import Scalar
 from fwdllm_server.algorithm import BlockPlan, Measured, directions_measured, measured_by_device
 from fwdllm_server.algorithm.forward_gradient import step_size
+from fwdllm_server.rounds.context import RoundContext
 from fwdllm_server.rounds.distribution import Frames, Share, hand_out
 from fwdllm_server.rounds.dropout import QUIET
 from fwdllm_server.rounds.load import MOST_OF_ROUND, Load
-from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 
 TURNAROUND_S = 5.0

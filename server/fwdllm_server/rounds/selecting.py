@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from functools import partial
 from math import inf
 
 import structlog
 
+from fwdllm_server.algorithm import BlockPlan
 from fwdllm_server.algorithm.forward_gradient import plan
+from fwdllm_server.rounds.context import MOVED, Computation, RoundContext, Step, wait
 from fwdllm_server.rounds.distribution import Frames, Share, hand_out
 from fwdllm_server.rounds.dropout import over_assignment
 from fwdllm_server.rounds.load import Load
-from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
 from fwdllm_server.rounds.turns import LOOK_AGAIN_S, kept_for_others
 from fwdllm_server.store import assignments, devices, jobs, ledger, rounds
 from fwdllm_server.store.assignments import AssignmentState
@@ -21,7 +23,7 @@ from fwdllm_server.store.rounds import Phase
 _log = structlog.get_logger()
 
 
-def advance(context: RoundContext) -> Step:
+def advance(context: RoundContext) -> Step | Computation[tuple[BlockPlan, ...]]:
     """Move on to assigned when ``min_devices`` idle devices are present and the time to gather more is over."""
     bounds = context.job.spec.rounds
     if _is_paused(context):
@@ -58,13 +60,16 @@ def _is_paused(context: RoundContext) -> bool:
     return record is not None and record.paused
 
 
-def _gather(context: RoundContext, here: Collection[str]) -> Step:
-    """Plan the round when enough devices are present. From now on it waits for ``gather_s`` at most."""
-    last = ledger.last_entry(context.connection, context.job.id)
-    job, number, spare = context.job, context.round.number, over_assignment(context)
-    # Computed apart, because gradient-guided sampling weighs candidate directions.
-    rows = devices.most_examples(context.connection, here)
-    planned = context.computed(("plan", spare, rows), lambda: plan(job.run, number, job.state, last, spare, rows))
+def _gather(context: RoundContext, here: Collection[str]) -> Computation[tuple[BlockPlan, ...]]:
+    """Plan the round when enough devices are present. Gradient-guided sampling compares many candidate directions."""
+    job, rows = context.job, devices.most_examples(context.connection, here)
+    last = ledger.last_entry(context.connection, job.id)
+    compute = partial(plan, job.run, context.round.number, job.state, last, over_assignment(context), rows)
+    return Computation(context.round, compute, _begin_gathering)
+
+
+def _begin_gathering(context: RoundContext, planned: tuple[BlockPlan, ...]) -> Step:
+    """Store the plan. From now on the round waits for ``gather_s`` at most."""
     rounds.set_plan(context.connection, context.round, planned)
     rounds.enter(context.connection, context.round, Phase.SELECTING, context.now)
     return MOVED

@@ -16,11 +16,12 @@ from fwdllm_common.errors import JobFailedError
 from fwdllm_common.packing import halves
 from fwdllm_common.protocol import FEATURE_SUMS, GENERATOR_2
 from fwdllm_server.rounds import feature_reporting, reporting
-from fwdllm_server.rounds.fetching import fetch
+from fwdllm_server.rounds.context import Step
+from fwdllm_server.rounds.delivery import fetch
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence, Present
 from fwdllm_server.rounds.reporting import Report
-from fwdllm_server.rounds.training import Step, TrainingJob
+from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.simulation.compute import Compute
 from fwdllm_server.simulation.cost import PassCounter
 from fwdllm_server.simulation.population import SLOT_S, Population, VirtualDevice
