@@ -187,7 +187,7 @@ class ScriptedDevice:
             else:
                 self.journal[assignment.id, 0] = [derivative(seed) for seed in assignment.seeds]
             for start, seeds in assignment.packed.items():
-                values = [derivative(seed) for seed in range(seeds.first, seeds.first + seeds.length)]
+                values = [derivative(seed) for seed in seeds]
                 half = len(values) // 2
                 self.journal[assignment.id, start] = values[:half]
                 self.journal[assignment.id, start + half] = values[half:]

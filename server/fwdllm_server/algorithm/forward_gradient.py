@@ -23,10 +23,11 @@ from fwdllm_common.layout import Block
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry
 from fwdllm_common.orthogonal import OrthogonalDirections
 from fwdllm_common.replay import ModelState
+from fwdllm_common.seeds import ranges_of
 from fwdllm_server.algorithm.auto import sizes
 from fwdllm_server.algorithm.measured import Measured, coefficients_of
 from fwdllm_server.algorithm.pacing import Verdict, relative_variance, split_half_variance
-from fwdllm_server.algorithm.plan import BlockPlan, SeedRange, seed_ranges
+from fwdllm_server.algorithm.plan import BlockPlan
 from fwdllm_server.algorithm.robust_aggregation import Scales, is_measured, restrained
 from fwdllm_server.algorithm.run import Run
 from fwdllm_server.algorithm.sampling import sampled_seeds
@@ -143,7 +144,7 @@ def _plan_block(
     size = sizes(section, block.size, run.shares.get(block.name, 1.0), spec.rounds, step, rows_at_hand)
     common = BlockPlan(
         block=block.name,
-        ranges=(SeedRange(first_seed, _SEEDS_OF_A_BLOCK),),
+        ranges=(range(first_seed, first_seed + _SEEDS_OF_A_BLOCK),),
         wanted=size.directions,
         epsilon=spec.perturbation.epsilon_at(state.theta[block.slice]),
         batch_size=size.rows,
@@ -155,7 +156,7 @@ def _plan_block(
     if isinstance(directions, OrthogonalDirections):
         return common.in_frames(directions.order, size.per_device, spec.rounds.max_devices)
     count = _seeds_for(size.directions, seeds_per_direction)
-    return replace(common, ranges=seed_ranges(sampled_seeds(run, block, first_seed, count, state, last)))
+    return replace(common, ranges=ranges_of(sampled_seeds(run, block, first_seed, count, state, last)))
 
 
 def _update_block(run: Run, plan: BlockPlan, measured: Measured, scales: Scales) -> BlockUpdate:

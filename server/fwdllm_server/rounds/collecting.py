@@ -143,7 +143,7 @@ def _close(context: RoundContext, measured: Mapping[str, int]) -> Step:
 
 def directions_in(connection: Connection, job_id: str, round_number: int, plan: BlockPlan) -> int:
     """How many directions of a block have been measured by as many devices as are to."""
-    within, last = (plan.first_seed, plan.end_seed - 1), plan.devices_per_direction - 1
+    within, last = range(plan.first_seed, plan.end_seed), plan.devices_per_direction - 1
     if plan.order:
         return scalar_spans.count(connection, job_id, round_number, within)
     return scalars.count(connection, job_id, round_number, within, last)

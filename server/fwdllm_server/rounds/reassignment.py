@@ -21,6 +21,7 @@ from fwdllm_server.rounds.context import RoundContext
 from fwdllm_server.rounds.distribution import Frames, Share, hand_out
 from fwdllm_server.rounds.dropout import QUIET
 from fwdllm_server.rounds.load import MOST_OF_ROUND, Load
+from fwdllm_server.store import assignments
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 
 TURNAROUND_S = 5.0
@@ -223,14 +224,16 @@ def _offer_frames(scene: Scene, collected: Mapping[str, Measured]) -> Mapping[st
             continue
         measured = measured_by_device([collected[plan.block]])
         owed = sum(
-            task.seeds[0].count - measured[work.device_id]
+            assignments.directions_of([task]) - measured[work.device_id]
             for work, task in tasks
             if work.open and work.device_id in live
         )
         lost = plan.wanted - measured.total() - owed
         if lost > 0:
             missing = max(missing, ceil(lost / plan.per_device))
-            frames.append(Frames(plan, 1 + max(plan.index_of(task.seeds[0].first) for _, task in tasks)))
+            frames.append(
+                Frames(plan, 1 + max(plan.index_of(assignments.seeds_of(task)[0].start) for _, task in tasks))
+            )
     if not frames:
         return {}
     chosen = scene.context.draw(devices)[:missing]

@@ -111,7 +111,7 @@ def _wait_for_what_was_offered(context: RoundContext) -> None:
     offered: Counter[str] = Counter()
     for work in assignments.of_round(context.connection, context.job.id, context.round.number):
         for task in work.tasks:
-            offered[task.block] += sum(span.count for span in task.seeds)
+            offered[task.block] += assignments.directions_of([task])
     spare = over_assignment(context)
     plans = (
         each.for_devices(max(1, round(offered[each.block] / spare))) if each.order else each

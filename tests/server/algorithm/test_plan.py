@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Layout, TensorSpec
 from fwdllm_common.replay import ModelState
+from fwdllm_common.seeds import ranges_of
 from fwdllm_server.algorithm import BlockPlan, Run, forward_gradient
-from fwdllm_server.algorithm.plan import SeedRange, plans_from_json, plans_to_json, seed_ranges
+from fwdllm_server.algorithm.plan import plans_from_json, plans_to_json
 
 ascending = st.sets(st.integers(0, 60) | st.integers(0, 2**63 - 1), max_size=40).map(sorted)
 
@@ -156,26 +157,26 @@ def test_extending_takes_back_nothing_that_was_handed_out():
 
 @given(seeds=ascending)
 def test_ranges_hold_the_seeds_and_are_as_few_as_can_be(seeds):
-    ranges = seed_ranges(seeds)
+    ranges = ranges_of(seeds)
 
-    assert [seed for first, length in ranges for seed in range(first, first + length)] == seeds
-    assert all(first + length < later for (first, length), (later, _) in pairwise(ranges))
+    assert [seed for each in ranges for seed in each] == seeds
+    assert all(each.stop < later.start for each, later in pairwise(ranges))
 
 
 @given(seeds=ascending.filter(bool), wanted=st.integers(1, 9), central=st.booleans(), more=ascending)
 def test_a_plan_survives_storage(seeds, wanted, central, more):
-    subject = BlockPlan("head", seed_ranges(seeds), wanted, 1e-3, 16, 0.1, central)
+    subject = BlockPlan("head", ranges_of(seeds), wanted, 1e-3, 16, 0.1, central)
     extended = subject.extended(wanted + 1, [subject.end_seed + each for each in more])
     plans = (subject, extended, *plan().values())
     found = plans_from_json(plans_to_json(plans))
 
     assert found == plans
     assert found[1].seeds == seeds + [seeds[-1] + 1 + each for each in more]
-    assert all(isinstance(each, SeedRange) for each in found[0].ranges)
+    assert all(isinstance(each, range) for each in found[0].ranges)
 
 
 def test_a_plan_knows_its_first_and_its_end():
-    subject = BlockPlan("head", (SeedRange(3, 2), SeedRange(9, 1)), 3, 1e-3, 16, 0.1)
+    subject = BlockPlan("head", (range(3, 5), range(9, 10)), 3, 1e-3, 16, 0.1)
 
     assert (subject.first_seed, subject.end_seed, subject.seeds) == (3, 10, [3, 4, 9])
 
