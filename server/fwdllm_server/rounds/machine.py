@@ -19,7 +19,7 @@ from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import leases, locks, rounds
 from fwdllm_server.store.artifacts import ArtifactStore
-from fwdllm_server.store.database import Database
+from fwdllm_server.store.database import Transactions
 from fwdllm_server.store.leases import Lease
 from fwdllm_server.store.rounds import Phase, RoundRecord
 
@@ -43,14 +43,14 @@ class RoundMachine:
 
     def __init__(
         self,
-        database: Database,
+        store: Transactions,
         artifacts: ArtifactStore,
         presence: Presence,
         job: TrainingJob,
         lease: Lease | None = None,
         jobs: Callable[[], Mapping[str, TrainingJob]] = dict,
     ) -> None:
-        self._database = database
+        self._store = store
         self._artifacts = artifacts
         self._presence = presence
         self._job = job
@@ -71,7 +71,7 @@ class RoundMachine:
 
         :returns: the step, or what to compute and then to :meth:`apply`.
         """
-        with self._database.transaction() as connection:
+        with self._store.transaction() as connection:
             record = self._latest(connection)
             if record is None:
                 number, phase = (0, Phase.INITIALISING) if self._job.is_draft else (1, Phase.SELECTING)
@@ -83,7 +83,7 @@ class RoundMachine:
 
     def apply(self, computation: Computation[T], result: T, now: float) -> Step:
         """Apply the result of a computation, unless the round has changed meanwhile; arguments as :meth:`advance`."""
-        with self._database.transaction() as connection:
+        with self._store.transaction() as connection:
             record = self._latest(connection)
             if record != computation.round:
                 return MOVED

@@ -30,7 +30,7 @@ from fwdllm_server.simulation.traffic import Traffic
 from fwdllm_server.simulation.work import Message, Work
 from fwdllm_server.store import assignments
 from fwdllm_server.store.assignments import AssignmentRecord
-from fwdllm_server.store.database import Database
+from fwdllm_server.store.database import Transactions
 
 REACTION_S = 1.0
 """Smallest interval between two steps of the coordinator, in simulated seconds."""
@@ -55,7 +55,7 @@ class SimulatedFleet:
 
     def __init__(
         self,
-        database: Database,
+        store: Transactions,
         presence: Presence,
         job: TrainingJob,
         population: Population,
@@ -65,7 +65,7 @@ class SimulatedFleet:
         rest: Callable[[], None] = lambda: None,
         start: float = 0.0,
     ) -> None:
-        self._database = database
+        self._store = store
         self._presence = presence
         self._job = job
         self._population = population
@@ -88,7 +88,7 @@ class SimulatedFleet:
         self._rest()
         self._update_availability()
         step = machine.advance(self.now)
-        with self._database.transaction() as connection:
+        with self._store.transaction() as connection:
             for assignment_id, device_id in assignments.offered(connection, self._job.id):
                 if device_id not in self._busy:
                     self._busy.add(device_id)
@@ -188,7 +188,7 @@ class SimulatedFleet:
 
     def _fetch(self, assignment_id: str) -> None:
         """Let a device fetch its assignment, unless the round is over."""
-        with self._database.transaction() as connection:
+        with self._store.transaction() as connection:
             record = assignments.get(connection, assignment_id)
             assert record is not None
             if not record.open:
@@ -215,7 +215,7 @@ class SimulatedFleet:
     def _report(self, work: Work) -> None:
         message = work.next_message
         assert message is not None
-        with self._database.transaction() as connection:
+        with self._store.transaction() as connection:
             record = assignments.get(connection, work.assignment_id)
             assert record is not None
             send = self._send_sums if work.feature_sums else self._send_scalars

@@ -20,14 +20,13 @@ def metrics_app(runtime: Runtime, health: Health) -> web.Application:
     """Return the application of the metrics port."""
     state = StateCollector()
 
-    def read_state() -> list[Metric]:
-        with runtime.database.transaction() as connection:
-            return read(connection, runtime.config.check_in, runtime.clock())
+    async def collect() -> list[Metric]:
+        return await runtime.transact(read, runtime.config.check_in, runtime.clock())
 
     async def metrics(request: web.Request) -> web.Response:
         # A store that cannot be read must not hide the metrics in memory.
         try:
-            state.families = await runtime.in_store(read_state) if health.store_works else []
+            state.families = await collect() if health.store_works else []
         except StorageError:
             state.families = []
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
