@@ -69,16 +69,10 @@ class SimulatedTwin:
         self.engine = Engine(bundle, self.job.manifest, dataset, folder / "cache", threads=1)
         presence = Presence(float("inf"))
         self._machine = RoundMachine(self.database, artifacts, presence, self.job)
-        self._fleet = SimulatedFleet(
-            self.database,
-            presence,
-            self.job,
-            Population(devices=len(DEVICES)),
-            self._devices(folder, workplace),
-            self.engine,
-            PassCounter(self.job.manifest, dataset, self.job.header.directions.run_key),
-            start=now,
-        )
+        cost = PassCounter(self.job.manifest, dataset, self.job.header.directions.run_key)
+        devices = self._devices(folder, workplace)
+        compute = Compute(self.job, Population(devices=len(DEVICES)), devices, self.engine, cost)
+        self._fleet = SimulatedFleet(self.database, presence, compute, start=now)
 
     def _devices(self, folder: Path, workplace: Path) -> Sequence[VirtualDevice]:
         found, first = [], 0
