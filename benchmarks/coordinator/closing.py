@@ -23,7 +23,7 @@ from fwdllm_server.config.home import ServerHome
 from fwdllm_server.coordinator.coordinator import Coordinator
 from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.rounds import reporting
-from fwdllm_server.rounds.fetching import fetch
+from fwdllm_server.rounds.delivery import fetch
 from fwdllm_server.rounds.presence import Present
 from fwdllm_server.rounds.reporting import Report
 from fwdllm_server.store import assignments, ledger

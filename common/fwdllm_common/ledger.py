@@ -22,6 +22,7 @@ from fwdllm_common.optimizers import OptimizerKind, OptimizerSettings
 from fwdllm_common.orthogonal import AnyDirections, OrthogonalDirections
 from fwdllm_common.packing import Packed, packed
 from fwdllm_common.protocol import GENERATOR_VERSION, ORTHOGONAL_GENERATOR_VERSION
+from fwdllm_common.seeds import array_of, from_messages, ranges_of
 
 _KINDS: dict[ledger_pb2.OptimizerKind, OptimizerKind] = {
     ledger_pb2.OPTIMIZER_KIND_SGD: "sgd",
@@ -154,7 +155,9 @@ class BlockUpdate:
         message = ledger_pb2.BlockUpdate(block=self.block, learning_rate=float(self.learning_rate))
         if self.packed:
             coefficients = packed(self.coefficients)
-            message.spans.extend(_spans(self.seeds))
+            message.spans.extend(
+                ledger_pb2.SeedSpan(first=each.start, count=len(each)) for each in ranges_of(self.seeds)
+            )
             message.shift, message.mantissas = coefficients.shift, coefficients.to_bytes()
         else:
             message.first_seed = int(self.seeds[0])
@@ -174,9 +177,7 @@ class BlockUpdate:
         elif sum(span.count for span in message.spans) > MAX_ORTHOGONAL_DIRECTIONS:
             raise BadInputError(f"ledger: an update has at most {MAX_ORTHOGONAL_DIRECTIONS} directions")
         else:
-            seeds = np.concatenate(
-                [np.arange(span.count, dtype=np.uint64) + np.uint64(span.first) for span in message.spans]
-            )
+            seeds = array_of(from_messages(message.spans))
             try:
                 coefficients = Packed.from_bytes(message.shift, message.mantissas).integers()
             except ValueError as error:
@@ -241,9 +242,3 @@ class LedgerEntry:
 def _seeds(first: int, steps: Iterable[int]) -> NDArray[np.uint64]:
     offsets = np.concatenate([[0], np.cumsum(np.array(list(steps), dtype=np.int64))]).astype(np.int64)
     return offsets.view(np.uint64) + np.uint64(first)
-
-
-def _spans(seeds: NDArray[np.uint64]) -> Iterable[ledger_pb2.SeedSpan]:
-    starts = np.flatnonzero(np.diff(seeds.view(np.int64), prepend=seeds[:1].view(np.int64) - 2) != 1)
-    for start, end in zip(starts, [*starts[1:], len(seeds)], strict=True):
-        yield ledger_pb2.SeedSpan(first=int(seeds[start]), count=int(end - start))

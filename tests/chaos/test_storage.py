@@ -13,6 +13,7 @@ import grpc
 import pytest
 from helpers.modelless import JOB_ID, home_with_job, use_store, work_until_done
 from helpers.serving import ScriptedDevice, Serving, derivative, refusal, seeds_of, serving
+from helpers.stored import seeds_of_round
 from helpers.tiny_job import LABELS
 from server.rpc.loopback import make_home
 from sqlalchemy import Connection, event
@@ -24,7 +25,6 @@ from fwdllm_common.protocol import Reason
 from fwdllm_server.cli import run
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.coordinator import coordinator as coordinator_module
-from fwdllm_server.store import scalars
 
 NAMES = ("one", "two")
 
@@ -54,7 +54,7 @@ async def first_assignment(server: Serving, *devices: ScriptedDevice) -> Assignm
 
 def stored(server: Serving) -> frozenset[int]:
     with server.runtime.database.transaction() as connection:
-        return scalars.seeds_of_round(connection, JOB_ID, 1)
+        return seeds_of_round(connection, JOB_ID, 1)
 
 
 async def calm(folder: Path) -> list[bytes]:

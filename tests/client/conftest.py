@@ -19,11 +19,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fwdllm.v1 import device_pb2, device_pb2_grpc, ledger_pb2
-from fwdllm_client.agent.assignment import AssignmentWork
+from fwdllm_client.agent.assignment import AssignmentWork, Downloads
 from fwdllm_client.agent.job_models import JobModels
 from fwdllm_client.agent.journal import Journal
+from fwdllm_client.agent.link import Link
 from fwdllm_client.agent.notes import NotesFile
-from fwdllm_client.agent.reporter import Reporter
 from fwdllm_client.agent.self_test import SelfTest
 from fwdllm_client.agent.session import Session
 from fwdllm_client.cache.artifacts import ArtifactCache
@@ -32,7 +32,6 @@ from fwdllm_client.cache.weights import Weights
 from fwdllm_client.conditions import Conditions, Gate, Rules, Thermal
 from fwdllm_client.connection.home import ClientHome, Identity
 from fwdllm_client.connection.recording import RecordingCoordinator
-from fwdllm_client.connection.retry import Retry
 from fwdllm_client.connection.transport import GrpcCoordinator
 from fwdllm_client.policy.choices import ChoicesFile
 from fwdllm_client.policy.permission import Permission
@@ -411,33 +410,26 @@ class Device:
     def run(self, stop, *, once=False, clock=None):
         with GrpcCoordinator(self.identity) as connection, closing(Journal(self.home.journal)) as journal:
             coordinator = connection if self.record is None else RecordingCoordinator(connection, self.record)
-
-            def new_reporter():
-                return Reporter(coordinator, journal, Retry(coordinator.address, stop))
+            link = Link(coordinator, journal, stop)
 
             def open_engine(bundle):
                 self.opened.append(bundle)
                 return self.compute
 
-            retry = Retry(coordinator.address, stop)
+            retry = link.retry()
             permission = Permission(
                 Gate(self.sensors, self.rules, lambda: self.now), self.rules, self.choices, lambda: self.now
             )
-            work = AssignmentWork(
+            downloads = Downloads(
                 ArtifactCache(CacheQuota(self.home.cache, self.cache_bytes), coordinator, retry),
                 Weights(self.home.cache / "weights", coordinator, retry),
-                journal,
-                open_engine,
-                new_reporter,
-                stop,
-                permission,
-                clock or self.clock,
-                self_test=SelfTest(coordinator, retry),
-                models=JobModels(self.home.job_models),
+                JobModels(self.home.job_models),
             )
+            self_test = SelfTest(coordinator, retry)
+            work = AssignmentWork(link, permission, downloads, open_engine, clock or self.clock, self_test=self_test)
             profile = device_pb2.CheckInRequest(labels=["no", "yes"], training_examples=9)
             notes = NotesFile(self.home.notes, lambda: 0.0)
-            session = Session(coordinator, retry, journal, profile, permission, work, new_reporter, stop, notes=notes)
+            session = Session(link, profile, permission, work, notes=notes)
             session.run(once=once)
 
     def unacknowledged(self):

@@ -12,11 +12,11 @@ from helpers.tiny_job import LABELS
 from fwdllm.v1 import device_pb2
 from fwdllm_client.agent.cost import Cost
 from fwdllm_client.agent.journal import Entry, Journal
+from fwdllm_client.agent.link import Link
 from fwdllm_client.agent.reporter import Reporter
 from fwdllm_client.agent.session import Session
 from fwdllm_client.conditions import Gate, sensors_of_this_machine
 from fwdllm_client.connection.home import ClientHome
-from fwdllm_client.connection.retry import Retry
 from fwdllm_client.connection.transport import GrpcCoordinator
 from fwdllm_client.policy.choices import ChoicesFile
 from fwdllm_client.policy.permission import Permission
@@ -59,18 +59,15 @@ class JournaledDevice:
             GrpcCoordinator(self._home.load_identity()) as coordinator,
             closing(Journal(self._home.journal)) as self._journal,
         ):
-            retry = Retry(coordinator.address, self._stop)
-
-            def new_reporter() -> Reporter:
-                return Reporter(coordinator, self._journal, Retry(coordinator.address, self._stop))
+            link = Link(coordinator, self._journal, self._stop)
 
             def work(assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
-                with new_reporter() as reporter:
+                with link.reporter() as reporter:
                     self._measure(assignment, reporter)
                     reporter.finish()
                 return reporter.window
 
-            Session(coordinator, retry, self._journal, profile, permission, work, new_reporter, self._stop).run()
+            Session(link, profile, permission, work).run()
 
     def _measure(self, assignment: device_pb2.Assignment, reporter: Reporter) -> None:
         seeds = seeds_of(assignment)

@@ -13,12 +13,11 @@ from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.packing import halves
 from fwdllm_common.protocol import GENERATOR_2
 from fwdllm_server.rounds import reporting
-from fwdllm_server.rounds.fetching import fetch
+from fwdllm_server.rounds.context import Step
+from fwdllm_server.rounds.delivery import fetch, take_back
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence, Present
 from fwdllm_server.rounds.reporting import Report
-from fwdllm_server.rounds.returning import take_back
-from fwdllm_server.rounds.training import Step
 from fwdllm_server.store import assignments, jobs, ledger, rounds, schema
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.assignments import AssignmentRecord
@@ -188,7 +187,7 @@ class ScriptedDevice:
             else:
                 self.journal[assignment.id, 0] = [derivative(seed) for seed in assignment.seeds]
             for start, seeds in assignment.packed.items():
-                values = [derivative(seed) for seed in range(seeds.first, seeds.first + seeds.length)]
+                values = [derivative(seed) for seed in seeds]
                 half = len(values) // 2
                 self.journal[assignment.id, start] = values[:half]
                 self.journal[assignment.id, start + half] = values[half:]

@@ -14,3 +14,8 @@ def record(
     """Store values by seed; returns how many were not there before."""
     new = [NewScalar(job, round_number, seed, 0, work, device, value) for seed, value in values.items()]
     return len(scalars.record(connection, new))
+
+
+def seeds_of_round(connection: Connection, job: str, round_number: int) -> frozenset[int]:
+    """The seeds of a round that have a scalar."""
+    return frozenset(scalar.seed for scalar in scalars.of_round(connection, job, round_number))

@@ -16,7 +16,7 @@ from fwdllm_common.replay import ModelState
 from fwdllm_server.preparation.adoption import PreparedModel, save_prepared
 from fwdllm_server.preparation.run_header import run_header
 from fwdllm_server.rounds import feature_reporting
-from fwdllm_server.rounds.fetching import fetch
+from fwdllm_server.rounds.delivery import fetch
 from fwdllm_server.rounds.presence import Present
 from fwdllm_server.store import assignments, jobs
 from fwdllm_server.store.artifacts import ArtifactStore

@@ -27,10 +27,11 @@ from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.coordinator.grpc_fleet import GrpcFleet
+from fwdllm_server.rounds.context import Step
 from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence
-from fwdllm_server.rounds.training import Step, TrainingJob
+from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.simulation.compute import Compute
 from fwdllm_server.simulation.cost import PassCounter
 from fwdllm_server.simulation.fleet import SimulatedFleet
@@ -69,16 +70,10 @@ class SimulatedTwin:
         self.engine = Engine(bundle, self.job.manifest, dataset, folder / "cache", threads=1)
         presence = Presence(float("inf"))
         self._machine = RoundMachine(self.database, artifacts, presence, self.job)
-        self._fleet = SimulatedFleet(
-            self.database,
-            presence,
-            self.job,
-            Population(devices=len(DEVICES)),
-            self._devices(folder, workplace),
-            self.engine,
-            PassCounter(self.job.manifest, dataset, self.job.header.directions.run_key),
-            start=now,
-        )
+        cost = PassCounter(self.job.manifest, dataset, self.job.header.directions.run_key)
+        devices = self._devices(folder, workplace)
+        compute = Compute(self.job, Population(devices=len(DEVICES)), devices, self.engine, cost)
+        self._fleet = SimulatedFleet(self.database, presence, compute, start=now)
 
     def _devices(self, folder: Path, workplace: Path) -> Sequence[VirtualDevice]:
         found, first = [], 0

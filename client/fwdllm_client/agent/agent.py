@@ -14,8 +14,8 @@ import structlog
 from fwdllm.v1 import device_pb2
 from fwdllm_client.agent.effort import physical_memory_bytes
 from fwdllm_client.agent.journal import Journal
+from fwdllm_client.agent.link import Link
 from fwdllm_client.agent.notes import NotesFile
-from fwdllm_client.agent.reporter import Reporter
 from fwdllm_client.agent.session import Session, Work
 from fwdllm_client.cache.quota import CacheQuota
 from fwdllm_client.conditions import Gate, Sensors, sensors_of_this_machine
@@ -23,9 +23,9 @@ from fwdllm_client.connection.home import ClientHome
 from fwdllm_client.connection.identity_check import check_identity
 from fwdllm_client.connection.recording import RecordingCoordinator
 from fwdllm_client.connection.renewal import Renewal
-from fwdllm_client.connection.retry import Retry, Stop
+from fwdllm_client.connection.retry import Stop
 from fwdllm_client.connection.sent_log import SentLog
-from fwdllm_client.connection.transport import Coordinator, GrpcCoordinator
+from fwdllm_client.connection.transport import GrpcCoordinator
 from fwdllm_client.data import Source
 from fwdllm_client.data.validation import validation_count
 from fwdllm_client.policy.choices import ChoicesFile
@@ -72,7 +72,7 @@ def run_agent(
     identity = home.load_identity()
     check_identity(home, identity)
     settings = Settings.load(home.settings)
-    rules, quota = settings.rules, CacheQuota(home.cache, settings.cache_limit_bytes)
+    rules = settings.rules
     permission = Permission(Gate(sensors or sensors_of_this_machine(), rules), rules, ChoicesFile(home.choices))
     with home.lock():
         profile = profile_of(data, policy)
@@ -83,9 +83,7 @@ def run_agent(
         ):
             coordinator = RecordingCoordinator(connection, sent_log, settings.privacy)
 
-            def new_reporter() -> Reporter:
-                return Reporter(coordinator, journal, Retry(coordinator.address, stop))
-
+            link = Link(coordinator, journal, stop)
             _log.info(
                 "agent started",
                 device=identity.device_id,
@@ -108,17 +106,9 @@ def run_agent(
                 _log.warning(
                     "the certificate has expired; ask for a new token and run: fwdllm-client join TOKEN --force"
                 )
-            work = _when_needed(
-                lambda: _work(
-                    home, quota, data, policy, settings, coordinator, journal, new_reporter, stop, permission, threads
-                )
-            )
-            retry = Retry(coordinator.address, stop)
+            work = _when_needed(lambda: _work(link, home, data, policy, settings, permission, threads))
             renewal = Renewal(home, coordinator.renew_certificate, connection.use)
-            notes = NotesFile(home.notes)
-            session = Session(
-                coordinator, retry, journal, profile, permission, work, new_reporter, stop, renewal, notes
-            )
+            session = Session(link, profile, permission, work, renewal, NotesFile(home.notes))
             session.run(once=once)
 
 
@@ -143,21 +133,17 @@ def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
 
 
 def _work(
+    link: Link,
     home: ClientHome,
-    quota: CacheQuota,
     data: LocalData,
     policy: Policy,
     settings: Settings,
-    coordinator: Coordinator,
-    journal: Journal,
-    new_reporter: Callable[[], Reporter],
-    stop: Stop,
     permission: Permission,
     threads: int,
 ) -> Work:
     # Imported here so that an idle device loads neither numpy nor a tokenizer nor onnxruntime.
     from fwdllm_client.agent.allocator import return_freed_memory_to_system
-    from fwdllm_client.agent.assignment import AssignmentWork
+    from fwdllm_client.agent.assignment import AssignmentWork, Downloads
     from fwdllm_client.agent.energy import energy_of_this_machine
     from fwdllm_client.agent.feature_sums import FeatureSums
     from fwdllm_client.agent.job_models import JobModels
@@ -169,24 +155,26 @@ def _work(
     from fwdllm_client.cache.weights import Weights
 
     return_freed_memory_to_system()
-    retry = Retry(coordinator.address, stop)
-    class_rows = None if policy.class_rows is None else max(policy.class_rows, settings.privacy.min_batch_rows.minimum)
+    coordinator, retry = link.coordinator, link.retry()
+    quota = CacheQuota(home.cache, settings.cache_limit_bytes)
+    privacy = settings.privacy
+    class_rows = None if policy.class_rows is None else max(policy.class_rows, privacy.min_batch_rows.minimum)
     return AssignmentWork(
-        ArtifactCache(quota, coordinator, retry),
-        Weights(quota.weights, coordinator, retry),
-        journal,
-        lambda bundle: LocalCompute(
-            bundle, data.source, data.validation_fraction, quota, threads, settings.privacy.min_batch_rows
-        ),
-        new_reporter,
-        stop,
+        link,
         permission,
+        Downloads(
+            ArtifactCache(quota, coordinator, retry),
+            Weights(quota.weights, coordinator, retry),
+            JobModels(home.job_models),
+        ),
+        lambda bundle: LocalCompute(
+            bundle, data.source, data.validation_fraction, quota, threads, privacy.min_batch_rows
+        ),
         energy=energy_of_this_machine(lambda: permission.conditions.watts),
         feature_sums=None if class_rows is None else FeatureSums(coordinator, retry, class_rows),
         self_test=SelfTest(coordinator, retry),
-        models=JobModels(home.job_models),
-        measured=MeasuredDirections(home.measured, settings.privacy.max_directions),
-        check_labels=settings.privacy.check_labels,
+        measured=MeasuredDirections(home.measured, privacy.max_directions),
+        check_labels=privacy.check_labels,
         watch=watching,
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import structlog
@@ -20,14 +20,15 @@ from fwdllm_client.agent.energy import Energy
 from fwdllm_client.agent.failures import WorkFailedError
 from fwdllm_client.agent.feature_sums import FeatureSums
 from fwdllm_client.agent.job_models import JobModels
-from fwdllm_client.agent.journal import Entry, Journal
+from fwdllm_client.agent.journal import Entry
+from fwdllm_client.agent.link import Link
 from fwdllm_client.agent.measured import MeasuredDirections
 from fwdllm_client.agent.reporter import Reporter
 from fwdllm_client.agent.self_test import SelfTest
 from fwdllm_client.agent.session import AT_ONCE
 from fwdllm_client.cache.artifacts import ArtifactCache, Bundle
 from fwdllm_client.cache.weights import Weights
-from fwdllm_client.connection.retry import NotServedError, Stop, StopRequested, WorkGoneError
+from fwdllm_client.connection.retry import NotServedError, StopRequested, WorkGoneError
 from fwdllm_client.engine import ClassSum, DirectionTask
 from fwdllm_client.engine.interruption import RunEndedError
 from fwdllm_client.policy.permission import Permission, WorkCancelledError
@@ -82,18 +83,25 @@ class Compute(Protocol):
         """Give back the model's memory until there is work again."""
 
 
+class Downloads(NamedTuple):
+    """What an assignment needs from its coordinator; ``models`` pins the model of each job, None does not."""
+
+    artifacts: ArtifactCache
+    weights: Weights
+    models: JobModels | None = None
+
+
 class AssignmentWork:
     """Does assignments one after another and keeps what the next one can use.
 
-    :param open_engine: makes the engine for a bundle; called again only when the bundle changes.
-    :param new_reporter: makes a reporter for one assignment.
-    :param stop: ends the work after the scalars that are being computed.
+    :param link: the calls, the journal and ``stop``, which ends the work after the scalars that are being computed.
     :param permission: ends it likewise; what is left is given back at the check-in that follows at once.
+    :param downloads: what is fetched before the work.
+    :param open_engine: makes the engine for a bundle; called again only when the bundle changes.
     :param clock: seconds, monotonic.
     :param energy: joules that the device has used.
     :param feature_sums: sends per-class sums of features; None where the device's owner does not allow them.
     :param self_test: tells the coordinator what this device's scalars on a bundle are worth; None for not at all.
-    :param models: which model each job has; None for whichever it names.
     :param measured: bounds what is measured at one θ; None for no bound.
     :param check_labels: raises where the owner does not allow a job's labels.
     :param watch: ends the runs of the engine when the agent may not go on.
@@ -101,34 +109,26 @@ class AssignmentWork:
 
     def __init__(
         self,
-        artifacts: ArtifactCache,
-        weights: Weights,
-        journal: Journal,
-        open_engine: Callable[[Bundle], Compute],
-        new_reporter: Callable[[], Reporter],
-        stop: Stop,
+        link: Link,
         permission: Permission,
+        downloads: Downloads,
+        open_engine: Callable[[Bundle], Compute],
         clock: Callable[[], float] = time.monotonic,
         energy: Energy = lambda: None,
         feature_sums: FeatureSums | None = None,
         self_test: SelfTest | None = None,
-        models: JobModels | None = None,
         measured: MeasuredDirections | None = None,
         check_labels: Callable[[Sequence[str]], None] = lambda _labels: None,
         watch: Watching = _unwatched,
     ) -> None:
-        self._artifacts = artifacts
-        self._weights = weights
-        self._journal = journal
-        self._open_engine = open_engine
-        self._new_reporter = new_reporter
-        self._stop = stop
+        self._link = link
         self._permission = permission
+        self._downloads = downloads
+        self._open_engine = open_engine
         self._clock = clock
         self._energy = energy
         self._feature_sums = feature_sums
         self._self_test = self_test
-        self._models = models
         self._measured = measured
         self._check_labels = check_labels
         self._watch = watch
@@ -149,7 +149,7 @@ class AssignmentWork:
                 self._permission.check(assignment.job_name)
                 return self._send_feature_sums(assignment) if assignment.feature_sums else self._measure(assignment)
         except (WorkCancelledError, RunEndedError) as ended:
-            if self._stop.is_set():
+            if self._link.stop.is_set():
                 raise StopRequested from ended
             _log.info("work given back", job=assignment.job_name, round=assignment.round)
             return AT_ONCE
@@ -162,27 +162,27 @@ class AssignmentWork:
             raise WorkFailedError(assignment, error) from error
 
     def _may_not(self, assignment: device_pb2.Assignment) -> bool:
-        return self._stop.is_set() or not self._permission.granted(assignment.job_name)
+        return self._link.stop.is_set() or not self._permission.granted(assignment.job_name)
 
     def _measure(self, assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
         deadline = self._clock() + assignment.deadline_ms / 1000
         header = RunHeader.from_message(assignment.header)
         bundle = self._fetched(assignment)
-        theta = self._weights.at(assignment, header, bundle.manifest.layout).theta
+        theta = self._downloads.weights.at(assignment, header, bundle.manifest.layout).theta
         engine = self._engine_for(bundle)
         if (answer := self._test(assignment, bundle, engine)) is not None and not answer.usable:
             return answer.next
         if self._measured is not None:
             assignment = self._measured.admit(assignment)
         started = self._clock()
-        with self._new_reporter() as reporter:
+        with self._link.reporter() as reporter:
             for entry in self._entries(assignment, header, bundle.manifest.layout, theta, engine, deadline, reporter):
                 reporter.submit(entry)
             engine.unload()
-            if self._stop.is_set():
+            if self._link.stop.is_set():
                 raise StopRequested
             reporter.finish()
-        done = self._journal.progress(assignment.assignment_id) or 0
+        done = self._link.journal.progress(assignment.assignment_id) or 0
         if not self._permission.granted(assignment.job_name):
             _log.info("work given back", job=assignment.job_name, round=assignment.round, scalars=done)
             return AT_ONCE
@@ -220,7 +220,9 @@ class AssignmentWork:
             return None
         check_cancelled = self._check_cancelled(assignment)
         bundle = self._fetched(assignment)
-        file = self._artifacts.fetch(assignment.theta_digest.hex(), 4 * bundle.manifest.layout.size, check_cancelled)
+        file = self._downloads.artifacts.fetch(
+            assignment.theta_digest.hex(), 4 * bundle.manifest.layout.size, check_cancelled
+        )
         theta = np.fromfile(file, dtype="<f4").astype(np.float32)
         engine = self._engine_for(bundle)
         meter = Meter(self._clock, lambda: engine.example_passes, self._energy)
@@ -237,11 +239,11 @@ class AssignmentWork:
 
     def _fetched(self, assignment: device_pb2.Assignment) -> Bundle:
         """Return the assignment's bundle, after another model is unloaded, whose files may have to make room."""
-        if self._models is not None:
-            self._models.check(assignment)
+        if self._downloads.models is not None:
+            self._downloads.models.check(assignment)
         if self._bundle != assignment.manifest_sha256.hex():
             self._engine = None
-        bundle = self._artifacts.bundle(assignment.manifest_sha256, self._check_cancelled(assignment))
+        bundle = self._downloads.artifacts.bundle(assignment.manifest_sha256, self._check_cancelled(assignment))
         self._check_labels(bundle.manifest.labels)
         return bundle
 
@@ -275,7 +277,7 @@ class AssignmentWork:
         if is_over():  # the download took too long
             return
         engine.set_cancellation_check(check_cancelled)
-        done = self._journal.progress(assignment.assignment_id)
+        done = self._link.journal.progress(assignment.assignment_id)
         meter = Meter(self._clock, lambda: engine.example_passes, self._energy)
         scalars = _Scalars(self._clock, assignment.assignment_id, done or 0, meter)
         try:

@@ -10,12 +10,10 @@ import structlog
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.agent.failures import WorkFailedError
-from fwdllm_client.agent.journal import Journal
+from fwdllm_client.agent.link import Link
 from fwdllm_client.agent.notes import NotesFile
-from fwdllm_client.agent.reporter import Reporter
 from fwdllm_client.conditions import Hold
-from fwdllm_client.connection.retry import NothingForThisDeviceError, Retry, Stop, StopRequested, WorkGoneError
-from fwdllm_client.connection.transport import Coordinator
+from fwdllm_client.connection.retry import NothingForThisDeviceError, StopRequested, WorkGoneError
 from fwdllm_client.policy.permission import Permission
 from fwdllm_common.errors import HeldError
 from fwdllm_common.protocol import MAX_FAILURES
@@ -47,11 +45,10 @@ Work = Callable[[device_pb2.Assignment], device_pb2.CheckInWindow | None]
 class Session:
     """One device's session with its coordinator.
 
+    :param link: the calls, the journal and ``stop``, which ends the loop at the next wait or group of scalars.
     :param profile: the constant part of the device's check-ins.
     :param permission: decides whether work may be done, and adds its state to each check-in.
     :param work: does an assignment and returns the window of the next check-in, or None.
-    :param new_reporter: creates a reporter for the entries left in the journal.
-    :param stop: ends the loop at the next wait or group of scalars.
     :param renew: renews the certificate when it is due; called before each check-in.
     :param notes: notes for the owner; None for no notes.
     :param uniform: random float between two bounds.
@@ -60,27 +57,20 @@ class Session:
 
     def __init__(
         self,
-        coordinator: Coordinator,
-        retry: Retry,
-        journal: Journal,
+        link: Link,
         profile: device_pb2.CheckInRequest,
         permission: Permission,
         work: Work,
-        new_reporter: Callable[[], Reporter],
-        stop: Stop,
         renew: Callable[[], None] = lambda: None,
         notes: NotesFile | None = None,
         uniform: Callable[[float, float], float] = random.uniform,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._coordinator = coordinator
-        self._retry = retry
-        self._journal = journal
+        self._link = link
+        self._retry = link.retry()
         self._profile = profile
         self._permission = permission
         self._work = work
-        self._new_reporter = new_reporter
-        self._stop = stop
         self._renew = renew
         self._notes = notes
         self._uniform = uniform
@@ -104,7 +94,7 @@ class Session:
         """
         self._once = once
         try:
-            while not self._stop.is_set():
+            while not self._link.stop.is_set():
                 self._renew()
                 window = self._turn()
                 if once and self._held:
@@ -121,12 +111,12 @@ class Session:
         left_s = self._uniform(window.min_ms, max(window.min_ms, window.max_ms)) / 1000
         _log.debug("waiting for the next check-in", seconds=round(left_s, 1))
         while self._held and left_s > LOOK_EVERY_S:
-            if self._stop.wait(LOOK_EVERY_S):
+            if self._link.stop.wait(LOOK_EVERY_S):
                 return True
             left_s -= LOOK_EVERY_S
             if not self._permission.holds(READ_EVERY_S):
                 return False
-        return self._stop.wait(left_s)
+        return self._link.stop.wait(left_s)
 
     def _turn(self) -> device_pb2.CheckInWindow:
         """Check in and do the work that follows; return the window of the next check-in."""
@@ -134,7 +124,7 @@ class Session:
         try:
             answer = self._retry.call(self._check_in)
             window = answer.next if answer.HasField("next") else window
-            self._journal.keep_only(answer.open_assignments)
+            self._link.journal.keep_only(answer.open_assignments)
             window = self._deliver_rest() or window
             if self._held:
                 return HELD_WINDOW
@@ -179,7 +169,7 @@ class Session:
         if self._last_reason != reason:
             self._last_reason = reason
             if reason:
-                _log.info("nothing to do", coordinator=self._coordinator.address, message=reason)
+                _log.info("nothing to do", coordinator=self._link.coordinator.address, message=reason)
         if self._notes is not None:
             self._notes.waits(reason)
 
@@ -188,7 +178,7 @@ class Session:
         request.CopyFrom(self._profile)
         request.failures.extend(self._unreported)
         self._held = self._permission.fill_in(request)
-        answer = self._coordinator.check_in(request)
+        answer = self._link.coordinator.check_in(request)
         self._unreported = []
         self._compare_clocks(answer.unix_s)
         _log.debug(
@@ -208,10 +198,10 @@ class Session:
 
     def _deliver_rest(self) -> device_pb2.CheckInWindow | None:
         """Send the scalars of an earlier run of the agent that were never acknowledged."""
-        left = self._journal.unacknowledged()
+        left = self._link.journal.unacknowledged()
         if not left:
             return None
         _log.debug("sending scalars of an earlier run", reports=len(left))
-        with self._new_reporter() as reporter:
+        with self._link.reporter() as reporter:
             reporter.finish()
         return reporter.window

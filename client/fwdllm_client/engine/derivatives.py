@@ -23,6 +23,7 @@ from fwdllm_client.engine.stages import Float32
 from fwdllm_common.errors import BadInputError, NotAllowedError
 from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.orthogonal import AnyDirections
+from fwdllm_common.seeds import array_of, from_messages
 
 Derivatives = NDArray[np.float64]
 
@@ -56,11 +57,9 @@ class DirectionTask:
         """
         if sum(seeds.count for seeds in message.seeds) > MAX_DIRECTIONS:
             raise BadInputError(f"a task has more than {MAX_DIRECTIONS} directions; update fwdllm")
-        ranges = [np.arange(seeds.count, dtype=np.uint64) + np.uint64(seeds.first) for seeds in message.seeds]
-        seeds = np.concatenate([np.empty(0, dtype=np.uint64), *ranges])
         return cls(
             message.block,
-            seeds,
+            array_of(from_messages(message.seeds)),
             message.epsilon,
             message.batch_size,
             message.central,

@@ -10,7 +10,7 @@ import numpy as np
 from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.orthogonal import MAX_ORDER, order_for
-from fwdllm_server.config.job import RoundsSection
+from fwdllm_server.config.job import BlockSection, RoundsSection
 
 BYTES_OF_A_SCALAR = 2
 LEAST_ROWS = 16
@@ -26,6 +26,26 @@ class Measurement(NamedTuple):
 
     directions: int
     rows: int
+
+
+class Sizes(NamedTuple):
+    """Directions of a block's round, directions of each device where it has its own (else 0), and rows of a batch."""
+
+    directions: int
+    per_device: int
+    rows: int
+
+
+def sizes(section: BlockSection, size: int, share: float, rounds: RoundsSection, step: int, rows_at_hand: int) -> Sizes:
+    """Return how much a round of a block measures: what its section says, or what follows from the budgets.
+
+    Arguments are those of :func:`measurement`.
+    """
+    fixed_rows = None if section.batch_size == "auto" else section.batch_size
+    found = measurement(size, share, rounds, step, rows_at_hand, fixed_rows)
+    if section.directions == "auto":
+        return Sizes(min(found.directions * rounds.max_devices, MAX_DIRECTIONS), found.directions, found.rows)
+    return Sizes(section.directions, 0, found.rows)
 
 
 def measurement(

@@ -1,13 +1,13 @@
 """Blocks of orthogonal directions: each device measures a frame of its own, or a part of one.
 
-Scalars come in spans of thousands, so what :mod:`fwdllm_server.algorithm.robust` does to each is done to arrays here,
-by the same rules.
+Scalars come in spans of thousands, so what :mod:`fwdllm_server.algorithm.robust_aggregation` does to each is done to
+arrays here, by the same rules.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
 from statistics import median
@@ -43,7 +43,7 @@ class Span:
 
 
 def scale_of(spans: Sequence[Span]) -> int:
-    """As :func:`fwdllm_server.algorithm.robust.scale_of`."""
+    """Return the scale of the scalars, as :func:`fwdllm_server.algorithm.robust_aggregation.scale_of` does."""
     return int(median(_medians(spans).values()))
 
 
@@ -62,7 +62,7 @@ def restrained(spans: Sequence[Span], scale: int, clip: float) -> Sequence[Span]
 
 
 def coefficients(spans: Sequence[Span]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
-    """Seeds, ascending, and the fixed-point coefficient of each, as the ledger packs them."""
+    """Return the seeds, ascending, and the fixed-point coefficient of each, as the ledger packs them."""
     ordered = sorted(spans, key=lambda span: span.first_seed)
     device_weights = weights(_sizes(ordered), {span.device: span.examples for span in ordered})
     weighted = [np.rint(span.values * device_weights[span.device]).astype(np.int64) for span in ordered]
@@ -70,7 +70,7 @@ def coefficients(spans: Sequence[Span]) -> tuple[NDArray[np.uint64], NDArray[np.
 
 
 def votes(directions: OrthogonalDirections, spans: Sequence[Span], line: Float32Vector) -> Mapping[str, float]:
-    """How far each device's slopes go with those that ``line`` predicts, in units of the devices' root mean square.
+    """Return the cosine of each device's slopes with those that ``line`` predicts, over the devices' root mean square.
 
     Not in standard deviations of chance, as where directions are few: of thousands of scalars on one batch the rows
     are what is uncertain, and how much they are shows in how devices differ.
@@ -90,11 +90,6 @@ def votes(directions: OrthogonalDirections, spans: Sequence[Span], line: Float32
     }
     size = sqrt(sum(cosine**2 for cosine in cosines.values()) / len(cosines)) if cosines else 0.0
     return {device: cosine / size for device, cosine in cosines.items()} if size else {}
-
-
-def without(spans: Sequence[Span], devices: Collection[str]) -> Sequence[Span]:
-    """Return the spans of all others."""
-    return [span for span in spans if span.device not in devices] if devices else spans
 
 
 def _sizes(spans: Sequence[Span]) -> Counter[str]:

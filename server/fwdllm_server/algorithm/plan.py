@@ -6,16 +6,9 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from typing import NamedTuple
 
 from fwdllm_common.fixed_point import MAX_ORTHOGONAL_DIRECTIONS
-
-
-class SeedRange(NamedTuple):
-    """The seeds ``first``, ``first`` + 1, …, ``length`` of them."""
-
-    first: int
-    length: int
+from fwdllm_common.seeds import ranges_of, seeds_in
 
 
 @dataclass(frozen=True)
@@ -31,7 +24,7 @@ class BlockPlan:
     """
 
     block: str
-    ranges: tuple[SeedRange, ...]
+    ranges: tuple[range, ...]
     wanted: int
     epsilon: float
     batch_size: int
@@ -44,33 +37,35 @@ class BlockPlan:
     @property
     def seeds(self) -> list[int]:
         """Every seed, ascending."""
-        return [seed for first, length in self.ranges for seed in range(first, first + length)]
+        return seeds_in(self.ranges)
 
     @property
     def first_seed(self) -> int:
         """The smallest seed."""
-        return self.ranges[0].first
+        return self.ranges[0].start
 
     @property
     def end_seed(self) -> int:
         """One past the largest seed."""
-        return sum(self.ranges[-1])
+        return self.ranges[-1].stop
 
-    def frame(self, index: int) -> SeedRange:
+    def frame(self, index: int) -> range:
         """Return the directions that a device measures of a frame."""
-        return SeedRange(self.first_seed + index * self.order, self.per_device)
+        first = self.first_seed + index * self.order
+        return range(first, first + self.per_device)
 
     @property
     def frames(self) -> int:
         """How many frames there are to measure."""
-        return self.ranges[0].length // self.order if self.order else 0
+        return len(self.ranges[0]) // self.order if self.order else 0
 
     def in_frames(self, order: int, per_device: int, devices: int) -> BlockPlan:
         """Return the same plan in frames, enough of them for so many devices, and so few that their sum stays exact."""
         each = min(per_device, order, MAX_ORTHOGONAL_DIRECTIONS // devices)
-        count = min(self.ranges[0].length // order, MAX_ORTHOGONAL_DIRECTIONS // each)
-        seeds = SeedRange(self.first_seed, count * order)
-        return replace(self, ranges=(seeds,), order=order, per_device=each, wanted=each * devices)
+        count = min(len(self.ranges[0]) // order, MAX_ORTHOGONAL_DIRECTIONS // each)
+        return replace(
+            self, ranges=(self.ranges[0][: count * order],), order=order, per_device=each, wanted=each * devices
+        )
 
     def for_devices(self, directions: int) -> BlockPlan:
         """Return the same plan, of which so many directions of frames are waited for."""
@@ -82,30 +77,18 @@ class BlockPlan:
 
     def extended(self, wanted: int, more_seeds: Sequence[int]) -> BlockPlan:
         """Return the same plan with more directions, whose seeds are above all others."""
-        return replace(self, wanted=wanted, ranges=seed_ranges([*self.seeds, *more_seeds]))
-
-
-def seed_ranges(seeds: Iterable[int]) -> tuple[SeedRange, ...]:
-    """Ascending seeds as ranges."""
-    ranges: list[list[int]] = []
-    end = -1
-    for seed in seeds:
-        if seed == end:
-            ranges[-1][1] += 1
-        else:
-            ranges.append([seed, 1])
-        end = seed + 1
-    return tuple(SeedRange(first, length) for first, length in ranges)
+        return replace(self, wanted=wanted, ranges=ranges_of([*self.seeds, *more_seeds]))
 
 
 def plans_to_json(plans: Iterable[BlockPlan]) -> str:
-    """As stored with the round."""
-    return json.dumps([asdict(plan) for plan in plans])
+    """Return the plans as stored with the round; a range is its first seed and its length."""
+    return json.dumps([{**asdict(plan), "ranges": [(each.start, len(each)) for each in plan.ranges]} for plan in plans])
 
 
 @lru_cache(maxsize=16)  # the newest rounds' are asked for with every message
 def plans_from_json(text: str) -> tuple[BlockPlan, ...]:
     """Return the inverse of :func:`plans_to_json`."""
     return tuple(
-        BlockPlan(**{**item, "ranges": tuple(SeedRange(*each) for each in item["ranges"])}) for item in json.loads(text)
+        BlockPlan(**{**item, "ranges": tuple(range(first, first + count) for first, count in item["ranges"])})
+        for item in json.loads(text)
     )

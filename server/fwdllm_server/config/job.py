@@ -243,7 +243,7 @@ class RoundsSection(_Section):
         return factor
 
     def over_assigned(self, dropout_rate: float) -> float:
-        """Directions handed out for each one waited for, when the part ``drop_out`` of the devices vanishes."""
+        """Return the directions to assign for each that is waited for; ``dropout_rate`` is in [0, 1]."""
         if self.over_assign == "auto":
             return MOST_OVER_ASSIGNED if dropout_rate >= 1 else min(1 / (1 - dropout_rate), MOST_OVER_ASSIGNED)
         return self.over_assign

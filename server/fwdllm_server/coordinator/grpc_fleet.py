@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
+from functools import partial
 from math import inf
+from typing import TypeVar
 
 from fwdllm_server.coordinator.runtime import Runtime
+from fwdllm_server.rounds.context import Computation, Step
 from fwdllm_server.rounds.machine import RoundMachine
-from fwdllm_server.rounds.training import Step
+
+T = TypeVar("T")
 
 POLL_S = 0.5
 """The interval, in seconds, at which a coordinator reads what others have written."""
@@ -23,20 +28,34 @@ class GrpcFleet:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._woken = asyncio.Event()
-        self._rest_until = 0.0
+        self._rest_until = self._seconds = 0.0
 
     def wake(self) -> None:
         """Wake the round: an event that it may wait for has happened."""
         self._woken.set()
 
     async def advance(self, machine: RoundMachine) -> Step:
-        """Advance the round machine in the store's thread, then run the computation that is due."""
-        step, seconds = await self._runtime.in_store(_timed, machine, self._runtime.clock())
-        self._rest_until = time.perf_counter() + min(seconds * (1 / _SHARE - 1), _LONGEST_PAUSE_S)
-        if step.due is not None:
-            await asyncio.to_thread(step.due)  # in another thread: neither the event loop nor the store waits for it
+        """Run one step of the round machine: its transactions in the store's thread, its computation in another."""
+        self._seconds = 0.0
+        step = await self._in_store(machine.read)
+        if isinstance(step, Computation):
+            result = await asyncio.to_thread(step.compute)  # neither the event loop nor the store waits for it
+            step = await self._in_store(partial(machine.apply, step, result))
+        self._rest_until = time.perf_counter() + min(self._seconds * (1 / _SHARE - 1), _LONGEST_PAUSE_S)
         await self._runtime.notify()
         return step
+
+    async def _in_store(self, transaction: Callable[[float], T]) -> T:
+        """Run a transaction of the round machine, and add the seconds that it takes in the store's thread."""
+
+        def timed() -> T:
+            started = time.perf_counter()
+            try:
+                return transaction(self._runtime.clock())
+            finally:
+                self._seconds += time.perf_counter() - started
+
+        return await self._runtime.in_store(timed)
 
     async def news(self, within_s: float) -> None:
         """Wait until the round is woken, at most ``within_s`` seconds."""
@@ -50,10 +69,3 @@ class GrpcFleet:
             return
         await asyncio.sleep(max(0.0, self._rest_until - time.perf_counter()))
         self._woken.clear()
-
-
-def _timed(machine: RoundMachine, now: float) -> tuple[Step, float]:
-    """Return the next step and the seconds that it took in the store's thread."""
-    started = time.perf_counter()
-    step = machine.advance(now, defer=True)
-    return step, time.perf_counter() - started

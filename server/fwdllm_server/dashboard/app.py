@@ -102,13 +102,13 @@ class _Pages:
         record = await self._job(request)
         before = _number(request, "before", _MAX_VERSION)
         limit = min(_number(request, "limit", 50), documents.MAX_ROWS)
-        return _json({"rounds": await self._reading.read(documents.ledger_page, record.id, before, limit)})
+        return _json({"rounds": await self._runtime.transact(documents.ledger_page, record.id, before, limit)})
 
     async def ledger_entry(self, request: web.Request) -> web.Response:
         record = await self._job(request)
         version = min(int(request.match_info["version"][:16]), _MAX_VERSION)
         limit = min(_number(request, "limit", 100), documents.MAX_ROWS)
-        found = await self._reading.read(
+        found = await self._runtime.transact(
             documents.ledger_entry, record.id, version, _number(request, "offset", 0), limit
         )
         if found is None:
@@ -125,7 +125,7 @@ class _Pages:
         return web.FileResponse(path)
 
     async def _job(self, request: web.Request) -> JobRecord:
-        record = await self._reading.read(jobs.find, request.match_info["job"])
+        record = await self._runtime.transact(jobs.find, request.match_info["job"])
         if record is None:
             raise _missing("no such job")
         return record

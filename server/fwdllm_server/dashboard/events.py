@@ -73,7 +73,7 @@ class EventStream:
         job, evaluations = found
         rounds: Sequence[Facts] = ()
         if job["version"] > self._version:
-            rounds = await self._reading.read(documents.committed_rounds, job_id, self._version)
+            rounds = await self._reading.runtime.transact(documents.committed_rounds, job_id, self._version)
         same = 0
         while same < min(len(evaluations), len(self._evaluations)) and evaluations[same] == self._evaluations[same]:
             same += 1

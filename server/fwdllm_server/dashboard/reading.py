@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Hashable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection
 
 from fwdllm_server.coordinator.runtime import Runtime
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 FRESH_S = 0.5
@@ -28,13 +27,8 @@ class Reading:
         self.runtime = runtime
         self._known: dict[Hashable, tuple[float, asyncio.Future[Any]]] = {}
 
-    async def read(self, function: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Run ``function`` in a transaction, in the store's thread, and return its result."""
-        with_connection = self._in_transaction(lambda connection: function(connection, *args, **kwargs))
-        return await self.runtime.in_store(with_connection)
-
     async def shared(self, key: Hashable, function: Callable[[Connection], T]) -> T:
-        """Run ``function`` like :meth:`read`, or return the recent result for the same ``key``."""
+        """Run ``function`` in a transaction, or return the recent result for the same ``key``."""
         fresh_until, known = self._known.get(key, (0.0, None))
         if known is None or (known.done() and time.monotonic() >= fresh_until):
             if len(self._known) >= _KEPT:
@@ -47,23 +41,16 @@ class Reading:
     async def _measured(self, key: Hashable, function: Callable[[Connection], T]) -> T:
         took = 0.0
 
-        def measured() -> T:
+        def measured(connection: Connection) -> T:
             nonlocal took
             began = time.monotonic()
             try:
-                return self._in_transaction(function)()
+                return function(connection)
             finally:
                 took = time.monotonic() - began
 
-        found = await self.runtime.in_store(measured)
+        found = await self.runtime.transact(measured)
         task = asyncio.current_task()
         assert task is not None
         self._known[key] = (time.monotonic() + max(FRESH_S, _SHARE * took), task)
         return found
-
-    def _in_transaction(self, function: Callable[[Connection], T]) -> Callable[[], T]:
-        def read() -> T:
-            with self.runtime.database.transaction() as connection:
-                return function(connection)
-
-        return read

@@ -20,7 +20,7 @@ def run_header(
 ) -> RunHeader:
     """Return the header of a run that starts from ``theta``, float32 ``[d]``.
 
-    ``shares`` are those of :class:`fwdllm_server.algorithm.ForwardGradient`.
+    ``shares`` are those of :class:`fwdllm_server.algorithm.Run`.
     """
     return RunHeader(
         directions=Directions(run_key(spec.job.seed), spec.perturbation.distribution),

@@ -6,8 +6,8 @@ from math import inf
 
 import structlog
 
-from fwdllm_server.rounds.expiring import expire
-from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
+from fwdllm_server.rounds.context import MOVED, RoundContext, Step, wait
+from fwdllm_server.rounds.dropout import expire
 from fwdllm_server.store import assignments, rounds, scalars
 from fwdllm_server.store.assignments import AssignmentState
 from fwdllm_server.store.rounds import Phase

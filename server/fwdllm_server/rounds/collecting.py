@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import inf
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import structlog
 from sqlalchemy import Connection
 
 from fwdllm_common.ledger import LedgerEntry
-from fwdllm_server.algorithm import BlockPlan, Measured, Verdict, measured_by_device
-from fwdllm_server.algorithm.robust import Scales
+from fwdllm_common.replay import ModelState
+from fwdllm_server.algorithm import BlockPlan, Measured, Run, Verdict, measured_by_device
+from fwdllm_server.algorithm.forward_gradient import extend, judge, step_size
+from fwdllm_server.algorithm.robust_aggregation import Scales
 from fwdllm_server.rounds import diverged
-from fwdllm_server.rounds.abandoned import abandon
-from fwdllm_server.rounds.dropout import observed_drop_out
-from fwdllm_server.rounds.expiring import expire_overdue
+from fwdllm_server.rounds.context import MOVED, Computation, RoundContext, Step, wait
+from fwdllm_server.rounds.dropout import expire_overdue, over_assignment
+from fwdllm_server.rounds.ended import abandon
 from fwdllm_server.rounds.reassignment import reassign
-from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
 from fwdllm_server.store import ledger, rounds, scalar_spans, scalars
 from fwdllm_server.store.rounds import Phase
 
@@ -27,7 +30,7 @@ _log = structlog.get_logger()
 T = TypeVar("T")
 
 
-def advance(context: RoundContext) -> Step:
+def advance(context: RoundContext) -> Step | Computation[Judgement]:
     """Move on to committing, to abandoned, or to collecting more directions."""
     bounds = context.job.spec.rounds
     # A round may have thousands of scalars, and looks whether it can go on with all news: they are counted, not read.
@@ -71,23 +74,47 @@ def _between(plan: BlockPlan, found: Sequence[T], seeds: Sequence[int]) -> Seque
     return found[bisect_left(seeds, plan.first_seed) : bisect_left(seeds, plan.end_seed)]
 
 
-def _judge(context: RoundContext, collected: Mapping[str, Measured]) -> Step:
-    """Everything asked for is in: commit, or ask for more (variance-controlled pacing)."""
+class Judgement(NamedTuple):
+    """The verdict on each block, and the plan that the round goes on with if one has not enough."""
+
+    verdicts: Mapping[str, Verdict]
+    plan: tuple[BlockPlan, ...]
+
+
+def _judge(context: RoundContext, collected: Mapping[str, Measured]) -> Computation[Judgement]:
+    """Judge whether the scalars suffice, now that everything asked for is in (variance-controlled pacing)."""
     recent = ledger.recent_scales(context.connection, context.job.id)
     last = ledger.last_entry(context.connection, context.job.id)
-    dropout_rate = observed_drop_out(context)
-    verdicts, plan = context.computed(
-        context.round.plan, lambda: _verdicts(context, collected, recent, last, dropout_rate)
-    )
-    decisive = max(verdicts.values(), key=_excess)
+    state, plans, spare = context.job.state, context.round.plan, over_assignment(context)
+    compute = partial(_verdicts, context.job.run, plans, collected, recent, state, last, spare)
+    return Computation(context.round, compute, partial(_apply, measured_by_device(collected.values())))
+
+
+def _verdicts(
+    run: Run,
+    plans: Sequence[BlockPlan],
+    collected: Mapping[str, Measured],
+    recent: Scales,
+    state: ModelState,
+    last: LedgerEntry | None,
+    spare: float,
+) -> Judgement:
+    verdicts = {plan.block: judge(run, plan, collected[plan.block], recent) for plan in plans}
+    extended = (plan if verdicts[plan.block].enough else extend(run, plan, state, last, spare) for plan in plans)
+    return Judgement(verdicts, tuple(extended))
+
+
+def _apply(measured: Counter[str], context: RoundContext, judgement: Judgement) -> Step:
+    """Move on to committing, or go on with the extended plan."""
+    verdicts = judgement.verdicts.values()
+    decisive, enough = max(verdicts, key=_excess), all(verdict.enough for verdict in verdicts)
     rounds.set_variance(context.connection, context.round, decisive.variance, decisive.threshold)
-    reason = "; ".join(verdict.reason for verdict in verdicts.values())
-    measured = measured_by_device(collected.values())
+    reason = "; ".join(verdict.reason for verdict in verdicts)
     _log.info(
         "round judged",
         job=context.job.name,
         round=context.round.number,
-        enough=all(verdict.enough for verdict in verdicts.values()),
+        enough=enough,
         devices=len(measured),
         least_directions=min(measured.values()),
         most_directions=max(measured.values()),
@@ -95,34 +122,16 @@ def _judge(context: RoundContext, collected: Mapping[str, Measured]) -> Step:
         threshold=decisive.threshold,
         reason=reason,
     )
-    if all(verdict.enough for verdict in verdicts.values()):
-        rounds.enter(context.connection, context.round, Phase.COMMITTING, context.now, reason)
-        return MOVED
-    rounds.set_plan(context.connection, context.round, plan)
-    rounds.enter(context.connection, context.round, Phase.COLLECTING, context.now, reason)
+    if not enough:
+        rounds.set_plan(context.connection, context.round, judgement.plan)
+    phase = Phase.COMMITTING if enough else Phase.COLLECTING
+    rounds.enter(context.connection, context.round, phase, context.now, reason)
     return MOVED
-
-
-def _verdicts(
-    context: RoundContext,
-    collected: Mapping[str, Measured],
-    recent: Scales,
-    last: LedgerEntry | None,
-    dropout_rate: float,
-) -> tuple[Mapping[str, Verdict], tuple[BlockPlan, ...]]:
-    """Whether each block has enough, and the plan that the round goes on with where one has not."""
-    algorithm, plans = context.job.algorithm, context.round.plan
-    verdicts = {plan.block: algorithm.judge(plan, collected[plan.block], recent) for plan in plans}
-    extended = tuple(
-        plan if verdicts[plan.block].enough else algorithm.extend(plan, context.job.state, last, dropout_rate)
-        for plan in plans
-    )
-    return verdicts, extended
 
 
 def _close(context: RoundContext, measured: Mapping[str, int]) -> Step:
     """Commit what is there at the deadline if it is enough of the first step; what pacing added is not needed."""
-    step = {plan.block: context.job.algorithm.step_size(plan) for plan in context.round.plan}
+    step = {plan.block: step_size(context.job.run, plan) for plan in context.round.plan}
     have = sum(min(measured[block], directions) for block, directions in step.items())
     in_all = sum(min(measured[plan.block], plan.wanted) for plan in context.round.plan)
     reason = f"deadline: {in_all} of {sum(plan.wanted for plan in context.round.plan)} directions are in"
@@ -134,7 +143,7 @@ def _close(context: RoundContext, measured: Mapping[str, int]) -> Step:
 
 def directions_in(connection: Connection, job_id: str, round_number: int, plan: BlockPlan) -> int:
     """How many directions of a block have been measured by as many devices as are to."""
-    within, last = (plan.first_seed, plan.end_seed - 1), plan.devices_per_direction - 1
+    within, last = range(plan.first_seed, plan.end_seed), plan.devices_per_direction - 1
     if plan.order:
         return scalar_spans.count(connection, job_id, round_number, within)
     return scalars.count(connection, job_id, round_number, within, last)

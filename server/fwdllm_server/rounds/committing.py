@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -11,13 +12,20 @@ import structlog
 
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
-from fwdllm_server.algorithm import Measured, measured_by_device
-from fwdllm_server.algorithm.agreement import Reputations, contradicting
-from fwdllm_server.algorithm.robust import Scales
+from fwdllm_server.algorithm import BlockPlan, Measured, Run, measured_by_device
+from fwdllm_server.algorithm.forward_gradient import update
+from fwdllm_server.algorithm.robust_aggregation import (
+    Reputations,
+    Scales,
+    contradicting,
+    exclude_outliers,
+    reputations_after,
+    scales_after,
+)
 from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.collecting import by_block
+from fwdllm_server.rounds.context import Computation, RoundContext, Step
 from fwdllm_server.rounds.dropout import close_assignments
-from fwdllm_server.rounds.training import RoundContext, Step
 from fwdllm_server.store import efforts, ledger, rounds, scalar_spans, scalars
 from fwdllm_server.store.rounds import Phase
 
@@ -32,7 +40,7 @@ _SNAPSHOTS_KEPT = 3
 
 
 class Known(NamedTuple):
-    """What rounds before have left: scales of scalars, standings of this round's devices, the last entry."""
+    """What earlier rounds have left: scales of scalars, reputations of this round's devices, the last entry."""
 
     scales: Scales
     reputations: Reputations
@@ -49,8 +57,8 @@ class Commit(NamedTuple):
     snapshot_sha256: str | None
 
 
-def advance(context: RoundContext) -> Step:
-    """Move from committing to committed. The same scalars give the same entry, however often this is begun."""
+def advance(context: RoundContext) -> Computation[Commit]:
+    """Read what the next version follows from. The same scalars give the same entry, however often this is repeated."""
     connection, job = context.connection, context.job
     collected = by_block(context)  # no more are taken in this phase
     measured = measured_by_device(collected.values())
@@ -59,8 +67,14 @@ def advance(context: RoundContext) -> Step:
         efforts.reputations(connection, job.id, sorted(measured)),
         ledger.last_entry(connection, job.id),
     )
-    snapshot_due = _snapshot_due(context, measured.total())
-    commit = context.computed("commit", lambda: _compute(context, collected, known, snapshot_due))
+    store_snapshot = context.artifacts.put if _snapshot_due(context, measured.total()) else None
+    compute = partial(_compute, job.run, job.state, context.round.plan, collected, known, store_snapshot)
+    return Computation(context.round, compute, partial(_apply, known))
+
+
+def _apply(known: Known, context: RoundContext, commit: Commit) -> Step:
+    """Append the entry to the ledger and move on to committed, or fail the job if its weights are no longer finite."""
+    connection, job = context.connection, context.job
     if not _is_finite(commit.state):
         return diverged.fail(context, "the next step leads to weights that are not finite", context.round.version)
     if commit.snapshot_sha256 is not None:
@@ -95,20 +109,23 @@ def _snapshot_due(context: RoundContext, directions: int) -> bool:
     return directions * job.manifest.layout.size > MOST_REPLAYED
 
 
-def _compute(context: RoundContext, collected: Mapping[str, Measured], known: Known, snapshot_due: bool) -> Commit:
-    job, plan = context.job, context.round.plan
-    voted = job.algorithm.reputations(plan, collected, job.state, known.last, known.reputations)
+def _compute(
+    run: Run,
+    state: ModelState,
+    plans: Sequence[BlockPlan],
+    collected: Mapping[str, Measured],
+    known: Known,
+    store_snapshot: Callable[[bytes], str] | None,
+) -> Commit:
+    voted = reputations_after(run, plans, collected, state, known.last, known.reputations)
     reputations = {**known.reputations, **voted}
-    entry = LedgerEntry(
-        version=context.round.version + 1,
-        updates=job.algorithm.update(plan, collected, known.scales, reputations),
-        theta_digest=b"",
-    )
-    scales = job.algorithm.scales(plan, collected, known.scales)
-    state = copy(job.state)  # until the transaction is on disk, the job's own stays at its version
+    trusted = {block: exclude_outliers(measured, reputations) for block, measured in collected.items()}
+    entry = LedgerEntry(state.version + 1, update(run, plans, trusted, known.scales), theta_digest=b"")
+    scales = scales_after(plans, collected, known.scales)
+    state = copy(state)  # until the transaction is on disk, the job's own stays at its version
     with np.errstate(over="ignore", invalid="ignore"):  # what comes of it is looked at before it counts
-        entry = state.advance(entry, job.algorithm.estimate)
-    snapshot = context.artifacts.put(state.to_bytes()) if snapshot_due and _is_finite(state) else None
+        entry = state.advance(entry, run.estimate)
+    snapshot = store_snapshot(state.to_bytes()) if store_snapshot and _is_finite(state) else None
     return Commit(entry, scales, reputations, state, snapshot)
 
 

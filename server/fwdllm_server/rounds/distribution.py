@@ -14,10 +14,10 @@ from random import Random
 import structlog
 
 from fwdllm.v1 import device_pb2
+from fwdllm_common.seeds import ranges_of, to_messages
 from fwdllm_server.algorithm import BlockPlan
-from fwdllm_server.algorithm.plan import seed_ranges
+from fwdllm_server.rounds.context import RoundContext
 from fwdllm_server.rounds.load import MOST_OF_ROUND, Load
-from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store import assignments, participation
 
 _log = structlog.get_logger()
@@ -69,10 +69,10 @@ class Frames:
     def task(self, place: int, part: float) -> device_pb2.DirectionTask:
         """Return the part of a frame for the device at this place among the others; at least one direction."""
         frame = self.plan.frame(self.first + place)
-        count = max(1, floor(frame.length * part))
+        own = frame[: max(1, floor(len(frame) * part))]
         return device_pb2.DirectionTask(
             block=self.plan.block,
-            seeds=[device_pb2.SeedRange(first=frame.first, count=count)],
+            seeds=to_messages([own]),
             epsilon=self.plan.epsilon,
             batch_size=self.plan.batch_size,
             central=self.plan.central,
@@ -136,11 +136,11 @@ def hand_out(
             own,
             evaluate=evaluate and device not in evaluating,
             expires_at=context.now + rounds.assignment_s,
-            passes=sum(load.costs[task.block] * _size(task) for task in own),
+            passes=sum(load.costs[task.block] * assignments.directions_of([task]) for task in own),
         )
         context.presence.leave(device)
     participation.add(context.connection, list(offered), context.now)
-    divided = {device: sum(map(_size, own)) for device, own in offered.items()}
+    divided = {device: assignments.directions_of(own) for device, own in offered.items()}
     _log.debug("directions divided", job=context.job.name, round=context.round.number, directions=divided)
     return divided
 
@@ -167,14 +167,10 @@ def _turn(context: RoundContext) -> float:
     return Random(f"{context.job.header.directions.run_key}/{context.round.number}/turn").random()  # noqa: S311 - not a secret
 
 
-def _size(task: device_pb2.DirectionTask) -> int:
-    return sum(span.count for span in task.seeds)
-
-
 def _task(plan: BlockPlan, seeds: Sequence[int]) -> device_pb2.DirectionTask:
     return device_pb2.DirectionTask(
         block=plan.block,
-        seeds=[device_pb2.SeedRange(first=first, count=count) for first, count in seed_ranges(seeds)],
+        seeds=to_messages(ranges_of(seeds)),
         epsilon=plan.epsilon,
         batch_size=plan.batch_size,
         central=plan.central,

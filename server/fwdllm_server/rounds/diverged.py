@@ -12,8 +12,9 @@ import structlog
 from sqlalchemy import Connection
 
 from fwdllm_server.config.job import JobSpec
+from fwdllm_server.rounds.context import RoundContext, Step
 from fwdllm_server.rounds.dropout import close_assignments
-from fwdllm_server.rounds.training import RoundContext, Step, TrainingJob
+from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import efforts, jobs, ledger, rounds, scalars
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 from fwdllm_server.store.jobs import JobState

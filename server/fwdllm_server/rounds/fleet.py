@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from fwdllm_common.replay import ModelState
+from fwdllm_server.rounds.context import Step
 from fwdllm_server.rounds.machine import RoundMachine
-from fwdllm_server.rounds.training import Step
 
 
 class Fleet(Protocol):

@@ -8,16 +8,20 @@ round 0 of a job with an uninitialised head: it has no header before its head is
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import inf
 
+from fwdllm_common.layout import Float32Vector
+from fwdllm_common.manifest import Manifest
 from fwdllm_common.protocol import FEATURE_SUMS
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm.auto import direction_shares
 from fwdllm_server.algorithm.class_means import MAX_DEVICES, ClassTotals, LinearHead, head_from_means
+from fwdllm_server.config.job import JobSpec
 from fwdllm_server.preparation.adoption import PreparedModel, save_prepared
 from fwdllm_server.preparation.run_header import run_header
-from fwdllm_server.rounds.expiring import expire_overdue
-from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
+from fwdllm_server.rounds.context import MOVED, Computation, RoundContext, Step, wait
+from fwdllm_server.rounds.dropout import expire_overdue
 from fwdllm_server.store import assignments, feature_sums, rounds
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 from fwdllm_server.store.rounds import Phase
@@ -25,7 +29,7 @@ from fwdllm_server.store.rounds import Phase
 _LEAST_CLASSES = 2
 
 
-def advance(context: RoundContext) -> Step:
+def advance(context: RoundContext) -> Step | Computation[ModelState]:
     """Move on to committed (version 0) when a window is over and enough sums are stored."""
     bounds, since = context.job.spec.rounds, context.round.phase_since
     work, next_expiry = expire_overdue(context)
@@ -86,21 +90,30 @@ def _ask(context: RoundContext, devices: Sequence[str]) -> None:
         context.presence.leave(device)
 
 
-def _finish(context: RoundContext, senders: frozenset[str]) -> Step:
-    """Set the head in θ₀ from the stored sums, and store the job's header."""
-    connection, job = context.connection, context.job
-    head = LinearHead.of(job.manifest)
-    totals = ClassTotals(head)
-    for found in feature_sums.of_job(connection, job.id):
+def _finish(context: RoundContext, senders: frozenset[str]) -> Computation[ModelState]:
+    """Compute the head from the stored sums."""
+    job = context.job
+    totals = ClassTotals(LinearHead.of(job.manifest))
+    for found in feature_sums.of_job(context.connection, job.id):
         totals.add(found.label, found.rows, found.features)
-    theta = head_from_means(job.state.theta, head, totals)
-    header = run_header(job.spec, job.manifest.layout, theta, direction_shares(job.manifest))
-    state = ModelState.initial(header, job.manifest.layout, theta)
-    save_prepared(
-        connection, context.artifacts, job.id, PreparedModel(header, job.manifest_sha256, state, job.spec.model.head)
-    )
-    known = f"{(totals.rows > 0).sum()} of {head.classes} classes"
+    known = f"{(totals.rows > 0).sum()} of {len(totals.rows)} classes"
     reason = f"head from the means of {known}: {totals.rows.sum()} rows on {len(senders)} devices"
+    compute = partial(_with_head, job.spec, job.manifest, job.state.theta, totals)
+    return Computation(context.round, compute, partial(_apply, reason))
+
+
+def _with_head(spec: JobSpec, manifest: Manifest, theta: Float32Vector, totals: ClassTotals) -> ModelState:
+    """Return version 0: θ₀ with the head made from the sums, and the run's header that names it."""
+    theta = head_from_means(theta, LinearHead.of(manifest), totals)
+    header = run_header(spec, manifest.layout, theta, direction_shares(manifest))
+    return ModelState.initial(header, manifest.layout, theta)
+
+
+def _apply(reason: str, context: RoundContext, state: ModelState) -> Step:
+    """Store version 0 and the job's header."""
+    connection, job = context.connection, context.job
+    prepared = PreparedModel(state.header, job.manifest_sha256, state, job.spec.model.head)
+    save_prepared(connection, context.artifacts, job.id, prepared)
     assignments.expire_open(connection, job.id, context.round.number)
     rounds.enter(connection, context.round, Phase.COMMITTED, context.now, reason)
     return Step(moved=True, state=state)

@@ -12,7 +12,7 @@ import numpy as np
 
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.algorithm import BlockPlan
-from fwdllm_server.rounds.training import RoundContext
+from fwdllm_server.rounds.context import RoundContext
 from fwdllm_server.store import efforts
 
 MOST_OVER_MEDIAN = 16.0

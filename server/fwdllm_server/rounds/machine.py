@@ -8,27 +8,31 @@ killed at any point, the next start continues from the last committed transactio
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 import structlog
+from sqlalchemy import Connection
 
-from fwdllm_server.rounds import abandoned, assigned, collecting, committed, committing, initialising, selecting
-from fwdllm_server.rounds.computing import ComputationDue, Desk
+from fwdllm_server.rounds import assigned, collecting, committing, ended, initialising, selecting
+from fwdllm_server.rounds.context import MOVED, Computation, RoundContext, Step
 from fwdllm_server.rounds.presence import Presence
-from fwdllm_server.rounds.training import MOVED, RoundContext, Step, TrainingJob
+from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import leases, locks, rounds
 from fwdllm_server.store.artifacts import ArtifactStore
-from fwdllm_server.store.database import Database
+from fwdllm_server.store.database import Transactions
 from fwdllm_server.store.leases import Lease
-from fwdllm_server.store.rounds import Phase
+from fwdllm_server.store.rounds import Phase, RoundRecord
 
-_PHASES = {
+T = TypeVar("T")
+
+_PHASES: Mapping[Phase, Callable[[RoundContext], Step | Computation[Any]]] = {
     Phase.INITIALISING: initialising.advance,
     Phase.SELECTING: selecting.advance,
     Phase.ASSIGNED: assigned.advance,
     Phase.COLLECTING: collecting.advance,
     Phase.COMMITTING: committing.advance,
-    Phase.COMMITTED: committed.advance,
-    Phase.ABANDONED: abandoned.advance,
+    Phase.COMMITTED: ended.after_committed,
+    Phase.ABANDONED: ended.after_abandoned,
 }
 
 _log = structlog.get_logger()
@@ -39,48 +43,69 @@ class RoundMachine:
 
     def __init__(
         self,
-        database: Database,
+        store: Transactions,
         artifacts: ArtifactStore,
         presence: Presence,
         job: TrainingJob,
         lease: Lease | None = None,
         jobs: Callable[[], Mapping[str, TrainingJob]] = dict,
     ) -> None:
-        self._database = database
+        self._store = store
         self._artifacts = artifacts
         self._presence = presence
         self._job = job
         self._lease = lease
-        self._desk = Desk()
         self._jobs = jobs
 
-    def advance(self, now: float, defer: bool = False) -> Step:
-        """Run one step of the current phase. It is durable on return. ``now`` is seconds since 1970.
+    def advance(self, now: float) -> Step:
+        """Run one step of the current phase, with what it computes. It is durable on return.
 
-        With ``defer``, a step that needs a long computation is rolled back, and the result says what to compute.
-
+        :param now: seconds since 1970.
         :raises LeaseLostError: another coordinator holds the job's lease. Nothing was changed.
         """
-        try:
-            return self._advance(now, defer)
-        except ComputationDue as due:
-            return Step(moved=True, due=due.compute)
+        found = self.read(now)
+        return self.apply(found, found.compute(), now) if isinstance(found, Computation) else found
 
-    def _advance(self, now: float, defer: bool) -> Step:
-        with self._database.transaction() as connection:
-            if self._lease is not None:
-                leases.check(connection, self._lease)
-            locks.move_rounds(connection, self._job.id)
-            record = rounds.latest(connection, self._job.id)
+    def read(self, now: float) -> Step | Computation[Any]:
+        """Run one step of the current phase as far as it does not compute anything long; arguments as :meth:`advance`.
+
+        :returns: the step, or what to compute and then to :meth:`apply`.
+        """
+        with self._store.transaction() as connection:
+            record = self._latest(connection)
             if record is None:
                 number, phase = (0, Phase.INITIALISING) if self._job.is_draft else (1, Phase.SELECTING)
                 rounds.begin(connection, self._job.id, number, self._job.state.version, now, phase)
                 return MOVED
-            context = RoundContext(
-                connection, self._job, record, self._presence, self._artifacts, now, self._desk, defer, self._jobs
-            )
-            step = _PHASES[record.phase](context)
-            latest = rounds.latest(connection, self._job.id) if step.moved else None
+            step = _PHASES[record.phase](self._context(connection, record, now))
+            latest = self._after(connection, step) if isinstance(step, Step) else None
+        return self._done(step, record, latest) if isinstance(step, Step) else step
+
+    def apply(self, computation: Computation[T], result: T, now: float) -> Step:
+        """Apply the result of a computation, unless the round has changed meanwhile; arguments as :meth:`advance`."""
+        with self._store.transaction() as connection:
+            record = self._latest(connection)
+            if record != computation.round:
+                return MOVED
+            step = computation.apply(self._context(connection, record, now), result)
+            latest = self._after(connection, step)
+        return self._done(step, record, latest)
+
+    def _latest(self, connection: Connection) -> RoundRecord | None:
+        """Return the newest round, which nobody else changes until the transaction ends."""
+        if self._lease is not None:
+            leases.check(connection, self._lease)
+        locks.move_rounds(connection, self._job.id)
+        return rounds.latest(connection, self._job.id)
+
+    def _context(self, connection: Connection, record: RoundRecord, now: float) -> RoundContext:
+        return RoundContext(connection, self._job, record, self._presence, self._artifacts, now, self._jobs)
+
+    def _after(self, connection: Connection, step: Step) -> RoundRecord | None:
+        return rounds.latest(connection, self._job.id) if step.moved else None
+
+    def _done(self, step: Step, record: RoundRecord, latest: RoundRecord | None) -> Step:
+        """Return a step that is durable, after the model has followed it."""
         if latest is not None:
             _log.debug(
                 "phase changed",

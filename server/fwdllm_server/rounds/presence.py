@@ -1,16 +1,16 @@
-"""The present devices: recent check-ins, in memory, rebuilt within seconds of a restart."""
+"""The present devices: recent check-ins, in memory, rebuilt within seconds of a restart; and draws among them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from hashlib import blake2b
+from heapq import heappop, heappush, nsmallest
 from textwrap import shorten
 
 from fwdllm_common.job_choice import JobChoice
 from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.config.job import DevicesSection
-from fwdllm_server.rounds.draw import draw_number
 
 PERIOD_S = 600.0
 """Seconds after which the waiting devices are drawn anew, if there is not room for all."""
@@ -139,3 +139,18 @@ class Presence:
 def _rank(device_id: str, period: int) -> int:
     """Return a device's rank in a period. The device with the lowest rank is evicted first."""
     return -int.from_bytes(draw_number(device_id, f"presence/{period}"))
+
+
+def draw(devices: Iterable[str], size: int, worked: Mapping[str, int], draw_key: str) -> list[str]:
+    """Draw ``size`` of the ``devices`` (all if there are fewer), in sorted order.
+
+    Each device has a pseudorandom number for ``draw_key``, and the smallest are drawn. The sample is uniform among
+    devices with equal values of ``worked`` (assignments today), and does not depend on the order of ``devices``. A
+    coordinator that is restarted draws the same devices.
+    """
+    return sorted(nsmallest(size, devices, key=lambda device: (worked.get(device, 0), draw_number(device, draw_key))))
+
+
+def draw_number(device: str, draw_key: str) -> bytes:
+    """Return a device's pseudorandom number in a draw: 8 uniform bytes."""
+    return blake2b(f"{draw_key}/{device}".encode(), digest_size=8).digest()

@@ -16,10 +16,12 @@ import structlog
 
 from fwdllm_common.estimator import Scalar
 from fwdllm_server.algorithm import BlockPlan, Measured, directions_measured, measured_by_device
+from fwdllm_server.algorithm.forward_gradient import step_size
+from fwdllm_server.rounds.context import RoundContext
 from fwdllm_server.rounds.distribution import Frames, Share, hand_out
 from fwdllm_server.rounds.dropout import QUIET
 from fwdllm_server.rounds.load import MOST_OF_ROUND, Load
-from fwdllm_server.rounds.training import RoundContext
+from fwdllm_server.store import assignments
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 
 TURNAROUND_S = 5.0
@@ -193,7 +195,7 @@ def _offer_again(scene: Scene) -> Mapping[str, int]:
         part = speeds[device] / max(together, speeds[device])
         if counted_on - {device}:
             part = min(part, MOST_OF_ROUND)
-        return ceil(scene.context.job.algorithm.step_size(plan) * plan.devices_per_direction * part)
+        return ceil(step_size(scene.context.job.run, plan) * plan.devices_per_direction * part)
 
     return _offer(scene, short, devices, part_of_step)
 
@@ -222,14 +224,16 @@ def _offer_frames(scene: Scene, collected: Mapping[str, Measured]) -> Mapping[st
             continue
         measured = measured_by_device([collected[plan.block]])
         owed = sum(
-            task.seeds[0].count - measured[work.device_id]
+            assignments.directions_of([task]) - measured[work.device_id]
             for work, task in tasks
             if work.open and work.device_id in live
         )
         lost = plan.wanted - measured.total() - owed
         if lost > 0:
             missing = max(missing, ceil(lost / plan.per_device))
-            frames.append(Frames(plan, 1 + max(plan.index_of(task.seeds[0].first) for _, task in tasks)))
+            frames.append(
+                Frames(plan, 1 + max(plan.index_of(assignments.seeds_of(task)[0].start) for _, task in tasks))
+            )
     if not frames:
         return {}
     chosen = scene.context.draw(devices)[:missing]

@@ -17,6 +17,7 @@ from fwdllm_common.counts import Counts
 from fwdllm_common.fixed_point import UnusableScalarError, to_fixed_point
 from fwdllm_common.packing import integers_of
 from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
+from fwdllm_common.seeds import total
 from fwdllm_server.store import assignments, efforts, jobs, rounds, scalar_spans, scalars
 from fwdllm_server.store.assignments import LATE, AssignmentRecord, AssignmentState
 from fwdllm_server.store.efforts import Spent
@@ -37,24 +38,30 @@ class Report(NamedTuple):
 
 
 def record(connection: Connection, reports: Sequence[Report], now: float) -> list[device_pb2.ReportResponse]:
-    """Store messages as if one came after the other; all in the answers holds once the transaction is on disk."""
-    desk = _Desk.of(connection, reports)
-    taken = [desk.take(report, now) for report in reports]
+    """Store messages as if one came after the other; the responses are valid once the transaction is durable."""
+    progress = _Progress.read(connection, reports)
+    taken = [progress.take(report, now) for report in reports]
+    return _apply(connection, progress, taken)
+
+
+def _apply(connection: Connection, progress: _Progress, taken: Sequence[_Taken]) -> list[device_pb2.ReportResponse]:
+    """Store what was taken of the messages, and complete their responses."""
     stored = scalars.record(connection, [scalar for each in taken for scalar in each.new])
     stored_spans = scalar_spans.record(connection, [each.span for each in taken if each.span is not None])
     for each in taken:
         # Another coordinator may have been faster.
         each.response.accepted = sum((scalar.job_id, scalar.seed, scalar.copy) in stored for scalar in each.new)
-        if each.span is not None and (each.span.job_id, each.span.first_seed) in stored_spans:
-            each.response.accepted = each.span.length
+        if each.span is not None and (each.span.job_id, each.span.seeds.start) in stored_spans:
+            each.response.accepted = len(each.span.seeds)
         each.response.repeated = each.usable - each.response.accepted
-    desk.save(connection)
+    assignments.set_states(connection, progress.moved)
+    assignments.prolong_all(connection, progress.prolonged)
     _count_unused(connection, taken)
     # A message that is sent again carries its effort again.
     efforts.add(connection, [each.spent for each in taken if each.tells_effort or each.response.accepted])
-    for assignment, request, _ in reports:
-        if request.HasField("evaluation"):
-            _record_evaluation(connection, assignment, request.evaluation)
+    for each in taken:
+        if each.report.request.HasField("evaluation"):
+            _record_evaluation(connection, each.report.assignment, each.report.request.evaluation)
     return [each.response for each in taken]
 
 
@@ -85,32 +92,32 @@ class _Taken(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Desk:
-    """What is known while messages are looked at, one after the other.
+class _Progress:
+    """The progress of rounds and assignments while messages are examined, one after the other.
 
-    ``measured`` are the devices that have measured a seed of a job, with those that do so now, ``spans`` first seed and
-    length of what there is of each assignment's packed scalars; ``moved`` and ``prolonged`` what is to be written of
-    the assignments.
+    ``rounds`` has the newest round of each job, ``measured`` the devices that have measured each seed of a job, and
+    ``spans`` the seeds of the packed scalars of each assignment. The last two grow with the messages. ``moved`` and
+    ``prolonged`` are the new states and expiries of assignments.
     """
 
     rounds: Mapping[str, RoundRecord | None]
     measured: Mapping[str, dict[int, list[str]]]
-    spans: Mapping[str, dict[int, int]]
+    spans: Mapping[str, list[range]]
     moved: dict[str, AssignmentState]
     prolonged: dict[str, float]
 
     @classmethod
-    def of(cls, connection: Connection, reports: Iterable[Report]) -> _Desk:
+    def read(cls, connection: Connection, reports: Iterable[Report]) -> _Progress:
         work = {report.assignment.id: report.assignment for report in reports}.values()
         current = {job_id: rounds.latest(connection, job_id) for job_id in {each.job_id for each in work}}
         spans = scalar_spans.measured_by(connection, [each.id for each in work if each.packed])
-        desk = cls(current, {}, {each.id: spans.get(each.id, {}) for each in work}, {}, {})
+        progress = cls(current, {}, {each.id: spans.get(each.id, []) for each in work}, {}, {})
         seeds: dict[tuple[str, int], set[int]] = defaultdict(set)
         for each in work:
-            if desk._accepting(each) is not None:
+            if progress._accepting(each) is not None:
                 seeds[each.job_id, each.round].update(each.seeds)
         measured = {place[0]: scalars.measured_by(connection, *place, wanted) for place, wanted in seeds.items()}
-        return replace(desk, measured=measured)
+        return replace(progress, measured=measured)
 
     def take(self, report: Report, now: float) -> _Taken:
         assignment, request, assignment_s = report
@@ -146,38 +153,29 @@ class _Desk:
         """Return the next scalars of a frame, all of them or none; those that were there before are repeated."""
         assignment, request, _ = report
         count = len(request.halves) // 2
-        first_seed = _first_seed(assignment, request.first_index, count)
-        if first_seed is None or not _are_usable(request.halves):
+        seeds = _packed_seeds(assignment, request.first_index, count)
+        if seeds is None or not _are_usable(request.halves):
             response.unusable = max(1, count)
             return _Taken(report, response)
         there = self.spans[assignment.id]
-        measured = any(first <= first_seed < first + length for first, length in there.items())
-        if measured:
+        if any(seeds.start in each for each in there):
             return _Taken(report, response, count)
-        if not self._is_next(assignment, first_seed):
+        if not self._is_next(assignment, seeds):
             response.unusable = count
             return _Taken(report, response)
-        there[first_seed] = count
-        place = (assignment.job_id, assignment.round, first_seed, count, assignment.id, assignment.device_id)
-        span = NewSpan(*place, request.halves)
+        there.append(seeds)
+        span = NewSpan(assignment.job_id, assignment.round, seeds, assignment.id, assignment.device_id, request.halves)
         return _Taken(report, response, count, span=span)
 
-    def _is_next(self, assignment: AssignmentRecord, first_seed: int) -> bool:
+    def _is_next(self, assignment: AssignmentRecord, seeds: range) -> bool:
         """Whether the span before is there, or none comes before: a device sends its scalars in their order."""
-        starts = {seeds.first for seeds in assignment.packed.values()}
-        return first_seed in starts or first_seed in {
-            first + length for first, length in self.spans[assignment.id].items()
-        }
+        starts = {task.start for task in assignment.packed.values()}
+        return seeds.start in starts or any(seeds.start == before.stop for before in self.spans[assignment.id])
 
     def _is_done(self, assignment: AssignmentRecord, current: RoundRecord) -> bool:
-        packed = sum(seeds.length for seeds in assignment.packed.values())
-        return sum(self.spans[assignment.id].values()) >= packed and all(
+        return total(self.spans[assignment.id]) >= total(assignment.packed.values()) and all(
             self._is_measured(assignment, current, seed) for seed in assignment.seeds
         )
-
-    def save(self, connection: Connection) -> None:
-        assignments.set_states(connection, self.moved)
-        assignments.prolong_all(connection, self.prolonged)
 
     def _accepting(self, assignment: AssignmentRecord) -> RoundRecord | None:
         current = self.rounds[assignment.job_id]
@@ -208,11 +206,11 @@ class _Desk:
         return assignment.device_id in devices or len(devices) >= current.devices_for(seed)
 
 
-def _first_seed(assignment: AssignmentRecord, first_index: int, count: int) -> int | None:
-    """Return the seed of the first of ``count`` packed scalars; None if they are not all of one packed task."""
+def _packed_seeds(assignment: AssignmentRecord, first_index: int, count: int) -> range | None:
+    """Return the seeds of ``count`` packed scalars; None if they are not all of one packed task."""
     for start, seeds in assignment.packed.items():
-        if start <= first_index and first_index + count <= start + seeds.length and count:
-            return seeds.first + first_index - start
+        if start <= first_index and first_index + count <= start + len(seeds) and count:
+            return seeds[first_index - start : first_index - start + count]
     return None
 
 

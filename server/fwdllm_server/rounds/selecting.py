@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
+from functools import partial
 from math import inf
 
 import structlog
 
+from fwdllm_server.algorithm import BlockPlan
+from fwdllm_server.algorithm.forward_gradient import plan
+from fwdllm_server.rounds.context import MOVED, Computation, RoundContext, Step, wait
 from fwdllm_server.rounds.distribution import Frames, Share, hand_out
-from fwdllm_server.rounds.dropout import observed_drop_out
+from fwdllm_server.rounds.dropout import over_assignment
 from fwdllm_server.rounds.load import Load
-from fwdllm_server.rounds.training import MOVED, RoundContext, Step, wait
 from fwdllm_server.rounds.turns import LOOK_AGAIN_S, kept_for_others
 from fwdllm_server.store import assignments, devices, jobs, ledger, rounds
 from fwdllm_server.store.assignments import AssignmentState
@@ -20,7 +23,7 @@ from fwdllm_server.store.rounds import Phase
 _log = structlog.get_logger()
 
 
-def advance(context: RoundContext) -> Step:
+def advance(context: RoundContext) -> Step | Computation[tuple[BlockPlan, ...]]:
     """Move on to assigned when ``min_devices`` idle devices are present and the time to gather more is over."""
     bounds = context.job.spec.rounds
     if _is_paused(context):
@@ -57,16 +60,17 @@ def _is_paused(context: RoundContext) -> bool:
     return record is not None and record.paused
 
 
-def _gather(context: RoundContext, here: Collection[str]) -> Step:
-    """Plan the round when enough devices are present. From now on it waits for ``gather_s`` at most."""
-    last = ledger.last_entry(context.connection, context.job.id)
-    job, number, dropout_rate = context.job, context.round.number, observed_drop_out(context)
-    # Computed apart, because gradient-guided sampling weighs candidate directions.
-    rows = devices.most_examples(context.connection, here)
-    plan = context.computed(
-        ("plan", dropout_rate, rows), lambda: job.algorithm.plan(number, job.state, last, dropout_rate, rows)
-    )
-    rounds.set_plan(context.connection, context.round, plan)
+def _gather(context: RoundContext, here: Collection[str]) -> Computation[tuple[BlockPlan, ...]]:
+    """Plan the round when enough devices are present. Gradient-guided sampling compares many candidate directions."""
+    job, rows = context.job, devices.most_examples(context.connection, here)
+    last = ledger.last_entry(context.connection, job.id)
+    compute = partial(plan, job.run, context.round.number, job.state, last, over_assignment(context), rows)
+    return Computation(context.round, compute, _begin_gathering)
+
+
+def _begin_gathering(context: RoundContext, planned: tuple[BlockPlan, ...]) -> Step:
+    """Store the plan. From now on the round waits for ``gather_s`` at most."""
+    rounds.set_plan(context.connection, context.round, planned)
     rounds.enter(context.connection, context.round, Phase.SELECTING, context.now)
     return MOVED
 
@@ -81,9 +85,9 @@ def _all_back(context: RoundContext, idle: Collection[str]) -> bool:
 def _assign(context: RoundContext, idle: list[str]) -> Step:
     bounds = context.job.spec.rounds
     cohort = context.draw(idle)
-    independent = [plan for plan in context.round.plan if not plan.order]
-    shares = [Share(plan, plan.seeds * plan.devices_per_direction) for plan in independent]
-    frames = [Frames(plan) for plan in context.round.plan if plan.order]
+    independent = [each for each in context.round.plan if not each.order]
+    shares = [Share(each, each.seeds * each.devices_per_direction) for each in independent]
+    frames = [Frames(each) for each in context.round.plan if each.order]
     parts = hand_out(context, shares, cohort, Load.of(context, cohort), bounds.deadline_s, frames=frames)
     if frames:
         _wait_for_what_was_offered(context)
@@ -95,7 +99,7 @@ def _assign(context: RoundContext, idle: list[str]) -> Step:
         job=context.job.name,
         round=context.round.number,
         devices=len(parts),
-        directions={plan.block: plan.wanted for plan in context.round.plan},
+        directions={each.block: each.wanted for each in context.round.plan},
         least_directions=min(parts.values()),
         most_directions=max(parts.values()),
     )
@@ -107,10 +111,10 @@ def _wait_for_what_was_offered(context: RoundContext) -> None:
     offered: Counter[str] = Counter()
     for work in assignments.of_round(context.connection, context.job.id, context.round.number):
         for task in work.tasks:
-            offered[task.block] += sum(span.count for span in task.seeds)
-    over_assigned = context.job.spec.rounds.over_assigned(observed_drop_out(context))
+            offered[task.block] += assignments.directions_of([task])
+    spare = over_assignment(context)
     plans = (
-        plan.for_devices(max(1, round(offered[plan.block] / over_assigned))) if plan.order else plan
-        for plan in context.round.plan
+        each.for_devices(max(1, round(offered[each.block] / spare))) if each.order else each
+        for each in context.round.plan
     )
     rounds.set_plan(context.connection, context.round, tuple(plans))

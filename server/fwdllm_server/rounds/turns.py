@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fwdllm_server.rounds.training import RoundContext
+from fwdllm_server.rounds.context import RoundContext
 from fwdllm_server.store import assignments, jobs
 
 LOOK_AGAIN_S = 1.0

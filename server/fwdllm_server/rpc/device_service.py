@@ -31,10 +31,9 @@ from fwdllm_common.task import CLASSIFICATION, find_task
 from fwdllm_server.coordinator.coordinator import Coordinator
 from fwdllm_server.coordinator.peers import present
 from fwdllm_server.rounds import failing, feature_reporting, reporting, self_testing
-from fwdllm_server.rounds.fetching import fetch
+from fwdllm_server.rounds.delivery import fetch, take_back
 from fwdllm_server.rounds.presence import Present
 from fwdllm_server.rounds.reporting import Report
-from fwdllm_server.rounds.returning import take_back
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
 from fwdllm_server.rpc.identity import caller_of, enrolled, refusals

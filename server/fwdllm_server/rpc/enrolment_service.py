@@ -20,6 +20,7 @@ from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.security.requests import DeviceKey, parse_request
 from fwdllm_server.security.tokens import SECRET_CHARACTERS
 from fwdllm_server.store import devices
+from fwdllm_server.store.devices import Device
 
 _log = structlog.get_logger()
 
@@ -37,18 +38,16 @@ class EnrolmentService(EnrolmentServiceServicer):
         bounded("token_secret", request.token_secret, SECRET_CHARACTERS, SECRET_CHARACTERS)
         bounded("certificate_request", request.certificate_request, MAX_CERTIFICATE_REQUEST_BYTES)
         key = parse_request(request.certificate_request)
-        response = await self._runtime.in_store(self._enrol, request.token_secret, key)
-        _log.info("device enrolled", device=response.device_id, peer=context.peer())
-        return response
-
-    def _enrol(self, secret: str, key: DeviceKey) -> EnrollResponse:
         now = self._runtime.clock()
         try:
-            with self._runtime.database.transaction() as connection:
-                device = devices.enrol(connection, secret, key.sha256, now)
+            device = await self._runtime.transact(devices.enrol, request.token_secret, key.sha256, now)
         except RefusedError as error:
             reason = Reason.REVOKED if isinstance(error, devices.RevokedError) else Reason.BAD_TOKEN
             raise CallRefusedError(grpc.StatusCode.UNAUTHENTICATED, reason, str(error)) from error
+        _log.info("device enrolled", device=device.id, peer=context.peer())
+        return self._certified(device, key, now)
+
+    def _certified(self, device: Device, key: DeviceKey, now: float) -> EnrollResponse:
         certificate = self._authority.sign_device(
             key.public_key, device.id, now, self._runtime.config.certificates.device_days
         )

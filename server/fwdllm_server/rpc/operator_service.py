@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 import structlog
+from sqlalchemy import Connection
 
 from fwdllm.v1 import operator_pb2
 from fwdllm.v1.operator_pb2_grpc import OperatorServiceServicer
@@ -59,23 +60,23 @@ class OperatorService(OperatorServiceServicer):
         if not folder.is_absolute():
             raise BadInputError(f"base_folder {request.base_folder!r} is not absolute")
         job_id = await self._coordinator.submit(request.spec_toml, folder)
-        job = await self._runtime.in_store(self._job, job_id)
+        job = await self._runtime.transact(self._job, job_id)
         return operator_pb2.SubmitJobResponse(job_id=job_id, same_name=job.same_name)
 
     async def ListJobs(self, request: operator_pb2.ListJobsRequest, context: Context) -> operator_pb2.ListJobsResponse:
         """Return every job, newest first."""
-        return operator_pb2.ListJobsResponse(jobs=await self._runtime.in_store(self._all_jobs))
+        return operator_pb2.ListJobsResponse(jobs=await self._runtime.transact(_all_jobs, self._runtime.clock()))
 
     async def GetJob(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.Job:
         """Return a job by its id or name."""
-        return await self._runtime.in_store(self._job, request.job)
+        return await self._runtime.transact(self._job, request.job)
 
     async def WatchJob(self, request: operator_pb2.GetJobRequest, context: Context) -> AsyncIterator[operator_pb2.Job]:
         """Stream the job's current state and every change, until it ends."""
         # By its id: a later job of the same name is another one.
-        record = await self._runtime.in_store(self._find, request.job)
+        record = await self._runtime.transact(_find, request.job)
         while True:
-            job = await self._runtime.in_store(self._job, record.id)
+            job = await self._runtime.transact(self._job, record.id)
             yield job
             if job.state in _ENDED:
                 return
@@ -83,40 +84,40 @@ class OperatorService(OperatorServiceServicer):
 
     async def StopJob(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.Job:
         """Stop a job immediately."""
-        record = await self._runtime.in_store(self._find, request.job)
+        record = await self._runtime.transact(_find, request.job)
         await self._coordinator.stop(record)
-        return await self._runtime.in_store(self._job, record.id)
+        return await self._runtime.transact(self._job, record.id)
 
     async def PauseJob(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.Job:
         """Pause a job after its current round."""
-        record = await self._runtime.in_store(self._find, request.job)
+        record = await self._runtime.transact(_find, request.job)
         await self._coordinator.pause(record)
-        return await self._runtime.in_store(self._job, record.id)
+        return await self._runtime.transact(self._job, record.id)
 
     async def SetJobPriority(self, request: operator_pb2.SetJobPriorityRequest, context: Context) -> operator_pb2.Job:
         """Set a job's priority. Jobs of higher priority get devices first."""
         in_range("priority", request.priority, -MOST_PRIORITY, MOST_PRIORITY)
-        record = await self._runtime.in_store(self._find, request.job)
+        record = await self._runtime.transact(_find, request.job)
         await self._coordinator.set_priority(record, request.priority)
-        return await self._runtime.in_store(self._job, record.id)
+        return await self._runtime.transact(self._job, record.id)
 
     async def ResumeJob(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.Job:
         """Resume a job that was paused or stopped, or that failed."""
-        record = await self._runtime.in_store(self._find, request.job)
+        record = await self._runtime.transact(_find, request.job)
         await self._coordinator.resume(record)
-        return await self._runtime.in_store(self._job, record.id)
+        return await self._runtime.transact(self._job, record.id)
 
     async def ExportAdapter(
         self, request: operator_pb2.ExportAdapterRequest, context: Context
     ) -> AsyncIterator[operator_pb2.AdapterChunk]:
         """Stream the adapter at the version that is asked for, file by file."""
         kind = export_format(request.format)
-        job = await self._runtime.in_store(self._trained, request)
+        job = await self._runtime.transact(self._trained, request)
         template = self._coordinator.folder(job.id).adapter
         made = {
             ADAPTER_FILE: await asyncio.to_thread(trained_tensors, template, job.manifest.layout, job.state.theta),
         }
-        if card := await self._runtime.in_store(self._card, job, template, kind):
+        if card := await self._runtime.transact(self._card, job, template, kind):
             made[CARD] = card.encode()
         names = {path.relative_to(template).as_posix() for path in template.rglob("*") if path.is_file()}
         for name in sorted(names | made.keys()):
@@ -129,11 +130,11 @@ class OperatorService(OperatorServiceServicer):
 
     async def GetJobHistory(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.JobHistory:
         """List every version of a job's model."""
-        return await self._runtime.in_store(self._history, request.job)
+        return await self._runtime.transact(_history, request.job)
 
     async def GetJobSpec(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.JobSpec:
         """Tell what a job runs."""
-        return spec_message(await self._runtime.in_store(self._find, request.job))
+        return spec_message(await self._runtime.transact(_find, request.job))
 
     async def CreateJoinToken(
         self, request: operator_pb2.CreateJoinTokenRequest, context: Context
@@ -142,8 +143,9 @@ class OperatorService(OperatorServiceServicer):
         plain_name("name", request.name)
         lifetime_s = request.lifetime_s or _DAY_S
         in_range("lifetime_s", lifetime_s, 1, MAX_TOKEN_LIFETIME_S)
-        expires_at = self._runtime.clock() + lifetime_s
-        secret, voids_former = await self._runtime.in_store(self._create_token, request.name, expires_at)
+        now = self._runtime.clock()
+        expires_at = now + lifetime_s
+        secret, voids_former = await self._runtime.transact(_create_token, request.name, now, expires_at)
         token = JoinToken(self._enrolment_address, self._ca_sha256, secret)
         return operator_pb2.CreateJoinTokenResponse(
             join_token=token.encode(), expires_unix_s=int(expires_at), voids_former=voids_former
@@ -153,82 +155,71 @@ class OperatorService(OperatorServiceServicer):
         self, request: operator_pb2.ListDevicesRequest, context: Context
     ) -> operator_pb2.ListDevicesResponse:
         """Return every device, newest first."""
-        return operator_pb2.ListDevicesResponse(devices=await self._runtime.in_store(self._all_devices))
+        found = await self._runtime.transact(device_statuses, self._runtime.config.check_in, self._runtime.clock())
+        return operator_pb2.ListDevicesResponse(devices=map(_device_message, found))
 
     async def RevokeDevice(self, request: operator_pb2.RevokeDeviceRequest, context: Context) -> operator_pb2.Device:
         """Revoke a device, so that every further call of it is refused."""
-        device = await self._runtime.in_store(self._revoke, request.device)
+        device = await self._runtime.transact(_revoke, request.device, self._runtime.clock())
         self._runtime.presence.leave(device.device_id)
         _log.info("device revoked", device=device.device_id, name=device.name)
         return device
 
-    def _find(self, id_or_name: str) -> JobRecord:
-        with self._runtime.database.transaction() as connection:
-            record = jobs.find(connection, id_or_name)
-        if record is None:
-            message = f"no job {id_or_name!r}; 'fwdllm-server job list' shows them"
-            raise CallRefusedError(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, message)
-        return record
+    def _job(self, connection: Connection, id_or_name: str) -> operator_pb2.Job:
+        return job_message(connection, _find(connection, id_or_name), self._runtime.clock())
 
-    def _job(self, id_or_name: str) -> operator_pb2.Job:
-        record = self._find(id_or_name)
-        with self._runtime.database.transaction() as connection:
-            return job_message(connection, record, self._runtime.clock())
-
-    def _history(self, id_or_name: str) -> operator_pb2.JobHistory:
-        record = self._find(id_or_name)
-        with self._runtime.database.transaction() as connection:
-            return history_message(connection, record)
-
-    def _all_jobs(self) -> list[operator_pb2.Job]:
-        now = self._runtime.clock()
-        with self._runtime.database.transaction() as connection:
-            return [job_message(connection, record, now) for record in jobs.in_state(connection)]
-
-    def _trained(self, request: operator_pb2.ExportAdapterRequest) -> TrainingJob:
-        record = self._find(request.job)
+    def _trained(self, connection: Connection, request: operator_pb2.ExportAdapterRequest) -> TrainingJob:
+        record = _find(connection, request.job)
         if record.header is None:
             raise BadInputError(f"job {record.name} has no model yet ({record.state}); wait for its first round")
+        version = record.good_version
+        if version is None:
+            version = ledger.best_version(connection, record.id)
+        if request.best:
+            version = best_version(connection, record)
+        elif request.HasField("version"):
+            version = checked_version(connection, record, request.version)
         training = self._coordinator.training.get(record.id)
-        with self._runtime.database.transaction() as connection:
-            version = record.good_version
-            if version is None:
-                version = ledger.best_version(connection, record.id)
-            if request.best:
-                version = best_version(connection, record)
-            elif request.HasField("version"):
-                version = checked_version(connection, record, request.version)
-            if training is not None and version is None:
-                return training
-            return TrainingJob.load(connection, self._runtime.artifacts, record, version)
+        if training is not None and version is None:
+            return training
+        return TrainingJob.load(connection, self._runtime.artifacts, record, version)
 
-    def _card(self, job: TrainingJob, template: Path, kind: ExportFormat) -> str:
-        command = "fwdllm-server job submit job.toml"
-        with self._runtime.database.transaction() as connection:
-            record = jobs.get(connection, job.id)
-            assert record is not None
-            return model_card(connection, record, template, self._runtime.clock(), command, state=job.state, kind=kind)
+    def _card(self, connection: Connection, job: TrainingJob, template: Path, kind: ExportFormat) -> str:
+        record, command = jobs.required(connection, job.id), "fwdllm-server job submit job.toml"
+        return model_card(connection, record, template, self._runtime.clock(), command, state=job.state, kind=kind)
 
-    def _create_token(self, name: str, expires_at: float) -> tuple[str, bool]:
-        with self._runtime.database.transaction() as connection:
-            voids_former = devices.awaits(connection, name, self._runtime.clock())
-            return devices.create_token(connection, name, expires_at), voids_former
 
-    def _all_devices(self) -> list[operator_pb2.Device]:
-        with self._runtime.database.transaction() as connection:
-            found = device_statuses(connection, self._runtime.config.check_in, self._runtime.clock())
-            return [_device_message(status) for status in found]
+def _find(connection: Connection, id_or_name: str) -> JobRecord:
+    record = jobs.find(connection, id_or_name)
+    if record is None:
+        message = f"no job {id_or_name!r}; 'fwdllm-server job list' shows them"
+        raise CallRefusedError(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, message)
+    return record
 
-    def _revoke(self, id_or_name: str) -> operator_pb2.Device:
-        with self._runtime.database.transaction() as connection:
-            found = devices.find_device(connection, id_or_name)
-            if found is None:
-                message = f"no device {id_or_name!r}; 'fwdllm-server devices list' shows them"
-                raise CallRefusedError(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, message)
-            devices.revoke(connection, found.id, self._runtime.clock())
-            revoked = devices.device(connection, found.id)
-        assert revoked is not None
-        return _device_message(DeviceStatus(revoked, DeviceState.REVOKED, (REVOKED,)))
+
+def _history(connection: Connection, id_or_name: str) -> operator_pb2.JobHistory:
+    return history_message(connection, _find(connection, id_or_name))
+
+
+def _all_jobs(connection: Connection, now: float) -> list[operator_pb2.Job]:
+    return [job_message(connection, record, now) for record in jobs.in_state(connection)]
+
+
+def _create_token(connection: Connection, name: str, now: float, expires_at: float) -> tuple[str, bool]:
+    """Return the secret, and whether it voids an earlier one."""
+    voids_former = devices.awaits(connection, name, now)
+    return devices.create_token(connection, name, expires_at), voids_former
+
+
+def _revoke(connection: Connection, id_or_name: str, now: float) -> operator_pb2.Device:
+    found = devices.find_device(connection, id_or_name)
+    if found is None:
+        message = f"no device {id_or_name!r}; 'fwdllm-server devices list' shows them"
+        raise CallRefusedError(grpc.StatusCode.NOT_FOUND, Reason.NOT_FOUND, message)
+    devices.revoke(connection, found.id, now)
+    revoked = devices.device(connection, found.id)
+    assert revoked is not None
+    return _device_message(DeviceStatus(revoked, DeviceState.REVOKED, (REVOKED,)))
 
 
 def _device_message(status: DeviceStatus) -> operator_pb2.Device:

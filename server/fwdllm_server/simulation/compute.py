@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 
 import numpy as np
@@ -19,19 +19,23 @@ from fwdllm_server.store.assignments import LATE, AssignmentRecord
 
 
 class Compute:
-    """One engine for all. What the coordinator no longer takes is not computed and only costs simulated time."""
+    """The devices of a job, with one engine for all.
+
+    What the coordinator no longer takes is not computed and only costs simulated time.
+    """
 
     def __init__(
         self,
         job: TrainingJob,
         population: Population,
-        devices: Mapping[str, VirtualDevice],
+        devices: Sequence[VirtualDevice],
         engine: Engine,
         cost: PassCounter,
     ) -> None:
-        self._job = job
-        self._population = population
-        self._devices = devices
+        self.job = job
+        self.population = population
+        self.devices = devices
+        self._devices = {device.id: device for device in devices}
         self._engine = engine
         self._cost = cost
         self._scalars: dict[str, Sequence[float]] = {}
@@ -39,7 +43,7 @@ class Compute:
     def begin(self, device_id: str, assignment: device_pb2.Assignment, now: float) -> Work:
         """Begin an assignment that a device has fetched."""
         device = self._devices[device_id]
-        theta = self._job.state.theta
+        theta = self.job.state.theta
         evaluation = None
         if assignment.feature_sums:
             stretches = [Stretch(self._cost.features(theta, device.training), 0.0, 1)]
@@ -61,7 +65,7 @@ class Compute:
             evaluation=evaluation,
             feature_sums=assignment.feature_sums,
         )
-        part = self._population.vanishes(assignment.assignment_id)
+        part = self.population.vanishes(assignment.assignment_id)
         work.vanishes_s = None if part is None else part * work.total_s
         return work
 
@@ -79,7 +83,7 @@ class Compute:
 
     def class_sums(self, work: Work) -> Sequence[device_pb2.ClassSum]:
         """Return what the device's owner allows of its features: sums of as few rows as the coordinator takes."""
-        found = self._engine.class_sums(self._job.state.theta, self._devices[work.device_id].training)
+        found = self._engine.class_sums(self.job.state.theta, self._devices[work.device_id].training)
         return [each.to_message() for each in found if each.rows >= MIN_CLASS_ROWS]
 
     def end(self, work: Work) -> None:
@@ -88,13 +92,13 @@ class Compute:
 
     def _stretch(self, device: VirtualDevice, message: device_pb2.DirectionTask) -> Stretch:
         task = DirectionTask.from_message(message)
-        before, each = self._cost.task(task, self._job.state.theta, device.training)
+        before, each = self._cost.task(task, self.job.state.theta, device.training)
         return Stretch(before, each, len(task.seeds), task.packed)
 
     def _derivatives(self, record: AssignmentRecord, device: VirtualDevice) -> Iterator[float]:
-        theta, layout = self._job.state.theta, self._job.manifest.layout
+        theta, layout = self.job.state.theta, self.job.manifest.layout
         for task in map(DirectionTask.from_message, record.tasks):
-            directions = self._job.header.directions_of(layout.block(task.block))
+            directions = self.job.header.directions_of(layout.block(task.block))
             for _, values in self._engine.derivatives(theta, directions, task, device.training):
                 with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is counted as unusable
                     sent = values.astype(np.float32).tolist()

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 from sqlalchemy import Connection
 
 from fwdllm.v1 import device_pb2
-from fwdllm_client.engine import Engine
 from fwdllm_common.errors import JobFailedError
 from fwdllm_common.packing import halves
 from fwdllm_common.protocol import FEATURE_SUMS, GENERATOR_2
 from fwdllm_server.rounds import feature_reporting, reporting
-from fwdllm_server.rounds.fetching import fetch
+from fwdllm_server.rounds.context import Step
+from fwdllm_server.rounds.delivery import fetch
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence, Present
 from fwdllm_server.rounds.reporting import Report
-from fwdllm_server.rounds.training import Step, TrainingJob
 from fwdllm_server.simulation.compute import Compute
-from fwdllm_server.simulation.cost import PassCounter
-from fwdllm_server.simulation.population import SLOT_S, Population, VirtualDevice
+from fwdllm_server.simulation.population import SLOT_S, VirtualDevice
 from fwdllm_server.simulation.timeline import Event, Timeline
 from fwdllm_server.simulation.traffic import Traffic
 from fwdllm_server.simulation.work import Message, Work
 from fwdllm_server.store import assignments
 from fwdllm_server.store.assignments import AssignmentRecord
-from fwdllm_server.store.database import Database
+from fwdllm_server.store.database import Transactions
 
 REACTION_S = 1.0
 """Smallest interval between two steps of the coordinator, in simulated seconds."""
@@ -43,34 +41,30 @@ LONGEST_WAIT_S = 7 * 86400.0
 class SimulatedFleet:
     """A :class:`fwdllm_server.rounds.fleet.Fleet` of simulated devices in this process.
 
-    Devices fetch, compute, report and drop out as real ones do, through the same code of the coordinator. ``engine``
-    computes the scalars. Time is simulated: the duration of work follows from ``cost`` and a device's speed. All owners
-    allow feature sums.
+    Devices fetch, compute, report and drop out as real ones do, through the same code of the coordinator. ``compute``
+    has the devices and computes their scalars. Time is simulated: the duration of work follows from its cost and a
+    device's speed. All owners allow feature sums.
 
-    :param rest: called before each step of the rounds. At that moment, the store, ``cost`` and :meth:`to_json` together
-        are the whole state of the simulation.
+    :param rest: called before each step of the rounds. At that moment, the store, the cost of ``compute`` and
+        :meth:`to_json` together are the whole state of the simulation.
     :param start: simulated time of the start, seconds since 1970.
     """
 
     def __init__(
         self,
-        database: Database,
+        store: Transactions,
         presence: Presence,
-        job: TrainingJob,
-        population: Population,
-        devices: Sequence[VirtualDevice],
-        engine: Engine,
-        cost: PassCounter,
+        compute: Compute,
         rest: Callable[[], None] = lambda: None,
         start: float = 0.0,
     ) -> None:
-        self._database = database
+        self._store = store
         self._presence = presence
-        self._job = job
-        self._population = population
-        self._devices = devices
+        self._compute = compute
+        self._job = job = compute.job
+        self._population = compute.population
+        self._devices = devices = compute.devices
         self._places = {device.id: place for place, device in enumerate(devices)}
-        self._compute = Compute(job, population, {device.id: device for device in devices}, engine, cost)
         self._rest = rest
         self._slot = -1
         self._here: NDArray[np.bool_] = np.zeros(len(devices), dtype=np.bool_)
@@ -87,7 +81,7 @@ class SimulatedFleet:
         self._rest()
         self._update_availability()
         step = machine.advance(self.now)
-        with self._database.transaction() as connection:
+        with self._store.transaction() as connection:
             for assignment_id, device_id in assignments.offered(connection, self._job.id):
                 if device_id not in self._busy:
                     self._busy.add(device_id)
@@ -187,7 +181,7 @@ class SimulatedFleet:
 
     def _fetch(self, assignment_id: str) -> None:
         """Let a device fetch its assignment, unless the round is over."""
-        with self._database.transaction() as connection:
+        with self._store.transaction() as connection:
             record = assignments.get(connection, assignment_id)
             assert record is not None
             if not record.open:
@@ -214,7 +208,7 @@ class SimulatedFleet:
     def _report(self, work: Work) -> None:
         message = work.next_message
         assert message is not None
-        with self._database.transaction() as connection:
+        with self._store.transaction() as connection:
             record = assignments.get(connection, work.assignment_id)
             assert record is not None
             send = self._send_sums if work.feature_sums else self._send_scalars

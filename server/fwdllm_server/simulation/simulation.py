@@ -32,6 +32,7 @@ from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.training import TrainingJob
+from fwdllm_server.simulation.compute import Compute
 from fwdllm_server.simulation.cost import PassCounter
 from fwdllm_server.simulation.curve import Curve, Point
 from fwdllm_server.simulation.fleet import SimulatedFleet
@@ -225,9 +226,8 @@ class Simulation:
             if time.monotonic() >= self._checkpoint_at:
                 self._checkpoint(fleet)
 
-        fleet = SimulatedFleet(
-            self._store, presence, self._job, self._population, self._devices, self._engine, self._cost, rest
-        )
+        compute = Compute(self._job, self._population, self._devices, self._engine, self._cost)
+        fleet = SimulatedFleet(self._store, presence, compute, rest)
         self._restore(fleet)
 
         async def committed(state: ModelState) -> None:

@@ -23,18 +23,19 @@ _facts = Table(
 _INDEX = text("CREATE INDEX IF NOT EXISTS simulation_assignments_by_state ON assignments (state)")
 
 
-class SimulationStore(Database):
+class SimulationStore:
     """A store in the SQLite file ``path``, which commits at checkpoints only.
 
-    Everything between two checkpoints is one transaction. An error, or the end of the process, rolls it back. Beside
-    the coordinator's tables, the store has a table of named values.
+    It is no :class:`Database`, whose transactions are on disk when they end. Here everything between two checkpoints
+    is one transaction of the database. An error, or the end of the process, rolls it back. Beside the coordinator's
+    tables, the store has a table of named values.
 
     :raises StorageError: the file cannot be opened.
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(f"sqlite:///{path}")
-        self._connection = self._engine.connect()
+        self._database = Database(f"sqlite:///{path}")
+        self._connection = self._database.connect()
         with self.transaction() as connection:
             _metadata.create_all(connection)
             connection.execute(_INDEX)
@@ -88,4 +89,4 @@ class SimulationStore(Database):
     def close(self) -> None:
         """Roll back to the last checkpoint, and close every connection."""
         self._connection.close()
-        super().close()
+        self._database.close()

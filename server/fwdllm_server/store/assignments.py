@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Row, bindparam, case, func, select, update
 
 from fwdllm.v1 import device_pb2
 from fwdllm_common.counts import Counts
-from fwdllm_server.algorithm.plan import SeedRange
+from fwdllm_common.seeds import from_messages, seeds_in, total
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.schema import assignments, jobs, rounds
 
@@ -74,22 +74,28 @@ class AssignmentRecord:
     @property
     def seeds(self) -> list[int]:
         """The seed of each scalar that is not packed, by its index in the report; packed ones come after them."""
-        return [seed for task in self.tasks if not task.packed for seed in seeds_of(task)]
+        return [seed for task in self.tasks if not task.packed for seed in seeds_in(seeds_of(task))]
 
     @property
-    def packed(self) -> Mapping[int, SeedRange]:
+    def packed(self) -> Mapping[int, range]:
         """The seeds of each task that reports packed scalars, by the index of the first in the report."""
         found, index = {}, 0
         for task in self.tasks:
+            seeds = seeds_of(task)
             if task.packed:
-                found[index] = SeedRange(task.seeds[0].first, task.seeds[0].count)
-            index += sum(span.count for span in task.seeds)
+                found[index] = seeds[0]
+            index += total(seeds)
         return found
 
 
-def seeds_of(task: device_pb2.DirectionTask) -> list[int]:
+def seeds_of(task: device_pb2.DirectionTask) -> tuple[range, ...]:
     """Return the seeds of a task, in order."""
-    return [seed for span in task.seeds for seed in range(span.first, span.first + span.count)]
+    return from_messages(task.seeds)
+
+
+def directions_of(tasks: Iterable[device_pb2.DirectionTask]) -> int:
+    """Return the number of directions of some tasks."""
+    return sum(total(seeds_of(task)) for task in tasks)
 
 
 def offer(
@@ -115,7 +121,7 @@ def offer(
             device_id=device_id,
             state=AssignmentState.OFFERED,
             tasks=request.SerializeToString(deterministic=True),
-            directions=sum(span.count for task in request.directions for span in task.seeds),
+            directions=directions_of(request.directions),
             evaluate=evaluate,
             expires_at=expires_at,
             passes=passes,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from alembic import command
 from alembic.config import Config
@@ -36,6 +36,16 @@ _SETTINGS = (
     ("tcp_keepalives_interval", "2"),
     ("tcp_keepalives_count", "2"),
 )
+
+
+class Transactions(Protocol):
+    """A store of the coordinator's tables; of a block in a transaction, all changes are kept or none."""
+
+    def transaction(self) -> AbstractContextManager[Connection]:
+        """Run the block in a transaction. When it is on disk, the store says.
+
+        :raises StorageError: the database cannot be written.
+        """
 
 
 class Database:
@@ -73,6 +83,10 @@ class Database:
         """
         with storage_errors(), self._engine.begin() as connection:
             yield connection
+
+    def connect(self) -> Connection:
+        """Open a connection whose transactions the caller commits; the caller closes it before :meth:`close`."""
+        return self._engine.connect()
 
     def close(self) -> None:
         """Close every connection."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, Float, Insert, Row, bindparam, cast, func, select, update
 
 from fwdllm.v1 import device_pb2
-from fwdllm_server.algorithm.agreement import Reputation, Reputations
+from fwdllm_server.algorithm.robust_aggregation import Reputation, Reputations
 from fwdllm_server.store.schema import efforts
 from fwdllm_server.store.statements import chunks, insert_into, upsert
 

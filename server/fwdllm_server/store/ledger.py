@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 
 from sqlalchemy import Connection, delete, func, select
 
 from fwdllm_common.ledger import LedgerEntry
-from fwdllm_server.algorithm.robust import Scales
+from fwdllm_server.algorithm.robust_aggregation import Scales
 from fwdllm_server.store.schema import evaluations, ledger, snapshots
 
 
@@ -136,35 +136,14 @@ def add_evaluation(connection: Connection, job_id: str, record: EvaluationRecord
     connection.execute(
         delete(evaluations).where(evaluations.c.job_id == job_id, evaluations.c.version == record.version)
     )
-    connection.execute(
-        evaluations.insert().values(
-            job_id=job_id,
-            version=record.version,
-            accuracy=record.accuracy,
-            loss=record.loss,
-            rows=record.rows,
-            exact_match=record.exact_match,
-            validation_accuracy=record.validation_accuracy,
-            validation_loss=record.validation_loss,
-        )
-    )
+    connection.execute(evaluations.insert().values(job_id=job_id, **asdict(record)))
 
 
 def evaluations_of(connection: Connection, job_id: str) -> Sequence[EvaluationRecord]:
     """Return every evaluation of a job, by ascending version."""
-    query = select(evaluations).where(evaluations.c.job_id == job_id).order_by(evaluations.c.version)
-    return [
-        EvaluationRecord(
-            row.version,
-            row.accuracy,
-            row.loss,
-            row.rows,
-            row.exact_match,
-            row.validation_accuracy,
-            row.validation_loss,
-        )
-        for row in connection.execute(query)
-    ]
+    columns = [evaluations.c[field.name] for field in fields(EvaluationRecord)]
+    query = select(*columns).where(evaluations.c.job_id == job_id).order_by(evaluations.c.version)
+    return [EvaluationRecord(*row) for row in connection.execute(query)]
 
 
 def best_version(connection: Connection, job_id: str) -> int | None:

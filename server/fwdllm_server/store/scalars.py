@@ -52,7 +52,7 @@ _INSERT_ARRAYS = (
 
 
 def record(connection: Connection, new: Sequence[NewScalar]) -> frozenset[tuple[str, int, int]]:
-    """Store scalars; job, seed and copy of those that were not there before."""
+    """Store scalars, and return job, seed and copy of those that were not there before."""
     if not new:
         return frozenset()
     if connection.dialect.name == "postgresql":
@@ -82,15 +82,13 @@ def _stretches(ascending: Sequence[int]) -> Iterator[tuple[int, int]]:
         yield ascending[start], ascending[end - 1]
 
 
-def count(
-    connection: Connection, job_id: str, round_number: int, within: tuple[int, int] | None = None, copy: int = 0
-) -> int:
-    """How many seeds of a round have a scalar in this place; ``within`` is the least and the greatest of them."""
+def count(connection: Connection, job_id: str, round_number: int, within: range | None = None, copy: int = 0) -> int:
+    """Return the number of seeds of a round, those ``within`` a range, that have a scalar of this ``copy``."""
     query = select(func.count()).where(
         scalars.c.job_id == job_id, scalars.c.round == round_number, scalars.c.copy == copy
     )
     if within is not None:
-        query = query.where(scalars.c.seed.between(*within))
+        query = query.where(scalars.c.seed.between(within.start, within.stop - 1))
     return int(connection.execute(query).scalar_one())
 
 
@@ -100,14 +98,8 @@ def assignments_with_any(connection: Connection, job_id: str, round_number: int)
     return frozenset(connection.execute(query.distinct()).scalars())
 
 
-def seeds_of_round(connection: Connection, job_id: str, round_number: int) -> frozenset[int]:
-    """Return the seeds of a round that have a scalar."""
-    query = select(scalars.c.seed).where(scalars.c.job_id == job_id, scalars.c.round == round_number)
-    return frozenset(connection.execute(query).scalars())
-
-
 def of_round(connection: Connection, job_id: str, round_number: int) -> Sequence[Scalar]:
-    """All scalars of a round by ascending seed, with the size of the data they were measured on."""
+    """Return all scalars of a round by ascending seed, with the size of the data they were measured on."""
     query = (
         select(scalars.c.seed, scalars.c.value, scalars.c.device_id, devices.c.training_examples)
         .join(devices, devices.c.id == scalars.c.device_id)

@@ -196,7 +196,7 @@ ledger = Table(
     Column("directions", BigInteger, nullable=False),
     Column("theta_digest", LargeBinary, nullable=False),
     Column("committed_at", Float, nullable=False),
-    # JSON: the scales of each block's scalars in the last rounds; see algorithm/robust.py.
+    # JSON: the scales of each block's scalars in the last rounds; see algorithm/robust_aggregation.py.
     Column("scales", Text, nullable=False, default="{}"),
 )
 
@@ -257,7 +257,7 @@ efforts = Table(
     Column("failure", String),
     Column("failure_message", String),
     Column("failed_until", Float),
-    # Whether its scalars go with the other devices': algorithm.agreement.Standing.
+    # Whether its scalars go with the other devices': algorithm.robust_aggregation.Reputation.
     Column("votes", Float, nullable=False, default=0.0, server_default="0"),
     Column("vote_rounds", Float, nullable=False, default=0.0, server_default="0"),
 )

@@ -5,8 +5,6 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from fwdllm.v1 import operator_pb2
-from fwdllm_server.config.job import JobSpec
-from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.store import ledger
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.views.history import committed_after
@@ -36,12 +34,11 @@ def history_message(connection: Connection, record: JobRecord) -> operator_pb2.J
 
 
 def spec_message(record: JobRecord) -> operator_pb2.JobSpec:
-    """Return the job's file, and what it comes to with every default and its preset."""
-    spec = parse_toml(record.spec_toml, JobSpec, record.name)
+    """Return the job's file, and the specification that it was resolved to, with every default and its preset."""
     return operator_pb2.JobSpec(
         job_id=record.id,
         name=record.name,
         spec_toml=record.spec_toml,
         base_folder=record.base_folder,
-        resolved_json=spec.model_dump_json(),
+        resolved_json=record.spec().model_dump_json(),
     )

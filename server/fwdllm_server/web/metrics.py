@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 from aiohttp import web
-from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
 from fwdllm_common.errors import StorageError
@@ -20,16 +20,12 @@ def metrics_app(runtime: Runtime, health: Health) -> web.Application:
     """Return the application of the metrics port."""
     state = StateCollector()
 
-    def read_state() -> list[Metric]:
-        with runtime.database.transaction() as connection:
-            return read(connection, runtime.config.check_in, runtime.clock())
-
     async def metrics(request: web.Request) -> web.Response:
         # A store that cannot be read must not hide the metrics in memory.
-        try:
-            state.families = await runtime.in_store(read_state) if health.store_works else []
-        except StorageError:
-            state.families = []
+        state.families = []
+        with suppress(StorageError):
+            if health.store_works:
+                state.families = await runtime.transact(read, runtime.config.check_in, runtime.clock())
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(REGISTRY), headers={"Content-Type": content_type})
 

@@ -15,15 +15,14 @@ import numpy as np
 from client.conftest import FakeStop, Job, QuadraticCompute
 
 from fwdllm.v1 import device_pb2
-from fwdllm_client.agent.assignment import AssignmentWork
+from fwdllm_client.agent.assignment import AssignmentWork, Downloads
 from fwdllm_client.agent.journal import Journal
-from fwdllm_client.agent.reporter import Reporter
+from fwdllm_client.agent.link import Link
 from fwdllm_client.agent.session import Session
 from fwdllm_client.cache.artifacts import ArtifactCache
 from fwdllm_client.cache.quota import CacheQuota
 from fwdllm_client.cache.weights import Weights
 from fwdllm_client.conditions import Conditions, Gate, Rules
-from fwdllm_client.connection.retry import Retry
 from fwdllm_client.connection.transport import Traffic
 from fwdllm_client.policy.choices import ChoicesFile
 from fwdllm_client.policy.permission import Permission
@@ -190,22 +189,13 @@ class Day:
 
         stop, clock = Until(), lambda: self.now
         with closing(Journal(self.folder / "journal.sqlite")) as journal:
-            retry = Retry("the office", stop)
-
-            def new_reporter():
-                return Reporter(self.office, journal, retry)
-
+            link = Link(self.office, journal, stop)
             choices = ChoicesFile(self.folder / "choices.json")
             permission = Permission(Gate(self, self.rules, clock), self.rules, choices, clock)
-            work = AssignmentWork(
-                ArtifactCache(CacheQuota(self.folder, 1 << 40), self.office, retry),
-                Weights(self.folder / "weights", self.office, retry),
-                journal,
-                lambda bundle: self.compute,
-                new_reporter,
-                stop,
-                permission,
-                clock,
+            downloads = Downloads(
+                ArtifactCache(CacheQuota(self.folder, 1 << 40), self.office, link.retry()),
+                Weights(self.folder / "weights", self.office, link.retry()),
             )
+            work = AssignmentWork(link, permission, downloads, lambda bundle: self.compute, clock)
             profile = device_pb2.CheckInRequest(labels=["no", "yes"], training_examples=9)
-            Session(self.office, retry, journal, profile, permission, work, new_reporter, stop).run()
+            Session(link, profile, permission, work).run()

@@ -5,7 +5,7 @@ import pytest
 from fwdllm_common.fixed_point import MAX_ORTHOGONAL_DIRECTIONS
 from fwdllm_common.orthogonal import MAX_ORDER
 from fwdllm_server.algorithm.auto import LEAST_ROWS, MOST_ROWS, is_worth_a_frame, measurement
-from fwdllm_server.algorithm.plan import BlockPlan, SeedRange
+from fwdllm_server.algorithm.plan import BlockPlan
 from fwdllm_server.config.job import RoundsSection
 
 LATER = 20
@@ -61,9 +61,11 @@ def test_only_blocks_that_a_device_can_measure_have_orthogonal_directions(size, 
     ("order", "devices", "each"), [(8192, 20, 8192), (1 << 14, 100, 10_485), (1 << 20, 1, 1 << 20)]
 )
 def test_a_round_has_a_frame_for_each_device_and_no_more_directions_than_can_be_summed(order, devices, each):
-    plan = BlockPlan("head", (SeedRange(1 << 32, 1 << 24),), 0, 1e-3, 16, 0.1).in_frames(order, order, devices)
+    plan = BlockPlan("head", (range(1 << 32, (1 << 32) + (1 << 24)),), 0, 1e-3, 16, 0.1).in_frames(
+        order, order, devices
+    )
     assert (plan.per_device, plan.wanted) == (each, each * devices)
     assert plan.frames >= min(devices, (1 << 24) // order)
     assert plan.frames * plan.per_device <= MAX_ORTHOGONAL_DIRECTIONS
-    assert plan.frame(plan.frames - 1).first + order <= plan.end_seed <= (1 << 32) + (1 << 24)
-    assert plan.index_of(plan.frame(3).first + each - 1) == 3
+    assert plan.frame(plan.frames - 1).start + order <= plan.end_seed <= (1 << 32) + (1 << 24)
+    assert plan.index_of(plan.frame(3).start + each - 1) == 3

@@ -7,7 +7,7 @@ from fwdllm_common import estimator
 from fwdllm_common.estimator import Scalar
 from fwdllm_common.fixed_point import SCALE
 from fwdllm_common.orthogonal import OrthogonalDirections
-from fwdllm_server.algorithm import complete, robust
+from fwdllm_server.algorithm import complete, robust_aggregation
 from fwdllm_server.algorithm.complete import Span
 
 RANDOM = np.random.default_rng(0)
@@ -32,7 +32,7 @@ SCALARS = [
 
 
 def test_the_scale_is_that_of_the_scalars():
-    assert complete.scale_of(SPANS) == pytest.approx(robust.scale_of(SCALARS), abs=1)
+    assert complete.scale_of(SPANS) == pytest.approx(robust_aggregation.scale_of(SCALARS), abs=1)
 
 
 def test_loud_devices_and_large_scalars_are_held_back_alike():
@@ -42,7 +42,7 @@ def test_loud_devices_and_large_scalars_are_held_back_alike():
         for span in complete.restrained(SPANS, scale, 3.0)
         for seed, value in zip(span.seeds, span.values, strict=True)
     }
-    expected = robust.clipped(robust.rescale_devices(SCALARS, scale), 3 * scale)
+    expected = robust_aggregation.clipped(robust_aggregation.rescale_devices(SCALARS, scale), 3 * scale)
     assert found.keys() == {scalar.seed for scalar in expected}
     for scalar in expected:
         assert found[scalar.seed] == pytest.approx(scalar.value, abs=2)
@@ -70,4 +70,4 @@ def test_devices_vote_by_the_sign_of_their_slopes_and_not_by_their_number():
     assert votes["b"] == pytest.approx(1)
     assert votes["liar"] == pytest.approx(-1)
     assert not complete.votes(DIRECTIONS, spans, np.zeros(SIZE, dtype=np.float32))
-    assert [span.device for span in complete.without(spans, {"liar"})] == ["a", "b"]
+    assert [span.device for span in robust_aggregation.without(spans, {"liar"})] == ["a", "b"]

@@ -6,7 +6,7 @@ from fwdllm_common.estimator import Scalar
 from fwdllm_common.fixed_point import to_fixed_point
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
-from fwdllm_server.algorithm import BlockPlan, ForwardGradient
+from fwdllm_server.algorithm import BlockPlan, Run, forward_gradient
 
 TARGET = np.linspace(2, -1, LAYOUT.size)
 CURVATURE = np.geomspace(0.3, 1, LAYOUT.size)
@@ -20,7 +20,7 @@ def loss(theta) -> float:
 def make(sections=None):
     spec = job_spec(sections or {})
     header = run_header(spec)
-    return ForwardGradient(spec, header, LAYOUT), ModelState.initial(header, LAYOUT, THETA)
+    return Run(spec, header, LAYOUT), ModelState.initial(header, LAYOUT, THETA)
 
 
 def measure(plan: BlockPlan, state: ModelState) -> list[Scalar]:
@@ -69,21 +69,21 @@ def test_a_quadratic_is_minimised(optimizer, learning_rate, difference, distribu
         "blocks.peft": block,
         "blocks.head": block,
     }
-    algorithm, state = make(sections)
+    run, state = make(sections)
     before = loss(state.theta)
     for number in range(1, 121):
-        plans = algorithm.plan(number, state, None)
+        plans = forward_gradient.plan(run, number, state, None)
         scalars = {plan.block: measure(plan, state) for plan in plans}
-        state.advance(LedgerEntry(state.version + 1, algorithm.update(plans, scalars, {}), b""))
+        state.advance(LedgerEntry(state.version + 1, forward_gradient.update(run, plans, scalars, {}), b""))
 
     assert loss(state.theta) < before / 1000
 
 
 def test_a_block_that_takes_no_part_stays_as_it_was():
-    algorithm, state = make({"blocks.peft": None})
-    plans = algorithm.plan(1, state, None)
+    run, state = make({"blocks.peft": None})
+    plans = forward_gradient.plan(run, 1, state, None)
     scalars = {plan.block: measure(plan, state) for plan in plans}
-    state.advance(LedgerEntry(1, algorithm.update(plans, scalars, {}), b""))
+    state.advance(LedgerEntry(1, forward_gradient.update(run, plans, scalars, {}), b""))
     peft, head = (LAYOUT.block(name).slice for name in ("peft", "head"))
 
     assert np.array_equal(state.theta[peft], THETA[peft])
@@ -95,7 +95,7 @@ def test_the_order_in_which_scalars_come_does_not_matter(order):
     """Three devices with unlike numbers of rows and of directions; the entry and θ are the same bytes."""
     (first, state), (second, other_state) = make(), make()
     shuffle = np.random.default_rng(order).permutation
-    plans = first.plan(1, state, None)
+    plans = forward_gradient.plan(first, 1, state, None)
     scalars = {
         plan.block: [
             Scalar(scalar.seed, scalar.value, "abc"[min(index, 2)], (10, 20, 70)[min(index, 2)])
@@ -104,8 +104,8 @@ def test_the_order_in_which_scalars_come_does_not_matter(order):
         for plan in plans
     }
     shuffled = {block: [found[index] for index in shuffle(len(found))] for block, found in scalars.items()}
-    entry = state.advance(LedgerEntry(1, first.update(plans, scalars, {}), b""))
-    other = other_state.advance(LedgerEntry(1, second.update(plans, shuffled, {}), b""))
+    entry = state.advance(LedgerEntry(1, forward_gradient.update(first, plans, scalars, {}), b""))
+    other = other_state.advance(LedgerEntry(1, forward_gradient.update(second, plans, shuffled, {}), b""))
 
     assert entry.to_bytes() == other.to_bytes()
     assert state.to_bytes() == other_state.to_bytes()
@@ -115,10 +115,10 @@ def test_the_order_in_which_scalars_come_does_not_matter(order):
 
 
 def judge(scalars: int, plan_wanted: int, **head):
-    algorithm, state = make({"blocks.head": {"directions": 9, **head}})
-    plan = algorithm.plan(1, state, None)[1]
+    run, state = make({"blocks.head": {"directions": 9, **head}})
+    plan = forward_gradient.plan(run, 1, state, None)[1]
     plan = plan.extended(plan_wanted, range(plan.end_seed, plan.first_seed + plan_wanted))
-    return algorithm.judge(plan, measure(plan, state)[:scalars], {})
+    return forward_gradient.judge(run, plan, measure(plan, state)[:scalars], {})
 
 
 def test_without_a_threshold_any_estimate_is_enough():

@@ -10,9 +10,8 @@ from fwdllm_common.directions import Directions
 from fwdllm_common.estimator import Scalar
 from fwdllm_common.fixed_point import SCALE
 from fwdllm_common.layout import Block, Layout, TensorSpec
-from fwdllm_server.algorithm import BlockPlan, ForwardGradient
+from fwdllm_server.algorithm import BlockPlan, Run, forward_gradient
 from fwdllm_server.algorithm.pacing import relative_variance, split_half_variance
-from fwdllm_server.algorithm.plan import SeedRange
 
 BLOCK = Block("peft", 5, 37)
 GRADIENT = np.linspace(-1, 1.5, BLOCK.size)
@@ -110,8 +109,8 @@ def test_a_pacing_tensor_restricts_the_statistic_to_its_coordinates(statistic, t
     header = run_header(spec, LAYOUT)
     seeds, values = measured(header.directions, 200)
     scalars = [Scalar(int(seed), int(value), str(seed), 1) for seed, value in zip(seeds, values, strict=True)]
-    plan = BlockPlan("peft", (SeedRange(1 << 32, 200),), 200, 1e-3, 16, 0.1)
-    verdict = ForwardGradient(spec, header, LAYOUT).judge(plan, scalars, {})
+    plan = BlockPlan("peft", (range(1 << 32, (1 << 32) + 200),), 200, 1e-3, 16, 0.1)
+    verdict = forward_gradient.judge(Run(spec, header, LAYOUT), plan, scalars, {})
     part = {"first": Block("peft", 0, 13), "second": Block("peft", 13, 37), "": Block("peft", 0, 37)}[tensor]
 
     assert verdict.variance == statistic(header.directions, seeds, values, part) < inf

@@ -10,23 +10,28 @@ from hypothesis import strategies as st
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Layout, TensorSpec
 from fwdllm_common.replay import ModelState
-from fwdllm_server.algorithm import BlockPlan, ForwardGradient
-from fwdllm_server.algorithm.plan import SeedRange, plans_from_json, plans_to_json, seed_ranges
+from fwdllm_common.seeds import ranges_of
+from fwdllm_server.algorithm import BlockPlan, Run, forward_gradient
+from fwdllm_server.algorithm.plan import plans_from_json, plans_to_json
 
 ascending = st.sets(st.integers(0, 60) | st.integers(0, 2**63 - 1), max_size=40).map(sorted)
 
 
-def make(sections=None, version=0, theta=THETA) -> tuple[ForwardGradient, ModelState]:
+def make(sections=None, version=0, theta=THETA) -> tuple[Run, ModelState]:
     spec = job_spec(sections or {})
     header = run_header(spec, theta=theta)
     state = ModelState.initial(header, LAYOUT, theta)
     state.version = version
-    return ForwardGradient(spec, header, LAYOUT), state
+    return Run(spec, header, LAYOUT), state
+
+
+def _spare(run: Run) -> float:
+    return run.spec.rounds.over_assigned(dropout_rate=0.0)
 
 
 def plan(sections=None, version=0, round_number=1, theta=THETA) -> dict[str, BlockPlan]:
-    algorithm, state = make(sections, version, theta)
-    return {each.block: each for each in algorithm.plan(round_number, state, None)}
+    run, state = make(sections, version, theta)
+    return {each.block: each for each in forward_gradient.plan(run, round_number, state, None, _spare(run))}
 
 
 # what takes part
@@ -64,14 +69,14 @@ def test_a_section_for_a_block_that_the_model_lacks_is_an_error():
     spec = job_spec()
 
     with pytest.raises(BadInputError, match="unknown block 'peft'; this model has head"):
-        ForwardGradient(spec, run_header(spec, layout), layout)
+        Run(spec, run_header(spec, layout), layout)
 
 
 def test_a_pacing_tensor_that_the_block_lacks_is_an_error():
     spec = job_spec({"blocks.peft": {"pacing_tensor": "classifier"}})
 
     with pytest.raises(BadInputError, match="block 'peft' has no tensor 'classifier'; it has lora_B"):
-        ForwardGradient(spec, run_header(spec), LAYOUT)
+        Run(spec, run_header(spec), LAYOUT)
 
 
 # ε
@@ -126,9 +131,9 @@ def test_over_assignment_rounds_up_and_stays_within_what_a_round_can_hold(direct
 
 def test_a_plan_is_extended_in_steps_up_to_its_maximum_and_keeps_its_seeds():
     subject, state = make({"blocks.head": {"directions": 9, "max_directions": 24}})
-    first = subject.plan(1, state, None)[1]
-    second = subject.extend(first, state, None)
-    third = subject.extend(second, state, None)
+    first = forward_gradient.plan(subject, 1, state, None, _spare(subject))[1]
+    second = forward_gradient.extend(subject, first, state, None, _spare(subject))
+    third = forward_gradient.extend(subject, second, state, None, _spare(subject))
 
     assert [each.wanted for each in (first, second, third)] == [9, 18, 24]
     for each in (first, second, third):
@@ -138,11 +143,13 @@ def test_a_plan_is_extended_in_steps_up_to_its_maximum_and_keeps_its_seeds():
 
 def test_extending_takes_back_nothing_that_was_handed_out():
     subject, state = make({"blocks.head": {"directions": 10, "max_directions": 12}, "rounds": {"over_assign": 2}})
-    first = subject.plan(1, state, None)[1]
+    first = forward_gradient.plan(subject, 1, state, None, _spare(subject))[1]
     more = first.extended(10, range(first.end_seed, first.end_seed + 10))
 
-    assert [len(each.seeds) for each in (first, subject.extend(first, state, None))] == [20, 24]
-    assert subject.extend(more, state, None).seeds == more.seeds
+    assert [
+        len(each.seeds) for each in (first, forward_gradient.extend(subject, first, state, None, _spare(subject)))
+    ] == [20, 24]
+    assert forward_gradient.extend(subject, more, state, None, _spare(subject)).seeds == more.seeds
 
 
 # ranges of seeds
@@ -150,26 +157,26 @@ def test_extending_takes_back_nothing_that_was_handed_out():
 
 @given(seeds=ascending)
 def test_ranges_hold_the_seeds_and_are_as_few_as_can_be(seeds):
-    ranges = seed_ranges(seeds)
+    ranges = ranges_of(seeds)
 
-    assert [seed for first, length in ranges for seed in range(first, first + length)] == seeds
-    assert all(first + length < later for (first, length), (later, _) in pairwise(ranges))
+    assert [seed for each in ranges for seed in each] == seeds
+    assert all(each.stop < later.start for each, later in pairwise(ranges))
 
 
 @given(seeds=ascending.filter(bool), wanted=st.integers(1, 9), central=st.booleans(), more=ascending)
 def test_a_plan_survives_storage(seeds, wanted, central, more):
-    subject = BlockPlan("head", seed_ranges(seeds), wanted, 1e-3, 16, 0.1, central)
+    subject = BlockPlan("head", ranges_of(seeds), wanted, 1e-3, 16, 0.1, central)
     extended = subject.extended(wanted + 1, [subject.end_seed + each for each in more])
     plans = (subject, extended, *plan().values())
     found = plans_from_json(plans_to_json(plans))
 
     assert found == plans
     assert found[1].seeds == seeds + [seeds[-1] + 1 + each for each in more]
-    assert all(isinstance(each, SeedRange) for each in found[0].ranges)
+    assert all(isinstance(each, range) for each in found[0].ranges)
 
 
 def test_a_plan_knows_its_first_and_its_end():
-    subject = BlockPlan("head", (SeedRange(3, 2), SeedRange(9, 1)), 3, 1e-3, 16, 0.1)
+    subject = BlockPlan("head", (range(3, 5), range(9, 10)), 3, 1e-3, 16, 0.1)
 
     assert (subject.first_seed, subject.end_seed, subject.seeds) == (3, 10, [3, 4, 9])
 
@@ -193,9 +200,9 @@ def test_no_two_rounds_or_blocks_share_a_seed_and_all_fit_the_store(peft, head, 
     subject, state = make({"blocks.peft": peft, "blocks.head": head, "rounds": {"over_assign": over_assign}})
     ranges = []
     for number in rounds:
-        for each in subject.plan(number, state, None):
+        for each in forward_gradient.plan(subject, number, state, None, _spare(subject)):
             for _ in range(steps):
-                each = subject.extend(each, state, None)
+                each = forward_gradient.extend(subject, each, state, None, _spare(subject))
             ranges.append((each.first_seed, each.end_seed))
     ranges.sort()
 

@@ -13,7 +13,8 @@ from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Layout, TensorSpec
 from fwdllm_common.ledger import BlockUpdate, LedgerEntry
 from fwdllm_common.replay import ModelState
-from fwdllm_server.algorithm import BlockPlan, ForwardGradient, forward_gradient
+from fwdllm_server.algorithm import BlockPlan, Run, forward_gradient
+from fwdllm_server.algorithm import sampling as sampling_module
 from fwdllm_server.algorithm.sampling import nearest
 
 LAYOUT = Layout(
@@ -122,7 +123,7 @@ def make(sampling, sections=None):
     state = ModelState.initial(header, LAYOUT, theta)
     update = BlockUpdate("peft", np.arange(7, dtype=np.uint64), np.arange(7) * 1000 - 2500, np.float32(0.1))
     entry = state.advance(LedgerEntry(1, (update,), b""))
-    return ForwardGradient(spec, header, LAYOUT), state, entry
+    return Run(spec, header, LAYOUT), state, entry
 
 
 def peft(plans) -> BlockPlan:
@@ -139,8 +140,8 @@ def gradient_of(entry, directions) -> np.ndarray:
 @pytest.mark.parametrize("scope", ["vector", "tensor"])
 def test_a_round_keeps_the_candidates_nearest_to_the_last_gradient(distribution, cosine, scope):
     sections = {"perturbation": {"distribution": distribution}}
-    algorithm, state, entry = make({"keep": 0.1, "cosine": cosine, "scope": scope}, sections)
-    plan = peft(algorithm.plan(2, state, entry))
+    run, state, entry = make({"keep": 0.1, "cosine": cosine, "scope": scope}, sections)
+    plan = peft(forward_gradient.plan(run, 2, state, entry))
     directions = state.header.directions
     target = gradient_of(entry, directions)
     first = 2 << 32
@@ -154,13 +155,13 @@ def test_a_round_keeps_the_candidates_nearest_to_the_last_gradient(distribution,
 @pytest.mark.parametrize("kind", ["momentum", "adam", "normalized", "trust-ratio"])
 def test_the_reference_may_be_the_optimisers_momentum(kind):
     """After two rounds that is not the last gradient."""
-    algorithm, state, _ = make({"keep": 0.25, "reference": "momentum"}, {"optimizer": {"kind": kind}})
+    run, state, _ = make({"keep": 0.25, "reference": "momentum"}, {"optimizer": {"kind": kind}})
     update = BlockUpdate("peft", np.arange(50, 57, dtype=np.uint64), np.arange(7) * 100, np.float32(0.1))
     entry = state.advance(LedgerEntry(2, (update,), b""))
     candidates = range(3 << 32, (3 << 32) + 4 * COUNT)
     directions, momentum = state.header.directions, state.optimizer["peft"].first
 
-    found = peft(algorithm.plan(3, state, entry)).seeds
+    found = peft(forward_gradient.plan(run, 3, state, entry)).seeds
     assert found == best(directions, candidates, COUNT, momentum, PARTS["vector"], False)
     assert found != best(directions, candidates, COUNT, gradient_of(entry, directions), PARTS["vector"], False)
 
@@ -171,58 +172,58 @@ def plain(round_number, count=COUNT):
 
 @pytest.mark.parametrize("reference", ["gradient", "momentum"])
 def test_the_first_round_has_no_reference_and_takes_the_plain_seeds(reference):
-    algorithm, state, _ = make({"reference": reference})
+    run, state, _ = make({"reference": reference})
     start = ModelState.initial(state.header, LAYOUT, np.resize(THETA, LAYOUT.size).astype(np.float32))
 
-    assert peft(algorithm.plan(1, start, None)).seeds == plain(1)
+    assert peft(forward_gradient.plan(run, 1, start, None)).seeds == plain(1)
 
 
 def test_a_round_after_one_without_the_block_takes_the_plain_seeds():
-    algorithm, state, entry = make({})
+    run, state, entry = make({})
     other = BlockUpdate("head", np.arange(3, dtype=np.uint64), np.arange(3), np.float32(0.1))
 
-    assert peft(algorithm.plan(2, state, entry)).seeds != plain(2)
-    assert peft(algorithm.plan(2, state, LedgerEntry(1, (other,), b""))).seeds == plain(2)
+    assert peft(forward_gradient.plan(run, 2, state, entry)).seeds != plain(2)
+    assert peft(forward_gradient.plan(run, 2, state, LedgerEntry(1, (other,), b""))).seeds == plain(2)
 
 
 def test_a_last_gradient_of_zero_prefers_nothing():
-    algorithm, state, _ = make({})
+    run, state, _ = make({})
     zero = BlockUpdate("peft", np.arange(3, dtype=np.uint64), np.zeros(3, dtype=np.int64), np.float32(0.1))
 
-    assert peft(algorithm.plan(2, state, LedgerEntry(1, (zero,), b""))).seeds == plain(2)
+    assert peft(forward_gradient.plan(run, 2, state, LedgerEntry(1, (zero,), b""))).seeds == plain(2)
 
 
 def test_a_block_without_a_sampling_section_takes_the_plain_seeds():
-    algorithm, state, _ = make({})
+    run, state, _ = make({})
     updates = tuple(
         BlockUpdate(block, np.arange(3, dtype=np.uint64), np.arange(3), np.float32(0.1)) for block in ("peft", "head")
     )
-    head = algorithm.plan(2, state, LedgerEntry(1, updates, b""))[1]
+    head = forward_gradient.plan(run, 2, state, LedgerEntry(1, updates, b""))[1]
 
     assert head.seeds == list(range(head.first_seed, head.first_seed + 5))
     assert head.first_seed == 2 << 32 | 1 << 24
 
 
 def test_keeping_everything_is_not_sampling():
-    algorithm, state, entry = make({"keep": 1.0})
+    run, state, entry = make({"keep": 1.0})
 
-    assert peft(algorithm.plan(2, state, entry)).seeds == plain(2)
+    assert peft(forward_gradient.plan(run, 2, state, entry)).seeds == plain(2)
 
 
 def test_every_third_step_samples():
-    algorithm, state, entry = make({"every": 3})
+    run, state, entry = make({"every": 3})
     sampled = []
     for step in range(1, 10):
         state.version = step - 1
-        if peft(algorithm.plan(step, state, entry)).seeds != plain(step):
+        if peft(forward_gradient.plan(run, step, state, entry)).seeds != plain(step):
             sampled.append(step)
 
     assert sampled == [3, 6, 9]
 
 
 def test_directions_that_are_over_assigned_are_sampled_too():
-    algorithm, state, entry = make({"keep": 0.1}, {"rounds": {"over_assign": 1.5}})
-    plan = peft(algorithm.plan(2, state, entry))
+    run, state, entry = make({"keep": 0.1})
+    plan = peft(forward_gradient.plan(run, 2, state, entry, seeds_per_direction=1.5))
 
     assert (plan.wanted, len(plan.seeds)) == (COUNT, 12)
     assert max(plan.seeds) < (2 << 32) + 120
@@ -230,31 +231,32 @@ def test_directions_that_are_over_assigned_are_sampled_too():
 
 
 def test_a_step_more_samples_among_seeds_that_were_never_handed_out():
-    algorithm, state, entry = make({"keep": 0.1})
-    first = peft(algorithm.plan(2, state, entry))
-    second = algorithm.extend(first, state, entry)
+    run, state, entry = make({"keep": 0.1})
+    first = peft(forward_gradient.plan(run, 2, state, entry))
+    second = forward_gradient.extend(run, first, state, entry)
     more = second.seeds[COUNT:]
     candidates = range(first.end_seed, first.end_seed + 10 * COUNT)
     directions = state.header.directions
 
     assert second.seeds[:COUNT] == first.seeds
     assert more == best(directions, candidates, COUNT, gradient_of(entry, directions), PARTS["vector"], False)
-    assert len(set(algorithm.extend(second, state, entry).seeds)) == 3 * COUNT
+    assert len(set(forward_gradient.extend(run, second, state, entry).seeds)) == 3 * COUNT
 
 
 def test_a_coordinator_that_restarts_makes_the_same_plan():
     """What it has on disk are the job, the header, a snapshot and the ledger."""
     sampling = {"keep": 0.1, "reference": "momentum", "scope": "tensor"}
-    algorithm, state, entry = make(sampling)
+    run, state, entry = make(sampling)
     again, _, _ = make(sampling)
     restored = ModelState.from_bytes(state.header, LAYOUT, state.to_bytes())
     read = LedgerEntry.from_bytes(entry.to_bytes())
     plan, same = (
-        peft(each.plan(2, *given)) for each, given in ((algorithm, (state, entry)), (again, (restored, read)))
+        peft(forward_gradient.plan(each, 2, *given))
+        for each, given in ((run, (state, entry)), (again, (restored, read)))
     )
 
     assert same == plan
-    assert again.extend(same, restored, read) == algorithm.extend(plan, state, entry)
+    assert forward_gradient.extend(again, same, restored, read) == forward_gradient.extend(run, plan, state, entry)
 
 
 @pytest.mark.parametrize("directions", [1000, 65535, 65536])
@@ -262,13 +264,13 @@ def test_the_candidates_of_a_round_never_reach_those_of_the_next_block(direction
     """The worst case: as many as can be, of which the last are kept, in many steps."""
     offered = []
     monkeypatch.setattr(
-        forward_gradient, "nearest", lambda _, candidates, keep, *rest: offered.append(candidates) or candidates[-keep:]
+        sampling_module, "nearest", lambda _, candidates, keep, *rest: offered.append(candidates) or candidates[-keep:]
     )
     block = {"directions": directions, "max_directions": 65536, "learning_rate": 0.1}
-    algorithm, state, entry = make({"keep": 1 / 255.5}, {"blocks.peft": block})
-    plan = peft(algorithm.plan(2, state, entry))
+    run, state, entry = make({"keep": 1 / 255.5}, {"blocks.peft": block})
+    plan = peft(forward_gradient.plan(run, 2, state, entry))
     for _ in range(66):
-        plan = algorithm.extend(plan, state, entry)
+        plan = forward_gradient.extend(run, plan, state, entry)
 
     assert len(plan.seeds) == 65536
     assert 255 * 65536 < max(each.stop for each in offered) - plain(2)[0] <= 1 << 24

@@ -5,7 +5,7 @@ from collections import Counter
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fwdllm_server.rounds.draw import draw
+from fwdllm_server.rounds.presence import draw
 
 FLEET = [f"device-{number}" for number in range(40)]
 

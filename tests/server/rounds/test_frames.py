@@ -10,6 +10,7 @@ from helpers.tiny_job import LAYOUT, THETA, run_header
 from fwdllm_common.estimator import forward_gradient
 from fwdllm_common.orthogonal import OrthogonalDirections
 from fwdllm_common.replay import ModelState
+from fwdllm_common.seeds import array_of
 from fwdllm_server.rounds.presence import Present
 from fwdllm_server.store import scalar_spans
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
@@ -34,11 +35,7 @@ def directions(rig: Rig) -> OrthogonalDirections:
 def scalars(rig: Rig, work: AssignmentRecord, gradient: np.ndarray = GRADIENT) -> Sequence[float]:
     """The slopes of a linear loss with this gradient."""
     (seeds,) = work.packed.values()
-    return directions(rig).products(np.arange(*seeds_of(seeds), dtype=np.uint64), gradient).tolist()
-
-
-def seeds_of(seeds):
-    return seeds.first, seeds.first + seeds.length
+    return directions(rig).products(array_of([seeds]), gradient).tolist()
 
 
 def finish(rig: Rig, work: AssignmentRecord, **gradient: np.ndarray):

@@ -9,9 +9,8 @@ from structlog.testing import capture_logs
 from fwdllm.v1.device_pb2 import Effort
 from fwdllm_common.manifest import Manifest, Stage
 from fwdllm_server.algorithm import BlockPlan
-from fwdllm_server.rounds.computing import Desk
+from fwdllm_server.rounds.context import RoundContext
 from fwdllm_server.rounds.load import MOST_OVER_OBSERVED, Load, direction_cost
-from fwdllm_server.rounds.training import RoundContext
 from fwdllm_server.store import efforts
 from fwdllm_server.store.efforts import Spent
 
@@ -123,7 +122,7 @@ def test_a_speed_that_the_coordinator_has_not_seen_is_not_believed(make_rig):
         rig.report(each.id, [0.5] * 3, effort=effort)
     current = rig.round
     with rig.database.transaction() as connection:
-        context = RoundContext(connection, rig.job, current, rig.presence, rig.artifacts, rig.now, Desk(), defer=False)
+        context = RoundContext(connection, rig.job, current, rig.presence, rig.artifacts, rig.now)
         assert Load.of(context, ABC).speeds == pytest.approx({"a": 1.6, "b": 1.6, "c": MOST_OVER_OBSERVED * 1.6})
 
 

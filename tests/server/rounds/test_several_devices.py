@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from fwdllm_common.fixed_point import to_fixed_point
 from fwdllm_server.algorithm import BlockPlan
-from fwdllm_server.algorithm.plan import SeedRange
 from fwdllm_server.rounds.distribution import Share
 from fwdllm_server.store.rounds import Phase
 
@@ -107,7 +106,7 @@ def test_a_whole_round_of_three_devices(rig):
 def test_shares_have_no_direction_twice_and_none_that_is_had(data):
     count, copies = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 4))
     devices = [f"d{number}" for number in range(data.draw(st.integers(1, 6)))]
-    plan = BlockPlan("head", (SeedRange(0, count),), count, 1e-3, 4, 0.1)
+    plan = BlockPlan("head", (range(count),), count, 1e-3, 4, 0.1)
     had = {device: frozenset(data.draw(st.sets(st.integers(0, count)))) for device in devices[::2]}
     share = Share(plan, plan.seeds * copies, had)
     counts = [data.draw(st.integers(0, share.possible(device))) for device in devices]

@@ -24,6 +24,7 @@ from fwdllm_server.rounds.fleet import drive
 from fwdllm_server.rounds.machine import RoundMachine
 from fwdllm_server.rounds.presence import Presence
 from fwdllm_server.rounds.training import TrainingJob
+from fwdllm_server.simulation.compute import Compute
 from fwdllm_server.simulation.cost import PassCounter
 from fwdllm_server.simulation.fleet import SimulatedFleet
 from fwdllm_server.simulation.population import Population, VirtualDevice
@@ -84,9 +85,8 @@ class Bench:
         """Devices that know nothing yet; the round machine sees these."""
         self.presence = Presence(float("inf"))
         self.machine = RoundMachine(self.store, self.artifacts, self.presence, self.job)
-        return SimulatedFleet(
-            self.store, self.presence, self.job, self.population, self.devices, self.engine, self.cost
-        )
+        compute = Compute(self.job, self.population, self.devices, self.engine, self.cost)
+        return SimulatedFleet(self.store, self.presence, compute)
 
     async def evaluate(self, state: ModelState) -> None:
         """What the evaluator adds for a version."""

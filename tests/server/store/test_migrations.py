@@ -1,3 +1,5 @@
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -6,7 +8,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from helpers.rig import JOB
-from sqlalchemy import create_engine, inspect
+from sqlalchemy import Connection, column, create_engine, inspect, table
 
 from fwdllm_common.errors import StorageError
 from fwdllm_server import store
@@ -56,22 +58,47 @@ def test_a_folder_that_does_not_exist_is_a_storage_error(tmp_path: Path):
         Database(f"sqlite:///{tmp_path / 'nowhere' / 'fwdllm.db'}")
 
 
-def test_jobs_of_the_first_version_are_kept(database_url):
-    """The second brings a column for jobs and a table."""
+OLD_JOB = {
+    "id": "old",
+    "name": "tiny",
+    "spec_toml": "",
+    "base_folder": "/",
+    "state": "done",
+    "message": "",
+    "rounds_wanted": 2,
+    "created_at": 0.0,
+    "head_init": "zeros",
+    "trainable_parameters": 7,
+    "scalars_repeated": 1,
+    "scalars_late": 2,
+    "scalars_unusable": 3,
+}
+"""A job in the columns of the first version."""
+
+
+@contextmanager
+def stored_by(version: str, database_url: str) -> Iterator[Connection]:
+    """A transaction on the tables of an older version."""
     engine = create_engine(database_url)
     with engine.begin() as connection:
         config = Config()
         config.set_main_option("script_location", str(Path(store.__file__).parent / "migrations"))
         config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        connection.exec_driver_sql(
-            "INSERT INTO jobs (id, name, spec_toml, base_folder, state, message, rounds_wanted, created_at, head_init, "
-            "trainable_parameters, scalars_repeated, scalars_late, scalars_unusable) "
-            "VALUES ('old', 'tiny', '', '/', 'done', '', 2, 0.0, 'zeros', 7, 1, 2, 3)"
-        )
+        command.upgrade(config, version)
+        yield connection
+    engine.dispose()
+
+
+def insert(connection: Connection, name: str, row: Mapping[str, object]) -> None:
+    connection.execute(table(name, *map(column, row)).insert().values(row))
+
+
+def test_jobs_of_the_first_version_are_kept(database_url):
+    """The second brings a column for jobs and a table."""
+    with stored_by("0001", database_url) as connection:
+        insert(connection, "jobs", OLD_JOB)
         # What refers to a job forbids to make its table anew.
         connection.exec_driver_sql("INSERT INTO snapshots (job_id, version, sha256) VALUES ('old', 0, 'a')")
-    engine.dispose()
     database = Database(database_url)
     with database.transaction() as connection:
         record = jobs.get(connection, "old")
@@ -87,17 +114,8 @@ def test_jobs_of_the_first_version_are_kept(database_url):
 
 def test_totals_beyond_their_bounds_are_brought_within(database_url):
     """What an older version has stored would keep pages and metrics from being shown."""
-    engine = create_engine(database_url)
-    with engine.begin() as connection:
-        config = Config()
-        config.set_main_option("script_location", str(Path(store.__file__).parent / "migrations"))
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0012")
-        connection.exec_driver_sql(
-            "INSERT INTO jobs (id, name, spec_toml, base_folder, state, message, rounds_wanted, created_at, head_init, "
-            "trainable_parameters, scalars_repeated, scalars_late, scalars_unusable, paused, priority) "
-            "VALUES ('old', 'tiny', '', '/', 'done', '', 2, 0.0, 'zeros', 7, 1, 2, 3, false, 0)"
-        )
+    with stored_by("0012", database_url) as connection:
+        insert(connection, "jobs", {**OLD_JOB, "paused": False, "priority": 0})
         connection.exec_driver_sql(
             "INSERT INTO devices (id, name, key_sha256, enrolled_at, training_examples, software, certificates_from) "
             "VALUES ('ann', 'ann', 'ann', 0.0, 7, '', 0.0)"
@@ -108,7 +126,6 @@ def test_totals_beyond_their_bounds_are_brought_within(database_url):
             "last_bytes_received, last_artifact_bytes) "
             "VALUES ('old', 'ann', 5, 1.5, 1e308, 1e300, 1.0, 2.0, 3, 4611686018427387904, 4, 5, 6, 7, 8)"
         )
-    engine.dispose()
     database = Database(database_url)
     with database.transaction() as connection:
         (row,) = efforts.of_job(connection, "old")

@@ -5,11 +5,10 @@ from helpers.rig import JOB
 from sqlalchemy.exc import IntegrityError
 
 from fwdllm_server.algorithm import BlockPlan
-from fwdllm_server.algorithm.plan import SeedRange
 from fwdllm_server.store import rounds
 from fwdllm_server.store.rounds import Phase
 
-PLAN = BlockPlan("head", (SeedRange(1 << 32, 8), SeedRange(1 << 33, 1)), 8, 1e-3, 16, 0.1, central=True)
+PLAN = BlockPlan("head", (range(1 << 32, (1 << 32) + 8), range(1 << 33, (1 << 33) + 1)), 8, 1e-3, 16, 0.1, central=True)
 LONGER = PLAN.extended(16, range(PLAN.end_seed, PLAN.end_seed + 9))
 
 

@@ -1,5 +1,5 @@
 from helpers.rig import JOB
-from helpers.stored import record
+from helpers.stored import record, seeds_of_round
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -87,5 +87,5 @@ def test_forgetting_a_round_leaves_the_others(connection):
     record(connection, JOB, 2, "w", "ann", {2: 2})
     scalars.forget(connection, JOB, 1)
 
-    assert scalars.seeds_of_round(connection, JOB, 1) == frozenset()
-    assert scalars.seeds_of_round(connection, JOB, 2) == {2}
+    assert seeds_of_round(connection, JOB, 1) == frozenset()
+    assert seeds_of_round(connection, JOB, 2) == {2}

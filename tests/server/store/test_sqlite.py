@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from helpers.rig import JOB
-from helpers.stored import record
+from helpers.stored import record, seeds_of_round
 from helpers.tiny_job import add_unprepared_job
 
 from fwdllm_common.errors import StorageError
-from fwdllm_server.store import jobs, scalars
+from fwdllm_server.store import jobs
 from fwdllm_server.store.database import Database
 
 BATCH = 500
@@ -52,7 +52,7 @@ def record_until_full(database: Database) -> int:
 
 def seeds(database: Database) -> frozenset[int]:
     with database.transaction() as connection:
-        return scalars.seeds_of_round(connection, JOB, 1)
+        return seeds_of_round(connection, JOB, 1)
 
 
 @pytest.mark.parametrize(

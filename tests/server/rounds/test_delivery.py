@@ -5,7 +5,7 @@ from helpers.rig import derivative
 
 from fwdllm.v1.device_pb2 import CheckInRequest
 from fwdllm_common.job_choice import JobChoice
-from fwdllm_server.rounds.returning import take_back
+from fwdllm_server.rounds.delivery import take_back
 from fwdllm_server.store import assignments
 from fwdllm_server.store.rounds import Phase
 

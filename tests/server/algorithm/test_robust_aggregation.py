@@ -11,14 +11,16 @@ from fwdllm_common.estimator import Scalar, coefficients, forward_gradient
 from fwdllm_common.fixed_point import MAX_MAGNITUDE, SCALE
 from fwdllm_common.layout import Block
 from fwdllm_common.replay import ModelState
-from fwdllm_server.algorithm import ForwardGradient
-from fwdllm_server.algorithm.robust import (
+from fwdllm_server.algorithm import Run
+from fwdllm_server.algorithm import forward_gradient as method
+from fwdllm_server.algorithm.robust_aggregation import (
     by_direction,
     clipped,
     directions_measured,
     rescale_devices,
     running_scale,
     scale_of,
+    scales_after,
 )
 
 LARGEST = MAX_MAGNITUDE * SCALE
@@ -139,8 +141,8 @@ def make(clip):
         {"robust": {"clip": clip}, "blocks.head": {"directions": 20, "pacing": "absolute"}, "blocks.peft": None}
     )
     header = run_header(spec)
-    algorithm = ForwardGradient(spec, header, LAYOUT)
-    return algorithm, algorithm.plan(1, ModelState.initial(header, LAYOUT, THETA), None)
+    run = Run(spec, header, LAYOUT)
+    return run, method.plan(run, 1, ModelState.initial(header, LAYOUT, THETA), None)
 
 
 def liars_among(plan):
@@ -154,9 +156,9 @@ def liars_among(plan):
 
 
 def test_no_coefficient_is_above_the_bound_and_those_of_liars_are_as_large_as_others():
-    algorithm, plan = make(3.0)
+    run, plan = make(3.0)
     scalars = liars_among(plan)
-    (update,) = algorithm.update(plan, scalars, {})
+    (update,) = method.update(run, plan, scalars, {})
     scale = scale_of(scalars["head"])
 
     assert np.abs(update.coefficients).max() <= 3 * scale < 10 * SCALE
@@ -166,33 +168,33 @@ def test_no_coefficient_is_above_the_bound_and_those_of_liars_are_as_large_as_ot
 
 
 def test_without_clipping_one_device_decides():
-    algorithm, plan = make(0)
+    run, plan = make(0)
 
-    assert algorithm.update(plan, liars_among(plan), {})[0].coefficients.max() == LARGEST
+    assert method.update(run, plan, liars_among(plan), {})[0].coefficients.max() == LARGEST
 
 
 def test_a_round_of_lies_alone_is_held_to_the_rounds_before():
-    algorithm, plan = make(3.0)
+    run, plan = make(3.0)
     lies = {"head": [Scalar(seed, LARGEST, "d", 10) for seed in plan[0].seeds]}
     before = {"head": [SCALE] * 4}
 
-    assert algorithm.update(plan, lies, before)[0].coefficients.tolist() == [SCALE] * 20
+    assert method.update(run, plan, lies, before)[0].coefficients.tolist() == [SCALE] * 20
 
 
 def test_the_scales_of_five_rounds_are_kept_and_those_of_other_blocks():
-    algorithm, plan = make(3.0)
-    scales = algorithm.scales(plan, liars_among(plan), {"head": [1, 2, 3, 4, 5], "peft": [9]})
+    _, plan = make(3.0)
+    scales = scales_after(plan, liars_among(plan), {"head": [1, 2, 3, 4, 5], "peft": [9]})
 
     assert scales["head"][:4] == [2, 3, 4, 5]
     assert (len(scales["head"]), scales["peft"]) == (5, [9])
 
 
 def test_pacing_judges_what_is_committed():
-    algorithm, plan = make(3.0)
-    verdict = algorithm.judge(plan[0], liars_among(plan)["head"], {})
+    run, plan = make(3.0)
+    verdict = method.judge(run, plan[0], liars_among(plan)["head"], {})
     unclipped, _ = make(0)
 
-    assert verdict.variance != unclipped.judge(plan[0], liars_among(plan)["head"], {}).variance
+    assert verdict.variance != method.judge(unclipped, plan[0], liars_among(plan)["head"], {}).variance
 
 
 # the weight of a device

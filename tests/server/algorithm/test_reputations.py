@@ -14,12 +14,14 @@ from fwdllm_common.fixed_point import SCALE
 from fwdllm_common.layout import Block
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
-from fwdllm_server.algorithm import ForwardGradient
-from fwdllm_server.algorithm.agreement import (
+from fwdllm_server.algorithm import Run
+from fwdllm_server.algorithm import forward_gradient as method
+from fwdllm_server.algorithm.robust_aggregation import (
     Reputation,
     Reputations,
     contradicting,
     exclude_outliers,
+    reputations_after,
     update_reputations,
 )
 
@@ -139,19 +141,20 @@ def test_without_a_cause_deviations_have_the_variance_of_one_vote(votes):
 def test_the_algorithm_lets_devices_vote_along_its_momentum_and_leaves_liars_out():
     spec = job_spec({"blocks.head": {"directions": 90}, "blocks.peft": None})
     header = run_header(spec)
-    algorithm, state = ForwardGradient(spec, header, LAYOUT), ModelState.initial(header, LAYOUT, THETA)
+    run, state = Run(spec, header, LAYOUT), ModelState.initial(header, LAYOUT, THETA)
     block, gradient = LAYOUT.block("head"), np.ones(6, np.float32)
     reputations: dict[str, Reputation] = {}
     last = None
     for number in range(1, 8):
-        plan = algorithm.plan(number, state, last)
+        plan = method.plan(run, number, state, last)
         scalars = {"head": []}
         for index, seed in enumerate(plan[0].seeds):
             slope = float(header.directions.vector(seed, block.start, block.stop) @ gradient)
             sign = -1 if index % 5 == 0 else 1
             scalars["head"].append(Scalar(seed, round(sign * slope * SCALE), f"d{index % 5}", 10))
-        reputations |= algorithm.reputations(plan, scalars, state, last, reputations)
-        last = state.advance(LedgerEntry(number, algorithm.update(plan, scalars, {}, reputations), b""))
+        reputations |= reputations_after(run, plan, scalars, state, last, reputations)
+        trusted = {"head": exclude_outliers(scalars["head"], reputations)}
+        last = state.advance(LedgerEntry(number, method.update(run, plan, trusted, {}), b""))
 
     assert {name: reputation.deviations < 0 for name, reputation in reputations.items()} == {
         f"d{index}": index == 0 for index in range(5)

@@ -1,12 +1,14 @@
-"""Phase abandoned: the round ends without a commit, and records why."""
+"""Phases committed and abandoned: the round is over, and the next one begins or the job ends."""
 
 from __future__ import annotations
 
+from math import inf
+
 import structlog
 
+from fwdllm_server.rounds.context import MOVED, RoundContext, Step, wait
 from fwdllm_server.rounds.dropout import close_assignments
-from fwdllm_server.rounds.training import MOVED, RoundContext, Step
-from fwdllm_server.store import jobs, rounds, scalar_spans, scalars
+from fwdllm_server.store import jobs, ledger, rounds, scalar_spans, scalars
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.rounds import Phase
 
@@ -31,7 +33,20 @@ def abandon(context: RoundContext, reason: str) -> Step:
     return MOVED
 
 
-def advance(context: RoundContext) -> Step:
+def after_abandoned(context: RoundContext) -> Step:
     """Begin the next round at the same version."""
     rounds.begin(context.connection, context.job.id, context.round.number + 1, context.round.version, context.now)
     return MOVED
+
+
+def after_committed(context: RoundContext) -> Step:
+    """Begin the next round. After the last one, wait for its evaluation and end the job."""
+    connection, job = context.connection, context.job
+    if job.state.version < job.spec.rounds.count:
+        rounds.begin(connection, job.id, context.round.number + 1, job.state.version, context.now)
+        return MOVED
+    evaluated = {record.version for record in ledger.evaluations_of(connection, job.id)}
+    if job.state.version not in evaluated:
+        return wait(inf)
+    jobs.set_state(connection, job.id, JobState.DONE, "", context.now)
+    return Step(moved=True, job_ended=True)
