@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from fwdllm_server.config.toml_model import near
 
+MethodName = Literal["lora", "lora-fa", "lora-xs", "adapter", "bitfit", "ia3", "side"]
 BasesKind = Literal["weights", "activations"]
 
 INSTALLED_METHODS = "fwdllm.peft_methods"
