@@ -22,7 +22,8 @@ class QuestionAnswering(Task):
     least_tokens = 16
     tokens_needed = "question and context need a max_tokens of 16 at least; 384 is usual"
     auto_class = "AutoModelForQuestionAnswering"
-    peft_type = "QUESTION_ANS"
+    # Not "QUESTION_ANS": with it PEFT drops token_type_ids (findings/peft_question_answering_segments.sh).
+    peft_type = None
     pipeline = QUESTION_ANSWERING
     scores = 2
     outputs = ("start_logits", "end_logits")

@@ -30,7 +30,7 @@ class Task(ABC):
     least_tokens = 2
     tokens_needed = ""
     auto_class: str
-    peft_type: str
+    peft_type: str | None
     pipeline: str
     scores: int | None = None
     outputs: tuple[str, ...] = ("logits",)

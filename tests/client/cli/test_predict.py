@@ -73,6 +73,7 @@ def work_on(home, coordinator, link, new_stop):
 @pytest.fixture
 def predict(home, capsys):
     def run(*arguments):
+        capsys.readouterr()  # what was logged before
         code = run_command(["predict", "--home", str(home.folder), "--threads", "1", *map(str, arguments)])
         captured = capsys.readouterr()
         return code, captured.out, captured.err

@@ -191,10 +191,13 @@ def test_a_checkpoint_without_its_backbone_is_refused(task: Any, labels: tuple[s
         load_base(source, labels, "model", task=task)
 
 
-def test_labels_and_pooling_are_no_part_of_the_task(tmp_path: Path) -> None:
-    for labels, pooling in ((("a", "b"), "model"), ((), "mean")):
-        with pytest.raises(BadInputError, match="neither labels nor pooling"):
-            load_base(str(tmp_path), labels, pooling, task=TASK)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("labels", "pooling", "message"),
+    [(("a", "b"), "model", "question-answering has no labels"), ((), "mean", "question-answering has no pooling")],
+)
+def test_labels_and_pooling_are_no_part_of_the_task(labels: Any, pooling: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match=message):
+        load_base(str(tmp_path), labels, pooling, task=TASK)
 
 
 def test_scores_are_as_the_plain_model_has_them(exported: Exported) -> None:
