@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
-from fwdllm_server.store import scalars
+from fwdllm_server.store import scalars, schema
 from fwdllm_server.store.scalars import NewScalar
 
 
@@ -18,4 +18,6 @@ def record(
 
 def seeds_of_round(connection: Connection, job: str, round_number: int) -> frozenset[int]:
     """The seeds of a round that have a scalar."""
-    return frozenset(scalar.seed for scalar in scalars.of_round(connection, job, round_number))
+    found = schema.scalars.c
+    query = select(found.seed).where(found.job_id == job, found.round == round_number)
+    return frozenset(connection.execute(query).scalars())
