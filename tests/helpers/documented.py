@@ -109,6 +109,7 @@ EXCEPTIONS = {
 PYTHON = {
     "README.md": "tests/e2e/test_tutorial.py",
     "docs/tutorial.md": "tests/e2e/test_tutorial.py",
+    "docs/python.md": "tests/server/api/test_documented.py",
     "docs/job-file.md": "tests/server/model/test_exported_adapter.py",
 }
 """The pages with Python, and the test that runs all of a page's blocks."""
