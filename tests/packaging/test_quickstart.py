@@ -41,7 +41,7 @@ def test_the_demo_comes_to_an_adapter(beside: Path, tmp_path: Path, environment:
     program = beside / "bin" / "fwdllm-server"
     said = run(program, word, "--job", tmp_path / "short.toml", folder=folder, environment=environment)
 
-    assert re.search(r"held-out accuracy [\d.]+% before, [\d.]+% after 1 rounds", said)
+    assert re.search(r"held-out accuracy [\d.]+% before, [\d.]+% after 1 round, ", said)
     assert (folder / "fwdllm-demo" / "adapter" / "adapter_model.safetensors").is_file()
 
 

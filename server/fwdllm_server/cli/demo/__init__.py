@@ -32,7 +32,8 @@ def demo(
     done, devices = found.job, found.job.devices
     before, after = done.initial_evaluation.accuracy, done.latest_evaluation.accuracy
     print(
-        f"\nheld-out accuracy {before:.1%} before, {after:.1%} after {done.rounds_committed} rounds, in "
+        f"\nheld-out accuracy {before:.1%} before, {after:.1%} after {done.rounds_committed} "
+        f"round{'s' * (done.rounds_committed != 1)}, in "
         f"{duration(found.seconds)}\n"
         f"{size(max(each.bytes_sent for each in devices))} sent by a device, "
         f"{size(max(each.bytes_received for each in devices))} received, and once the model, "
