@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+import fwdllm
 from fwdllm_server.config.job import BlockSection, JobSpec, SamplingSection
 from fwdllm_server.config.server_config import ServerConfig
 
@@ -27,6 +29,7 @@ def pages() -> dict[str, str]:
         "protocol.md": _NOTE + "\n".join(_protocol()),
         "server-config.md": _NOTE + "\n".join(_server_config()),
         "job-keys.md": _NOTE + "\n".join(_job_keys()),
+        "python.md": _NOTE + "\n".join(_python()),
     }
 
 
@@ -73,6 +76,48 @@ def _job_keys() -> Iterator[str]:
     yield from _sections(JobSpec)
     yield from _table("blocks.NAME", BlockSection)
     yield from _table("sampling", SamplingSection)
+
+
+def _python() -> Iterator[str]:
+    yield "# Python\n\nWhat `import fwdllm` has; [Python](../python.md) says what it is for.\n"
+    for name in fwdllm.__all__:
+        found = getattr(fwdllm, name)
+        yield f"## fwdllm.{name}\n"
+        if inspect.isfunction(found):
+            yield from _callable(name, found)
+            continue
+        yield _docstring(found)
+        for member, value in vars(found).items():
+            if member.startswith("_"):
+                continue
+            if isinstance(value, property):
+                yield f"### {name}.{member}\n\n{_docstring(value)}"
+            elif inspect.isfunction(value):
+                yield f"### {name}.{member}\n"
+                yield from _callable(member, value)
+
+
+def _callable(name: str, function: Any) -> Iterator[str]:
+    signature = inspect.signature(function)
+    lines = []
+    for each in signature.parameters.values():
+        if each.kind is each.KEYWORD_ONLY and "*" not in lines:
+            lines.append("*")
+        if each.name != "self":
+            default = "" if each.default is each.empty else f" = {each.default!r}"
+            lines.append(f"{each.name}: {each.annotation}{default}")
+    inside = ",\n    ".join(lines)
+    yield f"```text\n{name}(\n    {inside}\n) -> {signature.return_annotation}\n```\n"
+    yield _docstring(function)
+
+
+def _docstring(found: Any) -> str:
+    """Return a docstring as Markdown: its fields as a list, its roles and literals as code."""
+    text = inspect.getdoc(found) or ""
+    text = re.sub(r":(?:func|class|meth|mod|attr|exc):`~?([^`]+)`", r"`\1`", text).replace("``", "`")
+    text = re.sub(r"^:param (\w+):", r"* `\1`:", text, flags=re.MULTILINE)
+    text = re.sub(r"^:raises (\w+):", r"* raises `\1`:", text, flags=re.MULTILINE)
+    return f"{text}\n"
 
 
 def _sections(model: type[BaseModel]) -> Iterator[str]:

@@ -6,9 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from examples.demo.bbc_news import package_folder
+from fwdllm_common.errors import BadInputError
+from fwdllm_server.cli.demo import bbc_news
 
 T = TypeVar("T")
+
+
+def package_folder(package: str) -> Path:
+    """Return the folder in which an installed package keeps its files.
+
+    :raises SystemExit: it is not installed.
+    """
+    try:
+        return bbc_news.package_folder(package)
+    except BadInputError as error:
+        raise SystemExit(f"{error}, or run 'make setup'") from None
 
 
 def minilm_folder() -> Path:

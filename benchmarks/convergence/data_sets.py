@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-from examples.demo.bbc_news import load
+from fwdllm_server.cli.demo.bbc_news import load
 
 CLINC_INTENTS = 150
 SMS_LABELS = ("ham", "spam")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.convergence import data_sets
 from benchmarks.convergence.data_sets import Reader, Row
-from examples.demo.bbc_news import TOPICS
+from fwdllm_server.cli.demo.bbc_news import TOPICS
 
 _QUICK_ROWS = {"devices": 200, "validation": 60, "test": 100}
 _QUICK_DEVICES = 10

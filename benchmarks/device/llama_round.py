@@ -18,10 +18,10 @@ import numpy as np
 
 from benchmarks.device.memory import Watch
 from benchmarks.device.workplace import TOKENS, Workplace
-from examples.demo.cluster import Cluster
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, Job
 from fwdllm_common.manifest import MANIFEST_FILE
 from fwdllm_server.cli.calls import operator_service
+from fwdllm_server.cli.demo.cluster import Cluster
 from fwdllm_server.config.home import ServerHome
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.server_config import load_config

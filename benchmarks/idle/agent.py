@@ -20,9 +20,9 @@ from typing import Any
 
 from benchmarks.idle.memory import memory_of
 from benchmarks.idle.proxy import CountingProxy, Traffic
-from examples.demo.cluster import Cluster
 from fwdllm_client.agent.session import HELD_WINDOW
 from fwdllm_client.connection.sent_log import SentLog
+from fwdllm_server.cli.demo.cluster import Cluster
 from fwdllm_server.config.server_config import CheckInSection
 
 DAY_S = 86_400

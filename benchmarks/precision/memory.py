@@ -18,8 +18,8 @@ from pathlib import Path
 from transformers import AutoTokenizer, BertConfig, BertModel
 
 from benchmarks.precision.scalars import PRECISIONS
-from examples.demo.bbc_news import TOPICS
 from examples.materials import minilm_folder
+from fwdllm_server.cli.demo.bbc_news import TOPICS
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.export import export_bundle
 from fwdllm_server.model.load import load_base, load_tokenizer_file

@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from examples.demo.bbc_news import TOPICS, load, split, write_csv
 from examples.materials import minilm_folder
 from fwdllm_client.data import Dataset
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.directions import Directions
 from fwdllm_common.layout import Block, Float32Vector
+from fwdllm_server.cli.demo.bbc_news import TOPICS, load, split, write_csv
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.config.precision import Precision
 from fwdllm_server.model.export import export_bundle

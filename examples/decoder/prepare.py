@@ -6,8 +6,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from examples.demo.bbc_news import load, split, write_csv
 from examples.materials import link, smollm2_file, thinned
+from fwdllm_server.cli.demo.bbc_news import load, split, write_csv
 
 JOBS = ("head.toml", "prompt.toml")
 _SPLIT_SEED = 1

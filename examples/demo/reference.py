@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoTokenizer
 
-from examples.demo.bbc_news import TOPICS, Article
+from fwdllm_server.cli.demo.bbc_news import TOPICS, Article
 from fwdllm_server.model.adapter_template import load_base_of
 from fwdllm_server.model.load import load_base
 

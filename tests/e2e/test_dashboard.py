@@ -96,9 +96,9 @@ def test_every_page_is_for_everybody(federation: Federation, watched: Watched) -
         page.emulate_media(color_scheme=theme)
         for viewport in (DESKTOP, PHONE):
             page.set_viewport_size(viewport)
-            for address in ("#/", job, "#/devices", "#/profiles"):
+            for address in ("#/", job, "#/compare", "#/devices", "#/profiles"):
                 page.goto(f"{url_of(federation)}{address}")
-                page.wait_for_selector(".jobs a, .phases li[data-is='ended'], table tbody tr, .empty")
+                page.wait_for_selector(".jobs a, .phases li[data-is='ended'], .picks input, table tbody tr, .empty")
                 accessible(page)
                 too_wide = "document.documentElement.scrollWidth > document.documentElement.clientWidth"
                 assert not page.evaluate(too_wide), (address, viewport)
@@ -114,6 +114,18 @@ def test_every_page_is_for_everybody(federation: Federation, watched: Watched) -
     curve.focus()
     page.keyboard.press("Home")
     expect(curve).to_have_attribute("aria-label", re.compile("round 0"))
+    page.goto(f"{url_of(federation)}#/compare")
+    page.get_by_label(re.compile("tiny")).check()
+    expect(page.locator(".plot")).to_have_attribute("aria-label", "accuracy by round of tiny")
+    page.get_by_label("By").select_option("directions")
+    page.get_by_label("Value").select_option("loss")
+    page.get_by_label("logarithmic").check()
+    expect(page.locator(".plot")).to_have_attribute("aria-label", "loss by directions of tiny")
+    expect(page.locator(".plot canvas")).to_be_visible()
+    with page.expect_download() as taken:
+        page.get_by_role("link", name="CSV").click()
+    assert taken.value.suggested_filename == "tiny.csv"
+    accessible(page)
     page.get_by_role("button", name="Light theme").click()
     assert page.evaluate("document.documentElement.dataset.theme") == "light"
     assert watched.errors == []

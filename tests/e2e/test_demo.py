@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).parents[2]
-DEMO = REPOSITORY / "examples" / "demo"
+DEMO = REPOSITORY / "server" / "fwdllm_server" / "cli" / "demo"
 KEYS = {
     "accuracy_before",
     "accuracy_after",
@@ -76,7 +76,7 @@ def test_interrupted_and_taken_up_again(short_job: Path, tmp_path: Path) -> None
 CLUSTER_OF_A_SLEEPER = """
 import sys, time
 from pathlib import Path
-from examples.demo.cluster import Cluster
+from fwdllm_server.cli.demo.cluster import Cluster
 with Cluster(Path(sys.argv[1])) as started:
     print(started._start("sleeper", "python", "-c", "import time; time.sleep(600)"), flush=True)
     time.sleep(600)

@@ -95,6 +95,8 @@ EXCEPTIONS = {
     r"sudo ": "changes the machine; tests/deploy/test_files.py verifies the units",
     r"journalctl ": "needs a unit that sudo installed; tests/deploy/test_files.py verifies it",
     r"bash install": "needs a phone; tests/deploy/test_termux.py runs the scripts on stand-ins for Termux' commands",
+    r"fwdllm-server demo": "minutes; tests/packaging/test_quickstart.py, with one round",
+    r"(python -m venv|\.) ": "makes an environment; tests/packaging/test_quickstart.py makes its own",
     r"pip install ./examples": "tests/e2e/test_examples.py installs it into a folder",
     r"pip install ": "from an index; tests/packaging/test_wheel.py installs the wheel with each extra",
     r"(sqlite3|tar|cp) ": "tests/test_commands.py runs the page's lines",
@@ -109,6 +111,8 @@ EXCEPTIONS = {
 PYTHON = {
     "README.md": "tests/e2e/test_tutorial.py",
     "docs/tutorial.md": "tests/e2e/test_tutorial.py",
+    "docs/python.md": "tests/server/api/test_documented.py",
+    "docs/index.md": "tests/server/api/test_documented.py",
     "docs/job-file.md": "tests/server/model/test_exported_adapter.py",
 }
 """The pages with Python, and the test that runs all of a page's blocks."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-UNDEMANDING = Path(__file__).parents[2] / "examples" / "demo" / "client.toml"
+UNDEMANDING = Path(__file__).parents[2] / "server" / "fwdllm_server" / "cli" / "demo" / "client.toml"
 
 
 def ask_for_nothing(home: Path) -> None:

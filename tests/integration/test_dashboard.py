@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import csv
+import io
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -129,6 +131,24 @@ async def test_a_round_of_the_ledger_is_shown_whole(
     assert [each["version"] for each in listed["rounds"]] == [2]
     assert "has no version 9" in (await dashboard.get("/api/jobs/tiny/ledger/9", expect=404))["error"]
     assert "no such job" in (await dashboard.get("/api/jobs/none/ledger/1", expect=404))["error"]
+
+
+async def test_a_curve_has_what_each_version_had_cost_and_can_be_taken_along(
+    dashboard: Dashboard, server: Serving, device: ScriptedDevice
+) -> None:
+    job = await work_until_done(server, device)
+    found = await dashboard.get("/api/jobs/tiny/curve")
+
+    assert (found["job_id"], found["name"], found["metric"]) == (job.job_id, "tiny", "accuracy")
+    assert [(each["version"], each["directions"]) for each in found["points"]] == [(0, 0), (1, 20), (2, 40)]
+    assert found["points"][0]["seconds"] == 0
+    assert 0 <= found["points"][1]["seconds"] <= found["points"][2]["seconds"]
+    assert found["points"][2]["accuracy"] == job.latest_evaluation.accuracy
+    async with dashboard.session.get(f"{dashboard.url}/api/jobs/tiny/curve.csv") as answer:
+        assert (answer.content_type, answer.content_disposition.filename) == ("text/csv", "tiny.csv")
+        rows = list(csv.DictReader(io.StringIO(await answer.text())))
+    assert [row["version"] for row in rows] == ["0", "1", "2"]
+    assert float(rows[2]["loss"]) == job.latest_evaluation.loss
 
 
 async def test_devices_are_found_by_name_and_state(

@@ -31,6 +31,7 @@ from fwdllm.v1.operator_pb2 import (
     AdapterChunk,
     CreateJoinTokenRequest,
     ExportAdapterRequest,
+    ExtendJobRequest,
     GetJobRequest,
     ListDevicesRequest,
     ListJobsRequest,
@@ -269,6 +270,24 @@ async def test_a_finished_job_can_be_neither_stopped_nor_resumed(server, device)
         *BAD_FIELD,
         "job tiny is done; only a stopped or failed job can be resumed",
     )
+
+
+async def test_a_job_that_has_ended_gets_more_rounds(server, device, clock):
+    done = await work_until_done(server, device)
+    with pytest.raises(grpc.aio.AioRpcError, match="rounds is 0"):
+        await server.operator.ExtendJob(ExtendJobRequest(job=JOB))
+    extended = await server.operator.ExtendJob(ExtendJobRequest(job=JOB, rounds=2))
+    before = server.ledger()
+    assert (extended.state, extended.rounds_wanted, extended.version) == (JOB_STATE_RUNNING, 4, done.version)
+    with pytest.raises(grpc.aio.AioRpcError, match="is running; wait until it has ended, or stop it first"):
+        await server.operator.ExtendJob(ExtendJobRequest(job=JOB, rounds=2))
+
+    again = await work_until_done(server, device)
+    assert (again.state, again.rounds_committed) == (JOB_STATE_DONE, 4)
+    assert server.ledger()[:2] == before
+    found = await server.operator.GetJobSpec(GetJobRequest(job=JOB))
+    assert json.loads(found.resolved_json)["rounds"]["count"] == 4
+    assert "count = 2" in found.spec_toml
 
 
 async def test_a_running_job_cannot_be_resumed(server):

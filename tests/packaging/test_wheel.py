@@ -10,11 +10,11 @@ import sys
 import tomllib
 import venv
 import zipfile
-from collections.abc import Mapping
 from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from helpers.installed import run
 
 REPOSITORY = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
@@ -22,27 +22,6 @@ EXTRAS = sorted(PYPROJECT["project"]["optional-dependencies"])
 PACKAGES = ("fwdllm", "fwdllm_common", "fwdllm_server", "fwdllm_client")
 TRAINING = {"torch", "transformers", "peft", "onnx", "pydantic", "sqlalchemy"}
 MOST_CLIENT_BYTES = 250_000_000
-
-
-def run(*command: str | Path, expect: int = 0, environment: Mapping[str, str] | None = None) -> str:
-    # PYTHONPATH, by which developers run these tests on another checkout, would hide what is installed.
-    done = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, check=False, timeout=280, env=environment or {}
-    )
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, REPOSITORY],
-        check=True,
-        timeout=280,
-    )
-    (built,) = folder.glob("*.whl")
-    return built
 
 
 @pytest.fixture(scope="session")
@@ -98,19 +77,6 @@ def test_the_client_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None
     states = {fact["check"]: fact["state"] for fact in found}
     assert (states["software"], states["generator"], states["inference"]) == ("ok", "ok", "ok")
     assert {name for name, state in states.items() if state == "failed"} == {"certificate"}, "it has not joined"
-
-
-@pytest.fixture(scope="session")
-def beside(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel in an environment that sees what is installed here: torch's gigabyte is not fetched again."""
-    folder = tmp_path_factory.mktemp("beside")
-    venv.create(folder, with_pip=False)
-    library = next((folder / "lib").glob("python*")) / "site-packages"
-    here = {str(Path(path)) for path in sys.path if path.endswith("-packages")}
-    (library / "installed-here.pth").write_text("\n".join(sorted(here)))
-    alone = ("--no-index", "--no-deps", "--no-compile", "--ignore-installed")
-    run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", *alone, wheel)
-    return folder
 
 
 def test_the_server_from_the_wheel(beside: Path) -> None:

@@ -64,6 +64,14 @@ class SetJobPriorityRequest(_message.Message):
     priority: int
     def __init__(self, job: _Optional[str] = ..., priority: _Optional[int] = ...) -> None: ...
 
+class ExtendJobRequest(_message.Message):
+    __slots__ = ("job", "rounds")
+    JOB_FIELD_NUMBER: _ClassVar[int]
+    ROUNDS_FIELD_NUMBER: _ClassVar[int]
+    job: str
+    rounds: int
+    def __init__(self, job: _Optional[str] = ..., rounds: _Optional[int] = ...) -> None: ...
+
 class Job(_message.Message):
     __slots__ = ("job_id", "name", "state", "message", "round", "rounds_committed", "rounds_abandoned", "rounds_wanted", "directions", "example_passes", "device_seconds", "scalars_repeated", "scalars_late", "scalars_unusable", "initial_evaluation", "latest_evaluation", "best_evaluation", "head_init", "seconds_running", "seconds_left", "version", "theta_digest", "devices", "trainable_parameters", "priority", "same_name")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]

@@ -50,6 +50,11 @@ class OperatorServiceStub(object):
                 request_serializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.SerializeToString,
                 response_deserializer=fwdllm_dot_v1_dot_operator__pb2.Job.FromString,
                 )
+        self.ExtendJob = channel.unary_unary(
+                '/fwdllm.v1.OperatorService/ExtendJob',
+                request_serializer=fwdllm_dot_v1_dot_operator__pb2.ExtendJobRequest.SerializeToString,
+                response_deserializer=fwdllm_dot_v1_dot_operator__pb2.Job.FromString,
+                )
         self.SetJobPriority = channel.unary_unary(
                 '/fwdllm.v1.OperatorService/SetJobPriority',
                 request_serializer=fwdllm_dot_v1_dot_operator__pb2.SetJobPriorityRequest.SerializeToString,
@@ -137,6 +142,13 @@ class OperatorServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ExtendJob(self, request, context):
+        """Give a job that has ended more rounds, and continue it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def SetJobPriority(self, request, context):
         """Set the priority: of jobs that wait for the same devices the one with the highest gets them.
         """
@@ -219,6 +231,11 @@ def add_OperatorServiceServicer_to_server(servicer, server):
             'ResumeJob': grpc.unary_unary_rpc_method_handler(
                     servicer.ResumeJob,
                     request_deserializer=fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.FromString,
+                    response_serializer=fwdllm_dot_v1_dot_operator__pb2.Job.SerializeToString,
+            ),
+            'ExtendJob': grpc.unary_unary_rpc_method_handler(
+                    servicer.ExtendJob,
+                    request_deserializer=fwdllm_dot_v1_dot_operator__pb2.ExtendJobRequest.FromString,
                     response_serializer=fwdllm_dot_v1_dot_operator__pb2.Job.SerializeToString,
             ),
             'SetJobPriority': grpc.unary_unary_rpc_method_handler(
@@ -382,6 +399,23 @@ class OperatorService(object):
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/fwdllm.v1.OperatorService/ResumeJob',
             fwdllm_dot_v1_dot_operator__pb2.GetJobRequest.SerializeToString,
+            fwdllm_dot_v1_dot_operator__pb2.Job.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def ExtendJob(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/fwdllm.v1.OperatorService/ExtendJob',
+            fwdllm_dot_v1_dot_operator__pb2.ExtendJobRequest.SerializeToString,
             fwdllm_dot_v1_dot_operator__pb2.Job.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -44,6 +44,8 @@ class OperatorServiceStub:
     """Finish the current round; begin no other until the job is resumed."""
     ResumeJob: _grpc.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.Job]
     """Continue a job that was paused or stopped, or failed."""
+    ExtendJob: _grpc.UnaryUnaryMultiCallable[_operator_pb2.ExtendJobRequest, _operator_pb2.Job]
+    """Give a job that has ended more rounds, and continue it."""
     SetJobPriority: _grpc.UnaryUnaryMultiCallable[_operator_pb2.SetJobPriorityRequest, _operator_pb2.Job]
     """Set the priority: of jobs that wait for the same devices the one with the highest gets them."""
     ExportAdapter: _grpc.UnaryStreamMultiCallable[_operator_pb2.ExportAdapterRequest, _operator_pb2.AdapterChunk]
@@ -72,6 +74,8 @@ class OperatorServiceAsyncStub(OperatorServiceStub):
     """Finish the current round; begin no other until the job is resumed."""
     ResumeJob: _aio.UnaryUnaryMultiCallable[_operator_pb2.GetJobRequest, _operator_pb2.Job]  # type: ignore[assignment]
     """Continue a job that was paused or stopped, or failed."""
+    ExtendJob: _aio.UnaryUnaryMultiCallable[_operator_pb2.ExtendJobRequest, _operator_pb2.Job]  # type: ignore[assignment]
+    """Give a job that has ended more rounds, and continue it."""
     SetJobPriority: _aio.UnaryUnaryMultiCallable[_operator_pb2.SetJobPriorityRequest, _operator_pb2.Job]  # type: ignore[assignment]
     """Set the priority: of jobs that wait for the same devices the one with the highest gets them."""
     ExportAdapter: _aio.UnaryStreamMultiCallable[_operator_pb2.ExportAdapterRequest, _operator_pb2.AdapterChunk]  # type: ignore[assignment]
@@ -139,6 +143,14 @@ class OperatorServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_operator_pb2.Job, _abc.Awaitable[_operator_pb2.Job]]:
         """Continue a job that was paused or stopped, or failed."""
+
+    @_abc_1.abstractmethod
+    def ExtendJob(
+        self,
+        request: _operator_pb2.ExtendJobRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_operator_pb2.Job, _abc.Awaitable[_operator_pb2.Job]]:
+        """Give a job that has ended more rounds, and continue it."""
 
     @_abc_1.abstractmethod
     def SetJobPriority(

@@ -9,8 +9,10 @@ import typer
 
 from fwdllm_server.cli import (
     dashboard,
+    demo,
     devices,
     doctor,
+    evaluate,
     explain,
     export,
     health,
@@ -45,6 +47,7 @@ def _commands(
     """Fine-tune a language model on devices that keep their data."""
 
 
+app.command("demo")(demo.demo)
 app.command("init")(init.init)
 app.command("serve")(serve.serve)
 app.command("dashboard")(dashboard.dashboard)
@@ -52,6 +55,7 @@ app.command("health")(health.health)
 app.command("doctor")(doctor.doctor)
 app.command("explain")(explain.explain)
 app.command("enroll")(devices.enroll)
+app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("top")(top.top)
 app.command("simulate")(simulate.simulate)

@@ -19,13 +19,19 @@ from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.files import storage_error, sync
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
 from fwdllm_server.cli.formatting import printable, size
-from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument, JsonOption
+from fwdllm_server.cli.options import (
+    DEFAULT_FOLDER,
+    FolderOption,
+    JobArgument,
+    JsonOption,
+    VersionOption,
+    wanted_version,
+)
 from fwdllm_server.cli.progress import state_word
 from fwdllm_server.model.adapter import ExportFormat, name_base
 from fwdllm_server.views.message_json import print_json
 
 _MOST_PARTS = 2
-_MOST_VERSIONS = 1 << 63
 
 
 def export(
@@ -35,9 +41,7 @@ def export(
         ExportFormat,
         typer.Option("--format", help="PEFT's adapter, transformers' merged model, or one ONNX graph."),
     ] = "peft",
-    version: Annotated[
-        str, typer.Option(metavar="best|N", help="A version, or the best on the held-out rows; else the newest.")
-    ] = "",
+    version: VersionOption = "",
     folder: FolderOption = DEFAULT_FOLDER,
     json: JsonOption = False,
 ) -> None:
@@ -90,15 +94,11 @@ def _progress(job: Job, version: str) -> Iterator[Callable[[str], None]]:
 
 
 def _request(job_id: str, kind: ExportFormat, version: str) -> ExportAdapterRequest:
-    """Ask for a version, ``best``, a number or nothing for the newest.
-
-    :raises BadInputError: it is none of them.
-    """
-    if version in ("", "best"):
-        return ExportAdapterRequest(job=job_id, format=kind, best=version == "best")
-    if not (version.isascii() and version.isdecimal()) or int(version) >= _MOST_VERSIONS:
-        raise BadInputError(f"--version is {version!r}; it is the number of a version, 0 or more, or the word best")
-    return ExportAdapterRequest(job=job_id, format=kind, version=int(version))
+    match wanted_version(version):
+        case "best":
+            return ExportAdapterRequest(job=job_id, format=kind, best=True)
+        case number:
+            return ExportAdapterRequest(job=job_id, format=kind, version=number)
 
 
 def _check_version(request: ExportAdapterRequest, received: int | None) -> None:

@@ -15,6 +15,7 @@ from fwdllm.v1.operator_pb2 import (
     JOB_STATE_FAILED,
     JOB_STATE_STOPPED,
     Evaluation,
+    ExtendJobRequest,
     GetJobRequest,
     Job,
     ListJobsRequest,
@@ -25,11 +26,13 @@ from fwdllm_common.errors import BadInputError, JobFailedError, StoppedError, Un
 from fwdllm_common.protocol import MOST_PRIORITY
 from fwdllm_server.cli import job_records
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
+from fwdllm_server.cli.check import check
 from fwdllm_server.cli.display import Display
 from fwdllm_server.cli.formatting import columns, printable
 from fwdllm_server.cli.job_file import read_job_file
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument, JsonOption
 from fwdllm_server.cli.progress import render, show_job, state_word
+from fwdllm_server.config.job import MOST_ROUNDS
 from fwdllm_server.views.message_json import as_dict, print_json
 
 app = typer.Typer(help="Submit jobs and follow them.", no_args_is_help=True, rich_markup_mode=None)
@@ -40,10 +43,17 @@ _ENDED = (JOB_STATE_DONE, JOB_STATE_FAILED, JOB_STATE_STOPPED)
 @app.command()
 def submit(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The job file, TOML.")],
+    only_check: Annotated[
+        bool,
+        typer.Option("--check", help="Do all but the start, here: prepare the model, and predict a device's costs."),
+    ] = False,
     folder: FolderOption = DEFAULT_FOLDER,
     json: JsonOption = False,
 ) -> None:
     """Check a job file and submit the job."""
+    if only_check:
+        check(file, json)
+        return
     request = SubmitJobRequest(spec_toml=read_job_file(file), base_folder=str(file.absolute().parent))
     with operator_service(folder) as service:
         submitted = service.SubmitJob(request, timeout=ANSWER_S)
@@ -168,6 +178,18 @@ def resume(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOp
     """Resume a job that was paused or stopped, or has failed."""
     with operator_service(folder) as service:
         _print_job(service.ResumeJob(GetJobRequest(job=job), timeout=ANSWER_S), json)
+
+
+@app.command()
+def extend(
+    job: JobArgument,
+    rounds: Annotated[int, typer.Option(min=1, max=MOST_ROUNDS, help="Number of rounds to add.")],
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: JsonOption = False,
+) -> None:
+    """Give a job that has ended more rounds. It continues from its newest version."""
+    with operator_service(folder) as service:
+        _print_job(service.ExtendJob(ExtendJobRequest(job=job, rounds=rounds), timeout=ANSWER_S), json)
 
 
 app.command("history")(job_records.history)

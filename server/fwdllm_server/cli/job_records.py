@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json as json_format
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Annotated, Any
 
 import typer
 
-from fwdllm.v1.operator_pb2 import GetJobRequest, VersionRecord
+from fwdllm.v1.operator_pb2 import GetJobRequest
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
 from fwdllm_server.cli.formatting import columns, printable
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument, JsonOption
 from fwdllm_server.views.message_json import as_dict, print_json
-
-_HEADS = (
-    "version",
-    "round",
-    "directions",
-    "variance",
-    "variance_threshold",
-    "reason",
-    "committed_unix_s",
-    "accuracy",
-    "loss",
-    "exact_match",
-)
+from fwdllm_server.views.version_table import HEADS, as_csv, row
 
 
 def history(
@@ -46,14 +32,14 @@ def history(
     if json:
         print_json(as_dict(found))
         return
-    rows = [_row(version) for version in found.versions]
     if table:
-        print(_csv(rows), end="")
-    elif not rows:
+        print(as_csv(found.versions), end="")
+    elif not found.versions:
         print(f"job {printable(found.name)} has no model yet")
     else:
-        heads = [head.removesuffix("_unix_s").replace("_", " ").upper() for head in _HEADS]
-        print(columns(heads, [[_shown(*each) for each in zip(_HEADS, row, strict=True)] for row in rows]))
+        heads = [head.removesuffix("_unix_s").replace("_", " ").upper() for head in HEADS]
+        rows = [[_shown(*each) for each in zip(HEADS, row(version), strict=True)] for version in found.versions]
+        print(columns(heads, rows))
 
 
 def spec(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOption = False) -> None:
@@ -67,33 +53,6 @@ def spec(job: JobArgument, folder: FolderOption = DEFAULT_FOLDER, json: JsonOpti
         print_json({**message, "resolved": resolved})
     else:
         print("\n".join(printable(line) for line in _lines(resolved)))
-
-
-def _row(version: VersionRecord) -> Sequence[float | str | None]:
-    """One value for each of the heads; None where there is none."""
-    committed = version.round > 0
-    evaluated = version.evaluation if version.HasField("evaluation") else None
-    exact = evaluated.exact_match if evaluated is not None and evaluated.HasField("exact_match") else None
-    return (
-        version.version,
-        version.round if committed else None,
-        version.directions,
-        version.variance if committed else None,
-        version.variance_threshold if committed else None,
-        version.reason,
-        version.committed_unix_s if committed else None,
-        None if evaluated is None else evaluated.accuracy,
-        None if evaluated is None else evaluated.loss,
-        exact,
-    )
-
-
-def _csv(rows: Sequence[Sequence[float | str | None]]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(_HEADS)
-    writer.writerows(rows)
-    return out.getvalue()
 
 
 def _shown(head: str, value: float | str | None) -> str:

@@ -12,7 +12,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fwdllm_common.files import make_folder, write_atomically
 from fwdllm_server.cli.job_file import read_job_file
 from fwdllm_server.cli.options import JsonOption
-from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.toml_model import parse_toml
 
 if TYPE_CHECKING:
@@ -41,13 +40,14 @@ def profile(
 ) -> None:
     """Rank PEFT methods for a job. By expected loss reduction per second of device time, on the held-out rows."""
     # Imported here: the other commands do not need torch.
+    from fwdllm_server.preparation.job_file import read_job
     from fwdllm_server.profiler.candidates import CandidateFile
     from fwdllm_server.profiler.peft_block import peft_block
     from fwdllm_server.profiler.plot import plot, require_plotting
     from fwdllm_server.profiler.profiler import Amount, Profiler
     from fwdllm_server.profiler.table import render
 
-    spec = parse_toml(read_job_file(file), JobSpec, str(file))
+    spec = read_job(read_job_file(file), file.absolute().parent)
     chosen = parse_toml(read_job_file(candidates), CandidateFile, str(candidates)).candidate if candidates else None
     if out is not None:
         require_plotting()

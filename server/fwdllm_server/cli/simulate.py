@@ -111,6 +111,8 @@ def simulate(
 
 
 def _run(simulation: Simulation, out: Path, json: bool) -> None:
+    from fwdllm_server.simulation.bar import round_bar
+
     devices = len(simulation.devices)
     wanted = simulation.spec.rounds.count
 
@@ -125,7 +127,8 @@ def _run(simulation: Simulation, out: Path, json: bool) -> None:
         print(f"{devices} devices, {rows:,} rows, {simulation.manifest.layout.size:,} trainable parameters")
         if simulation.points:
             print(f"continues at round {simulation.state.version} of {wanted}", flush=True)
-    points = simulation.run(report)
+    with round_bar(wanted, simulation.state.version) as show:
+        points = simulation.run(report, lambda version: show(version, ""))
     adapter = out.absolute() / "adapter"
     simulation.export(adapter)
     outcome = simulation.outcome

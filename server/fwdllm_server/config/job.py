@@ -19,10 +19,11 @@ from fwdllm_common.task import CLASSIFICATION, find_task, known_tasks
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.config.precision import Precision
 from fwdllm_server.config.presets import Preset, with_preset
-from fwdllm_server.config.toml_model import near
+from fwdllm_server.config.toml_model import near, validate
 from fwdllm_server.tasks import MODEL_KEYS, all_tasks, task_named
 
 MOST_OVER_ASSIGNED = 4.0
+MOST_ROUNDS = 1_000_000
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 BlockName = Literal["peft", "pooling", "readout", "head"]
 _LEAST_LABELS = 2
@@ -53,8 +54,9 @@ class ModelSection(_Section):
     features. With ``one_block``
     directions of block ``peft`` cover the head too. ``precision`` is that of the weights that are not trained. A
     decoder may read each text in a ``prompt``, and its head may start as the language model's scores of the words that
-    the ``verbaliser`` has for the labels. ``labels``, pooling, prompt and words are those of tasks that have them; with
-    ``no_answer`` a model that answers questions learns that some have none.
+    the ``verbaliser`` has for the labels. ``labels``, pooling, prompt and words are those of tasks that have them;
+    labels that are left out are those of the held-out rows. With ``no_answer`` a model that answers questions learns
+    that some have none.
     """
 
     source: str
@@ -87,8 +89,8 @@ class ModelSection(_Section):
     @model_validator(mode="after")
     def _task_has_what_it_needs(self) -> ModelSection:
         task = task_named(self.task)
-        if "labels" in task.keys and not self.labels:
-            raise ValueError(f"labels are missing, which {self.task} needs")
+        if self.verbaliser and not self.labels:
+            raise ValueError("labels are missing, which the verbaliser has words for")
         for key in MODEL_KEYS:
             if key not in task.keys and getattr(self, key) not in (None, False, [], "model"):
                 said = f'{key} = "{self.pooling}"' if key == "pooling" else key
@@ -216,10 +218,11 @@ class RoundsSection(_Section):
     assignment without news for ``assignment_s`` is given to others. ``evaluate_every`` and ``federated_evaluate_every``
     count rounds; 0 is never (the last round is always evaluated on held-out rows). Where a block's ``directions`` or
     ``batch_size`` are ``auto``, a device spends at most ``passes_budget`` example-passes on its directions and sends at
-    most ``bytes_budget`` bytes of scalars, in one round.
+    most ``bytes_budget`` bytes of scalars, in one round. With a ``patience`` above 0 the job
+    ends once that many rounds have brought no lower loss on the validation rows.
     """
 
-    count: int = Field(default=50, ge=1, le=1_000_000)
+    count: int = Field(default=50, ge=1, le=MOST_ROUNDS)
     min_devices: int = Field(default=1, ge=1)
     max_devices: int = Field(default=100, ge=1)
     gather_s: float = Field(default=5.0, ge=0)
@@ -233,6 +236,7 @@ class RoundsSection(_Section):
     max_abandoned: int = Field(default=10, ge=0)
     passes_budget: float = Field(default=200.0, gt=0)
     bytes_budget: int = Field(default=1 << 16, ge=2)
+    patience: int = Field(default=0, ge=0)
 
     @field_validator("over_assign")
     @classmethod
@@ -247,6 +251,13 @@ class RoundsSection(_Section):
         if self.over_assign == "auto":
             return MOST_OVER_ASSIGNED if dropout_rate >= 1 else min(1 / (1 - dropout_rate), MOST_OVER_ASSIGNED)
         return self.over_assign
+
+    def extended(self, more: int) -> RoundsSection:
+        """Return the same rounds and ``more``.
+
+        :raises BadInputError: they are too many.
+        """
+        return validate({**self.model_dump(), "count": self.count + more}, RoundsSection, "[rounds]")
 
     def evaluates(self, version: int) -> bool:
         """Whether the coordinator evaluates this version on its held-out rows."""
@@ -392,6 +403,12 @@ class JobSpec(_Section):
         wrong = {"peft"} if self.peft.method == "side" else {"pooling", "readout"}
         if found := sorted(wrong & set(self.blocks)):
             raise ValueError(f"there is no block {found[0]!r} with the method {self.peft.method!r}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _patience_has_rows_to_watch(self) -> JobSpec:
+        if self.rounds.patience and not (self.held_out.validation and self.rounds.evaluate_every):
+            raise ValueError("[rounds] patience needs [held_out] validation and [rounds] evaluate_every above 0")
         return self
 
     @model_validator(mode="after")

@@ -18,7 +18,6 @@ from sqlalchemy import Connection
 
 from fwdllm_common.errors import BadInputError, FwdllmError, StorageError
 from fwdllm_server.config.job import JobSpec
-from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.coordinator.first_ended import first_ended
 from fwdllm_server.coordinator.grpc_fleet import POLL_S
 from fwdllm_server.coordinator.job_loop import JobLoop
@@ -29,6 +28,7 @@ from fwdllm_server.model.source import check_source
 from fwdllm_server.preparation.adoption import PreparedModel, adopt, save_prepared
 from fwdllm_server.preparation.evaluation import check_held_out, held_out_texts
 from fwdllm_server.preparation.export_process import export_in_process
+from fwdllm_server.preparation.job_file import read_job
 from fwdllm_server.preparation.job_files import JobFiles
 from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.rounds.failover import resume_after_failover
@@ -85,7 +85,7 @@ class Coordinator:
         :raises BadInputError: the job file or the held-out file is wrong, there is no such model, or an unfinished job
             has the same name.
         """
-        spec = parse_toml(spec_toml, JobSpec, "job file")
+        spec = await asyncio.to_thread(read_job, spec_toml, base_folder)
         await asyncio.to_thread(check_held_out, spec, base_folder)
         await asyncio.to_thread(check_source, spec.model.resolved_source(base_folder))
         job_id = uuid4().hex[:12]
@@ -135,6 +135,17 @@ class Coordinator:
                 await self.runtime.transact(_set_resumed, record.id, self.runtime.clock())
                 await self._cancel(record.id)  # the rest of a loop that failed
                 self._start_task(record.id)
+        await self.runtime.notify()
+
+    async def extend(self, record: JobRecord, rounds: int) -> None:
+        """Give a job that has ended more rounds, and continue it.
+
+        :raises BadInputError: the job has not ended, has no model, or would have too many rounds.
+        """
+        async with self._commands:
+            await self.runtime.transact(_set_extended, record.id, rounds, self.runtime.clock())
+            await self._cancel(record.id)
+            self._start_task(record.id)
         await self.runtime.notify()
 
     async def can_serve(self, sha256: str, jobs: Collection[str], *, doubted: bool) -> bool:
@@ -376,6 +387,19 @@ def _set_stopped(connection: Connection, job_id: str, now: float) -> None:
     # A step that was under way when the loop was cancelled may have ended the job.
     if jobs.required(connection, job_id).state in jobs.UNFINISHED:
         jobs.set_state(connection, job_id, JobState.STOPPED, "stopped by an operator", now)
+
+
+def _set_extended(connection: Connection, job_id: str, rounds: int, now: float) -> None:
+    locks.move_rounds(connection, job_id)
+    record = jobs.required(connection, job_id)
+    if record.state in jobs.UNFINISHED:
+        raise BadInputError(f"job {record.name} is {record.state}; wait until it has ended, or stop it first")
+    if record.header is None:
+        raise BadInputError(f"job {record.name} has no model yet; resume it with 'fwdllm-server job resume {job_id}'")
+    spec = record.spec()
+    jobs.set_spec(connection, job_id, spec.model_copy(update={"rounds": spec.rounds.extended(rounds)}))
+    jobs.set_paused(connection, job_id, False)
+    jobs.set_state(connection, job_id, JobState.RUNNING, "", now)
 
 
 def _set_resumed(connection: Connection, job_id: str, now: float) -> None:

@@ -22,6 +22,8 @@ from fwdllm_server.dashboard.profiles import plot_of, profiles
 from fwdllm_server.dashboard.reading import Reading
 from fwdllm_server.store import jobs
 from fwdllm_server.store.jobs import JobRecord
+from fwdllm_server.views.job_records import history_message
+from fwdllm_server.views.version_table import as_csv
 
 _STATIC = Path(str(files("fwdllm_server.dashboard"))) / "static"
 _MAX_VERSION = (1 << 53) - 1
@@ -44,6 +46,8 @@ def dashboard_app(runtime: Runtime, token: str, problem: Callable[[], str]) -> w
             web.get("/api/overview", pages.overview),
             web.get("/api/events", pages.events),
             web.get("/api/devices", pages.devices),
+            web.get("/api/jobs/{job}/curve", pages.curve),
+            web.get("/api/jobs/{job}/curve.csv", pages.curve_csv),
             web.get("/api/jobs/{job}/ledger", pages.ledger),
             web.get("/api/jobs/{job}/ledger/{version:\\d+}", pages.ledger_entry),
             web.get("/api/profiles", pages.profiles),
@@ -103,6 +107,16 @@ class _Pages:
         before = _number(request, "before", _MAX_VERSION)
         limit = min(_number(request, "limit", 50), documents.MAX_ROWS)
         return _json({"rounds": await self._runtime.transact(documents.ledger_page, record.id, before, limit)})
+
+    async def curve(self, request: web.Request) -> web.Response:
+        record = await self._job(request)
+        return _json(await self._runtime.transact(documents.curve, record))
+
+    async def curve_csv(self, request: web.Request) -> web.Response:
+        record = await self._job(request)
+        found = await self._runtime.transact(history_message, record)
+        headers = {"Content-Disposition": f'attachment; filename="{record.name}.csv"', "Cache-Control": "no-store"}
+        return web.Response(text=as_csv(found.versions), content_type="text/csv", headers=headers)
 
     async def ledger_entry(self, request: web.Request) -> web.Response:
         record = await self._job(request)

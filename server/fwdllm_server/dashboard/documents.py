@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
+from itertools import accumulate
 from math import isfinite
 from typing import Any, TypeAlias
 
@@ -16,6 +17,7 @@ from fwdllm_server.config.server_config import CheckInSection
 from fwdllm_server.rounds.stalled import why_stalled
 from fwdllm_server.store import assignments, efforts, jobs, ledger, rounds
 from fwdllm_server.store.jobs import JobRecord
+from fwdllm_server.tasks import task_named
 from fwdllm_server.views import history
 from fwdllm_server.views.device_status import DeviceState, DeviceStatus, device_statuses
 from fwdllm_server.views.history import CommittedRound
@@ -69,6 +71,32 @@ def evaluations(connection: Connection, job_id: str) -> Sequence[Facts]:
 def committed_rounds(connection: Connection, job_id: str, after: int) -> Sequence[Facts]:
     """Return the rounds that led to versions above ``after``, oldest first."""
     return [_committed(each) for each in history.committed_after(connection, job_id, after)]
+
+
+def curve(connection: Connection, record: JobRecord) -> Facts:
+    """Return the evaluated versions with what they had cost: directions, and seconds since the first round began."""
+    made = history.committed_after(connection, record.id, 0)
+    versions = [0, *(each.version for each in made)]
+    directions = dict(zip(versions, accumulate((each.directions for each in made), initial=0), strict=True))
+    committed_at = {each.version: each.committed_at for each in made}
+    began = record.started_at
+    return {
+        "job_id": record.id,
+        "name": record.name,
+        "metric": task_named(record.spec().model.task).metrics[0],
+        "points": [
+            {
+                **point,
+                "directions": directions.get(point["version"]),
+                "seconds": 0.0 if not point["version"] else _since(began, committed_at.get(point["version"])),
+            }
+            for point in evaluations(connection, record.id)
+        ],
+    }
+
+
+def _since(began: float | None, at: float | None) -> float | None:
+    return None if began is None or at is None else max(0.0, at - began)
 
 
 def ledger_page(connection: Connection, job_id: str, before: int, limit: int) -> Sequence[Facts]:

@@ -24,6 +24,7 @@ from fwdllm_common.prompt import Prompt
 from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.model.batched_modules import BatchedModel, ThetaInputs, copy_sharing_weights, make_batched_model
 from fwdllm_server.model.cost import weights_multiplied
+from fwdllm_server.model.load import quiet_transformers
 from fwdllm_server.model.modeling_fwdllm import SideModules
 from fwdllm_server.model.peft.side import side_of
 from fwdllm_server.model.peft.side_stages import side_stages
@@ -252,9 +253,10 @@ def _width(value: ir.Value) -> int:
 
 def single_operators(model: nn.Module) -> None:
     """Compute attention as products and a softmax: no slower on the CPU (decision 0021), and all that an NPU takes."""
-    for module in model.modules():
-        if isinstance(module, PreTrainedModel):
-            module.set_attn_implementation("eager")
+    with quiet_transformers():  # our own classes, whose backbone does the attention, have none to set
+        for module in model.modules():
+            if isinstance(module, PreTrainedModel):
+                module.set_attn_implementation("eager")
 
 
 def fix_rotations(model: Any, max_tokens: int) -> None:

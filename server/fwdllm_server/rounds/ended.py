@@ -8,6 +8,7 @@ import structlog
 
 from fwdllm_server.rounds.context import MOVED, RoundContext, Step, wait
 from fwdllm_server.rounds.dropout import close_assignments
+from fwdllm_server.rounds.early_stopping import early_stop
 from fwdllm_server.store import jobs, ledger, rounds, scalar_spans, scalars
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.rounds import Phase
@@ -40,9 +41,12 @@ def after_abandoned(context: RoundContext) -> Step:
 
 
 def after_committed(context: RoundContext) -> Step:
-    """Begin the next round. After the last one, wait for its evaluation and end the job."""
+    """Begin the next round, or stop early. After the last one, wait for its evaluation and end the job."""
     connection, job = context.connection, context.job
     if job.state.version < job.spec.rounds.count:
+        if why := early_stop(context):
+            jobs.set_state(connection, job.id, JobState.DONE, why, context.now)
+            return Step(moved=True, job_ended=True)
         rounds.begin(connection, job.id, context.round.number + 1, job.state.version, context.now)
         return MOVED
     evaluated = {record.version for record in ledger.evaluations_of(connection, job.id)}

@@ -18,18 +18,19 @@ from fwdllm.v1.operator_pb2_grpc import OperatorServiceServicer
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.join_token import JoinToken
 from fwdllm_common.protocol import CHUNK_BYTES, MOST_PRIORITY, Reason
+from fwdllm_server.config.job import MOST_ROUNDS
 from fwdllm_server.coordinator.coordinator import Coordinator
 from fwdllm_server.model.adapter import ADAPTER_FILE, CARD, ExportFormat, export_format, trained_tensors
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.rpc.errors import CallRefusedError
 from fwdllm_server.rpc.limits import MAX_TOKEN_LIFETIME_S, bounded, in_range, plain_name
-from fwdllm_server.store import devices, jobs, ledger
+from fwdllm_server.store import devices, jobs
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.views.device_status import REVOKED, DeviceState, DeviceStatus, device_statuses
 from fwdllm_server.views.job_records import history_message, spec_message
 from fwdllm_server.views.job_status import job_message
 from fwdllm_server.views.model_card import model_card
-from fwdllm_server.views.versions import best_version, checked_version
+from fwdllm_server.views.versions import chosen_version
 
 _DAY_S = 86_400
 _MAX_SPEC = 1 << 20
@@ -107,6 +108,13 @@ class OperatorService(OperatorServiceServicer):
         await self._coordinator.resume(record)
         return await self._runtime.transact(self._job, record.id)
 
+    async def ExtendJob(self, request: operator_pb2.ExtendJobRequest, context: Context) -> operator_pb2.Job:
+        """Give a job that has ended more rounds."""
+        in_range("rounds", request.rounds, 1, MOST_ROUNDS)
+        record = await self._runtime.transact(_find, request.job)
+        await self._coordinator.extend(record, request.rounds)
+        return await self._runtime.transact(self._job, record.id)
+
     async def ExportAdapter(
         self, request: operator_pb2.ExportAdapterRequest, context: Context
     ) -> AsyncIterator[operator_pb2.AdapterChunk]:
@@ -172,14 +180,9 @@ class OperatorService(OperatorServiceServicer):
         record = _find(connection, request.job)
         if record.header is None:
             raise BadInputError(f"job {record.name} has no model yet ({record.state}); wait for its first round")
-        version = record.good_version
-        if version is None:
-            version = ledger.best_version(connection, record.id)
-        if request.best:
-            version = best_version(connection, record)
-        elif request.HasField("version"):
-            version = checked_version(connection, record, request.version)
         training = self._coordinator.training.get(record.id)
+        number = request.version if request.HasField("version") else None
+        version = chosen_version(connection, record, "best" if request.best else number)
         if training is not None and version is None:
             return training
         return TrainingJob.load(connection, self._runtime.artifacts, record, version)

@@ -33,6 +33,7 @@ CALLERS: Mapping[str, Role | Anyone] = {
     "/fwdllm.v1.OperatorService/PauseJob": Role.OPERATOR,
     "/fwdllm.v1.OperatorService/ResumeJob": Role.OPERATOR,
     "/fwdllm.v1.OperatorService/SetJobPriority": Role.OPERATOR,
+    "/fwdllm.v1.OperatorService/ExtendJob": Role.OPERATOR,
     "/fwdllm.v1.OperatorService/ExportAdapter": Role.OPERATOR,
     "/fwdllm.v1.OperatorService/GetJobHistory": Role.OPERATOR,
     "/fwdllm.v1.OperatorService/GetJobSpec": Role.OPERATOR,

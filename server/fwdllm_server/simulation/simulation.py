@@ -15,16 +15,15 @@ from typing import Self
 from fwdllm_client.data import Dataset, Source
 from fwdllm_client.engine import Engine
 from fwdllm_common.errors import JobFailedError
-from fwdllm_common.files import make_folder, storage_error
+from fwdllm_common.files import make_folder
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.lock import locked
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.replay import ModelState
 from fwdllm_server.config.job import JobSpec
-from fwdllm_server.config.toml_model import parse_toml
-from fwdllm_server.model.adapter import name_base, write_adapter
 from fwdllm_server.preparation.adoption import adopt, save_prepared
 from fwdllm_server.preparation.evaluation import HeldOutEvaluator, check_held_out, held_out_texts
+from fwdllm_server.preparation.job_file import read_job
 from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.preparation.model_export import export_model
 from fwdllm_server.rounds import diverged
@@ -35,21 +34,19 @@ from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.simulation.compute import Compute
 from fwdllm_server.simulation.cost import PassCounter
 from fwdllm_server.simulation.curve import Curve, Point
+from fwdllm_server.simulation.export import export_model_of
 from fwdllm_server.simulation.fleet import SimulatedFleet
 from fwdllm_server.simulation.population import Population, VirtualDevice
 from fwdllm_server.simulation.running import run_to_end
 from fwdllm_server.simulation.setup import begin_folder, check_data, check_same
-from fwdllm_server.simulation.store import SimulationStore
+from fwdllm_server.simulation.store import DATABASE, JOB_ID, SimulationStore
 from fwdllm_server.store import efforts, jobs, ledger, rounds
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.rounds import Phase
-from fwdllm_server.views.model_card import model_card
 
 CHECKPOINT_S = 5.0
 """Real seconds between two checkpoints. A run that is killed repeats at most about as much work."""
-_JOB_ID = "simulated"
-_DATABASE = "simulation.sqlite"
 _MAX_CACHE_BYTES = 1 << 34
 
 
@@ -91,17 +88,17 @@ class Simulation:
         threads: int = 0,
         model: JobFolder | None = None,
     ) -> None:
-        self._spec = parse_toml(spec_toml, JobSpec, "job file")
+        self._spec = read_job(spec_toml, base_folder)
         self._population = population
         self._model = JobFolder(folder / "model")
-        if not (folder / _DATABASE).exists():
+        if not (folder / DATABASE).exists():
             check_held_out(self._spec, base_folder)
             check_data(self._spec, data, population, users is not None)
             begin_folder(folder)
         with ExitStack() as opened:
             busy = f"another process simulates in {folder}"
             opened.enter_context(locked(folder / "lock", busy, "wait for it, or choose another folder"))
-            self._store = SimulationStore(folder / _DATABASE)
+            self._store = SimulationStore(folder / DATABASE)
             opened.callback(self._store.close)
             self._artifacts = ArtifactStore(folder / "artifacts")
             is_new = self._record() is None
@@ -167,7 +164,7 @@ class Simulation:
         """The result of the run so far."""
         record = self._required_record()
         with self._store.transaction() as connection:
-            abandoned = rounds.count_in(connection, _JOB_ID, Phase.ABANDONED)
+            abandoned = rounds.count_in(connection, JOB_ID, Phase.ABANDONED)
         return Outcome(
             rounds_committed=self._job.state.version,
             rounds_abandoned=abandoned,
@@ -180,7 +177,7 @@ class Simulation:
     def ledger(self) -> Sequence[bytes]:
         """Return every committed entry of the ledger, oldest first."""
         with self._store.transaction() as connection:
-            return ledger.entries(connection, _JOB_ID, after=0)
+            return ledger.entries(connection, JOB_ID, after=0)
 
     def export(self, out: Path) -> None:
         """Write the adapter of the version to export to the folder ``out``, which is replaced.
@@ -188,38 +185,29 @@ class Simulation:
         :raises StorageError: the folder cannot be written.
         """
         with self._store.transaction() as connection:
-            theta = self._job.best(connection, self._artifacts).theta
-        partial = out.with_name(f".{out.name}.tmp")
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            write_adapter(self._model.adapter, self._job.manifest.layout, theta, partial, self._card())
-            name_base(partial, out)
-            shutil.rmtree(out, ignore_errors=True)
-            partial.replace(out)
-        except OSError as error:
-            raise storage_error(out, error) from error
+            state, layout = self._job.best(connection, self._artifacts), self._job.manifest.layout
+            command = f"fwdllm-server simulate job.toml --data … --devices {len(self._devices)} --out …"
+            export_model_of(connection, self._required_record(), self._model, layout, state, out, command)
 
-    def _card(self) -> str:
-        command = f"fwdllm-server simulate job.toml --data … --devices {len(self._devices)} --out …"
-        with self._store.transaction() as connection:
-            return model_card(connection, self._required_record(), self._model.adapter, 0.0, command, simulated=True)
-
-    def run(self, report: Callable[[Point], None]) -> Sequence[Point]:
+    def run(
+        self, report: Callable[[Point], None], committed: Callable[[int], None] = lambda _: None
+    ) -> Sequence[Point]:
         """Run to the last round. Return all points of the curve, including those of earlier runs.
 
         If this thread runs an event loop, as in a notebook, it waits, and ``report`` is called in another thread.
 
         :param report: called with each new point. It may raise :class:`asyncio.CancelledError` to interrupt the run.
+        :param committed: called with each new version, after its point, if it has one. It may do the same.
         :raises JobFailedError: the model has diverged, too many rounds were abandoned, or too few devices are present.
         :raises KeyboardInterrupt: Ctrl-C was pressed. The next run continues from there.
         """
-        run_to_end(self._run(report))
+        run_to_end(self._run(report, committed))
         record = self._required_record()
         if record.state == JobState.FAILED:
             raise JobFailedError(f"job {record.name} failed: {record.message}")
         return self._curve.points
 
-    async def _run(self, report: Callable[[Point], None]) -> None:
+    async def _run(self, report: Callable[[Point], None], tell: Callable[[int], None]) -> None:
         presence = Presence(float("inf"))  # the fleet removes absent devices itself
 
         def rest() -> None:
@@ -233,6 +221,7 @@ class Simulation:
         async def committed(state: ModelState) -> None:
             if self._spec.rounds.evaluates(state.version):
                 report(self._evaluate(state, fleet.now))
+            tell(state.version)
 
         try:
             if self._curve.version < 0 and not self._job.is_draft:
@@ -265,9 +254,9 @@ class Simulation:
         if found := diverged.absurd_loss(record):
             raise JobFailedError(f"training has diverged: {found}; lower the learning rates")
         with self._store.transaction() as connection:
-            ledger.add_evaluation(connection, _JOB_ID, record)
-            _, directions = ledger.totals(connection, _JOB_ID)
-            spent = efforts.total(connection, _JOB_ID)
+            ledger.add_evaluation(connection, JOB_ID, record)
+            _, directions = ledger.totals(connection, JOB_ID)
+            spent = efforts.total(connection, JOB_ID)
         point = Point(
             version=record.version,
             accuracy=record.accuracy,
@@ -285,7 +274,7 @@ class Simulation:
 
     def _record(self) -> JobRecord | None:
         with self._store.transaction() as connection:
-            return jobs.get(connection, _JOB_ID)
+            return jobs.get(connection, JOB_ID)
 
     def _required_record(self) -> JobRecord:
         record = self._record()
@@ -300,8 +289,8 @@ class Simulation:
             export_model(self._spec, source, self._model, held_out_texts(self._spec, base_folder))
         prepared = adopt(self._spec, self._model, self._artifacts)
         with self._store.transaction() as connection:
-            jobs.add(connection, _JOB_ID, self._spec, spec_toml, base_folder, 0.0)
-            save_prepared(connection, self._artifacts, _JOB_ID, prepared)
+            jobs.add(connection, JOB_ID, self._spec, spec_toml, base_folder, 0.0)
+            save_prepared(connection, self._artifacts, JOB_ID, prepared)
 
     def _open_engine(self, dataset: Dataset, cache: Path, threads: int) -> Engine:
         make_folder(cache)

@@ -12,6 +12,10 @@ from fwdllm_server.simulation.population import VirtualDevice
 from fwdllm_server.store import schema
 from fwdllm_server.store.database import Database, storage_errors
 
+DATABASE = "simulation.sqlite"
+"""The file of the store in a simulation's folder."""
+JOB_ID = "simulated"
+
 _metadata = MetaData()
 _facts = Table(
     "simulation",

@@ -204,6 +204,12 @@ def set_good_version(connection: Connection, job_id: str, version: int) -> None:
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(good_version=version))
 
 
+def set_spec(connection: Connection, job_id: str, spec: JobSpec) -> None:
+    """Replace what a job runs; its file stays as the operator wrote it."""
+    values = {"resolved_spec": dump_resolved(spec), "rounds_wanted": spec.rounds.count}
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
+
+
 def set_message(connection: Connection, job_id: str, message: str) -> None:
     """Set the message that says what a job is doing or why it waits."""
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(message=message))

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection
 
 from fwdllm.v1.operator_pb2 import Job
 from fwdllm_common.replay import ModelState, theta_digest
 from fwdllm_server.config.job import JobSpec, ModelSection
+from fwdllm_server.config.toml_text import to_toml
 from fwdllm_server.model.adapter import BASE_FOLDER, ExportFormat
 from fwdllm_server.store import devices, ledger
 from fwdllm_server.store.jobs import JobRecord
@@ -124,23 +124,7 @@ def _job_file(record: JobRecord) -> str:
     for table in tables.values():
         if isinstance(table, dict) and "file" in table:
             table["file"] = _name(str(table["file"]))
-    return "\n".join(_toml(tables)).strip()
-
-
-def _toml(tables: Mapping[str, Any], path: tuple[str, ...] = ()) -> Iterator[str]:
-    """Yield the lines of a TOML file; JSON's form of a string, a number or a list is TOML too."""
-    for key, value in tables.items():
-        if not isinstance(value, Mapping):
-            yield f"{_key(key)} = {json.dumps(value, ensure_ascii=False)}"
-    for key, value in tables.items():
-        if isinstance(value, Mapping):
-            if any(not isinstance(each, Mapping) for each in value.values()):
-                yield f"\n[{'.'.join(map(_key, (*path, key)))}]"
-            yield from _toml(value, (*path, key))
-
-
-def _key(key: str) -> str:
-    return key if key.isascii() and key.replace("_", "").replace("-", "").isalnum() else json.dumps(key)
+    return to_toml(tables).strip()
 
 
 def _is_local(model: ModelSection, base_folder: Path) -> bool:

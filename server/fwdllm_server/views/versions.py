@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import isfinite
+from typing import Literal
 
 from sqlalchemy import Connection
 
@@ -11,6 +12,21 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_server.store import ledger
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.store.ledger import EvaluationRecord
+
+
+def chosen_version(connection: Connection, record: JobRecord, asked: int | Literal["best"] | None) -> int | None:
+    """Return the version that is asked for.
+
+    Without a wish it is the last good one of a job that diverged, or else what the validation rows prefer; None stands
+    for the newest.
+
+    :raises BadInputError: no version has been evaluated, or there is no such version.
+    """
+    if asked == "best":
+        return best_version(connection, record)
+    if asked is not None:
+        return checked_version(connection, record, asked)
+    return record.good_version if record.good_version is not None else ledger.best_version(connection, record.id)
 
 
 def best_version(connection: Connection, record: JobRecord) -> int:

@@ -139,6 +139,10 @@ class Scripted(OperatorServiceServicer):
         self._known(request)
         return running(priority=request.priority)
 
+    async def ExtendJob(self, request, context):  # noqa: N802
+        self._known(request)
+        return running(rounds_wanted=5 + request.rounds)
+
     async def ResumeJob(self, request, context):  # noqa: N802
         self._known(request)
         return running()

@@ -184,6 +184,11 @@ async def test_pause_and_priority_show_the_job(stage, cli):
     assert (await cli("job", "priority", "news", "1001")).code == 2
 
 
+async def test_extend_asks_for_more_rounds(stage, cli):
+    assert (await cli("job", "extend", "news", "--rounds", "30", "--json")).json["rounds_wanted"] == 35
+    assert (await cli("job", "extend", "news", "--rounds", "0")).code == 2
+
+
 @pytest.mark.parametrize("address", ["unix:operator.sock", "127.0.0.1:9"])
 async def test_a_server_that_is_not_running_is_named_with_what_to_do(home, cli, monkeypatch, address):
     monkeypatch.setenv("FWDLLM_LISTEN__OPERATOR", address)

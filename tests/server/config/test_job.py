@@ -87,7 +87,11 @@ def test_a_job_file_needs_a_name_a_model_held_out_rows_and_a_block():
         # keys that contradict each other
         ({"rounds": {"min_devices": 5, "max_devices": 4}}, "[rounds]: max_devices is below min_devices"),
         ({"blocks.head": {"max_directions": 5}}, "[blocks.head]: max_directions is below directions"),
-        ({"model": {"labels": None}}, "[model]: labels are missing, which classification needs"),
+        (
+            {"model": {"labels": None}, "model.verbaliser": {"a": " b"}},
+            "[model]: labels are missing, which the verb",
+        ),
+        ({"rounds": {"patience": 2}}, "[rounds] patience needs [held_out] validation"),
         ({"model": {"no_answer": True}}, '[model]: no_answer is for task = "question-answering"; leave it out'),
         ({"model": ASKING | {"labels": ["a", "b"]}}, "[model]: question-answering has no labels; leave it out"),
         ({"model": ASKING | {"prompt": "{text}"}}, "[model]: question-answering has no prompt; leave it out"),

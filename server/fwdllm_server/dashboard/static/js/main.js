@@ -2,6 +2,7 @@
 
 import { setAttribute, setText } from "./dom.js";
 import { Feed } from "./feed.js";
+import { compareView } from "./views/compare.js";
 import { devicesView } from "./views/devices.js";
 import { jobView } from "./views/job.js";
 import { jobsView } from "./views/jobs.js";
@@ -33,6 +34,7 @@ const feed = new Feed({
 function viewOf(path) {
   const [, page, id] = path.split("/");
   if (page === "jobs" && id) return jobView(decodeURIComponent(id));
+  if (page === "compare") return compareView();
   if (page === "devices") return devicesView();
   if (page === "profiles") return profilesView();
   return jobsView();

@@ -4,7 +4,7 @@ import { Chart } from "../chart.js";
 import { h, table } from "../dom.js";
 import { decimal, percent } from "../format.js";
 
-export function curves() {
+export function curves(jobId) {
   let evaluations = [], rounds = [];
   // Ratio of the 95th to the 5th percentile: a single outlier must not change the scale.
   const spread = () => {
@@ -23,7 +23,8 @@ export function curves() {
   });
   const charts = [accuracy, loss, variance];
   const numbers = h("div");
-  const details = h("details", { ontoggle: () => tabulate() }, h("summary", {}, "As a table"), numbers);
+  const details = h("details", { ontoggle: () => tabulate() }, h("summary", {}, "As a table"),
+    h("p", { class: "small" }, h("a", { href: `/api/jobs/${encodeURIComponent(jobId)}/curve.csv`, download: "" }, "Download as CSV")), numbers);
   const element = h("section", { class: "card", "aria-label": "Curves" }, h("h2", {}, "Learning"), charts.map((chart) => chart.element), details);
 
   function tabulate() {

@@ -15,7 +15,7 @@ export function jobView(jobId) {
   const message = h("p", { class: "problem", hidden: true });
   const tiles = figures();
   const now = round();
-  const charts = curves();
+  const charts = curves(jobId);
   const book = ledger(jobId);
   const fleet = deviceTable({ job: jobId, heading: "Devices of this job" });
   const element = h("div", { class: "stack" },

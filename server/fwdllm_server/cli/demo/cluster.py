@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fwdllm.v1.operator_pb2 import ListJobsRequest
+from fwdllm_common.errors import FwdllmError
 from fwdllm_server.cli.calls import operator_service
 
 _PROGRAMS = Path(sys.executable).parent
@@ -89,26 +90,27 @@ class Cluster:
     def run(self, program: str, *arguments: str) -> str:
         """Run a command to its end and return what it prints.
 
-        :raises SystemExit: it fails.
+        :raises FwdllmError: it fails.
         """
-        done = subprocess.run([_PROGRAMS / program, *arguments], capture_output=True, text=True, check=False)
+        command = [str(_PROGRAMS / program), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own programs
         if done.returncode:
-            raise SystemExit(f"{program} {arguments[0]}: {done.stderr.strip()}")
+            raise FwdllmError(f"{program} {arguments[0]}: {done.stderr.strip()}")
         return done.stdout
 
     def check(self) -> None:
         """See that every process still runs.
 
-        :raises SystemExit: one has ended.
+        :raises FwdllmError: one has ended.
         """
         for process in self._processes:
             if process.poll() is not None:
-                raise SystemExit(f"a process ended with code {process.returncode}; see {self._folder}/*.log")
+                raise FwdllmError(f"a process ended with code {process.returncode}; see {self._folder}/*.log")
 
     def _start(self, name: str, program: str, *arguments: str) -> int:
         with (self._folder / f"{name}.log").open("ab") as log:
             self._processes.append(
-                subprocess.Popen(
+                subprocess.Popen(  # noqa: S603 - our own programs
                     [_PROGRAMS / program, *arguments],
                     stdin=subprocess.DEVNULL,
                     stdout=log,

@@ -1,0 +1,29 @@
+"""Keep log lines out of notebooks and scripts that did not ask for them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from fwdllm_common.logging import configure_logging
+
+
+@contextmanager
+def quiet(*, verbose: bool = False) -> Iterator[None]:
+    """Show warnings alone on standard error, or with ``verbose`` every event.
+
+    A program that has configured structlog itself has its own way.
+    """
+    if structlog.is_configured():
+        yield
+        return
+    configure_logging(verbose=verbose)
+    if not verbose:
+        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    try:
+        yield
+    finally:
+        structlog.reset_defaults()

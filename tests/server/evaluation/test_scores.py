@@ -1,0 +1,40 @@
+import math
+
+import pytest
+
+from fwdllm_server.evaluation.scores import ClassificationScores
+
+LABELS = ("arts", "law", "sport", "never")
+TRUTH = [0, 0, 1, 1, 1, 2]
+SAID = [0, 1, 1, 1, 0, 1]
+CHANCES = [[0.7 if index == said else 0.1 for index in range(4)] for said in SAID]
+
+
+@pytest.fixture
+def scores() -> ClassificationScores:
+    return ClassificationScores.of(LABELS, TRUTH, CHANCES)
+
+
+def test_metrics_are_those_of_a_count_by_hand(scores):
+    assert scores.rows == 6
+    assert scores.accuracy == pytest.approx(3 / 6)
+    assert scores.confusion_matrix == [[1, 1, 0], [1, 2, 0], [0, 1, 0]]
+    arts, law, sport = scores.classes
+    assert (arts.label, arts.precision, arts.recall, arts.support) == ("arts", 1 / 2, 1 / 2, 2)
+    assert (law.label, law.precision, law.recall, law.support) == ("law", 2 / 4, pytest.approx(2 / 3), 3)
+    assert (sport.label, sport.precision, sport.recall, sport.f1, sport.support) == ("sport", 0, 0, 0, 1)
+    assert scores.macro_f1 == pytest.approx((1 / 2 + 4 / 7 + 0) / 3)
+    # Gorodkin 2004: (c s - Σ p t) / √((s² - Σ p²)(s² - Σ t²)), c = 3 of s = 6 correct, p = (2, 4, 0), t = (2, 3, 1).
+    assert scores.matthews_correlation == pytest.approx((3 * 6 - 16) / math.sqrt((36 - 20) * (36 - 14)))
+    assert scores.loss == pytest.approx(-(3 * math.log(0.7) + 3 * math.log(0.1)) / 6)
+
+
+def test_a_class_that_is_neither_there_nor_said_lowers_no_mean(scores):
+    assert "never" not in [each.label for each in scores.classes]
+
+
+def test_a_file_of_one_class_has_metrics():
+    found = ClassificationScores.of(("no", "yes"), [1, 1], [[0.4, 0.6], [0.1, 0.9]])
+
+    assert (found.accuracy, found.macro_f1, found.matthews_correlation) == (1, 1, 0)
+    assert found.confusion_matrix == [[2]]
