@@ -132,4 +132,4 @@ async def test_coordinators_of_one_database_go_by_its_clock(postgres, tmp_path):
         found = one.ledger()
 
     assert found == await calm(tmp_path)
-    assert sum("not the database's" in line["event"] for line in said) == 2
+    assert sum("differs from the database's" in line["event"] for line in said) == 2

@@ -207,4 +207,4 @@ def test_a_second_server_on_the_same_database_is_refused(tmp_path, capfd):
         assert run(["serve", str(other.folder)]) == BusyError.exit_code
         first.kill()
         first.communicate()
-    assert f"another fwdllm-server uses {home.database} (pid {first.pid}); stop it first" in capfd.readouterr().err
+    assert f"another fwdllm-server uses {home.database}; stop it first" in capfd.readouterr().err

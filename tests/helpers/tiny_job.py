@@ -86,6 +86,7 @@ def add_tiny_job(database: Database, artifacts: ArtifactStore, toml: str, job_id
     header = run_header(spec)
     snapshot = artifacts.put(ModelState.initial(header, LAYOUT, THETA).to_bytes())
     manifest = artifacts.put(tiny_manifest().to_bytes())
+    artifacts.put(b"file")
     with database.transaction() as connection:
         jobs.add(connection, job_id, spec, toml, "/", 0.0)
         ledger.add_snapshot(connection, job_id, 0, snapshot)
