@@ -15,6 +15,7 @@ from fwdllm_client.agent.effort import peak_rss_bytes
 from fwdllm_client.data import Dataset
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_common.directions import Directions
+from fwdllm_common.logging import configure_logging
 from fwdllm_common.manifest import MANIFEST_FILE, Manifest
 
 ROWS, TOKENS, DIRECTIONS = 8, 64, 4
@@ -22,6 +23,7 @@ ROWS, TOKENS, DIRECTIONS = 8, 64, 4
 
 def main() -> None:
     """Prefix, adapted layers and head on 8 texts of 64 tokens, with one thread; bytes and CPU seconds."""
+    configure_logging()
     folder = Path(sys.argv[1])
     manifest = Manifest.from_bytes((folder / MANIFEST_FILE).read_bytes())
     ids = np.random.default_rng(0).integers(1000, 2000, ROWS * TOKENS, dtype=np.int32)

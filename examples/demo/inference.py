@@ -15,11 +15,13 @@ from fwdllm_client.agent.effort import peak_rss_bytes
 from fwdllm_client.data import Dataset
 from fwdllm_client.engine import Engine
 from fwdllm_client.tasks.classification import DataSource
+from fwdllm_common.logging import configure_logging
 from fwdllm_common.manifest import Manifest
 
 
 def main(bundle: Path, data: Path) -> None:
     """Predict every row of ``data`` with the model in ``bundle`` and print the peak resident memory in bytes."""
+    configure_logging()
     manifest = Manifest.from_bytes((bundle / "manifest.json").read_bytes())
     dataset = Dataset.load(DataSource(data), bundle / manifest.tokenizer.name, manifest)
     theta = np.zeros(manifest.layout.size, dtype=np.float32)

@@ -13,7 +13,6 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
-import structlog
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -435,13 +434,6 @@ class Device:
     def unacknowledged(self):
         with closing(Journal(self.home.journal)) as journal:
             return [entry for _, entry in journal.unacknowledged()]
-
-
-@pytest.fixture(autouse=True)
-def _logs_as_they_were():
-    """The command line sets up logging for its process; the next test gets structlog's own again."""
-    yield
-    structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

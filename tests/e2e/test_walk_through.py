@@ -40,9 +40,10 @@ FORBIDDEN = (
 
 @pytest.fixture(scope="session")
 def client_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Programs of an environment that holds the ``client`` extra and nothing else.
+    """Programs of an environment that holds what phones have of the ``client`` extra, and nothing else.
 
-    tokenizers declares a hub client that it needs only to download; phones get tokenizers without it, and so do we.
+    tokenizers declares a hub client that it needs only to download; phones get tokenizers without it. They have ecdsa
+    in place of cryptography.
     """
     folder = tmp_path_factory.mktemp("client-environment")
     venv.create(folder, with_pip=True)
@@ -50,7 +51,11 @@ def client_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     constraints = REPOSITORY / "constraints.txt"
     install = [programs / "python", "-m", "pip", "install", "--quiet", "--constraint", constraints]
     subprocess.run([*install, f"{REPOSITORY}[client]"], check=True, timeout=240)
-    subprocess.run([programs / "python", "-m", "pip", "uninstall", "--quiet", "--yes", *HUB], check=True, timeout=60)
+    subprocess.run([*install, "ecdsa"], check=True, timeout=60)
+    removed = (*HUB, "cryptography", "cffi", "pycparser")
+    subprocess.run(
+        [programs / "python", "-m", "pip", "uninstall", "--quiet", "--yes", *removed], check=True, timeout=60
+    )
     return programs
 
 
@@ -148,19 +153,20 @@ def test_a_finished_job_cannot_be_stopped(finished: tuple[Federation, dict[str, 
     assert "only a running job can be stopped" in message
 
 
-def test_a_model_that_is_not_there_fails_the_job_with_a_reason(
+def test_a_model_that_does_not_suit_fails_the_job_with_a_reason(
     finished: tuple[Federation, dict[str, object]], workplace: Path
 ) -> None:
     federation, _ = finished
     text = (workplace / "job.toml").read_text()
-    for name, change in {
-        "no-model": ('source = "model"', 'source = "./nowhere"'),
-        "no-layer": ("layers = [-1]", "layers = [7]"),
-        "no-target": ("rank = 2", 'rank = 2\ntargets = ["querry"]'),
-    }.items():
+
+    def submit(name: str, change: tuple[str, str], expect: int = 0) -> str:
         spec = workplace / f"{name}.toml"
         spec.write_text(text.replace('name = "tiny"', f'name = "{name}"').replace(*change))
-        federation.server("job", "submit", str(spec))
-    for name, words in {"no-model": "nowhere", "no-layer": "the model has 3", "no-target": "query"}.items():
-        message = federation.server("job", "wait", name, "--timeout", "60", expect=1)
+        return federation.server("job", "submit", str(spec), expect=expect)
+
+    assert "nowhere" in submit("no-model", ('source = "model"', 'source = "./nowhere"'), expect=2)
+    submit("no-layer", ("layers = [-1]", "layers = [7]"))
+    submit("no-target", ("rank = 2", 'rank = 2\ntargets = ["querry"]'))
+    for name, words in {"no-layer": "the model has 3", "no-target": "query"}.items():
+        message = federation.server("job", "wait", name, "--timeout", "60", expect=2)
         assert words in message, message

@@ -111,7 +111,7 @@ def test_the_operators_commands_in_an_environment_without_torch(
             assert json.loads(run(program, "job", "list", "--dir", folder, "--json")) == []
             assert json.loads(run(program, "devices", "list", "--dir", folder, "--json")) == []
             assert json.loads(run(program, "top", "--once", "--dir", folder, "--json")) == {"jobs": [], "devices": []}
-            assert json.loads(run(program, "health", "--dir", folder, "--json")) == {"status": "serving"}
+            assert json.loads(run(program, "health", "--dir", folder, "--json")) == {"status": "serving", "waiting": {}}
             assert "fwdllm-client join " in run(program, "enroll", "--name", "laptop", "--dir", folder)
         finally:
             server.terminate()

@@ -10,10 +10,9 @@ import typer
 
 import fwdllm_common.system  # noqa: F401 - ends the program where it cannot run
 from fwdllm_common.errors import INTERRUPTED_EXIT_CODE, BadInputError, FwdllmError
-from fwdllm_common.logging import silence_grpc
+from fwdllm_common.logging import configure_logging
 from fwdllm_server.cli.app import app
 
-silence_grpc()
 _USAGE_ERROR: Any = getattr(typer, "TyperException", None) or import_module("click").ClickException
 """The exception that typer raises for wrong usage. Older versions raise click's."""
 
@@ -25,6 +24,7 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
+    configure_logging()
     try:
         code = app(arguments, prog_name="fwdllm-server", standalone_mode=False)
     except FwdllmError as error:

@@ -12,7 +12,6 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from fwdllm_common.logging import configure_logging
 from fwdllm_server.cli.formatting import columns as table
 from fwdllm_server.cli.formatting import printable
 from fwdllm_server.cli.options import (
@@ -48,7 +47,6 @@ def evaluate(
 ) -> None:
     """Evaluate a job's model on the rows of a file. It runs here, with the engine of the devices."""
     asked = wanted_version(version)
-    configure_logging()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     # Imported here: the other commands need neither the engine nor scikit-learn.
     from fwdllm_server.evaluation.stored import stored_model

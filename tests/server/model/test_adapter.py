@@ -22,9 +22,6 @@ from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.pooling import centre, projected_width
 from fwdllm_server.model.trainable import initial_theta, trainable_layout
 
-# PEFT 0.21 asks transformers by a name that 5.23 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 
 def logits_of(model: Any) -> torch.Tensor:
     feeds = {name: torch.from_numpy(value) for name, value in batch(4, 9).items()}

@@ -24,9 +24,6 @@ from fwdllm_server.model.peft.sample import TextSample
 from fwdllm_server.model.pooling import centre
 from fwdllm_server.model.trainable import initial_theta, trainable_layout
 
-# PEFT 0.21 asks transformers by a name that 5.23 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 CASES: list[tuple[str, MethodName]] = [
     ("bert", "lora"),
     ("bert", "lora-xs"),

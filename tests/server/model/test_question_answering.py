@@ -29,8 +29,6 @@ from fwdllm_server.model.load import load_base
 from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.preparation.model_export import export_model
 
-# PEFT 0.21 asks transformers by a name that 5.23 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 TASK = "question-answering"
 MODELS: dict[str, Callable[[Path], str]] = {"bert": save_encoder, "llama": save_decoder}
 

@@ -33,9 +33,6 @@ from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.preparation.model_export import export_model
 from fwdllm_server.store.artifacts import ArtifactStore
 
-# PEFT 0.21 asks transformers by a name that 5.23 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 PROMPT = "Review: {text} It was"
 WORDS = {"negative": "terrible", "positive": "great"}
 MAX_TOKENS = 16

@@ -279,7 +279,6 @@ def test_a_job_whose_rounds_are_abandoned_fails_each_time(simulate):
         run.close()
 
 
-@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 def test_the_adapter_is_peft_s(simulate, tmp_path):
     run = simulate("run")
     run.run(silently)

@@ -49,9 +49,6 @@ from fwdllm_server.model.quantise import quantise_bundle
 from fwdllm_server.model.trainable import initial_theta, saved_parameters
 from fwdllm_server.simulation.cost import PassCounter
 
-# PEFT 0.21 asks transformers by a name that 5.23 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
-
 SIDE = PeftSpec(method="side")
 BLOCKS = ["pooling", "readout", "head"]
 ROWS = np.arange(12)
