@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
-from helpers.rig import Rig
+from helpers.rig import CoordinatorDiedError, Rig
 from numpy.typing import NDArray
 
 from fwdllm.v1 import device_pb2
@@ -80,13 +80,25 @@ class CohortDevice:
         return request
 
 
-def run_cohort(rig: Rig, devices: list[CohortDevice], until: Callable[[Rig], bool], seconds: float = 1.0) -> None:
-    """Everyone works, step by step of ``seconds``, until something is so."""
+def run_cohort(
+    rig: Rig,
+    devices: list[CohortDevice],
+    until: Callable[[Rig], bool],
+    mend: Callable[[Rig], Rig] | None = None,
+) -> Rig:
+    """Everyone works, second by second, until something is so.
+
+    :param mend: makes a new rig of one whose coordinator has just died.
+    """
     for _ in range(400):
-        for device in devices:
-            device.work(rig)
-        rig.settle()
-        if until(rig):
-            return
-        rig.now += seconds
+        try:
+            for device in devices:
+                device.work(rig)
+            rig.settle()
+            if until(rig):
+                return rig
+        except CoordinatorDiedError:
+            assert mend is not None
+            rig = mend(rig)
+        rig.now += 1
     raise AssertionError(f"it does not come to that: {rig.round}")

@@ -172,7 +172,7 @@ def test_scalars_that_are_not_masked_are_refused(rig):
     assert (answer.accepted, answer.unusable, answer.stop) == (0, 2, True)
 
 
-def test_a_message_counts_once_and_another_one_in_its_place_is_refused(rig):
+def test_a_message_counts_once_and_another_one_in_its_place_does_not(rig):
     rig.begin_round(*NAMES)
     device = CohortDevice(NAMES[0])
     device.work(rig)
@@ -181,8 +181,8 @@ def test_a_message_counts_once_and_another_one_in_its_place_is_refused(rig):
     other = device_pb2.AggregateRequest()
     other.CopyFrom(request)
     other.keys.sealing = bytes(32)
-    with pytest.raises(BadInputError, match="another message"):
-        rig.aggregate(other)
+    assert rig.aggregate(other).over
+    assert rig.aggregate(request).wait_ms > 0
 
 
 @pytest.mark.parametrize(
