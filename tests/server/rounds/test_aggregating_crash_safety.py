@@ -56,11 +56,11 @@ def undisturbed(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> tup
     return fate.commits, entries
 
 
-@pytest.mark.parametrize(("when", "every"), [("after", 1), ("before", 5)])
-def test_wherever_the_coordinator_dies_the_sum_is_the_same(prepared, undisturbed, tmp_path, when, every):
-    """After a commit the answer is lost; before it the device's message is: one in five of these, which differ less."""
+@pytest.mark.parametrize("when", ["after", "before"])
+def test_wherever_the_coordinator_dies_the_sum_is_the_same(prepared, undisturbed, tmp_path, when):
+    """After a commit the answer is lost, before it the message: every second commit in both ways leaves every state."""
     commits, entries = undisturbed
-    for dies_at in range(1, commits + 1, every):
+    for dies_at in range(2, commits + 1, 2):
         fate = Fate(dies_at, when)
         phases, found, devices = run(prepared, tmp_path / str(dies_at), fate)
         place = f"died {when} commit {dies_at} of {commits}"
