@@ -21,7 +21,14 @@ from numpy.typing import NDArray
 from fwdllm.v1 import device_pb2
 from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.estimator import MOST_EXAMPLES, Scalar
-from fwdllm_common.secure_aggregation import MIN_MEMBERS, Aggregation, NotEnoughMembersError, messages, peers_of_all
+from fwdllm_common.secure_aggregation import (
+    MIN_MEMBERS,
+    Aggregation,
+    NotEnoughMembersError,
+    messages,
+    peers_of_all,
+    threshold,
+)
 from fwdllm_common.secure_aggregation.cohort import SESSION_BYTES
 from fwdllm_server.algorithm import BlockPlan, Measured
 from fwdllm_server.algorithm.complete import Span
@@ -127,6 +134,11 @@ def _close(record: AggregationRecord, members: Sequence[MemberRecord], length: i
     }[record.step]
     if len(left) < needed:
         return Closing({}, failure=f"{len(left)} of {len(members)} devices are left, {needed} are needed for a sum")
+    if record.step in (Stage.SHARES, Stage.MASKED):
+        # Devices would refuse to go on, each for itself.
+        peers = aggregation.sealed_for if record.step is Stage.SHARES else aggregation.survivors_for
+        if any(len(peers(n)) < threshold(len(aggregation.keys_for(n))) for n in left):
+            return Closing({}, failure=f"only {len(left)} of {len(members)} devices are left, too few to unmask a sum")
     if record.step is not Stage.UNMASKING:
         return Closing({work[n]: _inbox(aggregation, record.step, n).SerializeToString() for n in left})
     try:

@@ -24,7 +24,7 @@ def fetch(connection: Connection, record: AssignmentRecord, job: TrainingJob, no
     if job.state.version < current.version:  # another coordinator runs the job
         job.catch_up(connection)
     deadline = current.phase_since + job.spec.rounds.deadline_s
-    sum_of = _secure_aggregation(connection, record)
+    sum_of = _secure_aggregation(connection, record, job.spec.privacy.secure_aggregation)
     # A repeated fetch does not prolong it: a device that never reports must lose the assignment eventually.
     if record.state == AssignmentState.OFFERED:
         assignments.take(connection, record.id, now)
@@ -49,13 +49,17 @@ def fetch(connection: Connection, record: AssignmentRecord, job: TrainingJob, no
     )
 
 
-def _secure_aggregation(connection: Connection, record: AssignmentRecord) -> device_pb2.SecureAggregation | None:
+def _secure_aggregation(
+    connection: Connection, record: AssignmentRecord, is_secured: bool
+) -> device_pb2.SecureAggregation | None:
     """Return what the device needs to mask its scalars; None where they are sent as they are."""
     found, member = (
         aggregations.get(connection, record.job_id, record.round),
         aggregations.member(connection, record.id),
     )
     if found is None or member is None:
+        # Without it the device would send its scalars as they are.
+        assert not is_secured, f"the assignment {record.id} has no part in its round's secure aggregation"
         return None
     return device_pb2.SecureAggregation(session=found.session, member=member.number, weight=member.weight)
 

@@ -162,7 +162,8 @@ def add_sum(
     connection: Connection, record: AggregationRecord, total: NDArray[np.int64], weight: int, now: float
 ) -> None:
     """Store the sum, int64 ``[length]``, of members with this weight together, and forget the members' messages."""
-    connection.execute(delete(aggregation_members).where(_of(record)))
+    nothing = dict.fromkeys(("keys", "shares", "masked", "unmasking", "inbox"))
+    connection.execute(update(aggregation_members).where(_of(record)).values(nothing))
     _update(connection, record, step=Step.SUMMED, step_since=now, sum=total.astype("<i8").tobytes(), weight=weight)
 
 

@@ -104,6 +104,15 @@ def test_the_sum_is_exact_whoever_vanishes(rig, silent, in_sum):
     assert coefficients(rig) == mean_of(rig, [d for d in devices if d.silent_from in (None, "unmasking")])
 
 
+@pytest.mark.parametrize(("kind", "unanswered"), [("shares", "masked"), ("masked", "unmasking")])
+def test_where_devices_would_refuse_to_go_on_the_round_is_abandoned_before(rig, kind, unanswered):
+    devices = cohort(dict.fromkeys("ijkl", kind))  # 7 of 11 peers are left, 8 are needed
+    run_cohort(rig, devices, is_closed)
+
+    assert rig.phases()[0] == "abandoned"
+    assert unanswered not in {each.WhichOneof("message") for d in devices for sent in d.sent.values() for each in sent}
+
+
 @pytest.mark.parametrize("kind", ["keys", "shares", "masked"])
 def test_below_the_minimum_the_round_is_abandoned_and_nobody_unmasks(rig, kind):
     devices = cohort(dict.fromkeys("hijkl", kind))
@@ -163,6 +172,18 @@ def _everything_in(path: Path) -> bytes:
         tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         rows = [row for table in tables for row in database.execute(f"SELECT * FROM {table}")]
     return b"|".join(value if isinstance(value, bytes) else str(value).encode() for row in rows for value in row)
+
+
+def test_who_is_late_for_the_sum_is_never_asked_for_plain_scalars(rig):
+    devices = cohort({"l": "masked"})
+    while rig.now < 1400 and (not rig.phases() or rig.round.phase != Phase.COMMITTING):
+        for device in devices:
+            device.work(rig)
+        rig.machine.advance(rig.now)
+        rig.now += 1
+
+    assert rig.round.phase == Phase.COMMITTING
+    assert rig.fetched(NAMES[-1]).HasField("secure_aggregation")
 
 
 def test_scalars_that_are_not_masked_are_refused(rig):
