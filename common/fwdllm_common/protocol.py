@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 3
+PROTOCOL_MINOR = 4
 
 GENERATOR_VERSION = 1
 """Version of the map from a seed to a direction. :mod:`fwdllm_common.directions` would load numpy, which an idle device
@@ -23,6 +23,8 @@ MOST_PRIORITY = 1000
 
 FEATURE_SUMS = "feature-sums"
 """Capability: the device's owner allows per-class sums of features (DESIGN §2, invariant 1)."""
+SECURE_AGGREGATION = "secure-aggregation"
+"""Capability: the device has what secure aggregation needs."""
 MIN_CLASS_ROWS = 8
 """Fewest rows in such a sum. Devices leave smaller classes out, coordinators refuse them."""
 

@@ -11,8 +11,8 @@ from fwdllm.v1 import device_pb2
 from fwdllm.v1.conditions_pb2 import HOLD_UNPLUGGED, Conditions
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.packing import halves
-from fwdllm_common.protocol import GENERATOR_2
-from fwdllm_server.rounds import reporting
+from fwdllm_common.protocol import GENERATOR_2, SECURE_AGGREGATION
+from fwdllm_server.rounds import aggregation_messages, reporting
 from fwdllm_server.rounds.context import Step
 from fwdllm_server.rounds.delivery import fetch, take_back
 from fwdllm_server.rounds.machine import RoundMachine
@@ -75,7 +75,7 @@ class Rig:
             if work:
                 fetch(connection, work[0], self.job, self.now)
                 return assignments.get(connection, work[0].id)
-        self.presence.seen(Present(device, self.now, frozenset(LABELS), frozenset((GENERATOR_2,))))
+        self.presence.seen(Present(device, self.now, frozenset(LABELS), frozenset((GENERATOR_2, SECURE_AGGREGATION))))
         return None
 
     def hold(self, device: str) -> None:
@@ -113,6 +113,19 @@ class Rig:
             assert assignment is not None
             report = Report(assignment, request, self.job.spec.rounds.assignment_s)
             return reporting.record(connection, [report], self.now)[0]
+
+    def fetched(self, device: str) -> device_pb2.Assignment | None:
+        """What a device gets that asks for its work again."""
+        with self.database.transaction() as connection:
+            work = [found for found in assignments.counting_of_device(connection, device) if found.open]
+            return fetch(connection, work[0], self.job, self.now) if work else None
+
+    def aggregate(self, request: device_pb2.AggregateRequest) -> device_pb2.AggregateResponse:
+        """A device sends a message of secure aggregation."""
+        with self.database.transaction() as connection:
+            assignment = assignments.get(connection, request.assignment_id)
+            assert assignment is not None
+            return aggregation_messages.take(connection, assignment, request, self.now)
 
     def finish(self, work: AssignmentRecord) -> device_pb2.ReportResponse:
         """Report everything that an assignment asks for."""

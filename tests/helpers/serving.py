@@ -9,8 +9,10 @@ import threading
 import time
 import tomllib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,13 +181,15 @@ class Serving:
             identity["device_address"] = self.device_address
             (home.folder / "identity.json").write_text(json.dumps(identity))
             data = LocalData(source(folder / f"{name}.{suffix}"), validation)
-            agents.append(asyncio.to_thread(run_agent, home, data, stop, policy=policy, threads=1))
-        running = asyncio.gather(*agents)
-        try:
-            yield
-        finally:
-            stop.set()
-            await running
+            agents.append(partial(run_agent, home, data, stop, policy=policy, threads=1))
+        with ThreadPoolExecutor(len(agents)) as threads:
+            loop = asyncio.get_running_loop()
+            running = asyncio.gather(*(loop.run_in_executor(threads, agent) for agent in agents))
+            try:
+                yield
+            finally:
+                stop.set()
+                await running
 
     async def job(self, job: str = JOB) -> Job:
         return await self.operator.GetJob(GetJobRequest(job=job), timeout=10)
@@ -265,7 +269,10 @@ def change_job(home: ServerHome, changes: Mapping[str, Mapping[str, Any]]) -> No
         for record in jobs.in_state(connection):
             spec = tomllib.loads(record.spec_toml)
             blocks = {f"blocks.{name}": keys for name, keys in spec.pop("blocks").items()}
-            merged = {name: {**keys, **changes.get(name, {})} for name, keys in {**spec, **blocks}.items()}
+            merged = {
+                name: {**keys, **changes.get(name, {})}
+                for name, keys in {**{key: {} for key in changes}, **spec, **blocks}.items()
+            }
             text = job_toml({"blocks.head": None, "blocks.peft": None, **merged})
             resolved = dump_resolved(parse_toml(text, JobSpec, record.name))
             values: dict[str, Any] = {"spec_toml": text, "resolved_spec": resolved}

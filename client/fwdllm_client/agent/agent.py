@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -32,9 +34,12 @@ from fwdllm_client.policy.choices import ChoicesFile
 from fwdllm_client.policy.permission import Permission
 from fwdllm_client.policy.policy import Policy
 from fwdllm_client.policy.settings import Settings
-from fwdllm_common.protocol import GENERATOR_2, GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR
+from fwdllm_common.protocol import GENERATOR_2, GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR, SECURE_AGGREGATION
 from fwdllm_common.service_manager import notify
 from fwdllm_common.task import CLASSIFICATION
+
+if TYPE_CHECKING:  # it needs packages that a device may lack
+    from fwdllm_client.agent.masked import MaskedScalars
 
 _log = structlog.get_logger()
 
@@ -122,7 +127,7 @@ def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
     return device_pb2.CheckInRequest(
         protocol=device_pb2.ProtocolVersion(major=PROTOCOL_MAJOR, minor=PROTOCOL_MINOR),
         generator_version=GENERATOR_VERSION,
-        capabilities=[GENERATOR_2, *policy.capabilities],
+        capabilities=[GENERATOR_2, *([SECURE_AGGREGATION] if _can_mask() else []), *policy.capabilities],
         task="" if contents.task == CLASSIFICATION else contents.task,
         labels=contents.labels,
         training_examples=contents.rows - kept_back,
@@ -174,9 +179,23 @@ def _work(
         feature_sums=None if class_rows is None else FeatureSums(coordinator, retry, class_rows),
         self_test=SelfTest(coordinator, retry),
         measured=MeasuredDirections(home.measured, privacy.max_directions),
+        masked=_masked(link, privacy.min_cohort),
         check_labels=privacy.check_labels,
         watch=watching,
     )
+
+
+def _can_mask() -> bool:
+    """Whether this device has what secure aggregation needs; nothing of it is loaded."""
+    return all(find_spec(package) is not None for package in ("cryptography", "shamirs"))
+
+
+def _masked(link: Link, least: int) -> MaskedScalars | None:
+    if not _can_mask():
+        return None
+    from fwdllm_client.agent.masked import MaskedScalars
+
+    return MaskedScalars(link, least)
 
 
 def _when_needed(make: Callable[[], Work]) -> Work:

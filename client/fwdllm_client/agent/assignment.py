@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
 from fwdllm.v1 import device_pb2
+from fwdllm_client.agent.cost import total_cost
 from fwdllm_client.agent.effort import Meter
 from fwdllm_client.agent.energy import Energy
 from fwdllm_client.agent.failures import WorkFailedError
@@ -33,11 +34,14 @@ from fwdllm_client.engine import ClassSum, DirectionTask
 from fwdllm_client.engine.interruption import RunEndedError
 from fwdllm_client.policy.permission import Permission, WorkCancelledError
 from fwdllm_common.counts import Counts
-from fwdllm_common.errors import NoRoomError, RefusedError, StorageError
+from fwdllm_common.errors import NoRoomError, NotAllowedError, RefusedError, StorageError
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.orthogonal import AnyDirections
 from fwdllm_common.protocol import MAX_PACKED_PER_REPORT, MAX_SCALARS_PER_REPORT
+
+if TYPE_CHECKING:  # it needs packages that a device may lack
+    from fwdllm_client.agent.masked import MaskedScalars
 
 GROUP_S = 0.5
 """Scalars wait about this long, seconds, for others to share a message with."""
@@ -103,6 +107,7 @@ class AssignmentWork:
     :param feature_sums: sends per-class sums of features; None where the device's owner does not allow them.
     :param self_test: tells the coordinator what this device's scalars on a bundle are worth; None for not at all.
     :param measured: bounds what is measured at one θ; None for no bound.
+    :param masked: sends scalars masked; None where this device cannot.
     :param check_labels: raises where the owner does not allow a job's labels.
     :param watch: ends the runs of the engine when the agent may not go on.
     """
@@ -118,6 +123,7 @@ class AssignmentWork:
         feature_sums: FeatureSums | None = None,
         self_test: SelfTest | None = None,
         measured: MeasuredDirections | None = None,
+        masked: MaskedScalars | None = None,
         check_labels: Callable[[Sequence[str]], None] = lambda _labels: None,
         watch: Watching = _unwatched,
     ) -> None:
@@ -130,6 +136,7 @@ class AssignmentWork:
         self._feature_sums = feature_sums
         self._self_test = self_test
         self._measured = measured
+        self._masked = masked
         self._check_labels = check_labels
         self._watch = watch
         self._tested = ""
@@ -166,6 +173,9 @@ class AssignmentWork:
 
     def _measure(self, assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
         deadline = self._clock() + assignment.deadline_ms / 1000
+        is_masked = assignment.HasField("secure_aggregation")
+        if is_masked and self._can_mask().are_kept(assignment):
+            return self._send_masked(assignment)
         header = RunHeader.from_message(assignment.header)
         bundle = self._fetched(assignment)
         theta = self._downloads.weights.at(assignment, header, bundle.manifest.layout).theta
@@ -176,12 +186,18 @@ class AssignmentWork:
             assignment = self._measured.admit(assignment)
         started = self._clock()
         with self._link.reporter() as reporter:
-            for entry in self._entries(assignment, header, bundle.manifest.layout, theta, engine, deadline, reporter):
-                reporter.submit(entry)
+            entries = self._entries(assignment, header, bundle.manifest.layout, theta, engine, deadline, reporter)
+            if is_masked:
+                self._keep_masked(assignment, list(entries), reporter)
+            else:
+                for entry in entries:
+                    reporter.submit(entry)
             engine.unload()
             if self._link.stop.is_set():
                 raise StopRequested
             reporter.finish()
+        if is_masked and self._can_mask().are_kept(assignment):
+            return self._send_masked(assignment)
         done = self._link.journal.progress(assignment.assignment_id) or 0
         if not self._permission.granted(assignment.job_name):
             _log.info("work given back", job=assignment.job_name, round=assignment.round, scalars=done)
@@ -195,6 +211,24 @@ class AssignmentWork:
             stopped=reporter.is_stopped(assignment.assignment_id),
         )
         return reporter.window
+
+    def _can_mask(self) -> MaskedScalars:
+        if self._masked is None:
+            raise NotAllowedError("it asks for masked scalars, for which this device lacks the package cryptography")
+        return self._masked
+
+    def _keep_masked(self, assignment: device_pb2.Assignment, entries: Sequence[Entry], reporter: Reporter) -> None:
+        """Keep the scalars for the sum if all are computed; of the entries only what is no scalar is reported."""
+        derivatives = [value for entry in entries for value in entry.derivatives]
+        if len(derivatives) < sum(seeds.count for task in assignment.directions for seeds in task.seeds):
+            return
+        self._can_mask().keep(assignment, derivatives)
+        evaluation = next((entry.evaluation for entry in entries if entry.evaluation is not None), None)
+        cost = total_cost(entry.cost for entry in entries)
+        reporter.submit(Entry(assignment.assignment_id, 0, array("f"), evaluation, cost))
+
+    def _send_masked(self, assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
+        return self._can_mask().send(assignment, self._check_cancelled(assignment))
 
     def _test(
         self, assignment: device_pb2.Assignment, bundle: Bundle, engine: Compute

@@ -37,6 +37,19 @@ CREATE TABLE IF NOT EXISTS progress (
     assignment_id TEXT PRIMARY KEY,
     next_index INTEGER NOT NULL -- counts acknowledged scalars too, which are no longer in entries
 );
+CREATE TABLE IF NOT EXISTS memberships ( -- in sums of masked scalars
+    assignment_id TEXT PRIMARY KEY,
+    agreement BLOB NOT NULL,    -- a SecureAggregation message
+    root BLOB NOT NULL,         -- of the member's secrets
+    scalars BLOB NOT NULL,      -- times the member's weight, int64, little-endian
+    sealed BLOB                 -- the MemberShares message that was sent, or null
+);
+CREATE TABLE IF NOT EXISTS answers (
+    assignment_id TEXT NOT NULL,
+    number INTEGER NOT NULL,
+    answer BLOB NOT NULL,       -- an AggregateResponse message
+    PRIMARY KEY (assignment_id, number)
+);
 """
 _ADDED = {"f1": "REAL", "joules": "REAL", "packed": "INTEGER"}
 """Columns that journals of an earlier version lack."""
@@ -57,6 +70,21 @@ class Entry:
     evaluation: Counts | None
     cost: Cost
     packed: bool = False
+
+
+@dataclass(frozen=True)
+class Membership:
+    """The device's part in a sum of masked scalars; ``answers`` are the coordinator's so far, in their order.
+
+    The root of its secrets and its scalars stay as they are until the assignment is over.
+    """
+
+    assignment_id: str
+    agreement: bytes
+    root: bytes
+    scalars: bytes
+    sealed: bytes | None = None
+    answers: tuple[bytes, ...] = ()
 
 
 class Journal:
@@ -150,14 +178,56 @@ class Journal:
             ).fetchone()
         return None if row is None else int(row[0])
 
+    def join(self, membership: Membership) -> None:
+        """Make the beginning of a membership durable."""
+        with self._transaction() as database:
+            database.execute(
+                "INSERT INTO memberships (assignment_id, agreement, root, scalars) VALUES (?, ?, ?, ?)",
+                (membership.assignment_id, membership.agreement, membership.root, membership.scalars),
+            )
+
+    def heard(self, assignment_id: str, answer: bytes, sealed: bytes | None = None) -> None:
+        """Make an answer of the coordinator durable, and the shares that are to be sent after the first one."""
+        with self._transaction() as database:
+            database.execute(
+                "INSERT INTO answers SELECT ?, count(*), ? FROM answers WHERE assignment_id = ?",
+                (assignment_id, answer, assignment_id),
+            )
+            if sealed is not None:
+                database.execute("UPDATE memberships SET sealed = ? WHERE assignment_id = ?", (sealed, assignment_id))
+
+    def membership(self, assignment_id: str) -> Membership | None:
+        """Return this device's part in the sum of an assignment; None if it has none."""
+        own = "WHERE assignment_id = ?"
+        with self._storing(), self._lock:
+            row = self._database.execute(
+                f"SELECT agreement, root, scalars, sealed FROM memberships {own}",  # noqa: S608 - a constant
+                (assignment_id,),
+            ).fetchone()
+            answers = self._database.execute(
+                f"SELECT answer FROM answers {own} ORDER BY number",  # noqa: S608 - a constant
+                (assignment_id,),
+            ).fetchall()
+        if row is None:
+            return None
+        agreement, root, scalars, sealed = row
+        return Membership(assignment_id, agreement, root, scalars, sealed, tuple(answer for (answer,) in answers))
+
     def keep_only(self, open_assignments: Collection[str]) -> None:
         """Delete every assignment that the coordinator no longer lists."""
         with self._storing(), self._lock:
-            known = {str(row[0]) for row in self._database.execute("SELECT assignment_id FROM progress")}
+            known = {
+                str(row[0])
+                for row in self._database.execute(
+                    "SELECT assignment_id FROM progress UNION SELECT assignment_id FROM memberships"
+                )
+            }
         with self._transaction() as database:
             for assignment_id in known.difference(open_assignments):
                 database.execute("DELETE FROM entries WHERE assignment_id = ?", (assignment_id,))
                 database.execute("DELETE FROM progress WHERE assignment_id = ?", (assignment_id,))
+                database.execute("DELETE FROM memberships WHERE assignment_id = ?", (assignment_id,))
+                database.execute("DELETE FROM answers WHERE assignment_id = ?", (assignment_id,))
 
     def close(self) -> None:
         """Close the file."""

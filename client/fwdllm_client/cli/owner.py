@@ -48,6 +48,7 @@ def status(home: ClientHome, sensors: Sensors) -> dict[str, Any]:
         "failed": [{**asdict(failed), "at": _moment(failed.at)} for failed in notes.failed.values()],
         "scalars_over": settings.privacy.min_batch_rows.description,
         "max_directions": settings.privacy.max_directions,
+        "min_cohort": settings.privacy.min_cohort,
         "labels": None if settings.privacy.labels is None else sorted(settings.privacy.labels),
         "last_round": {"job": last.job, "round": last.round, "at": _moment(last.last_at)} if last else None,
         "unacknowledged_scalars": _unacknowledged(home),

@@ -83,6 +83,28 @@ class RecordingCoordinator:
         )
         return self._coordinator.report_self_test(request)
 
+    def aggregate(self, request: device_pb2.AggregateRequest) -> device_pb2.AggregateResponse:
+        """Log and send a message of secure aggregation; a repeated one shares a line."""
+        kind = request.WhichOneof("message") or "keys"
+        contents, numbers = {
+            "keys": ("new public keys and a commitment, to sum scalars with other devices", 3),
+            "shares": (
+                "for each of some other devices sealed shares of what masks the scalars",
+                len(request.shares.peers),
+            ),
+            "masked": (
+                f"directional derivatives of the loss over {self._privacy.min_batch_rows.description}, masked: only "
+                f"their sum over {self._privacy.min_cohort} devices or more can be read",
+                len(request.masked) // 8,
+            ),
+            "unmasking": (
+                "for each of some other devices a share of what unmasks the sum",
+                len(request.unmasking.self_masks) + len(request.unmasking.masking_keys),
+            ),
+        }[kind]
+        self._log.add(f"{kind} {request.assignment_id}", contents, *self._of(request.assignment_id), numbers)
+        return self._coordinator.aggregate(request)
+
     def renew_certificate(self, request: device_pb2.RenewCertificateRequest) -> device_pb2.RenewCertificateResponse:
         """Log and send the request for a new certificate."""
         self._log.add("renewal", "a new public key, to renew the certificate")

@@ -104,6 +104,9 @@ class Coordinator(Protocol):
     def report_self_test(self, request: device_pb2.SelfTestRequest) -> device_pb2.SelfTestResponse:
         """Send the signal-to-noise ratio of the known-answer test; the response says whether it suffices."""
 
+    def aggregate(self, request: device_pb2.AggregateRequest) -> device_pb2.AggregateResponse:
+        """Send a message of secure aggregation; get what the next one is made of, or how long to wait for it."""
+
     def renew_certificate(self, request: device_pb2.RenewCertificateRequest) -> device_pb2.RenewCertificateResponse:
         """Request a certificate for a new key."""
 
@@ -144,6 +147,9 @@ class GrpcCoordinator:
         self._report_self_test = self._channel.unary_unary(
             _SERVICE + "ReportSelfTest", self._sends, self._receives(device_pb2.SelfTestResponse)
         )
+        self._aggregate = self._channel.unary_unary(
+            _SERVICE + "Aggregate", self._sends, self._receives(device_pb2.AggregateResponse)
+        )
         self._renew_certificate = self._channel.unary_unary(
             _SERVICE + "RenewCertificate", self._sends, self._receives(device_pb2.RenewCertificateResponse)
         )
@@ -174,6 +180,11 @@ class GrpcCoordinator:
         """Call ReportSelfTest."""
         with calling():
             return self._report_self_test(request, timeout=CALL_TIMEOUT_S)
+
+    def aggregate(self, request: device_pb2.AggregateRequest) -> device_pb2.AggregateResponse:
+        """Call Aggregate."""
+        with calling():
+            return self._aggregate(request, timeout=CALL_TIMEOUT_S)
 
     def renew_certificate(self, request: device_pb2.RenewCertificateRequest) -> device_pb2.RenewCertificateResponse:
         """Call RenewCertificate."""

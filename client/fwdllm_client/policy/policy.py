@@ -9,6 +9,8 @@ from fwdllm_common.errors import BadInputError, NotAllowedError
 from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.protocol import FEATURE_SUMS, MIN_CLASS_ROWS
 
+MIN_COHORT = 8
+"""Devices whose masked scalars are summed, unless the owner sets another minimum."""
 USUAL = 8
 """Distinct rows, unless the owner sets another minimum."""
 
@@ -39,12 +41,13 @@ class MinBatchRows:
 class Privacy:
     """The section ``[privacy]`` of the owner's settings.
 
-    A scalar is over ``min_batch_rows``; a block is measured along at most ``max_directions`` at one θ of a job; a job
-    learns only ``labels``, None for any.
+    A scalar is over ``min_batch_rows``; a block is measured along at most ``max_directions`` at one θ of a job; masked
+    scalars are summed over ``min_cohort`` devices or more; a job learns only ``labels``, None for any.
     """
 
     min_batch_rows: MinBatchRows = MinBatchRows()
     max_directions: int = MAX_DIRECTIONS
+    min_cohort: int = MIN_COHORT
     labels: frozenset[str] | None = None
 
     def check_labels(self, asked: Sequence[str]) -> None:
@@ -61,7 +64,8 @@ class Privacy:
         labels = "any labels" if self.labels is None else f"the labels {', '.join(sorted(self.labels))} alone"
         return (
             f"every scalar is over {self.min_batch_rows.description}; at most {self.max_directions} directions of a "
-            f"block at one θ; jobs with {labels}"
+            f"block at one θ; jobs with {labels}; jobs with secure aggregation read sums over {self.min_cohort} "
+            "devices or more, all others this device's own scalars, from which they can infer the gradient of its rows"
         )
 
 

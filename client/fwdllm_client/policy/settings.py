@@ -14,7 +14,7 @@ from fwdllm_client.policy.policy import MinBatchRows, Privacy
 from fwdllm_common.errors import BadInputError
 
 _GB = 10**9
-_PRIVACY = ("min_batch_rows", "max_directions", "labels")
+_PRIVACY = ("min_batch_rows", "max_directions", "min_cohort", "labels")
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ def _privacy(section: Mapping[str, Any], where: str) -> Privacy:
         privacy = replace(privacy, min_batch_rows=MinBatchRows(rows, insisted=True))
     if "max_directions" in section:
         privacy = replace(privacy, max_directions=_whole_number(section, "max_directions", 1 << 30, where))
+    if "min_cohort" in section:
+        privacy = replace(privacy, min_cohort=_whole_number(section, "min_cohort", 4096, where, least=3))
     if "labels" in section:
         labels = section["labels"]
         if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
@@ -66,10 +68,10 @@ def _privacy(section: Mapping[str, Any], where: str) -> Privacy:
     return privacy
 
 
-def _whole_number(section: Mapping[str, Any], name: str, most: int, where: str) -> int:
+def _whole_number(section: Mapping[str, Any], name: str, most: int, where: str, least: int = 1) -> int:
     value = section[name]
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise BadInputError(f"{where}{name} is {value!r}; use a whole number from 1 to {most}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise BadInputError(f"{where}{name} is {value!r}; use a whole number from {least} to {most}")
     return value
 
 

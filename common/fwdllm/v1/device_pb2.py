@@ -16,13 +16,21 @@ from fwdllm.v1 import conditions_pb2 as fwdllm_dot_v1_dot_conditions__pb2
 from fwdllm.v1 import ledger_pb2 as fwdllm_dot_v1_dot_ledger__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66wdllm/v1/device.proto\x12\tfwdllm.v1\x1a\x1a\x66wdllm/v1/conditions.proto\x1a\x16\x66wdllm/v1/ledger.proto\"B\n\rEnrollRequest\x12\x14\n\x0ctoken_secret\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\"\x80\x01\n\x0e\x45nrollResponse\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x12\x16\n\x0e\x63\x61_certificate\x18\x03 \x01(\x0c\x12\x16\n\x0e\x65xpires_unix_s\x18\x04 \x01(\x03\x12\x16\n\x0e\x64\x65vice_address\x18\x05 \x01(\t\"6\n\x17RenewCertificateRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"G\n\x18RenewCertificateResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x16\n\x0e\x65xpires_unix_s\x18\x02 \x01(\x03\"/\n\x0fProtocolVersion\x12\r\n\x05major\x18\x01 \x01(\r\x12\r\n\x05minor\x18\x02 \x01(\r\"/\n\rCheckInWindow\x12\x0e\n\x06min_ms\x18\x01 \x01(\r\x12\x0e\n\x06max_ms\x18\x02 \x01(\r\"\xec\x02\n\x0e\x43heckInRequest\x12,\n\x08protocol\x18\x01 \x01(\x0b\x32\x1a.fwdllm.v1.ProtocolVersion\x12\x19\n\x11generator_version\x18\x02 \x01(\r\x12\x14\n\x0c\x63\x61pabilities\x18\x03 \x03(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x19\n\x11training_examples\x18\x05 \x01(\r\x12\x1b\n\x13validation_examples\x18\x06 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x07 \x01(\x04\x12\x10\n\x08software\x18\x08 \x01(\t\x12)\n\nconditions\x18\t \x01(\x0b\x32\x15.fwdllm.v1.Conditions\x12\"\n\x04jobs\x18\n \x01(\x0b\x32\x14.fwdllm.v1.JobChoice\x12\x0c\n\x04task\x18\x0b \x01(\t\x12.\n\x08\x66\x61ilures\x18\x0c \x03(\x0b\x32\x1c.fwdllm.v1.AssignmentFailure\"I\n\x11\x41ssignmentFailure\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"(\n\tJobChoice\x12\x0c\n\x04only\x18\x01 \x01(\x08\x12\r\n\x05names\x18\x02 \x03(\t\"\x9f\x01\n\x0f\x43heckInResponse\x12&\n\x04next\x18\x01 \x01(\x0b\x32\x18.fwdllm.v1.CheckInWindow\x12)\n\nassignment\x18\x02 \x01(\x0b\x32\x15.fwdllm.v1.Assignment\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x18\n\x10open_assignments\x18\x04 \x03(\t\x12\x0e\n\x06unix_s\x18\x05 \x01(\x04\"\xa5\x02\n\nAssignment\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x10\n\x08job_name\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\x04\x12$\n\x06header\x18\x05 \x01(\x0b\x32\x14.fwdllm.v1.RunHeader\x12\x17\n\x0fmanifest_sha256\x18\x06 \x01(\x0c\x12\x0f\n\x07version\x18\x07 \x01(\x04\x12\x14\n\x0ctheta_digest\x18\x08 \x01(\x0c\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\t \x01(\r\x12,\n\ndirections\x18\n \x03(\x0b\x32\x18.fwdllm.v1.DirectionTask\x12\x10\n\x08\x65valuate\x18\x0b \x01(\x08\x12\x14\n\x0c\x66\x65\x61ture_sums\x18\x0c \x01(\x08\"\x9c\x01\n\rDirectionTask\x12\r\n\x05\x62lock\x18\x01 \x01(\t\x12#\n\x05seeds\x18\x02 \x03(\x0b\x32\x14.fwdllm.v1.SeedRange\x12\x0f\n\x07\x65psilon\x18\x03 \x01(\x02\x12\x12\n\nbatch_size\x18\x04 \x01(\r\x12\x0f\n\x07\x63\x65ntral\x18\x05 \x01(\x08\x12\x11\n\tsame_rows\x18\x06 \x01(\x08\x12\x0e\n\x06packed\x18\x07 \x01(\x08\")\n\tSeedRange\x12\r\n\x05\x66irst\x18\x01 \x01(\x06\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"E\n\x12GetArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0f\n\x07\x64oubted\x18\x03 \x01(\x08\"2\n\rArtifactChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\"_\n\x11GetWeightsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x13\n\x0bhas_version\x18\x03 \x01(\x08\x12\x14\n\x0cheld_version\x18\x04 \x01(\x04\"\x8a\x01\n\x0cWeightsChunk\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.fwdllm.v1.WeightsChunk.Kind\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"@\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_LEDGER\x10\x01\x12\x11\n\rKIND_SNAPSHOT\x10\x02\"\xb4\x01\n\rReportRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\r\x12\x13\n\x0b\x64\x65rivatives\x18\x03 \x03(\x02\x12/\n\nevaluation\x18\x04 \x01(\x0b\x32\x1b.fwdllm.v1.EvaluationCounts\x12!\n\x06\x65\x66\x66ort\x18\x05 \x01(\x0b\x32\x11.fwdllm.v1.Effort\x12\x0e\n\x06halves\x18\x06 \x01(\x0c\"J\n\x10\x45valuationCounts\x12\x0f\n\x07\x63orrect\x18\x01 \x01(\r\x12\r\n\x05total\x18\x02 \x01(\r\x12\x0f\n\x02\x66\x31\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x05\n\x03_f1\"\xad\x01\n\x06\x45\x66\x66ort\x12\x0f\n\x07seconds\x18\x01 \x01(\x02\x12\x16\n\x0e\x65xample_passes\x18\x02 \x01(\x01\x12\x16\n\x0epeak_rss_bytes\x18\x03 \x01(\x04\x12\x12\n\nbytes_sent\x18\x04 \x01(\x04\x12\x16\n\x0e\x62ytes_received\x18\x05 \x01(\x04\x12\x16\n\x0e\x61rtifact_bytes\x18\x06 \x01(\x04\x12\x13\n\x06joules\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_joules\"\xb6\x01\n\x0eReportResponse\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\r\x12\x10\n\x08repeated\x18\x04 \x01(\r\x12\x0c\n\x04late\x18\x05 \x01(\r\x12\x10\n\x08unusable\x18\x06 \x01(\r\x12\x0c\n\x04stop\x18\x07 \x01(\x08\x12&\n\x04next\x18\x08 \x01(\x0b\x32\x18.fwdllm.v1.CheckInWindow\"\x7f\n\x12\x46\x65\x61tureSumsRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12!\n\x04sums\x18\x02 \x03(\x0b\x32\x13.fwdllm.v1.ClassSum\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12!\n\x06\x65\x66\x66ort\x18\x04 \x01(\x0b\x32\x11.fwdllm.v1.Effort\"9\n\x08\x43lassSum\x12\r\n\x05label\x18\x01 \x01(\r\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\x02\"\x81\x01\n\x13\x46\x65\x61tureSumsResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\x10\n\x08repeated\x18\x02 \x01(\r\x12\x0c\n\x04late\x18\x03 \x01(\r\x12\x10\n\x08unusable\x18\x04 \x01(\r\x12&\n\x04next\x18\x05 \x01(\x0b\x32\x18.fwdllm.v1.CheckInWindow\"A\n\x0fSelfTestRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x17\n\x0fsignal_to_noise\x18\x02 \x01(\x01\"J\n\x10SelfTestResponse\x12\x0e\n\x06usable\x18\x01 \x01(\x08\x12&\n\x04next\x18\x02 \x01(\x0b\x32\x18.fwdllm.v1.CheckInWindow2Q\n\x10\x45nrolmentService\x12=\n\x06\x45nroll\x12\x18.fwdllm.v1.EnrollRequest\x1a\x19.fwdllm.v1.EnrollResponse2\xa1\x04\n\rDeviceService\x12@\n\x07\x43heckIn\x12\x19.fwdllm.v1.CheckInRequest\x1a\x1a.fwdllm.v1.CheckInResponse\x12H\n\x0bGetArtifact\x12\x1d.fwdllm.v1.GetArtifactRequest\x1a\x18.fwdllm.v1.ArtifactChunk0\x01\x12\x45\n\nGetWeights\x12\x1c.fwdllm.v1.GetWeightsRequest\x1a\x17.fwdllm.v1.WeightsChunk0\x01\x12\x41\n\x06Report\x12\x18.fwdllm.v1.ReportRequest\x1a\x19.fwdllm.v1.ReportResponse(\x01\x30\x01\x12R\n\x11ReportFeatureSums\x12\x1d.fwdllm.v1.FeatureSumsRequest\x1a\x1e.fwdllm.v1.FeatureSumsResponse\x12I\n\x0eReportSelfTest\x12\x1a.fwdllm.v1.SelfTestRequest\x1a\x1b.fwdllm.v1.SelfTestResponse\x12[\n\x10RenewCertificate\x12\".fwdllm.v1.RenewCertificateRequest\x1a#.fwdllm.v1.RenewCertificateResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16\x66wdllm/v1/device.proto\x12\tfwdllm.v1\x1a\x1a\x66wdllm/v1/conditions.proto\x1a\x16\x66wdllm/v1/ledger.proto\"B\n\rEnrollRequest\x12\x14\n\x0ctoken_secret\x18\x01 \x01(\t\x12\x1b\n\x13\x63\x65rtificate_request\x18\x02 \x01(\x0c\"\x80\x01\n\x0e\x45nrollResponse\x12\x11\n\tdevice_id\x18\x01 \x01(\t\x12\x13\n\x0b\x63\x65rtificate\x18\x02 \x01(\x0c\x12\x16\n\x0e\x63\x61_certificate\x18\x03 \x01(\x0c\x12\x16\n\x0e\x65xpires_unix_s\x18\x04 \x01(\x03\x12\x16\n\x0e\x64\x65vice_address\x18\x05 \x01(\t\"6\n\x17RenewCertificateRequest\x12\x1b\n\x13\x63\x65rtificate_request\x18\x01 \x01(\x0c\"G\n\x18RenewCertificateResponse\x12\x13\n\x0b\x63\x65rtificate\x18\x01 \x01(\x0c\x12\x16\n\x0e\x65xpires_unix_s\x18\x02 \x01(\x03\"/\n\x0fProtocolVersion\x12\r\n\x05major\x18\x01 \x01(\r\x12\r\n\x05minor\x18\x02 \x01(\r\"/\n\rCheckInWindow\x12\x0e\n\x06min_ms\x18\x01 \x01(\r\x12\x0e\n\x06max_ms\x18\x02 \x01(\r\"\xec\x02\n\x0e\x43heckInRequest\x12,\n\x08protocol\x18\x01 \x01(\x0b\x32\x1a.fwdllm.v1.ProtocolVersion\x12\x19\n\x11generator_version\x18\x02 \x01(\r\x12\x14\n\x0c\x63\x61pabilities\x18\x03 \x03(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x19\n\x11training_examples\x18\x05 \x01(\r\x12\x1b\n\x13validation_examples\x18\x06 \x01(\r\x12\x14\n\x0cmemory_bytes\x18\x07 \x01(\x04\x12\x10\n\x08software\x18\x08 \x01(\t\x12)\n\nconditions\x18\t \x01(\x0b\x32\x15.fwdllm.v1.Conditions\x12\"\n\x04jobs\x18\n \x01(\x0b\x32\x14.fwdllm.v1.JobChoice\x12\x0c\n\x04task\x18\x0b \x01(\t\x12.\n\x08\x66\x61ilures\x18\x0c \x03(\x0b\x32\x1c.fwdllm.v1.AssignmentFailure\"I\n\x11\x41ssignmentFailure\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x0c\n\x04\x63ode\x18\x02 \x01(\t\x12\x0f\n\x07message\x18\x03 \x01(\t\"(\n\tJobChoice\x12\x0c\n\x04only\x18\x01 \x01(\x08\x12\r\n\x05names\x18\x02 \x03(\t\"\x9f\x01\n\x0f\x43heckInResponse\x12&\n\x04next\x18\x01 \x01(\x0b\x32\x18.fwdllm.v1.CheckInWindow\x12)\n\nassignment\x18\x02 \x01(\x0b\x32\x15.fwdllm.v1.Assignment\x12\x0f\n\x07message\x18\x03 \x01(\t\x12\x18\n\x10open_assignments\x18\x04 \x03(\t\x12\x0e\n\x06unix_s\x18\x05 \x01(\x04\"\xdf\x02\n\nAssignment\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x10\n\x08job_name\x18\x03 \x01(\t\x12\r\n\x05round\x18\x04 \x01(\x04\x12$\n\x06header\x18\x05 \x01(\x0b\x32\x14.fwdllm.v1.RunHeader\x12\x17\n\x0fmanifest_sha256\x18\x06 \x01(\x0c\x12\x0f\n\x07version\x18\x07 \x01(\x04\x12\x14\n\x0ctheta_digest\x18\x08 \x01(\x0c\x12\x13\n\x0b\x64\x65\x61\x64line_ms\x18\t \x01(\r\x12,\n\ndirections\x18\n \x03(\x0b\x32\x18.fwdllm.v1.DirectionTask\x12\x10\n\x08\x65valuate\x18\x0b \x01(\x08\x12\x14\n\x0c\x66\x65\x61ture_sums\x18\x0c \x01(\x08\x12\x38\n\x12secure_aggregation\x18\r \x01(\x0b\x32\x1c.fwdllm.v1.SecureAggregation\"D\n\x11SecureAggregation\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\r\x12\x0e\n\x06weight\x18\x03 \x01(\r\"\x9c\x01\n\rDirectionTask\x12\r\n\x05\x62lock\x18\x01 \x01(\t\x12#\n\x05seeds\x18\x02 \x03(\x0b\x32\x14.fwdllm.v1.SeedRange\x12\x0f\n\x07\x65psilon\x18\x03 \x01(\x02\x12\x12\n\nbatch_size\x18\x04 \x01(\r\x12\x0f\n\x07\x63\x65ntral\x18\x05 \x01(\x08\x12\x11\n\tsame_rows\x18\x06 \x01(\x08\x12\x0e\n\x06packed\x18\x07 \x01(\x08\")\n\tSeedRange\x12\r\n\x05\x66irst\x18\x01 \x01(\x06\x12\r\n\x05\x63ount\x18\x02 \x01(\r\"E\n\x12GetArtifactRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0f\n\x07\x64oubted\x18\x03 \x01(\x08\"2\n\rArtifactChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x13\n\x0btotal_bytes\x18\x02 \x01(\x04\"_\n\x11GetWeightsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x13\n\x0bhas_version\x18\x03 \x01(\x08\x12\x14\n\x0cheld_version\x18\x04 \x01(\x04\"\x8a\x01\n\x0cWeightsChunk\x12*\n\x04kind\x18\x01 \x01(\x0e\x32\x1c.fwdllm.v1.WeightsChunk.Kind\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"@\n\x04Kind\x12\x14\n\x10KIND_UNSPECIFIED\x10\x00\x12\x0f\n\x0bKIND_LEDGER\x10\x01\x12\x11\n\rKIND_SNAPSHOT\x10\x02\"\xb4\x01\n\rReportRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\r\x12\x13\n\x0b\x64\x65rivatives\x18\x03 \x03(\x02\x12/\n\nevaluation\x18\x04 \x01(\x0b\x32\x1b.fwdllm.v1.EvaluationCounts\x12!\n\x06\x65\x66\x66ort\x18\x05 \x01(\x0b\x32\x11.fwdllm.v1.Effort\x12\x0e\n\x06halves\x18\x06 \x01(\x0c\"J\n\x10\x45valuationCounts\x12\x0f\n\x07\x63orrect\x18\x01 \x01(\r\x12\r\n\x05total\x18\x02 \x01(\r\x12\x0f\n\x02\x66\x31\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x05\n\x03_f1\"\xad\x01\n\x06\x45\x66\x66ort\x12\x0f\n\x07seconds\x18\x01 \x01(\x02\x12\x16\n\x0e\x65xample_passes\x18\x02 \x01(\x01\x12\x16\n\x0epeak_rss_bytes\x18\x03 \x01(\x04\x12\x12\n\nbytes_sent\x18\x04 \x01(\x04\x12\x16\n\x0e\x62ytes_received\x18\x05 \x01(\x04\x12\x16\n\x0e\x61rtifact_bytes\x18\x06 \x01(\x04\x12\x13\n\x06joules\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\t\n\x07_joules\"\xb6\x01\n\x0eReportResponse\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x13\n\x0b\x66irst_index\x18\x02 \x01(\r\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x03 \x01(\r\x12\x10\n\x08repeated\x18\x04 \x01(\r\x12\x0c\n\x04late\x18\x05 \x01(\r\x12\x10\n\x08unusable\x18\x06 \x01(\r\x12\x0c\n\x04stop\x18\x07 \x01(\x08\x12&\n\x04next\x18\x08 \x01(\x0b\x32\x18.fwdllm.v1.CheckInWindow\"\x7f\n\x12\x46\x65\x61tureSumsRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12!\n\x04sums\x18\x02 \x03(\x0b\x32\x13.fwdllm.v1.ClassSum\x12\x0c\n\x04last\x18\x03 \x01(\x08\x12!\n\x06\x65\x66\x66ort\x18\x04 \x01(\x0b\x32\x11.fwdllm.v1.Effort\"9\n\x08\x43lassSum\x12\r\n\x05label\x18\x01 \x01(\r\x12\x0c\n\x04rows\x18\x02 \x01(\r\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\x02\"\x81\x01\n\x13\x46\x65\x61tureSumsResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\r\x12\x10\n\x08repeated\x18\x02 \x01(\r\x12\x0c\n\x04late\x18\x03 \x01(\r\x12\x10\n\x08unusable\x18\x04 \x01(\r\x12&\n\x04next\x18\x05 \x01(\x0b\x32\x18.fwdllm.v1.CheckInWindow\"\xc9\x01\n\x10\x41ggregateRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12%\n\x04keys\x18\x02 \x01(\x0b\x32\x15.fwdllm.v1.MemberKeysH\x00\x12)\n\x06shares\x18\x03 \x01(\x0b\x32\x17.fwdllm.v1.MemberSharesH\x00\x12\x10\n\x06masked\x18\x04 \x01(\x0cH\x00\x12/\n\tunmasking\x18\x05 \x01(\x0b\x32\x1a.fwdllm.v1.UnmaskingSharesH\x00\x42\t\n\x07message\"\xdf\x01\n\x11\x41ggregateResponse\x12\x0c\n\x04over\x18\x01 \x01(\x08\x12\x0f\n\x07wait_ms\x18\x02 \x01(\r\x12#\n\x04keys\x18\x03 \x01(\x0b\x32\x13.fwdllm.v1.PeerKeysH\x00\x12)\n\x06shares\x18\x04 \x01(\x0b\x32\x17.fwdllm.v1.MemberSharesH\x00\x12)\n\tsurvivors\x18\x05 \x01(\x0b\x32\x14.fwdllm.v1.SurvivorsH\x00\x12&\n\x04next\x18\x06 \x01(\x0b\x32\x18.fwdllm.v1.CheckInWindowB\x08\n\x06\x61nswer\"B\n\nMemberKeys\x12\x0f\n\x07sealing\x18\x01 \x01(\x0c\x12\x0f\n\x07masking\x18\x02 \x01(\x0c\x12\x12\n\ncommitment\x18\x03 \x01(\x0c\"~\n\x08PeerKeys\x12-\n\x05peers\x18\x01 \x03(\x0b\x32\x1e.fwdllm.v1.PeerKeys.PeersEntry\x1a\x43\n\nPeersEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12$\n\x05value\x18\x02 \x01(\x0b\x32\x15.fwdllm.v1.MemberKeys:\x02\x38\x01\"o\n\x0cMemberShares\x12\x31\n\x05peers\x18\x01 \x03(\x0b\x32\".fwdllm.v1.MemberShares.PeersEntry\x1a,\n\nPeersEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\x1a\n\tSurvivors\x12\r\n\x05peers\x18\x01 \x03(\r\"\xf9\x01\n\x0fUnmaskingShares\x12=\n\nself_masks\x18\x01 \x03(\x0b\x32).fwdllm.v1.UnmaskingShares.SelfMasksEntry\x12\x41\n\x0cmasking_keys\x18\x02 \x03(\x0b\x32+.fwdllm.v1.UnmaskingShares.MaskingKeysEntry\x1a\x30\n\x0eSelfMasksEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x1a\x32\n\x10MaskingKeysEntry\x12\x0b\n\x03key\x18\x01 \x01(\r\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"A\n\x0fSelfTestRequest\x12\x15\n\rassignment_id\x18\x01 \x01(\t\x12\x17\n\x0fsignal_to_noise\x18\x02 \x01(\x01\"J\n\x10SelfTestResponse\x12\x0e\n\x06usable\x18\x01 \x01(\x08\x12&\n\x04next\x18\x02 \x01(\x0b\x32\x18.fwdllm.v1.CheckInWindow2Q\n\x10\x45nrolmentService\x12=\n\x06\x45nroll\x12\x18.fwdllm.v1.EnrollRequest\x1a\x19.fwdllm.v1.EnrollResponse2\xe9\x04\n\rDeviceService\x12@\n\x07\x43heckIn\x12\x19.fwdllm.v1.CheckInRequest\x1a\x1a.fwdllm.v1.CheckInResponse\x12H\n\x0bGetArtifact\x12\x1d.fwdllm.v1.GetArtifactRequest\x1a\x18.fwdllm.v1.ArtifactChunk0\x01\x12\x45\n\nGetWeights\x12\x1c.fwdllm.v1.GetWeightsRequest\x1a\x17.fwdllm.v1.WeightsChunk0\x01\x12\x41\n\x06Report\x12\x18.fwdllm.v1.ReportRequest\x1a\x19.fwdllm.v1.ReportResponse(\x01\x30\x01\x12R\n\x11ReportFeatureSums\x12\x1d.fwdllm.v1.FeatureSumsRequest\x1a\x1e.fwdllm.v1.FeatureSumsResponse\x12I\n\x0eReportSelfTest\x12\x1a.fwdllm.v1.SelfTestRequest\x1a\x1b.fwdllm.v1.SelfTestResponse\x12\x46\n\tAggregate\x12\x1b.fwdllm.v1.AggregateRequest\x1a\x1c.fwdllm.v1.AggregateResponse\x12[\n\x10RenewCertificate\x12\".fwdllm.v1.RenewCertificateRequest\x1a#.fwdllm.v1.RenewCertificateResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'fwdllm.v1.device_pb2', _globals)
 if _descriptor._USE_C_DESCRIPTORS == False:
   DESCRIPTOR._options = None
+  _globals['_PEERKEYS_PEERSENTRY']._options = None
+  _globals['_PEERKEYS_PEERSENTRY']._serialized_options = b'8\001'
+  _globals['_MEMBERSHARES_PEERSENTRY']._options = None
+  _globals['_MEMBERSHARES_PEERSENTRY']._serialized_options = b'8\001'
+  _globals['_UNMASKINGSHARES_SELFMASKSENTRY']._options = None
+  _globals['_UNMASKINGSHARES_SELFMASKSENTRY']._serialized_options = b'8\001'
+  _globals['_UNMASKINGSHARES_MASKINGKEYSENTRY']._options = None
+  _globals['_UNMASKINGSHARES_MASKINGKEYSENTRY']._serialized_options = b'8\001'
   _globals['_ENROLLREQUEST']._serialized_start=89
   _globals['_ENROLLREQUEST']._serialized_end=155
   _globals['_ENROLLRESPONSE']._serialized_start=158
@@ -44,41 +52,65 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _globals['_CHECKINRESPONSE']._serialized_start=1000
   _globals['_CHECKINRESPONSE']._serialized_end=1159
   _globals['_ASSIGNMENT']._serialized_start=1162
-  _globals['_ASSIGNMENT']._serialized_end=1455
-  _globals['_DIRECTIONTASK']._serialized_start=1458
-  _globals['_DIRECTIONTASK']._serialized_end=1614
-  _globals['_SEEDRANGE']._serialized_start=1616
-  _globals['_SEEDRANGE']._serialized_end=1657
-  _globals['_GETARTIFACTREQUEST']._serialized_start=1659
-  _globals['_GETARTIFACTREQUEST']._serialized_end=1728
-  _globals['_ARTIFACTCHUNK']._serialized_start=1730
-  _globals['_ARTIFACTCHUNK']._serialized_end=1780
-  _globals['_GETWEIGHTSREQUEST']._serialized_start=1782
-  _globals['_GETWEIGHTSREQUEST']._serialized_end=1877
-  _globals['_WEIGHTSCHUNK']._serialized_start=1880
-  _globals['_WEIGHTSCHUNK']._serialized_end=2018
-  _globals['_WEIGHTSCHUNK_KIND']._serialized_start=1954
-  _globals['_WEIGHTSCHUNK_KIND']._serialized_end=2018
-  _globals['_REPORTREQUEST']._serialized_start=2021
-  _globals['_REPORTREQUEST']._serialized_end=2201
-  _globals['_EVALUATIONCOUNTS']._serialized_start=2203
-  _globals['_EVALUATIONCOUNTS']._serialized_end=2277
-  _globals['_EFFORT']._serialized_start=2280
-  _globals['_EFFORT']._serialized_end=2453
-  _globals['_REPORTRESPONSE']._serialized_start=2456
-  _globals['_REPORTRESPONSE']._serialized_end=2638
-  _globals['_FEATURESUMSREQUEST']._serialized_start=2640
-  _globals['_FEATURESUMSREQUEST']._serialized_end=2767
-  _globals['_CLASSSUM']._serialized_start=2769
-  _globals['_CLASSSUM']._serialized_end=2826
-  _globals['_FEATURESUMSRESPONSE']._serialized_start=2829
-  _globals['_FEATURESUMSRESPONSE']._serialized_end=2958
-  _globals['_SELFTESTREQUEST']._serialized_start=2960
-  _globals['_SELFTESTREQUEST']._serialized_end=3025
-  _globals['_SELFTESTRESPONSE']._serialized_start=3027
-  _globals['_SELFTESTRESPONSE']._serialized_end=3101
-  _globals['_ENROLMENTSERVICE']._serialized_start=3103
-  _globals['_ENROLMENTSERVICE']._serialized_end=3184
-  _globals['_DEVICESERVICE']._serialized_start=3187
-  _globals['_DEVICESERVICE']._serialized_end=3732
+  _globals['_ASSIGNMENT']._serialized_end=1513
+  _globals['_SECUREAGGREGATION']._serialized_start=1515
+  _globals['_SECUREAGGREGATION']._serialized_end=1583
+  _globals['_DIRECTIONTASK']._serialized_start=1586
+  _globals['_DIRECTIONTASK']._serialized_end=1742
+  _globals['_SEEDRANGE']._serialized_start=1744
+  _globals['_SEEDRANGE']._serialized_end=1785
+  _globals['_GETARTIFACTREQUEST']._serialized_start=1787
+  _globals['_GETARTIFACTREQUEST']._serialized_end=1856
+  _globals['_ARTIFACTCHUNK']._serialized_start=1858
+  _globals['_ARTIFACTCHUNK']._serialized_end=1908
+  _globals['_GETWEIGHTSREQUEST']._serialized_start=1910
+  _globals['_GETWEIGHTSREQUEST']._serialized_end=2005
+  _globals['_WEIGHTSCHUNK']._serialized_start=2008
+  _globals['_WEIGHTSCHUNK']._serialized_end=2146
+  _globals['_WEIGHTSCHUNK_KIND']._serialized_start=2082
+  _globals['_WEIGHTSCHUNK_KIND']._serialized_end=2146
+  _globals['_REPORTREQUEST']._serialized_start=2149
+  _globals['_REPORTREQUEST']._serialized_end=2329
+  _globals['_EVALUATIONCOUNTS']._serialized_start=2331
+  _globals['_EVALUATIONCOUNTS']._serialized_end=2405
+  _globals['_EFFORT']._serialized_start=2408
+  _globals['_EFFORT']._serialized_end=2581
+  _globals['_REPORTRESPONSE']._serialized_start=2584
+  _globals['_REPORTRESPONSE']._serialized_end=2766
+  _globals['_FEATURESUMSREQUEST']._serialized_start=2768
+  _globals['_FEATURESUMSREQUEST']._serialized_end=2895
+  _globals['_CLASSSUM']._serialized_start=2897
+  _globals['_CLASSSUM']._serialized_end=2954
+  _globals['_FEATURESUMSRESPONSE']._serialized_start=2957
+  _globals['_FEATURESUMSRESPONSE']._serialized_end=3086
+  _globals['_AGGREGATEREQUEST']._serialized_start=3089
+  _globals['_AGGREGATEREQUEST']._serialized_end=3290
+  _globals['_AGGREGATERESPONSE']._serialized_start=3293
+  _globals['_AGGREGATERESPONSE']._serialized_end=3516
+  _globals['_MEMBERKEYS']._serialized_start=3518
+  _globals['_MEMBERKEYS']._serialized_end=3584
+  _globals['_PEERKEYS']._serialized_start=3586
+  _globals['_PEERKEYS']._serialized_end=3712
+  _globals['_PEERKEYS_PEERSENTRY']._serialized_start=3645
+  _globals['_PEERKEYS_PEERSENTRY']._serialized_end=3712
+  _globals['_MEMBERSHARES']._serialized_start=3714
+  _globals['_MEMBERSHARES']._serialized_end=3825
+  _globals['_MEMBERSHARES_PEERSENTRY']._serialized_start=3781
+  _globals['_MEMBERSHARES_PEERSENTRY']._serialized_end=3825
+  _globals['_SURVIVORS']._serialized_start=3827
+  _globals['_SURVIVORS']._serialized_end=3853
+  _globals['_UNMASKINGSHARES']._serialized_start=3856
+  _globals['_UNMASKINGSHARES']._serialized_end=4105
+  _globals['_UNMASKINGSHARES_SELFMASKSENTRY']._serialized_start=4005
+  _globals['_UNMASKINGSHARES_SELFMASKSENTRY']._serialized_end=4053
+  _globals['_UNMASKINGSHARES_MASKINGKEYSENTRY']._serialized_start=4055
+  _globals['_UNMASKINGSHARES_MASKINGKEYSENTRY']._serialized_end=4105
+  _globals['_SELFTESTREQUEST']._serialized_start=4107
+  _globals['_SELFTESTREQUEST']._serialized_end=4172
+  _globals['_SELFTESTRESPONSE']._serialized_start=4174
+  _globals['_SELFTESTRESPONSE']._serialized_end=4248
+  _globals['_ENROLMENTSERVICE']._serialized_start=4250
+  _globals['_ENROLMENTSERVICE']._serialized_end=4331
+  _globals['_DEVICESERVICE']._serialized_start=4334
+  _globals['_DEVICESERVICE']._serialized_end=4951
 # @@protoc_insertion_point(module_scope)

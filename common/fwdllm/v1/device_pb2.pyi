@@ -121,7 +121,7 @@ class CheckInResponse(_message.Message):
     def __init__(self, next: _Optional[_Union[CheckInWindow, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., message: _Optional[str] = ..., open_assignments: _Optional[_Iterable[str]] = ..., unix_s: _Optional[int] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("assignment_id", "job_id", "job_name", "round", "header", "manifest_sha256", "version", "theta_digest", "deadline_ms", "directions", "evaluate", "feature_sums")
+    __slots__ = ("assignment_id", "job_id", "job_name", "round", "header", "manifest_sha256", "version", "theta_digest", "deadline_ms", "directions", "evaluate", "feature_sums", "secure_aggregation")
     ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -134,6 +134,7 @@ class Assignment(_message.Message):
     DIRECTIONS_FIELD_NUMBER: _ClassVar[int]
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
     FEATURE_SUMS_FIELD_NUMBER: _ClassVar[int]
+    SECURE_AGGREGATION_FIELD_NUMBER: _ClassVar[int]
     assignment_id: str
     job_id: str
     job_name: str
@@ -146,7 +147,18 @@ class Assignment(_message.Message):
     directions: _containers.RepeatedCompositeFieldContainer[DirectionTask]
     evaluate: bool
     feature_sums: bool
-    def __init__(self, assignment_id: _Optional[str] = ..., job_id: _Optional[str] = ..., job_name: _Optional[str] = ..., round: _Optional[int] = ..., header: _Optional[_Union[_ledger_pb2.RunHeader, _Mapping]] = ..., manifest_sha256: _Optional[bytes] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[DirectionTask, _Mapping]]] = ..., evaluate: bool = ..., feature_sums: bool = ...) -> None: ...
+    secure_aggregation: SecureAggregation
+    def __init__(self, assignment_id: _Optional[str] = ..., job_id: _Optional[str] = ..., job_name: _Optional[str] = ..., round: _Optional[int] = ..., header: _Optional[_Union[_ledger_pb2.RunHeader, _Mapping]] = ..., manifest_sha256: _Optional[bytes] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[DirectionTask, _Mapping]]] = ..., evaluate: bool = ..., feature_sums: bool = ..., secure_aggregation: _Optional[_Union[SecureAggregation, _Mapping]] = ...) -> None: ...
+
+class SecureAggregation(_message.Message):
+    __slots__ = ("session", "member", "weight")
+    SESSION_FIELD_NUMBER: _ClassVar[int]
+    MEMBER_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    session: bytes
+    member: int
+    weight: int
+    def __init__(self, session: _Optional[bytes] = ..., member: _Optional[int] = ..., weight: _Optional[int] = ...) -> None: ...
 
 class DirectionTask(_message.Message):
     __slots__ = ("block", "seeds", "epsilon", "batch_size", "central", "same_rows", "packed")
@@ -319,6 +331,100 @@ class FeatureSumsResponse(_message.Message):
     unusable: int
     next: CheckInWindow
     def __init__(self, accepted: _Optional[int] = ..., repeated: _Optional[int] = ..., late: _Optional[int] = ..., unusable: _Optional[int] = ..., next: _Optional[_Union[CheckInWindow, _Mapping]] = ...) -> None: ...
+
+class AggregateRequest(_message.Message):
+    __slots__ = ("assignment_id", "keys", "shares", "masked", "unmasking")
+    ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    MASKED_FIELD_NUMBER: _ClassVar[int]
+    UNMASKING_FIELD_NUMBER: _ClassVar[int]
+    assignment_id: str
+    keys: MemberKeys
+    shares: MemberShares
+    masked: bytes
+    unmasking: UnmaskingShares
+    def __init__(self, assignment_id: _Optional[str] = ..., keys: _Optional[_Union[MemberKeys, _Mapping]] = ..., shares: _Optional[_Union[MemberShares, _Mapping]] = ..., masked: _Optional[bytes] = ..., unmasking: _Optional[_Union[UnmaskingShares, _Mapping]] = ...) -> None: ...
+
+class AggregateResponse(_message.Message):
+    __slots__ = ("over", "wait_ms", "keys", "shares", "survivors", "next")
+    OVER_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    SHARES_FIELD_NUMBER: _ClassVar[int]
+    SURVIVORS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    over: bool
+    wait_ms: int
+    keys: PeerKeys
+    shares: MemberShares
+    survivors: Survivors
+    next: CheckInWindow
+    def __init__(self, over: bool = ..., wait_ms: _Optional[int] = ..., keys: _Optional[_Union[PeerKeys, _Mapping]] = ..., shares: _Optional[_Union[MemberShares, _Mapping]] = ..., survivors: _Optional[_Union[Survivors, _Mapping]] = ..., next: _Optional[_Union[CheckInWindow, _Mapping]] = ...) -> None: ...
+
+class MemberKeys(_message.Message):
+    __slots__ = ("sealing", "masking", "commitment")
+    SEALING_FIELD_NUMBER: _ClassVar[int]
+    MASKING_FIELD_NUMBER: _ClassVar[int]
+    COMMITMENT_FIELD_NUMBER: _ClassVar[int]
+    sealing: bytes
+    masking: bytes
+    commitment: bytes
+    def __init__(self, sealing: _Optional[bytes] = ..., masking: _Optional[bytes] = ..., commitment: _Optional[bytes] = ...) -> None: ...
+
+class PeerKeys(_message.Message):
+    __slots__ = ("peers",)
+    class PeersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: MemberKeys
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[_Union[MemberKeys, _Mapping]] = ...) -> None: ...
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    peers: _containers.MessageMap[int, MemberKeys]
+    def __init__(self, peers: _Optional[_Mapping[int, MemberKeys]] = ...) -> None: ...
+
+class MemberShares(_message.Message):
+    __slots__ = ("peers",)
+    class PeersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: bytes
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    peers: _containers.ScalarMap[int, bytes]
+    def __init__(self, peers: _Optional[_Mapping[int, bytes]] = ...) -> None: ...
+
+class Survivors(_message.Message):
+    __slots__ = ("peers",)
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    peers: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, peers: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class UnmaskingShares(_message.Message):
+    __slots__ = ("self_masks", "masking_keys")
+    class SelfMasksEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: bytes
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
+    class MaskingKeysEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: bytes
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
+    SELF_MASKS_FIELD_NUMBER: _ClassVar[int]
+    MASKING_KEYS_FIELD_NUMBER: _ClassVar[int]
+    self_masks: _containers.ScalarMap[int, bytes]
+    masking_keys: _containers.ScalarMap[int, bytes]
+    def __init__(self, self_masks: _Optional[_Mapping[int, bytes]] = ..., masking_keys: _Optional[_Mapping[int, bytes]] = ...) -> None: ...
 
 class SelfTestRequest(_message.Message):
     __slots__ = ("assignment_id", "signal_to_noise")

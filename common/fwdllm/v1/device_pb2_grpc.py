@@ -110,6 +110,11 @@ class DeviceServiceStub(object):
                 request_serializer=fwdllm_dot_v1_dot_device__pb2.SelfTestRequest.SerializeToString,
                 response_deserializer=fwdllm_dot_v1_dot_device__pb2.SelfTestResponse.FromString,
                 )
+        self.Aggregate = channel.unary_unary(
+                '/fwdllm.v1.DeviceService/Aggregate',
+                request_serializer=fwdllm_dot_v1_dot_device__pb2.AggregateRequest.SerializeToString,
+                response_deserializer=fwdllm_dot_v1_dot_device__pb2.AggregateResponse.FromString,
+                )
         self.RenewCertificate = channel.unary_unary(
                 '/fwdllm.v1.DeviceService/RenewCertificate',
                 request_serializer=fwdllm_dot_v1_dot_device__pb2.RenewCertificateRequest.SerializeToString,
@@ -165,6 +170,14 @@ class DeviceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Aggregate(self, request, context):
+        """Since 1.4. Take part in secure aggregation: send one's newest message, and get what the next one is made of, if all
+        others' are there. A repeated message changes nothing, and another one in its place is refused. See docs/privacy.md.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RenewCertificate(self, request, context):
         """Since 1.2. Sign a certificate for a new key. The old one stays valid until the first use of the new one.
         """
@@ -204,6 +217,11 @@ def add_DeviceServiceServicer_to_server(servicer, server):
                     servicer.ReportSelfTest,
                     request_deserializer=fwdllm_dot_v1_dot_device__pb2.SelfTestRequest.FromString,
                     response_serializer=fwdllm_dot_v1_dot_device__pb2.SelfTestResponse.SerializeToString,
+            ),
+            'Aggregate': grpc.unary_unary_rpc_method_handler(
+                    servicer.Aggregate,
+                    request_deserializer=fwdllm_dot_v1_dot_device__pb2.AggregateRequest.FromString,
+                    response_serializer=fwdllm_dot_v1_dot_device__pb2.AggregateResponse.SerializeToString,
             ),
             'RenewCertificate': grpc.unary_unary_rpc_method_handler(
                     servicer.RenewCertificate,
@@ -320,6 +338,23 @@ class DeviceService(object):
         return grpc.experimental.unary_unary(request, target, '/fwdllm.v1.DeviceService/ReportSelfTest',
             fwdllm_dot_v1_dot_device__pb2.SelfTestRequest.SerializeToString,
             fwdllm_dot_v1_dot_device__pb2.SelfTestResponse.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Aggregate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/fwdllm.v1.DeviceService/Aggregate',
+            fwdllm_dot_v1_dot_device__pb2.AggregateRequest.SerializeToString,
+            fwdllm_dot_v1_dot_device__pb2.AggregateResponse.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

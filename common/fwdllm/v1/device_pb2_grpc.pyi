@@ -84,6 +84,10 @@ class DeviceServiceStub:
     """Report per-class sums of features, answered once they are durable; only from a device whose owner allows it."""
     ReportSelfTest: _grpc.UnaryUnaryMultiCallable[_device_pb2.SelfTestRequest, _device_pb2.SelfTestResponse]
     """Report the result of the bundle's known-answer test, before the first scalars on that bundle."""
+    Aggregate: _grpc.UnaryUnaryMultiCallable[_device_pb2.AggregateRequest, _device_pb2.AggregateResponse]
+    """Since 1.4. Take part in secure aggregation: send one's newest message, and get what the next one is made of, if all
+    others' are there. A repeated message changes nothing, and another one in its place is refused. See docs/privacy.md.
+    """
     RenewCertificate: _grpc.UnaryUnaryMultiCallable[_device_pb2.RenewCertificateRequest, _device_pb2.RenewCertificateResponse]
     """Since 1.2. Sign a certificate for a new key. The old one stays valid until the first use of the new one."""
 
@@ -107,6 +111,10 @@ class DeviceServiceAsyncStub(DeviceServiceStub):
     """Report per-class sums of features, answered once they are durable; only from a device whose owner allows it."""
     ReportSelfTest: _aio.UnaryUnaryMultiCallable[_device_pb2.SelfTestRequest, _device_pb2.SelfTestResponse]  # type: ignore[assignment]
     """Report the result of the bundle's known-answer test, before the first scalars on that bundle."""
+    Aggregate: _aio.UnaryUnaryMultiCallable[_device_pb2.AggregateRequest, _device_pb2.AggregateResponse]  # type: ignore[assignment]
+    """Since 1.4. Take part in secure aggregation: send one's newest message, and get what the next one is made of, if all
+    others' are there. A repeated message changes nothing, and another one in its place is refused. See docs/privacy.md.
+    """
     RenewCertificate: _aio.UnaryUnaryMultiCallable[_device_pb2.RenewCertificateRequest, _device_pb2.RenewCertificateResponse]  # type: ignore[assignment]
     """Since 1.2. Sign a certificate for a new key. The old one stays valid until the first use of the new one."""
 
@@ -163,6 +171,16 @@ class DeviceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_device_pb2.SelfTestResponse, _abc.Awaitable[_device_pb2.SelfTestResponse]]:
         """Report the result of the bundle's known-answer test, before the first scalars on that bundle."""
+
+    @_abc_1.abstractmethod
+    def Aggregate(
+        self,
+        request: _device_pb2.AggregateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_device_pb2.AggregateResponse, _abc.Awaitable[_device_pb2.AggregateResponse]]:
+        """Since 1.4. Take part in secure aggregation: send one's newest message, and get what the next one is made of, if all
+        others' are there. A repeated message changes nothing, and another one in its place is refused. See docs/privacy.md.
+        """
 
     @_abc_1.abstractmethod
     def RenewCertificate(

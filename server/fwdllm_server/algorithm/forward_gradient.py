@@ -153,6 +153,8 @@ def _plan_block(
         devices_per_direction=section.devices_per_direction,
     )
     directions = run.header.directions_of(block)
+    if spec.privacy.secure_aggregation:
+        return common.for_all(directions.order if isinstance(directions, OrthogonalDirections) else 0, size.per_device)
     if isinstance(directions, OrthogonalDirections):
         return common.in_frames(directions.order, size.per_device, spec.rounds.max_devices)
     count = _seeds_for(size.directions, seeds_per_direction)

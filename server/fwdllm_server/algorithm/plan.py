@@ -21,6 +21,8 @@ class BlockPlan:
 
     Orthogonal directions come in frames of ``order`` seeds, of which the range names more than there are devices: each
     has a frame of its own and measures its first ``per_device`` directions, on the same rows in every round.
+
+    Directions of a plan that is ``shared`` are measured by all devices, whose scalars are summed before they are seen.
     """
 
     block: str
@@ -33,6 +35,7 @@ class BlockPlan:
     devices_per_direction: int = 1
     order: int = 0
     per_device: int = 0
+    shared: bool = False
 
     @property
     def seeds(self) -> list[int]:
@@ -66,6 +69,12 @@ class BlockPlan:
         return replace(
             self, ranges=(self.ranges[0][: count * order],), order=order, per_device=each, wanted=each * devices
         )
+
+    def for_all(self, order: int, count: int) -> BlockPlan:
+        """Return the same plan with the first ``count`` directions for every device; an ``order`` of 0 is no frame."""
+        first = self.first_seed
+        ranges = (range(first, first + count),)
+        return replace(self, ranges=ranges, order=order, per_device=count, wanted=count, shared=True)
 
     def for_devices(self, directions: int) -> BlockPlan:
         """Return the same plan, of which so many directions of frames are waited for."""

@@ -63,6 +63,7 @@ def checks(home: ServerHome, clock: Callable[[], float] = time.time) -> Mapping[
         "certificates": lambda: _certificates(home, clock()),
         "ports": lambda: _ports(home, home.config()),
         "jobs": lambda: _jobs(home),
+        "privacy": lambda: _privacy(home),
         "public names": lambda: _public_names(home.config()),
         "file descriptors": _descriptors,
         "store": lambda: _store(home, home.config()),
@@ -137,6 +138,15 @@ def _jobs(home: ServerHome) -> Verdict:
     if waiting:
         return warning("; ".join(waiting), "bring the devices back that the job waits for: fwdllm-server devices list")
     return ok("no job is stalled")
+
+
+def _privacy(home: ServerHome) -> Verdict:
+    if not home.served:
+        return ok("the server does not run")
+    with operator_service(home.folder) as service:
+        jobs = service.ListJobs(ListJobsRequest(), timeout=_ANSWER_S).jobs
+    found = [f"{printable(job.name)}: {job.privacy}" for job in jobs if job.state in ACTIVE]
+    return ok("; ".join(found) or "no job runs")
 
 
 def _public_names(config: ServerConfig) -> Verdict:

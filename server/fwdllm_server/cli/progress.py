@@ -49,6 +49,8 @@ def render(job: Job) -> RenderableType:
     table.add_row("traffic", Text(_traffic(job)))
     table.add_row("energy", Text(_energy(job)))
     table.add_row("time", Text(_time(job)))
+    if job.privacy:
+        table.add_row("privacy", Text(job.privacy))
     if noisy := _noisy(job):
         table.add_row("not used", Text(noisy))
     if failing := _failing(job):

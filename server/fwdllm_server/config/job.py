@@ -15,6 +15,7 @@ from fwdllm_common.layout import Float32Vector
 from fwdllm_common.optimizers import OptimizerKind
 from fwdllm_common.prompt import PLACEHOLDER
 from fwdllm_common.protocol import MOST_PRIORITY
+from fwdllm_common.secure_aggregation.cohort import MAX_MEMBERS, MIN_MEMBERS
 from fwdllm_common.task import CLASSIFICATION, find_task, known_tasks
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.config.precision import Precision
@@ -281,6 +282,15 @@ class RobustSection(_Section):
     clip: float = Field(default=3.0, ge=0, le=1e6)
 
 
+class PrivacySection(_Section):
+    """What the coordinator may learn of a device: with ``secure_aggregation`` only the sum over a round's devices.
+
+    All devices then measure the same directions, as many as each would measure with ``directions = "auto"``.
+    """
+
+    secure_aggregation: bool = False
+
+
 class SamplingSection(_Section):
     """Discriminative perturbation sampling: of 1 / ``keep`` times as many candidates the nearest to a reference.
 
@@ -384,12 +394,13 @@ class JobSpec(_Section):
     perturbation: PerturbationSection = PerturbationSection()
     rounds: RoundsSection = RoundsSection()
     robust: RobustSection = RobustSection()
+    privacy: PrivacySection = PrivacySection()
     blocks: dict[BlockName, BlockSection] = Field(min_length=1)
 
     @model_validator(mode="before")
     @classmethod
     def _filled_in(cls, job: Any) -> Any:
-        return with_preset(job) if isinstance(job, Mapping) else job
+        return _without_clip_if_secured(with_preset(job)) if isinstance(job, Mapping) else job
 
     @model_validator(mode="after")
     def _blocks_are_the_methods(self) -> JobSpec:
@@ -425,6 +436,28 @@ class JobSpec(_Section):
         return self
 
     @model_validator(mode="after")
+    def _sums_are_of_a_cohort(self) -> JobSpec:
+        if not self.privacy.secure_aggregation:
+            return self
+        rounds = self.rounds
+        refused = {
+            f"min_devices = {rounds.min_devices}; set [rounds] min_devices to {MIN_MEMBERS} or more, which is the "
+            "smallest cohort": rounds.min_devices < MIN_MEMBERS,
+            f"max_devices = {rounds.max_devices}; at most {MAX_MEMBERS} are possible": rounds.max_devices > MAX_MEMBERS,
+            "over_assign, since all devices measure the same directions; leave it out": rounds.over_assign != 1,
+            "clip, since nobody sees a device's own scalars; leave it out": self.robust.clip > 0,
+            'head = "class-means", which asks devices for sums of their own; use "zeros"': (
+                self.model.head == "class-means"
+            ),
+        } | {
+            f'directions = {block.directions} of the block {name}; use directions = "auto"': block.directions != "auto"
+            for name, block in self.blocks.items()
+        }
+        if reasons := [reason for reason, is_refused in refused.items() if is_refused]:
+            raise ValueError(f"secure_aggregation is not possible with {reasons[0]}")
+        return self
+
+    @model_validator(mode="after")
     def _gaussian_sums_fit(self) -> JobSpec:
         most = max(block.most_directions for block in self.blocks.values())
         if (
@@ -443,3 +476,10 @@ class JobSpec(_Section):
         if self.optimizer.kind == "sgd" and "momentum" in references:
             raise ValueError('sampling by momentum needs an optimiser that has it; sgd has reference = "gradient"')
         return self
+
+
+def _without_clip_if_secured(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a job file's tables; those of secure aggregation have no clip unless they name one."""
+    privacy, robust = job.get("privacy"), job.get("robust", {})
+    is_secured = isinstance(privacy, Mapping) and privacy.get("secure_aggregation") is True
+    return {**job, "robust": {"clip": 0, **robust}} if is_secured and isinstance(robust, Mapping) else job

@@ -8,7 +8,7 @@ import structlog
 
 from fwdllm_server.rounds.context import MOVED, RoundContext, Step, wait
 from fwdllm_server.rounds.dropout import expire
-from fwdllm_server.store import assignments, rounds, scalars
+from fwdllm_server.store import aggregations, assignments, rounds, scalars
 from fwdllm_server.store.assignments import AssignmentState
 from fwdllm_server.store.rounds import Phase
 
@@ -45,6 +45,7 @@ def _select_again(context: RoundContext, reason: str) -> Step:
     _log.warning("selecting again", job=job.name, round=number, reason=reason)
     assignments.expire_open(connection, job.id, number, quiet_until=-inf)
     scalars.forget(connection, job.id, number)
+    aggregations.forget(connection, job.id, number)
     rounds.set_plan(connection, context.round, ())
     rounds.enter(connection, context.round, Phase.SELECTING, context.now, reason)
     return MOVED

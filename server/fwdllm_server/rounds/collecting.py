@@ -17,7 +17,8 @@ from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import BlockPlan, Measured, Run, Verdict, measured_by_device
 from fwdllm_server.algorithm.forward_gradient import extend, judge, step_size
 from fwdllm_server.algorithm.robust_aggregation import Scales
-from fwdllm_server.rounds import diverged
+from fwdllm_server.rounds import aggregating, diverged
+from fwdllm_server.rounds.aggregating import Closing
 from fwdllm_server.rounds.context import MOVED, Computation, RoundContext, Step, wait
 from fwdllm_server.rounds.dropout import expire_overdue, over_assignment
 from fwdllm_server.rounds.ended import abandon
@@ -30,8 +31,10 @@ _log = structlog.get_logger()
 T = TypeVar("T")
 
 
-def advance(context: RoundContext) -> Step | Computation[Judgement]:
+def advance(context: RoundContext) -> Step | Computation[Judgement] | Computation[Closing]:
     """Move on to committing, to abandoned, or to collecting more directions."""
+    if aggregating.is_secured(context.round):
+        return aggregating.advance(context)
     bounds = context.job.spec.rounds
     # A round may have thousands of scalars, and looks whether it can go on with all news: they are counted, not read.
     measured = {
@@ -61,6 +64,8 @@ def _frames_suffice(context: RoundContext, measured: Mapping[str, int]) -> bool:
 
 def by_block(context: RoundContext) -> Mapping[str, Measured]:
     """Return the round's scalars so far, for each block of its plan, by ascending seed."""
+    if aggregating.is_secured(context.round):
+        return aggregating.by_block(context)
     place = (context.connection, context.job.id, context.round.number)
     found, spans = scalars.of_round(*place), scalar_spans.of_round(*place)
     seeds, firsts = [scalar.seed for scalar in found], [span.first_seed for span in spans]

@@ -26,7 +26,7 @@ from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.collecting import by_block
 from fwdllm_server.rounds.context import Computation, RoundContext, Step
 from fwdllm_server.rounds.dropout import close_assignments
-from fwdllm_server.store import efforts, ledger, rounds, scalar_spans, scalars
+from fwdllm_server.store import aggregations, efforts, ledger, rounds, scalar_spans, scalars
 from fwdllm_server.store.rounds import Phase
 
 _log = structlog.get_logger()
@@ -94,6 +94,7 @@ def _apply(known: Known, context: RoundContext, commit: Commit) -> Step:
         )
     scalars.forget(connection, job.id, context.round.number)
     scalar_spans.forget(connection, job.id, context.round.number)
+    aggregations.forget(connection, job.id, context.round.number)
     close_assignments(context)
     rounds.enter(connection, context.round, Phase.COMMITTED, context.now, context.round.reason)
     return Step(moved=True, state=commit.state)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from fwdllm.v1 import device_pb2
 from fwdllm_common.job_choice import JobChoice
 from fwdllm_server.rounds.training import TrainingJob
-from fwdllm_server.store import assignments, locks, rounds
+from fwdllm_server.store import aggregations, assignments, locks, rounds
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 
 _log = structlog.get_logger()
@@ -24,11 +24,14 @@ def fetch(connection: Connection, record: AssignmentRecord, job: TrainingJob, no
     if job.state.version < current.version:  # another coordinator runs the job
         job.catch_up(connection)
     deadline = current.phase_since + job.spec.rounds.deadline_s
+    sum_of = _secure_aggregation(connection, record, job.spec.privacy.secure_aggregation)
     # A repeated fetch does not prolong it: a device that never reports must lose the assignment eventually.
     if record.state == AssignmentState.OFFERED:
         assignments.take(connection, record.id, now)
         # Feature sums are sent once, at the end, so that their assignment has no earlier sign of progress.
-        assignments.prolong(connection, record.id, deadline if job.is_draft else now + job.spec.rounds.assignment_s)
+        # Likewise masked scalars.
+        has_progress = not job.is_draft and sum_of is None
+        assignments.prolong(connection, record.id, now + job.spec.rounds.assignment_s if has_progress else deadline)
     return device_pb2.Assignment(
         assignment_id=record.id,
         job_id=job.id,
@@ -42,7 +45,23 @@ def fetch(connection: Connection, record: AssignmentRecord, job: TrainingJob, no
         directions=record.tasks,
         evaluate=record.evaluate,
         feature_sums=job.is_draft,
+        secure_aggregation=sum_of,
     )
+
+
+def _secure_aggregation(
+    connection: Connection, record: AssignmentRecord, is_secured: bool
+) -> device_pb2.SecureAggregation | None:
+    """Return what the device needs to mask its scalars; None where they are sent as they are."""
+    found, member = (
+        aggregations.get(connection, record.job_id, record.round),
+        aggregations.member(connection, record.id),
+    )
+    if found is None or member is None:
+        # Without it the device would send its scalars as they are.
+        assert not is_secured, f"the assignment {record.id} has no part in its round's secure aggregation"
+        return None
+    return device_pb2.SecureAggregation(session=found.session, member=member.number, weight=member.weight)
 
 
 def take_back(

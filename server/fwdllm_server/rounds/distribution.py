@@ -99,11 +99,6 @@ def hand_out(
     :param most: returns the largest number of directions of a plan for a device.
     :returns: the number of directions of each device that has an assignment.
     """
-    rounds = context.job.spec.rounds
-    every = rounds.federated_evaluate_every
-    evaluate = every > 0 and (context.round.version + 1) % every == 0
-    work = assignments.of_round(context.connection, context.job.id, context.round.number) if evaluate else ()
-    evaluating = {assignment.device_id for assignment in work}  # a device evaluates its rows once a round
     passes = sum(len(share.seeds) * load.costs[share.plan.block] for share in shares)
     passes += sum(each.plan.per_device * load.costs[each.plan.block] for each in frames)
     manageable = [load.manageable(device, passes, within_s) for device in devices]
@@ -126,7 +121,23 @@ def hand_out(
         for place, (device, part) in enumerate(zip(devices, manageable, strict=True)):
             if each.first + place < each.plan.frames:
                 tasks[device].append(each.task(place, part))
-    offered = {device: tasks[device] for device in devices if tasks[device]}
+    return _offer(context, {device: tasks[device] for device in devices if tasks[device]}, load)
+
+
+def hand_out_to_all(context: RoundContext, devices: Sequence[str], load: Load) -> Mapping[str, int]:
+    """Offer all directions of the plan to each of the devices; returns the number of directions of each."""
+    tasks = [_task(plan, plan.seeds, same_rows=bool(plan.order)) for plan in context.round.plan]
+    return _offer(context, dict.fromkeys(devices, tasks), load)
+
+
+def _offer(
+    context: RoundContext, offered: Mapping[str, Sequence[device_pb2.DirectionTask]], load: Load
+) -> Mapping[str, int]:
+    rounds = context.job.spec.rounds
+    every = rounds.federated_evaluate_every
+    evaluate = every > 0 and (context.round.version + 1) % every == 0
+    work = assignments.of_round(context.connection, context.job.id, context.round.number) if evaluate else ()
+    evaluating = {assignment.device_id for assignment in work}  # a device evaluates its rows once a round
     for device, own in offered.items():
         assignments.offer(
             context.connection,
@@ -167,11 +178,12 @@ def _turn(context: RoundContext) -> float:
     return Random(f"{context.job.header.directions.run_key}/{context.round.number}/turn").random()  # noqa: S311 - not a secret
 
 
-def _task(plan: BlockPlan, seeds: Sequence[int]) -> device_pb2.DirectionTask:
+def _task(plan: BlockPlan, seeds: Sequence[int], same_rows: bool = False) -> device_pb2.DirectionTask:
     return device_pb2.DirectionTask(
         block=plan.block,
         seeds=to_messages(ranges_of(seeds)),
         epsilon=plan.epsilon,
         batch_size=plan.batch_size,
         central=plan.central,
+        same_rows=same_rows,
     )

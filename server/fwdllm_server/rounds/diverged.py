@@ -15,7 +15,7 @@ from fwdllm_server.config.job import JobSpec
 from fwdllm_server.rounds.context import RoundContext, Step
 from fwdllm_server.rounds.dropout import close_assignments
 from fwdllm_server.rounds.training import TrainingJob
-from fwdllm_server.store import efforts, jobs, ledger, rounds, scalars
+from fwdllm_server.store import aggregations, efforts, jobs, ledger, rounds, scalars
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.ledger import EvaluationRecord
@@ -54,6 +54,7 @@ def fail(context: RoundContext, found: str, good_version: int) -> Step:
     rounds.enter(context.connection, context.round, Phase.ABANDONED, context.now, found)
     close_assignments(context)
     scalars.forget(context.connection, context.job.id, context.round.number)
+    aggregations.forget(context.connection, context.job.id, context.round.number)
     return Step(moved=True, job_ended=True)
 
 

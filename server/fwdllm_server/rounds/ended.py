@@ -9,7 +9,7 @@ import structlog
 from fwdllm_server.rounds.context import MOVED, RoundContext, Step, wait
 from fwdllm_server.rounds.dropout import close_assignments
 from fwdllm_server.rounds.early_stopping import early_stop
-from fwdllm_server.store import jobs, ledger, rounds, scalar_spans, scalars
+from fwdllm_server.store import aggregations, jobs, ledger, rounds, scalar_spans, scalars
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.rounds import Phase
 
@@ -23,6 +23,7 @@ def abandon(context: RoundContext, reason: str) -> Step:
     close_assignments(context)
     scalars.forget(connection, job.id, context.round.number)
     scalar_spans.forget(connection, job.id, context.round.number)
+    aggregations.forget(connection, job.id, context.round.number)
     in_a_row = rounds.abandoned_in_a_row(connection, job.id)
     _log.warning("round abandoned", job=job.name, round=context.round.number, reason=reason, in_a_row=in_a_row)
     if in_a_row > job.spec.rounds.max_abandoned:

@@ -18,6 +18,7 @@ from fwdllm_common.fixed_point import UnusableScalarError, to_fixed_point
 from fwdllm_common.packing import integers_of
 from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
 from fwdllm_common.seeds import total
+from fwdllm_server.rounds import aggregating
 from fwdllm_server.store import assignments, efforts, jobs, rounds, scalar_spans, scalars
 from fwdllm_server.store.assignments import LATE, AssignmentRecord, AssignmentState
 from fwdllm_server.store.efforts import Spent
@@ -127,7 +128,14 @@ class _Progress:
             response.late = len(request.derivatives) + len(request.halves) // 2
             response.stop = True
             return _Taken(report, response)
-        taken = self._take_packed(report, response) if request.halves else self._take_single(report, response, current)
+        if aggregating.is_secured(current):
+            # Scalars of its own nobody is to see; with none it says what it has found by evaluation.
+            response.unusable = len(request.derivatives) + len(request.halves) // 2
+            taken = _Taken(report, response)
+        elif request.halves:
+            taken = self._take_packed(report, response)
+        else:
+            taken = self._take_single(report, response, current)
         waited_s = now + assignment_s - self.prolonged.get(assignment.id, assignment.expires_at)
         if response.unusable:
             # The device's numbers are no good: others measure what it has not.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from math import inf
 
@@ -11,8 +11,9 @@ import structlog
 
 from fwdllm_server.algorithm import BlockPlan
 from fwdllm_server.algorithm.forward_gradient import plan
+from fwdllm_server.rounds import aggregating
 from fwdllm_server.rounds.context import MOVED, Computation, RoundContext, Step, wait
-from fwdllm_server.rounds.distribution import Frames, Share, hand_out
+from fwdllm_server.rounds.distribution import Frames, Share, hand_out, hand_out_to_all
 from fwdllm_server.rounds.dropout import over_assignment
 from fwdllm_server.rounds.load import Load
 from fwdllm_server.rounds.turns import LOOK_AGAIN_S, kept_for_others
@@ -83,14 +84,10 @@ def _all_back(context: RoundContext, idle: Collection[str]) -> bool:
 
 
 def _assign(context: RoundContext, idle: list[str]) -> Step:
-    bounds = context.job.spec.rounds
     cohort = context.draw(idle)
-    independent = [each for each in context.round.plan if not each.order]
-    shares = [Share(each, each.seeds * each.devices_per_direction) for each in independent]
-    frames = [Frames(each) for each in context.round.plan if each.order]
-    parts = hand_out(context, shares, cohort, Load.of(context, cohort), bounds.deadline_s, frames=frames)
-    if frames:
-        _wait_for_what_was_offered(context)
+    load = Load.of(context, cohort)
+    hand_out_all = _share if aggregating.is_secured(context.round) else _divide
+    parts = hand_out_all(context, cohort, load)
     rounds.enter(context.connection, context.round, Phase.ASSIGNED, context.now, f"{len(parts)} devices selected")
     jobs.started(context.connection, context.job.id, context.now)
     jobs.selected(context.connection, context.job.id, context.now)
@@ -104,6 +101,23 @@ def _assign(context: RoundContext, idle: list[str]) -> Step:
         most_directions=max(parts.values()),
     )
     return MOVED
+
+
+def _share(context: RoundContext, cohort: Sequence[str], load: Load) -> Mapping[str, int]:
+    """Offer all directions to each device. Their scalars are summed before they are seen."""
+    parts = hand_out_to_all(context, cohort, load)
+    aggregating.begin(context)
+    return parts
+
+
+def _divide(context: RoundContext, cohort: Sequence[str], load: Load) -> Mapping[str, int]:
+    independent = [each for each in context.round.plan if not each.order]
+    shares = [Share(each, each.seeds * each.devices_per_direction) for each in independent]
+    frames = [Frames(each) for each in context.round.plan if each.order]
+    parts = hand_out(context, shares, cohort, load, context.job.spec.rounds.deadline_s, frames=frames)
+    if frames:
+        _wait_for_what_was_offered(context)
+    return parts
 
 
 def _wait_for_what_was_offered(context: RoundContext) -> None:

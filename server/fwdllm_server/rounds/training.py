@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.ledger import LedgerEntry, RunHeader
 from fwdllm_common.manifest import Manifest
-from fwdllm_common.protocol import GENERATOR_2, GENERATOR_VERSION
+from fwdllm_common.protocol import GENERATOR_2, GENERATOR_VERSION, SECURE_AGGREGATION
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import Run
 from fwdllm_server.algorithm.auto import direction_shares
@@ -50,11 +50,14 @@ class TrainingJob:
 
     @property
     def needs(self) -> DevicesSection:
-        """What a device must have to take part: what the job says, and that it knows the run's generator."""
+        """What a device must have to take part: what the job says, and that it can do what the run needs."""
         needs = self.spec.devices
-        if self.header.generator_version == GENERATOR_VERSION:
-            return needs
-        return needs.model_copy(update={"capabilities": [*needs.capabilities, GENERATOR_2]})
+        more = []
+        if self.header.generator_version != GENERATOR_VERSION:
+            more.append(GENERATOR_2)
+        if self.spec.privacy.secure_aggregation:
+            more.append(SECURE_AGGREGATION)
+        return needs.model_copy(update={"capabilities": [*needs.capabilities, *more]}) if more else needs
 
     def go_on_from(self, state: ModelState) -> None:
         """Continue from a committed version."""

@@ -30,7 +30,7 @@ from fwdllm_common.protocol import (
 from fwdllm_common.task import CLASSIFICATION, find_task
 from fwdllm_server.coordinator.coordinator import Coordinator
 from fwdllm_server.coordinator.peers import present
-from fwdllm_server.rounds import failing, feature_reporting, reporting, self_testing
+from fwdllm_server.rounds import aggregation_messages, failing, feature_reporting, reporting, self_testing
 from fwdllm_server.rounds.delivery import fetch, take_back
 from fwdllm_server.rounds.presence import Present
 from fwdllm_server.rounds.reporting import Report
@@ -140,6 +140,12 @@ class DeviceService(DeviceServiceServicer):
     ) -> device_pb2.SelfTestResponse:
         """Store the signal-to-noise ratio of a known-answer test, and answer whether the device is used."""
         response, job_id = await self._runtime.commit(self._report_self_test, caller_of(context), request)
+        self._coordinator.wake(job_id)
+        return response
+
+    async def Aggregate(self, request: device_pb2.AggregateRequest, context: Context) -> device_pb2.AggregateResponse:
+        """Store a message of secure aggregation, and answer when it is durable."""
+        response, job_id = await self._runtime.commit(self._aggregate, caller_of(context), request)
         self._coordinator.wake(job_id)
         return response
 
@@ -254,6 +260,15 @@ class DeviceService(DeviceServiceServicer):
         assignment = _own_assignment(connection, device_id, request.assignment_id)
         manifest = self._running(assignment.job_id).manifest
         response = feature_reporting.record(connection, assignment, request, manifest)
+        response.next.CopyFrom(self._window())
+        return response, assignment.job_id
+
+    def _aggregate(
+        self, connection: Connection, caller: Holder, request: device_pb2.AggregateRequest
+    ) -> tuple[device_pb2.AggregateResponse, str]:
+        device_id = self._identify(connection, caller)
+        assignment = _own_assignment(connection, device_id, request.assignment_id)
+        response = aggregation_messages.take(connection, assignment, request, self._runtime.clock())
         response.next.CopyFrom(self._window())
         return response, assignment.job_id
 

@@ -24,6 +24,7 @@ CALLERS: Mapping[str, Role | Anyone] = {
     "/fwdllm.v1.DeviceService/Report": Role.DEVICE,
     "/fwdllm.v1.DeviceService/ReportFeatureSums": Role.DEVICE,
     "/fwdllm.v1.DeviceService/ReportSelfTest": Role.DEVICE,
+    "/fwdllm.v1.DeviceService/Aggregate": Role.DEVICE,
     "/fwdllm.v1.DeviceService/RenewCertificate": Role.DEVICE,
     "/fwdllm.v1.OperatorService/SubmitJob": Role.OPERATOR,
     "/fwdllm.v1.OperatorService/ListJobs": Role.OPERATOR,

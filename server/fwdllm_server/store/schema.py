@@ -187,6 +187,39 @@ scalar_spans = Table(
     Index("scalar_spans_by_assignment", "assignment_id"),
 )
 
+aggregations = Table(
+    "aggregations",
+    metadata,
+    # Secure aggregation of a round that has not closed (docs/privacy.md).
+    Column("job_id", String(64), primary_key=True),
+    Column("round", BigInteger, primary_key=True, autoincrement=False),
+    Column("session", LargeBinary, nullable=False),
+    Column("step", String(16), nullable=False),
+    Column("step_since", Float, nullable=False),
+    # Of the scalars over the cohort, int64, little-endian; null until it is made.
+    Column("sum", LargeBinary),
+    # Weights of those that are in the sum, together.
+    Column("weight", BigInteger, nullable=False, default=0),
+)
+
+aggregation_members = Table(
+    "aggregation_members",
+    metadata,
+    Column("assignment_id", String(96), primary_key=True),
+    Column("job_id", String(64), nullable=False),
+    Column("round", BigInteger, nullable=False),
+    Column("number", Integer, nullable=False),
+    Column("weight", Integer, nullable=False),
+    # Its messages by step, messages of protos/fwdllm/v1; null until they are here.
+    Column("keys", LargeBinary),
+    Column("shares", LargeBinary),
+    Column("masked", LargeBinary),
+    Column("unmasking", LargeBinary),
+    # An AggregateResponse, what its message of this step is made of; null for those that are out of it.
+    Column("inbox", LargeBinary),
+    Index("aggregation_members_by_round", "job_id", "round"),
+)
+
 ledger = Table(
     "ledger",
     metadata,

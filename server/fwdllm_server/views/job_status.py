@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from fwdllm.v1 import operator_pb2
 from fwdllm_common.errors import FwdllmError
 from fwdllm_common.ledger import RunHeader
+from fwdllm_common.secure_aggregation import MIN_MEMBERS
 from fwdllm_server.rounds.collecting import directions_in
 from fwdllm_server.rounds.failing import failing_devices
 from fwdllm_server.rounds.self_testing import noisy_devices
@@ -68,6 +69,7 @@ def _whole_message(connection: Connection, record: JobRecord, now: float) -> ope
         theta_digest=ledger.newest_digest(connection, record.id) or _initial_digest(record),
         devices=devices,
         trainable_parameters=record.trainable_parameters or None,
+        privacy=_privacy(record),
         same_name=jobs.ids_of_name(connection, record.name, other_than=record.id),
     )
     _add_times(message, record, now)
@@ -78,6 +80,16 @@ def _whole_message(connection: Connection, record: JobRecord, now: float) -> ope
     if current is not None:
         message.round.CopyFrom(_round(connection, current))
     return message
+
+
+def _privacy(record: JobRecord) -> str:
+    """Return what the coordinator can infer of a device."""
+    if record.spec().privacy.secure_aggregation:
+        return f"scalars are summed over {MIN_MEMBERS} devices or more before the coordinator can read them"
+    return (
+        "the coordinator reads each device's own scalars, from which it can infer the gradient of that device's batch, "
+        "and from the gradient possibly texts; with [privacy] secure_aggregation it reads only sums over devices"
+    )
 
 
 def _state(record: JobRecord) -> operator_pb2.JobState:

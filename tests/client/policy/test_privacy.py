@@ -45,7 +45,8 @@ def test_the_owner_bounds_directions_and_names_the_labels(written):
     assert (found.max_directions, found.labels) == (5000, frozenset({"sport", "politics"}))
     assert found.description == (
         "every scalar is over 8 distinct rows or more, or over all of a device with fewer; at most 5000 directions of "
-        "a block at one θ; jobs with the labels politics, sport alone"
+        "a block at one θ; jobs with the labels politics, sport alone; jobs with secure aggregation read sums over 8 "
+        "devices or more, all others this device's own scalars, from which they can infer the gradient of its rows"
     )
     found.check_labels(["politics"])
     with pytest.raises(

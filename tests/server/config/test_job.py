@@ -226,3 +226,50 @@ def test_a_block_that_pauses_may_sample_by_momentum():
 
 def test_an_infinite_threshold_is_how_pacing_is_left_out():
     assert parse({"blocks.head": {"variance_threshold": inf}}).blocks["head"].variance_threshold == float("inf")
+
+
+SECURED = {
+    "privacy": {"secure_aggregation": True},
+    "rounds": {"min_devices": 8},
+    "blocks.head": {"directions": "auto"},
+    "blocks.peft": {"directions": "auto"},
+}
+
+
+def test_a_secured_job_has_no_clip():
+    assert parse(SECURED).robust.clip == 0
+    assert parse({}).robust.clip == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"rounds": {"min_devices": 7}}, "min_devices = 7; set [rounds] min_devices to 8 or more"),
+        ({"rounds": {"min_devices": 8, "max_devices": 5000}}, "max_devices = 5000; at most 4096"),
+        ({"rounds": {"min_devices": 8, "over_assign": 1.5}}, "over_assign, since all devices measure the same"),
+        ({"rounds": {"min_devices": 8, "over_assign": "auto"}}, "over_assign, since all devices measure the same"),
+        ({"robust": {"clip": 2}}, "clip, since nobody sees a device's own scalars"),
+        ({"model": {"head": "class-means"}}, 'head = "class-means", which asks devices for sums of their own'),
+        ({"blocks.head": {"directions": 9}}, 'directions = 9 of the block head; use directions = "auto"'),
+    ],
+)
+def test_what_a_secured_job_may_not_use_is_named(changes, why):
+    with pytest.raises(BadInputError, match=re.escape(f"secure_aggregation is not possible with {why}")):
+        parse({**SECURED, **changes})
+
+
+def test_a_preset_for_heads_can_be_secured():
+    text = """
+    [job]
+    name = "a"
+    [model]
+    source = "m"
+    labels = ["a", "b"]
+    [held_out]
+    file = "f.csv"
+    [rounds]
+    min_devices = 8
+    [privacy]
+    secure_aggregation = true
+    """
+    assert parse_toml(text, JobSpec, "job.toml").privacy.secure_aggregation

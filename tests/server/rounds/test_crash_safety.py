@@ -1,22 +1,18 @@
 """The coordinator may die before or after any commit: the run that goes on from its disk is the one that never died."""
 
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
-from helpers.rig import JOB, CoordinatorDiedError, Rig, ScriptedDevice, run_to_end
+from helpers.mortal_database import Fate, MortalDatabase
+from helpers.rig import JOB, Rig, ScriptedDevice, run_to_end
 from helpers.tiny_job import job_toml
-from sqlalchemy import Connection
 
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_server.store import ledger
 from fwdllm_server.store.artifacts import ArtifactStore
-from fwdllm_server.store.database import Database
 from fwdllm_server.store.jobs import JobState
 
 TOML = job_toml(
@@ -37,44 +33,6 @@ COMPLETE = job_toml(
     }
 )
 NAMES = ("a", "b")
-
-
-@dataclass
-class Fate:
-    """Counts commits that change something; at the ``dies_at``-th the process dies, ``before`` or ``after`` it."""
-
-    dies_at: int = 0
-    when: Literal["before", "after"] = "before"
-    commits: int = 0
-    estate: Path = field(default=Path())
-
-
-class MortalDatabase(Database):
-    """A database whose process may die; what its files hold at that moment is copied to the estate, WAL and all."""
-
-    def __init__(self, folder: Path, fate: Fate) -> None:
-        super().__init__(f"sqlite:///{folder / 'fwdllm.db'}")
-        self._folder = folder
-        self._fate = fate
-
-    @contextmanager
-    def transaction(self) -> Iterator[Connection]:
-        with super().transaction() as connection:
-            changes = connection.connection.driver_connection.total_changes
-            yield connection
-            changed = connection.connection.driver_connection.total_changes > changes
-            self._fate.commits += changed
-            dies = changed and self._fate.commits == self._fate.dies_at
-            if dies and self._fate.when == "before":
-                self._die()
-        if dies:
-            self._die()
-
-    def _die(self) -> None:
-        self._fate.estate.mkdir()
-        for file in self._folder.glob("fwdllm.db*"):
-            shutil.copy(file, self._fate.estate)
-        raise CoordinatorDiedError
 
 
 @pytest.fixture(scope="module", params=[TOML, COMPLETE], ids=["paced", "complete"])

@@ -64,6 +64,7 @@ function factsOf(job) {
     job.trainable_parameters && `${count(job.trainable_parameters)} trainable parameters`,
     job.head_init && `head from ${job.head_init}`,
     job.latest_evaluation && `${count(job.latest_evaluation.rows)} held-out rows`,
+    job.privacy,
   ].filter(Boolean).join(" · ");
 }
 

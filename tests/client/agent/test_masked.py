@@ -1,0 +1,179 @@
+"""A device's part in secure aggregation, with a coordinator in the same process that keeps the others' parts."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fwdllm.v1 import device_pb2
+from fwdllm_client.agent.journal import Journal
+from fwdllm_client.agent.link import Link
+from fwdllm_client.agent.masked import MaskedScalars
+from fwdllm_client.connection.retry import StopRequested
+from fwdllm_client.connection.transport import Traffic
+from fwdllm_common.errors import NotAllowedError
+from fwdllm_common.fixed_point import SCALE
+from fwdllm_common.secure_aggregation import Aggregation, Member, messages, peers_of_all
+
+DERIVATIVES = [0.5, -1.25, 3.0]
+SESSION = bytes(range(32))
+WEIGHT = 5
+
+
+class Cohort:
+    """The coordinator and the other members; ``deaf_to`` is a message that the device gets no answer to."""
+
+    address = "here"
+    traffic = Traffic()
+
+    def __init__(self, size: int = 8, deaf_to: str = "") -> None:
+        self.deaf_to = deaf_to
+        self.requests: list[device_pb2.AggregateRequest] = []
+        session = messages.session_of(SESSION, len(DERIVATIVES))
+        self.sum = Aggregation(session, peers_of_all(range(size), SESSION))
+        self.others = {number: Member(session, number) for number in range(1, size)}
+        for number, member in self.others.items():
+            self.sum.advertise(number, member.advertise())
+
+    def aggregate(self, request: device_pb2.AggregateRequest) -> device_pb2.AggregateResponse:
+        self.requests.append(request)
+        kind = request.WhichOneof("message")
+        if kind == self.deaf_to:
+            raise StopRequested
+        if kind == "keys":
+            self.sum.advertise(0, messages.advertisement_of(request.keys))
+            return device_pb2.AggregateResponse(keys=messages.peers_message(self.sum.keys_for(0)))
+        if kind == "shares":
+            self.sum.share(0, dict(request.shares.peers))
+            for number, member in self.others.items():
+                self.sum.share(number, member.share(self.sum.keys_for(number)))
+            return device_pb2.AggregateResponse(shares=device_pb2.MemberShares(peers=self.sum.sealed_for(0)))
+        if kind == "masked":
+            self.sum.mask(0, messages.words_of(request.masked))
+            nothing = np.zeros(len(DERIVATIVES), dtype=np.int64)
+            for number, member in self.others.items():
+                self.sum.mask(number, member.mask(nothing, self.sum.sealed_for(number)))
+            return device_pb2.AggregateResponse(survivors=device_pb2.Survivors(peers=self.sum.survivors_for(0)))
+        self.sum.unmask(0, messages.unmasking_of(request.unmasking))
+        for number, member in self.others.items():
+            self.sum.unmask(number, member.unmask(self.sum.survivors_for(number)))
+        return device_pb2.AggregateResponse(over=True, next=device_pb2.CheckInWindow(min_ms=3, max_ms=4))
+
+
+def assignment(session: bytes = SESSION, weight: int = WEIGHT) -> device_pb2.Assignment:
+    return device_pb2.Assignment(
+        assignment_id="a1",
+        secure_aggregation=device_pb2.SecureAggregation(session=session, member=0, weight=weight),
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    with closing(Journal(path)) as opened:
+        yield opened
+
+
+def masked(journal: Journal, cohort: Cohort, least: int = 8) -> MaskedScalars:
+    return MaskedScalars(Link(cohort, journal, threading.Event()), least)
+
+
+def send(device: MaskedScalars, work: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
+    return device.send(work, lambda: None)
+
+
+def test_the_sum_has_the_scalars_times_the_weight(journal):
+    cohort = Cohort()
+    device = masked(journal, cohort)
+    device.keep(assignment(), DERIVATIVES)
+
+    assert send(device, assignment()).max_ms == 4
+    assert cohort.sum.sum().tolist() == [round(WEIGHT * SCALE * value) for value in DERIVATIVES]
+
+
+@pytest.mark.parametrize("lost", ["keys", "shares", "masked", "unmasking"])
+def test_a_device_that_restarts_sends_the_same_message_again(path, lost):
+    cohort = Cohort(deaf_to=lost)
+    with closing(Journal(path)) as journal:
+        device = masked(journal, cohort)
+        device.keep(assignment(), DERIVATIVES)
+        with pytest.raises(StopRequested):
+            send(device, assignment())
+    cohort.deaf_to = ""
+    with closing(Journal(path)) as journal:
+        device = masked(journal, cohort)
+        assert device.are_kept(assignment())
+        send(device, assignment())
+
+    sent = [request for request in cohort.requests if request.WhichOneof("message") == lost]
+    assert len(sent) == 2
+    assert sent[0] == sent[1]
+    assert cohort.sum.sum().tolist() == [round(WEIGHT * SCALE * value) for value in DERIVATIVES]
+
+
+@pytest.mark.parametrize("size", [3, 7])
+def test_a_small_cohort_gets_nothing_but_keys(journal, size):
+    cohort = Cohort(size)
+    device = masked(journal, cohort)
+    device.keep(assignment(), DERIVATIVES)
+    with pytest.raises(NotAllowedError, match=f"a sum over {size} devices"):
+        send(device, assignment())
+
+    assert [request.WhichOneof("message") for request in cohort.requests] == ["keys"]
+
+
+def test_the_owner_sets_the_least_cohort(journal):
+    device = masked(journal, Cohort(8), least=9)
+    device.keep(assignment(), DERIVATIVES)
+    with pytest.raises(NotAllowedError, match="sums over 9 or more"):
+        send(device, assignment())
+
+
+@pytest.mark.parametrize("weight", [0, 9])
+def test_a_weight_out_of_bounds_is_refused(journal, weight):
+    with pytest.raises(NotAllowedError, match="weights are 1 to 8"):
+        masked(journal, Cohort()).keep(assignment(weight=weight), DERIVATIVES)
+
+
+@pytest.mark.parametrize("changed", [assignment(session=bytes(32)), assignment(weight=1)])
+def test_scalars_are_masked_for_one_session_and_weight(journal, changed):
+    cohort = Cohort()
+    device = masked(journal, cohort)
+    device.keep(assignment(), DERIVATIVES)
+    with pytest.raises(NotAllowedError, match="changes what a sum"):
+        send(device, changed)
+
+    assert cohort.requests == []
+
+
+def test_a_withdrawn_permission_ends_the_part(journal):
+    cohort = Cohort()
+    device = masked(journal, cohort)
+    device.keep(assignment(), DERIVATIVES)
+
+    def stopped() -> None:
+        if len(cohort.requests) == 2:
+            raise StopRequested
+
+    with pytest.raises(StopRequested):
+        device.send(assignment(), stopped)
+    assert [request.WhichOneof("message") for request in cohort.requests] == ["keys", "shares"]
+
+
+def test_an_assignment_that_is_over_leaves_nothing(journal):
+    device = masked(journal, Cohort())
+    device.keep(assignment(), DERIVATIVES)
+    send(device, assignment())
+    journal.keep_only(["another"])
+
+    assert not device.are_kept(assignment())
+    assert journal.membership("a1") is None

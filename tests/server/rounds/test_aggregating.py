@@ -1,0 +1,243 @@
+"""Rounds with secure aggregation: the cohort's sum, or none."""
+
+import sqlite3
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import numpy as np
+import pytest
+from helpers.cohort_device import CohortDevice, Kind, run_cohort
+from helpers.rig import Rig
+from helpers.tiny_job import job_toml
+from sqlalchemy import update
+
+from fwdllm.v1 import device_pb2
+from fwdllm_common.errors import BadInputError
+from fwdllm_common.packing import packed
+from fwdllm_server.rounds.presence import Present
+from fwdllm_server.store import schema
+from fwdllm_server.store.rounds import Phase
+
+WEIGHTS = [1, 1, 2, 2, 3, 3, 4, 5, 5, 6, 6, 7]
+"""Of devices with 10, 20, … 120 rows: 4 for the median's 70."""
+NAMES = [f"device-{letter}" for letter in "abcdefghijkl"]
+SECURED = {
+    "privacy": {"secure_aggregation": True},
+    "rounds": {"count": 1, "min_devices": 8, "max_devices": 12},
+    "blocks.peft": {"directions": "auto", "batch_size": "auto"},
+    "blocks.head": {"directions": "auto", "batch_size": "auto"},
+}
+
+
+@pytest.fixture
+def rig(tmp_path: Path):
+    rig = Rig.create(tmp_path, job_toml(SECURED), NAMES)
+    with rig.database.transaction() as connection:  # 10 to 120 rows
+        for number, name in enumerate(NAMES, start=1):
+            own = schema.devices.c.id == name
+            connection.execute(update(schema.devices).where(own).values(training_examples=10 * number))
+    yield rig
+    rig.database.close()
+
+
+def cohort(silent: Mapping[str, Kind] = MappingProxyType({})) -> list[CohortDevice]:
+    return [CohortDevice(name, silent.get(name[-1])) for name in NAMES]
+
+
+def is_closed(rig: Rig) -> bool:
+    return rig.round.phase in (Phase.COMMITTED, Phase.ABANDONED) or rig.round.number > 1
+
+
+def coefficients(rig: Rig) -> list[int]:
+    (entry,) = rig.ledger()
+    return [c for each in entry.updates for c in each.coefficients.tolist()]
+
+
+def mean_of(rig: Rig, devices: list[CohortDevice]) -> list[int]:
+    """The weighted mean of the same scalars, in the way of the ledger: each block packed by itself."""
+    weights = np.array([WEIGHTS[NAMES.index(device.name)] for device in devices])
+    values = np.array([values for device in devices for values in device.values.values()])
+    together = int(weights.sum())
+    mean = (2 * (weights @ values) + together) // (2 * together)
+    (entry,) = rig.ledger()
+    sizes = np.cumsum([len(each.seeds) for each in entry.updates])[:-1]
+    parts = zip(entry.updates, np.split(mean, sizes), strict=True)
+    return [c for each, part in parts for c in (packed(part).integers() if each.packed else part).tolist()]
+
+
+def test_the_ledger_has_the_weighted_mean_of_the_cohorts_scalars(rig):
+    devices = cohort()
+    run_cohort(rig, devices, is_closed)
+
+    assert rig.phases() == ["committed"]
+    assert [weight for device in devices for weight in device.weights.values()] == WEIGHTS
+    assert coefficients(rig) == mean_of(rig, devices)
+    assert rig.round.reason == "sum over 12 of 12 devices"
+
+
+def test_all_devices_measure_the_same_directions_on_their_rows(rig):
+    rig.begin_round(*NAMES)
+    tasks = {tuple(task.SerializeToString() for task in each.tasks) for each in rig.work_of_round()}
+
+    assert len(tasks) == 1
+    assert all(task.same_rows and not task.packed for task in rig.work_of_round()[0].tasks)
+
+
+@pytest.mark.parametrize(
+    ("silent", "in_sum"),
+    [
+        ({"l": "keys"}, 11),
+        ({"l": "shares"}, 11),
+        ({"l": "masked"}, 11),  # its masking key is restored
+        ({"l": "unmasking"}, 12),  # it is in the sum already
+        ({"j": "masked", "k": "unmasking", "l": "masked"}, 10),
+        ({"i": "keys", "j": "shares", "k": "masked", "l": "unmasking"}, 9),
+    ],
+)
+def test_the_sum_is_exact_whoever_vanishes(rig, silent, in_sum):
+    devices = cohort(silent)
+    run_cohort(rig, devices, is_closed)
+
+    assert rig.phases() == ["committed"]
+    assert rig.round.reason == f"sum over {in_sum} of 12 devices"
+    assert coefficients(rig) == mean_of(rig, [d for d in devices if d.silent_from in (None, "unmasking")])
+
+
+@pytest.mark.parametrize(("kind", "unanswered"), [("shares", "masked"), ("masked", "unmasking")])
+def test_where_devices_would_refuse_to_go_on_the_round_is_abandoned_before(rig, kind, unanswered):
+    devices = cohort(dict.fromkeys("ijkl", kind))  # 7 of 11 peers are left, 8 are needed
+    run_cohort(rig, devices, is_closed)
+
+    assert rig.phases()[0] == "abandoned"
+    assert unanswered not in {each.WhichOneof("message") for d in devices for sent in d.sent.values() for each in sent}
+
+
+@pytest.mark.parametrize("kind", ["keys", "shares", "masked"])
+def test_below_the_minimum_the_round_is_abandoned_and_nobody_unmasks(rig, kind):
+    devices = cohort(dict.fromkeys("hijkl", kind))
+    run_cohort(rig, devices, is_closed)
+
+    assert rig.phases()[0] == "abandoned"
+    assert rig.ledger() == []
+    kinds = {request.WhichOneof("message") for d in devices for each in d.sent.values() for request in each}
+    assert "unmasking" not in kinds
+
+
+def test_with_too_few_to_unmask_the_round_is_abandoned(rig):
+    devices = cohort(dict.fromkeys("hijkl", "unmasking"))
+    run_cohort(rig, devices, is_closed)
+
+    assert rig.phases()[0] == "abandoned"
+    assert rig.ledger() == []
+
+
+def test_the_next_round_is_another_session_of_those_that_are_left(rig):
+    devices = cohort(dict.fromkeys("hijkl", "unmasking"))
+    run_cohort(rig, devices, is_closed)
+    for device in devices:
+        device.silent_from = None
+    run_cohort(rig, devices, lambda rig: rig.phases()[-1] == "committed")
+
+    assert len(rig.ledger()) == 1
+    sealing = [each[0].keys.sealing for device in devices for each in device.sent.values()]
+    assert len(set(sealing)) == len(sealing)
+
+
+def test_no_devices_own_scalars_are_on_the_wire_or_in_the_store(rig, tmp_path):
+    devices = cohort({"l": "masked"})
+    wire, dumps = set(), []
+
+    def watched(rig: Rig) -> bool:
+        dumps.append(_everything_in(tmp_path / "fwdllm.db"))
+        return is_closed(rig)
+
+    run_cohort(rig, devices, watched)
+    for device in devices:
+        for requests in device.sent.values():
+            wire.update(request.SerializeToString() for request in requests)
+    assert coefficients(rig) == mean_of(rig, devices[:-1])
+    for device in devices:
+        for work, values in device.values.items():
+            for factor in {1, device.weights[work]}:
+                for width in ("<i8", "<i4"):
+                    for place in range(0, len(values), 2):  # two numbers are not there by chance
+                        secret = (values[place : place + 2] * factor).astype(width).tobytes()
+                        assert not any(secret in message for message in wire)
+                        assert not any(secret in dump for dump in dumps)
+
+
+def _everything_in(path: Path) -> bytes:
+    with sqlite3.connect(path) as database:
+        tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        rows = [row for table in tables for row in database.execute(f"SELECT * FROM {table}")]
+    return b"|".join(value if isinstance(value, bytes) else str(value).encode() for row in rows for value in row)
+
+
+def test_who_is_late_for_the_sum_is_never_asked_for_plain_scalars(rig):
+    devices = cohort({"l": "masked"})
+    while rig.now < 1400 and (not rig.phases() or rig.round.phase != Phase.COMMITTING):
+        for device in devices:
+            device.work(rig)
+        rig.machine.advance(rig.now)
+        rig.now += 1
+
+    assert rig.round.phase == Phase.COMMITTING
+    assert rig.fetched(NAMES[-1]).HasField("secure_aggregation")
+
+
+def test_scalars_that_are_not_masked_are_refused(rig):
+    (work, *_) = rig.begin_round(*NAMES)
+    answer = rig.report(work.id, [0.5, 0.25])
+
+    assert (answer.accepted, answer.unusable, answer.stop) == (0, 2, True)
+
+
+def test_a_message_counts_once_and_another_one_in_its_place_does_not(rig):
+    rig.begin_round(*NAMES)
+    device = CohortDevice(NAMES[0])
+    device.work(rig)
+    ((request,),) = device.sent.values()
+    assert rig.aggregate(request).wait_ms > 0
+    other = device_pb2.AggregateRequest()
+    other.CopyFrom(request)
+    other.keys.sealing = bytes(32)
+    assert rig.aggregate(other).over
+    assert rig.aggregate(request).wait_ms > 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"keys": device_pb2.MemberKeys(sealing=bytes(31), masking=bytes(32), commitment=bytes(32))},
+        {},
+    ],
+)
+def test_a_message_of_a_wrong_size_is_refused(rig, message):
+    (work, *_) = rig.begin_round(*NAMES)
+    with pytest.raises(BadInputError):
+        rig.aggregate(device_pb2.AggregateRequest(assignment_id=work.id, **message))
+
+
+def test_a_message_out_of_turn_ends_the_devices_part(rig):
+    (work, *_) = rig.begin_round(*NAMES)
+
+    assert rig.aggregate(device_pb2.AggregateRequest(assignment_id=work.id, masked=bytes(8))).over
+
+
+def test_a_damaged_key_leaves_its_device_out(rig):
+    devices = cohort({"l": "keys"})
+    *_, work = rig.begin_round(*NAMES)
+    low_order = device_pb2.MemberKeys(sealing=bytes(32), masking=bytes(range(32)), commitment=bytes(32))
+    rig.aggregate(device_pb2.AggregateRequest(assignment_id=work.id, keys=low_order))
+    run_cohort(rig, devices, is_closed)
+
+    assert rig.round.reason == "sum over 11 of 12 devices"
+    assert coefficients(rig) == mean_of(rig, devices[:-1])
+
+
+def test_a_device_without_secure_aggregation_is_not_selected(rig):
+    device = Present("old", 0.0, frozenset(("no", "yes")), frozenset(("generator-2",)))
+
+    why = device.why_not("tiny", frozenset(("no", "yes")), needs=rig.job.needs)
+    assert "'secure-aggregation'" in why
