@@ -271,6 +271,12 @@ class RoundsSection(_Section):
         return self
 
 
+class TrackingSection(_Section):
+    """The experiment trackers ``to`` which the evaluations go too: ``tensorboard`` (``fwdllm[tensorboard]``)."""
+
+    to: list[Literal["tensorboard"]] = Field(default=[], max_length=1)
+
+
 class RobustSection(_Section):
     """Robust aggregation: the bound on what devices that report wrong scalars can do.
 
@@ -384,6 +390,7 @@ class JobSpec(_Section):
     perturbation: PerturbationSection = PerturbationSection()
     rounds: RoundsSection = RoundsSection()
     robust: RobustSection = RobustSection()
+    tracking: TrackingSection = TrackingSection()
     blocks: dict[BlockName, BlockSection] = Field(min_length=1)
 
     @model_validator(mode="before")
