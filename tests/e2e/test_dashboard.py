@@ -117,9 +117,9 @@ def test_every_page_is_for_everybody(federation: Federation, watched: Watched) -
     page.goto(f"{url_of(federation)}#/compare")
     page.get_by_label(re.compile("tiny")).check()
     expect(page.locator(".plot")).to_have_attribute("aria-label", "accuracy by round of tiny")
-    page.get_by_label("By").select_option("directions")
-    page.get_by_label("Value").select_option("loss")
-    page.get_by_label("logarithmic").check()
+    page.locator("#compare-x").select_option("directions")
+    page.locator("#compare-y").select_option("loss")
+    page.locator("#compare-log").check()
     expect(page.locator(".plot")).to_have_attribute("aria-label", "loss by directions of tiny")
     expect(page.locator(".plot canvas")).to_be_visible()
     with page.expect_download() as taken:

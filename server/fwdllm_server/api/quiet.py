@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -17,13 +18,16 @@ def quiet(*, verbose: bool = False) -> Iterator[None]:
 
     A program that has configured structlog itself has its own way.
     """
-    if structlog.is_configured():
-        yield
-        return
-    configure_logging(verbose=verbose)
-    if not verbose:
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    try:
-        yield
-    finally:
-        structlog.reset_defaults()
+    with warnings.catch_warnings():
+        # tqdm's, which libraries load in every notebook: the bars that it would draw are none of ours.
+        warnings.filterwarnings("ignore", "IProgress not found")
+        if structlog.is_configured():
+            yield
+            return
+        configure_logging(verbose=verbose)
+        if not verbose:
+            structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+        try:
+            yield
+        finally:
+            structlog.reset_defaults()

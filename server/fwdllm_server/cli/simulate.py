@@ -136,9 +136,11 @@ def _run(simulation: Simulation, out: Path, json: bool) -> None:
     if json:
         print_json({**asdict(outcome), "points": len(points), "adapter": str(adapter)})
         return
+    ended = f"{outcome.message}\n" if outcome.message else ""
     print(
         f"{first.metric} {first.accuracy:.1%} before, {last.accuracy:.1%} after, {best.accuracy:.1%} at best "
         f"(round {best.version})\n"
+        f"{ended}"
         f"{outcome.rounds_committed} rounds committed, {outcome.rounds_abandoned} abandoned; {outcome.scalars_late} "
         f"scalars late, {outcome.scalars_repeated} repeated, {outcome.scalars_unusable} unusable\n"
         f"{last.device_seconds / devices:,.1f} s of computing and {_traffic(last, devices)} a device, in "

@@ -272,6 +272,12 @@ class RoundsSection(_Section):
         return self
 
 
+class TrackingSection(_Section):
+    """The experiment trackers ``to`` which the evaluations go too: ``tensorboard`` (``fwdllm[tensorboard]``)."""
+
+    to: list[Literal["tensorboard"]] = Field(default=[], max_length=1)
+
+
 class RobustSection(_Section):
     """Robust aggregation: the bound on what devices that report wrong scalars can do.
 
@@ -395,6 +401,7 @@ class JobSpec(_Section):
     rounds: RoundsSection = RoundsSection()
     robust: RobustSection = RobustSection()
     privacy: PrivacySection = PrivacySection()
+    tracking: TrackingSection = TrackingSection()
     blocks: dict[BlockName, BlockSection] = Field(min_length=1)
 
     @model_validator(mode="before")

@@ -37,6 +37,7 @@ from fwdllm_server.store import jobs, leases, ledger, locks
 from fwdllm_server.store.artifacts import is_whole
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.leases import Lease, LeaseLostError
+from fwdllm_server.tracking.tracking import check_trackers
 
 _log = structlog.get_logger()
 
@@ -86,6 +87,7 @@ class Coordinator:
             has the same name.
         """
         spec = await asyncio.to_thread(read_job, spec_toml, base_folder)
+        check_trackers(spec.tracking)
         await asyncio.to_thread(check_held_out, spec, base_folder)
         await asyncio.to_thread(check_source, spec.model.resolved_source(base_folder))
         job_id = uuid4().hex[:12]

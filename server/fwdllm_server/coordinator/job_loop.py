@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from pathlib import Path
 
 import structlog
@@ -25,6 +26,7 @@ from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import jobs, leases, ledger
 from fwdllm_server.store.leases import Lease
 from fwdllm_server.store.ledger import EvaluationRecord
+from fwdllm_server.tracking.tracking import FOLDER, Tracking
 
 _log = structlog.get_logger()
 
@@ -90,21 +92,24 @@ class JobLoop:
 
     async def _evaluate_versions(self) -> None:
         evaluator: HeldOutEvaluator | None = None
-        while True:
-            await self._evaluation_due.wait()
-            version = min(self._due)
-            theta = self._due.pop(version)
-            if not self._due:
-                self._evaluation_due.clear()
-            if evaluator is None:
-                evaluator = await asyncio.to_thread(self._make_evaluator)
-            record = await asyncio.to_thread(evaluator.evaluate, version, theta)
-            failure = await self._runtime.transact(self._save, record, self._runtime.clock())
-            _log.info("evaluated", job=self._job.name, version=version, accuracy=record.accuracy, loss=record.loss)
-            if failure:
-                raise JobFailedError(failure)
-            self.wake()
-            await self._runtime.notify()
+        folder = self._runtime.home.folder / FOLDER / f"{self._job.name}-{self._job.id}"
+        with closing(await asyncio.to_thread(Tracking, self._job.spec.tracking, folder)) as tracking:
+            while True:
+                await self._evaluation_due.wait()
+                version = min(self._due)
+                theta = self._due.pop(version)
+                if not self._due:
+                    self._evaluation_due.clear()
+                if evaluator is None:
+                    evaluator = await asyncio.to_thread(self._make_evaluator)
+                record = await asyncio.to_thread(evaluator.evaluate, version, theta)
+                failure = await self._runtime.transact(self._save, record, self._runtime.clock())
+                _log.info("evaluated", job=self._job.name, version=version, accuracy=record.accuracy, loss=record.loss)
+                await asyncio.to_thread(tracking.evaluated, record)
+                if failure:
+                    raise JobFailedError(failure)
+                self.wake()
+                await self._runtime.notify()
 
     def _make_evaluator(self) -> HeldOutEvaluator:
         return HeldOutEvaluator(

@@ -44,6 +44,7 @@ from fwdllm_server.store import efforts, jobs, ledger, rounds
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.rounds import Phase
+from fwdllm_server.tracking.tracking import FOLDER, Tracking, check_trackers
 
 CHECKPOINT_S = 5.0
 """Real seconds between two checkpoints. A run that is killed repeats at most about as much work."""
@@ -52,7 +53,7 @@ _MAX_CACHE_BYTES = 1 << 34
 
 @dataclass(frozen=True)
 class Outcome:
-    """The result of a run, beside its curve."""
+    """The result of a run, beside its curve; ``message`` says why it ended early, if it did."""
 
     rounds_committed: int
     rounds_abandoned: int
@@ -60,6 +61,7 @@ class Outcome:
     scalars_late: int
     scalars_unusable: int
     theta_digest: str
+    message: str
 
 
 class Simulation:
@@ -92,6 +94,7 @@ class Simulation:
         self._population = population
         self._model = JobFolder(folder / "model")
         if not (folder / DATABASE).exists():
+            check_trackers(self._spec.tracking)
             check_held_out(self._spec, base_folder)
             check_data(self._spec, data, population, users is not None)
             begin_folder(folder)
@@ -120,6 +123,8 @@ class Simulation:
             self._evaluator = HeldOutEvaluator(
                 self._spec, base_folder, self._model.bundle, self._job.manifest, cache / "held-out"
             )
+            self._tracking = Tracking(self._spec.tracking, folder / FOLDER)
+            opened.callback(self._tracking.close)
             self._curve = Curve(self._store, folder / "curve.json")
             self._checkpoint_at = 0.0
             self._closing = opened.pop_all()
@@ -172,6 +177,7 @@ class Simulation:
             scalars_late=record.scalars_late,
             scalars_unusable=record.scalars_unusable,
             theta_digest=self._job.state.digest.hex(),
+            message=record.message,
         )
 
     def ledger(self) -> Sequence[bytes]:
@@ -270,6 +276,7 @@ class Simulation:
             exact_match=record.exact_match,
         )
         self._curve.add(point)
+        self._tracking.evaluated(record)
         return point
 
     def _record(self) -> JobRecord | None:

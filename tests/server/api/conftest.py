@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import structlog
 from helpers.tiny_text import save_tiny_model, write_rows
 
 import fwdllm
+from fwdllm_server.simulation import simulation
 
 SMALL: Mapping[str, Any] = {
     "preset": "default",
@@ -34,6 +36,15 @@ def unconfigured() -> Iterator[None]:
     structlog.reset_defaults()
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def ready(run: fwdllm.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exporting the model again is copying that of ``run``."""
+    exported = run.folder / "simulation" / "model"
+    monkeypatch.setattr(
+        simulation, "export_model", lambda spec, source, folder, *_: shutil.copytree(exported, folder.path)
+    )
 
 
 @pytest.fixture(scope="session")

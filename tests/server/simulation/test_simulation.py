@@ -54,6 +54,23 @@ def dies(monkeypatch):
     return dies
 
 
+@pytest.mark.usefixtures("ready")
+def test_a_simulation_whose_validation_loss_falls_no_more_ends_early_and_is_tracked(place, tmp_path):
+    still = {name: {**SIMULATED[name], "learning_rate": 1e-9} for name in ("blocks.head", "blocks.peft")}
+    held_out = {"file": "held_out.csv", "validation": 0.3}
+    rounds = {"count": 30, "min_devices": 3, "evaluate_every": 1, "patience": 2}
+    watched = {"held_out": held_out, "rounds": rounds, "tracking": {"to": ["tensorboard"]}}
+    toml = job_toml({**SIMULATED, **still, **watched})
+    population = Population(devices=3)
+    with Simulation(toml, place, DataSource(place / "train.csv"), population, tmp_path / "run", threads=1) as run:
+        points = run.run(silently)
+        outcome = run.outcome
+
+    assert outcome.message.startswith("stopped early: none of the 2 rounds after version ")
+    assert outcome.rounds_committed == points[-1].version < 30
+    assert [file.name for file in (tmp_path / "run" / "tensorboard").iterdir()]
+
+
 def test_a_simulation_runs_to_its_end(simulate, tmp_path):
     run = simulate("run")
     heard = []

@@ -1,0 +1,60 @@
+import struct
+from pathlib import Path
+
+import pytest
+from helpers.tiny_job import job_spec
+from pydantic import ValidationError
+from tensorboardX.proto.event_pb2 import Event
+
+from fwdllm_server.config.job import TrackingSection
+from fwdllm_server.store.ledger import EvaluationRecord
+from fwdllm_server.tracking.tracking import Tracking
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """The points in a folder's event files, by tag: records of a length, its checksum, an event, its checksum."""
+    found: dict[str, list[tuple[int, float]]] = {}
+    for file in sorted(folder.iterdir()):
+        data = file.read_bytes()
+        while data:
+            (length,) = struct.unpack("<Q", data[:8])
+            event = Event.FromString(data[12 : 12 + length])
+            data = data[16 + length :]
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append((event.step, value.simple_value))
+    return found
+
+
+def test_evaluations_are_steps_of_tensorboard(tmp_path):
+    tracking = Tracking(TrackingSection(to=["tensorboard"]), tmp_path / "events")
+    tracking.evaluated(EvaluationRecord(0, 0.25, 1.5, 10))
+    tracking.evaluated(EvaluationRecord(3, 0.5, float("inf"), 10, None, 0.75, 1.25))
+    tracking.close()
+
+    assert scalars(tmp_path / "events") == {
+        "held_out/accuracy": [(0, 0.25), (3, 0.5)],
+        "held_out/loss": [(0, 1.5)],
+        "validation/accuracy": [(3, 0.75)],
+        "validation/loss": [(3, 1.25)],
+    }
+
+
+def test_questions_have_f1_and_exact_match(tmp_path):
+    tracking = Tracking(TrackingSection(to=["tensorboard"]), tmp_path)
+    tracking.evaluated(EvaluationRecord(1, 0.5, 2.0, 10, 0.25))
+    tracking.close()
+
+    assert scalars(tmp_path).keys() == {"held_out/f1", "held_out/loss", "held_out/exact_match"}
+
+
+def test_a_job_that_asks_for_none_writes_nothing(tmp_path):
+    tracking = Tracking(TrackingSection(), tmp_path / "events")
+    tracking.evaluated(EvaluationRecord(0, 0.25, 1.5, 10))
+    tracking.close()
+
+    assert not (tmp_path / "events").exists()
+
+
+def test_a_tracker_that_nobody_knows_is_refused():
+    with pytest.raises(ValidationError, match="tensorboard"):
+        job_spec({"tracking": {"to": ["paper"]}})
