@@ -96,6 +96,7 @@ EXCEPTIONS = {
     r"journalctl ": "needs a unit that sudo installed; tests/deploy/test_files.py verifies it",
     r"bash install": "needs a phone; tests/deploy/test_termux.py runs the scripts on stand-ins for Termux' commands",
     r"fwdllm-server demo": "minutes; tests/packaging/test_quickstart.py, with one round",
+    r"fwdllm-server job extend": "tests/integration/test_operator.py; others here need their jobs as they are",
     r"(python -m venv|\.) ": "makes an environment; tests/packaging/test_quickstart.py makes its own",
     r"pip install ./examples": "tests/e2e/test_examples.py installs it into a folder",
     r"pip install ": "from an index; tests/packaging/test_wheel.py installs the wheel with each extra",
