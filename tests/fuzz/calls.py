@@ -42,6 +42,7 @@ _VALID: Mapping[str, Drawn] = {
     "Report": {"assignment_id": WORK, "derivatives": [0.5]},
     "ReportFeatureSums": {"assignment_id": WORK},
     "ReportSelfTest": {"assignment_id": WORK, "signal_to_noise": 9.0},
+    "Aggregate": {"assignment_id": WORK, "masked": bytes(8)},
     "GetWeights": {"job_id": "job1", "version": 1},
     "RenewCertificate": {"certificate_request": _REQUEST},
     "Enroll": {"token_secret": "A" * 43, "certificate_request": _REQUEST},

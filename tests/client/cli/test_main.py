@@ -232,6 +232,7 @@ def test_status(home, coordinator, capsys):
         "failed": [],
         "scalars_over": "8 distinct rows or more, or over all of a device with fewer",
         "max_directions": 65536,
+        "min_cohort": 8,
         "labels": None,
         "last_round": None,
         "unacknowledged_scalars": 3,
