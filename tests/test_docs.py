@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from helpers.documented import PAGES
 from pydantic import BaseModel
 
 import fwdllm_client
@@ -21,6 +22,8 @@ from fwdllm_server.config.job import BlockSection, JobSpec, SamplingSection
 from fwdllm_server.config.toml_model import parse_toml
 
 DOCS = Path(__file__).parents[1] / "docs"
+FOLDERS = ("common", "client", "server", "protos", "docs", "deploy", "benchmarks", "examples", "findings", "tests")
+SOURCE_PATH = re.compile(rf"[\w./-]+\.(?:py|sh|proto)|(?:{'|'.join(FOLDERS)})/[a-z\d_./-]+")
 
 
 def keys_of(model: type[BaseModel]) -> set[str]:
@@ -112,6 +115,43 @@ def test_the_map_of_the_code_is_right_and_whole() -> None:
         for path in folders
         if str(path.parent.relative_to(repository)) not in text
     } == set()
+
+
+def code_in_sentences() -> Iterator[tuple[str, str]]:
+    """Yield the page and the text of each piece of code between backticks, on one line."""
+    for page in PAGES:
+        sentences = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for code in re.findall(r"`([^`\n]+)`", sentences):
+            yield str(page.relative_to(DOCS.parent)), code
+
+
+def test_every_path_in_the_documents_exists() -> None:
+    """A path may leave out folders at its beginning."""
+    paths = [path.relative_to(DOCS.parent).parts for folder in FOLDERS for path in (DOCS.parent / folder).rglob("*")]
+    known = {"/".join(parts[first:]) for parts in paths for first in range(len(parts))}
+    named = [(page, code) for page, code in code_in_sentences() if SOURCE_PATH.fullmatch(code)]
+    assert len(named) > 100
+    assert [(page, path) for page, path in named if path.rstrip("/") not in known] == []
+
+
+def test_every_link_from_page_to_page_leads_somewhere() -> None:
+    links = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)#:\s]+)[)#]", page.read_text())]
+    assert len(links) > 100
+    assert [(page.name, link) for page, link in links if not (page.parent / link).exists()] == []
+
+
+def test_every_module_in_the_documents_can_be_imported() -> None:
+    named = [
+        (page, name)
+        for page, code in code_in_sentences()
+        for name in re.findall(r"fwdllm_(?:common|client|server)(?:\.\w+)+", code)
+    ]
+    assert named
+    for page, name in named:
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError):
+            raise AssertionError(f"{page}: there is no {name}") from None
 
 
 def test_every_way_in_which_one_device_can_cost_a_job_has_its_test() -> None:

@@ -38,7 +38,7 @@ class Defence:
 
 DEFENCES = {
     "off": Defence("no defence", 0.0, 1),
-    "clip": Defence("clipped and voted on (default)", 3.0, 1),
+    "clip": Defence("clipped, reputations (default)", 3.0, 1),
     "three": Defence("clipped, median of 3", 3.0, 3),
 }
 _CELLS: Mapping[str, tuple[Behaviour, ...]] = {

@@ -134,9 +134,9 @@ def population_of(run: Run, files: TaskFiles) -> Population:
 
 
 def check_recipe(kept: Curve, recipe: Mapping[str, Any], folder: Path) -> None:
-    """Check that a run was begun with this recipe.
+    """Check that a stored run has this recipe.
 
-    :raises ValueError: it was not.
+    :raises ValueError: it has another one.
     """
     if kept.made["recipe"] != recipe:
         raise ValueError(f"its recipe has changed since it began; delete {folder} to run it anew")

@@ -96,7 +96,7 @@ async def test_a_held_out_file_that_does_not_fit_is_refused(server, tmp_path, ro
 async def test_a_job_keeps_the_preset_that_it_was_submitted_with(
     folder: Path, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """An upgrade may bring another preset; a job that was submitted before goes on as it was begun."""
+    """An upgrade may bring another preset; a job that was submitted before keeps its specification."""
     home = ServerHome.open(folder / "server")
     toml = 'preset = "upper-layers"\n' + job_toml({**SECTIONS, "job": {"name": "other"}, **dict.fromkeys(PRESETS_OWN)})
     async with serving(home) as server:
