@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fwdllm_common.chat import Chat
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import sha256_of
 from fwdllm_common.layout import Layout
@@ -69,10 +70,10 @@ class Stage:
     ``[N, T]``; ``activation`` float32, the previous stage's output; ``theta`` float32 ``[P, block size]``, with N a
     multiple of P and row n using copy n // (N / P); ``labels``, whose shape ``[N, …]`` and dtype are the task's.
     The output is ``next_activation``, float32 ``[N, T, width]`` when ``per_token`` else ``[N, width]``; the last stage
-    returns ``loss`` float32 ``[N]`` and ``logits`` float32 ``[N, labels]``, or ``[N, T, 2]``, instead (width is then
-    the label count, or 2). ``weights`` is the graph's external data file, if it has one. ``multiplications`` is the
-    cost of the stage: the multiplications by weights (θ included) for one token of a row, or for one row where the
-    stage reads pooled features.
+    returns ``loss`` float32 ``[N]`` and ``logits`` float32 ``[N, labels]``, ``[N, T, 2]``, or ``[N, C, vocabulary]`` at
+    C completion tokens, instead (width is then the last of these sizes). ``weights`` is the graph's external data file,
+    if it has one. ``multiplications`` is the cost of the stage: the multiplications by weights (θ included) for one
+    token of a row, or for one row where the stage reads pooled features.
 
     In a chain with ``features`` (float32 ``[N, features]``) a stage of a block reads N rows, not repeated for its
     copies, and returns each with every copy: from ``activation`` ``[N, T, width]``, or ``[N, C, width]`` with the C
@@ -102,6 +103,7 @@ class Manifest:
     the ``prompt``, if there is one. ``canary`` is the file of a known-answer test
     (:class:`fwdllm_common.canary.Canary`). With ``no_answer`` the model also learns questions without an answer.
     ``features`` is the width of the vector that the frozen stages return beside their activation, 0 if there is none.
+    ``chat`` is how a model that generates writes conversations.
     """
 
     labels: tuple[str, ...]
@@ -115,6 +117,7 @@ class Manifest:
     task: str = CLASSIFICATION
     no_answer: bool = False
     features: int = 0
+    chat: Chat | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.frozen < len(self.stages):
@@ -205,6 +208,7 @@ class Manifest:
             **({} if self.task == CLASSIFICATION else {"task": self.task}),
             **({"no_answer": True} if self.no_answer else {}),
             **({} if self.features == 0 else {"features": self.features}),
+            **({} if self.chat is None else {"chat": self.chat.to_json()}),
         }
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -230,6 +234,7 @@ class Manifest:
                 task=str(value.get("task", CLASSIFICATION)),
                 no_answer=value.get("no_answer") is True,
                 features=int(value.get("features", 0)),
+                chat=Chat.from_json(value["chat"]) if "chat" in value else None,
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BadInputError(f"manifest: not a model bundle ({error})") from error

@@ -13,6 +13,7 @@ INSTALLED_TASKS = "fwdllm.tasks"
 CLASSIFICATION = "classification"
 """The task of manifests and check-ins that name none."""
 QUESTION_ANSWERING = "question-answering"
+CAUSAL_LM = "causal-lm"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ _BUILT_IN: Mapping[str, TaskSpec] = {
         QUESTION_ANSWERING,
         client="fwdllm_client.tasks.question_answering:TASK",
         server="fwdllm_server.tasks.question_answering:TASK",
+    ),
+    CAUSAL_LM: TaskSpec(
+        CAUSAL_LM,
+        client="fwdllm_client.tasks.causal_lm:TASK",
+        server="fwdllm_server.tasks.causal_lm:TASK",
     ),
 }
 

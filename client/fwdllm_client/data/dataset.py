@@ -56,6 +56,15 @@ class Dataset:
         found: NDArray[np.bool_] = np.all(is_known, axis=tuple(range(1, labels.ndim)))
         return found
 
+    def weights(self, rows: RowIndices) -> NDArray[np.float64]:
+        """Return how much the loss of each of ``rows`` counts in a mean over rows, float64 ``[N]``."""
+        return np.ones(len(rows))
+
+    @property
+    def records(self) -> NDArray[np.int64]:
+        """The index in the file of what each row comes from, int64 ``[rows]``; a long text may be several rows."""
+        return np.arange(len(self))
+
     def targets(self, rows: RowIndices, tokens: int = 0) -> NDArray[Any]:  # noqa: ARG002 - labels of tokens need it
         """Return the labels of ``rows`` padded to ``tokens`` tokens, for the model; 0 where there is none.
 
@@ -95,8 +104,12 @@ class TokenDataset(Dataset):
 
     def learnable(self, rows: RowIndices) -> NDArray[np.bool_]:
         """Return which of ``rows`` have a token with a label, bool ``[N]``."""
+        return self._counts(rows) > 0
+
+    def _counts(self, rows: RowIndices) -> NDArray[np.int64]:
+        """Count the tokens with a label in each of ``rows``, int64 ``[N]``."""
         before = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(self.labels != IGNORED)])
-        found: NDArray[np.bool_] = before[self.offsets[rows + 1]] > before[self.offsets[rows]]
+        found: NDArray[np.int64] = before[self.offsets[rows + 1]] - before[self.offsets[rows]]
         return found
 
     def targets(self, rows: RowIndices, tokens: int = 0) -> NDArray[Any]:

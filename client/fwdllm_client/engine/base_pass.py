@@ -207,7 +207,8 @@ class BasePass:
     def _row_floats(self, row: int) -> int:
         """How many floats an activation of ``row`` is at most."""
         manifest = self._shared.chain.manifest
-        kept = manifest.stages[: manifest.frozen] if manifest.features else manifest.stages
+        # What the last stage gives goes nowhere; of a language model it is as wide as the vocabulary.
+        kept = manifest.stages[: manifest.frozen] if manifest.features else manifest.stages[:-1]
         return int(self._shared.padded[row]) * max(stage.width for stage in kept)
 
     @staticmethod

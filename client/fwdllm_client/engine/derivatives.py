@@ -101,17 +101,19 @@ def directional_derivatives(
     later = [chain.theta_of(index, theta) for index in range(stage + 1, chain.last + 1)]
     base_pass, groups = BasePass(shared, theta), run_groups(shared, stage, batch)
     base_pass.fill(stage, batch)
+    weights = [shared.dataset.weights(group.rows) for group in groups]
+    total_weight = sum(float(each.sum()) for each in weights)
     tiled = TiledBatch([RunInputs(shared, base_pass, stage, group) for group in base_pass.ready(stage, groups)])
     chain.unload_all_but(range(chain.boundary(stage) + 1, chain.last + 1))
 
     def mean_loss(copies: Float32) -> Derivatives:
-        """L of each copy of the block: per-example float32 losses, summed in float64."""
+        """L of each copy of the block: the weighted mean of per-example float32 losses, summed in float64."""
         shared.cost.add(shared.padded[batch], stage, chain.last + 1, times=len(copies))
         total = np.zeros(len(copies))
-        for text, activation, labels, features in tiled.inputs(len(copies)):
+        for (text, activation, labels, features), weight in zip(tiled.inputs(len(copies)), weights, strict=True):
             (losses,) = chain.loss(stage, text, activation, labels, [copies, *later], features=features)
-            total += losses.reshape(len(copies), -1).sum(axis=1, dtype=np.float64)
-        return total / len(batch)
+            total += (losses.reshape(len(copies), -1) * weight).sum(axis=1)
+        return total / total_weight
 
     base_loss = None if task.central else mean_loss(chain.theta_of(stage, theta))
     together = copies_per_run(shared, stage, groups)

@@ -6,8 +6,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-
 from fwdllm_client.data.split import RowIndices
 from fwdllm_client.engine.base_pass import BasePass, Rows
 from fwdllm_client.engine.runs import RunInputs, run_groups
@@ -20,7 +18,8 @@ from fwdllm_common.counts import Counts
 class Evaluation:
     """``correct`` of ``total`` predictions and the mean ``loss`` of rows that have one (NaN if none has).
 
-    For answer spans, ``correct`` counts exact matches and ``f1`` is the sum of F1.
+    For answer spans and completions, ``correct`` counts exact matches and ``f1`` is the sum of F1, or of the shares of
+    tokens that are predicted.
     """
 
     correct: int
@@ -30,7 +29,7 @@ class Evaluation:
 
     @property
     def score(self) -> float:
-        """Accuracy, or for answer spans the mean F1, 0 to 1."""
+        """Accuracy, or the mean F1 or share of tokens, 0 to 1."""
         return (self.correct if self.f1 is None else self.f1) / self.total
 
     @property
@@ -42,11 +41,13 @@ class Evaluation:
 def evaluate(shared: Rows, theta: Float32, rows: RowIndices) -> Evaluation:
     """Predict ``rows`` at ``theta``, float32 ``[d]``."""
     dataset, task = shared.dataset, task_named(shared.chain.manifest.task)
-    found, total_loss = Counts(0, 0), 0.0
+    found, total_loss, with_loss = Counts(0, 0), 0.0, 0.0
     for group_rows, losses, logits in scored(shared, theta, rows):
         found = found.plus(task.counts(dataset, group_rows, logits))
-        total_loss += float(losses[dataset.learnable(group_rows)].sum(dtype=np.float64))
-    with_loss = int(dataset.learnable(rows).sum())
+        is_learnable = dataset.learnable(group_rows)
+        weights = dataset.weights(group_rows)[is_learnable]
+        total_loss += float((losses[is_learnable] * weights).sum())
+        with_loss += float(weights.sum())
     return Evaluation(found.correct, found.total, total_loss / with_loss if with_loss else math.nan, found.f1)
 
 

@@ -38,6 +38,47 @@ class LossGraph:
         is_along = axis_of(lookup, 0) in axes and axis_of(scores, -1) in axes
         return scores.input[0] if is_along and is_of_labels(lookup.input[1]) else ""
 
+    def is_mean_over_tokens(self, value: str, scores: str) -> bool:
+        """Whether ``value`` is minus the mean over each row's tokens of the log-softmax of ``scores`` at them.
+
+        Labels are pairs of a position and a token, negative where there is none. The tokens go nowhere else; the
+        positions may, as the device itself chooses them.
+        """
+        mean = self._behind(value, "Neg", "Div")
+        total = mean and self._behind(mean.input[0], "ReduceSum", "Where")
+        count = mean and self._behind(mean.input[1], "Max", "ReduceSum", "Cast")
+        lookup = total and self._behind(total.input[1], "Squeeze", "GatherElements")
+        softmax = lookup and self._behind(lookup.input[0], "LogSoftmax")
+        index = lookup and self._behind(lookup.input[1], "Unsqueeze", "Clip")
+        is_token = total and self.maker(total.input[0], "GreaterOrEqual")
+        if not (total and count and lookup and softmax and index and is_token):
+            return False
+        tokens = index.input[0]
+        parts = list(self.readers("labels"))
+        return (
+            softmax.input[0] == scores
+            and axis_of(softmax, -1) in (2, -1)
+            and axis_of(lookup, 0) in (2, -1)
+            and [*is_token.input] == [tokens, *index.input[1:]]
+            and self.integers(is_token.input[1]) == [0]
+            and self.times_read(tokens) == 2
+            and count.input[0] == total.input[0]
+            and self.times_read(total.input[0]) == 2
+            and self.origins(total.input[2]) == set()
+            and all(each.op_type == "Gather" and axis_of(each, 0) == 2 and each.input[0] == "labels" for each in parts)
+            and [each.output[0] for each in parts if self.integers(each.input[1]) != [0]] == [tokens]
+        )
+
+    def _behind(self, value: str, *operators: str) -> onnx_pb2.Node | None:
+        """Return the node at the end of a chain of operators, the last one first; what is inside goes nowhere else."""
+        node = None
+        for operator in operators:
+            value = node.input[0] if node is not None else value
+            node = self.maker(value, operator)
+            if node is None or self.times_read(value) > 1:
+                return None
+        return node
+
     def maker(self, value: str, operator: str) -> onnx_pb2.Node | None:
         """Return the node that computes ``value`` if its operator is ONNX's own ``operator``, else None."""
         node = self._makers.get(value)

@@ -31,7 +31,7 @@ from fwdllm_server.cli.display import Display
 from fwdllm_server.cli.formatting import columns, printable
 from fwdllm_server.cli.job_file import read_job_file
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument, JsonOption
-from fwdllm_server.cli.progress import render, show_job, state_word
+from fwdllm_server.cli.progress import main_figure, render, show_job, state_word
 from fwdllm_server.config.job import MOST_ROUNDS
 from fwdllm_server.views.message_json import as_dict, print_json
 
@@ -197,7 +197,8 @@ app.command("spec")(job_records.spec)
 
 
 def _score(found: Evaluation) -> str:
-    return f"{found.accuracy:.1%}{' F1' if found.HasField('exact_match') else ''}"
+    name = "perplexity" if found.HasField("perplexity") else found.metric
+    return f"{main_figure(found)}{'' if name in ('', 'accuracy') else f' {name}'}"
 
 
 def _changes(folder: Path, job: str, timeout: float | None) -> Iterator[Job]:

@@ -131,17 +131,24 @@ def _evaluation(job: Job) -> str:
     latest = job.latest_evaluation
     text = f"{score(latest)}, loss {latest.loss:.4f}"
     if job.HasField("initial_evaluation"):
-        text += f" (began at {job.initial_evaluation.accuracy:.1%}, best {job.best_evaluation.accuracy:.1%})"
+        text += f" (began at {main_figure(job.initial_evaluation)}, best {main_figure(job.best_evaluation)})"
     if latest.federated_rows:
         text += f", on devices {latest.federated_accuracy:.1%}"
     return text
 
 
 def score(found: Evaluation) -> str:
-    """Format the metrics of the task: accuracy, or F1 and exact match."""
+    """Format the metrics of the task: perplexity if it has one, accuracy or what is in its place, and exact match."""
+    parts = [f"perplexity {found.perplexity:.4g}"] if found.HasField("perplexity") else []
+    parts.append(f"{found.metric or 'accuracy'} {found.accuracy:.1%}")
     if found.HasField("exact_match"):
-        return f"F1 {found.accuracy:.1%}, exact match {found.exact_match:.1%}"
-    return f"accuracy {found.accuracy:.1%}"
+        parts.append(f"exact match {found.exact_match:.1%}")
+    return ", ".join(parts)
+
+
+def main_figure(found: Evaluation) -> str:
+    """Format the one figure by which versions are compared, without its name."""
+    return f"{found.perplexity:.4g}" if found.HasField("perplexity") else f"{found.accuracy:.1%}"
 
 
 def _traffic(job: Job) -> str:

@@ -132,13 +132,13 @@ def _run(simulation: Simulation, out: Path, json: bool) -> None:
     adapter = out.absolute() / "adapter"
     simulation.export(adapter)
     outcome = simulation.outcome
-    first, last, best = points[0], points[-1], max(points, key=lambda point: point.accuracy)
+    first, last, best = points[0], points[-1], min(points, key=_order)
     if json:
         print_json({**asdict(outcome), "points": len(points), "adapter": str(adapter)})
         return
     ended = f"{outcome.message}\n" if outcome.message else ""
     print(
-        f"{first.metric} {first.accuracy:.1%} before, {last.accuracy:.1%} after, {best.accuracy:.1%} at best "
+        f"{_name(first)} {_figure(first)} before, {_figure(last)} after, {_figure(best)} at best "
         f"(round {best.version})\n"
         f"{ended}"
         f"{outcome.rounds_committed} rounds committed, {outcome.rounds_abandoned} abandoned; {outcome.scalars_late} "
@@ -159,8 +159,21 @@ def line(point: Point, wanted: int, devices: int) -> str:
 
 
 def _score(point: Point) -> str:
+    surprise = "" if point.perplexity is None else f"perplexity {point.perplexity:.4g}, "
     exact = "" if point.exact_match is None else f", exact match {point.exact_match:.1%}"
-    return f"{point.metric} {point.accuracy:.1%}{exact}"
+    return f"{surprise}{point.metric} {point.accuracy:.1%}{exact}"
+
+
+def _name(point: Point) -> str:
+    return point.metric if point.perplexity is None else "perplexity"
+
+
+def _figure(point: Point) -> str:
+    return f"{point.accuracy:.1%}" if point.perplexity is None else f"{point.perplexity:.4g}"
+
+
+def _order(point: Point) -> float:
+    return -point.accuracy if point.perplexity is None else point.loss
 
 
 def _traffic(point: Point, devices: int) -> str:

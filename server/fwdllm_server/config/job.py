@@ -166,8 +166,8 @@ class HeldOutSection(_Section):
     """The coordinator's held-out rows, which no device sees: CSV, JSONL or Parquet; questions also in SQuAD's format.
 
     The columns of questions have fixed names, see ``fwdllm_client.tasks.question_answering.QuestionSource``. With
-    ``skip_incomplete`` rows without a text or a label are skipped. The share ``validation`` of the rows, drawn from all
-    over the file, chooses the version that is exported; accuracies are those of the other rows.
+    ``skip_incomplete`` rows without a text, a label or a completion are skipped. The share ``validation`` of the rows,
+    drawn from all over the file, chooses the version that is exported; accuracies are those of the other rows.
     """
 
     file: str
@@ -419,6 +419,8 @@ class JobSpec(_Section):
             if self.model.pooling == "model":
                 raise ValueError('the method "side" needs [model] pooling = "layer-means" or "mean"')
         wrong = {"peft"} if self.peft.method == "side" else {"pooling", "readout"}
+        if "head" in self.blocks and not task_named(self.model.task).has_head:
+            raise ValueError(f'{self.model.task} has no head to train, and so no block "head"; leave it out')
         if found := sorted(wrong & set(self.blocks)):
             raise ValueError(f"there is no block {found[0]!r} with the method {self.peft.method!r}; leave it out")
         return self

@@ -11,18 +11,25 @@ from transformers.pytorch_utils import Conv1D
 from fwdllm_common.errors import BadInputError
 
 HEAD_NAMES = ("classifier", "score", "qa_outputs")
+OUTPUT_NAMES = ("lm_head", "embed_out")
+"""What language models call the matrix that gives the scores of all tokens; it is not trained."""
 
 
 def head_name(model: nn.Module) -> str:
-    """Return the attribute of the head: ``classifier`` (encoders), ``score`` (decoders) or ``qa_outputs`` (answers).
+    """Return the attribute of the head: one of :data:`HEAD_NAMES`, or of a language model :data:`OUTPUT_NAMES`.
 
     :raises BadInputError: the model has none of them.
     """
     children = dict(model.named_children())
-    for name in HEAD_NAMES:
+    for name in (*HEAD_NAMES, *OUTPUT_NAMES):
         if name in children:
             return name
     raise BadInputError(f"{type(model).__name__} has no head called {' or '.join(HEAD_NAMES)}; try pooling 'mean'")
+
+
+def is_language_model(model: nn.Module) -> bool:
+    """Return whether the model predicts tokens, so that its head is not to be trained."""
+    return head_name(model) in OUTPUT_NAMES
 
 
 def last_linear(head: nn.Module) -> tuple[str, nn.Linear]:

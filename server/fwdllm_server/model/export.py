@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from transformers import PreTrainedModel
 
+from fwdllm_common.chat import Chat
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import write_atomically
 from fwdllm_common.layout import Layout
@@ -41,7 +42,7 @@ STAGE_WEIGHTS = 1 << 28
 TOKENIZER_FILE = "tokenizer.json"
 
 # Sizes of the example that is traced; pairwise different, so that no two of them look like one dimension.
-_COPIES, _BATCH, _TOKENS = 2, 3, 7
+_COPIES, _BATCH, _TOKENS, _COMPLETION = 2, 3, 7, 5
 
 
 def export_bundle(
@@ -56,12 +57,13 @@ def export_bundle(
     stage_weights: int = STAGE_WEIGHTS,
     task: str = CLASSIFICATION,
     no_answer: bool = False,
+    chat: Chat | None = None,
 ) -> Manifest:
     """Write tokenizer, stage graphs and ``manifest.json`` into ``folder`` (made if need be); returns the manifest.
 
     The stages are the frozen prefix and one per block of the layout, of which there is but one with ``one_block``. A
     prefix of more than ``stage_weights`` weights becomes several stages of whole layers. ``labels`` are empty for a
-    task without them; ``no_answer`` is the manifest's.
+    task without them; ``no_answer`` and ``chat`` are the manifest's.
     Number of copies P, batch and text length stay dynamic, the length up to ``max_tokens``; the graphs call them
     ``copies_<block>``, ``rows`` and ``tokens``, for devices that have to fix them. Attention is in single operators.
 
@@ -85,7 +87,7 @@ def export_bundle(
         cuts = frozen_cuts(batched, stage_weights)
         named = task_named(task)
         separator = segment_separator(peft_model.config, tokenizer_json) if named.is_pair else None
-        staged = StagedLoss(batched, list(layout.blocks), named.losses, cuts, separator)
+        staged = StagedLoss(batched, list(layout.blocks), named, cuts, separator)
         model = _export(staged, layout, max_tokens, named, len(labels), len(cuts))
         stages = list(_write_stages(model, len(cuts), layout, folder))
     manifest = Manifest(
@@ -99,6 +101,7 @@ def export_bundle(
         task=task,
         no_answer=no_answer,
         features=features,
+        chat=chat,
     )
     write_atomically(folder / MANIFEST_FILE, manifest.to_bytes())
     return manifest
@@ -110,11 +113,12 @@ def _export(staged: StagedLoss, layout: Layout, max_tokens: int, task: Task, lab
     rows = _COPIES * _BATCH
     ids = torch.ones(rows, _TOKENS, dtype=torch.int64)
     thetas = [torch.zeros(_COPIES, layout.block(block).size) for block in blocks]
-    sizes = {"tokens": _TOKENS, "labels": labels}
+    sizes = {"tokens": _TOKENS, "completion": _COMPLETION, "labels": labels}
     axes = [sizes[axis] if isinstance(axis, str) else axis for axis in task.label_axes]
     targets = torch.zeros((rows, *axes), dtype=getattr(torch, task.label_dtype))
     example: tuple[Tensor | list[Tensor], ...] = (ids, ids.clone(), thetas, targets)
     row_dim, token_dim = Dim("rows", min=1), Dim("tokens", min=2, max=max_tokens)
+    dims = {"tokens": token_dim, "completion": Dim("completion", min=1, max=max_tokens)}
     text = {0: row_dim, 1: token_dim}
     # A block may have its own number of copies: where only one block is perturbed, the others need a single copy.
     copies = [{0: Dim(f"copies_{block}", min=1)} for block in blocks]
@@ -123,12 +127,13 @@ def _export(staged: StagedLoss, layout: Layout, max_tokens: int, task: Task, lab
         example,
         ["input_ids", "attention_mask", *(f"theta.{block}" for block in blocks), "labels"],
         ["loss", "logits", *(f"cut.{name}" for name in _stage_names(cuts, layout)[1:])],
-        (text, text, copies, {0: row_dim, **{1 + at: token_dim for at in _token_axes(task)}}),
+        (
+            text,
+            text,
+            copies,
+            {0: row_dim, **{1 + at: dims[axis] for at, axis in enumerate(task.label_axes) if axis in dims}},
+        ),
     )
-
-
-def _token_axes(task: Task) -> list[int]:
-    return [at for at, axis in enumerate(task.label_axes) if axis == "tokens"]
 
 
 def _traced(

@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from fwdllm_common.chat import DEFAULT_TEMPLATE, Chat
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.model.architecture import head_name, last_linear, layer_stack
@@ -79,6 +80,8 @@ def load_base(
         except _LOAD_ERRORS as error:
             raise _cannot_load(source, error) from error
     check_backbone(model, made, source)
+    if made and not named.has_head:
+        raise BadInputError(f"{source!r} holds no language model's head; {task} needs a causal language model")
     if pooling != "model":
         pooled = first_and_middle(model) if pooling == "layer-means" else ()
         with _reproducible_init():
@@ -149,6 +152,24 @@ def load_tokenizer_file(source: str) -> TokenizerFile:
     if pad_token_id is None:
         raise BadInputError(f"{source!r} names no padding token; set pad_token_id in its config.json")
     return TokenizerFile(backend.to_str().encode(), int(pad_token_id))
+
+
+def load_chat(source: str) -> Chat:
+    """Load the chat template and the special tokens of ``source``; without a template it is the default one.
+
+    :raises BadInputError: no such model.
+    """
+    with quiet_transformers():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(**source_location(source))
+        except Exception as error:  # as in load_tokenizer_file
+            raise _no_tokenizer(source, error) from error
+    names = ("bos_token", "eos_token", "unk_token", "pad_token")
+    tokens = {name: str(token) for name in names if (token := getattr(tokenizer, name, None))}
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        template = template.get("default")
+    return Chat(template or DEFAULT_TEMPLATE, tokens)
 
 
 def check_vocabulary(base: nn.Module, tokenizer: TokenizerFile, source: str) -> None:

@@ -5,23 +5,32 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fwdllm_server.model.architecture import head_name
+from fwdllm_server.model.architecture import head_name, is_language_model
 from fwdllm_server.model.segments import token_types
 
 
-def logits_of(model: Any, input_ids: Tensor, attention_mask: Tensor, separator: int | None = None) -> Tensor:
-    """Return the class scores ``[N, labels]``, or a start and an end score for each token, ``[N, T, 2]``.
+def logits_of(
+    model: Any,
+    input_ids: Tensor,
+    attention_mask: Tensor,
+    separator: int | None = None,
+    positions: Tensor | None = None,
+) -> Tensor:
+    """Return the class scores ``[N, labels]``, or scores for each token, ``[N, T, 2]`` or ``[N, T, vocabulary]``.
 
     ``input_ids`` and ``attention_mask`` are int64 ``[N, T]``. With a ``separator`` (token id) the model is told which
-    tokens come after it.
+    tokens come after it. A language model computes its scores at ``positions`` alone, int64 ``[N, C]``, if there are
+    any: ``[N, C, vocabulary]``.
     """
     text = {"input_ids": input_ids, "attention_mask": attention_mask}
     if separator is not None:
         text["token_type_ids"] = token_types(input_ids, separator)
     if head_name(model) == "score":
         return _decoder_logits(model, text)
+    if is_language_model(model):
+        return _next_tokens(model, text, positions)
     output = model(**text)
     logits: Tensor
     if "start_logits" in output:
@@ -38,4 +47,23 @@ def _decoder_logits(model: Any, text: dict[str, Tensor]) -> Tensor:
     last = (torch.arange(hidden.shape[1]) * is_text).argmax(dim=-1)
     index = last[:, None, None].expand(-1, 1, hidden.shape[-1])
     logits: Tensor = model.score(hidden.gather(1, index).squeeze(1))
+    return logits
+
+
+def _next_tokens(model: Any, text: dict[str, Tensor], positions: Tensor | None) -> Tensor:
+    """Let only the states at ``positions`` reach the output matrix, which is the largest of a small model."""
+    if positions is None:
+        logits: Tensor = model(**text, use_cache=False).logits
+        return logits
+    index = positions
+
+    def chosen(_module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        states, *others = args
+        return (states.gather(1, index[:, :, None].expand(-1, -1, states.shape[-1])), *others)
+
+    hook = model.get_submodule(head_name(model)).register_forward_pre_hook(chosen)
+    try:
+        logits = model(**text, use_cache=False).logits
+    finally:
+        hook.remove()
     return logits

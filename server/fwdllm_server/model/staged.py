@@ -16,6 +16,7 @@ from fwdllm_server.model.batched_modules import BatchedModel
 from fwdllm_server.model.logits import logits_of
 from fwdllm_server.model.modeling_fwdllm import AdaptedModule
 from fwdllm_server.model.peft.side import side_of
+from fwdllm_server.tasks import Task
 
 Outputs = tuple[Tensor, Tensor, *tuple[Tensor, ...]]
 
@@ -82,14 +83,14 @@ class StagedLoss(_CutModel):
     """Loss, logits and, for every block, the activation that is the first thing its weights touch.
 
     Before these, the activations that the frozen layers at ``frozen_cuts`` (paths in the batched model) read.
-    ``losses`` are the task's. With a ``separator`` (token id) the model is told which tokens come after it.
+    The loss is that of the ``task``. With a ``separator`` (token id) the model is told which tokens come after it.
     """
 
     def __init__(
         self,
         batched: BatchedModel,
         blocks: Sequence[str],
-        losses: Callable[[Tensor, Tensor, Tensor], Tensor],
+        task: Task,
         frozen_cuts: Sequence[str] = (),
         separator: int | None = None,
     ) -> None:
@@ -98,7 +99,7 @@ class StagedLoss(_CutModel):
         ]
         super().__init__(batched.model, entries)
         self._blocks = tuple(blocks)
-        self._losses = losses
+        self._task = task
         self._frozen_cuts = tuple(frozen_cuts)
         self._separator = separator
         self._theta = batched.inputs
@@ -112,10 +113,11 @@ class StagedLoss(_CutModel):
         self._theta.by_block.update(zip(self._blocks, thetas, strict=True))
         with self._cutting() as cuts:
             try:
-                logits = logits_of(self.classifier, input_ids, attention_mask, self._separator)
+                positions = self._task.positions(labels)
+                logits = logits_of(self.classifier, input_ids, attention_mask, self._separator, positions)
             finally:
                 self._theta.by_block.clear()
-        loss = self._losses(logits, labels, attention_mask)
+        loss = self._task.losses(logits, labels, attention_mask)
         return (loss, logits, *(cuts[name] for name in (*self._frozen_cuts, *self._blocks)))
 
 

@@ -14,6 +14,7 @@ from fwdllm_common.files import write_atomically
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest
 from fwdllm_common.prompt import Prompt
+from fwdllm_common.task import CAUSAL_LM
 from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.model.faults import faults_named
@@ -36,7 +37,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     # Imported here: the process that serves devices imports this module and must not load torch.
     from fwdllm_server.model.adapter_template import Reading, save_adapter_template, tokenizer_for
     from fwdllm_server.model.export import export_bundle
-    from fwdllm_server.model.load import check_vocabulary, has_new_head, load_base, load_tokenizer_file
+    from fwdllm_server.model.load import check_vocabulary, has_new_head, load_base, load_chat, load_tokenizer_file
     from fwdllm_server.model.peft.methods import apply_peft
     from fwdllm_server.model.peft.sample import TextSample
     from fwdllm_server.model.pooling import centre
@@ -76,6 +77,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
         prompt=prompt,
         task=spec.model.task,
         no_answer=spec.model.no_answer,
+        chat=load_chat(source) if spec.model.task == CAUSAL_LM else None,
     )
     theta = initial_theta(model, manifest.layout)
     folder.begin("computing the canary" if spec.model.precision == "float32" else "quantising the weights")

@@ -17,7 +17,8 @@ _FACT = "curve"
 class Point:
     """An evaluated version: accuracy (0 to 1), loss (nats), and the cost so far of all devices together.
 
-    For question answering the accuracy is the mean F1, and ``exact_match`` (0 to 1) is given. ``example_passes`` are
+    ``metric`` says what the accuracy is; ``exact_match`` (0 to 1) and ``perplexity`` are given where the task has them.
+    ``example_passes`` are
     rows × forward passes. ``device_seconds`` is computing time, ``seconds`` the run's duration, both simulated.
     ``bytes_up`` and ``bytes_down`` do not include the model's files.
     """
@@ -32,11 +33,8 @@ class Point:
     bytes_up: int
     bytes_down: int
     exact_match: float | None = None
-
-    @property
-    def metric(self) -> str:
-        """The name of the metric in ``accuracy``."""
-        return "accuracy" if self.exact_match is None else "F1"
+    metric: str = "accuracy"
+    perplexity: float | None = None
 
 
 class Curve:

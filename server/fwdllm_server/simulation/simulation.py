@@ -44,6 +44,7 @@ from fwdllm_server.store import efforts, jobs, ledger, rounds
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.rounds import Phase
+from fwdllm_server.tasks import perplexity, task_named
 from fwdllm_server.tracking.tracking import FOLDER, Tracking, check_trackers
 
 CHECKPOINT_S = 5.0
@@ -112,6 +113,7 @@ class Simulation:
                 self._job = TrainingJob.load(connection, self._artifacts, record)
             self._spec = self._job.spec  # as it was resolved when the simulation began
             dataset = Dataset.load(data, self._model.bundle / self._job.manifest.tokenizer.name, self._job.manifest)
+            users = None if users is None else [users[record] for record in dataset.records.tolist()]
             self._devices = population.draw(dataset, self._job.manifest.labels, users)
             if is_new:
                 self._store.enrol(self._devices)
@@ -256,7 +258,7 @@ class Simulation:
         self._curve.publish()
 
     def _evaluate(self, state: ModelState, now: float) -> Point:
-        record = self._evaluator.evaluate(state.version, state.theta)
+        record, task = self._evaluator.evaluate(state.version, state.theta), task_named(self._spec.model.task)
         if found := diverged.absurd_loss(record):
             raise JobFailedError(f"training has diverged: {found}; lower the learning rates")
         with self._store.transaction() as connection:
@@ -274,6 +276,8 @@ class Simulation:
             bytes_up=spent.bytes_sent,
             bytes_down=spent.bytes_received,
             exact_match=record.exact_match,
+            metric=task.metrics[0],
+            perplexity=perplexity(record.loss) if task.has_perplexity else None,
         )
         self._curve.add(point)
         self._tracking.evaluated(record)

@@ -6,9 +6,9 @@ from pkgutil import resolve_name
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.task import find_task, known_tasks
-from fwdllm_server.tasks.task import MODEL_KEYS, Task
+from fwdllm_server.tasks.task import MODEL_KEYS, Task, perplexity
 
-__all__ = ["MODEL_KEYS", "Task", "all_tasks", "task_named"]
+__all__ = ["MODEL_KEYS", "Task", "all_tasks", "perplexity", "task_named"]
 
 
 def task_named(name: str) -> Task:

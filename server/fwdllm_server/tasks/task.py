@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+
+def perplexity(loss: float) -> float:
+    """Return the perplexity of a mean cross-entropy in nats; infinite where it is too large for a float."""
+    return math.exp(loss) if loss < _LARGEST_EXPONENT else math.inf
+
+
+_LARGEST_EXPONENT = 700.0
 MODEL_KEYS = ("labels", "pooling", "prompt", "verbaliser", "no_answer")
 """The keys of ``[model]`` that not every task has."""
 
@@ -20,9 +28,10 @@ class Task(ABC):
     ``least_tokens`` the smallest ``max_tokens``, of which ``tokens_needed`` says what for. The model is transformers'
     ``auto_class``, PEFT's ``peft_type``, the hub's ``pipeline``, with ``scores`` outputs, None for one a label;
     ``outputs`` name the exported logits, several the parts of their last axis. Labels have the axes ``label_axes``
-    after that of rows, each a size or ``"tokens"`` or ``"labels"``, and the dtype ``label_dtype`` of torch. A row
-    ``is_pair`` if it is two texts, and ``is_class`` if its label is one of the job's labels. ``metrics`` name the main
-    figure, and the one beside it.
+    after that of rows, each a size or ``"tokens"``, ``"completion"`` or ``"labels"``, and the dtype ``label_dtype`` of
+    torch. A row ``is_pair`` if it is two texts, and ``is_class`` if its label is one of the job's labels. A model that
+    ``has_head`` has one of the task's own, which is trained. ``metrics`` name the main figure, and the one beside it;
+    ``has_perplexity`` if the loss is told as a perplexity too.
     """
 
     name: str
@@ -38,7 +47,16 @@ class Task(ABC):
     label_dtype = "int64"
     is_pair = False
     is_class = False
+    has_head = True
     metrics: tuple[str, ...] = ("accuracy",)
+    has_perplexity = False
+
+    def positions(self, labels: Tensor) -> Tensor | None:  # noqa: ARG002
+        """Return the positions of the tokens whose logits the loss reads, int64 ``[N, C]``; None for all logits.
+
+        :param labels: ``[N, *label_axes]``.
+        """
+        return None
 
     @abstractmethod
     def losses(self, logits: Tensor, labels: Tensor, attention_mask: Tensor) -> Tensor:

@@ -7,13 +7,16 @@ from sqlalchemy import Connection
 from fwdllm.v1 import operator_pb2
 from fwdllm_server.store import ledger
 from fwdllm_server.store.jobs import JobRecord
+from fwdllm_server.tasks import task_named
 from fwdllm_server.views.history import committed_after
 from fwdllm_server.views.job_status import evaluation_message
 
 
 def history_message(connection: Connection, record: JobRecord) -> operator_pb2.JobHistory:
     """Return every version of the job's model, by ascending version; none before there is a model."""
-    evaluations = {each.version: evaluation_message(each) for each in ledger.evaluations_of(connection, record.id)}
+    task = task_named(record.spec().model.task)
+    evaluated = ledger.evaluations_of(connection, record.id)
+    evaluations = {each.version: evaluation_message(each, task) for each in evaluated}
     versions = [operator_pb2.VersionRecord(version=0)] if record.header is not None else []
     versions += [
         operator_pb2.VersionRecord(

@@ -18,6 +18,7 @@ from fwdllm_server.store import assignments, efforts, jobs, ledger, rounds
 from fwdllm_server.store.jobs import UNFINISHED, JobRecord, JobState
 from fwdllm_server.store.ledger import EvaluationRecord
 from fwdllm_server.store.rounds import Phase, RoundRecord
+from fwdllm_server.tasks import Task, perplexity, task_named
 from fwdllm_server.views.versions import best_of
 
 _STATES = {
@@ -75,7 +76,7 @@ def _whole_message(connection: Connection, record: JobRecord, now: float) -> ope
     _add_times(message, record, now)
     if why:  # whatever is left begins only when it goes on
         message.seconds_left = 0
-    _add_evaluations(connection, message)
+    _add_evaluations(connection, message, record)
     current = rounds.latest(connection, record.id)
     if current is not None:
         message.round.CopyFrom(_round(connection, current))
@@ -111,15 +112,16 @@ def _add_times(message: operator_pb2.Job, record: JobRecord, now: float) -> None
         message.seconds_left = message.seconds_running / message.rounds_committed * left
 
 
-def _add_evaluations(connection: Connection, message: operator_pb2.Job) -> None:
-    found = ledger.evaluations_of(connection, message.job_id)
+def _add_evaluations(connection: Connection, message: operator_pb2.Job, record: JobRecord) -> None:
+    found = ledger.evaluations_of(connection, record.id)
     if not found:
         return
+    task = task_named(record.spec().model.task)
     if found[0].version == 0:
-        message.initial_evaluation.CopyFrom(evaluation_message(found[0]))
-    message.latest_evaluation.CopyFrom(evaluation_message(found[-1]))
-    message.best_evaluation.CopyFrom(evaluation_message(best_of(found)))
-    correct, total, f1 = assignments.federated_counts(connection, message.job_id)
+        message.initial_evaluation.CopyFrom(evaluation_message(found[0], task))
+    message.latest_evaluation.CopyFrom(evaluation_message(found[-1], task))
+    message.best_evaluation.CopyFrom(evaluation_message(best_of(found, task), task))
+    correct, total, f1 = assignments.federated_counts(connection, record.id)
     if total:
         latest = message.latest_evaluation
         latest.federated_rows = total
@@ -128,7 +130,7 @@ def _add_evaluations(connection: Connection, message: operator_pb2.Job) -> None:
             latest.federated_exact_match = correct / total
 
 
-def evaluation_message(record: EvaluationRecord) -> operator_pb2.Evaluation:
+def evaluation_message(record: EvaluationRecord, task: Task) -> operator_pb2.Evaluation:
     """Return an evaluation as calls tell it, without what devices say of their own rows."""
     return operator_pb2.Evaluation(
         version=record.version,
@@ -136,6 +138,8 @@ def evaluation_message(record: EvaluationRecord) -> operator_pb2.Evaluation:
         loss=record.loss,
         rows=record.rows,
         exact_match=record.exact_match,
+        metric=task.metrics[0],
+        perplexity=perplexity(record.loss) if task.has_perplexity else None,
     )
 
 

@@ -17,7 +17,7 @@ from fwdllm_server.config.toml_text import to_toml
 from fwdllm_server.model.adapter import BASE_FOLDER, ExportFormat
 from fwdllm_server.store import devices, ledger
 from fwdllm_server.store.jobs import JobRecord
-from fwdllm_server.tasks import task_named
+from fwdllm_server.tasks import Task, perplexity, task_named
 from fwdllm_server.views.job_status import job_message
 from fwdllm_server.views.usage import usage
 
@@ -50,13 +50,14 @@ def model_card(
     config = json.loads((template_folder / BASE_FOLDER / "config.json").read_bytes())
     version = job.version if state is None else state.version
     digest = job.theta_digest if state is None else theta_digest(state.theta)
-    heads = ("version", *task_named(spec.model.task).metrics, "loss")
+    task = task_named(spec.model.task)
+    heads = ("version", *task.metrics, "loss", *(["perplexity"] if task.has_perplexity else []))
     parts = [
         _front_matter(spec, Path(record.base_folder), kind),
         f"# {record.name}",
         _summary(spec, Path(record.base_folder), simulated),
         usage(kind, spec.model, "auto_map" in config),
-        "## Results\n\n" + _table(heads, _curve(connection, job, spec.model, version)),
+        "## Results\n\n" + _table(heads, _curve(connection, job, task, version)),
         "## The run\n\n" + _table(("", ""), _figures(job, rows)),
         f"## How it was made\n\n```\n{command}\n```\n\n`job.toml`:\n\n```toml\n{_job_file(record)}\n```",
         f"Made by fwdllm {installed_version('fwdllm')}. This is version {version} of the model; its θ has the SHA-256 "
@@ -76,7 +77,8 @@ def _front_matter(spec: JobSpec, base_folder: Path, kind: ExportFormat) -> str:
 def _summary(spec: JobSpec, base_folder: Path, simulated: bool) -> str:
     source = _name(spec.model.source) if _is_local(spec.model, base_folder) else spec.model.source
     where = "simulated devices" if simulated else "devices that kept their data"
-    trained = "the head alone" if spec.peft.layers == [] else f"the head and {spec.peft.method}"
+    head = "the head and " if task_named(spec.model.task).has_head else ""
+    trained = "the head alone" if spec.peft.layers == [] else f"{head}{spec.peft.method}"
     labels = f" into {', '.join(spec.model.labels)}" if spec.model.labels else ""
     return (
         f"`{source}` for {spec.model.task.replace('-', ' ')}{labels}. It was fine-tuned by "
@@ -86,13 +88,14 @@ def _summary(spec: JobSpec, base_folder: Path, simulated: bool) -> str:
     )
 
 
-def _curve(connection: Connection, job: Job, model: ModelSection, version: int) -> Iterator[Sequence[str]]:
+def _curve(connection: Connection, job: Job, task: Task, version: int) -> Iterator[Sequence[str]]:
     found = ledger.evaluations_of(connection, job.job_id)
     step = -(-len(found) // _MOST_POINTS)
     for at, each in enumerate(found):
         if at % step == 0 or at == len(found) - 1 or each.version == version:
-            exact = [f"{each.exact_match or 0.0:.1%}"] if len(task_named(model.task).metrics) > 1 else []
-            yield str(each.version), f"{each.accuracy:.1%}", *exact, f"{each.loss:.4f}"
+            exact = [f"{each.exact_match or 0.0:.1%}"] if len(task.metrics) > 1 else []
+            surprise = [f"{perplexity(each.loss):.4g}"] if task.has_perplexity else []
+            yield str(each.version), f"{each.accuracy:.1%}", *exact, f"{each.loss:.4f}", *surprise
 
 
 def _figures(job: Job, rows: int) -> Iterator[Sequence[str]]:

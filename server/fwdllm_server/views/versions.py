@@ -12,6 +12,7 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_server.store import ledger
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.store.ledger import EvaluationRecord
+from fwdllm_server.tasks import Task, task_named
 
 
 def chosen_version(connection: Connection, record: JobRecord, asked: int | Literal["best"] | None) -> int | None:
@@ -40,15 +41,20 @@ def best_version(connection: Connection, record: JobRecord) -> int:
     found = ledger.evaluations_of(connection, record.id)
     if not found:
         raise BadInputError(f"no version of job {record.name} has been evaluated yet; name one by its number")
-    return best_of(found).version
+    return best_of(found, task_named(record.spec().model.task)).version
 
 
-def best_of(found: Sequence[EvaluationRecord]) -> EvaluationRecord:
+def best_of(found: Sequence[EvaluationRecord], task: Task) -> EvaluationRecord:
     """Return the evaluation with the highest accuracy (or F1), of equal ones that with the lower loss, or the first.
 
-    One whose loss is not finite comes last.
+    Where the task tells a perplexity it is the one with the lowest. One whose loss is not finite comes last.
     """
-    return min(found, key=lambda each: (not isfinite(each.loss), -each.accuracy, each.loss, each.version))
+
+    def order(each: EvaluationRecord) -> tuple[bool, float, float, int]:
+        figures = (each.loss, -each.accuracy) if task.has_perplexity else (-each.accuracy, each.loss)
+        return (not isfinite(each.loss), *figures, each.version)
+
+    return min(found, key=order)
 
 
 def checked_version(connection: Connection, record: JobRecord, version: int) -> int:

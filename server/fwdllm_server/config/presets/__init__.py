@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any, Literal, TypeAlias, get_args
 
-from fwdllm_common.task import CLASSIFICATION, find_task
+from fwdllm_common.task import CAUSAL_LM, CLASSIFICATION, find_task
 from fwdllm_server.tasks import task_named
 
-Preset: TypeAlias = Literal["default", "layer-means-4096", "side", "upper-layers", "fwdllm-paper", "mezo"]
+Preset: TypeAlias = Literal["default", "causal-lm", "layer-means-4096", "side", "upper-layers", "fwdllm-paper", "mezo"]
 
 NAMES: tuple[str, ...] = get_args(Preset)
 
@@ -21,12 +21,14 @@ NAMES: tuple[str, ...] = get_args(Preset)
 def with_preset(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return a job file's tables, completed from the preset that it names.
 
-    A job that names none has ``default``, ``side`` if it names that method, or ``upper-layers`` if it says something
-    else of PEFT; with its own blocks it stands alone. Tables are merged key by key, with three exceptions: of the
-    preset's blocks only those remain that the job names, if it names any, another PEFT method takes nothing from the
-    preset's, and a task without pooling takes none from it.
+    A job that names none has ``default``, ``side`` if it names that method, ``upper-layers`` if it says something else
+    of PEFT, or ``causal-lm`` with that task; with its own blocks it stands alone. Tables are merged key by key, with
+    three exceptions: of the preset's blocks only those remain that the job names, if it names any, another PEFT method
+    takes nothing from the preset's, and a task without pooling takes none from it.
     """
-    name = job.get("preset", None if "blocks" in job else _own_preset(job.get("peft")))
+    model = job.get("model")
+    task = model.get("task", CLASSIFICATION) if isinstance(model, Mapping) else CLASSIFICATION
+    name = job.get("preset", None if "blocks" in job else _own_preset(task, job.get("peft")))
     if name not in NAMES:
         return dict(job)
     preset = tomllib.loads(files(__name__).joinpath(f"{name}.toml").read_text())
@@ -34,13 +36,14 @@ def with_preset(job: Mapping[str, Any]) -> dict[str, Any]:
         preset["blocks"] = {block: keys for block, keys in preset["blocks"].items() if block in job["blocks"]}
     if "method" in job.get("peft", {}) and job["peft"]["method"] != preset["peft"]["method"]:
         del preset["peft"]
-    task = job.get("model", {}).get("task", CLASSIFICATION)
     if isinstance(task, str) and find_task(task) and "pooling" not in task_named(task).keys:
         preset.get("model", {}).pop("pooling", None)
     return _merged(preset, job)
 
 
-def _own_preset(peft: Any) -> Preset:
+def _own_preset(task: Any, peft: Any) -> Preset:
+    if task == CAUSAL_LM:
+        return "causal-lm"
     if peft is None:
         return "default"
     return "side" if isinstance(peft, Mapping) and peft.get("method") == "side" else "upper-layers"

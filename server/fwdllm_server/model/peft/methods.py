@@ -12,7 +12,7 @@ from peft import PeftModel
 from torch import nn
 
 from fwdllm_server.config.peft_spec import INSTALLED_METHODS, PeftSpec
-from fwdllm_server.model.architecture import head_name
+from fwdllm_server.model.architecture import head_name, is_language_model
 from fwdllm_server.model.peft.bitfit import bitfit
 from fwdllm_server.model.peft.bottleneck import bottleneck
 from fwdllm_server.model.peft.ia3 import ia3
@@ -33,7 +33,9 @@ METHODS: Mapping[str, Method] = {
 
 
 def apply_peft(base: nn.Module, spec: PeftSpec, seed: int, sample: TextSample | None = None) -> PeftModel:
-    """Put the method of ``spec`` and a trainable head on ``base``; the function stays the same at first.
+    """Put the method of ``spec`` on ``base``, and a trainable head unless it is a language model's.
+
+    The function stays the same at first.
 
     ``seed`` fixes what starts at random; ``sample`` is looked at for bases from activations. Only the tensors of θ
     require gradients. ``base`` itself is changed.
@@ -45,7 +47,8 @@ def apply_peft(base: nn.Module, spec: PeftSpec, seed: int, sample: TextSample | 
     # Modules the checkpoint lacks (DistilBERT's pre_classifier, poolers) stay frozen at their random start, but the
     # adapter must hold them to be the same model elsewhere.
     made: Sequence[str] = getattr(base, "newly_made", ())
-    saved = [head, *(name for name in made if name.split(".")[0] != head)]
+    trains_head = not is_language_model(base)
+    saved = [*([head] if trains_head else []), *(name for name in made if name.split(".")[0] != head)]
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # PEFT 0.21 asks transformers by a name that 5.23 deprecates.
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
@@ -56,7 +59,8 @@ def apply_peft(base: nn.Module, spec: PeftSpec, seed: int, sample: TextSample | 
     model.requires_grad_(False)
     for parameter in trained:
         parameter.requires_grad_(True)
-    model.get_base_model().get_submodule(head).modules_to_save.requires_grad_(True)
+    if trains_head:
+        model.get_base_model().get_submodule(head).modules_to_save.requires_grad_(True)
     model.eval()
     return model
 

@@ -55,8 +55,13 @@ export function jobView(jobId) {
   return view;
 }
 
-// The name of the metric: question answering has F1.
-const measureOf = (job) => (typeof job.latest_evaluation?.exact_match === "number" ? "F1" : "Accuracy");
+// The name of the metric is the task's.
+const measureOf = (job) => capitalised(job.latest_evaluation?.metric || "accuracy");
+const capitalised = (name) => name[0].toUpperCase() + name.slice(1);
+
+// The figure by which versions are compared: the perplexity of a language model, else the metric.
+const isPerplexity = (evaluation) => typeof evaluation?.perplexity === "number";
+const figureOf = (evaluation) => (isPerplexity(evaluation) ? evaluation.perplexity.toPrecision(4) : percent(evaluation?.accuracy));
 
 function factsOf(job) {
   return [
@@ -79,8 +84,8 @@ function figures() {
     element: h("dl", { class: "tiles" }, cells.map((cell) => cell.element)),
     show(job) {
       const { latest_evaluation: latest, initial_evaluation: initial, best_evaluation: best, spent } = job;
-      setText(cells[0].name, measureOf(job));
-      put(0, percent(latest?.accuracy), latest ? [initial && `from ${percent(initial.accuracy)}`, `best ${percent(best.accuracy)}`].filter(Boolean).join(", ") : "not evaluated yet");
+      setText(cells[0].name, isPerplexity(latest) ? "Perplexity" : measureOf(job));
+      put(0, figureOf(latest), latest ? [initial && `from ${figureOf(initial)}`, `best ${figureOf(best)}`].filter(Boolean).join(", ") : "not evaluated yet");
       const own = latest?.federated_rows;
       put(1, own ? percent(latest.federated_accuracy) : "–", own ? `on ${plural(own, "row")} of the devices` : "not evaluated on devices");
       put(2, `${count(job.rounds_committed)} / ${count(job.rounds_wanted)}`, job.rounds_abandoned ? plural(job.rounds_abandoned, "abandoned round") : "none abandoned");
