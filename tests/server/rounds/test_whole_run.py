@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 from helpers.rig import JOB, ScriptedDevice, derivative, run_to_end, work_until
-from helpers.tiny_job import LAYOUT, THETA
+from helpers.tiny_job import LAYOUT, THETA, tiny_manifest
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.estimator import Scalar
@@ -127,7 +127,8 @@ def test_a_scalar_is_a_plain_triple_of_the_store(make_rig):
 
 
 def snapshot_files(rig):
-    return {path.name for path in rig.artifacts.path("x").parent.iterdir()} - {rig.job.manifest_sha256}
+    of_the_model = {rig.job.manifest_sha256, tiny_manifest().tokenizer.sha256}
+    return {path.name for path in rig.artifacts.path("x").parent.iterdir()} - of_the_model
 
 
 def test_a_long_run_keeps_its_first_snapshot_and_the_newest(make_rig, monkeypatch):
