@@ -16,12 +16,12 @@ command -v pkg >/dev/null || fail "this is not Termux; elsewhere: pip install 'f
 
 pkg update -y
 # tur-repo adds the user repository, which has tokenizers.
-pkg install -y python python-numpy python-onnxruntime python-grpcio python-psutil termux-api termux-services tur-repo
+pkg install -y python python-numpy python-onnxruntime python-grpcio python-cryptography python-psutil termux-api termux-services tur-repo
 pkg update -y
 pkg install -y python-tokenizers
 
 # With its dependencies pip would try to compile numpy, ONNX Runtime and gRPC.
-pip install 'protobuf>=7.35,<8' structlog ecdsa
+pip install 'protobuf>=7.35,<8' structlog ecdsa jinja2 shamirs
 pip install --no-deps --force-reinstall "$1"
 
 python - <<'PYTHON'

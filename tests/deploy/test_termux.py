@@ -79,7 +79,7 @@ def test_pip_installs_only_what_needs_no_compiler(phone: Phone, wheel: Path) -> 
     assert packages >= {"python-numpy", "python-onnxruntime", "python-grpcio", "python-tokenizers", "termux-api"}
     pip = [call[1:] for call in phone.calls if call[0] == "pip"]
     assert pip == [
-        ["install", "protobuf>=7.35,<8", "structlog", "ecdsa"],
+        ["install", "protobuf>=7.35,<8", "structlog", "ecdsa", "jinja2", "shamirs"],
         ["install", "--no-deps", "--force-reinstall", str(wheel)],
     ]
 

@@ -16,7 +16,7 @@ done
 python3 -m pip install --quiet --no-deps --target "$root/opt/fwdllm" --constraint "$constraints" \
   --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux_2_17_aarch64 \
   --platform manylinux2014_aarch64 --platform any --only-binary=:all: --python-version 3.11 --implementation cp \
-  numpy onnxruntime grpcio protobuf tokenizers structlog ecdsa six flatbuffers packaging typing_extensions "$wheel"
+  numpy onnxruntime grpcio protobuf tokenizers structlog ecdsa jinja2 markupsafe shamirs lagrange six flatbuffers packaging typing_extensions "$wheel"
 
 # ONNX Runtime reads the processor's kind from here, and ends at the host's.
 mkdir -p "$root/proc"
