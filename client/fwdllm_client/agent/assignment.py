@@ -182,11 +182,10 @@ class AssignmentWork:
         engine = self._engine_for(bundle)
         if (answer := self._test(assignment, bundle, engine)) is not None and not answer.usable:
             return answer.next
-        if self._measured is not None:
-            assignment = self._measured.admit(assignment)
+        admitted = assignment if self._measured is None else self._measured.admit(assignment)
         started = self._clock()
         with self._link.reporter() as reporter:
-            entries = self._entries(assignment, header, bundle.manifest.layout, theta, engine, deadline, reporter)
+            entries = self._entries(admitted, header, bundle.manifest.layout, theta, engine, deadline, reporter)
             if is_masked:
                 self._keep_masked(assignment, list(entries), reporter)
             else:

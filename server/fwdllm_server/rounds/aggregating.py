@@ -25,6 +25,7 @@ from fwdllm_common.secure_aggregation import (
     MIN_MEMBERS,
     Aggregation,
     NotEnoughMembersError,
+    Session,
     messages,
     peers_of_all,
     threshold,
@@ -33,6 +34,7 @@ from fwdllm_common.secure_aggregation.cohort import SESSION_BYTES
 from fwdllm_server.algorithm import BlockPlan, Measured
 from fwdllm_server.algorithm.complete import Span
 from fwdllm_server.rounds.context import MOVED, Computation, RoundContext, Step, wait
+from fwdllm_server.rounds.delivery import message_of
 from fwdllm_server.rounds.dropout import expire
 from fwdllm_server.rounds.ended import abandon
 from fwdllm_server.store import aggregations, assignments, devices, rounds
@@ -98,9 +100,10 @@ def advance(context: RoundContext) -> Step | Computation[Closing]:
     if waited_for and context.now < until:
         return wait(until - context.now)
     members = aggregations.members(context.connection, record)
-    length = sum(plan.wanted for plan in context.round.plan)
+    sum_of = device_pb2.SecureAggregation(session=record.session)
+    session = messages.session_of(message_of(work[members[0].assignment_id], context.job, sum_of))
     needed = max(MIN_MEMBERS, ceil(bounds.min_fraction * len(members)))
-    return Computation(context.round, partial(_close, record, members, length, needed), partial(_apply, record))
+    return Computation(context.round, partial(_close, record, members, session, needed), partial(_apply, record))
 
 
 def by_block(context: RoundContext) -> Mapping[str, Measured]:
@@ -122,9 +125,9 @@ def _measured(plan: BlockPlan, values: NDArray[np.int64]) -> Measured:
     return [Scalar(seed, value, COHORT, 1) for seed, value in zip(plan.seeds, values.tolist(), strict=True)]
 
 
-def _close(record: AggregationRecord, members: Sequence[MemberRecord], length: int, needed: int) -> Closing:
+def _close(record: AggregationRecord, members: Sequence[MemberRecord], session: Session, needed: int) -> Closing:
     """Return what follows from the messages; wrong ones count as if they had not come."""
-    aggregation = _replayed(record, members, length)
+    aggregation = _replayed(record, members, session)
     work = {member.number: member.assignment_id for member in members}
     left = {
         Stage.KEYS: aggregation.members,
@@ -156,9 +159,9 @@ def _inbox(aggregation: Aggregation, step: Stage, number: int) -> device_pb2.Agg
     return device_pb2.AggregateResponse(survivors=device_pb2.Survivors(peers=aggregation.survivors_for(number)))
 
 
-def _replayed(record: AggregationRecord, members: Sequence[MemberRecord], length: int) -> Aggregation:
+def _replayed(record: AggregationRecord, members: Sequence[MemberRecord], session: Session) -> Aggregation:
     numbers = [member.number for member in members]
-    aggregation = Aggregation(messages.session_of(record.session, length), peers_of_all(numbers, record.session))
+    aggregation = Aggregation(session, peers_of_all(numbers, record.session))
     for step in (Stage.KEYS, Stage.SHARES, Stage.MASKED, Stage.UNMASKING):
         for member in members:
             if (message := member.message(step)) is not None:
