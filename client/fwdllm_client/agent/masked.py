@@ -22,6 +22,9 @@ from fwdllm_common.fixed_point import to_fixed_point
 from fwdllm_common.secure_aggregation import MAX_MEMBERS, Member, messages
 from fwdllm_common.secure_aggregation.member import ROOT_BYTES
 
+MOST_WAIT_S = 60.0
+"""Until the newest message is sent again, whatever the coordinator says."""
+
 _log = structlog.get_logger()
 
 
@@ -81,7 +84,7 @@ class MaskedScalars:
                 return answer.next if answer.HasField("next") else None
             if answer.WhichOneof("answer") is not None:
                 part.go_on(answer)
-            elif self._link.stop.wait(answer.wait_ms / 1000):
+            elif self._link.stop.wait(min(answer.wait_ms / 1000, MOST_WAIT_S)):
                 raise StopRequested
 
 

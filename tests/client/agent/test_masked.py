@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -144,6 +145,26 @@ def test_the_owner_sets_the_least_cohort(journal):
     device.keep(assignment(), DERIVATIVES)
     with pytest.raises(NotAllowedError, match="sums over 9 or more"):
         send(device, assignment())
+
+
+@pytest.mark.parametrize("wait_ms", [1, (1 << 32) - 1])
+def test_a_device_asks_again_after_a_minute_at_most(journal, wait_ms):
+    class Slow(Cohort):
+        def aggregate(self, request: device_pb2.AggregateRequest) -> device_pb2.AggregateResponse:
+            return device_pb2.AggregateResponse(wait_ms=wait_ms)
+
+    class Stop(threading.Event):
+        waits: ClassVar[list[float | None]] = []
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.waits.append(timeout)
+            return True
+
+    device = MaskedScalars(Link(Slow(), journal, Stop()), 8)
+    device.keep(assignment(), DERIVATIVES)
+    with pytest.raises(StopRequested):
+        send(device, assignment())
+    assert Stop.waits == [min(wait_ms / 1000, 60)]
 
 
 @pytest.mark.parametrize("weight", [0, 9])
