@@ -28,10 +28,7 @@ def fetch(connection: Connection, record: AssignmentRecord, job: TrainingJob, no
     # A repeated fetch does not prolong it: a device that never reports must lose the assignment eventually.
     if record.state == AssignmentState.OFFERED:
         assignments.take(connection, record.id, now)
-        # Feature sums are sent once, at the end, so that their assignment has no earlier sign of progress.
-        # Likewise masked scalars.
-        has_progress = not job.is_draft and sum_of is None
-        assignments.prolong(connection, record.id, now + job.spec.rounds.assignment_s if has_progress else deadline)
+        assignments.prolong(connection, record.id, job.expiry(current.phase_since, now))
     message = message_of(record, job, sum_of)
     message.deadline_ms = min(round(1000 * max(0.0, deadline - now)), (1 << 32) - 1)
     return message
