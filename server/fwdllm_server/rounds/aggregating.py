@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from fwdllm.v1 import device_pb2
 from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.estimator import MOST_EXAMPLES, Scalar
+from fwdllm_common.fixed_point import MAX_MAGNITUDE, SCALE
 from fwdllm_common.secure_aggregation import (
     MIN_MEMBERS,
     Aggregation,
@@ -33,6 +34,7 @@ from fwdllm_common.secure_aggregation import (
 from fwdllm_common.secure_aggregation.cohort import SESSION_BYTES
 from fwdllm_server.algorithm import BlockPlan, Measured
 from fwdllm_server.algorithm.complete import Span
+from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.context import MOVED, Computation, RoundContext, Step, wait
 from fwdllm_server.rounds.delivery import message_of
 from fwdllm_server.rounds.dropout import expire
@@ -47,6 +49,9 @@ COHORT = "cohort"
 """Who has measured the mean of a cohort's scalars."""
 _UNITS = messages.MAX_WEIGHT // MOST_EXAMPLES
 """The weight of a device with as many rows as the median."""
+
+LARGEST_SCALAR = MAX_MAGNITUDE * SCALE
+"""Of one device, before it is multiplied by the weight."""
 
 _log = structlog.get_logger()
 
@@ -89,6 +94,8 @@ def advance(context: RoundContext) -> Step | Computation[Closing]:
         return abandon(context, "its secure aggregation is not in the store")
     work = {each.id: each for each in assignments.of_round(context.connection, context.job.id, context.round.number)}
     waited_for = [work[each] for each in aggregations.waiting_for(context.connection, record) if work[each].open]
+    if found := diverged.unusable_from(context, list(work.values())):
+        return diverged.fail(context, found, good_version=context.round.version - 1)
     bounds = context.job.spec.rounds
     if record.step is Stage.KEYS:  # the devices compute
         until = context.round.phase_since + bounds.deadline_s
@@ -145,9 +152,13 @@ def _close(record: AggregationRecord, members: Sequence[MemberRecord], session: 
     if record.step is not Stage.UNMASKING:
         return Closing({work[n]: _inbox(aggregation, record.step, n).SerializeToString() for n in left})
     try:
-        return Closing({}, aggregation.sum(), frozenset(work[n] for n in left))
+        total = aggregation.sum()
     except (NotEnoughMembersError, IntegrityError) as error:
         return Closing({}, failure=str(error))
+    bound = LARGEST_SCALAR * sum(member.weight for member in members if member.number in left)
+    if np.any((total > bound) | (total < -bound)):
+        return Closing({}, failure="the sum is larger than scalars can be: a device has sent something else")
+    return Closing({}, total, frozenset(work[n] for n in left))
 
 
 def _inbox(aggregation: Aggregation, step: Stage, number: int) -> device_pb2.AggregateResponse:
