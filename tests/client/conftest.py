@@ -22,6 +22,7 @@ from fwdllm_client.agent.assignment import AssignmentWork, Downloads
 from fwdllm_client.agent.job_models import JobModels
 from fwdllm_client.agent.journal import Journal
 from fwdllm_client.agent.link import Link
+from fwdllm_client.agent.masked import MaskedScalars
 from fwdllm_client.agent.notes import NotesFile
 from fwdllm_client.agent.self_test import SelfTest
 from fwdllm_client.agent.session import Session
@@ -42,6 +43,7 @@ from fwdllm_common.manifest import BundleFile, Manifest, Stage
 from fwdllm_common.optimizers import OptimizerSettings
 from fwdllm_common.protocol import REASON_KEY
 from fwdllm_common.replay import ModelState, theta_digest
+from fwdllm_common.secure_aggregation import MIN_MEMBERS
 
 RUN_KEY = 7
 PEM = serialization.Encoding.PEM
@@ -398,6 +400,7 @@ class Device:
         self.sensors = FakeSensors()
         self.rules = Rules()
         self.record = None
+        self.masks = False
         self.cache_bytes = 1 << 40
         self.choices = ChoicesFile(self.home.choices)
 
@@ -425,7 +428,10 @@ class Device:
                 JobModels(self.home.job_models),
             )
             self_test = SelfTest(coordinator, retry)
-            work = AssignmentWork(link, permission, downloads, open_engine, clock or self.clock, self_test=self_test)
+            masked = MaskedScalars(link, MIN_MEMBERS) if self.masks else None
+            work = AssignmentWork(
+                link, permission, downloads, open_engine, clock or self.clock, self_test=self_test, masked=masked
+            )
             profile = device_pb2.CheckInRequest(labels=["no", "yes"], training_examples=9)
             notes = NotesFile(self.home.notes, lambda: 0.0)
             session = Session(link, profile, permission, work, notes=notes)

@@ -196,6 +196,38 @@ def test_a_coordinator_that_forks_its_view_unmasks_nobody():
     assert primitives.commitment(secret, cohort.session.id) != cohort.members[9].advertise().commitment
 
 
+def test_stories_for_each_member_yield_a_sum_over_fewer_than_each_was_told():
+    """The documented limit: nobody of 11 helps with a sum over fewer than 8, and 7 are summed."""
+    values = random_values(11, 3)
+    cohort = Cohort(values, roots(11), least=8)
+    run(cohort, [3] * 11)
+    gone, needed = (8, 9, 10, 11), threshold(10)
+    left, found = dict.fromkeys(gone, needed), {}
+    for number, member in cohort.members.items():
+        told = sorted((each for each in gone if each != number), key=lambda each: -left[each])[:3]
+        for each in told:
+            left[each] -= 1
+        found[number] = member.unmask(set(cohort.members) - {number, *told})
+    keys = {number: restored(cohort, number, {n: each.masking_keys for n, each in found.items()}) for number in gone}
+    here, total = cohort.session, np.zeros(3, dtype=np.uint64)
+    for number in range(1, 8):
+        secret = restored(cohort, number, {n: each.self_masks for n, each in found.items()})
+        total += cohort.sent["masked", number] - primitives.self_mask_words(secret, here.id, 3)
+        public = cohort.members[number].advertise().keys.masking
+        for other, key in keys.items():  # every number that is left out is larger
+            agreement = primitives.agreed(primitives.masking_key(key, here.id), public)
+            total -= primitives.pair_mask_words(agreement, here.id, number, other, 3)
+
+    np.testing.assert_array_equal(total.view(np.int64), values[:7].sum(axis=0))
+
+
+def restored(cohort, number, revealed):
+    """The member's secret of the shares that its peers have revealed."""
+    peers = cohort.peers[number]
+    shares = {place: revealed[peer][number] for place, peer in enumerate(peers) if number in revealed[peer]}
+    return primitives.joined(dict(list(shares.items())[: threshold(len(peers))]))
+
+
 # What a member refuses.
 
 
@@ -204,6 +236,13 @@ def test_a_cohort_below_the_owners_least_is_refused():
     cohort.advertise(cohort.members)
     with pytest.raises(NotAllowedError, match="a sum over 7 devices, this device takes part in sums over 8 or more"):
         cohort.share([1])
+
+
+def test_more_peers_than_a_member_has_are_refused():
+    """Each costs this device a key agreement and shares that many others have to join."""
+    keys = {n: PublicKeys(n.to_bytes(32, "big"), (n + 1000).to_bytes(32, "big")) for n in range(1, MAX_PEERS + 2)}
+    with pytest.raises(BadInputError, match="it has 129 peers"):
+        Member(session(), 0).share(keys)
 
 
 def test_a_sum_below_the_owners_least_is_not_unmasked():

@@ -51,8 +51,7 @@ class CohortDevice:
         if work not in self.sent:
             self.values[work] = values_of(self.name, assignment)
             secure = assignment.secure_aggregation
-            session = messages.session_of(secure.session, len(self.values[work]))
-            member = self._members[work] = Member(session, secure.member)
+            member = self._members[work] = Member(messages.session_of(assignment), secure.member)
             self.weights[work] = secure.weight
             keys = messages.keys_message(member.advertise())
             self.sent[work] = [device_pb2.AggregateRequest(assignment_id=work, keys=keys)]

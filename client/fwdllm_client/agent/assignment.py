@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
+from math import nan
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -35,6 +36,7 @@ from fwdllm_client.engine.interruption import RunEndedError
 from fwdllm_client.policy.permission import Permission, WorkCancelledError
 from fwdllm_common.counts import Counts
 from fwdllm_common.errors import NoRoomError, NotAllowedError, RefusedError, StorageError
+from fwdllm_common.fixed_point import UnusableScalarError
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.orthogonal import AnyDirections
@@ -182,11 +184,10 @@ class AssignmentWork:
         engine = self._engine_for(bundle)
         if (answer := self._test(assignment, bundle, engine)) is not None and not answer.usable:
             return answer.next
-        if self._measured is not None:
-            assignment = self._measured.admit(assignment)
+        admitted = assignment if self._measured is None else self._measured.admit(assignment)
         started = self._clock()
         with self._link.reporter() as reporter:
-            entries = self._entries(assignment, header, bundle.manifest.layout, theta, engine, deadline, reporter)
+            entries = self._entries(admitted, header, bundle.manifest.layout, theta, engine, deadline, reporter)
             if is_masked:
                 self._keep_masked(assignment, list(entries), reporter)
             else:
@@ -218,14 +219,22 @@ class AssignmentWork:
         return self._masked
 
     def _keep_masked(self, assignment: device_pb2.Assignment, entries: Sequence[Entry], reporter: Reporter) -> None:
-        """Keep the scalars for the sum if all are computed; of the entries only what is no scalar is reported."""
+        """Keep the scalars for the sum if all are computed; of the entries only what is no scalar is reported.
+
+        Scalars that no sum can have are reported as one that is not a number: the coordinator looks for divergence.
+        """
         derivatives = [value for entry in entries for value in entry.derivatives]
         if len(derivatives) < sum(seeds.count for task in assignment.directions for seeds in task.seeds):
             return
-        self._can_mask().keep(assignment, derivatives)
+        reported = array("f")
+        try:
+            self._can_mask().keep(assignment, derivatives)
+        except UnusableScalarError as error:
+            _log.warning("scalars not usable", job=assignment.job_name, round=assignment.round, reason=str(error))
+            reported.append(nan)
         evaluation = next((entry.evaluation for entry in entries if entry.evaluation is not None), None)
         cost = total_cost(entry.cost for entry in entries)
-        reporter.submit(Entry(assignment.assignment_id, 0, array("f"), evaluation, cost))
+        reporter.submit(Entry(assignment.assignment_id, 0, reported, evaluation, cost))
 
     def _send_masked(self, assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
         return self._can_mask().send(assignment, self._check_cancelled(assignment))

@@ -39,7 +39,7 @@ CREATE TABLE IF NOT EXISTS progress (
 );
 CREATE TABLE IF NOT EXISTS memberships ( -- in sums of masked scalars
     assignment_id TEXT PRIMARY KEY,
-    agreement BLOB NOT NULL,    -- a SecureAggregation message
+    agreement BLOB NOT NULL,    -- a SecureAggregation message, its session a hash of what is measured
     root BLOB NOT NULL,         -- of the member's secrets
     scalars BLOB NOT NULL,      -- times the member's weight, int64, little-endian
     sealed BLOB                 -- the MemberShares message that was sent, or null

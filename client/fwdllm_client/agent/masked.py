@@ -22,6 +22,9 @@ from fwdllm_common.fixed_point import to_fixed_point
 from fwdllm_common.secure_aggregation import MAX_MEMBERS, Member, messages
 from fwdllm_common.secure_aggregation.member import ROOT_BYTES
 
+MOST_WAIT_S = 60.0
+"""Until the newest message is sent again, whatever the coordinator says."""
+
 _log = structlog.get_logger()
 
 
@@ -39,6 +42,8 @@ class MaskedScalars:
     def keep(self, assignment: device_pb2.Assignment, derivatives: Sequence[float]) -> None:
         """Make the scalars of an assignment durable, all of them, times the device's weight.
 
+        The assignment is as it was received, here and in :meth:`send`.
+
         :raises NotAllowedError: the weight is out of bounds.
         :raises UnusableScalarError: one is not finite or too large.
         """
@@ -51,7 +56,7 @@ class MaskedScalars:
         self._link.journal.join(
             Membership(
                 assignment.assignment_id,
-                agreement.SerializeToString(deterministic=True),
+                _agreed(assignment).SerializeToString(deterministic=True),
                 secrets.token_bytes(ROOT_BYTES),
                 values.tobytes(),
             )
@@ -79,7 +84,7 @@ class MaskedScalars:
                 return answer.next if answer.HasField("next") else None
             if answer.WhichOneof("answer") is not None:
                 part.go_on(answer)
-            elif self._link.stop.wait(answer.wait_ms / 1000):
+            elif self._link.stop.wait(min(answer.wait_ms / 1000, MOST_WAIT_S)):
                 raise StopRequested
 
 
@@ -89,13 +94,12 @@ class _Part:
     def __init__(self, link: Link, assignment: device_pb2.Assignment, least: int) -> None:
         self._journal = link.journal
         known = self._journal.membership(assignment.assignment_id)
-        agreement = assignment.secure_aggregation
+        agreement = _agreed(assignment)
         if known is None or known.agreement != agreement.SerializeToString(deterministic=True):
             raise NotAllowedError("it changes what a sum of scalars is over")
         self._known = known
         self._values = np.frombuffer(known.scalars, dtype="<i8").astype(np.int64)
-        session = messages.session_of(agreement.session, len(self._values))
-        self._member = Member(session, agreement.member, known.root, least)
+        self._member = Member(messages.session_of(assignment), agreement.member, known.root, least)
         self._request = device_pb2.AggregateRequest(
             assignment_id=assignment.assignment_id, keys=messages.keys_message(self._member.advertise())
         )
@@ -126,3 +130,11 @@ class _Part:
         else:
             request.unmasking.CopyFrom(messages.unmasking_message(member.unmask(answer.survivors.peers)))
         self._request = request
+
+
+def _agreed(assignment: device_pb2.Assignment) -> device_pb2.SecureAggregation:
+    """Return what may not change until the scalars are summed: the device's part, and what they are of."""
+    part = assignment.secure_aggregation
+    return device_pb2.SecureAggregation(
+        session=messages.session_of(assignment).id, member=part.member, weight=part.weight
+    )

@@ -2,7 +2,7 @@
 
 With many directions on batches that differ by a few rows a coordinator would compute what those rows say. At one θ a
 block is therefore measured along a bounded number of directions, and all batches of nested rows have one size: that of
-the first assignment. See docs/privacy.md.
+the first assignment. Directions whose scalars are masked are not counted. See docs/privacy.md.
 """
 
 from __future__ import annotations
@@ -64,11 +64,13 @@ class MeasuredDirections:
         self, database: sqlite3.Connection, assignment: device_pb2.Assignment, task: device_pb2.DirectionTask
     ) -> None:
         place = assignment.job_id, assignment.theta_digest, task.block
-        asked = sum(seeds.count for seeds in task.seeds)
+        # Of masked scalars the coordinator learns the sum over a cohort alone.
+        is_masked = assignment.HasField("secure_aggregation")
+        asked = 0 if is_masked else sum(seeds.count for seeds in task.seeds)
         likeness = hashlib.sha256(assignment.assignment_id.encode() + b"\0" + task.SerializeToString()).digest()
         (known,) = database.execute(f"SELECT count(*) {_AT_THETA} AND task = ?", (*place, likeness)).fetchone()
         (before,) = database.execute(f"SELECT total(directions) {_AT_THETA}", place).fetchone()
-        if not known and before + asked > self._max_directions:
+        if not is_masked and not known and before + asked > self._max_directions:
             raise NotAllowedError(
                 f"it asks for {int(before) + asked} directions of the block {task.block[:64]!r} at one θ, this device "
                 f"measures at most {self._max_directions}"

@@ -13,6 +13,7 @@ from fwdllm_common.errors import BadInputError, IntegrityError, NotAllowedError
 from fwdllm_common.secure_aggregation import primitives
 from fwdllm_common.secure_aggregation.cohort import (
     FEWEST_MEMBERS,
+    MAX_PEERS,
     MIN_MEMBERS,
     Advertisement,
     PublicKeys,
@@ -69,13 +70,15 @@ class Member:
         ``sealed`` is what this method returned before a restart: shares are random.
 
         :raises NotAllowedError: the cohort is too small, or has other peers than before.
-        :raises BadInputError: a key is not valid, or two members have the same.
+        :raises BadInputError: there are too many peers, a key is not valid, or two members have the same.
         """
         if self._peers:
             if dict(peers) != dict(self._peers):
                 raise NotAllowedError("the members of a cohort may not change")
             return self._sealed
         self._check_size(len(peers) + 1)
+        if len(peers) > MAX_PEERS:
+            raise BadInputError(f"it has {len(peers)} peers for this device; a member has {MAX_PEERS} at most")
         own = self.advertise().keys
         keys = [own.sealing, own.masking, *(key for each in peers.values() for key in (each.sealing, each.masking))]
         if self._number in peers or len(set(keys)) < len(keys):

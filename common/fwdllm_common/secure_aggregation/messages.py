@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,9 +17,27 @@ MAX_WEIGHT = 8
 """Largest weight of a member: none counts for more than so many times another, whatever a coordinator says."""
 
 
-def session_of(session_id: bytes, length: int) -> Session:
-    """Return the session in which members sum ``length`` fixed-point scalars times their weights."""
-    return Session(session_id, length, MAX_MAGNITUDE * SCALE * MAX_WEIGHT)
+def session_of(assignment: device_pb2.Assignment) -> Session:
+    """Return the session in which devices sum the fixed-point scalars of an assignment times their weights.
+
+    Its id is a hash of all that scalars depend on: the masks of devices that were asked for something else do not
+    cancel. Otherwise a coordinator would ask all devices but one for scalars that are 0, and the sum would be that
+    device's own (Pasquini et al., CCS 2022).
+    """
+    parts = [
+        assignment.secure_aggregation.session,
+        assignment.job_id.encode(),
+        assignment.header.SerializeToString(deterministic=True),
+        assignment.manifest_sha256,
+        assignment.version.to_bytes(8, "little"),
+        assignment.theta_digest,
+        *(task.SerializeToString(deterministic=True) for task in assignment.directions),
+    ]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    length = sum(seeds.count for task in assignment.directions for seeds in task.seeds)
+    return Session(digest.digest(), length, MAX_MAGNITUDE * SCALE * MAX_WEIGHT)
 
 
 def keys_message(advertisement: Advertisement) -> device_pb2.MemberKeys:

@@ -141,7 +141,8 @@ def _plan_block(
     rows_at_hand: int,
 ) -> BlockPlan:
     spec, section, step = run.spec, run.section(block.name), state.version + 1
-    size = sizes(section, block.size, run.shares.get(block.name, 1.0), spec.rounds, step, rows_at_hand)
+    share, masked = run.shares.get(block.name, 1.0), spec.privacy.secure_aggregation
+    size = sizes(section, block.size, share, spec.rounds, step, rows_at_hand, masked)
     common = BlockPlan(
         block=block.name,
         ranges=(range(first_seed, first_seed + _SEEDS_OF_A_BLOCK),),
@@ -153,7 +154,7 @@ def _plan_block(
         devices_per_direction=section.devices_per_direction,
     )
     directions = run.header.directions_of(block)
-    if spec.privacy.secure_aggregation:
+    if masked:
         return common.for_all(directions.order if isinstance(directions, OrthogonalDirections) else 0, size.per_device)
     if isinstance(directions, OrthogonalDirections):
         return common.in_frames(directions.order, size.per_device, spec.rounds.max_devices)

@@ -31,6 +31,7 @@ from fwdllm_server.preparation.export_process import export_in_process
 from fwdllm_server.preparation.job_file import read_job
 from fwdllm_server.preparation.job_files import JobFiles
 from fwdllm_server.preparation.job_folder import JobFolder
+from fwdllm_server.rounds.ended import end_aggregation
 from fwdllm_server.rounds.failover import resume_after_failover
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import jobs, leases, ledger, locks
@@ -376,6 +377,7 @@ class Coordinator:
 def _set_failed(connection: Connection, lease: Lease, message: str, now: float) -> None:
     leases.check(connection, lease)
     locks.move_rounds(connection, lease.job_id)
+    end_aggregation(connection, lease.job_id)
     jobs.set_state(connection, lease.job_id, JobState.FAILED, message, now)
 
 
@@ -388,6 +390,7 @@ def _set_stopped(connection: Connection, job_id: str, now: float) -> None:
     locks.move_rounds(connection, job_id)
     # A step that was under way when the loop was cancelled may have ended the job.
     if jobs.required(connection, job_id).state in jobs.UNFINISHED:
+        end_aggregation(connection, job_id)
         jobs.set_state(connection, job_id, JobState.STOPPED, "stopped by an operator", now)
 
 

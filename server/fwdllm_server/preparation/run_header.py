@@ -38,7 +38,7 @@ def run_header(
             for name, block in layout.blocks.items()
             if (section := spec.blocks.get(name)) is not None  # type: ignore[call-overload]
             and section.directions == "auto"
-            and is_worth_a_frame(block.size, shares.get(name, 1.0), spec.rounds)
+            and is_worth_a_frame(block.size, shares.get(name, 1.0), spec.rounds, spec.privacy.secure_aggregation)
         ),
     )
 

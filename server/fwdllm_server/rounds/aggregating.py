@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from fwdllm.v1 import device_pb2
 from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.estimator import MOST_EXAMPLES, Scalar
+from fwdllm_common.fixed_point import MAX_MAGNITUDE, SCALE
 from fwdllm_common.secure_aggregation import (
     MIN_MEMBERS,
     Aggregation,
     NotEnoughMembersError,
+    Session,
     messages,
     peers_of_all,
     threshold,
@@ -32,7 +34,9 @@ from fwdllm_common.secure_aggregation import (
 from fwdllm_common.secure_aggregation.cohort import SESSION_BYTES
 from fwdllm_server.algorithm import BlockPlan, Measured
 from fwdllm_server.algorithm.complete import Span
+from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.context import MOVED, Computation, RoundContext, Step, wait
+from fwdllm_server.rounds.delivery import message_of
 from fwdllm_server.rounds.dropout import expire
 from fwdllm_server.rounds.ended import abandon
 from fwdllm_server.store import aggregations, assignments, devices, rounds
@@ -45,6 +49,9 @@ COHORT = "cohort"
 """Who has measured the mean of a cohort's scalars."""
 _UNITS = messages.MAX_WEIGHT // MOST_EXAMPLES
 """The weight of a device with as many rows as the median."""
+
+LARGEST_SCALAR = MAX_MAGNITUDE * SCALE
+"""Of one device, before it is multiplied by the weight."""
 
 _log = structlog.get_logger()
 
@@ -87,6 +94,8 @@ def advance(context: RoundContext) -> Step | Computation[Closing]:
         return abandon(context, "its secure aggregation is not in the store")
     work = {each.id: each for each in assignments.of_round(context.connection, context.job.id, context.round.number)}
     waited_for = [work[each] for each in aggregations.waiting_for(context.connection, record) if work[each].open]
+    if found := diverged.unusable_from(context, list(work.values())):
+        return diverged.fail(context, found, good_version=context.round.version - 1)
     bounds = context.job.spec.rounds
     if record.step is Stage.KEYS:  # the devices compute
         until = context.round.phase_since + bounds.deadline_s
@@ -98,9 +107,10 @@ def advance(context: RoundContext) -> Step | Computation[Closing]:
     if waited_for and context.now < until:
         return wait(until - context.now)
     members = aggregations.members(context.connection, record)
-    length = sum(plan.wanted for plan in context.round.plan)
+    sum_of = device_pb2.SecureAggregation(session=record.session)
+    session = messages.session_of(message_of(work[members[0].assignment_id], context.job, sum_of))
     needed = max(MIN_MEMBERS, ceil(bounds.min_fraction * len(members)))
-    return Computation(context.round, partial(_close, record, members, length, needed), partial(_apply, record))
+    return Computation(context.round, partial(_close, record, members, session, needed), partial(_apply, record))
 
 
 def by_block(context: RoundContext) -> Mapping[str, Measured]:
@@ -122,9 +132,9 @@ def _measured(plan: BlockPlan, values: NDArray[np.int64]) -> Measured:
     return [Scalar(seed, value, COHORT, 1) for seed, value in zip(plan.seeds, values.tolist(), strict=True)]
 
 
-def _close(record: AggregationRecord, members: Sequence[MemberRecord], length: int, needed: int) -> Closing:
+def _close(record: AggregationRecord, members: Sequence[MemberRecord], session: Session, needed: int) -> Closing:
     """Return what follows from the messages; wrong ones count as if they had not come."""
-    aggregation = _replayed(record, members, length)
+    aggregation = _replayed(record, members, session)
     work = {member.number: member.assignment_id for member in members}
     left = {
         Stage.KEYS: aggregation.members,
@@ -142,9 +152,13 @@ def _close(record: AggregationRecord, members: Sequence[MemberRecord], length: i
     if record.step is not Stage.UNMASKING:
         return Closing({work[n]: _inbox(aggregation, record.step, n).SerializeToString() for n in left})
     try:
-        return Closing({}, aggregation.sum(), frozenset(work[n] for n in left))
+        total = aggregation.sum()
     except (NotEnoughMembersError, IntegrityError) as error:
         return Closing({}, failure=str(error))
+    bound = LARGEST_SCALAR * sum(member.weight for member in members if member.number in left)
+    if np.any((total > bound) | (total < -bound)):
+        return Closing({}, failure="the sum is larger than scalars can be: a device has sent something else")
+    return Closing({}, total, frozenset(work[n] for n in left))
 
 
 def _inbox(aggregation: Aggregation, step: Stage, number: int) -> device_pb2.AggregateResponse:
@@ -156,9 +170,9 @@ def _inbox(aggregation: Aggregation, step: Stage, number: int) -> device_pb2.Agg
     return device_pb2.AggregateResponse(survivors=device_pb2.Survivors(peers=aggregation.survivors_for(number)))
 
 
-def _replayed(record: AggregationRecord, members: Sequence[MemberRecord], length: int) -> Aggregation:
+def _replayed(record: AggregationRecord, members: Sequence[MemberRecord], session: Session) -> Aggregation:
     numbers = [member.number for member in members]
-    aggregation = Aggregation(messages.session_of(record.session, length), peers_of_all(numbers, record.session))
+    aggregation = Aggregation(session, peers_of_all(numbers, record.session))
     for step in (Stage.KEYS, Stage.SHARES, Stage.MASKED, Stage.UNMASKING):
         for member in members:
             if (message := member.message(step)) is not None:

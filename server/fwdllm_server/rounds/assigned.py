@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 
 import structlog
@@ -9,7 +10,7 @@ import structlog
 from fwdllm_server.rounds.context import MOVED, RoundContext, Step, wait
 from fwdllm_server.rounds.dropout import expire
 from fwdllm_server.store import aggregations, assignments, rounds, scalars
-from fwdllm_server.store.assignments import AssignmentState
+from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 from fwdllm_server.store.rounds import Phase
 
 _log = structlog.get_logger()
@@ -22,9 +23,7 @@ def advance(context: RoundContext) -> Step:
     for the others. They may still fetch their assignments.
     """
     bounds = context.job.spec.rounds
-    work = assignments.of_round(context.connection, context.job.id, context.round.number)
-    # Offers of an earlier selection expire earlier than those of this phase.
-    offers = [offer for offer in work if offer.expires_at >= context.round.phase_since + bounds.assignment_s]
+    offers = _offers(context)
     fetched = sum(offer.state != AssignmentState.OFFERED for offer in offers)
     at_work = any(offer.state == AssignmentState.TAKEN for offer in offers)
     needed = min(bounds.min_devices, len(offers))
@@ -37,6 +36,18 @@ def advance(context: RoundContext) -> Step:
         return _select_again(context, f"only {fetched} of {needed} devices fetched their assignment")
     rounds.enter(context.connection, context.round, Phase.COLLECTING, context.now, f"{fetched} devices at work")
     return MOVED
+
+
+def _offers(context: RoundContext) -> Sequence[AssignmentRecord]:
+    """Return the assignments of this selection, not those of an earlier one in the same round."""
+    connection, job = context.connection, context.job
+    work = assignments.of_round(connection, job.id, context.round.number)
+    if (aggregation := aggregations.get(connection, job.id, context.round.number)) is not None:
+        members = {member.assignment_id for member in aggregations.members(connection, aggregation)}
+        return [offer for offer in work if offer.id in members]
+    # Offers of an earlier selection expire earlier than those of this phase.
+    since = context.round.phase_since
+    return [offer for offer in work if offer.expires_at >= since + job.spec.rounds.assignment_s]
 
 
 def _select_again(context: RoundContext, reason: str) -> Step:

@@ -28,10 +28,16 @@ def fetch(connection: Connection, record: AssignmentRecord, job: TrainingJob, no
     # A repeated fetch does not prolong it: a device that never reports must lose the assignment eventually.
     if record.state == AssignmentState.OFFERED:
         assignments.take(connection, record.id, now)
-        # Feature sums are sent once, at the end, so that their assignment has no earlier sign of progress.
-        # Likewise masked scalars.
-        has_progress = not job.is_draft and sum_of is None
-        assignments.prolong(connection, record.id, now + job.spec.rounds.assignment_s if has_progress else deadline)
+        assignments.prolong(connection, record.id, job.expiry(current.phase_since, now))
+    message = message_of(record, job, sum_of)
+    message.deadline_ms = min(round(1000 * max(0.0, deadline - now)), (1 << 32) - 1)
+    return message
+
+
+def message_of(
+    record: AssignmentRecord, job: TrainingJob, sum_of: device_pb2.SecureAggregation | None
+) -> device_pb2.Assignment:
+    """Return the message of an assignment without its deadline."""
     return device_pb2.Assignment(
         assignment_id=record.id,
         job_id=job.id,
@@ -41,7 +47,6 @@ def fetch(connection: Connection, record: AssignmentRecord, job: TrainingJob, no
         manifest_sha256=bytes.fromhex(job.manifest_sha256),
         version=job.state.version,
         theta_digest=job.state.digest,
-        deadline_ms=min(round(1000 * max(0.0, deadline - now)), (1 << 32) - 1),
         directions=record.tasks,
         evaluate=record.evaluate,
         feature_sums=job.is_draft,

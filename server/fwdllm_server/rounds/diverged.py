@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.rounds.context import RoundContext, Step
 from fwdllm_server.rounds.dropout import close_assignments
+from fwdllm_server.rounds.ended import end_aggregation
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import aggregations, efforts, jobs, ledger, rounds, scalars
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
@@ -73,6 +74,7 @@ def note(connection: Connection, job_id: str, spec: JobSpec, found: str, good_ve
     else:
         kept = f"version {good_version} is kept for 'export'; submit the job again with {rates}"
     message = f"training has diverged: {found}; {kept}"
+    end_aggregation(connection, job_id)
     jobs.set_state(connection, job_id, JobState.FAILED, message, now)
     jobs.set_good_version(connection, job_id, max(good_version, 0))
     return message

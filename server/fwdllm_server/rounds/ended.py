@@ -5,11 +5,13 @@ from __future__ import annotations
 from math import inf
 
 import structlog
+from sqlalchemy import Connection
 
 from fwdllm_server.rounds.context import MOVED, RoundContext, Step, wait
 from fwdllm_server.rounds.dropout import close_assignments
 from fwdllm_server.rounds.early_stopping import early_stop
-from fwdllm_server.store import aggregations, jobs, ledger, rounds, scalar_spans, scalars
+from fwdllm_server.store import aggregations, assignments, jobs, ledger, rounds, scalar_spans, scalars
+from fwdllm_server.store.aggregations import Step as Stage
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.rounds import Phase
 
@@ -33,6 +35,19 @@ def abandon(context: RoundContext, reason: str) -> Step:
         jobs.set_state(connection, job.id, JobState.FAILED, message, context.now)
         return Step(moved=True, job_ended=True)
     return MOVED
+
+
+def end_aggregation(connection: Connection, job_id: str) -> None:
+    """Delete the devices' messages of a job that was stopped or has failed.
+
+    When it is resumed, its round is abandoned, and the next one is another session. A sum is kept.
+    """
+    record = rounds.latest(connection, job_id)
+    aggregation = None if record is None else aggregations.get(connection, job_id, record.number)
+    if aggregation is None or aggregation.step is Stage.SUMMED:
+        return
+    aggregations.forget(connection, job_id, aggregation.round)
+    assignments.expire_open(connection, job_id, aggregation.round)
 
 
 def after_abandoned(context: RoundContext) -> Step:

@@ -8,11 +8,11 @@ from __future__ import annotations
 from sqlalchemy import Connection
 
 from fwdllm_server.rounds.training import TrainingJob
-from fwdllm_server.store import assignments, rounds
+from fwdllm_server.store import aggregations, assignments, rounds
 
 
 def resume_after_failover(connection: Connection, job: TrainingJob, now: float) -> None:
-    """Restart the open round's current phase, and the lifetimes of its open assignments, at ``now``.
+    """Restart the open round's current phase and step, and the lifetimes of its open assignments, at ``now``.
 
     ``now`` is seconds since 1970.
     """
@@ -20,7 +20,7 @@ def resume_after_failover(connection: Connection, job: TrainingJob, now: float) 
     if record is None:
         return
     rounds.enter(connection, record, record.phase, now, record.reason)
-    bounds = job.spec.rounds
-    expires_at = now + (bounds.deadline_s if job.is_draft else bounds.assignment_s)
+    aggregations.restart_step(connection, job.id, record.number, now)
+    expires_at = job.expiry(phase_since=now, now=now)
     work = assignments.of_round(connection, job.id, record.number)
     assignments.prolong_all(connection, {each.id: expires_at for each in work if each.open})

@@ -19,19 +19,19 @@ RETEST_S = 86_400.0
 
 
 def record(
-    connection: Connection, assignment: AssignmentRecord, signal_to_noise: float, assignment_s: float, now: float
+    connection: Connection, assignment: AssignmentRecord, signal_to_noise: float, expires_at: float, now: float
 ) -> bool:
     """Store the result of a known-answer test, and return whether the device is used.
 
     If not, its assignment is reassigned. If so, the first test after an assignment was fetched prolongs the assignment
-    by ``assignment_s`` seconds, because the test may follow a long download. ``now`` is seconds since 1970.
+    until ``expires_at``, because the test may follow a long download. Times are seconds since 1970.
     """
     found = usable_ratio(signal_to_noise)
     before = efforts.self_tested_at(connection, assignment.job_id, assignment.device_id)
     efforts.self_tested(connection, assignment.job_id, assignment.device_id, found, now)
     if found >= MIN_SIGNAL_TO_NOISE:
         if assignment.open and assignment.taken_at is not None and (before is None or before < assignment.taken_at):
-            assignments.prolong(connection, assignment.id, now + assignment_s)
+            assignments.prolong(connection, assignment.id, expires_at)
         return True
     if assignment.open:
         assignments.set_state(connection, assignment.id, AssignmentState.EXPIRED)

@@ -59,6 +59,16 @@ class TrainingJob:
             more.append(SECURE_AGGREGATION)
         return needs.model_copy(update={"capabilities": [*needs.capabilities, *more]}) if more else needs
 
+    def expiry(self, phase_since: float, now: float) -> float:
+        """Return when an assignment expires that has made progress ``now``, in a phase that began at ``phase_since``.
+
+        Feature sums and masked scalars are sent once, at the end: their assignments have no earlier sign of progress.
+        All are seconds since 1970.
+        """
+        if self.is_draft or self.spec.privacy.secure_aggregation:
+            return phase_since + self.spec.rounds.deadline_s
+        return now + self.spec.rounds.assignment_s
+
     def go_on_from(self, state: ModelState) -> None:
         """Continue from a committed version."""
         self.state, self.is_draft = state, False

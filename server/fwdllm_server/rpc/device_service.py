@@ -42,7 +42,7 @@ from fwdllm_server.rpc.pace import Pace
 from fwdllm_server.security.ca import CertificateAuthority
 from fwdllm_server.security.requests import parse_request
 from fwdllm_server.security.roles import Holder
-from fwdllm_server.store import assignments, devices, jobs, ledger, locks
+from fwdllm_server.store import assignments, devices, jobs, ledger, locks, rounds
 from fwdllm_server.store.assignments import AssignmentRecord
 from fwdllm_server.store.devices import Sighting
 
@@ -278,8 +278,8 @@ class DeviceService(DeviceServiceServicer):
         device_id = self._identify(connection, caller)
         assignment = _own_assignment(connection, device_id, request.assignment_id)
         now = self._runtime.clock()
-        prolonged_s = self._prolonged_s(assignment, now)
-        usable = self_testing.record(connection, assignment, request.signal_to_noise, prolonged_s, now)
+        expires_at = self._expiry(connection, assignment, now)
+        usable = self_testing.record(connection, assignment, request.signal_to_noise, expires_at, now)
         if not usable:
             _log.warning(
                 "device not used: it failed the known-answer test",
@@ -314,6 +314,13 @@ class DeviceService(DeviceServiceServicer):
         job = self._coordinator.training.get(assignment.job_id)
         # While no coordinator runs its job, it keeps its expiry.
         return job.spec.rounds.assignment_s if job is not None else max(0.0, assignment.expires_at - now)
+
+    def _expiry(self, connection: Connection, assignment: AssignmentRecord, now: float) -> float:
+        """Return when an assignment expires whose device has just begun."""
+        job, current = self._coordinator.training.get(assignment.job_id), rounds.latest(connection, assignment.job_id)
+        if job is None or current is None:
+            return assignment.expires_at
+        return job.expiry(current.phase_since, now)
 
     def _running(self, job_id: str) -> TrainingJob:
         job = self._coordinator.training.get(job_id)

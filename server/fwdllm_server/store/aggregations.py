@@ -158,6 +158,12 @@ def enter(connection: Connection, record: AggregationRecord, inboxes: Mapping[st
     _update(connection, record, step=record.step.next, step_since=now)
 
 
+def restart_step(connection: Connection, job_id: str, round_number: int, now: float) -> None:
+    """Begin the current step of a round's aggregation, if it has one, again at ``now``."""
+    own = (aggregations.c.job_id == job_id) & (aggregations.c.round == round_number)
+    connection.execute(update(aggregations).where(own).values(step_since=now))
+
+
 def add_sum(
     connection: Connection, record: AggregationRecord, total: NDArray[np.int64], weight: int, now: float
 ) -> None:

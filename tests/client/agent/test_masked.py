@@ -6,19 +6,21 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 
 from fwdllm.v1 import device_pb2
+from fwdllm.v1.ledger_pb2 import RunHeader
 from fwdllm_client.agent.journal import Journal
 from fwdllm_client.agent.link import Link
 from fwdllm_client.agent.masked import MaskedScalars
 from fwdllm_client.connection.retry import StopRequested
 from fwdllm_client.connection.transport import Traffic
-from fwdllm_common.errors import NotAllowedError
+from fwdllm_common.errors import IntegrityError, NotAllowedError
 from fwdllm_common.fixed_point import SCALE
-from fwdllm_common.secure_aggregation import Aggregation, Member, messages, peers_of_all
+from fwdllm_common.secure_aggregation import Aggregation, Member, NotEnoughMembersError, messages, peers_of_all
 
 DERIVATIVES = [0.5, -1.25, 3.0]
 SESSION = bytes(range(32))
@@ -31,10 +33,10 @@ class Cohort:
     address = "here"
     traffic = Traffic()
 
-    def __init__(self, size: int = 8, deaf_to: str = "") -> None:
+    def __init__(self, size: int = 8, deaf_to: str = "", others_get: device_pb2.Assignment | None = None) -> None:
         self.deaf_to = deaf_to
         self.requests: list[device_pb2.AggregateRequest] = []
-        session = messages.session_of(SESSION, len(DERIVATIVES))
+        session = messages.session_of(others_get or assignment())
         self.sum = Aggregation(session, peers_of_all(range(size), SESSION))
         self.others = {number: Member(session, number) for number in range(1, size)}
         for number, member in self.others.items():
@@ -65,9 +67,16 @@ class Cohort:
         return device_pb2.AggregateResponse(over=True, next=device_pb2.CheckInWindow(min_ms=3, max_ms=4))
 
 
-def assignment(session: bytes = SESSION, weight: int = WEIGHT) -> device_pb2.Assignment:
+def assignment(
+    session: bytes = SESSION, weight: int = WEIGHT, *, epsilon: float = 1e-3, **fields: object
+) -> device_pb2.Assignment:
     return device_pb2.Assignment(
-        assignment_id="a1",
+        **{"assignment_id": "a1", "job_id": "j", "theta_digest": b"1" * 32, "manifest_sha256": b"2" * 32} | fields,
+        directions=[
+            device_pb2.DirectionTask(
+                block="head", seeds=[device_pb2.SeedRange(first=7, count=3)], epsilon=epsilon, batch_size=32
+            )
+        ],
         secure_aggregation=device_pb2.SecureAggregation(session=session, member=0, weight=weight),
     )
 
@@ -138,13 +147,61 @@ def test_the_owner_sets_the_least_cohort(journal):
         send(device, assignment())
 
 
+@pytest.mark.parametrize("wait_ms", [1, (1 << 32) - 1])
+def test_a_device_asks_again_after_a_minute_at_most(journal, wait_ms):
+    class Slow(Cohort):
+        def aggregate(self, request: device_pb2.AggregateRequest) -> device_pb2.AggregateResponse:
+            return device_pb2.AggregateResponse(wait_ms=wait_ms)
+
+    class Stop(threading.Event):
+        waits: ClassVar[list[float | None]] = []
+
+        def wait(self, timeout: float | None = None) -> bool:
+            self.waits.append(timeout)
+            return True
+
+    device = MaskedScalars(Link(Slow(), journal, Stop()), 8)
+    device.keep(assignment(), DERIVATIVES)
+    with pytest.raises(StopRequested):
+        send(device, assignment())
+    assert Stop.waits == [min(wait_ms / 1000, 60)]
+
+
 @pytest.mark.parametrize("weight", [0, 9])
 def test_a_weight_out_of_bounds_is_refused(journal, weight):
     with pytest.raises(NotAllowedError, match="weights are 1 to 8"):
         masked(journal, Cohort()).keep(assignment(weight=weight), DERIVATIVES)
 
 
-@pytest.mark.parametrize("changed", [assignment(session=bytes(32)), assignment(weight=1)])
+OTHER_VIEWS = {
+    "theta": assignment(theta_digest=b"3" * 32),
+    "tasks": assignment(epsilon=1e-30),
+    "model": assignment(manifest_sha256=b"3" * 32),
+    "version": assignment(version=1),
+    "job": assignment(job_id="another"),
+    "run": assignment(header=RunHeader(run_key=1)),
+}
+
+
+@pytest.mark.parametrize("others_get", OTHER_VIEWS.values(), ids=OTHER_VIEWS)
+def test_a_coordinator_that_asks_the_others_for_something_else_gets_no_sum(journal, others_get):
+    """The others' scalars are 0: were there a sum, it would be this device's scalars."""
+    cohort = Cohort(others_get=others_get)
+    device = masked(journal, cohort)
+    device.keep(assignment(), DERIVATIVES)
+    send(device, assignment())
+
+    with pytest.raises((NotEnoughMembersError, IntegrityError)):
+        cohort.sum.sum()
+    for number, member in cohort.others.items():  # nobody can open its sealed shares
+        assert 0 not in member.unmask(cohort.sum.survivors_for(number)).self_masks
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [assignment(session=bytes(32)), assignment(weight=1), *OTHER_VIEWS.values()],
+    ids=["session", "weight", *OTHER_VIEWS],
+)
 def test_scalars_are_masked_for_one_session_and_weight(journal, changed):
     cohort = Cohort()
     device = masked(journal, cohort)

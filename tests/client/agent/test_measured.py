@@ -32,6 +32,16 @@ def test_directions_at_one_theta_are_counted_over_assignments_and_restarts(path)
     MeasuredDirections(path, 100).admit(assignment("a2", count=40))
 
 
+def test_directions_whose_scalars_are_masked_are_not_counted(path):
+    """Rounds that are abandoned are repeated at one θ, and the coordinator sees a sum at most."""
+    measured = MeasuredDirections(path, 100)
+    for number in range(3):
+        masked = assignment(f"a{number}", same_rows=True, batch_size=32 + number)
+        masked.secure_aggregation.SetInParent()
+        assert measured.admit(masked).directions[0].batch_size == 32
+    measured.admit(assignment("b", count=100))
+
+
 def test_an_assignment_that_is_repeated_counts_once(path):
     measured = MeasuredDirections(path, 100)
     for _ in range(3):

@@ -570,6 +570,19 @@ def test_a_job_that_changes_its_model_is_served_no_more(device, coordinator, job
     assert NotesFile(device.home.notes).read().failed == {}
 
 
+@pytest.mark.parametrize("values", [[1.0, np.nan], [1e300, 2.0], [np.inf, -np.inf], [3.0, 1e6]])
+def test_scalars_that_no_sum_can_have_are_told_of_and_not_sent(device, coordinator, job, new_stop, values):
+    device.masks = True
+    device.compute.derivatives = lambda theta, directions, task: iter([(0, np.array(values))])
+    assignment = job.assignment(seeds=((1, 2), (50, 2)))
+    assignment.secure_aggregation.CopyFrom(device_pb2.SecureAggregation(session=bytes(32), weight=1))
+    hand_out(coordinator, job.answer(assignment))
+    device.run(new_stop(last=1))
+
+    assert [str(value) for report in coordinator.reports for value in report.derivatives] == ["nan"]
+    assert NotesFile(device.home.notes).read().failed == {}
+
+
 def test_scalars_that_are_not_finite_are_sent_as_they_are(device, coordinator, job, new_stop):
     device.compute.derivatives = lambda theta, directions, task: iter([(0, np.array([np.nan, 1e300]))])
     hand_out(coordinator, job.answer(job.assignment()))

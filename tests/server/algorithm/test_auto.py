@@ -40,6 +40,13 @@ def test_bytes_bound_the_directions():
     assert measurement(4612, 1e-5, rounds(scalars=5000), LATER, 45).directions == 5000
 
 
+def test_masked_scalars_have_eight_bytes():
+    found = measurement(4612, 1e-5, RoundsSection(bytes_budget=40_000), LATER, 45, masked=True)
+    assert found.directions == 5000
+    assert measurement(4612, 1e-5, RoundsSection(bytes_budget=4), LATER, 45, masked=True).directions == 1
+    assert not is_worth_a_frame(88_781, 1e-5, rounds(), masked=True)
+
+
 @pytest.mark.parametrize(("step", "rows"), [(1, 32), (2, 64), (3, 100), (LATER, 100)])
 def test_the_first_steps_do_with_few_rows(step, rows):
     assert measurement(4612, 1e-5, rounds(), step, rows_at_hand=100).rows == rows

@@ -2,21 +2,28 @@
 
 import sqlite3
 from collections.abc import Mapping
+from math import nan
 from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import pytest
 from helpers.cohort_device import CohortDevice, Kind, run_cohort
-from helpers.rig import Rig
+from helpers.rig import JOB, Rig
 from helpers.tiny_job import job_toml
 from sqlalchemy import update
 
 from fwdllm.v1 import device_pb2
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.packing import packed
+from fwdllm_common.secure_aggregation import messages
+from fwdllm_server.rounds import self_testing
+from fwdllm_server.rounds.ended import end_aggregation
+from fwdllm_server.rounds.failover import resume_after_failover
 from fwdllm_server.rounds.presence import Present
-from fwdllm_server.store import schema
+from fwdllm_server.store import aggregations, schema
+from fwdllm_server.store.aggregations import Step
+from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.rounds import Phase
 
 WEIGHTS = [1, 1, 2, 2, 3, 3, 4, 5, 5, 6, 6, 7]
@@ -234,6 +241,120 @@ def test_a_damaged_key_leaves_its_device_out(rig):
 
     assert rig.round.reason == "sum over 11 of 12 devices"
     assert coefficients(rig) == mean_of(rig, devices[:-1])
+
+
+def test_a_self_test_does_not_shorten_an_assignment(rig):
+    bounds = rig.job.spec.rounds
+    work, *_ = rig.begin_round(*NAMES)
+    rig.now += 1
+    expires_at = rig.job.expiry(rig.round.phase_since, rig.now)
+    with rig.database.transaction() as connection:
+        self_testing.record(connection, work, 50.0, expires_at, rig.now)
+    rig.later(bounds.assignment_s + 2)
+
+    assert rig.work_of_round()[0].open
+    assert bounds.deadline_s > bounds.assignment_s + 3
+
+
+def test_after_downtime_devices_have_the_time_of_the_round_again(rig):
+    bounds = rig.job.spec.rounds
+    rig.begin_round(*NAMES)
+    fail_over(rig, bounds.deadline_s - 1)
+    rig.later(bounds.assignment_s + 1)
+
+    assert all(work.open for work in rig.work_of_round())
+
+
+def test_after_downtime_the_step_waits_again(rig):
+    devices = cohort()
+    run_cohort(rig, devices, lambda rig: step_of(rig) is Step.MASKED)
+    fail_over(rig, rig.job.spec.rounds.accept_s + 5)
+    rig.settle()
+    assert step_of(rig) is Step.MASKED
+    run_cohort(rig, devices, is_closed)
+
+    assert rig.round.reason == "sum over 12 of 12 devices"
+
+
+def fail_over(rig: Rig, downtime_s: float) -> None:
+    rig.now += downtime_s
+    with rig.database.transaction() as connection:
+        resume_after_failover(connection, rig.job, rig.now)
+
+
+def step_of(rig: Rig) -> Step | None:
+    number = rig.round.number
+    with rig.database.transaction() as connection:
+        record = aggregations.get(connection, JOB, number)
+    return None if record is None else record.step
+
+
+def test_an_earlier_selections_assignments_count_no_more(tmp_path):
+    spec = {**SECURED, "rounds": {"count": 1, "min_devices": 12, "max_devices": 12}}
+    rig = Rig.create(tmp_path, job_toml(spec), NAMES)
+    accept_s = rig.job.spec.rounds.accept_s
+    rig.check_in(*NAMES)
+    rig.settle()
+    rig.check_in(*NAMES[1:])  # one is missing
+    rig.settle()
+    rig.later(accept_s + 1)
+    assert rig.round.phase == Phase.SELECTING
+    while rig.round.phase == Phase.SELECTING:
+        rig.now += 1
+        rig.check_in(*NAMES)
+        rig.settle()
+    rig.check_in(NAMES[0])
+    rig.settle()
+    assert rig.round.phase == Phase.ASSIGNED  # one of 12 has fetched the new assignments
+    rig.later(accept_s + 1)
+
+    assert rig.round.phase == Phase.SELECTING
+    rig.database.close()
+
+
+class Liar(CohortDevice):
+    """Sends other words than those of its scalars."""
+
+    def _next(self, work: str, answer: device_pb2.AggregateResponse) -> device_pb2.AggregateRequest:
+        request = super()._next(work, answer)
+        if request.WhichOneof("message") == "masked":
+            words = messages.words_of(request.masked)
+            request.masked = messages.words_message(words + np.uint64(1 << 55))
+        return request
+
+
+def test_a_sum_that_scalars_cannot_have_is_not_committed(rig):
+    devices = cohort()
+    devices[3] = Liar(NAMES[3])
+    run_cohort(rig, devices, is_closed)
+
+    assert rig.phases()[0] == "abandoned"
+    assert rig.ledger() == []
+
+
+def test_most_devices_without_usable_scalars_are_divergence(rig):
+    work = rig.begin_round(*NAMES)
+    for each in work[:6]:
+        rig.report(each.id, [nan])
+    rig.settle()
+    assert rig.record.state == JobState.RUNNING
+    rig.report(work[6].id, [nan])
+    rig.settle()
+
+    assert rig.record.state == JobState.FAILED
+    assert "training has diverged: the scalars of 7 of 12 devices" in rig.record.message
+
+
+def test_a_job_that_ends_in_mid_round_leaves_no_messages_and_is_resumed_with_others(rig):
+    devices = cohort()
+    run_cohort(rig, devices, lambda rig: step_of(rig) is Step.UNMASKING)
+    with rig.database.transaction() as connection:
+        end_aggregation(connection, JOB)
+    assert step_of(rig) is None
+    assert rig.check_in(NAMES[0]) == []  # nobody fetches what has no session any more
+    run_cohort(rig, devices, lambda rig: rig.phases()[-1] == "committed")
+
+    assert rig.phases() == ["abandoned", "committed"]
 
 
 def test_a_device_without_secure_aggregation_is_not_selected(rig):

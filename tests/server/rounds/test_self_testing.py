@@ -9,16 +9,16 @@ from helpers.rig import JOB
 
 from fwdllm_server.rounds import self_testing
 from fwdllm_server.rounds.self_testing import MIN_SIGNAL_TO_NOISE, RETEST_S
-from fwdllm_server.store import assignments, jobs
+from fwdllm_server.store import assignments, jobs, rounds
 from fwdllm_server.store.rounds import Phase
 from fwdllm_server.views.job_status import job_message
 
 
 def tell(rig, work, signal_to_noise):
     with rig.database.transaction() as connection:
-        assignment_s = rig.job.spec.rounds.assignment_s
+        expires_at = rig.job.expiry(rounds.latest(connection, JOB).phase_since, rig.now)
         record = assignments.get(connection, work.id)
-        return self_testing.record(connection, record, signal_to_noise, assignment_s, rig.now)
+        return self_testing.record(connection, record, signal_to_noise, expires_at, rig.now)
 
 
 def status(rig):

@@ -172,7 +172,7 @@ def test_self_tests(rig: Rig, data: st.DataObject) -> None:
         for assignment in work[:1]:
             current = assignments.get(connection, assignment.id)
             assert current is not None
-            self_testing.record(connection, current, request.signal_to_noise, 30.0, rig.now)
+            self_testing.record(connection, current, request.signal_to_noise, rig.now + 30, rig.now)
         look(connection, rig.now)
     json.dumps(self_testing.usable_ratio(request.signal_to_noise), allow_nan=False)
     rig.later(100_000)
