@@ -23,11 +23,14 @@ class Model:
     """A version of a trained model, run by the devices' own engine, in this process.
 
     Its columns are those that it was trained with.
+
+    :param owner: what deletes the model's files when nothing refers to it any more.
     """
 
-    def __init__(self, trained: TrainedModel, options: RowOptions) -> None:
+    def __init__(self, trained: TrainedModel, options: RowOptions, owner: object = None) -> None:
         self._trained = trained
         self._options = options
+        self._owner = owner
 
     @property
     def version(self) -> int:

@@ -35,7 +35,7 @@ _COMMAND = "fwdllm.simulate(model=…, train=…, held_out=…)"
 class Run:
     """The result of :func:`fwdllm.simulate`.
 
-    Its files are in ``folder``; those of a folder of its own are deleted when nothing refers to the run any more.
+    Its files are in ``folder``; those of a folder of its own are deleted when nothing refers to the run or its models.
     """
 
     def __init__(
@@ -88,7 +88,8 @@ class Run:
         with reading(self._url) as connection:
             state = self._training(connection, version).state
         bundle = JobFolder(self._place / "model").bundle
-        return Model(TrainedModel(bundle, self._manifest, state.theta, state.version, self._threads), self._options)
+        trained = TrainedModel(bundle, self._manifest, state.theta, state.version, self._threads)
+        return Model(trained, self._options, self)
 
     def export(
         self,

@@ -86,32 +86,32 @@ def simulate(
     :raises FwdllmError: the rows, the model or the job are wrong, or the training failed.
     """
     folder = Path(tempfile.mkdtemp(prefix="fwdllm-")) if out is None else Path(out).absolute()
-    asked = job or {}
-    no_answer = bool(asked.get("model", {}).get("no_answer", False))
-    options = RowOptions(text_column, label_column, skip_incomplete=skip_incomplete, no_answer=no_answer)
-    with quiet(verbose=verbose):
-        reader = RowReader(folder / "rows", task, options)
-        source = reader.source(train, "train", user_column)
-        users = None if user_column is None else source.values(user_column)
-        tables: dict[str, Any] = {
-            "job": {"name": "simulation", "seed": seed},
-            "model": {
-                "source": str(Path(model).absolute()) if Path(model).exists() else str(model),
-                "task": task,
-                **({} if labels is None else {"labels": list(labels)}),
-                **({} if max_tokens is None else {"max_tokens": max_tokens}),
-            },
-            "held_out": {
-                "file": str(reader.file(held_out, "held-out")),
-                "text_column": text_column,
-                "label_column": label_column,
-                "skip_incomplete": skip_incomplete,
-            },
-        }
-        if rounds is not None:
-            tables["rounds"] = {"count": rounds}
-        drawn = {"devices": devices, "seed": seed, "partition": partition, **(population or {})}
-        try:
+    try:
+        asked = job or {}
+        no_answer = bool(asked.get("model", {}).get("no_answer", False))
+        options = RowOptions(text_column, label_column, skip_incomplete=skip_incomplete, no_answer=no_answer)
+        with quiet(verbose=verbose):
+            reader = RowReader(folder / "rows", task, options)
+            source = reader.source(train, "train", user_column)
+            users = None if user_column is None else source.values(user_column)
+            tables: dict[str, Any] = {
+                "job": {"name": "simulation", "seed": seed},
+                "model": {
+                    "source": str(Path(model).absolute()) if Path(model).exists() else str(model),
+                    "task": task,
+                    **({} if labels is None else {"labels": list(labels)}),
+                    **({} if max_tokens is None else {"max_tokens": max_tokens}),
+                },
+                "held_out": {
+                    "file": str(reader.file(held_out, "held-out")),
+                    "text_column": text_column,
+                    "label_column": label_column,
+                    "skip_incomplete": skip_incomplete,
+                },
+            }
+            if rounds is not None:
+                tables["rounds"] = {"count": rounds}
+            drawn = {"devices": devices, "seed": seed, "partition": partition, **(population or {})}
             with Simulation(
                 to_toml(_merged(tables, asked)),
                 Path.cwd(),
@@ -123,10 +123,10 @@ def simulate(
             ) as simulation:
                 _run(simulation, on_round, progress)
                 return Run(simulation, folder, options, threads, is_temporary=out is None)
-        except BaseException:
-            if out is None:
-                shutil.rmtree(folder, ignore_errors=True)
-            raise
+    except BaseException:
+        if out is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _run(simulation: Simulation, on_round: Callable[[Round], None] | None, progress: bool) -> None:

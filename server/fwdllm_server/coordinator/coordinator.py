@@ -115,7 +115,7 @@ class Coordinator:
         """
         if record.state not in jobs.UNFINISHED:
             raise BadInputError(f"job {record.name} is {record.state}; only a running job can be paused")
-        await self.runtime.commit(jobs.set_paused, record.id, True)
+        await self.runtime.commit(jobs.paused, record.id)
         self.wake(record.id)
         await self.runtime.notify()
 
@@ -132,7 +132,7 @@ class Coordinator:
         """
         async with self._commands:
             if record.paused and record.state in jobs.UNFINISHED:
-                await self.runtime.commit(jobs.set_paused, record.id, False)
+                await self.runtime.commit(jobs.resumed, record.id, self.runtime.clock())
                 self.wake(record.id)
             else:
                 await self.runtime.transact(_set_resumed, record.id, self.runtime.clock())
@@ -146,7 +146,7 @@ class Coordinator:
         :raises BadInputError: the job has not ended, has no model, or would have too many rounds.
         """
         async with self._commands:
-            await self.runtime.transact(_set_extended, record.id, rounds, self.runtime.clock())
+            await self.runtime.transact(set_extended, record.id, rounds, self.runtime.clock())
             await self._cancel(record.id)
             self._start_task(record.id)
         await self.runtime.notify()
@@ -394,7 +394,11 @@ def _set_stopped(connection: Connection, job_id: str, now: float) -> None:
         jobs.set_state(connection, job_id, JobState.STOPPED, "stopped by an operator", now)
 
 
-def _set_extended(connection: Connection, job_id: str, rounds: int, now: float) -> None:
+def set_extended(connection: Connection, job_id: str, rounds: int, now: float) -> None:
+    """Give a job that has ended more rounds, and set it running.
+
+    :raises BadInputError: the job has not ended, has no model, or would have too many rounds.
+    """
     locks.move_rounds(connection, job_id)
     record = jobs.required(connection, job_id)
     if record.state in jobs.UNFINISHED:
@@ -402,8 +406,9 @@ def _set_extended(connection: Connection, job_id: str, rounds: int, now: float) 
     if record.header is None:
         raise BadInputError(f"job {record.name} has no model yet; resume it with 'fwdllm-server job resume {job_id}'")
     spec = record.spec()
-    jobs.set_spec(connection, job_id, spec.model_copy(update={"rounds": spec.rounds.extended(rounds)}))
-    jobs.set_paused(connection, job_id, False)
+    more = spec.model_copy(update={"rounds": spec.rounds.extended(rounds)})
+    jobs.extended(connection, job_id, more, ledger.totals(connection, job_id)[0])
+    jobs.resumed(connection, job_id, now)
     jobs.set_state(connection, job_id, JobState.RUNNING, "", now)
 
 
@@ -413,6 +418,6 @@ def _set_resumed(connection: Connection, job_id: str, now: float) -> None:
     record = jobs.required(connection, job_id)
     if record.state not in (JobState.STOPPED, JobState.FAILED):
         raise BadInputError(f"job {record.name} is {record.state}; only a stopped or failed job can be resumed")
-    jobs.set_paused(connection, job_id, False)
+    jobs.resumed(connection, job_id, now)
     state = JobState.PREPARING if record.header is None else JobState.RUNNING
     jobs.set_state(connection, job_id, state, "", now)

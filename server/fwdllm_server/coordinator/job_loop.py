@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from contextlib import closing
 from pathlib import Path
 
 import structlog
@@ -93,7 +92,8 @@ class JobLoop:
     async def _evaluate_versions(self) -> None:
         evaluator: HeldOutEvaluator | None = None
         folder = self._runtime.home.folder / FOLDER / f"{self._job.name}-{self._job.id}"
-        with closing(await asyncio.to_thread(Tracking, self._job.spec.tracking, folder)) as tracking:
+        tracking = Tracking(self._job.spec.tracking, folder)
+        try:
             while True:
                 await self._evaluation_due.wait()
                 version = min(self._due)
@@ -110,6 +110,8 @@ class JobLoop:
                     raise JobFailedError(failure)
                 self.wake()
                 await self._runtime.notify()
+        finally:
+            await asyncio.to_thread(tracking.close)
 
     def _make_evaluator(self) -> HeldOutEvaluator:
         return HeldOutEvaluator(

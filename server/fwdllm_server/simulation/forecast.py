@@ -22,6 +22,10 @@ from fwdllm_server.simulation.simulation import Simulation
 
 _ROWS = 256
 """The number of held-out rows, at most, that stand in for the devices' own, all together."""
+_SECURED_BYTES = 8
+"""The bytes that a masked scalar takes."""
+_PACKED_BYTES = 2
+"""The fewest bytes that a scalar takes otherwise."""
 _BENCH = "from fwdllm_client.cli.main import main; main()"
 
 
@@ -40,7 +44,8 @@ class Forecast:
 
     It is of rounds in which every block takes part, on ``devices`` devices, the fewest that a round begins with, of
     ``rows`` rows each. The first round fills the device's cache. Bytes of the model are downloaded once. Seconds and
-    resident memory are those of this machine.
+    resident memory are those of this machine. With secure aggregation a masked scalar is sent in 8 bytes; the
+    bytes of keys and shares are not counted.
     """
 
     rounds: int
@@ -79,7 +84,7 @@ def forecast(spec: JobSpec, base_folder: Path, threads: int = 0) -> Forecast:
     held_out = spec.held_out
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        tables = _two_rounds(spec, base_folder, devices)
+        tables = two_rounds(spec, base_folder, devices)
         columns = (held_out.text_column, held_out.label_column)
         file = Path(tables["held_out"]["file"])
         source, _ = read_source(file, spec.model, *columns, None, held_out.skip_incomplete)
@@ -94,20 +99,25 @@ def forecast(spec: JobSpec, base_folder: Path, threads: int = 0) -> Forecast:
             rows=rows // devices,
             trainable_parameters=manifest.layout.size,
             model_bytes=sum(file.bytes for file in manifest.files),
-            first=_cost(first, None, devices),
-            later=_cost(second, first, devices),
+            first=cost_of(spec, first, None, devices),
+            later=cost_of(spec, second, first, devices),
             seconds_per_pass=found["seconds_per_inference"] / found["rows"],
             peak_rss_bytes=found["peak_rss_bytes"],
         )
 
 
-def _two_rounds(spec: JobSpec, base_folder: Path, devices: int) -> dict[str, Any]:
-    """Return the job's tables for two rounds, in which every block takes part."""
+def two_rounds(spec: JobSpec, base_folder: Path, devices: int) -> dict[str, Any]:
+    """Return the job's tables for two rounds, in which every block takes part.
+
+    Simulated devices are of any kind and aggregate nothing; each measures as many scalars as one of a secured job.
+    """
     tables: dict[str, Any] = _without_none(json.loads(dump_resolved(spec)))
     source = base_folder / spec.model.source
     tables["model"]["source"] = str(source.absolute()) if source.exists() else spec.model.source
     tables["held_out"]["file"] = str((base_folder / spec.held_out.file).absolute())
     tables["rounds"] |= {"count": 2, "evaluate_every": 1, "federated_evaluate_every": 0, "min_devices": devices}
+    tables["rounds"]["patience"] = 0  # it may be one round
+    tables |= {"devices": {}, "privacy": {}, "tracking": {}}
     for block in tables["blocks"].values():
         block |= {"first_round": 1, "every": 1}
         if block["devices_per_direction"] > devices:  # fewer held-out rows than devices
@@ -121,11 +131,16 @@ def _without_none(value: Any) -> Any:
     return value
 
 
-def _cost(point: Point, before: Point | None, devices: int) -> Cost:
+def cost_of(spec: JobSpec, point: Point, before: Point | None, devices: int) -> Cost:
+    """Return the cost of the rounds between two points of a curve, the mean over devices."""
+
     def spent(name: str) -> float:
         return float(getattr(point, name) - (0 if before is None else getattr(before, name))) / devices
 
-    return Cost(spent("example_passes"), spent("bytes_up"), spent("bytes_down"))
+    up = spent("bytes_up")
+    if spec.privacy.secure_aggregation:
+        up += (_SECURED_BYTES - _PACKED_BYTES) * spent("directions")
+    return Cost(spent("example_passes"), up, spent("bytes_down"))
 
 
 def _bench(spec: JobSpec, bundle: Path, data: Path, home: Path, threads: int) -> dict[str, Any]:

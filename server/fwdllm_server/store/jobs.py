@@ -34,7 +34,8 @@ class JobRecord:
     """A job; ``manifest_sha256`` is set once its model is exported, ``header`` once its head is initialised too.
 
     In between the head waits for feature sums, and ``draft_sha256`` is the artifact of θ without it. For a job that has
-    diverged, ``good_version`` is the last usable version.
+    diverged, ``good_version`` is the last usable version. ``resumed_at`` is when the job last went on after a pause or
+    an end, ``extended_from`` the version at which it last got more rounds.
     """
 
     id: str
@@ -60,6 +61,8 @@ class JobRecord:
     priority: int
     selected_at: float | None
     good_version: int | None
+    resumed_at: float | None
+    extended_from: int | None
 
     def spec(self) -> JobSpec:
         """Parse the specification that was resolved when the job was submitted.
@@ -204,9 +207,9 @@ def set_good_version(connection: Connection, job_id: str, version: int) -> None:
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(good_version=version))
 
 
-def set_spec(connection: Connection, job_id: str, spec: JobSpec) -> None:
-    """Replace what a job runs; its file stays as the operator wrote it."""
-    values = {"resolved_spec": dump_resolved(spec), "rounds_wanted": spec.rounds.count}
+def extended(connection: Connection, job_id: str, spec: JobSpec, version: int) -> None:
+    """Record that a job at ``version`` runs more rounds, those of ``spec``; its file stays as the operator wrote it."""
+    values = {"resolved_spec": dump_resolved(spec), "rounds_wanted": spec.rounds.count, "extended_from": version}
     connection.execute(update(jobs).where(jobs.c.id == job_id).values(values))
 
 
@@ -220,9 +223,14 @@ def started(connection: Connection, job_id: str, now: float) -> None:
     connection.execute(update(jobs).where(jobs.c.id == job_id, jobs.c.started_at.is_(None)).values(started_at=now))
 
 
-def set_paused(connection: Connection, job_id: str, paused: bool) -> None:
-    """Set whether a job begins no further round."""
-    connection.execute(update(jobs).where(jobs.c.id == job_id).values(paused=paused))
+def paused(connection: Connection, job_id: str) -> None:
+    """Record that a job is to begin no further round."""
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(paused=True))
+
+
+def resumed(connection: Connection, job_id: str, now: float) -> None:
+    """Record that a job goes on after a pause or an end."""
+    connection.execute(update(jobs).where(jobs.c.id == job_id).values(paused=False, resumed_at=now))
 
 
 def set_priority(connection: Connection, job_id: str, priority: int) -> None:

@@ -84,9 +84,11 @@ def set_reason(connection: Connection, record: RoundRecord, reason: str) -> None
         _update(connection, record, reason=reason)
 
 
-def count_in(connection: Connection, job_id: str, phase: Phase) -> int:
-    """Return the number of rounds of a job in a phase."""
-    query = select(func.count()).where(rounds.c.job_id == job_id, rounds.c.phase == phase)
+def count_in(connection: Connection, job_id: str, phase: Phase, since: float = 0.0) -> int:
+    """Return the number of rounds of a job in a phase that they entered at ``since`` (seconds since 1970) or later."""
+    query = select(func.count()).where(
+        rounds.c.job_id == job_id, rounds.c.phase == phase, rounds.c.phase_since >= since
+    )
     return int(connection.execute(query).scalar_one())
 
 

@@ -79,6 +79,9 @@ jobs = Table(
     Column("good_version", BigInteger),
     # When it last got devices: of equal priorities the one that has waited longest is first.
     Column("selected_at", Float),
+    # An operator's: when a job last went on that was paused or had ended, and the version at which it got more rounds.
+    Column("resumed_at", Float),
+    Column("extended_from", BigInteger),
 )
 
 rounds = Table(

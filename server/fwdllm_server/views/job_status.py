@@ -73,7 +73,7 @@ def _whole_message(connection: Connection, record: JobRecord, now: float) -> ope
         privacy=_privacy(record),
         same_name=jobs.ids_of_name(connection, record.name, other_than=record.id),
     )
-    _add_times(message, record, now)
+    _add_times(connection, message, record, now)
     if why:  # whatever is left begins only when it goes on
         message.seconds_left = 0
     _add_evaluations(connection, message, record)
@@ -103,13 +103,16 @@ def _initial_digest(record: JobRecord) -> bytes:
     return b"" if record.header is None else RunHeader.from_bytes(record.header).initial_theta_digest
 
 
-def _add_times(message: operator_pb2.Job, record: JobRecord, now: float) -> None:
+def _add_times(connection: Connection, message: operator_pb2.Job, record: JobRecord, now: float) -> None:
     if record.started_at is None:
         return
     message.seconds_running = (record.ended_at or now) - record.started_at
-    if record.state == JobState.RUNNING and message.rounds_committed:
+    # While it was paused or had ended, no round was under way.
+    since = max(record.started_at, record.resumed_at or 0)
+    committed = rounds.count_in(connection, record.id, Phase.COMMITTED, since)
+    if record.state == JobState.RUNNING and committed:
         left = message.rounds_wanted - message.rounds_committed
-        message.seconds_left = message.seconds_running / message.rounds_committed * left
+        message.seconds_left = (now - since) / committed * left
 
 
 def _add_evaluations(connection: Connection, message: operator_pb2.Job, record: JobRecord) -> None:

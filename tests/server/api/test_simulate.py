@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import gc
+import tempfile
 from pathlib import Path
 
 import datasets
@@ -73,6 +74,26 @@ async def test_frames_give_the_same_run_in_an_event_loop_that_runs_and_nothing_i
     assert digest(again) == digest(run)
     assert [(each.version, each.rounds) for each in told] == [(0, 3), (1, 3), (2, 3), (3, 3)]
     assert [each.point for each in told] == list(again.points)
+
+
+@pytest.mark.usefixtures("ready")
+def test_a_model_keeps_the_files_that_it_needs(place):
+    model = fwdllm.simulate(
+        model=place / "model", train=place / "train.csv", held_out=place / "held_out.csv", job=SMALL, **POPULATION
+    ).model
+    gc.collect()
+
+    assert model.predict(["the team scored a goal"])[0] in LABELS
+
+
+@pytest.mark.parametrize("wrong", [{"train": {}}, {"held_out": 7}, {"user_column": "nobody"}, {"devices": 0}])
+def test_bad_input_leaves_no_rows_behind(wrong, place, tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    rows = rows_of(place / "train.csv")
+    with pytest.raises(fwdllm.FwdllmError):
+        fwdllm.simulate(**{"model": place / "model", "train": rows, "held_out": rows, "job": SMALL, **wrong})
+
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.usefixtures("ready")

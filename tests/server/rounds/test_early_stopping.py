@@ -1,6 +1,7 @@
 import pytest
 from helpers.rig import JOB, Rig, ScriptedDevice
 
+from fwdllm_server.coordinator.coordinator import set_extended
 from fwdllm_server.store import ledger
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.ledger import EvaluationRecord
@@ -66,3 +67,17 @@ def test_without_patience_no_job_ends_early(make):
 
     assert run(rig, [0.1, 0.2, 0.3, 0.4, 0.5]) >= 5
     assert rig.record.state == JobState.RUNNING
+
+
+def test_a_job_that_is_extended_has_its_patience_anew(make):
+    rig = make(patience=2)
+    losses = [0.9, 0.5, 0.6, 0.7, 0.8, 0.9, 0.4]
+    assert run(rig, losses) == 4
+    with rig.database.transaction() as connection:
+        set_extended(connection, JOB, 5, rig.now)
+
+    again = Rig(rig.database, rig.artifacts, rig.now)
+    assert run(again, losses) == 6
+    assert again.record.message == (
+        "stopped early: none of the 2 rounds after version 4 has a lower validation loss than version 2's 0.5000"
+    )

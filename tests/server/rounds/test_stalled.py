@@ -84,7 +84,7 @@ def test_a_round_whose_devices_are_all_gone_says_what_it_lacks(make_rig):
 def test_a_job_that_is_paused_or_has_ended_waits_for_nothing(lacking):
     lacking.later(STALLED_S)
     with lacking.database.transaction() as connection:
-        jobs.set_paused(connection, JOB, True)
+        jobs.paused(connection, JOB)
         record = jobs.get(connection, JOB)
         assert record is not None
         assert why_stalled(connection, record, lacking.now) == ""

@@ -113,7 +113,7 @@ def test_a_paused_job_ends_its_round_and_begins_no_other(make_rig):
     rig = make_rig(min_devices=1)
     work = rig.begin_round("a")
     with rig.database.transaction() as connection:
-        jobs.set_paused(connection, JOB, True)
+        jobs.paused(connection, JOB)
     for each in work:
         rig.finish(each)
     rig.settle()
@@ -123,7 +123,7 @@ def test_a_paused_job_ends_its_round_and_begins_no_other(make_rig):
     assert rig.phases() == [Phase.COMMITTED, Phase.SELECTING]
     assert rig.round.reason == "paused by an operator"
     with rig.database.transaction() as connection:
-        jobs.set_paused(connection, JOB, False)
+        jobs.resumed(connection, JOB, 1.0)
     rig.settle()
     assert rig.round.phase == Phase.ASSIGNED
 

@@ -109,7 +109,7 @@ def test_jobs_of_the_first_version_are_kept(database_url):
     assert record is not None
     assert (record.state, record.head_init, record.scalars_unusable, record.draft_sha256) == ("done", "zeros", 3, None)
     assert (record.paused, record.priority, record.selected_at) == (False, 0, None)
-    assert record.resolved_spec is None
+    assert (record.resolved_spec, record.resumed_at, record.extended_from) == (None, None, None)
 
 
 def test_totals_beyond_their_bounds_are_brought_within(database_url):

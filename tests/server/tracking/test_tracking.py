@@ -1,9 +1,14 @@
+import resource
 import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from helpers.tiny_job import job_spec
 from pydantic import ValidationError
+from structlog.testing import capture_logs
 from tensorboardX.proto.event_pb2 import Event
 
 from fwdllm_server.config.job import TrackingSection
@@ -52,6 +57,53 @@ def test_a_job_that_asks_for_none_writes_nothing(tmp_path):
     tracking.evaluated(EvaluationRecord(0, 0.25, 1.5, 10))
     tracking.close()
 
+    assert not (tmp_path / "events").exists()
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_costs_the_events_of_its_time_alone(tmp_path):
+    tracking = Tracking(TrackingSection(to=["tensorboard"]), tmp_path)
+    tracking.evaluated(EvaluationRecord(0, 0.25, 1.5, 10))
+    with capture_logs() as logged, full_disk():
+        for version in range(1, 30):
+            tracking.evaluated(EvaluationRecord(version, 0.25, 1.5, 10))
+    tracking.evaluated(EvaluationRecord(30, 0.5, 1.25, 10))
+    with full_disk():
+        tracking.close()
+
+    assert scalars(tmp_path) == {"held_out/accuracy": [(0, 0.25), (30, 0.5)], "held_out/loss": [(0, 1.5), (30, 1.25)]}
+    assert [entry["version"] for entry in logged] == list(range(1, 30))
+    assert "too large" in logged[0]["reason"]
+
+
+def test_a_folder_that_cannot_be_written_is_logged(tmp_path):
+    (tmp_path / "file").touch()
+    tracking = Tracking(TrackingSection(to=["tensorboard"]), tmp_path / "file" / "events")
+    with capture_logs() as logged:
+        tracking.evaluated(EvaluationRecord(7, 0.25, 1.5, 10))
+    tracking.close()
+
+    assert [(entry["log_level"], entry["version"]) for entry in logged] == [("warning", 7)]
+
+
+def test_a_package_that_is_missing_on_this_machine_is_logged(tmp_path, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith("tensorboardX")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    tracking = Tracking(TrackingSection(to=["tensorboard"]), tmp_path / "events")
+    with capture_logs() as logged:
+        tracking.evaluated(EvaluationRecord(7, 0.25, 1.5, 10))
+    tracking.close()
+
+    assert "tensorboardX" in logged[0]["reason"]
     assert not (tmp_path / "events").exists()
 
 

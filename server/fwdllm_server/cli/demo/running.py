@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, Job, ListJobsRequest, SubmitJobRequest
-from fwdllm_common.errors import JobFailedError
+from fwdllm_common.errors import BadInputError, JobFailedError
 from fwdllm_server.cli.calls import operator_service
 from fwdllm_server.cli.demo import bbc_news
 from fwdllm_server.cli.demo.bbc_news import Article
@@ -23,7 +23,17 @@ JOB_FILE = Path(__file__).with_name("job.toml")
 DEVICES = 4
 ALPHA = 0.5
 _SPLIT_SEED = 1
+_BEGAN = "began"
 _ENDED = "ended"
+_WRITTEN = (
+    *("server", "server.log"),
+    *(f"device-{number}{ending}" for number in range(1, DEVICES + 1) for ending in ("", ".csv", ".log")),
+    "held_out.csv",
+    "ports.json",
+    "adapter",
+    _ENDED,
+)
+"""What a run writes into its folder beside its mark, ``began``; last what marks it as over."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +77,11 @@ def model_folder() -> Path:
 def train(folder: Path, job_file: Path, console: Console) -> Trained:
     """Go from an empty folder, or an interrupted run in it, to an adapter. A finished run in it is cleared away.
 
-    :raises BadInputError: the packages of model and text are not installed.
+    :raises BadInputError: the packages of model and text are not installed, or the folder has files of others.
     :raises JobFailedError: the job did not come to its end.
     """
     model, articles = model_folder(), bbc_news.load()
-    began = _first_start(folder)
+    began = begin(folder)
     held_out, shards = bbc_news.split(articles, DEVICES, ALPHA, _SPLIT_SEED)
     bbc_news.write_csv(folder / "held_out.csv", held_out)
     console.print(
@@ -91,15 +101,35 @@ def train(folder: Path, job_file: Path, console: Console) -> Trained:
     return Trained(job, folder, model, held_out, shards, time.time() - began)
 
 
-def _first_start(folder: Path) -> float:
-    """Return when the run in ``folder`` began, in seconds since 1970; a finished one is cleared away."""
-    if (folder / _ENDED).exists():
-        shutil.rmtree(folder)
+def begin(folder: Path) -> float:
+    """Return when the run in ``folder`` began, in seconds since 1970; what a finished one wrote is deleted.
+
+    :raises BadInputError: the folder is not empty, and no run has begun in it.
+    """
+    mark = folder / _BEGAN
+    if not mark.is_file() and folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInputError(f"{folder} exists and is neither an empty folder nor that of a demo; choose another")
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "began"
-    if not file.exists():
-        file.write_text(str(time.time()))
-    return float(file.read_text())
+    if not mark.exists():
+        mark.write_text(str(time.time()))
+    try:
+        began = float(mark.read_text())
+    except ValueError as error:
+        raise BadInputError(f"{mark} is not the mark of a demo; choose another folder") from error
+    if not (folder / _ENDED).exists():
+        return began
+    for name in _WRITTEN:
+        _delete(folder / name)
+    now = time.time()
+    mark.write_text(str(now))
+    return now
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _train(cluster: Cluster, folder: Path, spec_toml: str, console: Console) -> Job:
