@@ -67,7 +67,13 @@ def built(kind: Descriptor, drawn: Drawn, known: Callable[[Any], Any]) -> Messag
     message = GetMessageClass(kind)()
     for name, value in drawn.items():
         field = kind.fields_by_name[name]
-        if field.is_repeated:
+        if field.message_type and field.message_type.GetOptions().map_entry:
+            for entry in [built(field.message_type, item, known) for item in value]:
+                if field.message_type.fields_by_name["value"].message_type:
+                    getattr(message, name)[entry.key].CopyFrom(entry.value)
+                else:
+                    getattr(message, name)[entry.key] = entry.value
+        elif field.is_repeated:
             items = [built(field.message_type, item, known) if field.message_type else known(item) for item in value]
             getattr(message, name).extend(items)
         elif field.message_type:

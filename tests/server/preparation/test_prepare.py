@@ -34,7 +34,7 @@ from transformers import (
 from fwdllm_client.agent.worker import LocalCompute
 from fwdllm_client.cache.artifacts import Bundle
 from fwdllm_client.cache.quota import CacheQuota
-from fwdllm_client.policy.policy import LeastRows
+from fwdllm_client.policy.policy import MinBatchRows
 from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.canary import Canary
 from fwdllm_common.errors import BadInputError, FwdllmError, StorageError
@@ -94,7 +94,7 @@ def bundles(source: str, tmp_path_factory: pytest.TempPathFactory) -> Mapping[st
 def device_on(bundle: Path, source: DataSource, cache: Path) -> LocalCompute:
     data = (bundle / "manifest.json").read_bytes()
     made = Bundle(hashlib.sha256(data).hexdigest(), bundle, Manifest.from_bytes(data))
-    return LocalCompute(made, source, 0.2, CacheQuota(cache, 1 << 40), 1, LeastRows())
+    return LocalCompute(made, source, 0.2, CacheQuota(cache, 1 << 40), 1, MinBatchRows())
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "int4"])
