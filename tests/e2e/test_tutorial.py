@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,8 @@ from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.replay import ModelState
 from fwdllm_server.cli.calls import operator_service
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.preparation.evaluation import split_held_out
 
 JOB = "reviews"
 TOLD = {"cloud.example": "localhost", "NAME": JOB}
@@ -80,7 +83,7 @@ def test_a_newcomer_ends_with_a_model_that_answers_as_the_coordinator_saw(folder
         by_label = {each["label"]: each["score"] for each in scores}
         assert by_label[label] == pytest.approx(chance, abs=1e-4), text
     card = (folder / "adapter" / "README.md").read_text()
-    assert "| held-out rows, of which the results are | 150 |" in card
+    assert "| held-out rows, of which the results are | 120 |" in card
     assert all(str(folder).encode() not in path.read_bytes() for path in (folder / "adapter").rglob("*.*"))
 
 
@@ -122,7 +125,9 @@ def predictions_of_the_coordinator(federation: Federation, folder: Path) -> list
     dataset = Dataset.load(source, place / "bundle" / manifest.tokenizer.name, manifest)
     engine = Engine(place / "bundle", manifest, dataset, folder / "cache")
     found = [engine.evaluate(state.theta, np.array([row])) for row in range(len(dataset))]
-    assert sum(each.correct for each in found) / len(found) == job["latest_evaluation"]["accuracy"]
+    spec = JobSpec.model_validate(tomllib.loads((folder / "job.toml").read_text()))
+    reported, _ = split_held_out(len(dataset), spec.held_out.validation)
+    assert sum(found[row].correct for row in reported) / len(reported) == job["latest_evaluation"]["accuracy"]
     with (folder / "held_out.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     return [(row["text"], row["label"], math.exp(-each.loss)) for row, each in zip(rows, found, strict=True)]

@@ -69,7 +69,7 @@ class HeldOutEvaluator:
 
     def __init__(self, spec: JobSpec, base_folder: Path, bundle: Path, manifest: Manifest, cache_folder: Path) -> None:
         dataset = Dataset.load(held_out_source(spec, base_folder), bundle / manifest.tokenizer.name, manifest)
-        self._rows, self._validation = _split(len(dataset), spec.held_out.validation)
+        self._rows, self._validation = split_held_out(len(dataset), spec.held_out.validation)
         self._engine = Engine(bundle, manifest, dataset, cache_folder)
 
     def evaluate(self, version: int, theta: Float32Vector) -> EvaluationRecord:
@@ -85,8 +85,12 @@ class HeldOutEvaluator:
         return EvaluationRecord(version, result.score, result.loss, result.total, exact_match, found.score, found.loss)
 
 
-def _split(rows: int, validation: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Rows to report on and rows to choose by, always the same ones of a file, at least one of the first."""
+def split_held_out(rows: int, validation: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the indices of the rows to report on, one at least, and of those to choose by, sorted.
+
+    :param rows: how many there are.
+    :param validation: the share to choose by; the same rows of a file each time.
+    """
     order = np.random.Generator(np.random.Philox(key=0)).permutation(rows)
     count = min(round(rows * validation), rows - 1)
     return np.sort(order[count:]), np.sort(order[:count])
