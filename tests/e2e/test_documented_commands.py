@@ -103,6 +103,8 @@ class World:
         rows = [dict(zip(("body", "stars"), line.split(","), strict=True)) for line in lines]
         (self.folder / "reviews.jsonl").write_text("\n".join(map(json.dumps, rows)))
         write_questions(self.folder / "manual.jsonl", 40, seed=0)
+        turns = [{"role": "user", "content": "the old moon"}, {"role": "assistant", "content": "dark night"}]
+        (self.folder / "chats.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
 
     def visit(self, folder: Path) -> None:
         """Let a reader's folder have everything in it."""
