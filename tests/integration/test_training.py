@@ -138,6 +138,7 @@ async def test_a_job_that_failed_can_be_resumed_once_its_cause_is_mended(start, 
     server = await start(deadline_s=100, assignment_s=1000, max_abandoned=0)
     device = await server.device("device-1")
     await device.assignment()
+    await server.until(lambda job: job.round.phase == "collecting")
     clock.now += 101
     server.coordinator.wake()
     failed = await server.until_state(JOB_STATE_FAILED)
