@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from fwdllm_client.data.arrow import FOLDER, read_arrow, read_folder, read_parquet
@@ -94,7 +95,7 @@ class RecordFile:
         """Return the file and line for a message."""
         return f"{self.path}, {'line' if self._suffix in _BY_LINE else 'row'} {line}"
 
-    @property
+    @cached_property
     def _suffix(self) -> str:
         if self.path.is_dir():
             return FOLDER

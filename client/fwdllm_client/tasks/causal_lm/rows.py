@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import structlog
+from typing import TYPE_CHECKING, ClassVar
 
 from fwdllm_client.data.readers import ABSENT, Column
-from fwdllm_client.data.records import LeftOut, RecordFile, filled, text_of
-from fwdllm_client.data.source import Contents, Source
+from fwdllm_client.data.record_source import RecordSource
+from fwdllm_client.data.records import text_of
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.task import CAUSAL_LM
 
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
 ASSISTANT = "assistant"
 Message = Mapping[str, object]
 """A turn of a conversation: ``role``, ``content``, and what else the chat template reads."""
-_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +45,7 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class CompletionSource(Source):
+class CompletionSource(RecordSource[Completion]):
     """A table with the columns ``prompt`` and ``completion``, or ``messages``, or a column of plain texts.
 
     The columns of a row say which it is. Prompt and completion are texts, or lists of messages. With ``user_column``
@@ -58,33 +55,28 @@ class CompletionSource(Source):
     :raises BadInputError: an unknown file type, or only one of ``user_column`` and ``user``.
     """
 
+    left_out_event: ClassVar[str] = "rows without a completion are left out"
     path: Path
     text_column: str = "text"
     user_column: str | None = None
     user: str | None = None
     skip_incomplete: bool = False
 
-    def __post_init__(self) -> None:
-        _ = self._file()
-
     @property
     def task(self) -> str:
         """The name of the task that the rows are for."""
         return CAUSAL_LM
 
-    def rows(self, left_out: LeftOut | None = None) -> Iterator[Completion]:
-        """Yield the rows in the order of the file; those that are left out are counted in ``left_out``.
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of all forms of a row."""
+        names = ("prompt", "completion", "messages", self.text_column)
+        return tuple(Column(name, required=False) for name in names)
 
-        :raises BadInputError: the file or a row is wrong, or no row is left.
-        """
-        return (row for row, _ in self._read(None, left_out or LeftOut()))
-
-    def values(self, column: str) -> list[str]:
-        """Return each row's value in another column.
-
-        :raises BadInputError: the file is wrong or has no such column.
-        """
-        return [value for _, value in self._read(column, LeftOut())]
+    @property
+    def nothing_left(self) -> str:
+        """Why no row is left."""
+        return "none of its rows has a completion, so there is nothing to learn"
 
     def texts(self) -> list[str]:
         """Return the text of each row.
@@ -92,17 +84,6 @@ class CompletionSource(Source):
         :raises BadInputError: the file or a row is wrong, or no row is left.
         """
         return [row.text for row in self.rows()]
-
-    def contents(self) -> Contents:
-        """Count the rows; log how many are left out.
-
-        :raises BadInputError: the file or a row is wrong, or no row is left.
-        """
-        left_out = LeftOut()
-        rows = sum(1 for _ in self.rows(left_out))
-        if left_out.rows:
-            _log.warning("rows without a completion are left out", file=str(self.path), rows=left_out.rows, kept=rows)
-        return Contents(CAUSAL_LM, rows, left_out=left_out.rows)
 
     def tokenised(self, tokenizer_file: Path, manifest: Manifest) -> Dataset:
         """Tokenise the rows; the labels are the tokens to be predicted.
@@ -113,35 +94,12 @@ class CompletionSource(Source):
 
         return tokenise(self, tokenizer_file, manifest)
 
-    def place(self, line: int) -> str:
-        """Return the file and line for a message."""
-        return self._file().place(line)
+    def row(self, place: str, line: int, values: Sequence[object]) -> Completion | None:
+        """Return the row in the form that its columns have, None for one to be left out.
 
-    def _file(self, other: str | None = None) -> RecordFile:
-        names = ("prompt", "completion", "messages", self.text_column)
-        columns = (
-            *(Column(name, required=False) for name in names),
-            *(() if other is None else (Column(other),)),
-        )
-        return RecordFile(self.path, columns, self.user_column, self.user)
-
-    def _read(self, other: str | None, left_out: LeftOut) -> Iterator[tuple[Completion, str]]:
-        file = self._file(other)
-        found = False
-        for line, (prompt, completion, messages, text, *rest) in file.records():
-            place = file.place(line)
-            row = self._row(place, line, prompt, completion, messages, text)
-            if row is None:
-                left_out.rows += 1
-                continue
-            found = True
-            yield row, filled(place, other, rest[0]) if other is not None else ""
-        if not found:
-            raise BadInputError(f"{self.path}: none of its rows has a completion, so there is nothing to learn")
-
-    def _row(
-        self, place: str, line: int, prompt: object, completion: object, messages: object, text: object
-    ) -> Completion | None:
+        :raises BadInputError: it has none of the forms, or nothing to learn and ``skip_incomplete`` is not set.
+        """
+        prompt, completion, messages, text = values
         if messages not in (ABSENT, None):
             row = Completion(line, messages=_messages(place, "messages", messages))
         elif isinstance(prompt, list) or isinstance(completion, list):

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import structlog
 
 from fwdllm_client.data.readers import Column
-from fwdllm_client.data.records import LeftOut, RecordFile, filled, text_of
-from fwdllm_client.data.source import Contents, Source
+from fwdllm_client.data.record_source import RecordSource
+from fwdllm_client.data.records import LeftOut, text_of
+from fwdllm_client.data.source import Contents
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.task import CLASSIFICATION
 
@@ -34,7 +35,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class DataSource(Source):
+class DataSource(RecordSource[Row]):
     """A table with a text and a label column, in a file of one of the types of ``TABLES``.
 
     With ``user_column`` and ``user`` only the rows with the value ``user`` in that column are used, so that one file
@@ -44,6 +45,7 @@ class DataSource(Source):
     :raises BadInputError: an unknown file type, or only one of ``user_column`` and ``user``.
     """
 
+    left_out_event: ClassVar[str] = "rows without a text or a label are left out"
     path: Path
     text_column: str = "text"
     label_column: str = "label"
@@ -51,29 +53,33 @@ class DataSource(Source):
     user: str | None = None
     skip_incomplete: bool = False
 
-    def __post_init__(self) -> None:
-        _ = self._file()
-
     @property
     def task(self) -> str:
         """The name of the task that the rows are for."""
         return CLASSIFICATION
 
-    def rows(self, left_out: LeftOut | None = None) -> Iterator[Row]:
-        """Yield the rows in the order of the file, reading lazily; labels are without surrounding space.
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of the text and of the label."""
+        return (
+            Column(self.text_column, _OPTION.format("text")),
+            Column(self.label_column, _OPTION.format("label")),
+        )
 
-        Skipped rows are counted in ``left_out``.
+    @property
+    def nothing_left(self) -> str:
+        """Why no row is left."""
+        return f"none of its rows has both {self.text_column!r} and {self.label_column!r}; fill them in"
 
-        :raises BadInputError: the file or a row is wrong, or no row is left.
+    def row(self, place: str, line: int, values: Sequence[object]) -> Row | None:
+        """Return the row of a text and a label, without the space around the label.
+
+        :raises BadInputError: one of them is missing and ``skip_incomplete`` is not set, or neither text nor label.
         """
-        return (row for row, _ in self._read(None, left_out or LeftOut()))
-
-    def values(self, column: str) -> list[str]:
-        """Return each row's value in another column.
-
-        :raises BadInputError: the file is wrong or has no such column.
-        """
-        return [value for _, value in self._read(column, LeftOut())]
+        text, label = values
+        if self.skip_incomplete and (_blank(text) or _blank(label)):
+            return None
+        return Row(line, text_of(place, self.text_column, text), self._label(place, label))
 
     def texts(self) -> list[str]:
         """Return the text of each row.
@@ -94,10 +100,7 @@ class DataSource(Source):
             labels.add(row.label)
             rows += 1
             pairs += any(separator in row.text for separator in _SEPARATORS)
-        if left_out.rows:
-            _log.warning(
-                "rows without a text or a label are left out", file=str(self.path), rows=left_out.rows, kept=rows
-            )
+        self._log_left_out(left_out, rows)
         if pairs:
             _log.warning(
                 "texts hold a separator: the model is not told that they are pairs, and reads both parts as one text",
@@ -114,34 +117,6 @@ class DataSource(Source):
         from fwdllm_client.tasks.classification.tokens import labelled
 
         return labelled(self, tokenizer_file, manifest)
-
-    def place(self, line: int) -> str:
-        """Return the file and line for a message."""
-        return self._file().place(line)
-
-    def _file(self, other: str | None = None) -> RecordFile:
-        columns = (
-            Column(self.text_column, _OPTION.format("text")),
-            Column(self.label_column, _OPTION.format("label")),
-            *(() if other is None else (Column(other),)),
-        )
-        return RecordFile(self.path, columns, self.user_column, self.user)
-
-    def _read(self, other: str | None, left_out: LeftOut) -> Iterator[tuple[Row, str]]:
-        file = self._file(other)
-        found = False
-        for line, (text, label, *rest) in file.records():
-            if self.skip_incomplete and (_blank(text) or _blank(label)):
-                left_out.rows += 1
-                continue
-            found = True
-            place = file.place(line)
-            row = Row(line, text_of(place, self.text_column, text), self._label(place, label))
-            yield row, filled(place, other, rest[0]) if other is not None else ""
-        if not found:
-            raise BadInputError(
-                f"{self.path}: none of its rows has both {self.text_column!r} and {self.label_column!r}; fill them in"
-            )
 
     def _label(self, place: str, value: object) -> str:
         if isinstance(value, bool):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-import structlog
-
-from fwdllm_client.data.readers import ABSENT, Column
-from fwdllm_client.data.records import TABLES, LeftOut, RecordFile, filled, text_of
-from fwdllm_client.data.source import Contents, Source
+from fwdllm_client.data.readers import ABSENT, Column, Reader
+from fwdllm_client.data.record_source import RecordSource
+from fwdllm_client.data.records import TABLES, text_of
 from fwdllm_client.tasks.question_answering.squad_file import read_questions
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.task import QUESTION_ANSWERING
@@ -26,8 +24,7 @@ _COLUMNS = (
     Column("context"),
     *(Column(name, required=False) for name in ("answer_start", "answer", "answers", "id")),
 )
-_log = structlog.get_logger()
-_READERS = {**TABLES, ".json": read_questions}
+_ID = [column.name for column in _COLUMNS].index("id")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +43,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class QuestionSource(Source):
+class QuestionSource(RecordSource[Question]):
     """A table with the columns :data:`COLUMNS`, or a JSON file in SQuAD's own format.
 
     Instead of the last two columns there may be ``answers``, as in Hugging Face's ``datasets``: a struct of the lists
@@ -57,32 +54,44 @@ class QuestionSource(Source):
     :raises BadInputError: an unknown file type, or only one of ``user_column`` and ``user``.
     """
 
+    readers: ClassVar[Mapping[str, Reader]] = {**TABLES, ".json": read_questions}
+    left_out_event: ClassVar[str] = "questions without an answer are left out"
     path: Path
     user_column: str | None = None
     user: str | None = None
     no_answer: bool = False
-
-    def __post_init__(self) -> None:
-        _ = self._file()
 
     @property
     def task(self) -> str:
         """The name of the task that the rows are for."""
         return QUESTION_ANSWERING
 
-    def rows(self, left_out: LeftOut | None = None) -> Iterator[Question]:
-        """Yield the questions in the order of the file; those that are left out are counted in ``left_out``.
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns of both forms of a question, and of its name."""
+        return _COLUMNS
 
-        :raises BadInputError: the file or a row is wrong, an answer is not at its stated start, or no row is left.
+    @property
+    def nothing_left(self) -> str:
+        """Why no row is left."""
+        return "none of its questions has an answer, so there is nothing to learn"
+
+    def row(self, place: str, line: int, values: Sequence[object]) -> Question | None:
+        """Return the question, None for one without an answer unless ``no_answer`` is set.
+
+        :raises BadInputError: a value is missing or wrong, or an answer is not at its stated start.
         """
-        return (row for row, _ in self._read(None, left_out or LeftOut()))
-
-    def values(self, column: str) -> list[str]:
-        """Return each row's value in another column; SQuAD's format has the column ``title``.
-
-        :raises BadInputError: the file is wrong or has no such column.
-        """
-        return [value for _, value in self._read(column, LeftOut())]
+        question, context, start, answer, both, _name = values
+        starts, answers = _answers(place, start, answer, both)
+        row = Question(
+            line,
+            text_of(place, "question", question),
+            text_of(place, "context", context),
+            [_start(place, value) for value in starts],
+            [text_of(place, "answer", value) for value in answers],
+        )
+        _check(place, row)
+        return row if row.answers or self.no_answer else None
 
     def texts(self) -> list[str]:
         """Return question and context of each row.
@@ -90,17 +99,6 @@ class QuestionSource(Source):
         :raises BadInputError: the file or a row is wrong, or no row is left.
         """
         return [f"{row.question} {row.context}" for row in self.rows()]
-
-    def contents(self) -> Contents:
-        """Count the questions; log how many are left out.
-
-        :raises BadInputError: the file or a row is wrong, or no row is left.
-        """
-        left_out = LeftOut()
-        rows = sum(1 for _ in self.rows(left_out))
-        if left_out.rows:
-            _log.warning("questions without an answer are left out", file=str(self.path), rows=left_out.rows, kept=rows)
-        return Contents(QUESTION_ANSWERING, rows, left_out=left_out.rows)
 
     def tokenised(self, tokenizer_file: Path, manifest: Manifest) -> Dataset:
         """Tokenise pairs of question and context; their labels are spans of tokens.
@@ -111,35 +109,9 @@ class QuestionSource(Source):
 
         return tokenise(replace(self, no_answer=manifest.no_answer), tokenizer_file, manifest)
 
-    def place(self, line: int) -> str:
-        """Return the file and line for a message."""
-        return self._file().place(line)
-
-    def _file(self, other: str | None = None) -> RecordFile:
-        columns = _COLUMNS if other is None else (*_COLUMNS, Column(other))
-        return RecordFile(self.path, columns, self.user_column, self.user, _READERS)
-
-    def _read(self, other: str | None, left_out: LeftOut) -> Iterator[tuple[Question, str]]:
-        file = self._file(other)
-        found = False
-        for line, (question, context, start, answer, both, name, *rest) in file.records():
-            place = file.place(line) if name in (None, ABSENT) else f"{file.place(line)} (id {name!r})"
-            starts, answers = _answers(place, start, answer, both)
-            row = Question(
-                line,
-                text_of(place, "question", question),
-                text_of(place, "context", context),
-                [_start(place, value) for value in starts],
-                [text_of(place, "answer", value) for value in answers],
-            )
-            _check(place, row)
-            if not row.answers and not self.no_answer:
-                left_out.rows += 1
-                continue
-            found = True
-            yield row, filled(place, other, rest[0]) if other is not None else ""
-        if not found:
-            raise BadInputError(f"{self.path}: none of its questions has an answer, so there is nothing to learn")
+    def _place(self, place: str, values: Sequence[object]) -> str:
+        name = values[_ID]
+        return place if name in (None, ABSENT) else f"{place} (id {name!r})"
 
 
 def _answers(place: str, start: object, answer: object, both: object) -> tuple[list[object], list[object]]:
