@@ -19,8 +19,11 @@ def silence_grpc() -> None:
     of_grpc.handlers, of_grpc.propagate = [logging.NullHandler()], False
 
 
-def configure_logging(*, verbose: bool = False) -> None:
-    """Send structlog's events to standard error; ``verbose`` includes debug events and gRPC's Python log lines."""
+def configure_logging(*, verbose: bool = False, least: int = logging.INFO) -> None:
+    """Send structlog's events of the level ``least`` or above to standard error.
+
+    ``verbose`` includes all of them, and gRPC's Python log lines.
+    """
     silence_grpc()
     of_grpc = logging.getLogger("grpc")
     of_grpc.handlers, of_grpc.propagate = [_ForDebugging()], False
@@ -34,7 +37,7 @@ def configure_logging(*, verbose: bool = False) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if verbose else least),
         # Standard error is looked up at every event, because it may have been replaced.
         logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
         cache_logger_on_first_use=False,

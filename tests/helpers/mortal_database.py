@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from helpers.rig import CoordinatorDiedError
+from helpers.rig import CoordinatorDiedError, Rig
 from sqlalchemy import Connection
 
+from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 
 
@@ -50,6 +51,19 @@ class MortalDatabase(Database):
         for file in self._folder.glob("fwdllm.db*"):
             shutil.copy(file, self._fate.estate)
         raise CoordinatorDiedError
+
+
+def mortal_rig(prepared: Path, folder: Path, fate: Fate) -> Rig:
+    """A coordinator in a copy of the ``prepared`` folder, whose process has this fate."""
+    shutil.copytree(prepared, folder)
+    fate.estate = folder / "estate"
+    return Rig(MortalDatabase(folder, fate), ArtifactStore(folder / "artifacts"))
+
+
+def next_rig(dead: Rig, fate: Fate) -> Rig:
+    """The coordinator that goes on from what the dead one has left on the disk."""
+    dead.database.close()
+    return Rig(MortalDatabase(fate.estate, fate), dead.artifacts, dead.now)
 
 
 def _changes(connection: Connection) -> int:

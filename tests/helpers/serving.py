@@ -202,6 +202,13 @@ class Serving:
                 return found
         raise AssertionError(f"never so: {found}")
 
+    async def until_evaluated(self, timeout_s: float = 240) -> Job:
+        """The job once its first version is evaluated, which is when devices are waited for."""
+        async for found in self.operator.WatchJob(GetJobRequest(job=JOB), timeout=timeout_s):
+            if found.HasField("initial_evaluation"):
+                return found
+        raise AssertionError(f"the job ended first: {found}")
+
     async def until_state(self, state: int, job: str = JOB) -> Job:
         """The job once it is in this state, for as long as that takes."""
         async for found in self.operator.WatchJob(GetJobRequest(job=job), timeout=60):

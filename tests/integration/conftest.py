@@ -16,7 +16,7 @@ from helpers.tiny_job import job_toml
 from helpers.tiny_text import LABELS, save_tiny_model, write_rows
 from server.rpc.loopback import make_home
 
-from fwdllm.v1.operator_pb2 import GetJobRequest, SubmitJobRequest
+from fwdllm.v1.operator_pb2 import SubmitJobRequest
 from fwdllm_server.config.home import ServerHome
 
 DEVICES = ("device-1", "device-2", "device-3", "device-4")
@@ -68,9 +68,7 @@ def prepared(quick: None, workplace: Path, tmp_path_factory: pytest.TempPathFact
         async with serving(make_home(folder / "server")) as server:
             await server.operator.SubmitJob(SubmitJobRequest(spec_toml=job_toml(SECTIONS), base_folder=str(workplace)))
             await server.join(*DEVICES)
-            async for job in server.operator.WatchJob(GetJobRequest(job=JOB), timeout=900):
-                if job.HasField("initial_evaluation"):
-                    break
+            await server.until_evaluated(timeout_s=900)
 
     asyncio.run(prepare())
     return folder

@@ -11,7 +11,7 @@ from helpers.tiny_completions import as_messages, completions, save_language_mod
 from helpers.tiny_job import job_toml
 from server.rpc.loopback import make_home
 
-from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, SubmitJobRequest
+from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, SubmitJobRequest
 from fwdllm_client.policy.policy import Policy
 from fwdllm_client.tasks.causal_lm import CompletionSource
 from fwdllm_server.cli.progress import line
@@ -37,9 +37,7 @@ async def test_agents_with_completions_bring_a_job_to_its_end(quick: None, tmp_p
     async with serving(make_home(tmp_path / "server")) as server:
         await server.operator.SubmitJob(SubmitJobRequest(spec_toml=job_toml(SECTIONS), base_folder=str(tmp_path)))
         await server.join(*NAMES, "labelled")
-        async for job in server.operator.WatchJob(GetJobRequest(job="tiny"), timeout=240):
-            if job.HasField("initial_evaluation"):
-                break
+        await server.until_evaluated()
         # A device of an earlier version names no such task, and so never gets the bundle.
         labelled = await server.device("labelled")
         answer = await labelled.check_in()

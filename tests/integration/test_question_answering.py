@@ -10,7 +10,7 @@ from helpers.tiny_job import job_toml
 from helpers.tiny_questions import save_encoder, write_questions
 from server.rpc.loopback import make_home
 
-from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, GetJobRequest, SubmitJobRequest
+from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, SubmitJobRequest
 from fwdllm_client.policy.policy import Policy
 from fwdllm_client.tasks.question_answering import QuestionSource
 
@@ -35,9 +35,7 @@ async def test_agents_with_questions_bring_a_job_to_its_end(quick: None, tmp_pat
     async with serving(make_home(tmp_path / "server")) as server:
         await server.operator.SubmitJob(SubmitJobRequest(spec_toml=job_toml(SECTIONS), base_folder=str(tmp_path)))
         await server.join(*NAMES, "labelled")
-        async for job in server.operator.WatchJob(GetJobRequest(job="tiny"), timeout=240):
-            if job.HasField("initial_evaluation"):
-                break
+        await server.until_evaluated()
         labelled = await server.device("labelled")
         answer = await labelled.check_in()
         assert not answer.HasField("assignment")

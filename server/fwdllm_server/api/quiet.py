@@ -24,9 +24,7 @@ def quiet(*, verbose: bool = False) -> Iterator[None]:
         if structlog.is_configured():
             yield
             return
-        configure_logging(verbose=verbose)
-        if not verbose:
-            structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+        configure_logging(verbose=verbose, least=logging.WARNING)
         try:
             yield
         finally:

@@ -9,9 +9,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import structlog
 from rich.console import Console
 
+from fwdllm_common.logging import configure_logging
 from fwdllm_server.cli.formatting import columns, duration, size
 from fwdllm_server.cli.job_file import read_job_file
 from fwdllm_server.model.source import check_source
@@ -26,7 +26,7 @@ def check(file: Path, json: bool) -> None:
 
     :raises BadInputError: as ``job submit``, or the model cannot be prepared.
     """
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    configure_logging(least=logging.WARNING)
     os.environ.setdefault("TQDM_DISABLE", "1")
     text, base_folder = read_job_file(file), file.absolute().parent
     # Imported here: the other commands need neither the engine nor torch.

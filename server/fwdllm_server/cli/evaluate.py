@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import structlog
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from fwdllm_common.logging import configure_logging
 from fwdllm_server.cli.formatting import columns as table
 from fwdllm_server.cli.formatting import printable
 from fwdllm_server.cli.options import (
@@ -47,7 +47,7 @@ def evaluate(
 ) -> None:
     """Evaluate a job's model on the rows of a file. It runs here, with the engine of the devices."""
     asked = wanted_version(version)
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    configure_logging(least=logging.WARNING)
     # Imported here: the other commands need neither the engine nor scikit-learn.
     from fwdllm_server.evaluation.stored import stored_model
     from fwdllm_server.simulation.rows import read_source

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import structlog
 import typer
 from rich.console import Console
 
@@ -71,9 +70,7 @@ def simulate(
     json: JsonOption = False,
 ) -> None:
     """Run a job on simulated devices. Rounds and engine are the real ones; time is simulated."""
-    configure_logging(verbose=verbose)
-    if not verbose:
-        structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
+    configure_logging(verbose=verbose, least=logging.WARNING)
     os.environ.setdefault("TQDM_DISABLE", "1")  # progress bars of the libraries that export the model
     text = read_job_file(file)
     # Imported here: the other commands need neither the engine nor the rounds.

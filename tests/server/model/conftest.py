@@ -33,6 +33,7 @@ from transformers import (
     RobertaForMaskedLM,
 )
 
+from fwdllm_client.data import Dataset
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.config.peft_spec import LAYER_METHODS, METHOD_KEYS, BasesKind, MethodName, PeftSpec
@@ -48,6 +49,8 @@ torch.set_num_threads(1)
 LABELS = ("world", "sports", "business")
 VOCABULARY = 50
 MAX_TOKENS = 24
+ROWS = np.arange(12)
+"""The indices of :func:`rows`."""
 _SIZES = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -232,3 +235,12 @@ def prepared(request: pytest.FixtureRequest, prepared_models: Callable[[str], Pr
 @pytest.fixture(scope="session")
 def prepared_bert(prepared_models: Callable[[str], Prepared]) -> Prepared:
     return prepared_models("bert")
+
+
+def rows() -> Dataset:
+    """Random texts of all lengths with random labels, as many as ROWS."""
+    random = np.random.default_rng(5)
+    lengths = random.integers(2, MAX_TOKENS + 1, len(ROWS))
+    tokens = random.integers(2, VOCABULARY, lengths.sum()).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    return Dataset(tokens, offsets, random.integers(0, len(LABELS), len(ROWS)).astype(np.int32))

@@ -29,8 +29,6 @@ from fwdllm_server.model.load import load_base, load_chat
 from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.preparation.model_export import export_model
 
-# PEFT 0.21 asks transformers by a name that 5.23 deprecates.
-pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
 TASK = "causal-lm"
 MAX_TOKENS = 16
 

@@ -10,19 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from server.model.conftest import (
-    LABELS,
-    MAX_TOKENS,
-    VOCABULARY,
-    Prepared,
-    batch,
-    by_block,
-    prepare,
-    run_stages,
-    save_model,
-)
+from server.model.conftest import ROWS, Prepared, batch, by_block, prepare, rows, run_stages, save_model
 
-from fwdllm_client.data import Dataset
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_client.engine.sessions import Cpu, Session
 from fwdllm_client.engine.tuning import Tuner
@@ -34,7 +23,6 @@ from fwdllm_server.model.export import STAGE_WEIGHTS
 from fwdllm_server.model.quantise import quantise_bundle
 from fwdllm_server.simulation.cost import PassCounter
 
-ROWS = np.arange(12)
 ROOM = 1 << 20
 SPLIT = ["prefix.onnx", "prefix-2.onnx", "prefix-3.onnx"]
 
@@ -75,14 +63,6 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> Mapping[tuple[Precision
 def pair(request: pytest.FixtureRequest, bundles: Mapping[tuple[Precision, bool], Prepared]) -> list[Prepared]:
     """The same model with its prefix whole and split."""
     return [bundles[request.param, split] for split in (False, True)]
-
-
-def rows() -> Dataset:
-    random = np.random.default_rng(5)
-    lengths = random.integers(2, MAX_TOKENS + 1, len(ROWS))
-    tokens = random.integers(2, VOCABULARY, lengths.sum()).astype(np.int32)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Dataset(tokens, offsets, random.integers(0, len(LABELS), len(ROWS)).astype(np.int32))
 
 
 def answers(prepared: Prepared, folder: Path, limit: int, watching: Watching) -> tuple[bytes, ...]:

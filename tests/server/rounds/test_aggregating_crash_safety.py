@@ -1,15 +1,13 @@
 """The coordinator may die at any commit of a secured round: the sum is that of the run in which it never died."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 from helpers.cohort_device import CohortDevice, run_cohort
-from helpers.mortal_database import Fate, MortalDatabase
+from helpers.mortal_database import Fate, mortal_rig, next_rig
 from helpers.rig import Rig
 from helpers.tiny_job import job_toml
 
-from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.rounds import Phase
 
 NAMES = [f"device-{letter}" for letter in "abcdefgh"]
@@ -32,16 +30,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(prepared: Path, folder: Path, fate: Fate) -> tuple[list[str], list[bytes], list[CohortDevice]]:
-    shutil.copytree(prepared, folder)
-    fate.estate = folder / "estate"
     devices = [CohortDevice(name) for name in NAMES]
-
-    def mend(dead: Rig) -> Rig:
-        dead.database.close()
-        return Rig(MortalDatabase(fate.estate, fate), dead.artifacts, dead.now)
-
-    rig = Rig(MortalDatabase(folder, fate), ArtifactStore(folder / "artifacts"))
-    rig = run_cohort(rig, devices, lambda rig: rig.round.phase in (Phase.COMMITTED, Phase.ABANDONED), mend)
+    rig = run_cohort(
+        mortal_rig(prepared, folder, fate),
+        devices,
+        lambda rig: rig.round.phase in (Phase.COMMITTED, Phase.ABANDONED),
+        lambda dead: next_rig(dead, fate),
+    )
     result = rig.phases(), rig.ledger_bytes(), devices
     rig.database.close()
     return result

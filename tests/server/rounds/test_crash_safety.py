@@ -1,18 +1,16 @@
 """The coordinator may die before or after any commit: the run that goes on from its disk is the one that never died."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.mortal_database import Fate, MortalDatabase
+from helpers.mortal_database import Fate, mortal_rig, next_rig
 from helpers.rig import JOB, Rig, ScriptedDevice, run_to_end
 from helpers.tiny_job import job_toml
 
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_server.store import ledger
-from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.jobs import JobState
 
 TOML = job_toml(
@@ -44,16 +42,8 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def run(prepared: Path, folder: Path, fate: Fate) -> tuple[Rig, Sequence[ScriptedDevice]]:
-    shutil.copytree(prepared, folder)
-    fate.estate = folder / "estate"
     devices = [ScriptedDevice(name) for name in NAMES]
-
-    def mend(dead: Rig) -> Rig:
-        dead.database.close()
-        return Rig(MortalDatabase(fate.estate, fate), dead.artifacts, dead.now)
-
-    rig = Rig(MortalDatabase(folder, fate), ArtifactStore(folder / "artifacts"))
-    return run_to_end(rig, devices, mend), devices
+    return run_to_end(mortal_rig(prepared, folder, fate), devices, lambda dead: next_rig(dead, fate)), devices
 
 
 @pytest.fixture(scope="module")

@@ -18,16 +18,16 @@ from peft import PeftModel
 from server.model.conftest import (
     LABELS,
     MAX_TOKENS,
+    ROWS,
     TEXTS,
-    VOCABULARY,
     Prepared,
     batch,
     load_theta,
     prepare,
+    rows,
     save_model,
 )
 
-from fwdllm_client.data import Dataset
 from fwdllm_client.engine import DeviceEngines, DirectionTask, Engine
 from fwdllm_client.engine.batches import Text
 from fwdllm_client.engine.sessions import Cpu, Session
@@ -51,7 +51,6 @@ from fwdllm_server.simulation.cost import PassCounter
 
 SIDE = PeftSpec(method="side")
 BLOCKS = ["pooling", "readout", "head"]
-ROWS = np.arange(12)
 ROOM = 1 << 20
 MODELS = {"bert": "layer-means", "llama": "layer-means", "albert": "mean"}
 
@@ -99,14 +98,6 @@ class Counting(Cpu):
     def open(self, folder: Path, stage: Stage, threads: int) -> Session:
         self.opened.append(stage.graph.name)
         return super().open(folder, stage, threads)
-
-
-def rows() -> Dataset:
-    random = np.random.default_rng(5)
-    lengths = random.integers(2, MAX_TOKENS + 1, len(ROWS))
-    tokens = random.integers(2, VOCABULARY, lengths.sum()).astype(np.int32)
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return Dataset(tokens, offsets, random.integers(0, len(LABELS), len(ROWS)).astype(np.int32))
 
 
 def scalars(engine: Engine, theta: np.ndarray, block: str, count: int = 5, batch_size: int = 6, **options: Any):
