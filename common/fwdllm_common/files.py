@@ -9,7 +9,7 @@ import os
 import threading
 from pathlib import Path
 
-from fwdllm_common.errors import FwdllmError, StorageError
+from fwdllm_common.errors import BadInputError, FwdllmError, StorageError
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -41,6 +41,15 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise storage_error(path, error) from error
+
+
+def check_new(folder: Path, advice: str = "choose another") -> None:
+    """Check that a folder can be written as a new one: it does not exist, or is empty.
+
+    :raises BadInputError: it is neither; the message ends with the ``advice``.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise BadInputError(f"{folder} exists and is not an empty folder; {advice}")
 
 
 def sync(path: Path) -> None:

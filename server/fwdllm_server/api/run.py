@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fwdllm_client.tasks import RowOptions
-from fwdllm_common.errors import BadInputError
+from fwdllm_common.files import check_new
 from fwdllm_server.api.model import Model
 from fwdllm_server.api.quiet import quiet
 from fwdllm_server.evaluation.trained import TrainedModel
@@ -105,8 +105,7 @@ class Run:
         :raises StorageError: the folder cannot be written.
         """
         folder = Path(out)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise BadInputError(f"{folder} exists and is not an empty folder; choose another")
+        check_new(folder)
         folder.absolute().parent.mkdir(parents=True, exist_ok=True)
         kind = export_format(format)
         with quiet(), reading(self._url) as connection:

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fwdllm.v1.operator_pb2 import AdapterChunk, ExportAdapterRequest, GetJobRequest, Job
 from fwdllm_common.errors import BadInputError, IntegrityError
-from fwdllm_common.files import storage_error, sync
+from fwdllm_common.files import check_new, storage_error, sync
 from fwdllm_server.cli.calls import ANSWER_S, operator_service
 from fwdllm_server.cli.formatting import printable, size
 from fwdllm_server.cli.options import (
@@ -46,8 +46,7 @@ def export(
     json: JsonOption = False,
 ) -> None:
     """Write the trained model into a new folder. Its tokenizer and a card come with it."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInputError(f"{out} exists and is not an empty folder; choose another with --out")
+    check_new(out, "choose another with --out")
     # The rename below makes the export atomic: the folder appears complete or not at all.
     partial = out.absolute().with_name(f".{out.absolute().name}.{os.getpid()}.tmp")
     adapter = partial.with_suffix(".adapter")

@@ -25,6 +25,7 @@ from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import jobs, leases, ledger
 from fwdllm_server.store.leases import Lease
 from fwdllm_server.store.ledger import EvaluationRecord
+from fwdllm_server.tasks import task_named
 from fwdllm_server.tracking.tracking import FOLDER, Tracking
 
 _log = structlog.get_logger()
@@ -92,7 +93,7 @@ class JobLoop:
     async def _evaluate_versions(self) -> None:
         evaluator: HeldOutEvaluator | None = None
         folder = self._runtime.home.folder / FOLDER / f"{self._job.name}-{self._job.id}"
-        tracking = Tracking(self._job.spec.tracking, folder)
+        tracking = Tracking(self._job.spec.tracking, folder, task_named(self._job.spec.model.task).metrics[0])
         try:
             while True:
                 await self._evaluation_due.wait()

@@ -125,7 +125,9 @@ class Simulation:
             self._evaluator = HeldOutEvaluator(
                 self._spec, base_folder, self._model.bundle, self._job.manifest, cache / "held-out"
             )
-            self._tracking = Tracking(self._spec.tracking, folder / FOLDER)
+            self._tracking = Tracking(
+                self._spec.tracking, folder / FOLDER, task_named(self._spec.model.task).metrics[0]
+            )
             opened.callback(self._tracking.close)
             self._curve = Curve(self._store, folder / "curve.json")
             self._checkpoint_at = 0.0

@@ -28,17 +28,20 @@ class Tracking:
 
     Where a job goes on, its curve does, at the version as the step. What cannot be written is logged: the store has the
     evaluation, and the job goes on. Threads may share the object.
+
+    :param metric: what the task calls its accuracy; the tag is made of it.
     """
 
-    def __init__(self, section: TrackingSection, folder: Path) -> None:
+    def __init__(self, section: TrackingSection, folder: Path, metric: str = "accuracy") -> None:
         self._folder = folder if "tensorboard" in section.to else None
+        self._accuracy = f"held_out/{metric.lower().replace(' ', '_')}"
         self._file: EventFile | None = None
         self._lock = threading.Lock()
 
     def evaluated(self, record: EvaluationRecord) -> None:
         """Write an evaluation; numbers that are not finite are left out."""
         values = {
-            "held_out/accuracy" if record.exact_match is None else "held_out/f1": record.accuracy,
+            self._accuracy: record.accuracy,
             "held_out/loss": record.loss,
             "held_out/exact_match": record.exact_match,
             "validation/accuracy": record.validation_accuracy,
@@ -83,7 +86,8 @@ class EventFile:
         from tensorboardX.record_writer import RecordWriter
 
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time())}.{socket.gethostname()}.{secrets.token_hex(4)}"
+        # TensorBoard reads the files of a folder in the order of their names, also two of the same second.
+        name = f"events.out.tfevents.{time.time():017.6f}.{socket.gethostname()}.{secrets.token_hex(4)}"
         self._event = Event
         self._records = RecordWriter(str(folder / name))
         self._records.write(Event(wall_time=time.time(), file_version="brain.Event:2").SerializeToString())

@@ -13,6 +13,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 from fwdllm_server.config.job import TrackingSection
 from fwdllm_server.store.ledger import EvaluationRecord
+from fwdllm_server.tasks import task_named
 from fwdllm_server.tracking.tracking import Tracking
 
 
@@ -45,11 +46,19 @@ def test_evaluations_are_steps_of_tensorboard(tmp_path):
 
 
 def test_questions_have_f1_and_exact_match(tmp_path):
-    tracking = Tracking(TrackingSection(to=["tensorboard"]), tmp_path)
+    tracking = Tracking(TrackingSection(to=["tensorboard"]), tmp_path, "F1")
     tracking.evaluated(EvaluationRecord(1, 0.5, 2.0, 10, 0.25))
     tracking.close()
 
     assert scalars(tmp_path).keys() == {"held_out/f1", "held_out/loss", "held_out/exact_match"}
+
+
+def test_the_accuracy_has_the_tasks_own_name(tmp_path):
+    tracking = Tracking(TrackingSection(to=["tensorboard"]), tmp_path, task_named("causal-lm").metrics[0])
+    tracking.evaluated(EvaluationRecord(1, 0.5, 2.0, 10, 0.25))
+    tracking.close()
+
+    assert scalars(tmp_path).keys() == {"held_out/token_accuracy", "held_out/loss", "held_out/exact_match"}
 
 
 def test_a_job_that_asks_for_none_writes_nothing(tmp_path):
