@@ -29,8 +29,8 @@ ROOT_BYTES = 32
 class Member:
     """Member ``number`` of a cohort in ``session``; call its methods in their order.
 
-    All secrets follow from ``root``, 32 random bytes that are used for this session alone. A member that has restarted
-    is made again of the same root and the messages that it had received. Each method gives the same answer when it is
+    All secrets follow from ``root``, 32 random bytes that serve one session. The same root and the messages that were
+    received make the same member again, after a device has started anew. Each method gives the same answer when it is
     called again with the same arguments, and refuses others, so that nothing is masked or revealed twice.
 
     :param least: fewest members whose sum this member helps to unmask.

@@ -61,7 +61,7 @@ class Run:
 
         The columns are ``version``, ``accuracy`` (of questions the mean F1), ``loss`` (nats), ``directions``,
         ``example_passes``, ``device_seconds`` and ``seconds`` (simulated), ``bytes_up`` and ``bytes_down`` (without the
-        model's files), and ``exact_match``, which only questions have.
+        model's files), and ``exact_match``, which classification does not have.
         """
         rows = [asdict(point) for point in self._points]
         try:

@@ -17,7 +17,7 @@ from fwdllm_server.store.schema import evaluations, ledger, snapshots
 class EvaluationRecord:
     """The accuracy (0 to 1) and the mean cross-entropy (nats) of one version on the held-out rows.
 
-    For question answering the accuracy is the mean F1; it alone has ``exact_match`` (0 to 1). The two of
+    What the accuracy is, and whether there is an ``exact_match`` (0 to 1), the task says. The two of
     ``validation`` are of the rows that choose the version to export; None where the job keeps no such rows.
     """
 
