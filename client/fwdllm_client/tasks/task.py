@@ -41,10 +41,14 @@ class RowOptions:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of a row, and where it chooses between labels, the probability of each, in their order."""
+    """What the model says of a row, and where it chooses between labels, the probability of each, in their order.
+
+    Where it says something else than a ``text``, that is the ``value``, as JSON can hold it.
+    """
 
     text: str
     probabilities: Sequence[float] = ()
+    value: Any = None
 
 
 class Task(ABC):
@@ -105,6 +109,7 @@ class Task(ABC):
 
     def shown(self, prediction: Prediction, labels: Sequence[str]) -> Mapping[str, Any]:
         """Return a prediction as people and programs are shown it."""
+        said = prediction.text if prediction.value is None else prediction.value
         if not prediction.probabilities:
-            return {self.said: prediction.text}
-        return {self.said: prediction.text, "probabilities": dict(zip(labels, prediction.probabilities, strict=True))}
+            return {self.said: said}
+        return {self.said: said, "probabilities": dict(zip(labels, prediction.probabilities, strict=True))}

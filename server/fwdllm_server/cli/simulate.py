@@ -157,7 +157,7 @@ def line(point: Point, wanted: int, devices: int) -> str:
 
 def _score(point: Point) -> str:
     surprise = "" if point.perplexity is None else f"perplexity {point.perplexity:.4g}, "
-    exact = "" if point.exact_match is None else f", exact match {point.exact_match:.1%}"
+    exact = "" if point.exact_match is None else f", {point.metric_beside} {point.exact_match:.1%}"
     return f"{surprise}{point.metric} {point.accuracy:.1%}{exact}"
 
 

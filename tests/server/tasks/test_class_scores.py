@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from fwdllm_server.evaluation.scores import ClassificationScores
+from fwdllm_server.tasks.class_scores import ClassificationScores
 
 LABELS = ("arts", "law", "sport", "never")
 TRUTH = [0, 0, 1, 1, 1, 2]
