@@ -12,6 +12,7 @@ INSTALLED_TASKS = "fwdllm.tasks"
 
 CLASSIFICATION = "classification"
 """The task of manifests and check-ins that name none."""
+PAIR_CLASSIFICATION = "pair-classification"
 QUESTION_ANSWERING = "question-answering"
 CAUSAL_LM = "causal-lm"
 
@@ -36,6 +37,12 @@ _BUILT_IN: Mapping[str, TaskSpec] = {
         CLASSIFICATION,
         client="fwdllm_client.tasks.classification:TASK",
         server="fwdllm_server.tasks.classification:TASK",
+        has_labels=True,
+    ),
+    PAIR_CLASSIFICATION: TaskSpec(
+        PAIR_CLASSIFICATION,
+        client="fwdllm_client.tasks.pair_classification:TASK",
+        server="fwdllm_server.tasks.pair_classification:TASK",
         has_labels=True,
     ),
     QUESTION_ANSWERING: TaskSpec(

@@ -20,7 +20,12 @@ from fwdllm_client.tasks import RowOptions, task_named
 
 
 def predict(
-    home: ClientHome, job: str | None, text: str | None, data: Path | None, text_column: str = "text", threads: int = 0
+    home: ClientHome,
+    job: str | None,
+    text: str | None,
+    data: Path | None,
+    options: RowOptions = RowOptions(),  # noqa: B008 - has no state
+    threads: int = 0,
 ) -> dict[str, Any]:
     """Predict one ``text``, or every row of the file ``data``, whose labels are not read.
 
@@ -32,7 +37,7 @@ def predict(
     """
     model = held_model(home.cache, job)
     audit(model.folder, model.manifest)
-    dataset = _dataset(model, text, data, text_column)
+    dataset = _dataset(model, text, data, options)
     with (
         tempfile.TemporaryDirectory() as scratch,
         Engine(model.folder, model.manifest, dataset, Path(scratch), threads, cache_limit_bytes=0) as engine,
@@ -71,8 +76,8 @@ def _text(said: Any) -> str:
     return " ".join("" if each is None else str(each) for each in said) if isinstance(said, list) else str(said)
 
 
-def _dataset(model: HeldModel, text: str | None, data: Path | None, text_column: str) -> Dataset:
+def _dataset(model: HeldModel, text: str | None, data: Path | None, options: RowOptions) -> Dataset:
     task, tokenizer = task_named(model.manifest.task), model.folder / model.manifest.tokenizer.name
     if data is None:
         return task.of_texts([text or ""], tokenizer, model.manifest)
-    return task.to_predict(data, RowOptions(text_column), tokenizer, model.manifest)
+    return task.to_predict(data, options, tokenizer, model.manifest)

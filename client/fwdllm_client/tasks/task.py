@@ -28,7 +28,8 @@ class RowOptions:
 
     With ``user_column`` and ``user`` only the rows with the value ``user`` in that column are used, so that one file
     can serve many devices. With ``skip_incomplete`` rows without a text or a label are left out; otherwise they are
-    errors. With ``no_answer`` questions without an answer are rows too.
+    errors. With ``no_answer`` questions without an answer are rows too. The ``pair_column`` has the second texts of
+    pairs.
     """
 
     text_column: str = "text"
@@ -37,6 +38,7 @@ class RowOptions:
     user: str | None = None
     skip_incomplete: bool = False
     no_answer: bool = False
+    pair_column: str | None = None
 
 
 @dataclass(frozen=True)

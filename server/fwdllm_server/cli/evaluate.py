@@ -37,6 +37,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="File of labelled rows, in a format that devices read.")],
     version: VersionOption = "",
     text_column: Annotated[str, typer.Option(help="Name of the column of texts; else as in the job file.")] = "",
+    pair_column: Annotated[str, typer.Option(help="Name of the column of second texts; else as in the job file.")] = "",
     label_column: Annotated[str, typer.Option(help="Name of the column of labels; else as in the job file.")] = "",
     skip_incomplete: Annotated[
         bool, typer.Option("--skip-incomplete", help="Skip, and count, rows without a text or a label.")
@@ -59,7 +60,7 @@ def evaluate(
             held_out = found.spec.held_out
             columns = (text_column or held_out.text_column, label_column or held_out.label_column)
             skip = skip_incomplete or held_out.skip_incomplete
-            source, _ = read_source(data, found.spec.model, *columns, None, skip)
+            source, _ = read_source(data, found.spec.model, *columns, None, skip, pair_column or held_out.pair_column)
             scores = found.model.evaluate(source)
         if json:
             head = {"job": name, "job_id": found.job_id, "version": found.model.version, "data": str(data)}

@@ -165,7 +165,8 @@ class DevicesSection(_Section):
 class HeldOutSection(_Section):
     """The coordinator's held-out rows, which no device sees: CSV, JSONL or Parquet; questions also in SQuAD's format.
 
-    The columns of questions have fixed names, see ``fwdllm_client.tasks.question_answering.QuestionSource``. With
+    The second texts of pairs are in the ``pair_column``; without one pairs are found by the usual names of their
+    columns. Those of questions have fixed names, see ``fwdllm_client.tasks.question_answering.QuestionSource``. With
     ``skip_incomplete`` rows without a text, a label or a completion are skipped. The share ``validation`` of the rows,
     drawn from all over the file, chooses the version that is exported; accuracies are those of the other rows.
     """
@@ -173,6 +174,7 @@ class HeldOutSection(_Section):
     file: str
     text_column: str = "text"
     label_column: str = "label"
+    pair_column: str | None = None
     skip_incomplete: bool = False
     validation: float = Field(default=0.0, ge=0, lt=1)
 

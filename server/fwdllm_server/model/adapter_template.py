@@ -92,9 +92,13 @@ def save_adapter_template(peft_model: PeftModel, tokenizer: Any, reading: Readin
         sync(file)
 
 
-def tokenizer_for(source: str, file: TokenizerFile, max_tokens: int) -> Any:
-    """Return transformers' tokenizer of ``source``, which truncates and pads texts as the devices do."""
-    tokenizer = AutoTokenizer.from_pretrained(**source_location(source))
+def tokenizer_for(source: str, file: TokenizerFile, max_tokens: int, has_segments: bool = False) -> Any:
+    """Return transformers' tokenizer of ``source``, which truncates and pads texts as the devices do.
+
+    With ``has_segments`` it tells the model which text of a pair a token is of, as devices then do too.
+    """
+    names = {"model_input_names": ["input_ids", "token_type_ids", "attention_mask"]} if has_segments else {}
+    tokenizer = AutoTokenizer.from_pretrained(**source_location(source), **names)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(file.pad_token_id)
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     tokenizer.model_max_length = max_tokens

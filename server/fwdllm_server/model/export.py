@@ -75,18 +75,18 @@ def export_bundle(
     _check_length(peft_model, max_tokens)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TOKENIZER_FILE, tokenizer_json)
+    named = task_named(task)
+    separator = segment_separator(peft_model.config, tokenizer_json) if named.is_pair else None
     side, features = side_of(peft_model.get_base_model()), 0
     if side is not None:
         if one_block:
             raise BadInputError("side modules have blocks of their own; leave out one_block")
-        stages, features = _side_bundle(peft_model, side, layout, max_tokens, stage_weights, folder)
+        stages, features = _side_bundle(peft_model, side, layout, max_tokens, stage_weights, folder, separator)
     else:
         batched = make_batched_model(peft_model, layout)
         fix_rotations(batched.model, max_tokens)
         single_operators(batched.model)
         cuts = frozen_cuts(batched, stage_weights)
-        named = task_named(task)
-        separator = segment_separator(peft_model.config, tokenizer_json) if named.is_pair else None
         staged = StagedLoss(batched, list(layout.blocks), named, cuts, separator)
         model = _export(staged, layout, max_tokens, named, len(labels), len(cuts))
         stages = list(_write_stages(model, len(cuts), layout, folder))
@@ -156,7 +156,13 @@ def _traced(
 
 
 def _side_bundle(
-    peft_model: PeftModel, side: SideModules, layout: Layout, max_tokens: int, stage_weights: int, folder: Path
+    peft_model: PeftModel,
+    side: SideModules,
+    layout: Layout,
+    max_tokens: int,
+    stage_weights: int,
+    folder: Path,
+    separator: int | None = None,
 ) -> tuple[list[Stage], int]:
     """Return the stages of a model with side modules, written into ``folder``, and how many features the head reads."""
     frozen = copy_sharing_weights(peft_model)
@@ -167,7 +173,7 @@ def _side_bundle(
     text = {0: Dim("rows", min=1), 1: Dim("tokens", min=2, max=max_tokens)}
     names = _frozen_names(len(cuts))
     model = _traced(
-        StagedStates(frozen, cuts),
+        StagedStates(frozen, cuts, separator),
         (ids, ids.clone()),
         ["input_ids", "attention_mask"],
         ["numbers", "features", *(f"cut.{name}" for name in names[1:])],

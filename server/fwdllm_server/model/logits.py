@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fwdllm_server.model.architecture import head_name, is_language_model
-from fwdllm_server.model.segments import token_types
+from fwdllm_server.model.segments import segments
 
 
 def logits_of(
@@ -24,9 +24,7 @@ def logits_of(
     tokens come after it. A language model computes its scores at ``positions`` alone, int64 ``[N, C]``, if there are
     any: ``[N, C, vocabulary]``.
     """
-    text = {"input_ids": input_ids, "attention_mask": attention_mask}
-    if separator is not None:
-        text["token_type_ids"] = token_types(input_ids, separator)
+    text = {"input_ids": input_ids, "attention_mask": attention_mask, **segments(input_ids, separator)}
     if head_name(model) == "score":
         return _decoder_logits(model, text)
     if is_language_model(model):

@@ -52,6 +52,7 @@ def held_out_source(spec: JobSpec, base_folder: Path) -> Source:
         section.label_column,
         skip_incomplete=section.skip_incomplete,
         no_answer=spec.model.no_answer,
+        pair_column=section.pair_column,
     )
     return task_named(spec.model.task).source(base_folder / section.file, options)
 

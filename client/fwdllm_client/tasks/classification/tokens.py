@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwdllm_client.data.dataset import Dataset
+from fwdllm_client.data.pairs import Text
 from fwdllm_client.data.tokens import batches, tokenise
 from fwdllm_client.tasks.classification.rows import DataSource, Row
 from fwdllm_common.errors import BadInputError
@@ -26,7 +27,7 @@ def labelled(source: DataSource, tokenizer_file: Path, manifest: Manifest) -> Da
     class_of = {label: index for index, label in enumerate(manifest.labels)}
     labels: list[NDArray[np.int32]] = []
 
-    def texts() -> Iterator[Sequence[str]]:
+    def texts() -> Iterator[Sequence[Text]]:
         for rows in batches(source.rows()):
             labels.append(np.array([_class_index(source, row, class_of) for row in rows], dtype=np.int32))
             yield [row.text for row in rows]
@@ -35,8 +36,8 @@ def labelled(source: DataSource, tokenizer_file: Path, manifest: Manifest) -> Da
     return Dataset(tokens, offsets, np.concatenate(labels))
 
 
-def of_texts(texts: Iterable[str], tokenizer_file: Path, manifest: Manifest) -> Dataset:
-    """Tokenise ``texts`` whose labels nobody knows; these are -1.
+def of_texts(texts: Iterable[Text], tokenizer_file: Path, manifest: Manifest) -> Dataset:
+    """Tokenise ``texts``, or pairs of texts, whose labels nobody knows; these are -1.
 
     :raises BadInputError: the tokenizer's file is damaged, or there is no text.
     """
@@ -44,7 +45,7 @@ def of_texts(texts: Iterable[str], tokenizer_file: Path, manifest: Manifest) -> 
     return Dataset(tokens, offsets, np.full(len(offsets) - 1, -1, dtype=np.int32))
 
 
-def _class_index(source: DataSource, row: Row, class_of: dict[str, int]) -> int:
+def _class_index(source: DataSource, row: Row[str], class_of: dict[str, int]) -> int:
     if row.label not in class_of:
         known = ", ".join(map(repr, islice(class_of, _LABELS_SHOWN)))
         more = f" and {len(class_of) - _LABELS_SHOWN} more" if len(class_of) > _LABELS_SHOWN else ""
