@@ -14,6 +14,8 @@ CLASSIFICATION = "classification"
 """The task of manifests and check-ins that name none."""
 PAIR_CLASSIFICATION = "pair-classification"
 QUESTION_ANSWERING = "question-answering"
+REGRESSION = "regression"
+MULTI_LABEL = "multi-label"
 CAUSAL_LM = "causal-lm"
 
 
@@ -49,6 +51,17 @@ _BUILT_IN: Mapping[str, TaskSpec] = {
         QUESTION_ANSWERING,
         client="fwdllm_client.tasks.question_answering:TASK",
         server="fwdllm_server.tasks.question_answering:TASK",
+    ),
+    REGRESSION: TaskSpec(
+        REGRESSION,
+        client="fwdllm_client.tasks.regression:TASK",
+        server="fwdllm_server.tasks.regression:TASK",
+    ),
+    MULTI_LABEL: TaskSpec(
+        MULTI_LABEL,
+        client="fwdllm_client.tasks.multi_label:TASK",
+        server="fwdllm_server.tasks.multi_label:TASK",
+        has_labels=True,
     ),
     CAUSAL_LM: TaskSpec(
         CAUSAL_LM,

@@ -151,3 +151,28 @@ def pair_rows(rows: int, seed: int) -> list[dict[str, Any]]:
         row = {"premise": " ".join([*words(choose), first]), "hypothesis": " ".join([second, *words(choose)])}
         found.append(row | {"label": "same" if first == second else "other"})
     return found
+
+
+def value_rows(rows: int, seed: int) -> list[dict[str, Any]]:
+    """Texts with the difference of their numbers of people and places."""
+    choose = random.Random(seed)
+    found = []
+    for _ in range(rows):
+        text = choose.choices((*PEOPLE, *PLACES, *COMMON[:3]), k=choose.randint(3, 10))
+        value = sum(word in PEOPLE for word in text) - sum(word in PLACES for word in text)
+        found.append({"text": " ".join(text), "label": value / 2})
+    return found
+
+
+TOPICS = ("person", "place", "old")
+
+
+def label_rows(rows: int, seed: int) -> list[dict[str, Any]]:
+    """Texts with the labels of what is in them, of some none."""
+    choose = random.Random(seed)
+    found = []
+    for _ in range(rows):
+        text = choose.choices((*PEOPLE, *PLACES, *COMMON), k=choose.randint(3, 8))
+        has = (set(text) & set(PEOPLE), set(text) & set(PLACES), "old" in text)
+        found.append({"text": " ".join(text), "label": [t for t, is_in in zip(TOPICS, has, strict=True) if is_in]})
+    return found

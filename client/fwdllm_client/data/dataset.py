@@ -56,6 +56,11 @@ class Dataset:
         found: NDArray[np.bool_] = np.all(is_known, axis=tuple(range(1, labels.ndim)))
         return found
 
+    def classes(self, rows: RowIndices) -> NDArray[np.int64]:
+        """Return the indices of the model's labels that one of ``rows`` has, ascending, for tasks with labels."""
+        labels = self.labels[rows]
+        return np.unique(labels) if labels.ndim == 1 else np.flatnonzero((labels > 0).any(axis=0))
+
     def weights(self, rows: RowIndices) -> NDArray[np.float64]:
         """Return how much the loss of each of ``rows`` counts in a mean over rows, float64 ``[N]``."""
         return np.ones(len(rows))
@@ -105,6 +110,11 @@ class TokenDataset(Dataset):
     def learnable(self, rows: RowIndices) -> NDArray[np.bool_]:
         """Return which of ``rows`` have a token with a label, bool ``[N]``."""
         return self._counts(rows) > 0
+
+    def classes(self, rows: RowIndices) -> NDArray[np.int64]:
+        """Return the indices of the model's labels that a token of ``rows`` has, ascending."""
+        found = np.unique(self.targets(rows))
+        return found[found >= 0]
 
     def _counts(self, rows: RowIndices) -> NDArray[np.int64]:
         """Count the tokens with a label in each of ``rows``, int64 ``[N]``."""

@@ -428,6 +428,16 @@ class JobSpec(_Section):
         return self
 
     @model_validator(mode="after")
+    def _devices_have_metrics(self) -> JobSpec:
+        task = task_named(self.model.task)
+        if task.need_all_rows and self.rounds.federated_evaluate_every:
+            raise ValueError(
+                f"{' and '.join(task.metrics)} need all rows in one place, so devices cannot evaluate {task.name}; "
+                "leave out [rounds] federated_evaluate_every"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _patience_has_rows_to_watch(self) -> JobSpec:
         if self.rounds.patience and not (self.held_out.validation and self.rounds.evaluate_every):
             raise ValueError("[rounds] patience needs [held_out] validation and [rounds] evaluate_every above 0")

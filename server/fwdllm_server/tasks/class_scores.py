@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sklearn.metrics import (
@@ -64,4 +65,47 @@ class ClassificationScores(Scores):
         yield "accuracy", f"{self.accuracy:.1%}"
         yield "macro F1", f"{self.macro_f1:.1%}"
         yield "Matthews correlation", f"{self.matthews_correlation:.3f}"
+        yield "loss", f"{self.loss:.4f}"
+
+
+@dataclass(frozen=True)
+class MultiLabelScores(Scores):
+    """Metrics of several labels; ``loss`` is the mean binary cross-entropy in nats.
+
+    ``exact_match`` is the share of rows whose labels are all said and no others; ``classes`` are the labels that a row
+    has or that were said, and ``macro_f1`` is the mean over them.
+    """
+
+    micro_f1: float
+    macro_f1: float
+    exact_match: float
+    classes: Sequence[ClassScores]
+
+    @classmethod
+    def of(
+        cls, labels: Sequence[str], truth: Sequence[Sequence[float]], said: Sequence[Sequence[bool]], loss: float
+    ) -> MultiLabelScores:
+        """Compare what is ``said`` of each label with the ``truth``, both ``[rows, labels]``."""
+        wanted, found = np.asarray(truth) > 0, np.asarray(said)
+        present = np.flatnonzero((wanted | found).any(axis=0))
+        shares = precision_recall_fscore_support(wanted, found, zero_division=0.0)
+        by_class = [
+            ClassScores(labels[index], *map(float, row[:3]), int(row[3]))
+            for index, row in enumerate(zip(*shares, strict=True))
+        ]
+        options: dict[str, Any] = {"labels": present, "zero_division": 0.0}
+        return cls(
+            rows=len(wanted),
+            loss=loss,
+            micro_f1=float(f1_score(wanted, found, average="micro", zero_division=0.0)),
+            macro_f1=float(f1_score(wanted, found, average="macro", **options)) if len(present) else 0.0,
+            exact_match=float(accuracy_score(wanted, found)),
+            classes=[by_class[index] for index in present],
+        )
+
+    def figures(self) -> Iterator[Figure]:
+        """Yield both F1, exact match and loss."""
+        yield "micro F1", f"{self.micro_f1:.1%}"
+        yield "macro F1", f"{self.macro_f1:.1%}"
+        yield "exact match", f"{self.exact_match:.1%}"
         yield "loss", f"{self.loss:.4f}"

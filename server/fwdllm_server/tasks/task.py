@@ -31,7 +31,8 @@ class Task(ABC):
 
     ``name`` is that of its :class:`fwdllm_common.task.TaskSpec`. ``keys`` are those of :data:`MODEL_KEYS` that it has,
     ``least_tokens`` the smallest ``max_tokens``, of which ``tokens_needed`` says what for. The model is transformers'
-    ``auto_class``, PEFT's ``peft_type``, the hub's ``pipeline``, with ``scores`` outputs, None for one a label;
+    ``auto_class``, PEFT's ``peft_type``, the hub's ``pipeline`` and its ``problem_type``
+    ``problem``, with ``scores`` outputs, None for one a label;
     ``outputs`` name the exported logits, several the parts of their last axis. Labels have the axes ``label_axes``
     after that of rows, each a size or ``"tokens"``, ``"completion"`` or ``"labels"``, and the dtype ``label_dtype`` of
     torch. A row ``is_pair`` if it is two texts, and ``is_class`` if its label is one of the job's labels. A model that
@@ -47,6 +48,7 @@ class Task(ABC):
     auto_class: str
     peft_type: str | None
     pipeline: str
+    problem: str | None = None
     scores: int | None = None
     outputs: tuple[str, ...] = ("logits",)
     label_axes: tuple[int | str, ...] = ()

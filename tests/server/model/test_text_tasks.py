@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_tasks import MODELS, Exported, export, pair_rows, write_rows
+from helpers.tiny_tasks import MODELS, Exported, export, label_rows, pair_rows, value_rows, write_rows
 from helpers.without_fwdllm import run_without_fwdllm
 from peft import PeftModel
 from transformers import AutoTokenizer
 
 from fwdllm_client.engine import DirectionTask
+from fwdllm_client.engine.audit import audit
 from fwdllm_common.directions import Directions
 from fwdllm_server.model.adapter import write_adapter
 from fwdllm_server.model.adapter_template import load_base_of
@@ -44,9 +45,22 @@ def of_pairs(tokenizer: Any, rows: Sequence[Row], labels: Sequence[str]) -> Batc
     return {**encoded, "labels": torch.tensor([labels.index(row["label"]) for row in rows])}
 
 
+def of_values(tokenizer: Any, rows: Sequence[Row], labels: Sequence[str]) -> Batch:
+    assert not labels
+    encoded = tokenizer([row["text"] for row in rows], truncation=True, padding=True, return_tensors="pt")
+    return {**encoded, "labels": torch.tensor([row["label"] for row in rows])}
+
+
+def of_labels(tokenizer: Any, rows: Sequence[Row], labels: Sequence[str]) -> Batch:
+    encoded = tokenizer([row["text"] for row in rows], truncation=True, padding=True, return_tensors="pt")
+    return {**encoded, "labels": torch.tensor([[float(label in row["label"]) for label in labels] for row in rows])}
+
+
 CASES = {
     "pairs-bert": Case("pair-classification", "bert", {}, pair_rows, of_pairs),
     "pairs-side": Case("pair-classification", "bert", {"pooling": "layer-means"}, pair_rows, of_pairs, "side"),
+    "values-bert-mean": Case("regression", "bert", {"pooling": "mean"}, value_rows, of_values),
+    "labels-roberta": Case("multi-label", "roberta", {}, label_rows, of_labels),
 }
 
 
@@ -77,6 +91,7 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 def test_the_loss_is_that_of_transformers(made: Made, tmp_path: Path) -> None:
     """All rows padded together and the model's own loss, from the adapter as PEFT loads it."""
     with torch.no_grad():
+        audit(made.exported.folder.bundle, made.exported.manifest)
         expected = float(made.peft_model()(**made.batch(made.rows)).loss)
     with made.exported.engine(tmp_path) as engine:
         found = engine.evaluate(made.exported.theta(), np.arange(len(made.rows)))
@@ -139,19 +154,31 @@ def test_exports_say_the_same_without_fwdllm(made: Made, tmp_path: Path) -> None
     with torch.no_grad():
         batch = {name: value for name, value in made.batch(made.rows).items() if name != "labels"}
         expected = made.peft_model()(**batch).logits
-    texts = [{"text": row["premise"], "text_pair": row["hypothesis"]} for row in made.rows]
-    given = {
-        "inputs": [[row["premise"], row["hypothesis"]] for row in made.rows],
-        "texts": texts,
-        "are_words": False,
-        "pipeline": "text-classification",
-    }
+    given = {"are_words": False, "pipeline": "text-classification", **inputs_of(made)}
     (tmp_path / "given.json").write_text(json.dumps(given))
     run_without_fwdllm(PREDICT, tmp_path)
     found = json.loads((tmp_path / "found.json").read_bytes())
     np.testing.assert_allclose(found["logits"], expected, atol=1e-3)
-    labels = made.exported.manifest.labels
-    for row, chances in zip(found["said"], expected.softmax(dim=1), strict=True):
+    labels = made.exported.manifest.labels or ["LABEL_0"]
+    for said, chances in zip(found["said"], OUTPUTS[made.case.task](expected), strict=True):
+        (row,) = said if isinstance(said[0], list) else [said]
         assert {each["label"]: each["score"] for each in row} == pytest.approx(
             dict(zip(labels, chances.tolist(), strict=True)), abs=1e-3
         )
+
+
+OUTPUTS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "pair-classification": lambda logits: logits.softmax(dim=1),
+    "regression": lambda logits: logits,
+    "multi-label": lambda logits: logits.sigmoid(),
+}
+"""What transformers' pipeline says of logits."""
+
+
+def inputs_of(made: Made) -> dict[str, Any]:
+    """The rows as the tokenizer and as the pipeline read them."""
+    if made.case.task == "pair-classification":
+        pairs = [(row["premise"], row["hypothesis"]) for row in made.rows]
+        return {"inputs": pairs, "texts": [{"text": first, "text_pair": second} for first, second in pairs]}
+    texts = [row["text"] for row in made.rows]
+    return {"inputs": texts, "texts": texts}
