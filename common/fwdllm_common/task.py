@@ -16,6 +16,7 @@ PAIR_CLASSIFICATION = "pair-classification"
 QUESTION_ANSWERING = "question-answering"
 REGRESSION = "regression"
 MULTI_LABEL = "multi-label"
+TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - no password
 CAUSAL_LM = "causal-lm"
 
 
@@ -61,6 +62,12 @@ _BUILT_IN: Mapping[str, TaskSpec] = {
         MULTI_LABEL,
         client="fwdllm_client.tasks.multi_label:TASK",
         server="fwdllm_server.tasks.multi_label:TASK",
+        has_labels=True,
+    ),
+    TOKEN_CLASSIFICATION: TaskSpec(
+        TOKEN_CLASSIFICATION,
+        client="fwdllm_client.tasks.token_classification:TASK",
+        server="fwdllm_server.tasks.token_classification:TASK",
         has_labels=True,
     ),
     CAUSAL_LM: TaskSpec(

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
     BertModel,
@@ -77,6 +77,30 @@ def save_llama(folder: Path) -> str:
     return _saved(folder, LlamaForCausalLM, config, None)
 
 
+def save_bytes(folder: Path) -> str:
+    """A random RoBERTa of two layers with RoBERTa's own kind of tokenizer, of bytes, which marks spaces."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([" ".join((*COMMON, *PEOPLE, *PLACES))] * 3, trainer)
+    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    ).save_pretrained(folder)
+    config = json.loads((folder / "tokenizer_config.json").read_bytes())
+    named = {"tokenizer_class": "RobertaTokenizer", "cls_token": "<s>", "sep_token": "</s>", "mask_token": "<mask>"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | named))
+    sizes = {**_SIZES, "vocab_size": backend.get_vocab_size(), "type_vocab_size": 1}
+    _save_model(folder, RobertaModel, RobertaConfig(**sizes, pad_token_id=1))
+    return str(folder)
+
+
 MODELS: Mapping[str, Callable[[Path], str]] = {"bert": save_bert, "roberta": save_roberta, "llama": save_llama}
 
 
@@ -88,10 +112,14 @@ def _saved(folder: Path, kind: Any, config: Any, pair: processors.TemplateProces
     PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]"
     ).save_pretrained(folder)
+    _save_model(folder, kind, config)
+    return str(folder)
+
+
+def _save_model(folder: Path, kind: Any, config: Any) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(11)
         kind(config).save_pretrained(folder)
-    return str(folder)
 
 
 def words(choose: random.Random, least: int = 2, most: int = 7) -> list[str]:
@@ -175,4 +203,28 @@ def label_rows(rows: int, seed: int) -> list[dict[str, Any]]:
         text = choose.choices((*PEOPLE, *PLACES, *COMMON), k=choose.randint(3, 8))
         has = (set(text) & set(PEOPLE), set(text) & set(PLACES), "old" in text)
         found.append({"text": " ".join(text), "label": [t for t, is_in in zip(TOPICS, has, strict=True) if is_in]})
+    return found
+
+
+TAGS = ("O", "B-PER", "I-PER", "B-LOC")
+
+
+def tagged_rows(rows: int, seed: int) -> list[dict[str, Any]]:
+    """Sentences with people of one or two names and places; some words are several tokens."""
+    choose = random.Random(seed)
+    found = []
+    for _ in range(rows):
+        tokens, tags = [], []
+        for _ in range(choose.randint(2, 4)):
+            kind = choose.choice(("common", "common", "person", "place"))
+            if kind == "person":
+                tokens += choose.sample(PEOPLE, 2)
+                tags += ["B-PER", "I-PER"]
+            elif kind == "place":
+                tokens.append(choose.choice(PLACES))
+                tags.append("B-LOC")
+            else:
+                tokens.append(choose.choice((*COMMON, "stones", "goodly")))
+                tags.append("O")
+        found.append({"tokens": tokens, "ner_tags": tags})
     return found

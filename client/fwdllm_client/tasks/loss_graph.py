@@ -111,6 +111,33 @@ class LossGraph:
             and [each.output[0] for each in parts if self.integers(each.input[1]) != [0]] == [tokens]
         )
 
+    def is_mean_over_labelled(self, value: str, scores: str) -> bool:
+        """Whether ``value`` is minus the mean of the log-softmax of ``scores`` at each row's labels of tokens.
+
+        Labels are negative where a token has none, and go nowhere else.
+        """
+        mean = self._behind(value, "Neg", "Div")
+        total = mean and self._behind(mean.input[0], "ReduceSum", "Where")
+        count = mean and self._behind(mean.input[1], "Max", "ReduceSum", "Cast")
+        lookup = total and self._behind(total.input[1], "Squeeze", "GatherElements")
+        softmax = lookup and self._behind(lookup.input[0], "LogSoftmax")
+        index = lookup and self._behind(lookup.input[1], "Unsqueeze", "Clip")
+        is_token = total and self.maker(total.input[0], "GreaterOrEqual")
+        if not (total and count and lookup and softmax and index and is_token):
+            return False
+        return (
+            softmax.input[0] == scores
+            and axis_of(softmax, -1) in (2, -1)
+            and axis_of(lookup, 0) in (2, -1)
+            and index.input[0] == "labels"
+            and [*is_token.input] == ["labels", *index.input[1:]]
+            and self.integers(is_token.input[1]) == [0]
+            and self.times_read("labels") == 2
+            and count.input[0] == total.input[0]
+            and self.times_read(total.input[0]) == 2
+            and self.origins(total.input[2]) == set()
+        )
+
     def _behind(self, value: str, *operators: str) -> onnx_pb2.Node | None:
         """Return the node at the end of a chain of operators, the last one first; what is inside goes nowhere else."""
         node = None

@@ -122,7 +122,7 @@ def _export(staged: StagedLoss, layout: Layout, max_tokens: int, task: Task, lab
     text = {0: row_dim, 1: token_dim}
     # A block may have its own number of copies: where only one block is perturbed, the others need a single copy.
     copies = [{0: Dim(f"copies_{block}", min=1)} for block in blocks]
-    return _traced(
+    model = _traced(
         staged,
         example,
         ["input_ids", "attention_mask", *(f"theta.{block}" for block in blocks), "labels"],
@@ -134,6 +134,17 @@ def _export(staged: StagedLoss, layout: Layout, max_tokens: int, task: Task, lab
             {0: row_dim, **{1 + at: dims[axis] for at, axis in enumerate(task.label_axes) if axis in dims}},
         ),
     )
+    if task.label_axes == ("tokens",):
+        _take_sizes_from_text(model)
+    return model
+
+
+def _take_sizes_from_text(model: ir.Model) -> None:
+    """Take sizes from the text where they are those of labels of tokens, which only the last stage reads."""
+    inputs = {str(value.name): value for value in model.graph.inputs}
+    for node in model.graph:
+        if node.op_type == "Shape" and node.inputs[0] is inputs["labels"]:
+            node.replace_input_with(0, inputs["attention_mask"])
 
 
 def _traced(

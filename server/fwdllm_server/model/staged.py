@@ -117,7 +117,9 @@ class StagedLoss(_CutModel):
         with self._cutting() as cuts:
             try:
                 positions = self._task.positions(labels)
-                logits = logits_of(self.classifier, input_ids, attention_mask, self._separator, positions)
+                logits = logits_of(
+                    self.classifier, input_ids, attention_mask, self._separator, positions, self._task.tags_words
+                )
             finally:
                 self._theta.by_block.clear()
         loss = self._task.losses(logits, labels, attention_mask)

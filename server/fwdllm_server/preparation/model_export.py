@@ -87,8 +87,9 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     if head_init == "class-means":
         LinearHead.of(manifest)
     reading = Reading(spec.model.max_tokens, spec.model.task, spec.model.prompt, spec.model.verbaliser)
-    has_segments = task_named(spec.model.task).is_pair and segment_separator(model.config, tokenizer.json) is not None
-    tokenizer_of_users = tokenizer_for(source, tokenizer, spec.model.max_tokens, has_segments)
+    task = task_named(spec.model.task)
+    has_segments = task.is_pair and segment_separator(model.config, tokenizer.json) is not None
+    tokenizer_of_users = tokenizer_for(source, tokenizer, spec.model.max_tokens, has_segments, task.tags_words)
     save_adapter_template(model, tokenizer_of_users, reading, folder.adapter)
     write_atomically(folder.head_init, head_init.encode())
     np.save(folder.initial_theta, theta)

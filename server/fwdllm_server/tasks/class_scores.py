@@ -90,8 +90,8 @@ class MultiLabelScores(Scores):
         present = np.flatnonzero((wanted | found).any(axis=0))
         shares = precision_recall_fscore_support(wanted, found, zero_division=0.0)
         by_class = [
-            ClassScores(labels[index], *map(float, row[:3]), int(row[3]))
-            for index, row in enumerate(zip(*shares, strict=True))
+            ClassScores(label, float(precision), float(recall), float(f1), int(support))
+            for label, precision, recall, f1, support in zip(labels, *shares, strict=True)
         ]
         options: dict[str, Any] = {"labels": present, "zero_division": 0.0}
         return cls(

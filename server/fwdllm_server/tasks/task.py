@@ -31,12 +31,12 @@ class Task(ABC):
 
     ``name`` is that of its :class:`fwdllm_common.task.TaskSpec`. ``keys`` are those of :data:`MODEL_KEYS` that it has,
     ``least_tokens`` the smallest ``max_tokens``, of which ``tokens_needed`` says what for. The model is transformers'
-    ``auto_class``, PEFT's ``peft_type``, the hub's ``pipeline`` and its ``problem_type``
-    ``problem``, with ``scores`` outputs, None for one a label;
-    ``outputs`` name the exported logits, several the parts of their last axis. Labels have the axes ``label_axes``
-    after that of rows, each a size or ``"tokens"``, ``"completion"`` or ``"labels"``, and the dtype ``label_dtype`` of
-    torch. A row ``is_pair`` if it is two texts, and ``is_class`` if its label is one of the job's labels. A model that
-    ``has_head`` has one of the task's own, which is trained. ``metrics`` name the main figure, and the one beside it;
+    ``auto_class``, PEFT's ``peft_type``, the hub's ``pipeline`` and its ``problem_type`` ``problem``, with ``scores``
+    outputs, None for one a label; ``outputs`` name the exported logits, several the parts of their last axis. Labels
+    have the axes ``label_axes`` after that of rows, each a size or ``"tokens"``, ``"completion"`` or ``"labels"``, and
+    the dtype ``label_dtype`` of torch. A row ``is_pair`` if it is two texts, a model ``tags_words`` if it has scores
+    for each token and reads words, and ``is_class`` if its label is one of the job's labels. A model that ``has_head``
+    has one of the task's own, which is trained. ``metrics`` name the main figure, and the one beside it;
     ``has_perplexity`` if the loss is told as a perplexity too. A task ``scores_predictions`` if its further metrics are
     of predictions. Where already its two main ones ``need_all_rows`` in one place, devices have none to report.
     """
@@ -54,6 +54,7 @@ class Task(ABC):
     label_axes: tuple[int | str, ...] = ()
     label_dtype = "int64"
     is_pair = False
+    tags_words = False
     is_class = False
     has_head = True
     metrics: tuple[str, ...] = ("accuracy",)

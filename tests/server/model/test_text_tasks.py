@@ -11,7 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.tiny_tasks import MODELS, Exported, export, label_rows, pair_rows, value_rows, write_rows
+from helpers.tiny_tasks import (
+    MODELS,
+    TAGS,
+    Exported,
+    export,
+    label_rows,
+    pair_rows,
+    save_bytes,
+    tagged_rows,
+    value_rows,
+    write_rows,
+)
 from helpers.without_fwdllm import run_without_fwdllm
 from peft import PeftModel
 from transformers import AutoTokenizer
@@ -56,11 +67,31 @@ def of_labels(tokenizer: Any, rows: Sequence[Row], labels: Sequence[str]) -> Bat
     return {**encoded, "labels": torch.tensor([[float(label in row["label"]) for label in labels] for row in rows])}
 
 
+def of_tags(tokenizer: Any, rows: Sequence[Row], labels: Sequence[str]) -> Batch:
+    """As Hugging Face's examples align tags: the first token of a word has its tag, others -100."""
+    words = [row["tokens"] for row in rows]
+    encoded = tokenizer(words, is_split_into_words=True, truncation=True, padding=True, return_tensors="pt")
+    aligned = []
+    for at, row in enumerate(rows):
+        of_words = encoded.word_ids(at)
+        is_first = [
+            word is not None and word != before for before, word in zip([None, *of_words], of_words, strict=False)
+        ]
+        tags = [
+            labels.index(row["ner_tags"][word]) if first else -100
+            for word, first in zip(of_words, is_first, strict=True)
+        ]
+        aligned.append(tags)
+    return {**encoded, "labels": torch.tensor(aligned)}
+
+
 CASES = {
     "pairs-bert": Case("pair-classification", "bert", {}, pair_rows, of_pairs),
     "pairs-side": Case("pair-classification", "bert", {"pooling": "layer-means"}, pair_rows, of_pairs, "side"),
     "values-bert-mean": Case("regression", "bert", {"pooling": "mean"}, value_rows, of_values),
     "labels-roberta": Case("multi-label", "roberta", {}, label_rows, of_labels),
+    "tags-bytes": Case("token-classification", "bytes", {"labels": list(TAGS)}, tagged_rows, of_tags),
+    "tags-llama": Case("token-classification", "llama", {"labels": list(TAGS)}, tagged_rows, of_tags),
 }
 
 
@@ -83,7 +114,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     place, case = tmp_path_factory.mktemp(request.param), CASES[request.param]
     rows = case.rows(24, 1)
     file = write_rows(place / "rows.jsonl", rows)
-    exported = export(MODELS[case.model](place / "source"), case.task, file, place, case.method, **case.keys)
+    exported = export(
+        {**MODELS, "bytes": save_bytes}[case.model](place / "source"), case.task, file, place, case.method, **case.keys
+    )
     write_adapter(exported.folder.adapter, exported.manifest.layout, exported.theta(), place / "adapter", "a card")
     return Made(case, exported, rows, place / "adapter")
 
@@ -154,11 +187,20 @@ def test_exports_say_the_same_without_fwdllm(made: Made, tmp_path: Path) -> None
     with torch.no_grad():
         batch = {name: value for name, value in made.batch(made.rows).items() if name != "labels"}
         expected = made.peft_model()(**batch).logits
-    given = {"are_words": False, "pipeline": "text-classification", **inputs_of(made)}
+    given = inputs_of(made)
     (tmp_path / "given.json").write_text(json.dumps(given))
     run_without_fwdllm(PREDICT, tmp_path)
     found = json.loads((tmp_path / "found.json").read_bytes())
-    np.testing.assert_allclose(found["logits"], expected, atol=1e-3)
+    is_text = batch["attention_mask"].bool()
+    at = is_text if made.case.task == "token-classification" else slice(None)
+    np.testing.assert_allclose(np.array(found["logits"])[at], expected[at], atol=1e-3)
+    if made.case.task == "token-classification":
+        labels = made.exported.manifest.labels
+        is_word = is_text & (batch["input_ids"] >= 4)  # the first four are special tokens
+        for said, logits, mask in zip(found["said"], expected, is_word, strict=True):
+            tags = [labels[int(best)] for best in logits[mask].argmax(dim=1)]
+            assert [each["entity"] for each in said] == [tag for tag in tags if tag != "O"]
+        return
     labels = made.exported.manifest.labels or ["LABEL_0"]
     for said, chances in zip(found["said"], OUTPUTS[made.case.task](expected), strict=True):
         (row,) = said if isinstance(said[0], list) else [said]
@@ -171,14 +213,20 @@ OUTPUTS: Mapping[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "pair-classification": lambda logits: logits.softmax(dim=1),
     "regression": lambda logits: logits,
     "multi-label": lambda logits: logits.sigmoid(),
+    "token-classification": lambda logits: logits.softmax(dim=2),
 }
 """What transformers' pipeline says of logits."""
 
 
 def inputs_of(made: Made) -> dict[str, Any]:
     """The rows as the tokenizer and as the pipeline read them."""
+    if made.case.task == "token-classification":
+        words = [row["tokens"] for row in made.rows]
+        texts = [" ".join(each) for each in words]
+        return {"are_words": True, "pipeline": "token-classification", "inputs": words, "texts": texts}
+    given = {"are_words": False, "pipeline": "text-classification"}
     if made.case.task == "pair-classification":
         pairs = [(row["premise"], row["hypothesis"]) for row in made.rows]
-        return {"inputs": pairs, "texts": [{"text": first, "text_pair": second} for first, second in pairs]}
+        return {**given, "inputs": pairs, "texts": [{"text": first, "text_pair": second} for first, second in pairs]}
     texts = [row["text"] for row in made.rows]
-    return {"inputs": texts, "texts": texts}
+    return {**given, "inputs": texts, "texts": texts}
