@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -65,6 +66,12 @@ class Dataset:
         """Return how much the loss of each of ``rows`` counts in a mean over rows, float64 ``[N]``."""
         return np.ones(len(rows))
 
+    def weighted(self, class_weights: Sequence[float]) -> Dataset:
+        """Return these rows, each weighted by that of its class in means over rows; all alike if there are none."""
+        if not class_weights:
+            return self
+        return WeightedDataset(self.token_ids, self.offsets, self.labels, np.array(class_weights))
+
     @property
     def records(self) -> NDArray[np.int64]:
         """The index in the file of what each row comes from, int64 ``[rows]``; a long text may be several rows."""
@@ -101,6 +108,18 @@ class Dataset:
                 f"{source.path}: the model's task is {manifest.task}, these rows are for another; choose it with --task"
             )
         return source.tokenised(tokenizer_file, manifest)
+
+
+@dataclass(frozen=True)
+class WeightedDataset(Dataset):
+    """Tokenised rows whose classes have weights, ``class_weights`` float64 ``[classes]``."""
+
+    class_weights: NDArray[np.float64]
+
+    def weights(self, rows: RowIndices) -> NDArray[np.float64]:
+        """Return the weight of the class of each of ``rows``, float64 ``[N]``; of a row without a label that of 0."""
+        found: NDArray[np.float64] = self.class_weights[np.maximum(self.labels[rows], 0)]
+        return found
 
 
 @dataclass(frozen=True)

@@ -60,4 +60,5 @@ def canary_scalars(
 def _dataset(canary: Canary, manifest: Manifest) -> Dataset:
     offsets = np.cumsum([0, *map(len, canary.rows)], dtype=np.int64)
     tokens = np.array([token for row in canary.rows for token in row], dtype=np.int32)
-    return task_named(manifest.task).dataset(tokens, offsets, np.array(canary.labels))
+    dataset = task_named(manifest.task).dataset(tokens, offsets, np.array(canary.labels))
+    return dataset.weighted(manifest.class_weights)

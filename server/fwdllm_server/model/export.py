@@ -58,12 +58,13 @@ def export_bundle(
     task: str = CLASSIFICATION,
     no_answer: bool = False,
     chat: Chat | None = None,
+    class_weights: Sequence[float] = (),
 ) -> Manifest:
     """Write tokenizer, stage graphs and ``manifest.json`` into ``folder`` (made if need be); returns the manifest.
 
     The stages are the frozen prefix and one per block of the layout, of which there is but one with ``one_block``. A
     prefix of more than ``stage_weights`` weights becomes several stages of whole layers. ``labels`` are empty for a
-    task without them; ``no_answer`` and ``chat`` are the manifest's.
+    task without them; ``no_answer``, ``chat`` and ``class_weights`` are the manifest's.
     Number of copies P, batch and text length stay dynamic, the length up to ``max_tokens``; the graphs call them
     ``copies_<block>``, ``rows`` and ``tokens``, for devices that have to fix them. Attention is in single operators.
 
@@ -102,6 +103,7 @@ def export_bundle(
         no_answer=no_answer,
         features=features,
         chat=chat,
+        class_weights=tuple(class_weights),
     )
     write_atomically(folder / MANIFEST_FILE, manifest.to_bytes())
     return manifest

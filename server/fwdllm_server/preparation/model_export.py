@@ -80,6 +80,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
         task=spec.model.task,
         no_answer=spec.model.no_answer,
         chat=load_chat(source) if spec.model.task == CAUSAL_LM else None,
+        class_weights=spec.model.weights_of_labels,
     )
     theta = initial_theta(model, manifest.layout)
     folder.begin("computing the canary" if spec.model.precision == "float32" else "quantising the weights")

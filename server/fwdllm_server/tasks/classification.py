@@ -21,7 +21,7 @@ class Classification(Task):
     """One class of several for each text."""
 
     name = CLASSIFICATION
-    keys = frozenset({"labels", "pooling", "prompt", "verbaliser"})
+    keys = frozenset({"labels", "pooling", "prompt", "verbaliser", "class_weights"})
     auto_class = "AutoModelForSequenceClassification"
     peft_type = "SEQ_CLS"
     pipeline = "text-classification"

@@ -13,7 +13,7 @@ class PairClassification(Classification):
     """One class of several for each pair of texts."""
 
     name = PAIR_CLASSIFICATION
-    keys = frozenset({"labels", "pooling"})
+    keys = frozenset({"labels", "pooling", "class_weights"})
     least_tokens = 8
     tokens_needed = "two texts need a max_tokens of 8 at least; 128 is usual"
     is_pair = True

@@ -22,7 +22,7 @@ def perplexity(loss: float) -> float:
 
 
 _LARGEST_EXPONENT = 700.0
-MODEL_KEYS = ("labels", "pooling", "prompt", "verbaliser", "no_answer")
+MODEL_KEYS = ("labels", "pooling", "prompt", "verbaliser", "no_answer", "class_weights")
 """The keys of ``[model]`` that not every task has."""
 
 

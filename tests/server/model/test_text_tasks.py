@@ -25,6 +25,7 @@ from helpers.tiny_tasks import (
 )
 from helpers.without_fwdllm import run_without_fwdllm
 from peft import PeftModel
+from torch.nn.functional import cross_entropy
 from transformers import AutoTokenizer
 
 from fwdllm_client.engine import DirectionTask
@@ -86,7 +87,7 @@ def of_tags(tokenizer: Any, rows: Sequence[Row], labels: Sequence[str]) -> Batch
 
 
 CASES = {
-    "pairs-bert": Case("pair-classification", "bert", {}, pair_rows, of_pairs),
+    "pairs-bert": Case("pair-classification", "bert", {"class_weights": "balanced"}, pair_rows, of_pairs),
     "pairs-side": Case("pair-classification", "bert", {"pooling": "layer-means"}, pair_rows, of_pairs, "side"),
     "values-bert-mean": Case("regression", "bert", {"pooling": "mean"}, value_rows, of_values),
     "labels-roberta": Case("multi-label", "roberta", {}, label_rows, of_labels),
@@ -104,6 +105,15 @@ class Made:
 
     def peft_model(self) -> Any:
         return PeftModel.from_pretrained(load_base_of(self.adapter), self.adapter).eval()
+
+    def loss(self, model: Any, rows: Sequence[Row]) -> torch.Tensor:
+        """The model's own loss, or with class weights torch's."""
+        batch, weights = self.batch(rows), self.exported.manifest.class_weights
+        found = model(**batch)
+        loss: torch.Tensor = (
+            cross_entropy(found.logits, batch["labels"], torch.tensor(weights)) if weights else found.loss
+        )
+        return loss
 
     def batch(self, rows: Sequence[Row]) -> Batch:
         return self.case.batch(AutoTokenizer.from_pretrained(self.adapter), rows, self.exported.manifest.labels)
@@ -125,7 +135,7 @@ def test_the_loss_is_that_of_transformers(made: Made, tmp_path: Path) -> None:
     """All rows padded together and the model's own loss, from the adapter as PEFT loads it."""
     with torch.no_grad():
         audit(made.exported.folder.bundle, made.exported.manifest)
-        expected = float(made.peft_model()(**made.batch(made.rows)).loss)
+        expected = float(made.loss(made.peft_model(), made.rows))
     with made.exported.engine(tmp_path) as engine:
         found = engine.evaluate(made.exported.theta(), np.arange(len(made.rows)))
     assert expected > 0.01
@@ -137,7 +147,7 @@ def test_scalars_are_directional_derivatives(made: Made, tmp_path: Path) -> None
     trained = {name: value for name, value in model.named_parameters() if "lora_" in name or "modules_to_" in name}
     for value in trained.values():
         value.requires_grad_(True)
-    model(**made.batch(made.rows[:8])).loss.backward()
+    made.loss(model, made.rows[:8]).backward()
     by_name = {
         name.replace(".default", "").replace(".modules_to_save", ""): value.grad.numpy()
         for name, value in trained.items()

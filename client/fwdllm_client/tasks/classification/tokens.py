@@ -35,7 +35,7 @@ def labelled(source: DataSource, tokenizer_file: Path, manifest: Manifest) -> Da
             yield [row.text for row in rows]
 
     tokens, offsets = tokenise(texts(), tokenizer_file, manifest)
-    return Dataset(tokens, offsets, np.concatenate(labels))
+    return Dataset(tokens, offsets, np.concatenate(labels)).weighted(manifest.class_weights)
 
 
 def of_texts(texts: Iterable[Text], tokenizer_file: Path, manifest: Manifest) -> Dataset:

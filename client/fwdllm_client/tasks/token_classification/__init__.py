@@ -52,7 +52,7 @@ class TokenClassification(Task):
         found = []
         for row, best in zip(rows.tolist(), logits.argmax(axis=2), strict=True):
             words = words_of(dataset, row)
-            tags: list[str | None] = [None] * words.count
+            tags: list[str | None] = [None] * words.number
             for position, word in words.first_tokens:
                 tags[word] = labels[int(best[position])]
             found.append(Prediction(" ".join(tag or "?" for tag in tags), value=tags))

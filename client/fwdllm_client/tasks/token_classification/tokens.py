@@ -43,7 +43,7 @@ class TaggedDataset(TokenDataset):
 class Words(NamedTuple):
     """How many words a row has, and the position and the word of each token that is the first of one."""
 
-    count: int
+    number: int
     first_tokens: Sequence[tuple[int, int]]
 
 
