@@ -171,13 +171,14 @@ def export(source: str, task: str, file: Path, place: Path, method: str = "lora"
 
 
 def pair_rows(rows: int, seed: int) -> list[dict[str, Any]]:
-    """Pairs whose label says whether the second text names the person of the first, with a common prefix each."""
+    """Pairs whose label says whether the second text begins with a person or a place; the first says either."""
     choose = random.Random(seed)
     found = []
     for _ in range(rows):
-        first, second = choose.choice(PEOPLE), choose.choice(PEOPLE)
-        row = {"premise": " ".join([*words(choose), first]), "hypothesis": " ".join([second, *words(choose)])}
-        found.append(row | {"label": "same" if first == second else "other"})
+        label, names = choose.choice((("person", PEOPLE), ("place", PLACES)))
+        first = " ".join([*words(choose), choose.choice((*PEOPLE, *PLACES))])
+        second = " ".join([choose.choice(names), *words(choose, 1, 4)])
+        found.append({"premise": first, "hypothesis": second, "label": label})
     return found
 
 

@@ -447,8 +447,8 @@ class JobSpec(_Section):
         task = task_named(self.model.task)
         if task.need_all_rows and self.rounds.federated_evaluate_every:
             raise ValueError(
-                f"the metrics of {task.name} ({' and '.join(task.metrics)}) need all rows in one place, so devices cannot "
-                "have them; leave out [rounds] federated_evaluate_every"
+                f"the metrics of {task.name} ({' and '.join(task.metrics)}) need all rows in one place, so devices "
+                "cannot have them; leave out [rounds] federated_evaluate_every"
             )
         return self
 

@@ -35,6 +35,8 @@ from fwdllm_server.model.adapter import write_adapter
 from fwdllm_server.model.adapter_template import load_base_of
 from fwdllm_server.model.standalone import convert
 
+pytestmark = pytest.mark.timeout(900)  # models are traced, in two ways
+
 Row = dict[str, Any]
 Batch = Mapping[str, torch.Tensor]
 
