@@ -173,7 +173,8 @@ class LossGraph:
         tensor = self._constants.get(value)
         if tensor is None or tensor.data_type != _FLOAT32 or tensor.external_data:
             return []
-        return np.frombuffer(tensor.raw_data, dtype="<f4").tolist()
+        found: list[float] = np.frombuffer(tensor.raw_data, dtype="<f4").tolist()
+        return found
 
     def origins(self, value: str, of_sizes: bool = True) -> set[str]:
         """Return the inputs of the graph on which ``value`` depends, with ``of_sizes`` also by their sizes alone."""
