@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.agent.cost import total_cost
-from fwdllm_client.agent.effort import Meter
 from fwdllm_client.agent.energy import Energy
 from fwdllm_client.agent.failures import WorkFailedError
 from fwdllm_client.agent.feature_sums import FeatureSums
 from fwdllm_client.agent.job_models import JobModels
 from fwdllm_client.agent.journal import Entry
+from fwdllm_client.agent.known_answer_report import KnownAnswerReport
 from fwdllm_client.agent.link import Link
 from fwdllm_client.agent.measured import MeasuredDirections
 from fwdllm_client.agent.reporter import Reporter
-from fwdllm_client.agent.self_test import SelfTest
+from fwdllm_client.agent.resource_usage import Meter
 from fwdllm_client.agent.session import AT_ONCE
 from fwdllm_client.cache.artifacts import ArtifactCache, Bundle
 from fwdllm_client.cache.weights import Weights
@@ -107,7 +107,7 @@ class AssignmentWork:
     :param clock: seconds, monotonic.
     :param energy: joules that the device has used.
     :param feature_sums: sends per-class sums of features; None where the device's owner does not allow them.
-    :param self_test: tells the coordinator what this device's scalars on a bundle are worth; None for not at all.
+    :param known_answer_report: reports the signal-to-noise ratio of this device's scalars; None for no report.
     :param measured: bounds what is measured at one θ; None for no bound.
     :param masked: sends scalars masked; None where this device cannot.
     :param check_labels: raises where the owner does not allow a job's labels.
@@ -123,7 +123,7 @@ class AssignmentWork:
         clock: Callable[[], float] = time.monotonic,
         energy: Energy = lambda: None,
         feature_sums: FeatureSums | None = None,
-        self_test: SelfTest | None = None,
+        known_answer_report: KnownAnswerReport | None = None,
         measured: MeasuredDirections | None = None,
         masked: MaskedScalars | None = None,
         check_labels: Callable[[Sequence[str]], None] = lambda _labels: None,
@@ -136,7 +136,7 @@ class AssignmentWork:
         self._clock = clock
         self._energy = energy
         self._feature_sums = feature_sums
-        self._self_test = self_test
+        self._known_answer_report = known_answer_report
         self._measured = measured
         self._masked = masked
         self._check_labels = check_labels
@@ -242,13 +242,13 @@ class AssignmentWork:
     def _test(
         self, assignment: device_pb2.Assignment, bundle: Bundle, engine: Compute
     ) -> device_pb2.SelfTestResponse | None:
-        """Return the coordinator's answer to the self-test, which comes before the first scalars on a bundle."""
-        if self._self_test is None or self._tested == bundle.sha256:
+        """Return the coordinator's answer to the known-answer test that precedes the first scalars on a bundle."""
+        if self._known_answer_report is None or self._tested == bundle.sha256:
             return None
         signal_to_noise = engine.signal_to_noise()
         if signal_to_noise is None:
             return None
-        answer = self._self_test.send(assignment, signal_to_noise)
+        answer = self._known_answer_report.send(assignment, signal_to_noise)
         # One that has failed is made again, when the coordinator asks again.
         self._tested = bundle.sha256 if answer.usable else ""
         return answer

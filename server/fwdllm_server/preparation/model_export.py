@@ -19,8 +19,8 @@ from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.model.faults import faults_named
 from fwdllm_server.model.source import check_source
-from fwdllm_server.preparation.canary import CANARY_FILE, draw_canary, expect_of, fidelity
 from fwdllm_server.preparation.job_folder import JobFolder
+from fwdllm_server.preparation.known_answers import KNOWN_ANSWERS_FILE, draw_test, expect_of, fidelity
 
 _log = structlog.get_logger()
 
@@ -80,7 +80,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
         chat=load_chat(source) if spec.model.task == CAUSAL_LM else None,
     )
     theta = initial_theta(model, manifest.layout)
-    folder.begin("computing the canary" if spec.model.precision == "float32" else "quantising the weights")
+    folder.begin("computing the known answers" if spec.model.precision == "float32" else "quantising the weights")
     _finish_bundle(spec, folder.bundle, manifest, theta)
     if head_init == "class-means":
         LinearHead.of(manifest)
@@ -91,14 +91,14 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
 
 
 def _finish_bundle(spec: JobSpec, bundle: Path, manifest: Manifest, theta: Float32Vector) -> None:
-    """Quantise the exported weights as the job asks, and add the canary to the bundle."""
+    """Quantise the exported weights as the job asks, and add the known-answer test to the bundle."""
     from fwdllm_server.model.quantise import quantise_bundle
 
-    canary = draw_canary(bundle, manifest, theta, spec.perturbation)
+    test = draw_test(bundle, manifest, theta, spec.perturbation)
     if spec.model.precision != "float32":
         manifest = quantise_bundle(bundle, manifest, spec.model.precision)
-        canary = expect_of(bundle, manifest, canary)
-        _log.info("weights quantised", precision=spec.model.precision, signal_to_noise=round(fidelity(canary), 2))
-    write_atomically(bundle / CANARY_FILE, canary.to_bytes())
-    file = BundleFile.of(bundle / CANARY_FILE)
-    write_atomically(bundle / MANIFEST_FILE, replace(manifest, canary=file).to_bytes())
+        test = expect_of(bundle, manifest, test)
+        _log.info("weights quantised", precision=spec.model.precision, signal_to_noise=round(fidelity(test), 2))
+    write_atomically(bundle / KNOWN_ANSWERS_FILE, test.to_bytes())
+    file = BundleFile.of(bundle / KNOWN_ANSWERS_FILE)
+    write_atomically(bundle / MANIFEST_FILE, replace(manifest, known_answers=file).to_bytes())
