@@ -36,7 +36,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     """
     # Imported here: the process that serves devices imports this module and must not load torch.
     from fwdllm_server.model.adapter_template import Reading, save_adapter_template, tokenizer_for
-    from fwdllm_server.model.export import export_bundle
+    from fwdllm_server.model.export import ModelInputs, export_bundle
     from fwdllm_server.model.load import check_vocabulary, has_new_head, load_base, load_chat, load_tokenizer_file
     from fwdllm_server.model.peft.methods import apply_peft
     from fwdllm_server.model.peft.sample import TextSample
@@ -66,19 +66,16 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     centre(base, sample.batches())
     model = apply_peft(base, spec.peft, spec.job.seed, sample)
     folder.begin("exporting the model's graph")
-    manifest = export_bundle(
-        model,
-        tokenizer.json,
-        tokenizer.pad_token_id,
-        spec.model.labels,
+    inputs = ModelInputs(
+        tokenizer,
         spec.model.max_tokens,
-        folder.bundle,
-        one_block=spec.model.one_block,
-        prompt=prompt,
-        task=spec.model.task,
-        no_answer=spec.model.no_answer,
-        chat=load_chat(source) if spec.model.task == CAUSAL_LM else None,
+        spec.model.labels,
+        spec.model.task,
+        prompt,
+        spec.model.no_answer,
+        load_chat(source) if spec.model.task == CAUSAL_LM else None,
     )
+    manifest = export_bundle(model, inputs, folder.bundle, spec.model.one_block)
     theta = initial_theta(model, manifest.layout)
     folder.begin("computing the known answers" if spec.model.precision == "float32" else "quantising the weights")
     _finish_bundle(spec, folder.bundle, manifest, theta)
