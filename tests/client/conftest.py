@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fwdllm.v1 import device_pb2, device_pb2_grpc, ledger_pb2
-from fwdllm_client.agent.assignment import AssignmentWork, Downloads
+from fwdllm_client.agent.assignment import AssignmentWork, Downloads, Senders
 from fwdllm_client.agent.job_models import JobModels
 from fwdllm_client.agent.journal import Journal
 from fwdllm_client.agent.known_answer_report import KnownAnswerReport
@@ -427,17 +427,11 @@ class Device:
                 Weights(self.home.cache / "weights", coordinator, retry),
                 JobModels(self.home.job_models),
             )
-            known_answer_report = KnownAnswerReport(coordinator, retry)
-            masked = MaskedScalars(link, MIN_MEMBERS) if self.masks else None
-            work = AssignmentWork(
-                link,
-                permission,
-                downloads,
-                open_engine,
-                clock or self.clock,
-                known_answer_report=known_answer_report,
-                masked=masked,
+            senders = Senders(
+                known_answers=KnownAnswerReport(coordinator, retry),
+                masked=MaskedScalars(link, MIN_MEMBERS) if self.masks else None,
             )
+            work = AssignmentWork(link, permission, downloads, open_engine, clock or self.clock, senders=senders)
             profile = device_pb2.CheckInRequest(labels=["no", "yes"], training_examples=9)
             notes = NotesFile(self.home.notes, lambda: 0.0)
             session = Session(link, profile, permission, work, notes=notes)

@@ -148,7 +148,7 @@ def _work(
 ) -> Work:
     # Imported here so that an idle device loads neither numpy nor a tokenizer nor onnxruntime.
     from fwdllm_client.agent.allocator import return_freed_memory_to_system
-    from fwdllm_client.agent.assignment import AssignmentWork, Downloads
+    from fwdllm_client.agent.assignment import AssignmentWork, Bounds, Downloads, Senders
     from fwdllm_client.agent.energy import energy_of_this_machine
     from fwdllm_client.agent.feature_sums import FeatureSums
     from fwdllm_client.agent.job_models import JobModels
@@ -176,11 +176,12 @@ def _work(
             bundle, data.source, data.validation_fraction, quota, threads, privacy.min_batch_rows
         ),
         energy=energy_of_this_machine(lambda: permission.conditions.watts),
-        feature_sums=None if class_rows is None else FeatureSums(coordinator, retry, class_rows),
-        known_answer_report=KnownAnswerReport(coordinator, retry),
-        measured=MeasuredDirections(home.measured, privacy.max_directions),
-        masked=_masked(link, privacy.min_cohort),
-        check_labels=privacy.check_labels,
+        senders=Senders(
+            None if class_rows is None else FeatureSums(coordinator, retry, class_rows),
+            KnownAnswerReport(coordinator, retry),
+            _masked(link, privacy.min_cohort),
+        ),
+        bounds=Bounds(MeasuredDirections(home.measured, privacy.max_directions), privacy.check_labels),
         watch=watching,
     )
 

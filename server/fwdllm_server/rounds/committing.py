@@ -118,8 +118,8 @@ def _compute(
     known: Known,
     store_snapshot: Callable[[bytes], str] | None,
 ) -> Commit:
-    voted = reputations_after(run, plans, collected, state, known.last, known.reputations)
-    reputations = {**known.reputations, **voted}
+    changed = reputations_after(run, plans, collected, state, known.last, known.reputations)
+    reputations = {**known.reputations, **changed}
     trusted = {block: exclude_outliers(measured, reputations) for block, measured in collected.items()}
     entry = LedgerEntry(state.version + 1, update(run, plans, trusted, known.scales), theta_digest=b"")
     scales = scales_after(plans, collected, known.scales)

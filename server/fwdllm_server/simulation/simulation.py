@@ -217,7 +217,7 @@ class Simulation:
             raise JobFailedError(f"job {record.name} failed: {record.message}")
         return self._curve.points
 
-    async def _run(self, report: Callable[[Point], None], tell: Callable[[int], None]) -> None:
+    async def _run(self, report: Callable[[Point], None], publish: Callable[[int], None]) -> None:
         presence = Presence(float("inf"))  # the fleet removes absent devices itself
 
         def rest() -> None:
@@ -231,7 +231,7 @@ class Simulation:
         async def committed(state: ModelState) -> None:
             if self._spec.rounds.evaluates(state.version):
                 report(self._evaluate(state, fleet.now))
-            tell(state.version)
+            publish(state.version)
 
         try:
             if self._curve.version < 0 and not self._job.head_uninitialised:

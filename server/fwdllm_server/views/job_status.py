@@ -134,7 +134,7 @@ def _add_evaluations(connection: Connection, message: operator_pb2.Job, record: 
 
 
 def evaluation_message(record: EvaluationRecord, task: Task) -> operator_pb2.Evaluation:
-    """Return an evaluation as calls tell it, without what devices say of their own rows."""
+    """Return an evaluation as calls return it, without the devices' own counts."""
     return operator_pb2.Evaluation(
         version=record.version,
         accuracy=record.accuracy,
