@@ -61,7 +61,7 @@ class CausalLm(Task):
         found = evaluation
         return LossScores(found.total, found.loss, accuracy=found.score, perplexity=perplexity(found.loss))
 
-    def canary_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
+    def known_answer_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
         """Yield the last words of each text as the completion of those before."""
         for text in texts:
             words = text.split()

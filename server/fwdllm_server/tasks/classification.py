@@ -42,7 +42,7 @@ class Classification(Task):
         probabilities = [each.probabilities for each in evaluation.predictions]
         return ClassificationScores.of(labels, dataset.labels[rows].tolist(), probabilities)
 
-    def canary_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    def known_answer_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         """Yield the texts with the labels in turn."""
         for index, text in enumerate(texts):
             yield {"text": text, "label": labels[index % len(labels)]}

@@ -58,7 +58,7 @@ class MultiLabel(Task):
         found = self.scored(evaluation, dataset, rows, labels)
         return found.micro_f1, found.macro_f1
 
-    def canary_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    def known_answer_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         """Yield the texts, each with one label more than the last, then with none again."""
         for index, text in enumerate(texts):
             yield {"text": text, "label": list(labels[: 1 + index % len(labels)])}

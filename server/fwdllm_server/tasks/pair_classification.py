@@ -18,7 +18,7 @@ class PairClassification(Classification):
     tokens_needed = "two texts need a max_tokens of 8 at least; 128 is usual"
     is_pair = True
 
-    def canary_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    def known_answer_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         """Yield each text with the next one, and the labels in turn."""
         for index, text in enumerate(texts):
             yield {

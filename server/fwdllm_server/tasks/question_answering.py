@@ -59,7 +59,7 @@ class QuestionAnswering(Task):
         found = evaluation
         return SpanScores(found.total, found.loss, f1=found.score, exact_match=found.correct / found.total)
 
-    def canary_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
+    def known_answer_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
         """Yield questions that are answered by a word near the beginning of a text, which truncation keeps."""
         for index, text in enumerate(texts):
             word = text.split()[1 + index % 3]

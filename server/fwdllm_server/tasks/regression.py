@@ -58,7 +58,7 @@ class Regression(Task):
         found = self.scored(evaluation, dataset, rows, labels)
         return found.pearson, found.spearman
 
-    def canary_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
+    def known_answer_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
         """Yield the texts with a number each."""
         for index, text in enumerate(texts):
             yield {"text": text, "label": index / len(texts) - 0.25}

@@ -61,7 +61,7 @@ class TokenClassification(Task):
         found = self.scored(evaluation, dataset, rows, labels)
         return found.f1, found.token_accuracy
 
-    def canary_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    def known_answer_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         """Yield the words of the texts with the tags in turn."""
         for text in texts:
             words = text.split()
