@@ -23,15 +23,17 @@ from fwdllm_common.layout import Layout
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest, Stage
 from fwdllm_common.prompt import Prompt
 from fwdllm_common.task import CLASSIFICATION
+from fwdllm_server.model.architecture import head_name
 from fwdllm_server.model.batched_modules import BatchedModel, ThetaInputs, copy_sharing_weights, make_batched_model
 from fwdllm_server.model.cost import weights_multiplied
 from fwdllm_server.model.load import quiet_transformers
-from fwdllm_server.model.modeling_fwdllm import SideModules
 from fwdllm_server.model.peft.side import side_of
-from fwdllm_server.model.peft.side_stages import side_stages
+from fwdllm_server.model.peft.side_stages import SideStage, side_stages
+from fwdllm_server.model.peft.token_side import token_side_of
+from fwdllm_server.model.peft.token_side_stages import token_side_stages
 from fwdllm_server.model.segments import segment_separator
 from fwdllm_server.model.split import cut_stage, save_stage
-from fwdllm_server.model.staged import StagedLoss, StagedStates, frozen_cuts
+from fwdllm_server.model.staged import StagedLoss, StagedStates, StagedTokens, frozen_cuts
 from fwdllm_server.model.trainable import trainable_layout
 from fwdllm_server.tasks import Task, task_named
 
@@ -40,6 +42,7 @@ OPSET = 20
 STAGE_WEIGHTS = 1 << 28
 """Most weights of a frozen stage that holds more than one layer: a gigabyte in float32, a sixth of that in int4."""
 TOKENIZER_FILE = "tokenizer.json"
+OUTPUT_STAGE = "output"
 
 # Sizes of the example that is traced; pairwise different, so that no two of them look like one dimension.
 _COPIES, _BATCH, _TOKENS, _COMPLETION = 2, 3, 7, 5
@@ -58,12 +61,14 @@ def export_bundle(
     task: str = CLASSIFICATION,
     no_answer: bool = False,
     chat: Chat | None = None,
+    linearised: bool = True,
 ) -> Manifest:
     """Write tokenizer, stage graphs and ``manifest.json`` into ``folder`` (made if need be); returns the manifest.
 
     The stages are the frozen prefix and one per block of the layout, of which there is but one with ``one_block``. A
     prefix of more than ``stage_weights`` weights becomes several stages of whole layers. ``labels`` are empty for a
-    task without them; ``no_answer`` and ``chat`` are the manifest's.
+    task without them; ``no_answer`` and ``chat`` are the manifest's. Side modules of a language model are
+    ``linearised`` or not.
     Number of copies P, batch and text length stay dynamic, the length up to ``max_tokens``; the graphs call them
     ``copies_<block>``, ``rows`` and ``tokens``, for devices that have to fix them. Attention is in single operators.
 
@@ -75,11 +80,17 @@ def export_bundle(
     _check_length(peft_model, max_tokens)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TOKENIZER_FILE, tokenizer_json)
-    side, features = side_of(peft_model.get_base_model()), 0
-    if side is not None:
+    base: Any = peft_model.get_base_model()
+    side, token_side, features = side_of(base), token_side_of(base), 0
+    if side is not None or token_side is not None:
         if one_block:
             raise BadInputError("side modules have blocks of their own; leave out one_block")
-        stages, features = _side_bundle(peft_model, side, layout, max_tokens, stage_weights, folder)
+        stages, features = _frozen_bundle(peft_model, token_side is not None, max_tokens, stage_weights, folder)
+        parts = [] if side is None else side_stages(layout, side.sizes, features)
+        if token_side is not None:
+            output = base.get_submodule(head_name(base))
+            parts = token_side_stages(layout, token_side, output, task_named(task), linearised)
+        stages += [_side_stage(part, max_tokens, folder) for part in parts]
     else:
         batched = make_batched_model(peft_model, layout)
         fix_rotations(batched.model, max_tokens)
@@ -102,6 +113,8 @@ def export_bundle(
         no_answer=no_answer,
         features=features,
         chat=chat,
+        at_targets=token_side is not None,
+        linearised=token_side is not None and linearised,
     )
     write_atomically(folder / MANIFEST_FILE, manifest.to_bytes())
     return manifest
@@ -155,10 +168,10 @@ def _traced(
     return program.model
 
 
-def _side_bundle(
-    peft_model: PeftModel, side: SideModules, layout: Layout, max_tokens: int, stage_weights: int, folder: Path
+def _frozen_bundle(
+    peft_model: PeftModel, generates: bool, max_tokens: int, stage_weights: int, folder: Path
 ) -> tuple[list[Stage], int]:
-    """Return the stages of a model with side modules, written into ``folder``, and how many features the head reads."""
+    """Return the stages below side modules, written into ``folder``, and how many features they give."""
     frozen = copy_sharing_weights(peft_model)
     fix_rotations(frozen, max_tokens)
     single_operators(frozen)
@@ -167,7 +180,7 @@ def _side_bundle(
     text = {0: Dim("rows", min=1), 1: Dim("tokens", min=2, max=max_tokens)}
     names = _frozen_names(len(cuts))
     model = _traced(
-        StagedStates(frozen, cuts),
+        (StagedTokens if generates else StagedStates)(frozen, cuts),
         (ids, ids.clone()),
         ["input_ids", "attention_mask"],
         ["numbers", "features", *(f"cut.{name}" for name in names[1:])],
@@ -186,19 +199,24 @@ def _side_bundle(
         width = _width(values[next(iter(outputs))])
         stage = cut_stage(model, inputs, outputs)
         stages.append(_write_stage(stage, name, folder, None, True, width, weights_multiplied(stage)))
-    for part in side_stages(layout, side.sizes, features):
-        dims = {name: Dim(name, min=1) for _, axes in part.inputs.values() for name in axes.values()}
-        dims["tokens"] = Dim("tokens", min=2, max=max_tokens)
-        model = _traced(
-            part.module,
-            tuple(example for example, _ in part.inputs.values()),
-            list(part.inputs),
-            part.outputs,
-            tuple({axis: dims[name] for axis, name in axes.items()} for _, axes in part.inputs.values()),
-        )
-        stage = cut_stage(model, {name: name for name in part.inputs}, {name: name for name in part.outputs})
-        stages.append(_write_stage(stage, part.block, folder, part.block, False, part.width, part.multiplications))
     return stages, features
+
+
+def _side_stage(part: SideStage, max_tokens: int, folder: Path) -> Stage:
+    """Return a stage above the frozen ones, written into ``folder``."""
+    dims = {name: Dim(name, min=1) for _, axes in part.inputs.values() for name in axes.values()}
+    if "attention_mask" in part.inputs:
+        dims["tokens"] = Dim("tokens", min=2, max=max_tokens)
+    model = _traced(
+        part.module,
+        tuple(example for example, _ in part.inputs.values()),
+        list(part.inputs),
+        part.outputs,
+        tuple({axis: dims[name] for axis, name in axes.items()} for _, axes in part.inputs.values()),
+    )
+    stage = cut_stage(model, {name: name for name in part.inputs}, {name: name for name in part.outputs})
+    name = part.block or OUTPUT_STAGE
+    return _write_stage(stage, name, folder, part.block, False, part.width, part.multiplications)
 
 
 def _frozen_names(cuts: int) -> list[str]:

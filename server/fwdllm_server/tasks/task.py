@@ -30,7 +30,8 @@ class Task(ABC):
     ``outputs`` name the exported logits, several the parts of their last axis. Labels have the axes ``label_axes``
     after that of rows, each a size or ``"tokens"``, ``"completion"`` or ``"labels"``, and the dtype ``label_dtype`` of
     torch. A row ``is_pair`` if it is two texts, and ``is_class`` if its label is one of the job's labels. A model that
-    ``has_head`` has one of the task's own, which is trained. ``metrics`` name the main figure, and the one beside it;
+    ``has_head`` has one of the task's own, which is trained; others read a language
+    model's scores at each token. ``metrics`` name the main figure, and the one beside it;
     ``has_perplexity`` if the loss is told as a perplexity too.
     """
 
