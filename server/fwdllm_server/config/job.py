@@ -407,6 +407,12 @@ class JobSpec(_Section):
     tracking: TrackingSection = TrackingSection()
     blocks: dict[BlockName, BlockSection] = Field(min_length=1)
 
+    @property
+    def ignored_peft_keys(self) -> frozenset[str]:
+        """The keys of ``[peft]`` that have no effect with its method and the task."""
+        is_classifiers = self.peft.method == "side" and task_named(self.model.task).is_class
+        return self.peft.ignored_keys | ({"rank"} if is_classifiers else set())
+
     @model_validator(mode="before")
     @classmethod
     def _filled_in(cls, job: Any) -> Any:
@@ -421,6 +427,8 @@ class JobSpec(_Section):
                 raise ValueError(f'the method "side" is for classification and causal-lm, not for {self.model.task}')
             if self.model.one_block:
                 raise ValueError("side modules have blocks of their own; leave out one_block")
+            if self.ignored_peft_keys & self.peft.model_fields_set:
+                raise ValueError('rank does nothing with the method "side" in classification; leave it out')
             if task.is_class and self.model.pooling == "model":
                 raise ValueError('the method "side" needs [model] pooling = "layer-means" or "mean"')
         wrong = {"peft"} if is_classifiers else {"pooling", "readout"}

@@ -23,9 +23,6 @@ from fwdllm_server.model.architecture import head_name, layer_stack
 from fwdllm_server.model.modeling_fwdllm import TokenSide, TokenSideSizes, add_token_side, unit_states
 from fwdllm_server.model.peft.method import Request, Wrapped
 
-DIRECTIONS = 64
-"""Principal directions of a depth, and of the slopes; all, where the model is narrower."""
-WIDTH = 32
 _BATCH = 8
 _LEAST_TOKENS = 2
 
@@ -44,7 +41,7 @@ def token_side_of(base: nn.Module) -> TokenSide | None:
 
 
 def token_side(request: Request) -> Wrapped:
-    """Trains the narrow network; the principal directions are those of the sample's completions.
+    """Trains the network, half as wide as the ``rank``; the principal directions are those of the sample's completions.
 
     :raises BadInputError: there are no completions, or the model's scores are not linear in its last state.
     """
@@ -59,9 +56,9 @@ def token_side(request: Request) -> Wrapped:
         stack=layer_stack(base),
         output=head_name(base),
         hidden=config.hidden_size,
-        directions=min(DIRECTIONS, config.hidden_size),
-        width=WIDTH,
-        slopes=min(DIRECTIONS, config.hidden_size),
+        directions=min(request.spec.rank, config.hidden_size),
+        width=max(1, request.spec.rank // 2),
+        slopes=min(request.spec.rank, config.hidden_size),
     )
     if not isinstance(base.get_submodule(sizes["output"]), nn.Linear):
         raise _not_linear(base)
