@@ -64,7 +64,8 @@ def prepare(data: Path, folder: Path, intents: int) -> Files:
     files = Files(folder)
     folder.mkdir(parents=True, exist_ok=True)
     parts = json.loads((data / "clinc150" / "data_full.json").read_text(encoding="utf-8"))
-    chosen = random.Random(_SEED).sample(sorted({intent for _, intent in parts["train"]}), intents)
+    names = sorted({intent for _, intent in parts["train"]})
+    chosen = random.Random(_SEED).sample(names, intents)  # noqa: S311, not for secrets
     validation, test = (list(_some(parts[part], chosen, _HELD_OUT)) for part in ("val", "test"))
     held_out = np.empty(len(test) + len(validation), dtype=object)
     places = split_held_out(len(held_out), VALIDATION_SHARE)
@@ -92,7 +93,7 @@ def _some(pairs: Iterable[Sequence[str]], intents: Sequence[str], count: int) ->
     for text, intent in pairs:
         texts[intent].append(text)
     rows = [(text, intent) for intent in intents for text in texts[intent][:count]]
-    random.Random(_SEED).shuffle(rows)
+    random.Random(_SEED).shuffle(rows)  # noqa: S311, not for secrets
     for text, intent in rows:
         yield {"prompt": f"Request: {text}\nIntent:", "completion": f" {intent.replace('_', ' ')}"}
 

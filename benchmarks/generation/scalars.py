@@ -103,9 +103,7 @@ def cpu_seconds(files: Files, batch: int) -> Mapping[str, float]:
         }
 
 
-def _timed(
-    bundle: Path, manifest: Manifest, dataset: CompletionDataset, theta: Any, batch: int, cache: Path
-) -> float:
+def _timed(bundle: Path, manifest: Manifest, dataset: CompletionDataset, theta: Any, batch: int, cache: Path) -> float:
     rows, count = np.arange(batch), _DIRECTIONS[manifest.linearised]
     directions = OrthogonalDirections(_SEED, 0, manifest.layout.size)
 

@@ -2,8 +2,9 @@
 
 For directions v_1 … v_K and one batch of local rows, the device returns (L(θ + εv_k) − L(θ)) / ε. The base loss L(θ) is
 computed once and shared: K directions cost K + 1 passes. The paper's central difference, (L(θ + εv_k) − L(θ − εv_k))
-/ 2ε, costs 2K. In a linearised chain L is what :mod:`fwdllm_client.engine.linearised` says. Everything below the perturbed block is the same for all of them and comes from the cache. Several
-perturbed copies go through the frozen weights together.
+/ 2ε, costs 2K. In a linearised chain L is what :mod:`fwdllm_client.engine.linearised` says. Everything below the
+perturbed block is the same for all of them and comes from the cache. Several perturbed copies go through the frozen
+weights together.
 """
 
 from __future__ import annotations

@@ -24,9 +24,10 @@ def with_preset(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return a job file's tables, completed from the preset that it names.
 
     A job that names none has ``default``, ``side`` if it names that method, ``upper-layers`` if it says something else
-    of PEFT, or with the task ``causal-lm`` the preset of that name, ``causal-lm-side`` if it names the method ``side``; with its own blocks it stands alone. Tables are merged key by key, with
-    three exceptions: of the preset's blocks only those remain that the job names, if it names any, another PEFT method
-    takes nothing from the preset's, and a task without pooling takes none from it.
+    of PEFT, or with the task ``causal-lm`` the preset of that name, ``causal-lm-side`` with the method ``side``; with
+    its own blocks it stands alone. Tables are merged key by key, with three exceptions: of the preset's blocks only
+    those remain that the job names, if it names any, another PEFT method takes nothing from the preset's, and a task
+    without pooling takes none from it.
     """
     model = job.get("model")
     task = model.get("task", CLASSIFICATION) if isinstance(model, Mapping) else CLASSIFICATION

@@ -111,9 +111,8 @@ def batch(dataset: Dataset, rows: Any) -> dict[str, torch.Tensor]:
     """Rows padded together, with labels as Hugging Face's collators write them."""
     pad = torch.nn.utils.rnn.pad_sequence
     spans = [slice(*dataset.offsets[row : row + 2]) for row in rows]
-    ids, labels = (
-        [torch.from_numpy(array[span].astype(np.int64)) for span in spans] for array in (dataset.token_ids, dataset.labels)
-    )
+    arrays = dataset.token_ids, dataset.labels
+    ids, labels = ([torch.from_numpy(array[span].astype(np.int64)) for span in spans] for array in arrays)
     mask = pad([torch.ones_like(each) for each in ids], batch_first=True)
     return {
         "input_ids": pad(ids, batch_first=True),
@@ -286,7 +285,7 @@ def test_devices_refuse_other_slopes(
     model = onnx.load(bundle / "output.onnx", load_external_data=False)
     tamper(model.graph)
     (bundle / "output.onnx").write_bytes(model.SerializeToString())
-    with pytest.raises(NotAllowedError, match="slopes that are not those of the loss|a loss that is not"):
+    with pytest.raises(NotAllowedError, match=r"slopes that are not those of the loss|a loss that is not"):
         audit(bundle, exported.manifest)
 
 
@@ -308,8 +307,9 @@ def test_simulated_devices_count_the_passes_that_engines_count(exported: Exporte
 
 def test_a_saved_adapter_generates_token_by_token(exported: Exported, adapter: Any) -> None:
     ids = torch.from_numpy(exported.dataset.token_ids[: int(exported.dataset.lengths[0])].astype(np.int64))[None]
+    mask = torch.ones_like(ids)
     with torch.no_grad():
-        written = adapter.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=5, do_sample=False)
+        written = adapter.generate(input_ids=ids, attention_mask=mask, max_new_tokens=5, do_sample=False)
         expected = ids
         while expected.shape[1] < written.shape[1]:
             logits = adapter(input_ids=expected, attention_mask=torch.ones_like(expected)).logits
