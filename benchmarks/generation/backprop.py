@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -96,9 +96,3 @@ def _measure(model: Any, dataset: CompletionDataset, rows: NDArray[np.int64]) ->
         total, tokens = total + float(losses.double().sum()), tokens + len(losses)
         exact += len(part) - len(torch.unique(of_row[is_right == 0]))
     return Measured(total / tokens, exact / len(rows))
-
-
-def best(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Mapping[str, Any]:
-    """Return the point of all runs with the lowest loss on the validation rows, with the name of its run."""
-    points = [{"rate": name, **point} for name, run in runs.items() for point in run]
-    return min(points, key=lambda point: point["validation"]["loss"])

@@ -37,14 +37,18 @@ _DIRECTIONS = {True: 2048, False: 16}
 
 @dataclass(frozen=True)
 class Setting:
-    """``per_round`` of the ``devices`` measure each coordinate on ``batch`` of their rows."""
+    """In a round a fifth of the ``devices`` measure each coordinate on ``batch`` of their rows."""
 
     devices: int = 100
-    per_round: int = 20
     batch: int = 8
     rounds: int = 60
     learning_rate: float = 0.01
     evaluate_every: int = 5
+
+    @property
+    def per_round(self) -> int:
+        """Devices of a round."""
+        return self.devices // 5
 
     @property
     def name(self) -> str:

@@ -9,9 +9,9 @@ Where small modules are trained beside a frozen model (decision 0023), the last 
 one vector a row, which later stages may read. Of such a chain nothing but what the frozen stages return is worth a
 cache, and every stage of a block takes its rows once, whatever the number of copies: see :class:`Stage`.
 
-Side modules of a model that generates (decision 0027) are one block, whose stage reads the frozen states ``at_targets``,
-the tokens at which the next one is to be predicted, and corrects them. A further stage, without a block, makes losses
-of the corrected states.
+Side modules of a model that generates (decision 0027) are one block, whose stage reads the frozen states
+``at_targets``, the tokens at which the next one is to be predicted, and corrects them. A further stage, without a
+block, makes losses of the corrected states.
 """
 
 from __future__ import annotations

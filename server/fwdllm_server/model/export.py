@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnxscript import rewriter
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.export import Dim
@@ -42,6 +43,7 @@ OPSET = 20
 STAGE_WEIGHTS = 1 << 28
 """Most weights of a frozen stage that holds more than one layer: a gigabyte in float32, a sixth of that in int4."""
 TOKENIZER_FILE = "tokenizer.json"
+_SLOW_RULES = {"SlicesSplit"}
 OUTPUT_STAGE = "output"
 
 # Sizes of the example that is traced; pairwise different, so that no two of them look like one dimension.
@@ -152,7 +154,7 @@ def _export(staged: StagedLoss, layout: Layout, max_tokens: int, task: Task, lab
 def _traced(
     module: nn.Module, example: tuple[Any, ...], inputs: Sequence[str], outputs: Sequence[str], shapes: tuple[Any, ...]
 ) -> ir.Model:
-    with quiet_exporter(), torch.no_grad():
+    with quiet_exporter(), _without_slow_rules(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
             example,
@@ -330,6 +332,20 @@ def _check_length(peft_model: PeftModel, max_tokens: int) -> None:
             model(input_ids=ids, attention_mask=torch.ones_like(ids))
     except (IndexError, RuntimeError) as error:
         raise BadInputError(f"the model cannot read {max_tokens} tokens; lower max_tokens") from error
+
+
+@contextmanager
+def _without_slow_rules() -> Iterator[None]:
+    """Leave the rules with several outputs out of the exporter's: each tries all pairs of nodes, minutes for 30 layers.
+
+    What they do, such as one ``Split`` for two ``Slice``, changes no number.
+    """
+    rules = rewriter._DEFAULT_REWRITE_RULES
+    rewriter._DEFAULT_REWRITE_RULES = tuple(rule for rule in rules if rule.name not in _SLOW_RULES)
+    try:
+        yield
+    finally:
+        rewriter._DEFAULT_REWRITE_RULES = rules
 
 
 @contextmanager

@@ -135,6 +135,20 @@ def test_one_block_and_an_output_behind_it(exported: Exported) -> None:
     assert manifest.linearised
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"features": 0}, "states at targets need features"),
+        ({"at_targets": False}, "slopes are those of states at targets"),
+        ({"at_targets": False, "linearised": False}, "the stages do not follow the blocks"),
+    ],
+)
+def test_a_manifest_says_all_of_it_or_nothing(exported: Exported, changes: dict[str, Any], message: str) -> None:
+    assert Manifest.from_bytes(exported.manifest.to_bytes()) == exported.manifest
+    with pytest.raises(BadInputError, match=message):
+        replace(exported.manifest, **changes)
+
+
 def test_the_loss_is_transformers(exported: Exported, by_differences: Exported, adapter: Any, tmp_path: Path) -> None:
     with torch.no_grad():
         expected = adapter(**batch(exported.dataset, ROWS)).loss
