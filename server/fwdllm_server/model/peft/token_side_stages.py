@@ -20,13 +20,12 @@ class CorrectionStage(Block):
 
     def forward(self, activation: Tensor, theta: Tensor) -> Tensor:
         """``activation`` ``[N, T, width]``; row n of copy p becomes p · N + n."""
-        rows, tokens = activation.shape[0], activation.shape[1]
         numbers = activation.flatten(0, 1)
         down, straight = self._tensor(theta, "down.weight"), self._tensor(theta, "straight.weight")
         narrow = _of_all_copies(numbers, down) + self._tensor(theta, "down.bias")[:, None]
         up = self._tensor(theta, "up.weight").transpose(1, 2)
         coordinates = functional.gelu(narrow) @ up + _of_all_copies(numbers, straight)
-        return coordinates.unflatten(1, (rows, tokens)).flatten(0, 1)
+        return coordinates.reshape(-1, activation.shape[1], coordinates.shape[-1])
 
 
 class OutputStage(nn.Module):
@@ -35,7 +34,7 @@ class OutputStage(nn.Module):
     def __init__(self, output: nn.Linear, side: TokenSide, task: Task, linearised: bool) -> None:
         super().__init__()
         # The same weights in a module without the hook that corrects the states.
-        self.output = nn.utils.skip_init(nn.Linear, output.in_features, output.out_features, output.bias is not None)
+        self.output = nn.Linear(output.in_features, output.out_features, output.bias is not None, device="meta")
         self.output.weight, self.output.bias = output.weight, output.bias
         self.basis = nn.Parameter(side.basis.detach().clone()[None])
         self._task = task
