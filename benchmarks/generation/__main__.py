@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks.convergence.environment import environment
+from benchmarks.environment import environment
 from benchmarks.generation.backprop import EPOCHS, RATES, lora
 from benchmarks.generation.report import figures, rows
 from benchmarks.generation.rows import prepare

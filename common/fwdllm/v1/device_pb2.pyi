@@ -121,7 +121,7 @@ class CheckInResponse(_message.Message):
     def __init__(self, next: _Optional[_Union[CheckInWindow, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., message: _Optional[str] = ..., open_assignments: _Optional[_Iterable[str]] = ..., unix_s: _Optional[int] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("assignment_id", "job_id", "job_name", "round", "header", "manifest_sha256", "version", "theta_digest", "deadline_ms", "directions", "evaluate", "feature_sums", "secure_aggregation")
+    __slots__ = ("assignment_id", "job_id", "job_name", "round", "header", "manifest_sha256", "version", "theta_digest", "deadline_ms", "directions", "evaluate", "feature_sums", "secure_aggregation", "mirror")
     ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +135,7 @@ class Assignment(_message.Message):
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
     FEATURE_SUMS_FIELD_NUMBER: _ClassVar[int]
     SECURE_AGGREGATION_FIELD_NUMBER: _ClassVar[int]
+    MIRROR_FIELD_NUMBER: _ClassVar[int]
     assignment_id: str
     job_id: str
     job_name: str
@@ -148,7 +149,8 @@ class Assignment(_message.Message):
     evaluate: bool
     feature_sums: bool
     secure_aggregation: SecureAggregation
-    def __init__(self, assignment_id: _Optional[str] = ..., job_id: _Optional[str] = ..., job_name: _Optional[str] = ..., round: _Optional[int] = ..., header: _Optional[_Union[_ledger_pb2.RunHeader, _Mapping]] = ..., manifest_sha256: _Optional[bytes] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[DirectionTask, _Mapping]]] = ..., evaluate: bool = ..., feature_sums: bool = ..., secure_aggregation: _Optional[_Union[SecureAggregation, _Mapping]] = ...) -> None: ...
+    mirror: str
+    def __init__(self, assignment_id: _Optional[str] = ..., job_id: _Optional[str] = ..., job_name: _Optional[str] = ..., round: _Optional[int] = ..., header: _Optional[_Union[_ledger_pb2.RunHeader, _Mapping]] = ..., manifest_sha256: _Optional[bytes] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[DirectionTask, _Mapping]]] = ..., evaluate: bool = ..., feature_sums: bool = ..., secure_aggregation: _Optional[_Union[SecureAggregation, _Mapping]] = ..., mirror: _Optional[str] = ...) -> None: ...
 
 class SecureAggregation(_message.Message):
     __slots__ = ("session", "member", "weight")
@@ -233,20 +235,20 @@ class WeightsChunk(_message.Message):
     def __init__(self, kind: _Optional[_Union[WeightsChunk.Kind, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("assignment_id", "first_index", "derivatives", "evaluation", "effort", "halves")
+    __slots__ = ("assignment_id", "first_index", "derivatives", "evaluation", "usage", "halves")
     ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
     FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
     DERIVATIVES_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
-    EFFORT_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     HALVES_FIELD_NUMBER: _ClassVar[int]
     assignment_id: str
     first_index: int
     derivatives: _containers.RepeatedScalarFieldContainer[float]
     evaluation: EvaluationCounts
-    effort: Effort
+    usage: ResourceUsage
     halves: bytes
-    def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., derivatives: _Optional[_Iterable[float]] = ..., evaluation: _Optional[_Union[EvaluationCounts, _Mapping]] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ..., halves: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., derivatives: _Optional[_Iterable[float]] = ..., evaluation: _Optional[_Union[EvaluationCounts, _Mapping]] = ..., usage: _Optional[_Union[ResourceUsage, _Mapping]] = ..., halves: _Optional[bytes] = ...) -> None: ...
 
 class EvaluationCounts(_message.Message):
     __slots__ = ("correct", "total", "f1")
@@ -258,7 +260,7 @@ class EvaluationCounts(_message.Message):
     f1: float
     def __init__(self, correct: _Optional[int] = ..., total: _Optional[int] = ..., f1: _Optional[float] = ...) -> None: ...
 
-class Effort(_message.Message):
+class ResourceUsage(_message.Message):
     __slots__ = ("seconds", "example_passes", "peak_rss_bytes", "bytes_sent", "bytes_received", "artifact_bytes", "joules")
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     EXAMPLE_PASSES_FIELD_NUMBER: _ClassVar[int]
@@ -297,16 +299,16 @@ class ReportResponse(_message.Message):
     def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., accepted: _Optional[int] = ..., repeated: _Optional[int] = ..., late: _Optional[int] = ..., unusable: _Optional[int] = ..., stop: bool = ..., next: _Optional[_Union[CheckInWindow, _Mapping]] = ...) -> None: ...
 
 class FeatureSumsRequest(_message.Message):
-    __slots__ = ("assignment_id", "sums", "last", "effort")
+    __slots__ = ("assignment_id", "sums", "last", "usage")
     ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
     SUMS_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
-    EFFORT_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     assignment_id: str
     sums: _containers.RepeatedCompositeFieldContainer[ClassSum]
     last: bool
-    effort: Effort
-    def __init__(self, assignment_id: _Optional[str] = ..., sums: _Optional[_Iterable[_Union[ClassSum, _Mapping]]] = ..., last: bool = ..., effort: _Optional[_Union[Effort, _Mapping]] = ...) -> None: ...
+    usage: ResourceUsage
+    def __init__(self, assignment_id: _Optional[str] = ..., sums: _Optional[_Iterable[_Union[ClassSum, _Mapping]]] = ..., last: bool = ..., usage: _Optional[_Union[ResourceUsage, _Mapping]] = ...) -> None: ...
 
 class ClassSum(_message.Message):
     __slots__ = ("label", "rows", "features")
