@@ -50,8 +50,9 @@ class LinearisedLoss:
         """Return the change from θ to each of ``copies`` of the block, ``[P, block size]``: float64 ``[P]``."""
         self._shared.count(self._rows, self._stage, self._stage + 1, times=len(copies))
         # The difference is exact where it is small; only then does it go into a long sum.
-        moved: NDArray[np.float64] = (self._returned(copies) - self._base).astype(np.float64)
-        return moved @ self._slopes
+        moved = (self._returned(copies) - self._base).astype(np.float64)
+        changes: NDArray[np.float64] = moved @ self._slopes
+        return changes
 
     def _returned(self, copies: Float32) -> Float32:
         return self._shared.chain.activation(self._stage, None, self._states, copies).reshape(len(copies), -1)
