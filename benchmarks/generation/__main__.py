@@ -22,9 +22,8 @@ def main() -> None:
     arguments = _arguments()
     intents = 8 if arguments.quick else arguments.intents
     files = prepare(arguments.data, output_folder("generation", arguments) / f"clinc-{intents}", intents)
-    setting = Setting(devices=arguments.devices, rounds=arguments.rounds)
-    if arguments.quick:
-        setting = Setting(devices=10, rounds=2, evaluate_every=1)
+    devices, rounds = (10, 2) if arguments.quick else (arguments.devices, arguments.rounds)
+    setting = Setting(devices, rounds=rounds, learning_rate=arguments.rate, evaluate_every=max(1, rounds // 4))
     scalars = by_scalars(files, setting)
     rates, epochs = ((RATES[0],), 1) if arguments.quick else (RATES, EPOCHS)
     runs = {f"{rate:g}": lora(files, rate, epochs) for rate in rates}
@@ -49,6 +48,7 @@ def _arguments() -> argparse.Namespace:
     options.add_argument(
         "--rounds", type=int, default=Setting().rounds, metavar="N", help="of a fifth of the devices (60)"
     )
+    options.add_argument("--rate", type=float, default=Setting().learning_rate, help="of the scalars (0.01)")
     return options.parse_args()
 
 
