@@ -51,7 +51,8 @@ def _trained(files: Files, rate: float, epochs: int) -> list[Mapping[str, Any]]:
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=rate, weight_decay=0)
     steps = epochs * -(-len(rows.training) // _BATCH)
     schedule = get_linear_schedule_with_warmup(optimizer, round(_WARM_UP * steps), steps)
-    found, began = [], time.monotonic()
+    found: list[Mapping[str, Any]] = []
+    began = time.monotonic()
     for epoch in range(epochs + 1):
         if epoch:
             model.train()
