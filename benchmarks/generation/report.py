@@ -13,28 +13,27 @@ Runs = Mapping[str, Sequence[Mapping[str, Any]]]
 
 def rows(scalars: Mapping[str, Any], runs: Runs) -> tuple[Sequence[str], Sequence[Sequence[str]]]:
     """Header and rows: what was trained how long, and what then holds on the test rows."""
-    first, *_, last = scalars["points"]
+    first = next(iter(scalars.values()))["points"][0]
     header = ["trained", "test loss a token", "exact completion, teacher-forced"]
     found = [["nothing", f"{first['loss']:.3f}", f"{first['exact_match']:.1%}"]]
     for rate, points in runs.items():
         for point in points[1:]:
             name = f"LoRA by backpropagation, {rate}, epoch {point['epoch']}"
             found.append([name, f"{point['test']['loss']:.3f}", f"{point['test']['exact_match']:.1%}"])
-    name = f"side network by scalars, {last['version']} rounds"
-    return header, [*found, [name, f"{last['loss']:.3f}", f"{last['exact_match']:.1%}"]]
+    for rate, run in scalars.items():
+        last = run["points"][-1]
+        name = f"side network by scalars, {rate}, round {last['version']}"
+        found.append([name, f"{last['loss']:.3f}", f"{last['exact_match']:.1%}"])
+    return header, found
 
 
-def figures(
-    scalars: Mapping[str, Any],
-    runs: Runs,
-    seconds: Mapping[str, float],
-    devices: int,
-) -> list[Figure]:
-    """Compare the last round with the best epoch of LoRA's best rate by validation."""
-    first, *_, last = scalars["points"]
+def figures(scalars: Mapping[str, Any], runs: Runs, seconds: Mapping[str, float], devices: int) -> list[Figure]:
+    """Compare the best versions of both by the loss on the validation rows."""
     points = [{"rate": rate, **point} for rate, run in runs.items() for point in run]
-    reference, start = min(points, key=lambda point: point["validation"]["loss"]), next(iter(runs.values()))[0]
-    gained, wanted = first["loss"] - last["loss"], start["test"]["loss"] - reference["test"]["loss"]
+    reference, start = min(points, key=lambda point: point["validation"]["loss"]), points[0]
+    versions = [{"rate": rate, **point} for rate, run in scalars.items() for point in run["points"]]
+    best, first = min(versions, key=lambda point: point["validation"]), versions[0]
+    gained, wanted = first["loss"] - best["loss"], start["test"]["loss"] - reference["test"]["loss"]
     return [
         make_figure(
             "loss_gain_ratio_clinc",
@@ -44,9 +43,12 @@ def figures(
             "higher",
         )
         | {
-            "loss": rounded(last["loss"]),
-            "exact_match": rounded(last["exact_match"]),
-            "peer": {"lora": reference, "loss_before": start["test"]["loss"]},
+            "loss_before": rounded(first["loss"]),
+            "rate": best["rate"],
+            "round": best["version"],
+            "loss": rounded(best["loss"]),
+            "exact_match": rounded(best["exact_match"]),
+            "peer": {"lora": reference},
         },
         make_figure(
             "cpu_ratio_today_over_new",
@@ -55,5 +57,5 @@ def figures(
             10.0,
             "higher",
         ),
-        make_figure("mb_up_per_device", rounded(last["bytes_up"] / devices / 1e6), "MB, all rounds together", 0.5),
+        make_figure("mb_up_per_device", rounded(best["bytes_up"] / devices / 1e6), "MB, all rounds together", 0.5),
     ]

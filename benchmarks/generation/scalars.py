@@ -28,6 +28,8 @@ from fwdllm_server.preparation.model_export import export_model
 from fwdllm_server.simulation.curve import Point
 from fwdllm_server.simulation.population import Population
 from fwdllm_server.simulation.simulation import Simulation
+from fwdllm_server.simulation.store import DATABASE, JOB_ID, SimulationStore
+from fwdllm_server.store import ledger
 
 _SEED = 1
 _THREADS = 1
@@ -78,7 +80,17 @@ def by_scalars(files: Files, setting: Setting) -> Mapping[str, Any]:
         }
         kept.write_text(json.dumps(found, indent=1), encoding="utf-8")
     result: Mapping[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
-    return result
+    losses = _validation_losses(files.folder / setting.name)
+    return {**result, "points": [{**point, "validation": losses[point["version"]]} for point in result["points"]]}
+
+
+def _validation_losses(folder: Path) -> Mapping[int, float | None]:
+    store = SimulationStore(folder / DATABASE)
+    try:
+        with store.transaction() as connection:
+            return {each.version: each.validation_loss for each in ledger.evaluations_of(connection, JOB_ID)}
+    finally:
+        store.close()
 
 
 def exported(files: Files) -> JobFolder:
