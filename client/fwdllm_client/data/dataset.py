@@ -89,6 +89,15 @@ class Dataset:
             labels = np.nan_to_num(labels).astype(np.float32)
         return labels
 
+    @cached_property
+    def predicted(self) -> NDArray[np.int64]:
+        """How many tokens of each row are predicted from those before them, int64 ``[rows]``."""
+        return np.zeros(len(self), dtype=np.int64)
+
+    def places(self, row: int) -> NDArray[np.int64]:  # noqa: ARG002
+        """Return the positions in a row at which the next token is predicted, int64 ``[predicted]``."""
+        return np.zeros(0, dtype=np.int64)
+
     @classmethod
     def of_targets(cls, token_ids: NDArray[np.int32], offsets: NDArray[np.int64], targets: NDArray[Any]) -> Self:
         """Return the dataset of these rows whose labels :meth:`targets` has given for all of them together."""

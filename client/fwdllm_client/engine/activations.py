@@ -12,7 +12,7 @@ import os
 import weakref
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import structlog
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fwdllm_common.files import storage_error
 
+IntOrArray = TypeVar("IntOrArray", int, NDArray[np.int64])
 Activation = NDArray[Any]
 """A row's activation, float16 or float32 ``[tokens, width]``."""
 ENTRY_BYTES = 8
@@ -57,7 +58,7 @@ def unpacked_features(kept: Activation, features: int) -> NDArray[np.float32]:
     return lines.reshape(-1).view(np.uint8)[: 4 * features].view(np.float32)
 
 
-def lines_of(features: int, width: int) -> int:
+def lines_of(features: IntOrArray, width: int) -> IntOrArray:
     """How many lines of an activation, float16 ``[T, width]``, so many features take, float32."""
     return -(-4 * features // (2 * width))
 

@@ -3,7 +3,8 @@
 * Its nodes have known operators: arithmetic on tensors, no loops, no subgraphs, no custom operators.
 * Its constants are in the graph or in the stage's own weights file.
 * Only the first stage reads tokens; a later stage may only test which of them are padding.
-* The last stage's loss is the task's loss of its logits, and nothing else reads the labels.
+* The last stage's loss is the task's loss of its logits, and nothing else reads the labels, but for slopes: products of
+  constants with the softmax of these logits minus 1 at the token to be predicted.
 * Features go from the last frozen stage to the last one, in a chain that the manifest says has them, and nowhere else.
 
 The graph is parsed by protobuf, as in ONNX Runtime, with the fields of the format that the audit needs.
@@ -72,13 +73,16 @@ def audit_stage(folder: Path, manifest: Manifest, index: int) -> None:
     graph.check_operators()
     graph.check_constants()
     gives_features = manifest.features > 0 and index == manifest.frozen - 1
-    graph.check_values(_LOSS if is_last else {"next_activation", "features"} if gives_features else {"next_activation"})
+    outputs = {"next_activation", "features"} if gives_features else {"next_activation"}
+    graph.check_values(_LOSS | ({"slopes"} if manifest.linearised else set()) if is_last else outputs)
     if index > 0:
         graph.check_tokens(manifest.pad_token_id)
     if "features" in stage.inputs and not (is_last and manifest.features):
         raise graph.refused("reads features, which only the last stage of a chain with features may")
     if is_last:
-        graph.check_loss(manifest.task, manifest.features > 0)
+        graph.check_loss(manifest.task, manifest.features > 0 and not manifest.at_targets)
+        if manifest.linearised:
+            graph.check_slopes()
     elif "labels" in stage.inputs:
         raise graph.refused("reads labels before the last stage")
 
@@ -161,8 +165,13 @@ class _Graph:
 
         Where the graph ``has_copies`` of θ on an axis of their own, the loss is that of each row with each copy.
         """
-        if not task_named(task).is_loss(self._nodes, has_copies):
+        if not task_named(task).is_loss(self._nodes.behind(_LOSS), has_copies):
             raise self.refused(f"returns a loss that is not the one of {task}")
+
+    def check_slopes(self) -> None:
+        """Check that the slopes are those of the loss in logits that are linear in something, and nothing else."""
+        if not self._nodes.behind({"slopes"}, {"logits"}).is_slope_of_tokens("slopes", "logits"):
+            raise self.refused("returns slopes that are not those of the loss")
 
 
 def _size(text: str) -> float:

@@ -9,7 +9,8 @@ stages activations stay in float32, so that the numbers are those of a prefix in
 the rows at a time. Rows for which the cache has no room go through the stages a portion at a time too.
 
 In a chain with features only what the frozen stages give is kept. The stages of blocks below the perturbed one are run
-for all rows of a group together: they are small and loaded anyway.
+for all rows of a group together: they are small and loaded anyway. In a chain at targets nothing of the other tokens is
+kept.
 """
 
 from __future__ import annotations
@@ -66,6 +67,15 @@ class Rows:
     check_cancelled: Callable[[], None] = always
     min_batch_rows: int = 1
 
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Of how many tokens of each row what the frozen stages give is kept, int64 ``[rows]``."""
+        return self.dataset.predicted if self.chain.manifest.at_targets else self.dataset.lengths
+
+    def count(self, rows: RowIndices, first: int, stop: int, times: int = 1) -> None:
+        """Count ``times`` runs of the stages ``[first, stop)`` for ``rows``."""
+        self.cost.add(self.padded[rows], first, stop, times, self.dataset.predicted[rows])
+
 
 class BasePass:
     """Activations at θ, float32 ``[d]``."""
@@ -118,13 +128,13 @@ class BasePass:
         boundary = self._shared.chain.boundary(stage)
         rows = self._kept(boundary, group)
         if self._shared.chain.manifest.features:
-            lengths = self._shared.dataset.lengths[group.rows]
+            lengths = self._shared.lengths[group.rows]
             rows = [row[:length] for row, length in zip(rows, lengths, strict=True)]
         activation = self._padded(boundary, rows, group.tokens)
         if boundary == stage - 1:
             return activation
         text = text_of(self._shared.dataset, group, self._shared.chain.manifest.pad_token_id)
-        self._shared.cost.add(self._shared.padded[group.rows], boundary + 1, stage)
+        self._shared.count(group.rows, boundary + 1, stage)
         output = activation.astype(np.float32)
         for index in range(boundary + 1, stage):
             copies = self._shared.chain.theta_of(index, self._theta)
@@ -132,9 +142,17 @@ class BasePass:
         return output
 
     def features(self, group: Group) -> Float32:
-        """Return the features that the frozen stages give beside their activation, float32 ``[N, features]``."""
+        """Return the features that the frozen stages give beside their activation, float32 ``[N, features]``.
+
+        At targets they are ``[N, T, features]``, zero after those of a row.
+        """
         manifest = self._shared.chain.manifest
         kept = self._kept(manifest.frozen - 1, group)
+        if manifest.at_targets:
+            padded = np.zeros((len(kept), group.tokens, manifest.features), dtype=np.float32)
+            for target, row, length in zip(padded, kept, self._shared.lengths[group.rows].tolist(), strict=True):
+                target[:length] = unpacked_features(row, length * manifest.features).reshape(length, -1)
+            return padded
         return np.stack([unpacked_features(row, manifest.features) for row in kept])
 
     def _kept(self, boundary: int, group: Group) -> Sequence[Activation]:
@@ -169,6 +187,10 @@ class BasePass:
         dtype = cache_dtype(per_token)
         outputs = self._prefix(rows) if stage < self._shared.chain.manifest.frozen else self._block(stage, rows)
         for row, (output, features) in zip(rows, outputs, strict=True):
+            if self._shared.chain.manifest.at_targets and features is not None:
+                places = self._shared.dataset.places(row)
+                yield packed(rounded(output[0, places], dtype), features[0, places].reshape(-1))
+                continue
             kept = rounded(output[0, : int(self._shared.dataset.lengths[row])] if per_token else output, dtype)
             yield kept if features is None else packed(kept, features[0])
 
@@ -197,7 +219,7 @@ class BasePass:
     def _run(self, stage: int, row: int, before: Float32 | None, copies: Float32 | None) -> Output:
         shared, group = self._shared, Group(np.array([row], dtype=np.int64), int(self._shared.padded[row]))
         shared.check_cancelled()
-        shared.cost.add(shared.padded[group.rows], stage, stage + 1)
+        shared.count(group.rows, stage, stage + 1)
         text = text_of(shared.dataset, group, shared.chain.manifest.pad_token_id)
         manifest = shared.chain.manifest
         if manifest.features and stage == manifest.frozen - 1:

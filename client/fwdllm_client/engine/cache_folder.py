@@ -70,6 +70,8 @@ def _kept(manifest: Manifest) -> Sequence[int]:
 
 def _lengths(manifest: Manifest, stage: Stage, dataset: Dataset) -> NDArray[np.int64]:
     """Lines of each row."""
+    if manifest.at_targets:
+        return dataset.predicted + lines_of(dataset.predicted * manifest.features, stage.width)
     if manifest.features:
         return dataset.lengths + lines_of(manifest.features, stage.width)
     return dataset.lengths if stage.per_token else np.ones(len(dataset), dtype=np.int64)

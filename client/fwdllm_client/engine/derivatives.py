@@ -2,13 +2,14 @@
 
 For directions v_1 … v_K and one batch of local rows, the device returns (L(θ + εv_k) − L(θ)) / ε. The base loss L(θ) is
 computed once and shared: K directions cost K + 1 passes. The paper's central difference, (L(θ + εv_k) − L(θ − εv_k))
-/ 2ε, costs 2K. Everything below the perturbed block is the same for all of them and comes from the cache. Several
-perturbed copies go through the frozen weights together.
+/ 2ε, costs 2K. In a linearised chain L is what :mod:`fwdllm_client.engine.linearised` says. Everything below the
+perturbed block is the same for all of them and comes from the cache. Several perturbed copies go through the frozen
+weights together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from fwdllm.v1 import device_pb2
 from fwdllm_client.data.split import RowIndices
 from fwdllm_client.engine.base_pass import BasePass, Rows
 from fwdllm_client.engine.batches import distinct_rows, nested_size, same_rows, sample_rows
+from fwdllm_client.engine.linearised import LinearisedLoss
 from fwdllm_client.engine.runs import RunInputs, TiledBatch, copies_per_run, run_groups
 from fwdllm_client.engine.stages import Float32
 from fwdllm_common.errors import BadInputError, NotAllowedError
@@ -103,27 +105,32 @@ def directional_derivatives(
     base_pass.fill(stage, batch)
     weights = [shared.dataset.weights(group.rows) for group in groups]
     total_weight = sum(float(each.sum()) for each in weights)
-    tiled = TiledBatch([RunInputs(shared, base_pass, stage, group) for group in base_pass.ready(stage, groups)])
+    inputs = [RunInputs(shared, base_pass, stage, group) for group in base_pass.ready(stage, groups)]
+    tiled = TiledBatch(inputs)
     chain.unload_all_but(range(chain.boundary(stage) + 1, chain.last + 1))
 
     def mean_loss(copies: Float32) -> Derivatives:
         """L of each copy of the block: the weighted mean of per-example float32 losses, summed in float64."""
-        shared.cost.add(shared.padded[batch], stage, chain.last + 1, times=len(copies))
+        shared.count(batch, stage, chain.last + 1, times=len(copies))
         total = np.zeros(len(copies))
         for (text, activation, labels, features), weight in zip(tiled.inputs(len(copies)), weights, strict=True):
             (losses,) = chain.loss(stage, text, activation, labels, [copies, *later], features=features)
             total += (losses.reshape(len(copies), -1) * weight).sum(axis=1)
         return total / total_weight
 
-    base_loss = None if task.central else mean_loss(chain.theta_of(stage, theta))
+    loss: Callable[[Float32], Derivatives] = mean_loss
     together = copies_per_run(shared, stage, groups)
+    if chain.manifest.linearised:
+        loss = linearised = LinearisedLoss(shared, theta, stage, groups, inputs)
+        together = linearised.copies_per_run
+    base_loss = None if task.central else loss(chain.theta_of(stage, theta))
     for first in range(task.done, len(task.seeds), together):
         seeds = task.seeds[first : first + together]
-        ahead = mean_loss(directions.perturb(theta[block.slice], seeds, block.start, float(epsilon)))
+        ahead = loss(directions.perturb(theta[block.slice], seeds, block.start, float(epsilon)))
         if base_loss is not None:
             yield first, (ahead - base_loss) / np.float64(epsilon)
         else:
-            behind = mean_loss(directions.perturb(theta[block.slice], seeds, block.start, -float(epsilon)))
+            behind = loss(directions.perturb(theta[block.slice], seeds, block.start, -float(epsilon)))
             yield first, (ahead - behind) / (2 * np.float64(epsilon))
 
 

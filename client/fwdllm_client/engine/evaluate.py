@@ -74,4 +74,4 @@ def scored(shared: Rows, theta: Float32, rows: RowIndices) -> Iterator[tuple[Row
         text, activation, labels, features = RunInputs(shared, base, stage, group).tiled(1)
         losses, logits = chain.loss(stage, text, activation, labels, head, ("loss", "logits"), features)
         yield group.rows, losses, logits
-    shared.cost.add(shared.padded[rows], stage, stage + 1)
+    shared.count(rows, stage, stage + 1)

@@ -20,7 +20,12 @@ FLOATS_PER_RUN = 1 << 20
 
 
 def run_groups(shared: Rows, stage: int, rows: RowIndices) -> list[Group]:
-    """Split ``rows`` into groups that run together from ``stage`` on, by length if the stages read tokens."""
+    """Split ``rows`` into groups that run together from ``stage`` on, by length if the stages read tokens.
+
+    The tokens of a group of a chain at targets are those to be predicted.
+    """
+    if shared.chain.manifest.at_targets:
+        return list(group_by_doubling(rows, shared.lengths[rows], FLOATS_PER_RUN // _widest(shared, stage)))
     if shared.chain.manifest.features:
         return list(group_by_doubling(rows, shared.padded[rows], FLOATS_PER_RUN // _width_kept(shared)))
     if shared.chain.reads_tokens(stage):
@@ -33,8 +38,8 @@ def copies_per_run(shared: Rows, stage: int, groups: list[Group]) -> int:
     """Return how many perturbed copies run together, at least 1."""
     theta = FLOATS_PER_RUN // shared.chain.block_size(stage)
     if shared.chain.manifest.features:
-        widest = max(each.width for each in shared.chain.manifest.stages[stage:])
-        return max(1, min(theta, FLOATS_PER_RUN // (max(len(group.rows) for group in groups) * widest)))
+        lines = max(len(group.rows) * (group.tokens if shared.chain.manifest.at_targets else 1) for group in groups)
+        return max(1, min(theta, FLOATS_PER_RUN // (lines * _widest(shared, stage))))
     if shared.chain.reads_tokens(stage):
         activations = shared.tokens_per_run // max(len(group.rows) * group.tokens for group in groups)
     else:
@@ -50,6 +55,7 @@ class RunInputs:
     """The inputs of a group except θ, for ``stage`` and later ones; construction computes the base activation."""
 
     def __init__(self, shared: Rows, base: BasePass, stage: int, group: Group) -> None:
+        self._is_at_targets = shared.chain.manifest.at_targets
         self._activation = base.before(stage, group)
         self._features = base.features(group) if shared.chain.manifest.features else None
         self._labels = shared.dataset.targets(group.rows, group.tokens)
@@ -59,6 +65,8 @@ class RunInputs:
     def tiled(self, copies: int) -> Inputs:
         """Return the inputs of the group's rows, repeated for each copy of θ unless the stages do so themselves."""
         activation = self._activation.astype(np.float32)
+        if self._features is not None and self._is_at_targets:
+            return self._text, activation, _tiled(self._labels, copies), _tiled(self._features, copies)
         if self._features is not None:
             return self._text, activation, self._labels, self._features
         text = self._text and Text(_tiled(self._text.input_ids, copies), _tiled(self._text.attention_mask, copies))
@@ -83,6 +91,10 @@ class TiledBatch:
 
 def _tiled(rows: NDArray[Any], copies: int) -> NDArray[Any]:
     return np.tile(rows, (copies, *(1,) * (rows.ndim - 1)))
+
+
+def _widest(shared: Rows, stage: int) -> int:
+    return max(each.width for each in shared.chain.manifest.stages[stage:])
 
 
 def _width_before(shared: Rows, stage: int) -> int:

@@ -47,6 +47,8 @@ class StageChain:
     def reads_tokens(self, stage: int) -> bool:
         """Whether the length of the texts matters from this stage on."""
         stages = self.manifest.stages
+        if self.manifest.at_targets:
+            return stage < self.manifest.frozen
         return stage == 0 or stages[stage - 1].per_token or any(_TEXT_INPUTS & set(s.inputs) for s in stages[stage:])
 
     def block_size(self, stage: int) -> int:
@@ -54,8 +56,11 @@ class StageChain:
         return self._block(stage).size
 
     def theta_of(self, stage: int, theta: Float32) -> Float32:
-        """Return the block of θ that a stage after the prefix reads, as a single copy: float32 ``[1, block size]``."""
-        return theta[None, self._block(stage).slice]
+        """Return the block of θ that a stage after the prefix reads, as a single copy: float32 ``[1, block size]``.
+
+        It is empty for a last stage without a block.
+        """
+        return theta[None, self._block(stage).slice if self.manifest.stages[stage].block else slice(0)]
 
     def unload_all_but(self, stages: range) -> None:
         """Give back the memory of every other stage; it is loaded again when it is needed."""
@@ -82,11 +87,14 @@ class StageChain:
     def with_features(self, stage: int, text: Text, activation: Float32 | None) -> tuple[Float32, Float32]:
         """Return what the last frozen stage of a chain with features returns: ``[N, T, width]`` and ``[N, features]``.
 
+        In a chain at targets each token has features, ``[N, T, features]``.
+
         :raises BadInputError: they have another width than the manifest says.
         """
         values = self._run(stage, ["next_activation", "features"], _feeds(text, activation=activation))
         numbers, features = (value.numpy() for value in values)
-        if features.shape[1:] != (self.manifest.features,):
+        per_row = numbers.shape[1:2] if self.manifest.at_targets else ()
+        if features.shape[1:] != (*per_row, self.manifest.features):
             raise BadInputError(
                 f"{self.manifest.stages[stage].graph.name} gives features of shape {features.shape}, "
                 f"and the manifest says {self.manifest.features}; the bundle is wrong"
@@ -106,7 +114,7 @@ class StageChain:
         """Return the loss per example, float32 ``[N]``, and logits if asked for, from the input of stage ``first``.
 
         ``copies`` holds, for each stage from ``first`` on, float32 ``[P, block size]``: row n uses copy n // (N / P).
-        With ``features`` N / P rows go in, and the stages repeat them.
+        With ``features`` N / P rows go in, and the stages repeat them; at targets the labels and features of N rows.
         """
         feeds = _feeds(text, activation=activation, labels=labels, features=features)
         for stage, theta in enumerate(copies, start=first):
@@ -114,7 +122,7 @@ class StageChain:
             if stage < self.last:
                 feeds["activation"] = self._run(stage, ["next_activation"], feeds)[0]
         found: list[Float32] = [value.numpy() for value in self._run(self.last, outputs, feeds)]
-        if features is not None:  # the axis of copies comes behind the rows'
+        if features is not None and not self.manifest.at_targets:  # the axis of copies comes behind the rows'
             found = [array.swapaxes(0, 1).reshape(-1, *array.shape[2:]) for array in found]
         return found
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -12,14 +12,33 @@ from fwdllm.graph import onnx_pb2
 _FLOAT32, _INT64 = 1, 7
 _SOFTPLUS_THRESHOLD = 20.0
 """torch's own: e⁻²⁰ is below the precision of float32 beside 20."""
+_PRODUCTS = {("", "MatMul"), ("com.microsoft", "MatMulNBits")}
 
 
 class LossGraph:
-    """The nodes of ``graph``, whose inputs are called ``inputs``; every value is defined once."""
+    """The nodes of ``graph``, whose inputs are called ``inputs``; every value is defined once.
 
-    def __init__(self, graph: onnx_pb2.Graph, inputs: Collection[str]) -> None:
+    With ``nodes`` it is these of them alone.
+    """
+
+    def __init__(
+        self, graph: onnx_pb2.Graph, inputs: Collection[str], nodes: Sequence[onnx_pb2.Node] | None = None
+    ) -> None:
         self._graph = graph
         self._inputs = frozenset(inputs)
+        self._nodes = list(graph.node) if nodes is None else nodes
+
+    def behind(self, values: Collection[str], stops: Collection[str] = ()) -> LossGraph:
+        """Return the part of the graph on which ``values`` depend, looking no further than ``stops``."""
+        seen, pending = set(stops), list(values)
+        while pending:
+            name = pending.pop()
+            if name not in seen:
+                seen.add(name)
+                pending += self._makers[name].input if name in self._makers else ()
+        needed = seen - set(stops)
+        kept = [node for node in self._nodes if needed.intersection(node.output)]
+        return LossGraph(self._graph, {*self._inputs, *stops}, kept)
 
     def scores_behind(self, value: str, *operators: str, axes: Collection[int], is_expanded: bool = False) -> str:
         """Return the value whose log-softmax is looked up at the labels to give ``value``; "" if there is none.
@@ -138,6 +157,38 @@ class LossGraph:
             and self.origins(total.input[2]) == set()
         )
 
+    def is_slope_of_tokens(self, value: str, scores: str) -> bool:
+        """Whether ``value`` is constants times the softmax of ``scores`` less 1 at each token of the labels.
+
+        Labels are pairs of a position and a token; nothing else of them is read.
+        """
+        products = 0
+        while (node := self._product(value)) is not None:
+            value, products = node.input[0], products + 1
+        difference = self._behind(value, "Sub")
+        softmax = difference and self._behind(difference.input[0], "Softmax")
+        is_token = difference and self._behind(difference.input[1], "Cast", "Equal")
+        if not (products and softmax and is_token):
+            return False
+        tokens = [node for name in is_token.input if (node := self._behind(name, "Unsqueeze", "Gather")) is not None]
+        numbers = [name for name in is_token.input if self.origins(name) == set()]
+        return (
+            softmax.input[0] == scores
+            and axis_of(softmax, -1) in (2, -1)
+            and len(tokens) == len(numbers) == 1
+            and tokens[0].input[0] == "labels"
+            and axis_of(tokens[0], 0) == 2
+            and self.integers(tokens[0].input[1]) == [1]
+            and self.times_read("labels") == 1
+        )
+
+    def _product(self, value: str) -> onnx_pb2.Node | None:
+        """Return the node that multiplies something with constants to give ``value``, and who else reads it not."""
+        node = self._makers.get(value)
+        if node is None or (node.domain, node.op_type) not in _PRODUCTS or self.times_read(value) > 1:
+            return None
+        return node if all(self.origins(name) == set() for name in node.input[1:]) else None
+
     def _behind(self, value: str, *operators: str) -> onnx_pb2.Node | None:
         """Return the node at the end of a chain of operators, the last one first; what is inside goes nowhere else."""
         node = None
@@ -155,11 +206,11 @@ class LossGraph:
 
     def readers(self, value: str) -> Iterator[onnx_pb2.Node]:
         """Yield the nodes that read ``value``."""
-        return (node for node in self._graph.node if value in node.input)
+        return (node for node in self._nodes if value in node.input)
 
     def times_read(self, value: str) -> int:
         """Count the places where ``value`` is read."""
-        return sum(list(node.input).count(value) for node in self._graph.node)
+        return sum(list(node.input).count(value) for node in self._nodes)
 
     def integers(self, value: str) -> list[int]:
         """Return the values of the int64 constant ``value``; empty if it is not such a constant."""
@@ -207,12 +258,12 @@ class LossGraph:
 
     @cached_property
     def _makers(self) -> dict[str, onnx_pb2.Node]:
-        return {name: node for node in self._graph.node for name in node.output}
+        return {name: node for node in self._nodes for name in node.output}
 
     @cached_property
     def _constants(self) -> dict[str, onnx_pb2.Tensor]:
         found = {tensor.name: tensor for tensor in self._graph.initializer}
-        made = ((node, each) for node in self._graph.node if node.op_type == "Constant" for each in node.attribute)
+        made = ((node, each) for node in self._nodes if node.op_type == "Constant" for each in node.attribute)
         return found | {node.output[0]: each.t for node, each in made if each.name == "value"}
 
     def _is_size(self, value: str) -> bool:

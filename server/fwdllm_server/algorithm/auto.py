@@ -93,7 +93,8 @@ def is_worth_a_frame(size: int, share: float, rounds: RoundsSection, masked: boo
 def direction_shares(manifest: Manifest) -> Mapping[str, float]:
     """Return a direction's cost per block on one row, as a share of a pass, for half of the longest text."""
     costs = manifest.row_costs(np.array([manifest.max_tokens / 2]))
-    return {name: float(costs[manifest.stage_of(name) :].sum() / costs.sum()) for name in manifest.layout.blocks}
+    stages = {name: list(manifest.direction_stages(name)) for name in manifest.layout.blocks}
+    return {name: float(costs[each].sum() / costs.sum()) for name, each in stages.items()}
 
 
 def _complete(size: int) -> int:

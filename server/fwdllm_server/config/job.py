@@ -212,13 +212,16 @@ class PerturbationSection(_Section):
     """How θ is perturbed.
 
     It is moved by ε = max(``epsilon``, ``relative`` · RMS of the block's weights) along directions of a
-    ``distribution``; the scalar is the ``difference`` of losses over that, to θ itself or to the opposite side.
+    ``distribution``; the scalar is the ``difference`` of losses over that, to θ itself or to the opposite side. With a
+    ``linearised_loss`` the loss is taken by its slopes at θ where a model has them, which those that generate with side
+    modules do.
     """
 
     distribution: Distribution = "rademacher"
     difference: Literal["one-sided", "central"] = "one-sided"
     epsilon: float = Field(default=1e-3, gt=0)
     relative: float = Field(default=0.01, ge=0)
+    linearised_loss: bool = True
 
     def epsilon_at(self, weights: Float32Vector) -> float:
         """ε for a block with these weights, float32 ``[block size]``."""
@@ -421,6 +424,12 @@ class JobSpec(_Section):
     tracking: TrackingSection = TrackingSection()
     blocks: dict[BlockName, BlockSection] = Field(min_length=1)
 
+    @property
+    def ignored_peft_keys(self) -> frozenset[str]:
+        """The keys of ``[peft]`` that have no effect with its method and the task."""
+        is_classifiers = self.peft.method == "side" and task_named(self.model.task).is_class
+        return self.peft.ignored_keys | ({"rank"} if is_classifiers else set())
+
     @model_validator(mode="before")
     @classmethod
     def _filled_in(cls, job: Any) -> Any:
@@ -428,14 +437,18 @@ class JobSpec(_Section):
 
     @model_validator(mode="after")
     def _blocks_are_the_methods(self) -> JobSpec:
+        task = task_named(self.model.task)
+        is_classifiers = self.peft.method == "side" and task.is_class
         if self.peft.method == "side":
-            if not task_named(self.model.task).is_class:
-                raise ValueError(f'the method "side" is for classification, not for {self.model.task}')
+            if not task.is_class and task.has_head:
+                raise ValueError(f'the method "side" is for classification and causal-lm, not for {self.model.task}')
             if self.model.one_block:
                 raise ValueError("side modules have blocks of their own; leave out one_block")
-            if self.model.pooling == "model":
+            if self.ignored_peft_keys & self.peft.model_fields_set:
+                raise ValueError('rank does nothing with the method "side" in classification; leave it out')
+            if task.is_class and self.model.pooling == "model":
                 raise ValueError('the method "side" needs [model] pooling = "layer-means" or "mean"')
-        wrong = {"peft"} if self.peft.method == "side" else {"pooling", "readout"}
+        wrong = {"peft"} if is_classifiers else {"pooling", "readout"}
         if "head" in self.blocks and not task_named(self.model.task).has_head:
             raise ValueError(f'{self.model.task} has no head to train, and so no block "head"; leave it out')
         if found := sorted(wrong & set(self.blocks)):

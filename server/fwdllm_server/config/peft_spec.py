@@ -25,7 +25,7 @@ METHOD_KEYS: Mapping[str, set[str]] = {
     "adapter": {"rank"},
     "bitfit": set(),
     "ia3": set(),
-    "side": set(),
+    "side": {"rank"},  # of a model that generates; JobSpec knows which it is
 }
 LAYER_METHODS = tuple(method for method in METHOD_KEYS if method != "side")
 """Those that change layers of the model, and so have targets and layers to be put in."""
@@ -36,7 +36,8 @@ class PeftSpec(BaseModel):
 
     ``lora`` trains A and B of every target, ``lora-fa`` B only, ``lora-xs`` a core between A and B; ``adapter`` adds
     bottlenecks of width ``rank``, ``bitfit`` trains the biases, ``ia3`` vectors that scale; ``side`` leaves
-    the model alone and trains attention poolings of its hidden states beside it. ``bases`` starts A (and for
+    the model alone and trains attention poolings of its hidden states beside it, or in a model that generates a network
+    that reads and corrects ``rank`` principal directions of its states. ``bases`` starts A (and for
     ``lora-xs`` B) from the target's ``weights`` or from its ``activations`` on unlabelled texts; None means a random A,
     for ``lora-xs`` the weights. ``targets`` are names of modules, by their last component or full path, or the
     roles ``query``, ``key`` and ``value``, which every architecture calls differently; none means the

@@ -15,7 +15,7 @@ from fwdllm_server.config.toml_model import validate
 def dump_resolved(spec: JobSpec) -> str:
     """Return ``spec`` as JSON (with ``Infinity``, as Python's :mod:`json` writes it)."""
     # The preset's name goes, or it would be expanded again. Keys that the PEFT method ignores are an error in a job.
-    return json.dumps(spec.model_dump(exclude={"preset": True, "peft": set(spec.peft.ignored_keys)}))
+    return json.dumps(spec.model_dump(exclude={"preset": True, "peft": set(spec.ignored_peft_keys)}))
 
 
 def load_resolved(text: str, where: str) -> JobSpec:

@@ -26,6 +26,7 @@ from fwdllm_server.model.adapter import ADAPTER_CONFIG, ADAPTER_FILE, BASE_FOLDE
 from fwdllm_server.model.load import TokenizerFile, quiet_transformers, source_location
 from fwdllm_server.model.modeling_fwdllm import MeanPooledClassifier
 from fwdllm_server.model.peft.bottleneck import bottleneck_widths
+from fwdllm_server.model.peft.token_side import token_side_of
 from fwdllm_server.tasks import all_tasks, task_named
 
 _CONFIG = "config.json"
@@ -58,6 +59,33 @@ class BottleneckModel({model}):
 
 # Decoders with a head look up the model below it by their configuration.
 MODEL_MAPPING.register(BottleneckConfig, MODEL_MAPPING[{config}], exist_ok=True)
+'''
+
+
+_WITH_SIDE = '''"""{model} of transformers with side modules that correct what its output matrix reads."""
+
+from transformers import MODEL_MAPPING, {config}, {model}
+
+from .modeling_fwdllm import add_token_side
+
+
+class SideConfig({config}):
+    """The configuration of a base with ``side``, the sizes of side modules."""
+
+    model_type = "fwdllm-side-{kind}"
+
+
+class SideModel({model}):
+    """See :class:`SideConfig`."""
+
+    config_class = SideConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        add_token_side(self, config.side)
+
+
+MODEL_MAPPING.register(SideConfig, MODEL_MAPPING[{config}], exist_ok=True)
 '''
 
 
@@ -135,19 +163,29 @@ def _save_base(base: Any, auto_class: str, reading: Reading, folder: Path) -> No
     if bottlenecks:
         changes["bottlenecks"] = bottlenecks
         if not isinstance(base, MeanPooledClassifier):
-            kind = base.config.model_type
-            code = _WITH_BOTTLENECKS.format(model=type(base).__name__, config=type(base.config).__name__, kind=kind)
-            (folder / "modeling_bottlenecks.py").write_text(code)
-            shutil.copy(str(modeling_fwdllm.__file__), folder)
-            names = {"AutoConfig": "BottleneckConfig", auto_class: "BottleneckModel"}
-            changes["model_type"] = f"fwdllm-{kind}"
-            changes["architectures"] = ["BottleneckModel"]
-            changes["auto_map"] = {auto: f"modeling_bottlenecks.{name}" for auto, name in names.items()}
+            changes |= _with_code(base, auto_class, _WITH_BOTTLENECKS, folder)
+    if token_side_of(base) is not None:
+        changes |= _with_code(base, auto_class, _WITH_SIDE, folder)
     if isinstance(base, MeanPooledClassifier):
         # transformers takes the place out of a configuration, and leaves it in one that is part of it.
         text_config = json.loads((folder / _CONFIG).read_bytes())["text_config"]
         changes["text_config"] = {key: value for key, value in text_config.items() if key != "_name_or_path"}
     _change(folder / _CONFIG, changes)
+
+
+def _with_code(base: Any, auto_class: str, template: str, folder: Path) -> Mapping[str, Any]:
+    """Write a class of its own for a base and return what its configuration says of it."""
+    kind = base.config.model_type
+    code = template.format(model=type(base).__name__, config=type(base.config).__name__, kind=kind)
+    config, model, full_kind = (
+        re.findall(pattern, code)[0] for pattern in (r"class (\w+Config)", r"class (\w+Model)", r'model_type = "(.*)"')
+    )
+    module = "modeling_bottlenecks" if template is _WITH_BOTTLENECKS else "modeling_side"
+    (folder / f"{module}.py").write_text(code)
+    shutil.copy(str(modeling_fwdllm.__file__), folder)
+    names = {"AutoConfig": config, auto_class: model}
+    auto_map = {auto: f"{module}.{name}" for auto, name in names.items()}
+    return {"model_type": full_kind, "architectures": [model], "auto_map": auto_map}
 
 
 def _base_tensors(base: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
+from onnxscript import rewriter
 from peft import PeftModel
 from torch import Tensor, nn
 from torch.export import Dim
@@ -24,15 +25,17 @@ from fwdllm_common.layout import Layout
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest, Stage
 from fwdllm_common.prompt import Prompt
 from fwdllm_common.task import CLASSIFICATION
+from fwdllm_server.model.architecture import head_name
 from fwdllm_server.model.batched_modules import BatchedModel, ThetaInputs, copy_sharing_weights, make_batched_model
 from fwdllm_server.model.cost import weights_multiplied
 from fwdllm_server.model.load import TokenizerFile, quiet_transformers
-from fwdllm_server.model.modeling_fwdllm import SideModules
 from fwdllm_server.model.peft.side import side_of
-from fwdllm_server.model.peft.side_stages import side_stages
+from fwdllm_server.model.peft.side_stages import SideStage, side_stages
+from fwdllm_server.model.peft.token_side import token_side_of
+from fwdllm_server.model.peft.token_side_stages import token_side_stages
 from fwdllm_server.model.segments import segment_separator
 from fwdllm_server.model.split import cut_stage, save_stage
-from fwdllm_server.model.staged import StagedLoss, StagedStates, frozen_cuts
+from fwdllm_server.model.staged import StagedLoss, StagedStates, StagedTokens, frozen_cuts
 from fwdllm_server.model.trainable import trainable_layout
 from fwdllm_server.tasks import Task, task_named
 
@@ -41,6 +44,8 @@ OPSET = 20
 STAGE_WEIGHTS = 1 << 28
 """Most weights of a frozen stage that holds more than one layer: a gigabyte in float32, a sixth of that in int4."""
 TOKENIZER_FILE = "tokenizer.json"
+_SLOW_RULES = {"SlicesSplit"}
+OUTPUT_STAGE = "output"
 
 # Sizes of the example that is traced; pairwise different, so that no two of them look like one dimension.
 _COPIES, _BATCH, _TOKENS, _COMPLETION = 2, 3, 7, 5
@@ -70,11 +75,13 @@ def export_bundle(
     folder: Path,
     one_block: bool = False,
     stage_weights: int = STAGE_WEIGHTS,
+    linearised: bool = True,
 ) -> Manifest:
     """Write tokenizer, stage graphs and ``manifest.json`` into ``folder`` (made if need be); returns the manifest.
 
     The stages are the frozen prefix and one per block of the layout, of which there is but one with ``one_block``. A
-    prefix of more than ``stage_weights`` weights becomes several stages of whole layers.
+    prefix of more than ``stage_weights`` weights becomes several stages of whole layers. Side modules of a language
+    model are ``linearised`` or not.
     Number of copies P, batch and text length stay dynamic, the length up to ``max_tokens``; the graphs call them
     ``copies_<block>``, ``rows`` and ``tokens``, for devices that have to fix them. Attention is in single operators.
 
@@ -88,11 +95,18 @@ def export_bundle(
     write_atomically(folder / TOKENIZER_FILE, inputs.tokenizer.json)
     named = task_named(inputs.task)
     separator = segment_separator(peft_model.config, inputs.tokenizer.json) if named.is_pair else None
-    side, features = side_of(peft_model.get_base_model()), 0
-    if side is not None:
+    base: Any = peft_model.get_base_model()
+    side, token_side, features = side_of(base), token_side_of(base), 0
+    if side is not None or token_side is not None:
         if one_block:
             raise BadInputError("side modules have blocks of their own; leave out one_block")
-        stages, features = _side_bundle(peft_model, side, layout, inputs.max_tokens, stage_weights, folder, separator)
+        generates = token_side is not None
+        stages, features = _frozen_bundle(peft_model, generates, separator, inputs.max_tokens, stage_weights, folder)
+        parts = [] if side is None else side_stages(layout, side.sizes, features)
+        if token_side is not None:
+            output = base.get_submodule(head_name(base))
+            parts = token_side_stages(layout, token_side, output, named, linearised)
+        stages += [_side_stage(part, inputs.max_tokens, folder) for part in parts]
     else:
         batched = make_batched_model(peft_model, layout)
         fix_rotations(batched.model, inputs.max_tokens)
@@ -114,6 +128,8 @@ def export_bundle(
         features=features,
         chat=inputs.chat,
         class_weights=tuple(inputs.class_weights),
+        at_targets=token_side is not None,
+        linearised=token_side is not None and linearised,
     )
     write_atomically(folder / MANIFEST_FILE, manifest.to_bytes())
     return manifest
@@ -162,7 +178,7 @@ def _take_sizes_from_text(model: ir.Model) -> None:
 def _traced(
     module: nn.Module, example: tuple[Any, ...], inputs: Sequence[str], outputs: Sequence[str], shapes: tuple[Any, ...]
 ) -> ir.Model:
-    with quiet_exporter(), torch.no_grad():
+    with quiet_exporter(), _without_slow_rules(), torch.no_grad():
         program = torch.onnx.export(
             module.eval(),
             example,
@@ -178,16 +194,10 @@ def _traced(
     return program.model
 
 
-def _side_bundle(
-    peft_model: PeftModel,
-    side: SideModules,
-    layout: Layout,
-    max_tokens: int,
-    stage_weights: int,
-    folder: Path,
-    separator: int | None = None,
+def _frozen_bundle(
+    peft_model: PeftModel, generates: bool, separator: int | None, max_tokens: int, stage_weights: int, folder: Path
 ) -> tuple[list[Stage], int]:
-    """Return the stages of a model with side modules, written into ``folder``, and how many features the head reads."""
+    """Return the stages below side modules, written into ``folder``, and how many features they give."""
     frozen = copy_sharing_weights(peft_model)
     fix_rotations(frozen, max_tokens)
     single_operators(frozen)
@@ -196,7 +206,7 @@ def _side_bundle(
     text = {0: Dim("rows", min=1), 1: Dim("tokens", min=2, max=max_tokens)}
     names = _frozen_names(len(cuts))
     model = _traced(
-        StagedStates(frozen, cuts, separator),
+        StagedTokens(frozen, cuts) if generates else StagedStates(frozen, cuts, separator),
         (ids, ids.clone()),
         ["input_ids", "attention_mask"],
         ["numbers", "features", *(f"cut.{name}" for name in names[1:])],
@@ -215,19 +225,24 @@ def _side_bundle(
         width = _width(values[next(iter(outputs))])
         stage = cut_stage(model, inputs, outputs)
         stages.append(_write_stage(stage, name, folder, None, True, width, weights_multiplied(stage)))
-    for part in side_stages(layout, side.sizes, features):
-        dims = {name: Dim(name, min=1) for _, axes in part.inputs.values() for name in axes.values()}
-        dims["tokens"] = Dim("tokens", min=2, max=max_tokens)
-        model = _traced(
-            part.module,
-            tuple(example for example, _ in part.inputs.values()),
-            list(part.inputs),
-            part.outputs,
-            tuple({axis: dims[name] for axis, name in axes.items()} for _, axes in part.inputs.values()),
-        )
-        stage = cut_stage(model, {name: name for name in part.inputs}, {name: name for name in part.outputs})
-        stages.append(_write_stage(stage, part.block, folder, part.block, False, part.width, part.multiplications))
     return stages, features
+
+
+def _side_stage(part: SideStage, max_tokens: int, folder: Path) -> Stage:
+    """Return a stage above the frozen ones, written into ``folder``."""
+    dims = {name: Dim(name, min=1) for _, axes in part.inputs.values() for name in axes.values()}
+    if "attention_mask" in part.inputs:
+        dims["tokens"] = Dim("tokens", min=2, max=max_tokens)
+    model = _traced(
+        part.module,
+        tuple(example for example, _ in part.inputs.values()),
+        list(part.inputs),
+        part.outputs,
+        tuple({axis: dims[name] for axis, name in axes.items()} for _, axes in part.inputs.values()),
+    )
+    stage = cut_stage(model, {name: name for name in part.inputs}, {name: name for name in part.outputs})
+    name = part.block or OUTPUT_STAGE
+    return _write_stage(stage, name, folder, part.block, False, part.width, part.multiplications)
 
 
 def _frozen_names(cuts: int) -> list[str]:
@@ -341,6 +356,20 @@ def _check_length(peft_model: PeftModel, max_tokens: int) -> None:
             model(input_ids=ids, attention_mask=torch.ones_like(ids))
     except (IndexError, RuntimeError) as error:
         raise BadInputError(f"the model cannot read {max_tokens} tokens; lower max_tokens") from error
+
+
+@contextmanager
+def _without_slow_rules() -> Iterator[None]:
+    """Leave the rules with several outputs out of the exporter's: each tries all pairs of nodes, minutes for 30 layers.
+
+    What they do, such as one ``Split`` for two ``Slice``, changes no number.
+    """
+    rules = rewriter._DEFAULT_REWRITE_RULES
+    rewriter._DEFAULT_REWRITE_RULES = tuple(rule for rule in rules if rule.name not in _SLOW_RULES)
+    try:
+        yield
+    finally:
+        rewriter._DEFAULT_REWRITE_RULES = rules
 
 
 @contextmanager

@@ -30,6 +30,22 @@ class SideSizes(TypedDict):
     labels: int
 
 
+class TokenSideSizes(TypedDict):
+    """What :class:`TokenSide` is made from; ``layers`` are those that the states go into, but for the last state.
+
+    ``stack`` is the path of the list of layers, ``output`` that of the output matrix, ``slopes`` how many directions
+    the last state is corrected in.
+    """
+
+    layers: Sequence[int]
+    stack: str
+    output: str
+    hidden: int
+    directions: int
+    width: int
+    slopes: int
+
+
 class PooledConfig(PreTrainedConfig):  # type: ignore[misc]
     """The configuration of a :class:`MeanPooledClassifier`.
 
@@ -301,6 +317,72 @@ class SideModules(nn.Module):
         """Return the numbers of each token, ``[N, T, width]``."""
         numbers: Tensor = self.compression([states[layer] for layer in (*self.sizes["layers"], -1)])
         return numbers
+
+
+class TokenSide(nn.Module):
+    """What is added to the last hidden state of each token of a language model, from its states at several depths.
+
+    The numbers of ``compression`` go through a narrow layer and, beside it, straight on, both starting at zero, to
+    coordinates in ``basis``, ``[slopes, hidden]``, which is not trained.
+    """
+
+    def __init__(self, sizes: TokenSideSizes) -> None:
+        super().__init__()
+        self.sizes = sizes
+        depths = len(sizes["layers"]) + 1
+        numbers = depths * sizes["directions"]
+        self.compression = Compression(depths, sizes["hidden"], sizes["directions"])
+        self.down = nn.Linear(numbers, sizes["width"])
+        self.up = nn.Linear(sizes["width"], sizes["slopes"], bias=False)
+        self.straight = nn.Linear(numbers, sizes["slopes"], bias=False)
+        self.basis = nn.Parameter(torch.zeros(sizes["slopes"], sizes["hidden"]))
+        for weight in (self.up.weight, self.straight.weight):
+            nn.init.zeros_(weight)
+
+    def forward(self, states: Sequence[Tensor]) -> Tensor:
+        """One state for each depth, ``[N, T, hidden]`` → ``[N, T, hidden]``."""
+        numbers = self.compression(states)
+        coordinates = self.up(functional.gelu(self.down(numbers))) + self.straight(numbers)
+        # A product of rank 3, which quantising leaves alone.
+        added: Tensor = coordinates @ self.basis[None]
+        return added
+
+
+class SideTap:
+    """Adds what the module ``side`` of a language model says to what its output matrix reads.
+
+    ``states`` are those of the depths in the current pass, ``[N, T, hidden]``.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.states: list[Tensor] = []
+        self.is_adding = True
+
+    def begin(self, _layer: nn.Module, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+        """Forget the last pass: another one is at the lowest of the layers."""
+        self.states = []
+
+    def keep(self, _layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Keep what goes into a layer."""
+        self.states.append(args[0] if args else kwargs["hidden_states"])
+
+    def add(self, _output: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Correct the last states; generation asks for those of the last tokens alone."""
+        last, *others = args
+        self.states = [*(state[:, -last.shape[1] :] for state in self.states), last]
+        return (last + self.model.side(self.states) if self.is_adding else last, *others)
+
+
+def add_token_side(model: Any, sizes: TokenSideSizes) -> None:
+    """Add side modules to a language model, which leave it as it is until they are trained."""
+    model.side = TokenSide(sizes)
+    model.side_tap = tap = SideTap(model)
+    layers = list(model.get_submodule(sizes["stack"]).children())
+    layers[sizes["layers"][0]].register_forward_pre_hook(tap.begin, with_kwargs=True)
+    for layer in sizes["layers"]:
+        layers[layer].register_forward_pre_hook(tap.keep, with_kwargs=True)
+    model.get_submodule(sizes["output"]).register_forward_pre_hook(tap.add)
 
 
 def pooled(numbers: Tensor, attention_mask: Tensor, queries: Tensor, positions: Tensor, buckets: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from fwdllm_server.model.batched_modules import BatchedModel
 from fwdllm_server.model.logits import logits_of
 from fwdllm_server.model.modeling_fwdllm import AdaptedModule
 from fwdllm_server.model.peft.side import side_of
+from fwdllm_server.model.peft.token_side import token_side_of
 from fwdllm_server.model.segments import segments
 from fwdllm_server.tasks import Task
 
@@ -80,6 +81,26 @@ class StagedStates(_CutModel):
         assert side is not None, "only for models with side modules"
         features = self.classifier.features(states, attention_mask)
         return (side.compressed(states), features, *(cuts[path] for path in self._frozen_cuts))
+
+
+class StagedTokens(_CutModel):
+    """The frozen pass below side modules of a language model: the numbers of each token, and its last state.
+
+    After these, the activations that the frozen layers at ``frozen_cuts`` (paths in ``model``) read.
+    """
+
+    def __init__(self, model: Any, frozen_cuts: Sequence[str] = ()) -> None:
+        super().__init__(model, [(path, path) for path in frozen_cuts])
+        self._frozen_cuts = tuple(frozen_cuts)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        """``numbers [N, T, width]``, ``features [N, T, hidden]`` and the cuts; inputs are int64 ``[N, T]``."""
+        side, tap = token_side_of(self.classifier), self.classifier.side_tap
+        assert side is not None, "only for models with side modules"
+        tap.is_adding = False
+        with self._cutting() as cuts:
+            self.classifier(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        return (side.compression(tap.states), tap.states[-1], *(cuts[path] for path in self._frozen_cuts))
 
 
 class StagedLoss(_CutModel):

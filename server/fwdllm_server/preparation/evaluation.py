@@ -19,8 +19,8 @@ from fwdllm_server import tasks as server_tasks
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.store.ledger import EvaluationRecord
 
-_SAMPLE = 512
-"""The number of texts, at most, that features are centred by and that PEFT methods may read."""
+SAMPLE = 512
+"""The number of texts or rows, at most, that features are centred by and that PEFT methods may read."""
 
 
 def check_held_out(spec: JobSpec, base_folder: Path) -> None:
@@ -60,7 +60,7 @@ def held_out_source(spec: JobSpec, base_folder: Path) -> Source:
 def held_out_texts(spec: JobSpec, base_folder: Path) -> Sequence[str]:
     """Return some held-out texts from the whole file, without labels: the coordinator has no other text."""
     texts = held_out_source(spec, base_folder).texts()
-    return texts[:: ceil(len(texts) / _SAMPLE)]  # many files are sorted by label
+    return texts[:: ceil(len(texts) / SAMPLE)]  # many files are sorted by label
 
 
 class HeldOutEvaluator:

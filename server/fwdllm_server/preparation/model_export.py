@@ -5,11 +5,18 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
+from math import ceil
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import cast
 
 import numpy as np
 import structlog
 
+from fwdllm_client.data import Dataset, Source
+from fwdllm_client.tasks.causal_lm.rows import CompletionSource
+from fwdllm_client.tasks.causal_lm.tokens import tokenise
+from fwdllm_common.chat import Chat
 from fwdllm_common.files import write_atomically
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest
@@ -19,6 +26,7 @@ from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.model.faults import faults_named
 from fwdllm_server.model.source import check_source
+from fwdllm_server.preparation.evaluation import SAMPLE, split_held_out
 from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.preparation.known_answers import KNOWN_ANSWERS_FILE, draw_test, expect_of, fidelity
 from fwdllm_server.tasks import task_named
@@ -27,10 +35,13 @@ _log = structlog.get_logger()
 
 
 @faults_named
-def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[str] = ()) -> None:
+def export_model(
+    spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[str] = (), held_out: Source | None = None
+) -> None:
     """Load the model from ``source``, apply the PEFT method, and write bundle, adapter template and θ₀ to ``folder``.
 
     :param texts: unlabelled texts, to centre features by and for PEFT methods that read activations.
+    :param held_out: held-out rows, for side modules of a model that generates.
     :raises BadInputError: there is no such model, it cannot be exported, it has no such layer or target, the prompt or
         the verbaliser does not suit it, its tokenizer has more tokens than it, or texts are needed and absent.
     :raises FwdllmError: there is not enough memory.
@@ -64,7 +75,11 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     prompt = Prompt.of(spec.model.prompt)
     Prompting(prompt, spec.model.words).prepare(base, source, tokenizer, spec.model.max_tokens)
     head_init = "verbaliser" if spec.model.words else spec.model.head if has_new_head(base) else "checkpoint"
-    sample = TextSample(texts, tokenizer, spec.model.max_tokens, prompt)
+    chat = load_chat(source) if spec.model.task == CAUSAL_LM else None
+    completions = None
+    if held_out is not None and chat is not None and spec.peft.method == "side":
+        completions = _completions(spec, held_out, tokenizer.json, chat)
+    sample = TextSample(texts, tokenizer, spec.model.max_tokens, prompt, completions)
     centre(base, sample.batches())
     model = apply_peft(base, spec.peft, spec.job.seed, sample)
     folder.begin("exporting the model's graph")
@@ -75,10 +90,11 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
         spec.model.task,
         prompt,
         spec.model.no_answer,
-        load_chat(source) if spec.model.task == CAUSAL_LM else None,
+        chat,
         spec.model.weights_of_labels,
     )
-    manifest = export_bundle(model, inputs, folder.bundle, spec.model.one_block)
+    linearised = spec.perturbation.linearised_loss
+    manifest = export_bundle(model, inputs, folder.bundle, spec.model.one_block, linearised=linearised)
     theta = initial_theta(model, manifest.layout)
     folder.begin("computing the known answers" if spec.model.precision == "float32" else "quantising the weights")
     _finish_bundle(spec, folder.bundle, manifest, theta)
@@ -91,6 +107,17 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     save_adapter_template(model, tokenizer_of_users, reading, folder.adapter)
     write_atomically(folder.head_init, head_init.encode())
     np.save(folder.initial_theta, theta)
+
+
+def _completions(spec: JobSpec, source: Source, tokenizer: bytes, chat: Chat) -> Dataset:
+    """Tokenise some rows: those to choose by where there are any, since results are told of the others."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "tokenizer.json"
+        file.write_bytes(tokenizer)
+        rows = tokenise(cast(CompletionSource, source), file, spec.model.max_tokens, chat)
+    reported, validation = split_held_out(len(rows), spec.held_out.validation)
+    chosen = validation if len(validation) else reported
+    return rows.only(chosen[:: ceil(len(chosen) / SAMPLE)])
 
 
 def _finish_bundle(spec: JobSpec, bundle: Path, manifest: Manifest, theta: Float32Vector) -> None:

@@ -29,6 +29,7 @@ class PassCounter:
         self._manifest = manifest
         self._run_key = run_key
         self._padded = padded_lengths(dataset.lengths, manifest.max_tokens)
+        self._predicted = dataset.predicted
         self._last = len(manifest.stages) - 1
         # For the output of each stage but the last: the tag of the θ with which each row was computed.
         self._cached: NDArray[np.uint64] = np.zeros((self._last, len(dataset)), dtype=np.uint64)
@@ -44,18 +45,20 @@ class PassCounter:
         """
         stage = self._manifest.stage_of(task.block)
         batch = task.batch(self._run_key, rows)
-        before, once = PassCost(self._manifest), PassCost(self._manifest)
+        before, each = PassCost(self._manifest), PassCost(self._manifest)
         self._fill(stage - 1, batch, theta, before)
-        once.add(self._padded[batch], stage, self._last + 1)
+        repeated = self._manifest.direction_stages(task.block)
+        self._add(each, batch, stage, repeated.stop)
+        self._add(before, batch, repeated.stop, self._last + 1)  # slopes
         if task.central:
-            return before.example_passes, 2 * once.example_passes
-        return before.example_passes + once.example_passes, once.example_passes
+            return before.example_passes, 2 * each.example_passes
+        return before.example_passes + each.example_passes, each.example_passes
 
     def evaluation(self, theta: Float32Vector, rows: RowIndices) -> float:
         """Return the cost of predicting ``rows`` at ``theta`` (float32 ``[d]``), in example-passes."""
         cost = PassCost(self._manifest)
         self._fill(self._last - 1, rows, theta, cost)
-        cost.add(self._padded[rows], self._last, self._last + 1)
+        self._add(cost, rows, self._last, self._last + 1)
         return cost.example_passes
 
     def features(self, theta: Float32Vector, rows: RowIndices) -> float:
@@ -72,8 +75,11 @@ class PassCounter:
         if len(missing):
             if stage > 0:
                 self._fill(stage - 1, missing, theta, cost)
-            cost.add(self._padded[missing], stage, stage + 1)
+            self._add(cost, missing, stage, stage + 1)
             self._cached[stage, missing] = tag
+
+    def _add(self, cost: PassCost, rows: RowIndices, first: int, stop: int) -> None:
+        cost.add(self._padded[rows], first, stop, targets=self._predicted[rows])
 
     def _tag(self, stage: int, theta: Float32Vector) -> np.uint64:
         """Return a tag, a number above 0, of those parts of θ that the output of a stage depends on."""

@@ -36,9 +36,10 @@ class Task(ABC):
     have the axes ``label_axes`` after that of rows, each a size or ``"tokens"``, ``"completion"`` or ``"labels"``, and
     the dtype ``label_dtype`` of torch. A row ``is_pair`` if it is two texts, a model ``tags_words`` if it has scores
     for each token and reads words, and ``is_class`` if its label is one of the job's labels. A model that ``has_head``
-    has one of the task's own, which is trained. ``metrics`` name the main figure, and the one beside it;
-    ``has_perplexity`` if the loss is told as a perplexity too. A task ``scores_predictions`` if its further metrics are
-    of predictions. Where already its two main ones ``need_all_rows`` in one place, devices have none to report.
+    has one of the task's own, which is trained; others read a language model's scores at each token.
+    ``metrics`` name the main figure, and the one beside it; ``has_perplexity`` if the loss is told as a perplexity too.
+    A task ``scores_predictions`` if its further metrics are of predictions. Where already its two main ones
+    ``need_all_rows`` in one place, devices have none to report.
     """
 
     name: str

@@ -22,12 +22,12 @@ def spec(more: str = "", top: str = "") -> JobSpec:
     return parse_toml(top + TASK + more, JobSpec, "job.toml")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "causal-lm-side"])
 def test_a_task_and_a_preset_are_a_job(name):
     assert spec(top=f'preset = "{name}"\n').blocks
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "side"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("side", "causal-lm-side")])
 def test_questions_have_no_pooling_from_a_preset(name):
     task = TASK.replace('labels = ["x", "y"]', 'task = "question-answering"')
     model = parse_toml(f'preset = "{name}"\n{task}', JobSpec, "job.toml").model
@@ -51,6 +51,26 @@ def test_a_job_that_chooses_side_modules_has_their_blocks():
 
     assert set(chosen.blocks) == {"pooling", "readout", "head"}
     assert chosen.model.pooling == "layer-means"
+
+
+def completing(more=""):
+    text = TASK.replace('labels = ["x", "y"]', 'task = "causal-lm"')
+    return parse_toml(text + more, JobSpec, "job.toml")
+
+
+def test_a_model_that_generates_has_side_modules_of_its_own():
+    chosen = completing('[peft]\nmethod = "side"\n')
+
+    assert (chosen.peft.rank, chosen.perturbation.linearised_loss) == (40, True)
+    assert chosen.blocks["peft"].directions == "auto"
+    assert completing().peft.method == "lora-xs"
+    with pytest.raises(BadInputError, match="no block 'readout' with the method 'side'"):
+        completing('[peft]\nmethod = "side"\n[blocks.readout]\ndirections = 8\nlearning_rate = 0.1\n')
+
+
+def test_side_modules_of_a_classifier_have_no_rank():
+    with pytest.raises(BadInputError, match='rank does nothing with the method "side" in classification'):
+        spec('[peft]\nmethod = "side"\nrank = 8\n')
 
 
 @pytest.mark.parametrize(

@@ -20,8 +20,14 @@ def spec(model: str = CLASSES, top: str = "", more: str = "") -> JobSpec:
     return parse_toml(file, JobSpec, "job.toml")
 
 
-# Side modules are for classification alone.
-PRESETS = [(name, CLASSES) for name in NAMES] + [(name, QUESTIONS) for name in NAMES if name != "side"]
+COMPLETIONS = '[model]\nsource = "somewhere"\ntask = "causal-lm"\n'
+# Side modules are for classification, and others for models that generate.
+_OTHERS = [name for name in NAMES if not name.endswith("side")]
+PRESETS = [
+    *((name, model) for name in _OTHERS for model in (CLASSES, QUESTIONS)),
+    ("side", CLASSES),
+    ("causal-lm-side", COMPLETIONS),
+]
 
 
 @pytest.mark.parametrize(("preset", "model"), PRESETS)

@@ -92,7 +92,7 @@ class CompletionSource(RecordSource[Completion]):
         """
         from fwdllm_client.tasks.causal_lm.tokens import tokenise
 
-        return tokenise(self, tokenizer_file, manifest)
+        return tokenise(self, tokenizer_file, manifest.max_tokens, manifest.chat)
 
     def row(self, place: str, line: int, values: Sequence[object]) -> Completion | None:
         """Return the row in the form that its columns have, None for one to be left out.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -20,7 +21,6 @@ from fwdllm_client.tasks.causal_lm.rows import Completion, CompletionSource
 from fwdllm_client.tasks.causal_lm.template import ChatTemplate
 from fwdllm_common.chat import Chat
 from fwdllm_common.errors import BadInputError
-from fwdllm_common.manifest import Manifest
 
 _log = structlog.get_logger()
 
@@ -41,7 +41,17 @@ class CompletionDataset(TokenDataset):
 
     def weights(self, rows: RowIndices) -> NDArray[np.float64]:
         """Return the number of tokens to be predicted in each of ``rows``, float64 ``[N]``: a mean is over tokens."""
-        return self._counts(rows).astype(np.float64)
+        return self.predicted[rows].astype(np.float64)
+
+    @cached_property
+    def predicted(self) -> NDArray[np.int64]:
+        """How many tokens of each row are predicted from those before them, int64 ``[rows]``."""
+        return self._counts(np.arange(len(self)))
+
+    def places(self, row: int) -> NDArray[np.int64]:
+        """Return the positions in a row at which the next token is predicted, int64 ``[predicted]``."""
+        labels = self.labels[self.offsets[row] : self.offsets[row + 1]]
+        return np.flatnonzero(labels != IGNORED) - 1
 
     def targets(self, rows: RowIndices, tokens: int = 0) -> NDArray[Any]:  # noqa: ARG002 - has positions instead
         """Return where in ``rows`` a token is predicted and which, int64 ``[N, C, 2]``.
@@ -49,15 +59,20 @@ class CompletionDataset(TokenDataset):
         C is the largest number of predictions of a row; behind those of the others follow position 0 and
         :data:`IGNORED`. A token is predicted at the position before its own.
         """
-        counts = self._counts(rows)
+        counts = self.predicted[rows]
         found = np.zeros((len(rows), max(1, int(counts.max(initial=0))), 2), dtype=np.int64)
         found[:, :, 1] = IGNORED
         for target, row, count in zip(found, rows.tolist(), counts.tolist(), strict=True):
-            labels = self.labels[self.offsets[row] : self.offsets[row + 1]]
-            (places,) = np.nonzero(labels != IGNORED)
-            target[:count, 0] = places - 1
-            target[:count, 1] = labels[places]
+            places = self.places(row)
+            target[:count, 0] = places
+            target[:count, 1] = self.labels[self.offsets[row] + places + 1]
         return found
+
+    def only(self, rows: RowIndices) -> CompletionDataset:
+        """Return the dataset of some of the rows, in this order."""
+        spans = [slice(self.offsets[row], self.offsets[row + 1]) for row in rows]
+        ids, labels = (np.concatenate([array[span] for span in spans]) for array in (self.token_ids, self.labels))
+        return CompletionDataset(ids, offsets_of(self.lengths[rows]), labels, self.records[rows])
 
     @classmethod
     def of_targets(cls, token_ids: NDArray[np.int32], offsets: NDArray[np.int64], targets: NDArray[Any]) -> Self:
@@ -76,12 +91,14 @@ class _Row(NamedTuple):
     lost: bool = False
 
 
-def tokenise(source: CompletionSource, tokenizer_file: Path, manifest: Manifest) -> CompletionDataset:
-    """Tokenise the rows of ``source``; log how many have lost tokens that go before their completion.
+def tokenise(source: CompletionSource, tokenizer_file: Path, max_tokens: int, chat: Chat | None) -> CompletionDataset:
+    """Tokenise the rows of ``source`` for a model that reads ``max_tokens`` and writes conversations as ``chat`` says.
+
+    It is logged how many have lost tokens that go before their completion.
 
     :raises BadInputError: the file or a row is wrong, the chat template fails, or a completion is too long.
     """
-    tokenise_one = _Tokeniser(open_tokenizer(tokenizer_file), manifest)
+    tokenise_one = _Tokeniser(open_tokenizer(tokenizer_file), max_tokens, chat or Chat())
     found: list[_Row] = []
     records: list[int] = []
     for record, row in enumerate(source.rows()):
@@ -97,7 +114,7 @@ def tokenise(source: CompletionSource, tokenizer_file: Path, manifest: Manifest)
             file=str(source.path),
             rows=lost,
             of=len(found),
-            max_tokens=manifest.max_tokens,
+            max_tokens=max_tokens,
         )
     ids = np.fromiter(chain.from_iterable(row.ids for row in found), dtype=np.int32)
     is_learnt = np.fromiter(chain.from_iterable(row.is_learnt for row in found), dtype=np.bool_)
@@ -109,10 +126,10 @@ def tokenise(source: CompletionSource, tokenizer_file: Path, manifest: Manifest)
 class _Tokeniser:
     """Tokenises rows one at a time: batches are no faster once the rows are short."""
 
-    def __init__(self, tokenizer: Tokenizer, manifest: Manifest) -> None:
+    def __init__(self, tokenizer: Tokenizer, max_tokens: int, chat: Chat) -> None:
         self._tokenizer = tokenizer
-        self._longest = manifest.max_tokens
-        self._chat = manifest.chat or Chat()
+        self._longest = max_tokens
+        self._chat = chat
         self._template: ChatTemplate | None = None
 
     def rows(self, row: Completion) -> Iterator[_Row]:

@@ -13,7 +13,9 @@ from typing import Any, Literal, TypeAlias, get_args
 from fwdllm_common.task import CAUSAL_LM, CLASSIFICATION, find_task
 from fwdllm_server.tasks import task_named
 
-Preset: TypeAlias = Literal["default", "causal-lm", "layer-means-4096", "side", "upper-layers", "fwdllm-paper", "mezo"]
+Preset: TypeAlias = Literal[
+    "default", "causal-lm", "causal-lm-side", "layer-means-4096", "side", "upper-layers", "fwdllm-paper", "mezo"
+]
 
 NAMES: tuple[str, ...] = get_args(Preset)
 
@@ -22,9 +24,10 @@ def with_preset(job: Mapping[str, Any]) -> dict[str, Any]:
     """Return a job file's tables, completed from the preset that it names.
 
     A job that names none has ``default``, ``side`` if it names that method, ``upper-layers`` if it says something else
-    of PEFT, or ``causal-lm`` with that task; with its own blocks it stands alone. Tables are merged key by key, with
-    three exceptions: of the preset's blocks only those remain that the job names, if it names any, another PEFT method
-    takes nothing from the preset's, and a task without pooling takes none from it.
+    of PEFT, or with the task ``causal-lm`` the preset of that name, ``causal-lm-side`` with the method ``side``; with
+    its own blocks it stands alone. Tables are merged key by key, with three exceptions: of the preset's blocks only
+    those remain that the job names, if it names any, another PEFT method takes nothing from the preset's, and a task
+    without pooling takes none from it.
     """
     model = job.get("model")
     task = model.get("task", CLASSIFICATION) if isinstance(model, Mapping) else CLASSIFICATION
@@ -42,11 +45,12 @@ def with_preset(job: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _own_preset(task: Any, peft: Any) -> Preset:
+    is_side = isinstance(peft, Mapping) and peft.get("method") == "side"
     if task == CAUSAL_LM:
-        return "causal-lm"
+        return "causal-lm-side" if is_side else "causal-lm"
     if peft is None:
         return "default"
-    return "side" if isinstance(peft, Mapping) and peft.get("method") == "side" else "upper-layers"
+    return "side" if is_side else "upper-layers"
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from fwdllm_client.data.dataset import Dataset
 from fwdllm_common.prompt import Prompt
 from fwdllm_server.model.load import TokenizerFile
 
@@ -18,12 +19,13 @@ _BATCH = 16
 
 @dataclass(frozen=True)
 class TextSample:
-    """Texts and how the devices tokenise them."""
+    """Texts and how the devices tokenise them; ``completions`` are rows of which tokens are to be predicted."""
 
     texts: Sequence[str]
     tokenizer: TokenizerFile
     max_tokens: int
     prompt: Prompt | None = None
+    completions: Dataset | None = None
 
     def batches(self) -> Iterator[dict[str, Tensor]]:
         """``input_ids`` and ``attention_mask``, int64 ``[N, T]``, padded at the end."""

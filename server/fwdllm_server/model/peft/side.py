@@ -15,10 +15,11 @@ from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import nn
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.model.architecture import layer_stack
+from fwdllm_server.model.architecture import is_language_model, layer_stack
 from fwdllm_server.model.modeling_fwdllm import MeanPooledClassifier, SideModules, SideSizes, unit_states
 from fwdllm_server.model.peft.method import Request, Wrapped
 from fwdllm_server.model.peft.sample import TextSample
+from fwdllm_server.model.peft.token_side import token_side
 
 POOLINGS = 8
 DIRECTIONS = 64
@@ -34,9 +35,13 @@ def side_of(base: nn.Module) -> SideModules | None:
 def side(request: Request) -> Wrapped:
     """Trains queries and readout; the principal directions are those of the sample.
 
+    Of a model that generates it is :func:`token_side`.
+
     :raises BadInputError: the model does not pool means, or there are no texts.
     """
     base: Any = request.base
+    if is_language_model(base):
+        return token_side(request)
     if request.sample is None or not any(request.sample.texts):
         raise BadInputError('the method "side" needs unlabelled texts to find principal directions, and there are none')
     if not isinstance(base, MeanPooledClassifier):

@@ -27,7 +27,7 @@ class SideStage:
     ``multiplications`` is what :class:`fwdllm_common.manifest.Stage` calls so, ``width`` that of what comes out.
     """
 
-    block: str
+    block: str | None
     module: nn.Module
     inputs: Mapping[str, tuple[Tensor, Mapping[int, str]]]
     outputs: Sequence[str]
@@ -35,13 +35,13 @@ class SideStage:
     multiplications: int
 
 
-class _Block(nn.Module):
-    """Slices of the copies of a block, ``[P, size]``."""
+class Block(nn.Module):
+    """Slices of the copies of a block, ``[P, size]``; tensors are called by what follows ``owner`` in their name."""
 
-    def __init__(self, layout: Layout, block: str) -> None:
+    def __init__(self, layout: Layout, block: str, owner: str = ".") -> None:
         super().__init__()
         start = layout.block(block).start
-        specs = {spec.name.rpartition(".")[2]: spec for spec in layout.tensors if spec.block == block}
+        specs = {spec.name.rpartition(owner)[2]: spec for spec in layout.tensors if spec.block == block}
         places = layout.tensors_of(block)
         self._places = {
             name: (slice(place.start - start, place.stop - start), spec.shape)
@@ -57,7 +57,7 @@ class _Block(nn.Module):
         return name in self._places
 
 
-class PoolingStage(_Block):
+class PoolingStage(Block):
     """Numbers of tokens → poolings, ``[N, P, J · width]``."""
 
     def __init__(self, layout: Layout, block: str, tokens: int) -> None:
@@ -70,7 +70,7 @@ class PoolingStage(_Block):
         return pooled(activation, attention_mask, queries, positions, self._buckets)
 
 
-class ReadoutStage(_Block):
+class ReadoutStage(Block):
     """Poolings, of C copies, → their logits, ``[N, C · P, labels]``."""
 
     def forward(self, activation: Tensor, theta: Tensor) -> Tensor:
@@ -78,7 +78,7 @@ class ReadoutStage(_Block):
         return _products(activation, self._tensor(theta, "weight"))
 
 
-class HeadStage(_Block):
+class HeadStage(Block):
     """Adds the head's logits to those that come in, of C copies: loss ``[N, C · P]``, logits ``[N, C · P, labels]``."""
 
     def forward(self, activation: Tensor, features: Tensor, theta: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
