@@ -41,7 +41,7 @@ class Reference:
     """What forward gradients are held against; ``settings`` are those of its kind in :mod:`settings`."""
 
     name: str
-    kind: Literal["ridge", "sgd-probe", "fedsgd", "fedavg"]
+    kind: Literal["ridge", "logistic", "sgd-probe", "fedsgd", "fedavg"]
     settings: Changes = field(default_factory=dict)
     where: tuple[str, ...] = ALL
     seeds: int = 3
@@ -51,9 +51,13 @@ _PAPER = {"ag_news": 2e6, "bbc_news": 3e5}
 _ABLATION = {"ag_news": 3e5}
 _TOP = {"layers": (-2, -1)}
 _WHOLE = {"layers": None}
+_AS_DEFAULT = {"pooling": "layer-means"}
 
 REFERENCES = (
     Reference("probe-ridge", "ridge", where=(*ALL, BY_USER), seeds=1),
+    Reference("probe-logistic", "logistic", where=(*ALL, BY_USER), seeds=1),
+    Reference("probe-ridge-layer-means", "ridge", _AS_DEFAULT, where=(*ALL, BY_USER), seeds=1),
+    Reference("probe-logistic-layer-means", "logistic", _AS_DEFAULT, where=(*ALL, BY_USER), seeds=1),
     Reference("probe-sgd", "sgd-probe"),
     Reference("backprop-lora-fedsgd", "fedsgd", _TOP, where=(*ALL, *SKEWED, BY_USER)),
     Reference("backprop-lora-fedavg", "fedavg", _TOP, where=(*ALL, *SKEWED, BY_USER)),
