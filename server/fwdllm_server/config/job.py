@@ -167,7 +167,8 @@ class HeldOutSection(_Section):
 
     The columns of questions have fixed names, see ``fwdllm_client.tasks.question_answering.QuestionSource``. With
     ``skip_incomplete`` rows without a text, a label or a completion are skipped. The share ``validation`` of the rows,
-    drawn from all over the file, chooses the version that is exported; accuracies are those of the other rows.
+    drawn from all over the file, chooses the version that is exported; accuracies are those of the other rows. From the
+    class means of the share ``start``, other rows again, a new linear head starts; nothing is evaluated on them.
     """
 
     file: str
@@ -175,6 +176,13 @@ class HeldOutSection(_Section):
     label_column: str = "label"
     skip_incomplete: bool = False
     validation: float = Field(default=0.0, ge=0, lt=1)
+    start: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _rows_are_left(self) -> HeldOutSection:
+        if self.validation + self.start >= 1:
+            raise ValueError("validation and start leave no rows to report on; lower one of them")
+        return self
 
 
 class OptimizerSection(_Section):
@@ -423,6 +431,17 @@ class JobSpec(_Section):
             raise ValueError(f'{self.model.task} has no head to train, and so no block "head"; leave it out')
         if found := sorted(wrong & set(self.blocks)):
             raise ValueError(f"there is no block {found[0]!r} with the method {self.peft.method!r}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _head_starts_once(self) -> JobSpec:
+        if not self.held_out.start:
+            return self
+        if not task_named(self.model.task).is_class:
+            raise ValueError(f"[held_out] start is for heads of classes, not for {self.model.task}; leave it out")
+        if self.model.head != "zeros" or self.model.verbaliser:
+            other = "verbaliser" if self.model.verbaliser else f'head = "{self.model.head}"'
+            raise ValueError(f"the head starts from [held_out] start and from [model] {other}; leave out one of them")
         return self
 
     @model_validator(mode="after")

@@ -26,7 +26,7 @@ from fwdllm_server.coordinator.peers import Peers
 from fwdllm_server.coordinator.runtime import Runtime
 from fwdllm_server.model.source import check_source
 from fwdllm_server.preparation.adoption import PreparedModel, adopt, save_prepared
-from fwdllm_server.preparation.evaluation import check_held_out, held_out_texts
+from fwdllm_server.preparation.evaluation import check_held_out, held_out_source, held_out_texts
 from fwdllm_server.preparation.export_process import export_in_process
 from fwdllm_server.preparation.job_file import read_job
 from fwdllm_server.preparation.job_files import JobFiles
@@ -309,13 +309,14 @@ class Coordinator:
         folder = self.folder(record.id)
         source = spec.model.resolved_source(Path(record.base_folder))
         _log.info("preparing the model", job=record.name, source=source)
-        texts = await asyncio.to_thread(held_out_texts, spec, Path(record.base_folder))
+        base_folder = Path(record.base_folder)
+        texts = await asyncio.to_thread(held_out_texts, spec, base_folder)
 
         async def report_step(step: str) -> None:
             await self.runtime.transact(_set_message, lease, step)
             await self.runtime.notify()
 
-        await export_in_process(spec, source, folder, texts, report_step)
+        await export_in_process(spec, source, folder, texts, held_out_source(spec, base_folder), report_step)
         prepared = await asyncio.to_thread(adopt, spec, folder, self.runtime.artifacts)
         await self.runtime.transact(self._save_prepared, lease, prepared)
         _log.info(

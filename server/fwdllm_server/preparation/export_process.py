@@ -12,6 +12,7 @@ from multiprocessing import get_context, parent_process
 from threading import Thread
 from uuid import uuid4
 
+from fwdllm_client.data import Source
 from fwdllm_common.errors import FwdllmError
 from fwdllm_common.files import storage_error, sync
 from fwdllm_server.config.job import JobSpec
@@ -30,6 +31,7 @@ async def export_in_process(
     source: str,
     folder: JobFolder,
     texts: Sequence[str],
+    held_out: Source | None = None,
     report_step: Callable[[str], Awaitable[None]] = _ignore_step,
 ) -> None:
     """Run :func:`~fwdllm_server.preparation.model_export.export_model` in a process of its own.
@@ -46,7 +48,7 @@ async def export_in_process(
     # Each attempt has its own folder: the process of a killed coordinator may still be writing to another one.
     attempt = JobFolder(folder.path.with_name(f"{folder.path.name}.{uuid4().hex}.partial"))
     pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_end_with_parent)
-    exporting = asyncio.get_running_loop().run_in_executor(pool, export_model, spec, source, attempt, texts)
+    exporting = asyncio.get_running_loop().run_in_executor(pool, export_model, spec, source, attempt, texts, held_out)
     try:
         step = ""
         while not exporting.done():

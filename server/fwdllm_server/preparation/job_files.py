@@ -20,7 +20,7 @@ from fwdllm_common.files import make_folder
 from fwdllm_common.manifest import MANIFEST_FILE, Manifest
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.preparation.adoption import prepared_in
-from fwdllm_server.preparation.evaluation import held_out_texts
+from fwdllm_server.preparation.evaluation import held_out_source, held_out_texts
 from fwdllm_server.preparation.export_process import export_in_process
 from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.store import jobs
@@ -54,7 +54,8 @@ class JobFiles:
         again = JobFolder(self.folder.path.with_name(f"{self.folder.path.name}.again"))
         try:
             texts = await asyncio.to_thread(held_out_texts, self.spec, base_folder)
-            await export_in_process(self.spec, self.spec.model.resolved_source(base_folder), again, texts)
+            source, held_out = self.spec.model.resolved_source(base_folder), held_out_source(self.spec, base_folder)
+            await export_in_process(self.spec, source, again, texts, held_out)
             await asyncio.to_thread(JobFiles._restore, self._in(again))
             damaged = await asyncio.to_thread(self._restore)
         except StorageError:

@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import structlog
 
+from fwdllm_client.data import Source
+from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import write_atomically
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest
@@ -21,17 +23,22 @@ from fwdllm_server.model.faults import faults_named
 from fwdllm_server.model.source import check_source
 from fwdllm_server.preparation.canary import CANARY_FILE, draw_canary, expect_of, fidelity
 from fwdllm_server.preparation.job_folder import JobFolder
+from fwdllm_server.preparation.labelled_start import with_labelled_start
 
 _log = structlog.get_logger()
 
 
 @faults_named
-def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[str] = ()) -> None:
+def export_model(
+    spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[str] = (), held_out: Source | None = None
+) -> None:
     """Load the model from ``source``, apply the PEFT method, and write bundle, adapter template and θ₀ to ``folder``.
 
     :param texts: unlabelled texts, to centre features by and for PEFT methods that read activations.
+    :param held_out: the held-out rows, needed if the head starts from some of them.
     :raises BadInputError: there is no such model, it cannot be exported, it has no such layer or target, the prompt or
-        the verbaliser does not suit it, its tokenizer has more tokens than it, or texts are needed and absent.
+        the verbaliser does not suit it, its tokenizer has more tokens than it, texts are needed and absent, or the head
+        cannot start from rows.
     :raises FwdllmError: there is not enough memory.
     """
     # Imported here: the process that serves devices imports this module and must not load torch.
@@ -80,6 +87,13 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
         chat=load_chat(source) if spec.model.task == CAUSAL_LM else None,
     )
     theta = initial_theta(model, manifest.layout)
+    if spec.held_out.start:
+        if head_init == "checkpoint":
+            raise BadInputError(f"the head of {source!r} is trained already; leave out [held_out] start")
+        assert held_out is not None, "the caller names the rows that the head starts from"
+        head_init = "held-out"
+        folder.begin("starting the head from held-out rows")
+        theta = with_labelled_start(folder.bundle, manifest, theta, held_out, spec.held_out)
     folder.begin("computing the canary" if spec.model.precision == "float32" else "quantising the weights")
     _finish_bundle(spec, folder.bundle, manifest, theta)
     if head_init == "class-means":

@@ -22,7 +22,7 @@ from fwdllm_common.manifest import Manifest
 from fwdllm_common.replay import ModelState
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.preparation.adoption import adopt, save_prepared
-from fwdllm_server.preparation.evaluation import HeldOutEvaluator, check_held_out, held_out_texts
+from fwdllm_server.preparation.evaluation import HeldOutEvaluator, check_held_out, held_out_source, held_out_texts
 from fwdllm_server.preparation.job_file import read_job
 from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.preparation.model_export import export_model
@@ -299,7 +299,8 @@ class Simulation:
             shutil.copytree(model.path, self._model.path)
         else:
             source = self._spec.model.resolved_source(base_folder)
-            export_model(self._spec, source, self._model, held_out_texts(self._spec, base_folder))
+            texts, held_out = held_out_texts(self._spec, base_folder), held_out_source(self._spec, base_folder)
+            export_model(self._spec, source, self._model, texts, held_out)
         prepared = adopt(self._spec, self._model, self._artifacts)
         with self._store.transaction() as connection:
             jobs.add(connection, JOB_ID, self._spec, spec_toml, base_folder, 0.0)
