@@ -76,9 +76,8 @@ _HEAD_BLOCK = {
 
 HEADLINE = (
     Method("default", "default", where=(*ALL, *SKEWED, BY_USER, BY_DOMAIN)),
-    # What the default was before blocks were measured completely.
-    Method("layer-means-4096", "layer-means-4096", where=(AG, CLINC), seeds=1),
-    Method("layer-means-4096", "layer-means-4096", where=ALL),
+    # The same head from few directions.
+    Method("layer-means-4096", "layer-means-4096", where=(*ALL, *SKEWED, BY_USER)),
     Method("mezo", "mezo", where=(AG, BBC), max_passes={"ag_news": 3e5, "bbc_news": 1e5}),
     Method("fwdllm-paper", "fwdllm-paper", where=(AG, BBC), seeds=1, max_passes=_PAPER),
     Method(

@@ -84,7 +84,7 @@ def ablation_table(curves: Curves, stale: Stale) -> list[str]:
     """Return the table of the paper's recipe, each change alone, all together, and each taken out."""
     task = curves.main
     rows = []
-    for method in (*(METHODS[name] for name in PAPER), *ABLATIONS, METHODS["default"]):
+    for method in (*(METHODS[name] for name in (*PAPER, "layer-means-4096")), *ABLATIONS, METHODS["default"]):
         found = curves.of(task.name, method.name)
         if found:
             measured = all(point.cpu_seconds is not None for curve in found for point in curve.points)

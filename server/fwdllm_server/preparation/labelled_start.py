@@ -35,10 +35,10 @@ def with_labelled_start(
         tempfile.TemporaryDirectory(dir=bundle.parent) as cache,
         Engine(bundle, manifest, dataset, Path(cache), cache_limit_bytes=0) as engine,
     ):
-        return with_head_of(engine, manifest, theta, rows)
+        return _with_head_of(engine, manifest, theta, rows)
 
 
-def with_head_of(engine: Engine, manifest: Manifest, theta: Float32Vector, rows: NDArray[np.int64]) -> Float32Vector:
+def _with_head_of(engine: Engine, manifest: Manifest, theta: Float32Vector, rows: NDArray[np.int64]) -> Float32Vector:
     """Return θ, float32 ``[d]``, with the head that follows from the features of ``rows`` at ``theta``.
 
     :raises BadInputError: the head is not one linear layer, or features are not finite.

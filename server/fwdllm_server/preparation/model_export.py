@@ -68,7 +68,7 @@ def export_model(
     check_vocabulary(base, tokenizer, source)
     prompt = Prompt.of(spec.model.prompt)
     Prompting(prompt, spec.model.words).prepare(base, source, tokenizer, spec.model.max_tokens)
-    head_init = "verbaliser" if spec.model.words else spec.model.head if has_new_head(base) else "checkpoint"
+    head_init: str = "verbaliser" if spec.model.words else spec.model.head if has_new_head(base) else "checkpoint"
     sample = TextSample(texts, tokenizer, spec.model.max_tokens, prompt)
     centre(base, sample.batches())
     model = apply_peft(base, spec.peft, spec.job.seed, sample)
