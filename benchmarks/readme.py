@@ -14,8 +14,8 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.convergence.curves import Curve, load_all
-from benchmarks.convergence.environment import REPOSITORY
 from benchmarks.convergence.figures import Curves, final_accuracy, until
+from benchmarks.environment import REPOSITORY
 from benchmarks.markdown import table, write_results
 from examples.demo.report import Report, lines
 
@@ -108,9 +108,9 @@ def _convergence(curves: Curves, results: dict[str, Any]) -> str:
         )
     )
     rows += [_final(curves, main, "AG News"), _final(curves, hard, "Yelp sentences"), _bytes(curves)]
-    spent = [_mean_of(curves, main, method, lambda curve: curve.last.example_passes) for method in _OWN]
+    totals = [_mean_of(curves, main, method, lambda curve: curve.last.example_passes) for method in _OWN]
     cached = "one for each row and what the head's directions cost on cached features"
-    rows.append(("AG News, all example-passes of a run", *spent, cached))
+    rows.append(("AG News, all example-passes of a run", *totals, cached))
     return "\n".join(table(("", *(f"`{method}`" for method in _OWN), "beside it"), rows))
 
 

@@ -14,7 +14,7 @@ from fwdllm_common.prompt import Prompt
 from fwdllm_common.task import CAUSAL_LM
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.peft_spec import PeftSpec
-from fwdllm_server.model.export import export_bundle
+from fwdllm_server.model.export import ModelInputs, export_bundle
 from fwdllm_server.model.load import load_base, load_chat, load_tokenizer_file
 from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.peft.sample import TextSample
@@ -60,22 +60,18 @@ class ModelMaker:
 
         :raises BadInputError: it does not fit the model.
         """
-        model = self._wrapped(peft)
-        tokenizer, task = self._tokenizer, self._task
-        manifest = export_bundle(
-            model,
-            tokenizer.json,
-            tokenizer.pad_token_id,
-            task.labels,
+        model, task = self._wrapped(peft), self._task
+        inputs = ModelInputs(
+            self._tokenizer,
             task.max_tokens,
-            folder / "bundle",
-            prompt=self._sample.prompt,
-            task=task.task,
-            no_answer=task.no_answer,
+            task.labels,
+            task.task,
+            self._sample.prompt,
+            task.no_answer,
             chat=load_chat(self._source) if task.task == CAUSAL_LM else None,
         )
-        pairs = task_named(task.task).is_pair
-        separator = segment_separator(model.config, tokenizer.json) if pairs else None
+        manifest = export_bundle(model, inputs, folder / "bundle")
+        separator = segment_separator(model.config, self._tokenizer.json) if task_named(task.task).is_pair else None
         return CandidateModel(model, folder / "bundle", manifest, separator)
 
     def _wrapped(self, peft: PeftSpec) -> PeftModel:

@@ -224,7 +224,7 @@ class SimulatedFleet:
         request = device_pb2.ReportRequest(
             assignment_id=work.assignment_id,
             first_index=message.first,
-            effort=device_pb2.Effort(seconds=message.seconds, example_passes=message.example_passes),
+            usage=device_pb2.ResourceUsage(seconds=message.seconds, example_passes=message.example_passes),
         )
         values = self._compute.scalars(record, work)[message.first : message.end]
         if message.packed:
@@ -233,7 +233,7 @@ class SimulatedFleet:
             request.derivatives.extend(values)
         if work.evaluation is not None and message.first == 0:
             request.evaluation.CopyFrom(work.evaluation.to_message())
-        self._traffic.report(work.device_id, request, request.effort)
+        self._traffic.report(work.device_id, request, request.usage)
         report = Report(record, request, self._job.spec.rounds.assignment_s)
         (response,) = reporting.record(connection, [report], self.now)
         self._traffic.answered(work.device_id, response)
@@ -245,9 +245,9 @@ class SimulatedFleet:
             assignment_id=work.assignment_id,
             sums=self._compute.class_sums(work),
             last=True,
-            effort=device_pb2.Effort(seconds=message.seconds, example_passes=message.example_passes),
+            usage=device_pb2.ResourceUsage(seconds=message.seconds, example_passes=message.example_passes),
         )
-        self._traffic.report(work.device_id, request, request.effort)
+        self._traffic.report(work.device_id, request, request.usage)
         response = feature_reporting.record(connection, record, request, self._job.manifest)
         self._traffic.answered(work.device_id, response)
         return True
