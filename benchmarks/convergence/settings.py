@@ -95,5 +95,8 @@ def settings_of(kind: str, changes: Mapping[str, Any], quick: bool) -> Reference
 
 
 def as_json(settings: ReferenceSettings) -> dict[str, Any]:
-    """Return the settings as JSON returns them."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
+    """Return the settings as JSON returns them; curves of before there was another pooling say nothing of it."""
+    found = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
+    if found.get("pooling") == "mean":
+        del found["pooling"]
+    return found
