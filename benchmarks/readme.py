@@ -1,4 +1,4 @@
-"""Write README's figures from ``benchmarks/results``: ``make figures``. A test compares README with them.
+"""Write README's figures and the profiler's example from ``benchmarks/results``: ``make figures``. Tests compare them.
 
 ``demo.json`` is ``demo-output/report.json`` of ``make demo`` in a fresh clone; ``--keep-demo FILE`` copies it.
 """
@@ -17,20 +17,25 @@ from benchmarks.convergence.curves import Curve, load_all
 from benchmarks.convergence.figures import Curves, final_accuracy, until
 from benchmarks.environment import REPOSITORY
 from benchmarks.markdown import table, write_results
-from examples.demo.report import Report, lines
+from examples.demo.report import Report as Demo
+from examples.demo.report import lines
+from fwdllm_server.profiler.report import Report
+from fwdllm_server.profiler.table import HEADINGS, cells
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
+PROFILE = "fwdllm-server profile"
 _KIB, _MIB = 1024, 1024 * 1024
 
 
 def main() -> None:
-    """Write every block of README anew."""
+    """Write every block anew."""
     parser = argparse.ArgumentParser(prog="make figures", description=__doc__)
     parser.add_argument("--keep-demo", type=Path, metavar="FILE", help="report.json of a run of make demo to keep")
     arguments = parser.parse_args()
     if arguments.keep_demo:
         keep_demo(arguments.keep_demo)
     write(REPOSITORY / "README.md")
+    write_results(REPOSITORY / "docs" / "profiler.md", PROFILE, profile_table(_read("profile")))
 
 
 def write(document: Path) -> None:
@@ -40,6 +45,13 @@ def write(document: Path) -> None:
     """
     for command, text in blocks():
         write_results(document, command, text)
+
+
+def profile_table(report: dict[str, Any]) -> str:
+    """Return the candidates of a report of ``fwdllm-server profile`` as Markdown."""
+    found = Report.model_validate(report)
+    rows = [[str(each.rank), *cells(each)] for each in found.candidates]
+    return "\n".join(table(("", *HEADINGS, found.settings.metric), rows))
 
 
 def keep_demo(report: Path) -> None:
@@ -58,7 +70,7 @@ def blocks() -> Iterator[tuple[str, str]]:
 
 
 def _last_lines(report: dict[str, Any]) -> str:
-    printed = lines(Report(**report, adapter_dir="…/demo-output/adapter"))
+    printed = lines(Demo(**report, adapter_dir="…/demo-output/adapter"))
     return "\n".join(("```text", *printed, "```"))
 
 

@@ -20,6 +20,7 @@ from benchmarks.device.shapes import SHAPES
 from benchmarks.environment import REPOSITORY
 from benchmarks.idle.__main__ import report as idle_report
 from benchmarks.markdown import table
+from benchmarks.readme import PROFILE, profile_table
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
 
@@ -128,6 +129,7 @@ GENERATED: list[tuple[str, str, str, Callable[[Mapping[str, Any]], str]]] = [
         "coordinator",
         lambda found: "\n".join(coordinator_tables(found["measurements"])),
     ),
+    ("docs/profiler.md", PROFILE, "profile", lambda found: profile_table(dict(found))),
 ]
 """Page, command, file of results, and what makes its tables."""
 

@@ -9,7 +9,8 @@ from rich.text import Text
 
 from fwdllm_server.profiler.report import CandidateReport, Report
 
-_HEADINGS = ("candidate", "d", "f", "d·f", "passes to target", "loss", "gain over the head")
+HEADINGS = ("candidate", "d", "f", "d·f", "passes to target", "loss", "gain over the head")
+"""Of :func:`cells`, after which the score's metric heads the last."""
 
 
 def render(report: Report) -> RenderableType:
@@ -17,7 +18,7 @@ def render(report: Report) -> RenderableType:
     settings = report.settings
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("#", justify="right")
-    for heading in (*_HEADINGS, settings.metric):
+    for heading in (*HEADINGS, settings.metric):
         table.add_column(heading, justify="left" if heading == "candidate" else "right")
     for candidate in report.candidates:
         table.add_row(str(candidate.rank), *cells(candidate))
