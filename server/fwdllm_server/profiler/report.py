@@ -91,20 +91,32 @@ def make_report(
     environment: Mapping[str, str],
     left_out: Mapping[str, str],
 ) -> Report:
-    """Rank the measured candidates. ``left_out`` maps names of other candidates to why they were not measured.
-
-    The target is the least loss of any candidate. It is reached where the mean difference to it, row by row, is at most
-    its standard error. First come those that reach it, by their passes, then the others, by their loss.
-    """
-    target = min((best_of(each.epochs) for each in measurements), key=lambda epoch: epoch.loss)
+    """Rank the measured candidates. ``left_out`` maps names of other candidates to why they were not measured."""
     plain = next((best_of(each.epochs) for each in measurements if each.spec.layers == []), None)
-    found = sorted((_candidate(each, target, plain) for each in measurements), key=_order)
     return Report(
         settings=settings,
         environment=dict(environment),
-        candidates=[each.model_copy(update={"rank": rank}) for rank, each in enumerate(found, start=1)],
+        candidates=ranked([_candidate(each, plain) for each in measurements]),
         left_out=dict(left_out),
     )
+
+
+def ranked(candidates: Sequence[CandidateReport]) -> list[CandidateReport]:
+    """Return the candidates with their ranks and their passes to the target, the best first.
+
+    The target is the least loss of any, plus twice the standard error of its gain over the head alone. First come those
+    that reach it, by their passes, then the others, by their loss.
+    """
+    best = min(candidates, key=lambda each: each.loss)
+    target = best.loss + (2 * best.gain.error if best.gain else 0.0)
+    found = sorted(
+        (each.model_copy(update={"passes_to_target": _passes(each, target)}) for each in candidates), key=_order
+    )
+    return [each.model_copy(update={"rank": rank}) for rank, each in enumerate(found, start=1)]
+
+
+def _passes(candidate: CandidateReport, target: float) -> float | None:
+    return next((epoch.passes for epoch in candidate.epochs if epoch.loss <= target), None)
 
 
 def _order(candidate: CandidateReport) -> tuple[bool, float]:
@@ -112,10 +124,8 @@ def _order(candidate: CandidateReport) -> tuple[bool, float]:
     return passes is None, candidate.loss if passes is None else passes
 
 
-def _candidate(measured: Measurement, target: Epoch, plain: Epoch | None) -> CandidateReport:
+def _candidate(measured: Measurement, plain: Epoch | None) -> CandidateReport:
     best, cost = best_of(measured.epochs), measured.cost
-    reached = (epoch for epoch in measured.epochs if _is_as_good(epoch, target))
-    first = next(reached, None)
     return CandidateReport(
         rank=0,
         name=name_of(measured.spec),
@@ -127,7 +137,7 @@ def _candidate(measured: Measurement, target: Epoch, plain: Epoch | None) -> Can
         loss=best.loss,
         score=best.score,
         gain=None if plain is None else difference(plain.losses, best.losses),
-        passes_to_target=None if first is None else cost.passes(measured.rows, first.visits),
+        passes_to_target=None,
         epochs=[
             EpochReport(passes=cost.passes(measured.rows, epoch.visits), loss=epoch.loss, score=epoch.score)
             for epoch in measured.epochs
@@ -141,8 +151,3 @@ def difference(losses: NDArray[np.float64], lower: NDArray[np.float64]) -> Diffe
     each = losses - lower
     error = float(each.std(ddof=1)) / sqrt(len(each)) if len(each) > 1 else 0.0
     return Difference(mean=float(each.mean()), error=error)
-
-
-def _is_as_good(epoch: Epoch, target: Epoch) -> bool:
-    behind = difference(epoch.losses, target.losses)
-    return behind.mean <= behind.error

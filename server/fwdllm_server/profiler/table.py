@@ -25,7 +25,8 @@ def render(report: Report) -> RenderableType:
     notes = [
         f"{settings.epochs} epochs of {settings.rows} rows by exact gradients; loss and {settings.metric} are of the "
         f"best epoch on {settings.validation_rows} others",
-        "d·f: passes for each row of a forward gradient as good as that; target: the least loss, within its error",
+        "d·f: passes for each row of a forward gradient as good as that",
+        "target: the least loss and twice the standard error of its gain",
         *(f"left out: {name} ({reason})" for name, reason in report.left_out.items()),
     ]
     return Group(table, *map(Text, notes))
