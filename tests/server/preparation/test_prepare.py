@@ -90,7 +90,7 @@ async def test_a_head_starts_from_held_out_rows(source: str, tmp_path: Path):
     await export_in_process(spec, source, folder, [], rows)
     prepared = adopt(spec, folder, ArtifactStore(tmp_path / "artifacts"))
 
-    assert (prepared.head_init, prepared.draft) == ("held-out", False)
+    assert (prepared.head_init, prepared.head_uninitialised) == ("held-out", False)
     manifest, theta = Manifest.from_bytes((folder.bundle / "manifest.json").read_bytes()), prepared.state.theta
     found = HeldOutEvaluator(spec, tmp_path, folder.bundle, manifest, tmp_path / "cache").evaluate(0, theta)
     assert found.rows == 40
