@@ -1,4 +1,4 @@
-"""Write README's figures from ``benchmarks/results``: ``make figures``. A test compares README with them.
+"""Write README's figures and the profiler's example from ``benchmarks/results``: ``make figures``. Tests compare them.
 
 ``demo.json`` is ``demo-output/report.json`` of ``make demo`` in a fresh clone; ``--keep-demo FILE`` copies it.
 """
@@ -7,30 +7,35 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from math import floor
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from benchmarks.convergence.curves import load_all
+from benchmarks.convergence.curves import Curve, load_all
 from benchmarks.convergence.figures import Curves, final_accuracy, until
 from benchmarks.environment import REPOSITORY
 from benchmarks.markdown import table, write_results
-from examples.demo.report import Report, lines
+from examples.demo.report import Report as Demo
+from examples.demo.report import lines
+from fwdllm_server.profiler.report import Report
+from fwdllm_server.profiler.table import HEADINGS, cells
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
+PROFILE = "fwdllm-server profile"
 _KIB, _MIB = 1024, 1024 * 1024
 
 
 def main() -> None:
-    """Write every block of README anew."""
+    """Write every block anew."""
     parser = argparse.ArgumentParser(prog="make figures", description=__doc__)
     parser.add_argument("--keep-demo", type=Path, metavar="FILE", help="report.json of a run of make demo to keep")
     arguments = parser.parse_args()
     if arguments.keep_demo:
         keep_demo(arguments.keep_demo)
     write(REPOSITORY / "README.md")
+    write_results(REPOSITORY / "docs" / "profiler.md", PROFILE, profile_table(_read("profile")))
 
 
 def write(document: Path) -> None:
@@ -40,6 +45,13 @@ def write(document: Path) -> None:
     """
     for command, text in blocks():
         write_results(document, command, text)
+
+
+def profile_table(report: dict[str, Any]) -> str:
+    """Return the candidates of a report of ``fwdllm-server profile`` as Markdown."""
+    found = Report.model_validate(report)
+    rows = [[str(each.rank), *cells(each)] for each in found.candidates]
+    return "\n".join(table(("", *HEADINGS, found.settings.metric), rows))
 
 
 def keep_demo(report: Path) -> None:
@@ -58,7 +70,7 @@ def blocks() -> Iterator[tuple[str, str]]:
 
 
 def _last_lines(report: dict[str, Any]) -> str:
-    printed = lines(Report(**report, adapter_dir="…/demo-output/adapter"))
+    printed = lines(Demo(**report, adapter_dir="…/demo-output/adapter"))
     return "\n".join(("```text", *printed, "```"))
 
 
@@ -90,57 +102,66 @@ def _demo(report: dict[str, Any]) -> str:
 
 def _convergence(curves: Curves, results: dict[str, Any]) -> str:
     figures = {figure["name"]: figure for figure in results["figures"]}
-    main = curves.main.name
+    main, hard = curves.main.name, curves.hard.name
     rows = [_passes(curves, figures, percent) for percent in (80, 85)]
-    skewed = until(curves.of(main, "default", "dirichlet-0.1"), curves.main.goal)
     published = figures["noniid_slowdown_default"]["peer"]
-    if skewed is not None:
-        slower = figures["noniid_slowdown_default"]["by_population"]["dirichlet-0.1"]
-        rows.append(
-            (
-                "the same, devices whose labels are skewed (Dirichlet 0.1)",
-                f"{skewed.value:,.0f}",
-                f"{slower:.2f} times those of devices alike; the paper reports {published['low']} to "
-                f"{published['high']}",
-            )
+    skewed = {method: until(curves.of(main, method, "dirichlet-0.1"), curves.main.goal) for method in _OWN}
+    alike = {method: until(curves.of(main, method), curves.main.goal) for method in _OWN}
+    slower = [
+        f"`{method}`: {spent.value / own.value:.2f} times those of devices alike"
+        for method in _OWN
+        if (spent := skewed[method]) is not None and (own := alike[method]) is not None
+    ]
+    rows.append(
+        (
+            "the same, devices whose labels are skewed (Dirichlet 0.1)",
+            *(f"{spent.value:,.0f}" if spent else "–" for spent in skewed.values()),
+            "; ".join([*slower, f"the paper reports {published['low']} to {published['high']}"]),
         )
-    rows.append(_final(curves, main, "AG News"))
-    int4 = final_accuracy(curves.of(main, "default-int4"))
-    if int4 is not None:
-        rows.append(("the same, frozen weights in int4 (one seed)", f"{int4:.1%}", ""))
-    rows.append(_final(curves, curves.hard.name, "Yelp sentences"))
-    spent = [f"{_passes_of_a_run(curves, task):,.0f}" for task in (main, curves.hard.name)]
-    cached = "one for each row: the head's directions run on cached features"
-    rows.append(("all example-passes of a run", " and ".join(spent), cached))
-    return "\n".join(table(("", "the preset `layer-means-4096`", "beside it"), rows))
+    )
+    rows += [_final(curves, main, "AG News"), _final(curves, hard, "Yelp sentences"), _bytes(curves)]
+    totals = [_mean_of(curves, main, method, lambda curve: curve.last.example_passes) for method in _OWN]
+    cached = "one for each row and what the head's directions cost on cached features"
+    rows.append(("AG News, all example-passes of a run", *totals, cached))
+    return "\n".join(table(("", *(f"`{method}`" for method in _OWN), "beside it"), rows))
 
 
-def _passes(curves: Curves, figures: dict[str, Any], percent: int) -> tuple[str, str, str]:
+def _passes(curves: Curves, figures: dict[str, Any], percent: int) -> tuple[str, ...]:
     figure = figures[f"passes_ratio_paper_over_default_{percent}"]
-    own = until(curves.of(curves.main.name, "default"), percent / 100)
+    own = [until(curves.of(curves.main.name, method), percent / 100) for method in _OWN]
     peer = figure["peer"]["name"]
     spent = figure["peer"]["passes"][peer]["value"]
     if figure.get("bound"):
         beside = f"not in {spent:,}, at least {floor(figure['value']):,} times as many"
     else:
         beside = f"{spent:,}, {figure['value']:,.0f} times as many"
-    passes = f"{own.value:,.0f}" if own else "–"
-    return f"AG News, example-passes to {percent} %", passes, f"the paper's recipe (`{peer}`): {beside}"
+    passes = (f"{each.value:,.0f}" if each else "–" for each in own)
+    return f"AG News, example-passes to {percent} %", *passes, f"the paper's recipe (`{peer}`): {beside}"
 
 
-def _passes_of_a_run(curves: Curves, task: str) -> float:
-    return mean(curve.last.example_passes for curve in curves.of(task, "default"))
+def _bytes(curves: Curves) -> tuple[str, ...]:
+    main = curves.main.name
+    own = [_mean_of(curves, main, method, lambda curve: curve.bytes_per_device / 1000) for method in _OWN]
+    peer = _mean_of(curves, main, "backprop-lora-fedsgd", lambda curve: curve.bytes_per_device / 1000)
+    return "AG News, kB of a run for each device, up and down", *own, f"LoRA by backpropagation {peer}"
 
 
-def _final(curves: Curves, task: str, name: str) -> tuple[str, str, str]:
-    own = final_accuracy(curves.of(task, "default"))
+def _mean_of(curves: Curves, task: str, method: str, number: Callable[[Curve], float]) -> str:
+    found = curves.of(task, method)
+    return f"{mean(map(number, found)):,.0f}" if found else "–"
+
+
+def _final(curves: Curves, task: str, name: str) -> tuple[str, ...]:
+    own = [final_accuracy(curves.of(task, method)) for method in _OWN]
     found = {label: final_accuracy(curves.of(task, method)) for method, label in _REFERENCES.items()}
     beside = ", ".join(f"{label} {value:.1%}" for label, value in found.items() if value)
-    return f"{name}, final accuracy", f"{own:.1%}" if own else "–", beside
+    return f"{name}, final accuracy", *(f"{each:.1%}" if each else "–" for each in own), beside
 
 
+_OWN = ("default", "layer-means-4096")
 _REFERENCES = {
     "probe-ridge": "ridge probe",
+    "probe-ridge-layer-means": "ridge on what `default` reads",
     "probe-sgd": "SGD probe",
     "backprop-lora-fedsgd": "LoRA by backpropagation",
 }

@@ -9,6 +9,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+from fwdllm_server.tasks.class_scores import ClassificationScores
+
 
 @dataclass(frozen=True)
 class Point:
@@ -38,11 +40,19 @@ class Point:
 
 @dataclass(frozen=True)
 class Final:
-    """The last version on all test rows."""
+    """The last version on all test rows. Curves of before they were measured have no macro F1 and no correlation."""
 
     accuracy: float
     loss: float
     rows: int
+    macro_f1: float | None = None
+    matthews_correlation: float | None = None
+
+    @classmethod
+    def of(cls, labels: Sequence[str], truth: Sequence[int], probabilities: Sequence[Sequence[float]]) -> Final:
+        """Compare ``probabilities`` ``[rows, labels]`` with ``truth`` ``[rows]``, indices of the right ``labels``."""
+        scores = ClassificationScores.of(labels, truth, probabilities)
+        return cls(scores.accuracy, scores.loss, scores.rows, scores.macro_f1, scores.matthews_correlation)
 
 
 @dataclass(frozen=True)

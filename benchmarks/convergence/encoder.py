@@ -19,16 +19,16 @@ from benchmarks.convergence.tasks import Task, TaskFiles, read_rows
 from examples.materials import minilm_folder
 from fwdllm_client.data.dataset import Dataset
 from fwdllm_client.engine.batches import Group, text_of
-from fwdllm_server.model.load import load_base
+from fwdllm_server.model.load import Pooling, load_base
 
 Indices = NDArray[np.int64]
 
 _EVALUATED_TOGETHER = 64
 
 
-def load_encoder(task: Task) -> nn.Module:
-    """all-MiniLM-L6-v2 with a linear head of zeros on the mean over its tokens: what the presets start from."""
-    return load_base(str(minilm_folder()), task.labels, "mean")
+def load_encoder(task: Task, pooling: Pooling = "mean") -> nn.Module:
+    """all-MiniLM-L6-v2 with a linear head of zeros on means over its tokens: what the presets start from."""
+    return load_base(str(minilm_folder()), task.labels, pooling)
 
 
 def tokenised(files: TaskFiles, *parts: str) -> list[Dataset]:
@@ -81,15 +81,12 @@ def features_of(model: nn.Module, dataset: Dataset) -> NDArray[np.float64]:
 
 
 def evaluate(model: nn.Module, dataset: Dataset) -> Final:
-    """Accuracy and loss on every row."""
-    correct, loss = 0, 0.0
+    """Compute the metrics of every row."""
+    order = _by_length(dataset)
     with torch.no_grad():
-        for rows in _by_length(dataset):
-            batch = batch_of(dataset, rows)
-            logits = _logits(model, batch)
-            correct += int((logits.argmax(dim=1) == batch.labels).sum())
-            loss += float(functional.cross_entropy(logits, batch.labels, reduction="sum"))
-    return Final(correct / len(dataset), loss / len(dataset), len(dataset))
+        logits = torch.cat([_logits(model, batch_of(dataset, rows)) for rows in order])
+    labels = list(map(str, range(logits.shape[1])))
+    return Final.of(labels, dataset.labels[np.concatenate(order)].tolist(), logits.softmax(dim=1).tolist())
 
 
 @dataclass(frozen=True)

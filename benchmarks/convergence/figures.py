@@ -11,7 +11,8 @@ from benchmarks.convergence.tasks import QUICK_TASK, TASKS, Task
 from benchmarks.reporting import Figure, make_figure, rounded
 
 PAPER = ("fwdllm-paper", "fwdllm-paper-tuned")
-PROBES = ("probe-ridge", "probe-sgd")
+PROBES = ("probe-ridge", "probe-logistic", "probe-sgd")
+OWN_PROBE = "probe-ridge-layer-means"
 BACKPROP = ("backprop-lora-fedsgd", "backprop-lora-fedavg")
 SKEWED = ("dirichlet-1", "dirichlet-0.1")
 PUBLISHED_SLOWDOWN = {"name": "FwdLLM as published (its Non-IID figure)", "low": 2.3, "high": 5.4}
@@ -73,6 +74,7 @@ def all_figures(curves: Curves) -> list[Figure]:
         _final("final_accuracy_backprop_lora", curves, BACKPROP),
         _slowdown(curves),
         _gap_closed(curves),
+        _below_probe(curves),
         _bytes(curves),
         _fall(curves),
     ]
@@ -162,8 +164,26 @@ def _gap_closed(curves: Curves) -> Figure:
     return figure | {"value": rounded(closed(accuracy)), **_spread(each)}
 
 
+def _below_probe(curves: Curves) -> Figure:
+    """Return the worst difference, over tasks and populations, to ridge on the features that the head reads."""
+    figure = make_figure("below_probe", None, "points of accuracy, default − ridge on its features", -0.5, "higher")
+    figure["peer"] = OWN_PROBE
+    places = dict.fromkeys((curve.task, curve.population) for curve in curves.all if curve.method == "default")
+    details = {}
+    for task, population in places:
+        own = final_accuracy(curves.of(task, "default", population))
+        # The rows are the same, whoever has them.
+        probe = final_accuracy(curves.of(task, OWN_PROBE, population) or curves.of(task, OWN_PROBE))
+        if own is not None and probe is not None:
+            details[f"{task}/{population}"] = rounded(100 * (own - probe))
+    if not details:
+        return figure | {"note": "no pair of curves yet"}
+    worst = min(details, key=lambda place: details[place])
+    return figure | {"value": details[worst], "note": f"on {worst}", "by_place": details}
+
+
 def _bytes(curves: Curves) -> Figure:
-    figure = make_figure("bytes_per_device_default", None, "bytes up and down, without the model", None, "lower")
+    figure = make_figure("bytes_per_device_default", None, "bytes up and down, without the model", 3.5e6, "lower")
     own = curves.of(curves.main.name, "default")
     peers = {
         method: round(mean(curve.bytes_per_device for curve in found))
@@ -173,7 +193,11 @@ def _bytes(curves: Curves) -> Figure:
     if not own:
         return figure | {"note": "no curve yet", "peer": peers}
     each = [curve.bytes_per_device for curve in own]
-    figure |= {"value": round(mean(each)), **_spread(each), "peer": peers}
+    ways = {
+        "up": round(mean(curve.last.bytes_up / curve.devices for curve in own)),
+        "down": round(mean(curve.last.bytes_down / curve.devices for curve in own)),
+    }
+    figure |= {"value": round(mean(each)), **_spread(each), **ways, "peer": peers}
     return figure if all(curve.complete for curve in own) else figure | {"bound": "at least", "note": "not complete"}
 
 

@@ -41,7 +41,7 @@ class Reference:
     """What forward gradients are held against; ``settings`` are those of its kind in :mod:`settings`."""
 
     name: str
-    kind: Literal["ridge", "sgd-probe", "fedsgd", "fedavg"]
+    kind: Literal["ridge", "logistic", "sgd-probe", "fedsgd", "fedavg"]
     settings: Changes = field(default_factory=dict)
     where: tuple[str, ...] = ALL
     seeds: int = 3
@@ -51,9 +51,13 @@ _PAPER = {"ag_news": 2e6, "bbc_news": 3e5}
 _ABLATION = {"ag_news": 3e5}
 _TOP = {"layers": (-2, -1)}
 _WHOLE = {"layers": None}
+_AS_DEFAULT = {"pooling": "layer-means"}
 
 REFERENCES = (
     Reference("probe-ridge", "ridge", where=(*ALL, BY_USER), seeds=1),
+    Reference("probe-logistic", "logistic", where=(*ALL, BY_USER), seeds=1),
+    Reference("probe-ridge-layer-means", "ridge", _AS_DEFAULT, where=(*ALL, BY_USER), seeds=1),
+    Reference("probe-logistic-layer-means", "logistic", _AS_DEFAULT, where=(*ALL, BY_USER), seeds=1),
     Reference("probe-sgd", "sgd-probe"),
     Reference("backprop-lora-fedsgd", "fedsgd", _TOP, where=(*ALL, *SKEWED, BY_USER)),
     Reference("backprop-lora-fedavg", "fedavg", _TOP, where=(*ALL, *SKEWED, BY_USER)),
@@ -72,9 +76,8 @@ _HEAD_BLOCK = {
 
 HEADLINE = (
     Method("default", "default", where=(*ALL, *SKEWED, BY_USER, BY_DOMAIN)),
-    # What the default was before blocks were measured completely.
-    Method("layer-means-4096", "layer-means-4096", where=(AG, CLINC), seeds=1),
-    Method("layer-means-4096", "layer-means-4096", where=ALL),
+    # The same head from few directions.
+    Method("layer-means-4096", "layer-means-4096", where=(*ALL, *SKEWED, BY_USER)),
     Method("mezo", "mezo", where=(AG, BBC), max_passes={"ag_news": 3e5, "bbc_news": 1e5}),
     Method("fwdllm-paper", "fwdllm-paper", where=(AG, BBC), seeds=1, max_passes=_PAPER),
     Method(

@@ -16,6 +16,7 @@ from benchmarks.convergence.tasks import TASKS, Task
 # Told apart by dashes, markers and lightness, so that print in grey will do.
 _STYLES: dict[str, dict[str, object]] = {
     "default": {"color": "#000000", "linestyle": "-", "marker": "o"},
+    "layer-means-4096": {"color": "#505050", "linestyle": (0, (5, 2)), "marker": "p"},
     "fwdllm-paper": {"color": "#b03030", "linestyle": "--", "marker": "s"},
     "fwdllm-paper-tuned": {"color": "#d08070", "linestyle": "-.", "marker": "D"},
     "mezo": {"color": "#7a7a7a", "linestyle": ":", "marker": "^"},

@@ -6,15 +6,16 @@ A method that does not beat them has taught the layers below the head nothing.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 
 from benchmarks.convergence.curves import Final, Point
 from benchmarks.convergence.encoder import PassShares, features_of, load_encoder, tokenised
-from benchmarks.convergence.settings import RidgeSettings, SgdSettings
+from benchmarks.convergence.settings import LogisticSettings, Pooling, RidgeSettings, SgdSettings
 from benchmarks.convergence.tasks import TaskFiles
 from fwdllm_server.simulation.population import Population
 
@@ -34,8 +35,8 @@ class _Features:
     head_share: float
 
     @classmethod
-    def of(cls, files: TaskFiles, measured_on: str) -> _Features:
-        model = load_encoder(files.task)
+    def of(cls, files: TaskFiles, measured_on: str, pooling: Pooling = "mean") -> _Features:
+        model = load_encoder(files.task, pooling)
         datasets = tokenised(files, "training", "validation", measured_on, "test")
         features = [features_of(model, dataset) for dataset in datasets]
         centre, scale = features[0].mean(axis=0), features[0].std(axis=0) + 1e-6
@@ -50,8 +51,8 @@ class _Features:
 def ridge(
     files: TaskFiles, _population: Population, _seed: int, settings: RidgeSettings, measured_on: str
 ) -> Iterator[Point | Final]:
-    """Ridge regression on one-hot classes: one pass over each training row; its loss is the squared error."""
-    found = _Features.of(files, measured_on)
+    """Fit ridge regression to one-hot classes: one pass over each training row; its loss is the squared error."""
+    found = _Features.of(files, measured_on, settings.pooling)
     rows, classes = found.training
     targets = np.eye(len(files.task.labels))[classes]
     gram, moments, identity = rows.T @ rows, rows.T @ targets, np.eye(rows.shape[1])
@@ -59,7 +60,19 @@ def ridge(
     best = max(solutions, key=lambda weights: _accuracy(weights, *found.validation))
     squared = float(np.square(rows @ best - targets).sum(axis=1).mean())
     yield Point(1, _accuracy(best, *found.measured), squared, float(len(rows)))
-    yield Final(_accuracy(best, *found.test), squared, len(found.test[0]))
+    yield replace(_final(best, *found.test), loss=squared)
+
+
+def logistic(
+    files: TaskFiles, _population: Population, _seed: int, settings: LogisticSettings, measured_on: str
+) -> Iterator[Point | Final]:
+    """Fit logistic regression until it has converged: one pass over each training row."""
+    found = _Features.of(files, measured_on, settings.pooling)
+    model = LogisticRegression(fit_intercept=False, warm_start=True, max_iter=settings.iterations, tol=1e-3)
+    solutions = [_fitted(model, penalty, *found.training) for penalty in settings.inverse_penalties]
+    best = max(solutions, key=lambda weights: _accuracy(weights, *found.validation))
+    yield Point(1, _accuracy(best, *found.measured), _loss(best, *found.measured), float(len(found.training[0])))
+    yield _final(best, *found.test)
 
 
 def sgd(
@@ -73,7 +86,15 @@ def sgd(
     for epoch, weights in enumerate(epochs):
         passes = rows * (epoch > 0) + epoch * rows * _PASSES_OF_A_STEP * found.head_share
         yield Point(epoch, _accuracy(weights, *found.measured), _loss(weights, *found.measured), passes)
-    yield Final(_accuracy(epochs[-1], *found.test), _loss(epochs[-1], *found.test), len(found.test[0]))
+    yield _final(epochs[-1], *found.test)
+
+
+def _fitted(model: LogisticRegression, inverse_penalty: float, rows: Matrix, classes: Classes) -> Matrix:
+    """Return the weights ``[width, labels]``, from the last ones on."""
+    model.set_params(C=inverse_penalty).fit(rows, classes)
+    weights: Matrix = model.coef_.T.copy()
+    # Two classes have one line of weights, the log-odds of the second.
+    return weights if weights.shape[1] > 1 else np.column_stack([np.zeros(len(weights)), weights])
 
 
 def _trained(
@@ -106,6 +127,11 @@ def _probabilities(weights: Matrix, rows: Matrix) -> Matrix:
 
 def _accuracy(weights: Matrix, rows: Matrix, classes: Classes) -> float:
     return float(((rows @ weights).argmax(axis=1) == classes).mean())
+
+
+def _final(weights: Matrix, rows: Matrix, classes: Classes) -> Final:
+    labels = list(map(str, range(weights.shape[1])))
+    return Final.of(labels, classes.tolist(), _probabilities(weights, rows).tolist())
 
 
 def _loss(weights: Matrix, rows: Matrix, classes: Classes) -> float:

@@ -21,6 +21,7 @@ from benchmarks.convergence.tasks import TaskFiles
 
 _MEASURES: Mapping[str, Callable[..., Iterator[Point | Final]]] = {
     "ridge": probes.ridge,
+    "logistic": probes.logistic,
     "sgd-probe": probes.sgd,
     "fedsgd": backprop.fedsgd,
     "fedavg": backprop.fedavg,

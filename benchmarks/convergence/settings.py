@@ -4,18 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
+
+Pooling: TypeAlias = Literal["mean", "layer-means"]
 
 
 @dataclass(frozen=True)
 class RidgeSettings:
-    """The penalty is the one of these that is best on the validation rows."""
+    """The penalty is the one of these that is best on the validation rows. ``pooling`` is what the probe reads."""
 
+    pooling: Pooling = "mean"
     penalties: tuple[float, ...] = (0.1, 1.0, 10.0, 100.0, 1000.0, 3000.0, 10000.0)
 
     def quick(self) -> Self:
         """Return the same settings for a quick run."""
         return self
+
+
+@dataclass(frozen=True)
+class LogisticSettings:
+    """L-BFGS; of the ``inverse_penalties`` on squared weights the best on the validation rows."""
+
+    pooling: Pooling = "mean"
+    inverse_penalties: tuple[float, ...] = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+    iterations: int = 300
+
+    def quick(self) -> Self:
+        """Fewer penalties."""
+        return replace(self, inverse_penalties=self.inverse_penalties[::3])
 
 
 @dataclass(frozen=True)
@@ -61,10 +77,11 @@ class FedAvgSettings(FedSgdSettings):
     epochs: int = 1
 
 
-ReferenceSettings: TypeAlias = RidgeSettings | SgdSettings | FedSgdSettings | FedAvgSettings
+ReferenceSettings: TypeAlias = RidgeSettings | LogisticSettings | SgdSettings | FedSgdSettings | FedAvgSettings
 
 KINDS: Mapping[str, type[ReferenceSettings]] = {
     "ridge": RidgeSettings,
+    "logistic": LogisticSettings,
     "sgd-probe": SgdSettings,
     "fedsgd": FedSgdSettings,
     "fedavg": FedAvgSettings,
@@ -78,5 +95,8 @@ def settings_of(kind: str, changes: Mapping[str, Any], quick: bool) -> Reference
 
 
 def as_json(settings: ReferenceSettings) -> dict[str, Any]:
-    """Return the settings as JSON returns them."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
+    """Return the settings as JSON returns them; curves of before there was another pooling say nothing of it."""
+    found = {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(settings).items()}
+    if found.get("pooling") == "mean":
+        del found["pooling"]
+    return found

@@ -91,5 +91,5 @@ def _evaluate(simulation: Simulation, files: TaskFiles, settings: Settings) -> F
     dataset = Dataset.load(DataSource(files.test), bundle / manifest.tokenizer.name, manifest)
     cache = simulation.bundle.path / "cache" / "final"
     with Engine(bundle, manifest, dataset, cache, settings.threads, cache_limit_bytes=0) as engine:
-        result = engine.evaluate(simulation.theta, np.arange(len(dataset)))
-    return Final(result.correct / result.total, result.loss, result.total)
+        found = engine.predict(simulation.theta, np.arange(len(dataset)))
+    return Final.of(manifest.labels, dataset.labels.tolist(), [each.probabilities for each in found])

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import mean
 
-from benchmarks.convergence.curves import Cost, Curve, Spent, example_passes
+from benchmarks.convergence.curves import Cost, Curve, Final, Spent, example_passes
 from benchmarks.convergence.figures import PAPER, Curves, final_accuracy, progress, until
 from benchmarks.convergence.methods import ABLATIONS, HEADLINE, METHODS, REFERENCES
 from benchmarks.convergence.tasks import TASKS, Task
@@ -41,7 +41,16 @@ def task_table(task: Task, curves: Curves, stale: Stale) -> list[str]:
     if len(best) == len(_RACE) and (common := math.floor(min(best) * 1000) / 1000) not in targets:
         targets.append(common)
     header = ["method", "seeds", *(f"passes to {target:.1%}" for target in targets)]
-    header += ["final accuracy", "best on the curve", "rounds", "kB per device", "CPU s", "state"]
+    header += [
+        "final accuracy",
+        "macro F1",
+        "Matthews",
+        "best on the curve",
+        "rounds",
+        "kB per device",
+        "CPU s",
+        "state",
+    ]
     rows = []
     for method in (*HEADLINE, *REFERENCES):
         found = curves.of(task.name, method.name)
@@ -75,7 +84,7 @@ def ablation_table(curves: Curves, stale: Stale) -> list[str]:
     """Return the table of the paper's recipe, each change alone, all together, and each taken out."""
     task = curves.main
     rows = []
-    for method in (*(METHODS[name] for name in PAPER), *ABLATIONS, METHODS["default"]):
+    for method in (*(METHODS[name] for name in (*PAPER, "layer-means-4096")), *ABLATIONS, METHODS["default"]):
         found = curves.of(task.name, method.name)
         if found:
             measured = all(point.cpu_seconds is not None for curve in found for point in curve.points)
@@ -99,7 +108,15 @@ def _outcome(curves: Sequence[Curve]) -> list[str]:
     cpu = [curve.last.cpu_seconds for curve in curves]
     seconds = f"{mean(value for value in cpu if value is not None):,.0f}" if None not in cpu else _NONE
     size = mean(curve.bytes_per_device for curve in curves) / 1000
-    return [_final(curves), _best(curves), str(max(curve.last.version for curve in curves)), f"{size:,.0f}", seconds]
+    scores = [_score(curves, lambda final: final.macro_f1), _score(curves, lambda final: final.matthews_correlation)]
+    return [
+        _final(curves),
+        *scores,
+        _best(curves),
+        str(max(curve.last.version for curve in curves)),
+        f"{size:,.0f}",
+        seconds,
+    ]
 
 
 def _final(curves: Sequence[Curve]) -> str:
@@ -107,6 +124,12 @@ def _final(curves: Sequence[Curve]) -> str:
     if accuracy is None:
         return _NONE
     return _percent(accuracy) + _range([f"{curve.final.accuracy * 100:.1f}" for curve in curves if curve.final])
+
+
+def _score(curves: Sequence[Curve], score: Callable[[Final], float | None]) -> str:
+    """Return the mean over seeds of a metric from 0 to 1 of all test rows."""
+    values = [score(curve.final) if curve.final else None for curve in curves]
+    return _NONE if None in values else f"{mean(value for value in values if value is not None):.3f}"
 
 
 def _best(curves: Sequence[Curve]) -> str:

@@ -69,7 +69,7 @@ def prepare(data: Path, folder: Path, intents: int) -> Files:
     validation, test = (list(_some(parts[part], chosen, _HELD_OUT)) for part in ("val", "test"))
     held_out = np.empty(len(test) + len(validation), dtype=object)
     places = split_held_out(len(held_out), VALIDATION_SHARE)
-    held_out[places[0]], held_out[places[1]] = test, validation
+    held_out[places.reported], held_out[places.validation] = test, validation
     _write(files.training, _some(parts["train"], chosen, _TRAINING))
     _write(files.held_out, held_out)
     if not (files.model / "config.json").exists():
@@ -84,7 +84,8 @@ def tokenised(files: Files) -> Rows:
     training, held_out = (
         tokenise(CompletionSource(path), tokenizer, MAX_TOKENS, chat) for path in (files.training, files.held_out)
     )
-    return Rows(training, held_out, *split_held_out(len(held_out), VALIDATION_SHARE))
+    shares = split_held_out(len(held_out), VALIDATION_SHARE)
+    return Rows(training, held_out, shares.reported, shares.validation)
 
 
 def _some(pairs: Iterable[Sequence[str]], intents: Sequence[str], count: int) -> Iterator[Mapping[str, str]]:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.precision.true_gradient import true_gradient
 from examples.materials import minilm_folder
 from fwdllm_client.data import Dataset
 from fwdllm_client.engine import DirectionTask, Engine
@@ -32,7 +33,6 @@ from fwdllm_server.model.load import load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.quantise import quantise_bundle
 from fwdllm_server.model.trainable import initial_theta
-from fwdllm_server.profiler.true_gradient import true_gradient
 
 PRECISIONS: tuple[Precision, ...] = ("float32", "int8", "int4")
 EPSILONS = (1e-5, 1e-4, 1e-3, 3e-3, 1e-2, 3e-2)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 from helpers.synthetic_curves import curve
 
-from benchmarks.convergence.curves import Curve, Spent, keep_further, load_all
+from benchmarks.convergence.curves import Curve, Final, Spent, keep_further, load_all
 from benchmarks.convergence.progress import BEGUN, RESULT, SIMULATION, Clock, read
 
 
@@ -92,3 +93,12 @@ def test_the_clock_goes_on_in_the_next_piece(tmp_path: Path) -> None:
     assert second.at["5"] == 7
     assert second.at["6"] >= 0
     assert Clock(tmp_path).at == second.at
+
+
+def test_the_final_metrics_of_four_rows_by_hand() -> None:
+    # Two of the first class, of which one is right, and two of the second, both right.
+    final = Final.of(("a", "b"), [0, 0, 1, 1], [[0.75, 0.25], [0.25, 0.75], [0.25, 0.75], [0.25, 0.75]])
+    assert (final.accuracy, final.rows) == (0.75, 4)
+    assert final.macro_f1 == pytest.approx((2 / 3 + 0.8) / 2)
+    assert final.matthews_correlation == pytest.approx(1 / 3**0.5)
+    assert final.loss == pytest.approx(-(3 * math.log(0.75) + math.log(0.25)) / 4)

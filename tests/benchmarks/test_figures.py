@@ -25,6 +25,7 @@ NAMES = [
     "final_accuracy_backprop_lora",
     "noniid_slowdown_default",
     "gap_closed_yelp",
+    "below_probe",
     "bytes_per_device_default",
     "largest_fall_500_rounds",
 ]
@@ -135,8 +136,25 @@ def test_the_gap_is_between_the_better_probe_and_the_better_backpropagation() ->
     assert "no gap" in figure("gap_closed_yelp", yelp[0], yelp[1], below)["note"]
 
 
+def test_the_worst_difference_to_ridge_on_the_features_that_are_read() -> None:
+    task = "clinc150"
+    clinc = [
+        curve("default", [(0, 0.1)], task=task, final=0.93),
+        curve("default", [(0, 0.1)], task=task, population="user", final=0.92),
+        curve("probe-ridge-layer-means", [(0, 0.1)], task=task, final=0.935),
+        curve("probe-ridge", [(0, 0.1)], task=task, final=0.99),
+    ]
+    ahead = [*DEFAULT, curve("probe-ridge-layer-means", [(0, 0.1)], final=0.88)]
+    found = figure("below_probe", *clinc, *ahead)
+    assert found["by_place"] == {"clinc150/iid": -0.5, "clinc150/user": -1.5, "ag_news/iid": 1}
+    assert found["value"] == -1.5
+    assert "clinc150/user" in found["note"]
+    assert figure("below_probe", *DEFAULT)["value"] is None
+
+
 def test_bytes_are_per_device() -> None:
-    assert figure("bytes_per_device_default", *DEFAULT)["value"] == 30
+    found = figure("bytes_per_device_default", *DEFAULT)
+    assert (found["value"], found["up"], found["down"]) == (30, 12, 18)
 
 
 def test_the_largest_fall_is_from_the_best_until_then() -> None:

@@ -11,7 +11,14 @@ from helpers.tiny_text import LABELS, save_tiny_model, write_rows
 
 from benchmarks.convergence import backprop, encoder, probes
 from benchmarks.convergence.curves import Final, Point
-from benchmarks.convergence.settings import FedAvgSettings, FedSgdSettings, RidgeSettings, SgdSettings
+from benchmarks.convergence.settings import (
+    FedAvgSettings,
+    FedSgdSettings,
+    LogisticSettings,
+    Pooling,
+    RidgeSettings,
+    SgdSettings,
+)
 from benchmarks.convergence.tasks import TASKS, TaskFiles
 from fwdllm_server.simulation.population import Population
 
@@ -47,6 +54,15 @@ def test_ridge_passes_each_training_row_once(files: TaskFiles) -> None:
     assert points[0].accuracy > 0.9
     assert final.rows == 120
     assert final.accuracy > 0.9
+
+
+@pytest.mark.parametrize("pooling", ["mean", "layer-means"])
+def test_logistic_regression_passes_each_training_row_once(files: TaskFiles, pooling: Pooling) -> None:
+    points, final = run(probes.logistic(files, POPULATION, 1, LogisticSettings(pooling), "curve"))
+    assert [point.example_passes for point in points] == [240]
+    assert points[0].accuracy > 0.9
+    assert final.accuracy > 0.9
+    assert final.macro_f1 == pytest.approx(final.accuracy, abs=0.05)
 
 
 def test_the_sgd_probe_pays_the_frozen_layers_once(files: TaskFiles) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.synthetic_curves import curve
 
+from benchmarks.convergence.curves import Final
 from benchmarks.convergence.figures import Curves
 from benchmarks.convergence.report import Places, write_report
 from benchmarks.convergence.runs import Settings, all_runs
@@ -46,10 +47,18 @@ def test_a_row_of_the_task_table() -> None:
     assert row(table, "method")[:5] == ["method", "seeds", "passes to 80.0%", "passes to 85.0%", "passes to 87.0%"]
     default = row(table, "`default`")
     assert default[1:5] == ["2", "250 (167–333)", "275 (183–367)", "285 (190–380)"]
-    assert default[5:] == ["89.0 % (88.0–90.0)", "90.0 %", "2", "0", "30", "complete"]
+    assert default[5:] == ["89.0 % (88.0–90.0)", "–", "–", "90.0 %", "2", "0", "30", "complete"]
     paper = row(table, "`fwdllm-paper`")
     assert paper[2:6] == ["28,750", "> 30,000", "> 30,000", "–"]
     assert paper[-1] == "incomplete: stopped at round 2 of 3000, 30,000 passes"
+
+
+def test_macro_f1_and_correlation_are_means_over_the_seeds() -> None:
+    finals = [Final(0.9, 0.3, 100, macro_f1=0.8, matthews_correlation=0.7), Final(0.9, 0.3, 100, 0.7, 0.6)]
+    found = [
+        replace(curve("default", [(0, 0.9)], seed=seed, final=0.9), final=each) for seed, each in enumerate(finals)
+    ]
+    assert row(task_table(TASKS["ag_news"], Curves(found), lambda _: False), "`default`")[6:8] == ["0.750", "0.650"]
 
 
 def test_the_highest_accuracy_that_all_reach_is_a_column() -> None:

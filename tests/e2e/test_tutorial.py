@@ -126,7 +126,7 @@ def predictions_of_the_coordinator(federation: Federation, folder: Path) -> list
     engine = Engine(place / "bundle", manifest, dataset, folder / "cache")
     found = [engine.evaluate(state.theta, np.array([row])) for row in range(len(dataset))]
     spec = JobSpec.model_validate(tomllib.loads((folder / "job.toml").read_text()))
-    reported, _ = split_held_out(len(dataset), spec.held_out.validation)
+    reported = split_held_out(len(dataset), spec.held_out.validation).reported
     assert sum(found[row].correct for row in reported) / len(reported) == job["latest_evaluation"]["accuracy"]
     with (folder / "held_out.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -29,16 +29,16 @@ def profile(
     candidates: Annotated[
         Path | None, typer.Option(help="TOML file with [[candidate]] tables; by default every method.")
     ] = None,
-    directions: Annotated[int, typer.Option(help="Directions to measure for each candidate.")] = 4096,
-    rows: Annotated[int, typer.Option(min=1, help="Held-out rows for each gradient.")] = 64,
+    rows: Annotated[int, typer.Option(min=1, help="Held-out rows to train on.")] = 256,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs of training.")] = 8,
     seed: Annotated[
-        int | None, typer.Option(min=0, max=(1 << 63) - 1, help="Seed of rows and directions; by default the job's.")
+        int | None, typer.Option(min=0, max=(1 << 63) - 1, help="Seed of rows and their order; by default the job's.")
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="Threads of the model; 0 means one per core.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Folder for the report, its plot and the [peft] block.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Rank PEFT methods for a job. By expected loss reduction per second of device time, on the held-out rows."""
+    """Rank PEFT methods for a job. By the passes that forward gradients need for what the held-out rows teach."""
     # Imported here: the other commands do not need torch.
     from fwdllm_server.preparation.job_file import read_job
     from fwdllm_server.profiler.candidates import CandidateFile
@@ -52,8 +52,8 @@ def profile(
     if out is not None:
         require_plotting()
         make_folder(out)
-    amount = Amount(directions, rows, spec.job.seed if seed is None else seed, threads)
-    report = _measure(Profiler(spec, file.absolute().parent, amount, chosen), directions, out)
+    amount = Amount(rows, epochs, spec.job.seed if seed is None else seed, threads)
+    report = _measure(Profiler(spec, file.absolute().parent, amount, chosen), epochs, out)
     block = peft_block(report.candidates[0].peft)
     if out is not None:
         write_atomically(out / PLOT_FILE, plot(report))
@@ -70,14 +70,14 @@ def profile(
         print(f"\n{out.absolute()}: {REPORT_FILE}, {PLOT_FILE}, {PEFT_FILE}")
 
 
-def _measure(profiler: Profiler, directions: int, out: Path | None) -> Report:
+def _measure(profiler: Profiler, epochs: int, out: Path | None) -> Report:
     """Return the report on all candidates. Write the partial report to ``out`` after each candidate."""
     report: Report | None = None
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task("", total=directions * len(profiler.candidates))
+        task = progress.add_task("", total=(epochs + 1) * len(profiler.candidates))
         for report in profiler.run(
-            lambda name: progress.update(task, description=name), lambda count: progress.advance(task, count)
+            lambda name: progress.update(task, description=name), lambda: progress.advance(task)
         ):
             if out is not None:
                 write_atomically(out / REPORT_FILE, report.model_dump_json(indent=2).encode() + b"\n")

@@ -183,7 +183,8 @@ class HeldOutSection(_Section):
     The second texts of pairs are in the ``pair_column``; without one pairs are found by the usual names of their
     columns. Those of questions have fixed names, see ``fwdllm_client.tasks.question_answering.QuestionSource``. With
     ``skip_incomplete`` rows without a text, a label or a completion are skipped. The share ``validation`` of the rows,
-    drawn from all over the file, chooses the version that is exported; accuracies are those of the other rows.
+    drawn from all over the file, chooses the version that is exported; accuracies are those of the other rows. From the
+    class means of the share ``start``, other rows again, a new linear head starts; nothing is evaluated on them.
     """
 
     file: str
@@ -192,6 +193,13 @@ class HeldOutSection(_Section):
     pair_column: str | None = None
     skip_incomplete: bool = False
     validation: float = Field(default=0.0, ge=0, lt=1)
+    start: float = Field(default=0.0, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _rows_are_left(self) -> HeldOutSection:
+        if self.validation + self.start >= 1:
+            raise ValueError("validation and start leave no rows to report on; lower one of them")
+        return self
 
 
 class OptimizerSection(_Section):
@@ -463,6 +471,17 @@ class JobSpec(_Section):
                 f"the metrics of {task.name} ({' and '.join(task.metrics)}) need all rows in one place, so devices "
                 "cannot have them; leave out [rounds] federated_evaluate_every"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _head_starts_once(self) -> JobSpec:
+        if not self.held_out.start:
+            return self
+        if not task_named(self.model.task).is_class:
+            raise ValueError(f"[held_out] start is for heads of classes, not for {self.model.task}; leave it out")
+        if self.model.head != "zeros" or self.model.verbaliser:
+            other = "verbaliser" if self.model.verbaliser else f'head = "{self.model.head}"'
+            raise ValueError(f"the head starts from [held_out] start and from [model] {other}; leave out one of them")
         return self
 
     @model_validator(mode="after")

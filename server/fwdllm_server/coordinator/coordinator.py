@@ -309,14 +309,14 @@ class Coordinator:
         folder = self.folder(record.id)
         source = spec.model.resolved_source(Path(record.base_folder))
         _log.info("preparing the model", job=record.name, source=source)
-        texts = await asyncio.to_thread(held_out_texts, spec, Path(record.base_folder))
+        base_folder = Path(record.base_folder)
+        texts = await asyncio.to_thread(held_out_texts, spec, base_folder)
 
         async def report_step(step: str) -> None:
             await self.runtime.transact(_set_message, lease, step)
             await self.runtime.notify()
 
-        held_out = held_out_source(spec, Path(record.base_folder))
-        await export_in_process(spec, source, folder, texts, held_out, report_step)
+        await export_in_process(spec, source, folder, texts, held_out_source(spec, base_folder), report_step)
         prepared = await asyncio.to_thread(adopt, spec, folder, self.runtime.artifacts)
         await self.runtime.transact(self._save_prepared, lease, prepared)
         _log.info(

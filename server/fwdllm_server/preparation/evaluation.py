@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import ceil
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +72,8 @@ class HeldOutEvaluator:
 
     def __init__(self, spec: JobSpec, base_folder: Path, bundle: Path, manifest: Manifest, cache_folder: Path) -> None:
         self._dataset = Dataset.load(held_out_source(spec, base_folder), bundle / manifest.tokenizer.name, manifest)
-        self._rows, self._validation = split_held_out(len(self._dataset), spec.held_out.validation)
+        shares = split_held_out(len(self._dataset), spec.held_out.validation, spec.held_out.start)
+        self._rows, self._validation = shares.reported, shares.validation
         self._engine = Engine(bundle, manifest, self._dataset, cache_folder)
         self._task, self._labels = server_tasks.task_named(manifest.task), manifest.labels
 
@@ -93,12 +95,22 @@ class HeldOutEvaluator:
         return *self._task.figures(found, self._dataset, rows, self._labels), found.loss
 
 
-def split_held_out(rows: int, validation: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the indices of the rows to report on, one at least, and of those to choose by, sorted.
+class HeldOutRows(NamedTuple):
+    """Indices of held-out rows, sorted int64: to report on, to choose by, and those that the head starts from."""
+
+    reported: NDArray[np.int64]
+    validation: NDArray[np.int64]
+    start: NDArray[np.int64]
+
+
+def split_held_out(rows: int, validation: float, start: float = 0.0) -> HeldOutRows:
+    """Divide the held-out rows, the same ones of a file each time; one at least is reported on.
 
     :param rows: how many there are.
-    :param validation: the share to choose by; the same rows of a file each time.
+    :param validation: the share to choose by.
+    :param start: the share that the head starts from.
     """
     order = np.random.Generator(np.random.Philox(key=0)).permutation(rows)
-    count = min(round(rows * validation), rows - 1)
-    return np.sort(order[count:]), np.sort(order[:count])
+    chosen = min(round(rows * validation), rows - 1)
+    used = chosen + min(round(rows * start), rows - 1 - chosen)
+    return HeldOutRows(np.sort(order[used:]), np.sort(order[:chosen]), np.sort(order[chosen:used]))

@@ -54,8 +54,8 @@ class JobFiles:
         again = JobFolder(self.folder.path.with_name(f"{self.folder.path.name}.again"))
         try:
             texts = await asyncio.to_thread(held_out_texts, self.spec, base_folder)
-            held_out = held_out_source(self.spec, base_folder)
-            await export_in_process(self.spec, self.spec.model.resolved_source(base_folder), again, texts, held_out)
+            source, held_out = self.spec.model.resolved_source(base_folder), held_out_source(self.spec, base_folder)
+            await export_in_process(self.spec, source, again, texts, held_out)
             await asyncio.to_thread(JobFiles._restore, self._in(again))
             damaged = await asyncio.to_thread(self._restore)
         except StorageError:

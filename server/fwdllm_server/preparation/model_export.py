@@ -17,6 +17,7 @@ from fwdllm_client.data import Dataset, Source
 from fwdllm_client.tasks.causal_lm.rows import CompletionSource
 from fwdllm_client.tasks.causal_lm.tokens import tokenise
 from fwdllm_common.chat import Chat
+from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import write_atomically
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import MANIFEST_FILE, BundleFile, Manifest
@@ -29,6 +30,7 @@ from fwdllm_server.model.source import check_source
 from fwdllm_server.preparation.evaluation import SAMPLE, split_held_out
 from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.preparation.known_answers import KNOWN_ANSWERS_FILE, draw_test, expect_of, fidelity
+from fwdllm_server.preparation.labelled_start import with_labelled_start
 from fwdllm_server.tasks import task_named
 
 _log = structlog.get_logger()
@@ -41,9 +43,10 @@ def export_model(
     """Load the model from ``source``, apply the PEFT method, and write bundle, adapter template and θ₀ to ``folder``.
 
     :param texts: unlabelled texts, to centre features by and for PEFT methods that read activations.
-    :param held_out: held-out rows, for side modules of a model that generates.
+    :param held_out: the held-out rows, for side modules of a model that generates and a head that starts from some.
     :raises BadInputError: there is no such model, it cannot be exported, it has no such layer or target, the prompt or
-        the verbaliser does not suit it, its tokenizer has more tokens than it, or texts are needed and absent.
+        the verbaliser does not suit it, its tokenizer has more tokens than it, texts are needed and absent, or the head
+        cannot start from rows.
     :raises FwdllmError: there is not enough memory.
     """
     # Imported here: the process that serves devices imports this module and must not load torch.
@@ -74,7 +77,7 @@ def export_model(
     check_vocabulary(base, tokenizer, source)
     prompt = Prompt.of(spec.model.prompt)
     Prompting(prompt, spec.model.words).prepare(base, source, tokenizer, spec.model.max_tokens)
-    head_init = "verbaliser" if spec.model.words else spec.model.head if has_new_head(base) else "checkpoint"
+    head_init: str = "verbaliser" if spec.model.words else spec.model.head if has_new_head(base) else "checkpoint"
     chat = load_chat(source) if spec.model.task == CAUSAL_LM else None
     completions = None
     if held_out is not None and chat is not None and spec.peft.method == "side":
@@ -96,6 +99,13 @@ def export_model(
     linearised = spec.perturbation.linearised_loss
     manifest = export_bundle(model, inputs, folder.bundle, spec.model.one_block, linearised=linearised)
     theta = initial_theta(model, manifest.layout)
+    if spec.held_out.start:
+        if head_init == "checkpoint":
+            raise BadInputError(f"the head of {source!r} is trained already; leave out [held_out] start")
+        assert held_out is not None, "the caller names the rows that the head starts from"
+        head_init = "held-out"
+        folder.begin("starting the head from held-out rows")
+        theta = with_labelled_start(folder.bundle, manifest, theta, held_out, spec.held_out)
     folder.begin("computing the known answers" if spec.model.precision == "float32" else "quantising the weights")
     _finish_bundle(spec, folder.bundle, manifest, theta)
     if head_init == "class-means":
@@ -115,8 +125,8 @@ def _completions(spec: JobSpec, source: Source, tokenizer: bytes, chat: Chat) ->
         file = Path(folder) / "tokenizer.json"
         file.write_bytes(tokenizer)
         rows = tokenise(cast(CompletionSource, source), file, spec.model.max_tokens, chat)
-    reported, validation = split_held_out(len(rows), spec.held_out.validation)
-    chosen = validation if len(validation) else reported
+    shares = split_held_out(len(rows), spec.held_out.validation)
+    chosen = shares.validation if len(shares.validation) else shares.reported
     return rows.only(chosen[:: ceil(len(chosen) / SAMPLE)])
 
 

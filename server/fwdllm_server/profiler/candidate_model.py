@@ -9,32 +9,30 @@ from pathlib import Path
 from peft import PeftModel
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.prompt import Prompt
+from fwdllm_common.task import CAUSAL_LM
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.model.export import ModelInputs, export_bundle
-from fwdllm_server.model.load import has_new_head, load_base, load_tokenizer_file
+from fwdllm_server.model.load import load_base, load_chat, load_tokenizer_file
 from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.peft.sample import TextSample
 from fwdllm_server.model.pooling import centre
-from fwdllm_server.model.trainable import PEFT_BLOCK, initial_theta, trainable_layout
+from fwdllm_server.model.segments import segment_separator
+from fwdllm_server.model.trainable import HEAD_BLOCK, trainable_layout
 from fwdllm_server.model.verbaliser import Prompting
+from fwdllm_server.tasks import task_named
 
 
 @dataclass(frozen=True)
 class CandidateModel:
-    """The PyTorch model, its bundle in ``folder``, and θ₀ as ``theta``, float32 ``[d]``.
-
-    ``new_head`` is True if the head starts at zero.
-    """
+    """The PyTorch model and its bundle in ``folder``; ``separator`` is that of :func:`segment_separator`."""
 
     model: PeftModel
     folder: Path
     manifest: Manifest
-    theta: Float32Vector
-    new_head: bool
+    separator: int | None
 
 
 class ModelMaker:
@@ -58,27 +56,34 @@ class ModelMaker:
         self._wrapped(peft)
 
     def make(self, peft: PeftSpec, folder: Path) -> CandidateModel:
-        """Export the candidate into ``folder``, with head and PEFT weights in two blocks regardless of the job.
-
-        Candidates differ in the PEFT block only.
+        """Export the candidate into ``folder``, with a block of its own for the head regardless of the job.
 
         :raises BadInputError: it does not fit the model.
         """
-        model, layout, new_head = self._wrapped(peft)
-        task = self._task
-        inputs = ModelInputs(self._tokenizer, task.max_tokens, task.labels, prompt=self._sample.prompt)
+        model, task = self._wrapped(peft), self._task
+        inputs = ModelInputs(
+            self._tokenizer,
+            task.max_tokens,
+            task.labels,
+            task.task,
+            self._sample.prompt,
+            task.no_answer,
+            chat=load_chat(self._source) if task.task == CAUSAL_LM else None,
+        )
         manifest = export_bundle(model, inputs, folder / "bundle")
-        return CandidateModel(model, folder / "bundle", manifest, initial_theta(model, layout), new_head)
+        separator = segment_separator(model.config, self._tokenizer.json) if task_named(task.task).is_pair else None
+        return CandidateModel(model, folder / "bundle", manifest, separator)
 
-    def _wrapped(self, peft: PeftSpec) -> tuple[PeftModel, Layout, bool]:
-        base = load_base(self._source, self._task.labels, self._task.pooling)
+    def _wrapped(self, peft: PeftSpec) -> PeftModel:
+        texts = len(self._sample.texts)
+        base = load_base(
+            self._source, self._task.labels, self._task.pooling, task=self._task.task, most_projected=texts - 1
+        )
         Prompting(self._sample.prompt, self._task.words).prepare(
             base, self._source, self._tokenizer, self._task.max_tokens
         )
         centre(base, self._sample.batches())
-        new_head = self._task.words is None and has_new_head(base)
         model = apply_peft(base, peft, self._seed, self._sample)
-        layout = trainable_layout(model)
-        if PEFT_BLOCK not in layout.blocks:
+        if peft.layers != [] and trainable_layout(model).blocks.keys() <= {HEAD_BLOCK}:
             raise BadInputError("it trains the head alone; choose layers in which the model has the targets")
-        return model, layout, new_head
+        return model

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from fwdllm_server.config.peft_spec import LAYER_METHODS, METHOD_KEYS, PeftSpec
 
 _TOP_LAYERS = [-2, -1]
+HEAD_ALONE = PeftSpec(method="lora-fa", layers=[])
 
 
 class CandidateFile(BaseModel):
@@ -28,12 +29,17 @@ class CandidateFile(BaseModel):
 
 
 def default_candidates() -> Sequence[PeftSpec]:
-    """Return every method with its default settings, once for the top two layers and once for all layers."""
-    return [PeftSpec(method=method, layers=layers) for method in LAYER_METHODS for layers in (_TOP_LAYERS, None)]
+    """Return the head alone, side modules, and every other method in the top two layers and in all layers."""
+    in_layers = [PeftSpec(method=method, layers=layers) for method in LAYER_METHODS for layers in (_TOP_LAYERS, None)]
+    return [HEAD_ALONE, PeftSpec(method="side"), *in_layers]
 
 
 def name_of(spec: PeftSpec) -> str:
     """Return a short unique name of the settings, such as ``lora, rank 4, top 2 layers``."""
+    if spec.layers == []:
+        return "head alone"
+    if spec.method == "side":
+        return spec.method
     settings = spec.model_dump(exclude_defaults=True, exclude={"method", "rank", "layers"})
     rank = [f"rank {spec.rank}"] if "rank" in METHOD_KEYS[spec.method] else []
     others = [f"{key} {_words(value)}" for key, value in settings.items()]
@@ -43,7 +49,7 @@ def name_of(spec: PeftSpec) -> str:
 def _layers(layers: Sequence[int] | None) -> str:
     if layers is None:
         return "all layers"
-    if layers and sorted(layers) == list(range(-len(layers), 0)):
+    if sorted(layers) == list(range(-len(layers), 0)):
         return f"top {len(layers)} layers" if len(layers) > 1 else "top layer"
     return f"layers {_words(layers)}"
 

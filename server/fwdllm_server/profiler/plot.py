@@ -1,11 +1,9 @@
-"""Plot the cosine of forward and true gradient against directions, for each candidate, with its expected value."""
+"""Plot the loss of each candidate against the example-passes that forward gradients would take."""
 
 from __future__ import annotations
 
 from importlib.util import find_spec
 from io import BytesIO
-
-import numpy as np
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.profiler.report import Report
@@ -29,31 +27,25 @@ def plot(report: Report) -> bytes:
 
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.add_subplot()
-    ordered = sorted(report.candidates, key=lambda candidate: -candidate.similarities[-1].cosine)
+    ordered = sorted(report.candidates, key=lambda candidate: -candidate.epochs[-1].loss)
     for index, candidate in enumerate(ordered):
-        counts = np.array([each.directions for each in candidate.similarities])
-        cosines = np.array([each.cosine for each in candidate.similarities])
-        laws = np.array([each.law for each in candidate.similarities])
         grey = str(_DARKEST + (_LIGHTEST - _DARKEST) * index / max(1, len(ordered) - 1))
-        axes.plot(counts, laws, "--", color=grey, linewidth=0.8)
         axes.plot(
-            counts,
-            np.where(cosines > 0, cosines, np.nan),
+            [epoch.passes for epoch in candidate.epochs],
+            [epoch.loss for epoch in candidate.epochs],
             "-",
             color=grey,
             marker=_MARKS[index % len(_MARKS)],
             markerfacecolor=grey if index % 2 else "white",
             linewidth=1.4,
             markersize=6,
-            label=f"{candidate.name} (d = {candidate.coordinates})",
+            label=f"{candidate.name} (d·f = {candidate.gradient_passes:.3g})",
         )
-    axes.plot([], [], "--", color="0.3", linewidth=0.8, label="√(K/(K + d))")
     axes.set(
         xscale="log",
-        yscale="log",
-        xlabel="directions K",
-        ylabel="cosine of forward and true gradient",
-        title=f"{report.settings.job}: {report.settings.rows} rows, mean over disjoint groups",
+        xlabel="example-passes of forward gradients, by the law",
+        ylabel="loss on validation rows, nats",
+        title=f"{report.settings.job}: {report.settings.rows} rows to train on, a mark after each epoch",
     )
     axes.grid(which="major", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)

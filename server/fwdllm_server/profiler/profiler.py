@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_GAUSSIAN_DIRECTIONS
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.profiler.candidate_model import ModelMaker
@@ -18,18 +17,16 @@ from fwdllm_server.profiler.public_rows import PublicRows
 from fwdllm_server.profiler.report import Report, Settings, make_report
 from fwdllm_server.tasks import task_named
 
-LEAST_DIRECTIONS = 16
-
 
 @dataclass(frozen=True)
 class Amount:
-    """The amount of measurement: ``directions`` of each candidate and ``rows`` of each gradient.
+    """The amount of measurement: each candidate is trained for so many ``epochs`` on so many ``rows``.
 
-    ``seed`` determines rows, directions and initial PEFT weights. ``threads`` of 0 means one per core.
+    ``seed`` determines rows, their order and initial PEFT weights. ``threads`` of 0 means one per core.
     """
 
-    directions: int
     rows: int
+    epochs: int
     seed: int
     threads: int = 0
 
@@ -45,29 +42,21 @@ class Profiler:
     def __init__(
         self, spec: JobSpec, base_folder: Path, amount: Amount, candidates: Sequence[PeftSpec] | None = None
     ) -> None:
-        if not task_named(spec.model.task).is_class:
-            raise BadInputError(f"only classification can be profiled, not {spec.model.task}; choose [peft] by hand")
-        most = MAX_GAUSSIAN_DIRECTIONS if spec.perturbation.distribution == "gaussian" else MAX_DIRECTIONS
-        if not LEAST_DIRECTIONS <= amount.directions <= most:
-            raise BadInputError(
-                f"--directions is {amount.directions}; it must be {LEAST_DIRECTIONS} to {most} for "
-                f"{spec.perturbation.distribution} directions"
-            )
         rows = PublicRows.draw(spec, base_folder, amount.rows, amount.seed)
         maker = ModelMaker(spec, spec.model.resolved_source(base_folder), amount.seed, rows.texts)
         self._by_default = candidates is None
         self._left_out: dict[str, str] = {}
         self._candidates = self._fitting(maker, default_candidates() if candidates is None else candidates)
-        self._bench = Bench(spec, maker, rows, amount.directions, amount.seed, amount.threads)
+        self._bench = Bench(spec, maker, rows, amount.epochs, amount.seed, amount.threads)
         self._settings = Settings(
             job=spec.job.name,
             model=spec.model.source,
-            directions=amount.directions,
-            rows=amount.rows,
+            metric=task_named(spec.model.task).metrics[0],
+            rows=len(rows.training),
+            validation_rows=len(rows.validation),
+            epochs=amount.epochs,
             seed=amount.seed,
             threads=amount.threads,
-            distribution=spec.perturbation.distribution,
-            difference=spec.perturbation.difference,
         )
 
     @property
@@ -75,11 +64,11 @@ class Profiler:
         """The candidates to measure."""
         return self._candidates
 
-    def run(self, begin: Callable[[str], None], tick: Callable[[int], None]) -> Iterator[Report]:
+    def run(self, begin: Callable[[str], None], tick: Callable[[], None]) -> Iterator[Report]:
         """Yield a report on all candidates so far after each candidate.
 
         :param begin: called with the name of each candidate before it is measured.
-        :param tick: called with the number of directions that were measured since the last call.
+        :param tick: called after each epoch, the start counting as one.
         :raises BadInputError: a given candidate cannot be measured, or no default one can.
         """
         measurements: list[Measurement] = []

@@ -1,21 +1,19 @@
-"""The report: candidates ranked by expected loss decrease at one budget of device time, as a JSON document."""
+"""The report: candidates ranked by the passes that they need for what the best one learns, as a JSON document."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from math import sqrt
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from fwdllm_server.profiler.candidates import name_of
 from fwdllm_server.profiler.measurement import Measurement
 from fwdllm_server.profiler.peft_block import settings_of
-from fwdllm_server.profiler.progress import ExpectedProgress
-from fwdllm_server.profiler.scalars import Scalars
-from fwdllm_server.profiler.similarity import law
-from fwdllm_server.profiler.traffic import traffic_of_round
+from fwdllm_server.profiler.training import Epoch, best_of
 
 
 class _Part(BaseModel):
@@ -23,87 +21,66 @@ class _Part(BaseModel):
 
 
 class Settings(_Part):
-    """The settings that all measurements share."""
+    """The settings that all measurements share; ``metric`` is what ``score`` is."""
 
     job: str
     model: str
-    directions: int
+    metric: str
     rows: int
+    validation_rows: int
+    epochs: int
     seed: int
     threads: int
-    distribution: str
-    difference: str
 
 
-class SimilarityReport(_Part):
-    """Cosine of forward and true gradient: mean and standard deviation over ``groups`` of ``directions`` each."""
+class Difference(_Part):
+    """How much lower a mean loss is (nats), with its standard error over the rows."""
 
-    directions: int
-    groups: int
-    cosine: float
-    std: float | None
-    law: float
-
-
-class DropReport(_Part):
-    """Expected decrease of the loss (nats), its standard error, and its ratio to seconds and to example-passes."""
-
-    expected: float
+    mean: float
     error: float
-    per_second: float
-    per_pass: float
 
 
-class AtBudget(_Part):
-    """The result within the budget: the number of directions, their expected cosine, the decrease of the loss.
+class BlockReport(_Part):
+    """A block of d ``coordinates``, of which a direction takes the share f (``direction``) of a row's pass."""
 
-    ``drop`` is None if the loss does not fall along ĝ. Bytes are those of one device that measures all directions.
-    """
-
-    directions: int
-    law: float
-    drop: DropReport | None
-    bytes_up: int
-    bytes_down: int
+    coordinates: int
+    direction: float
 
 
-class CurvatureReport(_Part):
-    """The curvatures of :class:`~fwdllm_server.profiler.progress.ExpectedProgress`."""
+class EpochReport(_Part):
+    """The validation rows' ``loss`` (nats) and score after so many example-passes of forward gradients, by the law."""
 
-    own: float
-    noise: float
-    enough_directions: float
+    passes: float
+    loss: float
+    score: float
 
 
 class CandidateReport(_Part):
-    """One candidate. ``peft`` has the keys of a job file.
+    """One candidate. ``peft`` has the keys of a job file; loss and score are those of its best epoch.
 
-    ``check`` is the ratio of the measured to the expected decrease of the tried steps; it is 1 for a quadratic loss.
+    ``gradient_passes`` is Σ d · f. ``passes_to_target`` is None if it did not learn as much as the best candidate.
+    ``gain`` is over the head alone, None if that was not measured.
     """
 
     rank: int
     name: str
     peft: dict[str, Any]
-    coordinates: int
-    epsilon: float
+    blocks: dict[str, BlockReport]
+    gradient_passes: float
     loss: float
-    gradient_norm: float
-    curvature: CurvatureReport | None
-    check: float | None
-    seconds_per_direction: float
-    passes_per_direction: float
+    score: float
+    gain: Difference | None
+    passes_to_target: float | None
+    epochs: list[EpochReport]
     bundle_bytes: int
-    similarities: list[SimilarityReport]
-    at_budget: AtBudget
 
 
 class Report(_Part):
-    """Candidates, the best first. The budget is the time that the cheapest one needs for all its directions."""
+    """Candidates, the best first."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     settings: Settings
     environment: dict[str, str]
-    budget_seconds: float
     candidates: list[CandidateReport]
     left_out: dict[str, str]
 
@@ -115,74 +92,62 @@ def make_report(
     left_out: Mapping[str, str],
 ) -> Report:
     """Rank the measured candidates. ``left_out`` maps names of other candidates to why they were not measured."""
-    budget = min(len(each.scalars.seeds) * each.scalars.seconds_each for each in measurements)
-    candidates = sorted((_candidate(each, budget) for each in measurements), key=_drop_per_second, reverse=True)
+    plain = next((best_of(each.epochs) for each in measurements if each.spec.layers == []), None)
     return Report(
         settings=settings,
         environment=dict(environment),
-        budget_seconds=budget,
-        candidates=[each.model_copy(update={"rank": rank}) for rank, each in enumerate(candidates, start=1)],
+        candidates=ranked([_candidate(each, plain) for each in measurements]),
         left_out=dict(left_out),
     )
 
 
-def _drop_per_second(candidate: CandidateReport) -> float:
-    drop = candidate.at_budget.drop
-    return drop.per_second if drop is not None else 0.0
+def ranked(candidates: Sequence[CandidateReport]) -> list[CandidateReport]:
+    """Return the candidates with their ranks and their passes to the target, the best first.
+
+    The target is the least loss of any, plus twice the standard error of its gain over the head alone. First come those
+    that reach it, by their passes, then the others, by their loss.
+    """
+    best = min(candidates, key=lambda each: each.loss)
+    target = best.loss + (2 * best.gain.error if best.gain else 0.0)
+    found = sorted(
+        (each.model_copy(update={"passes_to_target": _passes(each, target)}) for each in candidates), key=_order
+    )
+    return [each.model_copy(update={"rank": rank}) for rank, each in enumerate(found, start=1)]
 
 
-def _candidate(measured: Measurement, budget: float) -> CandidateReport:
+def _passes(candidate: CandidateReport, target: float) -> float | None:
+    return next((epoch.passes for epoch in candidate.epochs if epoch.loss <= target), None)
+
+
+def _order(candidate: CandidateReport) -> tuple[bool, float]:
+    passes = candidate.passes_to_target
+    return passes is None, candidate.loss if passes is None else passes
+
+
+def _candidate(measured: Measurement, plain: Epoch | None) -> CandidateReport:
+    best, cost = best_of(measured.epochs), measured.cost
     return CandidateReport(
         rank=0,
         name=name_of(measured.spec),
         peft=dict(settings_of(measured.spec)),
-        coordinates=measured.coordinates,
-        epsilon=measured.epsilon,
-        loss=measured.loss,
-        gradient_norm=sqrt(measured.gradient_sq),
-        curvature=_curvature(measured.progress),
-        check=_check(measured),
-        seconds_per_direction=measured.scalars.seconds_each,
-        passes_per_direction=measured.scalars.passes_each,
+        blocks={
+            name: BlockReport(coordinates=size, direction=cost.shares[name]) for name, size in cost.coordinates.items()
+        },
+        gradient_passes=cost.gradient,
+        loss=best.loss,
+        score=best.score,
+        gain=None if plain is None else difference(plain.losses, best.losses),
+        passes_to_target=None,
+        epochs=[
+            EpochReport(passes=cost.passes(measured.rows, epoch.visits), loss=epoch.loss, score=epoch.score)
+            for epoch in measured.epochs
+        ],
         bundle_bytes=measured.bundle_bytes,
-        similarities=[SimilarityReport(**asdict(each)) for each in measured.similarities],
-        at_budget=_at_budget(measured, budget),
     )
 
 
-def _check(measured: Measurement) -> float | None:
-    steps = [descent for descent in measured.descents if descent is not None]
-    return sum(step.drop for step in steps) / sum(step.expected_drop for step in steps) if steps else None
-
-
-def _curvature(progress: ExpectedProgress | None) -> CurvatureReport | None:
-    if progress is None:
-        return None
-    return CurvatureReport(
-        own=progress.own_curvature, noise=progress.noise_curvature, enough_directions=progress.enough
-    )
-
-
-def _at_budget(measured: Measurement, budget: float) -> AtBudget:
-    # A tolerance for rounding, so that the cheapest candidate affords all its directions.
-    affordable = max(1, int(budget / measured.scalars.seconds_each * (1 + 1e-9)))
-    traffic = traffic_of_round(measured.scalars, affordable, measured.snapshot_bytes)
-    return AtBudget(
-        directions=affordable,
-        law=law(affordable, measured.coordinates),
-        drop=_drop(measured.progress, measured.scalars, affordable),
-        bytes_up=traffic.up,
-        bytes_down=traffic.down,
-    )
-
-
-def _drop(progress: ExpectedProgress | None, scalars: Scalars, directions: int) -> DropReport | None:
-    if progress is None:
-        return None
-    drop = progress.drop(directions)
-    return DropReport(
-        expected=drop,
-        error=drop * progress.error,
-        per_second=drop / (directions * scalars.seconds_each),
-        per_pass=drop / (directions * scalars.passes_each),
-    )
+def difference(losses: NDArray[np.float64], lower: NDArray[np.float64]) -> Difference:
+    """Return how much lower the mean of the second losses is, both of the same rows, float64 ``[rows]``."""
+    each = losses - lower
+    error = float(each.std(ddof=1)) / sqrt(len(each)) if len(each) > 1 else 0.0
+    return Difference(mean=float(each.mean()), error=error)

@@ -300,8 +300,8 @@ class Simulation:
             shutil.copytree(model.path, self._model.path)
         else:
             source = self._spec.model.resolved_source(base_folder)
-            held_out = held_out_source(self._spec, base_folder)
-            export_model(self._spec, source, self._model, held_out_texts(self._spec, base_folder), held_out)
+            texts, held_out = held_out_texts(self._spec, base_folder), held_out_source(self._spec, base_folder)
+            export_model(self._spec, source, self._model, texts, held_out)
         prepared = adopt(self._spec, self._model, self._artifacts)
         with self._store.transaction() as connection:
             jobs.add(connection, JOB_ID, self._spec, spec_toml, base_folder, 0.0)

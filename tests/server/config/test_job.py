@@ -92,6 +92,18 @@ def test_a_job_file_needs_a_name_a_model_held_out_rows_and_a_block():
             "[model]: labels are missing, which the verb",
         ),
         ({"rounds": {"patience": 2}}, "[rounds] patience needs [held_out] validation"),
+        (
+            {"held_out": {"validation": 0.5, "start": 0.5}},
+            "[held_out]: validation and start leave no rows to report on",
+        ),
+        (
+            {"held_out": {"start": 0.2}, "model": {"head": "class-means"}},
+            'the head starts from [held_out] start and from [model] head = "class-means"; leave out one of them',
+        ),
+        (
+            {"held_out": {"start": 0.2}, "model": ASKING},
+            "[held_out] start is for heads of classes, not for question-answering; leave it out",
+        ),
         ({"model": {"no_answer": True}}, '[model]: no_answer is for task = "question-answering"; leave it out'),
         ({"model": ASKING | {"labels": ["a", "b"]}}, "[model]: question-answering has no labels; leave it out"),
         ({"model": ASKING | {"prompt": "{text}"}}, "[model]: question-answering has no prompt; leave it out"),

@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 from client.engine.tiny_bundle import make_theta, write_bundle
 from helpers.tiny_job import job_spec
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.files import sha256_of
 from fwdllm_common.manifest import BundleFile
-from fwdllm_server.preparation.evaluation import HeldOutEvaluator, check_held_out, held_out_texts
+from fwdllm_server.preparation.evaluation import (
+    HeldOutEvaluator,
+    check_held_out,
+    held_out_texts,
+    split_held_out,
+)
 from fwdllm_server.rounds.diverged import absurd_loss
 from fwdllm_server.store.ledger import EvaluationRecord
 
@@ -83,3 +90,19 @@ def test_the_rows_that_choose_the_version_are_not_among_those_that_are_told_of(m
     assert found.validation_loss is not None
     assert found.validation_loss != found.loss
     assert found.validation_accuracy in (0, 1 / 3, 2 / 3, 1)
+
+
+@given(rows=st.integers(1, 200), shares=st.tuples(st.floats(0, 1), st.floats(0, 1)).filter(lambda two: sum(two) < 1))
+def test_no_row_has_two_uses(rows, shares):
+    found = split_held_out(rows, *shares)
+    assert sorted(np.concatenate(found).tolist()) == list(range(rows))
+    assert len(found.reported) > 0
+    np.testing.assert_array_equal(found.validation, split_held_out(rows, shares[0]).validation)
+
+
+def test_nothing_is_evaluated_on_rows_that_the_head_starts_from(manifest, tmp_path):
+    (tmp_path / "held_out.csv").write_text("text,label\n" + "one,a\ntwo,b\none two,c\n" * 5)
+    held_out = SPEC.held_out.model_copy(update={"validation": 0.2, "start": 0.4})
+    spec = SPEC.model_copy(update={"held_out": held_out})
+    evaluator = HeldOutEvaluator(spec, tmp_path, tmp_path, manifest, tmp_path / "cache")
+    assert evaluator.evaluate(4, make_theta(manifest)).rows == 6

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import hashlib
 import json
+import math
 import multiprocessing
 import os
 import shutil
@@ -42,6 +43,7 @@ from fwdllm_common.manifest import BundleFile, Manifest
 from fwdllm_server.model.faults import faults_named
 from fwdllm_server.model.load import check_vocabulary, load_base, load_tokenizer_file
 from fwdllm_server.preparation.adoption import adopt
+from fwdllm_server.preparation.evaluation import HeldOutEvaluator
 from fwdllm_server.preparation.export_process import export_in_process
 from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.preparation.known_answers import KNOWN_ANSWERS_FILE, fidelity
@@ -73,6 +75,46 @@ def test_a_head_from_class_means_makes_a_job_whose_head_is_zero(source: str, tmp
     head = prepared.state.theta[prepared.state.layout.block("head").slice]
     assert len(head) == len(LABELS) * 33
     np.testing.assert_array_equal(head, 0)
+
+
+def starting_from(rows: DataSource, share: float = 0.5, **more: str):
+    """The job whose head starts from a share of these rows."""
+    model = {"labels": list(LABELS), "max_tokens": 16, "pooling": "mean", **more}
+    held_out = {"file": str(rows.path), "start": share}
+    return job_spec({"model": model, "peft": {"rank": 2, "layers": [-1]}, "held_out": held_out})
+
+
+async def test_a_head_starts_from_held_out_rows(source: str, tmp_path: Path):
+    rows = DataSource(write_rows(tmp_path / "rows.csv", 80, seed=3))
+    spec, folder = starting_from(rows), JobFolder(tmp_path / "job")
+    await export_in_process(spec, source, folder, [], rows)
+    prepared = adopt(spec, folder, ArtifactStore(tmp_path / "artifacts"))
+
+    assert (prepared.head_init, prepared.head_uninitialised) == ("held-out", False)
+    manifest, theta = Manifest.from_bytes((folder.bundle / "manifest.json").read_bytes()), prepared.state.theta
+    found = HeldOutEvaluator(spec, tmp_path, folder.bundle, manifest, tmp_path / "cache").evaluate(0, theta)
+    assert found.rows == 40
+    assert found.accuracy > 0.6
+    assert found.loss < math.log(len(LABELS))
+    # What is not the head is as it is without.
+    export_model(spec_of("zeros"), source, JobFolder(tmp_path / "other"))
+    other = np.load(tmp_path / "other" / "initial_theta.npy")
+    head = prepared.state.layout.block("head").slice
+    np.testing.assert_array_equal(np.delete(theta, np.r_[head]), np.delete(other, np.r_[head]))
+
+
+def test_the_start_is_the_same_in_every_precision(source: str, rows: DataSource, tmp_path: Path):
+    found = []
+    for precision in ("float32", "int8"):
+        folder = JobFolder(tmp_path / precision)
+        export_model(starting_from(rows, precision=precision), source, folder, (), rows)
+        found.append(np.load(folder.initial_theta))
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_start_from_no_row_is_refused(source: str, rows: DataSource, tmp_path: Path):
+    with pytest.raises(BadInputError, match=r"\[held_out\] start = 0.01 of 20 rows is none; raise it or add rows"):
+        export_model(starting_from(rows, 0.01), source, JobFolder(tmp_path / "job"), (), rows)
 
 
 def spec_in(precision: str):

@@ -29,21 +29,18 @@ file = "held_out.csv"
 directions = 16
 learning_rate = 0.01
 """
-BITFIT, QUERY, KEY = "bitfit, top 2 layers", "lora, rank 4, targets query, layers 0", "bitfit, targets key, all layers"
-# Biases matter. A random encoder's attention is the same everywhere: what its lowest layer asks for matters hardly.
-# And an attention's softmax is blind to what all keys have in common.
+HEAD, SIDE, BITFIT = "head alone", "side", "bitfit, top layer"
 CANDIDATES = """
 [[candidate]]
-method = "lora"
-targets = ["query"]
-layers = [0]
+method = "lora-fa"
+layers = []
+[[candidate]]
+method = "side"
 [[candidate]]
 method = "bitfit"
-targets = ["key"]
-[[candidate]]
-method = "bitfit"
-layers = [-2, -1]
+layers = [-1]
 """
+ROWS, EPOCHS = 48, 3
 
 
 @pytest.fixture(scope="session")
@@ -57,13 +54,13 @@ def job_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def ticks() -> list[int]:
+def ticks() -> list[None]:
     return []
 
 
 @pytest.fixture(scope="session")
-def report(job_file: Path, ticks: list[int]) -> Report:
+def report(job_file: Path, ticks: list[None]) -> Report:
     spec = parse_toml(JOB, JobSpec, "job file")
     candidates = parse_toml(CANDIDATES, CandidateFile, "candidates").candidate
-    profiler = Profiler(spec, job_file.parent, Amount(directions=256, rows=16, seed=5, threads=1), candidates)
-    return list(profiler.run(lambda name: None, ticks.append))[-1]
+    profiler = Profiler(spec, job_file.parent, Amount(ROWS, EPOCHS, seed=5, threads=1), candidates)
+    return list(profiler.run(lambda name: None, lambda: ticks.append(None)))[-1]

@@ -10,13 +10,19 @@ def read(text):
     return parse_toml(text, CandidateFile, "candidates.toml").candidate
 
 
-def test_every_method_is_a_candidate_in_two_depths():
-    found = {(spec.method, tuple(spec.layers or ())) for spec in default_candidates()}
-    assert found == {(method, layers) for method in LAYER_METHODS for layers in ((), (-2, -1))}
+def test_the_head_side_modules_and_every_other_method_in_two_depths_are_candidates():
+    head, side, *others = default_candidates()
+    assert (head.layers, side.method) == ([], "side")
+    found = [(spec.method, None if spec.layers is None else tuple(spec.layers)) for spec in others]
+    assert sorted(found, key=str) == sorted(
+        [(method, layers) for method in LAYER_METHODS for layers in (None, (-2, -1))], key=str
+    )
 
 
 def test_names_tell_all_settings():
     assert name_of(PeftSpec()) == "lora, rank 4, all layers"
+    assert name_of(PeftSpec(method="side")) == "side"
+    assert name_of(PeftSpec(method="lora-fa", layers=[])) == "head alone"
     assert name_of(PeftSpec(rank=8, alpha=16, layers=[-1])) == "lora, rank 8, alpha 16.0, top layer"
     assert name_of(PeftSpec(method="bitfit", layers=[0, 3])) == "bitfit, layers 0 3"
     spec = PeftSpec(method="lora-xs", bases="activations", targets=["query", "value"], layers=[-3, -1, -2])

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 from rich.console import Console
-from server.profiler.conftest import BITFIT, KEY, QUERY
+from server.profiler.conftest import BITFIT, HEAD, SIDE
 
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.config.peft_spec import PeftSpec
@@ -33,7 +33,9 @@ def test_the_table_names_every_candidate_in_order(report):
     with console.capture() as capture:
         console.print(render(report.model_copy(update={"left_out": {"ia3": "no such layer"}})))
     text = capture.get()
-    assert text.index(BITFIT) < text.index(QUERY) < text.index(KEY)
+    places = [text.index(candidate.name) for candidate in report.candidates]
+    assert places == sorted(places)
+    assert {candidate.name for candidate in report.candidates} == {BITFIT, HEAD, SIDE}
     assert "left out: ia3 (no such layer)" in text
     assert max(map(len, text.splitlines())) <= 160
 

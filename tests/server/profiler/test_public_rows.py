@@ -15,23 +15,17 @@ def test_rows_are_divided_by_the_seed_alone(tmp_path: Path):
     write_rows(tmp_path / "rows.csv", 60, seed=1)
     rows, again, others = (PublicRows.draw(SPEC, tmp_path, 16, seed) for seed in (1, 1, 2))
 
-    assert len(rows.gradient) == 16
-    assert sorted([*rows.gradient, *rows.head]) == list(range(60))
-    assert len(rows.texts) == 44
-    np.testing.assert_array_equal(rows.gradient, again.gradient)
-    assert not np.array_equal(rows.gradient, others.gradient)
+    assert len(rows.training) == 16
+    assert sorted([*rows.training, *rows.validation]) == list(range(60))
+    assert len(rows.texts) == 60
+    np.testing.assert_array_equal(rows.training, again.training)
+    assert not np.array_equal(rows.training, others.training)
 
 
 def test_too_few_rows(tmp_path: Path):
     write_rows(tmp_path / "rows.csv", 9, seed=1)
     with pytest.raises(BadInputError, match=r"rows.csv: 9 rows are too few .* lower --rows to 4"):
         PublicRows.draw(SPEC, tmp_path, 5, 0)
-
-
-def test_rows_of_one_class(tmp_path: Path):
-    (tmp_path / "rows.csv").write_text("text,label\n" + f"a song,{LABELS[0]}\n" * 8)
-    with pytest.raises(BadInputError, match="rows of two classes"):
-        PublicRows.draw(SPEC, tmp_path, 2, 0)
 
 
 def test_a_label_that_the_job_does_not_name(tmp_path: Path):

@@ -13,18 +13,23 @@ export function profilesView() {
 }
 
 function report({ name, made_at, plot, report: found }) {
-  const { model, job, directions, rows } = found.settings ?? {};
+  const { model, job, epochs, rows, metric } = found.settings ?? {};
   return h("section", { class: "card", "aria-label": name },
-    h("div", { class: "heading" }, h("h2", {}, name), h("span", { class: "muted small" }, `${job}, ${model}, ${count(directions)} directions, ${count(rows)} rows, ${moment(made_at)}`)),
+    h("div", { class: "heading" }, h("h2", {}, name), h("span", { class: "muted small" }, `${job}, ${model}, ${count(epochs)} epochs of ${count(rows)} rows, ${moment(made_at)}`)),
     table(`PEFT methods of ${name}, the best first`, [
       { title: "Method", cell: (row) => row.name },
-      { title: "Coordinates", number: true, cell: (row) => count(row.coordinates) },
-      { title: "Expected decrease of loss a second", number: true, cell: (row) => decimal(row.at_budget?.drop?.per_second) },
-      { title: "Seconds a direction", number: true, cell: (row) => decimal(row.seconds_per_direction) },
-      { title: "Passes a direction", number: true, cell: (row) => decimal(row.passes_per_direction) },
+      { title: "Coordinates", number: true, cell: (row) => count(coordinates(row)) },
+      { title: "Passes a gradient and row", number: true, cell: (row) => decimal(row.gradient_passes) },
+      { title: "Passes to the target", number: true, cell: (row) => decimal(row.passes_to_target) },
+      { title: "Loss", number: true, cell: (row) => decimal(row.loss) },
+      { title: metric ?? "Score", number: true, cell: (row) => decimal(row.score) },
       { title: "Model files", number: true, cell: (row) => bytes(row.bundle_bytes) },
     ], found.candidates),
-    plot && h("img", { class: "plot-image", src: `/api/profiles/${encodeURIComponent(name)}/plot.png`, alt: `Plot of ${name}: cosine of forward and true gradient against directions for each method` }));
+    plot && h("img", { class: "plot-image", src: `/api/profiles/${encodeURIComponent(name)}/plot.png`, alt: `Plot of ${name}: loss against example-passes for each method` }));
+}
+
+function coordinates({ blocks = {} }) {
+  return Object.values(blocks).reduce((sum, block) => sum + block.coordinates, 0);
 }
 
 function nothing() {

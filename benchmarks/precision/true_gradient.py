@@ -1,4 +1,4 @@
-"""Compute the true gradient by backpropagation, with which forward gradients are compared."""
+"""Compute the true gradient by backpropagation, with which scalars are compared."""
 
 from __future__ import annotations
 
