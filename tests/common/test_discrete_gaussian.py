@@ -47,7 +47,8 @@ def test_shares_of_devices_add_up_to_the_noise_of_one():
 @given(st.integers(1, 1 << 90), st.integers(0, 3))
 def test_any_variance_gives_integers(variance, count):
     noise = discrete_gaussian(variance, count)
-    assert noise.dtype == np.int64 and len(noise) == count
+    assert noise.dtype == np.int64
+    assert len(noise) == count
 
 
 def test_two_draws_differ():

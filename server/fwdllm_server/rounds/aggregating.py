@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import partial
-from math import ceil
 from statistics import median_high
 from typing import NamedTuple
 
@@ -23,7 +22,6 @@ from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.estimator import MOST_EXAMPLES, Scalar
 from fwdllm_common.fixed_point import MAX_MAGNITUDE, SCALE
 from fwdllm_common.secure_aggregation import (
-    MIN_MEMBERS,
     Aggregation,
     NotEnoughMembersError,
     Session,
@@ -36,10 +34,10 @@ from fwdllm_server.algorithm import BlockPlan, Measured
 from fwdllm_server.algorithm.complete import Span
 from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.context import MOVED, Computation, RoundContext, Step, wait
-from fwdllm_server.rounds.delivery import message_of
+from fwdllm_server.rounds.delivery import least_in_sum, message_of, part_in
 from fwdllm_server.rounds.dropout import expire
 from fwdllm_server.rounds.ended import abandon
-from fwdllm_server.store import aggregations, assignments, devices, rounds
+from fwdllm_server.store import aggregations, assignments, devices, releases, rounds
 from fwdllm_server.store.aggregations import AggregationRecord, MemberRecord
 from fwdllm_server.store.aggregations import Step as Stage
 from fwdllm_server.store.assignments import AssignmentState
@@ -77,7 +75,10 @@ def begin(context: RoundContext) -> None:
     found = devices.by_id(connection, [each.device_id for each in offers])
     rows = {each.id: max(1, found[each.device_id].training_examples) for each in offers}
     middle = median_high(rows.values())
-    weights = {work: weight(count, middle) for work, count in rows.items()}
+    if context.job.spec.privacy.budget is not None:
+        weights = dict.fromkeys(rows, 1)  # a weight that follows from others' rows would tell of them
+    else:
+        weights = {work: weight(count, middle) for work, count in rows.items()}
     aggregations.forget(connection, *place)
     aggregations.begin(connection, *place, secrets.token_bytes(SESSION_BYTES), weights, context.now)
 
@@ -107,10 +108,12 @@ def advance(context: RoundContext) -> Step | Computation[Closing]:
     if waited_for and context.now < until:
         return wait(until - context.now)
     members = aggregations.members(context.connection, record)
-    sum_of = device_pb2.SecureAggregation(session=record.session)
+    sum_of = part_in(record, members[0], len(members), context.job)
     session = messages.session_of(message_of(work[members[0].assignment_id], context.job, sum_of))
-    needed = max(MIN_MEMBERS, ceil(bounds.min_fraction * len(members)))
-    return Computation(context.round, partial(_close, record, members, session, needed), partial(_apply, record))
+    needed = least_in_sum(context.job, len(members))
+    return Computation(
+        context.round, partial(_close, record, members, session, needed, bool(sum_of.noise)), partial(_apply, record)
+    )
 
 
 def by_block(context: RoundContext) -> Mapping[str, Measured]:
@@ -132,7 +135,9 @@ def _measured(plan: BlockPlan, values: NDArray[np.int64]) -> Measured:
     return [Scalar(seed, value, COHORT, 1) for seed, value in zip(plan.seeds, values.tolist(), strict=True)]
 
 
-def _close(record: AggregationRecord, members: Sequence[MemberRecord], session: Session, needed: int) -> Closing:
+def _close(
+    record: AggregationRecord, members: Sequence[MemberRecord], session: Session, needed: int, is_noised: bool
+) -> Closing:
     """Return what follows from the messages; wrong ones count as if they had not come."""
     aggregation = _replayed(record, members, session)
     work = {member.number: member.assignment_id for member in members}
@@ -155,7 +160,8 @@ def _close(record: AggregationRecord, members: Sequence[MemberRecord], session: 
         total = aggregation.sum()
     except (NotEnoughMembersError, IntegrityError) as error:
         return Closing({}, failure=str(error))
-    bound = LARGEST_SCALAR * sum(member.weight for member in members if member.number in left)
+    together = sum(member.weight for member in members if member.number in left)
+    bound = (session.largest if is_noised else LARGEST_SCALAR) * together
     if np.any((total > bound) | (total < -bound)):
         return Closing({}, failure="the sum is larger than scalars can be: a device has sent something else")
     return Closing({}, total, frozenset(work[n] for n in left))
@@ -201,6 +207,10 @@ def _apply(record: AggregationRecord, context: RoundContext, closing: Closing) -
     if closing.failure:
         return abandon(context, closing.failure)
     _log.info("step of the secure aggregation closed", job=context.job.name, round=record.round, step=str(record.step))
+    if record.step is Stage.MASKED and context.job.spec.privacy.budget is not None:
+        # From here on devices help to unmask the sum: it counts, whatever becomes of the round.
+        work = assignments.of_round(context.connection, record.job_id, record.round)
+        releases.add(context.connection, record.job_id, {each.device_id for each in work if each.id in closing.inboxes})
     if closing.total is None:
         aggregations.enter(context.connection, record, closing.inboxes, context.now)
         return MOVED

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.ledger import LedgerEntry, RunHeader
 from fwdllm_common.manifest import Manifest
-from fwdllm_common.protocol import GENERATOR_2, GENERATOR_VERSION, SECURE_AGGREGATION
+from fwdllm_common.protocol import GENERATOR_2, GENERATOR_VERSION, NOISED_SUMS, SECURE_AGGREGATION
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import Run
 from fwdllm_server.algorithm.auto import direction_shares
@@ -56,7 +56,7 @@ class TrainingJob:
         if self.header.generator_version != GENERATOR_VERSION:
             more.append(GENERATOR_2)
         if self.spec.privacy.secure_aggregation:
-            more.append(SECURE_AGGREGATION)
+            more += [SECURE_AGGREGATION, *([NOISED_SUMS] if self.spec.privacy.budget else [])]
         return needs.model_copy(update={"capabilities": [*needs.capabilities, *more]}) if more else needs
 
     def expiry(self, phase_since: float, now: float) -> float:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, update
 
 from fwdllm_server.store.schema import aggregation_members, aggregations
 
@@ -99,6 +99,14 @@ def begin(
     )
 
 
+def begin_summed(
+    connection: Connection, job_id: str, round_number: int, total: NDArray[np.int64], weight: int, now: float
+) -> None:
+    """Store the sum, int64 ``[length]``, of devices whose scalars the coordinator has seen."""
+    place = {"job_id": job_id, "round": round_number, "session": b"", "step": Step.SUMMED, "step_since": now}
+    connection.execute(aggregations.insert().values(**place, sum=_bytes(total), weight=weight))
+
+
 def get(connection: Connection, job_id: str, round_number: int) -> AggregationRecord | None:
     """Return the aggregation of a round, None if there is none."""
     query = select(aggregations).where(aggregations.c.job_id == job_id, aggregations.c.round == round_number)
@@ -120,6 +128,12 @@ def members(connection: Connection, record: AggregationRecord) -> Sequence[Membe
     """Return all members, by number."""
     query = select(aggregation_members).where(_of(record)).order_by(aggregation_members.c.number)
     return [MemberRecord(**row._mapping) for row in connection.execute(query)]
+
+
+def count(connection: Connection, record: AggregationRecord) -> int:
+    """Return the number of members."""
+    query = select(func.count()).select_from(aggregation_members).where(_of(record))
+    return int(connection.execute(query).scalar_one())
 
 
 def waiting_for(connection: Connection, record: AggregationRecord) -> Sequence[str]:
@@ -170,13 +184,17 @@ def add_sum(
     """Store the sum, int64 ``[length]``, of members with this weight together, and forget the members' messages."""
     nothing = dict.fromkeys(("keys", "shares", "masked", "unmasking", "inbox"))
     connection.execute(update(aggregation_members).where(_of(record)).values(nothing))
-    _update(connection, record, step=Step.SUMMED, step_since=now, sum=total.astype("<i8").tobytes(), weight=weight)
+    _update(connection, record, step=Step.SUMMED, step_since=now, sum=_bytes(total), weight=weight)
 
 
 def forget(connection: Connection, job_id: str, round_number: int) -> None:
     """Delete the aggregation of a round that has closed or selects again."""
     for table in (aggregation_members, aggregations):
         connection.execute(delete(table).where(table.c.job_id == job_id, table.c.round == round_number))
+
+
+def _bytes(total: NDArray[np.int64]) -> bytes:
+    return total.astype("<i8").tobytes()
 
 
 def _of(record: AggregationRecord) -> ColumnElement[bool]:
