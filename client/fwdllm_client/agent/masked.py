@@ -12,16 +12,14 @@ from functools import partial
 
 import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.agent.journal import Membership
 from fwdllm_client.agent.link import Link
 from fwdllm_client.connection.retry import StopRequested
-from fwdllm_common.clipping import Part, clipped, noise_variance
-from fwdllm_common.discrete_gaussian import discrete_gaussian
 from fwdllm_common.errors import NotAllowedError
 from fwdllm_common.fixed_point import to_fixed_point
+from fwdllm_common.noised import noised
 from fwdllm_common.secure_aggregation import MAX_MEMBERS, Member, messages
 from fwdllm_common.secure_aggregation.member import ROOT_BYTES
 
@@ -60,6 +58,7 @@ class MaskedScalars:
             )
         values = np.array([agreement.weight * to_fixed_point(value) for value in derivatives], dtype=np.int64)
         if agreement.clip or agreement.noise:
+            _check_noise(assignment, orders)
             values = noised(values, assignment, orders)
         self._link.journal.join(
             Membership(
@@ -96,25 +95,16 @@ class MaskedScalars:
                 raise StopRequested
 
 
-def noised(values: NDArray[np.int64], assignment: device_pb2.Assignment, orders: Sequence[int]) -> NDArray[np.int64]:
-    """Return an assignment's scalars within its clip and with this device's share of noise, int64 ``[length]``.
+def _check_noise(assignment: device_pb2.Assignment, orders: Sequence[int]) -> None:
+    """Check what a coordinator asks for.
 
     :raises NotAllowedError: clip or noise are out of bounds, or directions are not orthogonal.
     """
-    clip, share = assignment.secure_aggregation.clip, assignment.secure_aggregation.noise
-    if not (0 < clip <= MOST_CLIP and 0 < share <= MOST_NOISE):
-        raise NotAllowedError(
-            f"it asks for sums with a clip of {clip:g} and noise of {share:g}, which are out of bounds"
-        )
+    clip, noise = assignment.secure_aggregation.clip, assignment.secure_aggregation.noise
+    if not (0 < clip <= MOST_CLIP and 0 < noise <= MOST_NOISE):
+        raise NotAllowedError(f"it asks for sums with a clip of {clip:g} and noise of {noise:g}, out of bounds")
     if not orders or not all(orders):
         raise NotAllowedError("it asks for noised sums of directions that are not orthogonal: nothing bounds them")
-    sizes = [sum(seeds.count for seeds in task.seeds) for task in assignment.directions]
-    pieces = np.split(values, np.cumsum(sizes)[:-1])
-    parts = [Part(piece, order) for piece, order in zip(pieces, orders, strict=True)]
-    noise = [
-        discrete_gaussian(noise_variance(share, clip, len(part.values), part.order), len(part.values)) for part in parts
-    ]
-    return np.concatenate(clipped(parts, clip)) + np.concatenate(noise)
 
 
 class _Part:

@@ -37,6 +37,7 @@ from fwdllm_server.rounds.context import MOVED, Computation, RoundContext, Step,
 from fwdllm_server.rounds.delivery import least_in_sum, message_of, part_in
 from fwdllm_server.rounds.dropout import expire
 from fwdllm_server.rounds.ended import abandon
+from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import aggregations, assignments, devices, releases, rounds
 from fwdllm_server.store.aggregations import AggregationRecord, MemberRecord
 from fwdllm_server.store.aggregations import Step as Stage
@@ -80,7 +81,13 @@ def begin(context: RoundContext) -> None:
     else:
         weights = {work: weight(count, middle) for work, count in rows.items()}
     aggregations.forget(connection, *place)
-    aggregations.begin(connection, *place, secrets.token_bytes(SESSION_BYTES), weights, context.now)
+    session, first = secrets.token_bytes(SESSION_BYTES), _first_step(context.job)
+    aggregations.begin(connection, *place, session, weights, context.now, first)
+
+
+def _first_step(job: TrainingJob) -> Stage:
+    """Return the step that devices come to when they have computed."""
+    return Stage.KEYS if job.masks else Stage.MASKED
 
 
 def weight(examples: int, middle: int) -> int:
@@ -98,7 +105,7 @@ def advance(context: RoundContext) -> Step | Computation[Closing]:
     if found := diverged.unusable_from(context, list(work.values())):
         return diverged.fail(context, found, good_version=context.round.version - 1)
     bounds = context.job.spec.rounds
-    if record.step is Stage.KEYS:  # the devices compute
+    if record.step is _first_step(context.job):  # the devices compute
         until = context.round.phase_since + bounds.deadline_s
         expire(context, [each for each in waited_for if each.expires_at <= context.now])
         waited_for = [each for each in waited_for if each.expires_at > context.now]
@@ -111,9 +118,9 @@ def advance(context: RoundContext) -> Step | Computation[Closing]:
     sum_of = part_in(record, members[0], len(members), context.job)
     session = messages.session_of(message_of(work[members[0].assignment_id], context.job, sum_of))
     needed = least_in_sum(context.job, len(members))
-    return Computation(
-        context.round, partial(_close, record, members, session, needed, bool(sum_of.noise)), partial(_apply, record)
-    )
+    close = _close if context.job.masks else _added
+    compute = partial(close, record, members, session, needed, bool(sum_of.noise))
+    return Computation(context.round, compute, partial(_apply, record))
 
 
 def by_block(context: RoundContext) -> Mapping[str, Measured]:
@@ -160,11 +167,27 @@ def _close(
         total = aggregation.sum()
     except (NotEnoughMembersError, IntegrityError) as error:
         return Closing({}, failure=str(error))
-    together = sum(member.weight for member in members if member.number in left)
+    return _checked(total, [member for member in members if member.number in left], session, is_noised)
+
+
+def _added(
+    _record: AggregationRecord, members: Sequence[MemberRecord], session: Session, needed: int, is_noised: bool
+) -> Closing:
+    """Return the sum of what members would have masked."""
+    words = {member.number: member.masked for member in members if member.masked is not None}
+    if len(words) < needed:
+        return Closing({}, failure=f"{len(words)} of {len(members)} devices are left, {needed} are needed for a sum")
+    total: NDArray[np.uint64] = sum(map(messages.words_of, words.values()), np.zeros(session.length, dtype=np.uint64))
+    return _checked(total.view(np.int64), [member for member in members if member.number in words], session, is_noised)
+
+
+def _checked(total: NDArray[np.int64], in_sum: Sequence[MemberRecord], session: Session, is_noised: bool) -> Closing:
+    """Return the sum, unless it is larger than what the devices in it can have measured."""
+    together = sum(member.weight for member in in_sum)
     bound = (session.largest if is_noised else LARGEST_SCALAR) * together
     if np.any((total > bound) | (total < -bound)):
         return Closing({}, failure="the sum is larger than scalars can be: a device has sent something else")
-    return Closing({}, total, frozenset(work[n] for n in left))
+    return Closing({}, total, frozenset(member.assignment_id for member in in_sum))
 
 
 def _inbox(aggregation: Aggregation, step: Stage, number: int) -> device_pb2.AggregateResponse:
@@ -210,7 +233,8 @@ def _apply(record: AggregationRecord, context: RoundContext, closing: Closing) -
     if record.step is Stage.MASKED and context.job.spec.privacy.budget is not None:
         # From here on devices help to unmask the sum: it counts, whatever becomes of the round.
         work = assignments.of_round(context.connection, record.job_id, record.round)
-        releases.add(context.connection, record.job_id, {each.device_id for each in work if each.id in closing.inboxes})
+        told = closing.inboxes.keys() | closing.in_sum
+        releases.add(context.connection, record.job_id, {each.device_id for each in work if each.id in told})
     if closing.total is None:
         aggregations.enter(context.connection, record, closing.inboxes, context.now)
         return MOVED

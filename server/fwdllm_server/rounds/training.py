@@ -31,7 +31,7 @@ class TrainingJob:
     """One running job; ``state`` is θ at the newest committed version.
 
     While its head is being initialised the job ``is_draft``: ``state`` is then what features are computed with, and its
-    header stays here.
+    header stays here. Where devices are simulated nobody ``masks``: a sum is that of what they would have masked.
     """
 
     id: str
@@ -42,6 +42,7 @@ class TrainingJob:
     run: Run
     state: ModelState
     is_draft: bool = False
+    masks: bool = True
 
     @property
     def header(self) -> RunHeader:

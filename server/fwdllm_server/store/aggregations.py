@@ -86,14 +86,19 @@ def begin(
     session: bytes,
     weights: Mapping[str, int],
     now: float,
+    step: Step = Step.KEYS,
 ) -> None:
-    """Begin the aggregation over these assignments, each with its weight; members are numbered in their order."""
+    """Begin the aggregation over these assignments, each with its weight; members are numbered in their order.
+
+    It begins with another ``step`` than keys where all may take part in that.
+    """
     place = {"job_id": job_id, "round": round_number}
-    connection.execute(aggregations.insert().values(**place, session=session, step=Step.KEYS, step_since=now, weight=0))
+    connection.execute(aggregations.insert().values(**place, session=session, step=step, step_since=now, weight=0))
+    inbox = None if step is Step.KEYS else b""
     connection.execute(
         aggregation_members.insert(),
         [
-            {**place, "assignment_id": assignment_id, "number": number, "weight": weight}
+            {**place, "assignment_id": assignment_id, "number": number, "weight": weight, "inbox": inbox}
             for number, (assignment_id, weight) in enumerate(weights.items())
         ],
     )
