@@ -13,7 +13,9 @@ from typing import Any, Literal, TypeAlias, get_args
 from fwdllm_common.task import CAUSAL_LM, CLASSIFICATION, find_task
 from fwdllm_server.tasks import task_named
 
-Preset: TypeAlias = Literal["default", "causal-lm", "layer-means-4096", "side", "upper-layers", "fwdllm-paper", "mezo"]
+Preset: TypeAlias = Literal[
+    "default", "causal-lm", "layer-means-4096", "private", "side", "upper-layers", "fwdllm-paper", "mezo"
+]
 
 NAMES: tuple[str, ...] = get_args(Preset)
 
