@@ -94,8 +94,8 @@ def result_of(run: Run, files: TaskFiles, folder: Path, *, quick: bool, threads:
                 "trainable": len(simulation.theta),
                 "membership_auc": _membership(simulation, files, threads, _QUICK_ROWS if quick else ROWS),
             }
-        if known is None:  # with what devices cache of it: half of the time
-            (place / "model").rename(model.path)
+        shutil.rmtree(model.path, ignore_errors=True)
+        (place / "model").rename(model.path)  # with what devices cache of it: most of the time
         kept.write_text(json.dumps(found), encoding="utf-8")
         shutil.rmtree(place)
     result: Mapping[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
