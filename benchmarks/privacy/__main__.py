@@ -21,9 +21,8 @@ def main() -> None:
     """Run what is not there yet, then report."""
     arguments = _arguments()
     output = output_folder("privacy", arguments)
-    cohorts = (8,) if arguments.quick else secagg.COHORTS
-    repetitions = 1 if arguments.quick else secagg.REPETITIONS
-    costs = {} if arguments.only == "accuracy" else secagg.measured(output, cohorts, repetitions, secagg.LENGTH)
+    repetitions = {8: 1} if arguments.quick else secagg.REPETITIONS
+    costs = {} if arguments.only == "accuracy" else secagg.measured(output, repetitions, secagg.LENGTH)
     tasks = (QUICK_TASK,) if arguments.quick else accuracy.TASKS
     devices = (100,) if arguments.quick else accuracy.DEVICES
     results: dict[str, Mapping[str, Any]] = {}
@@ -48,7 +47,7 @@ def main() -> None:
             "rows_of_the_attack": accuracy.ROWS,
             "seeds": 1,
         },
-        "figures": list(figures(results, costs, None, repetitions)),
+        "figures": list(figures(results, costs, None)),
         "runs": results,
         "without": plain,
         "costs": costs,

@@ -33,7 +33,7 @@ _QUICK_ROUNDS, _QUICK_DEVICES, _QUICK_ROWS = 2, 10, 60
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a fleet of some size does: rounds, devices of each, and rounds of a device, the same for all budgets."""
+    """What a fleet of some size does, whatever the budget: rounds, devices of each, rounds and rows of a device."""
 
     rounds: int
     cohort: int
@@ -41,12 +41,12 @@ class Recipe:
     rows_per_device: int
 
 
-RECIPES = {100: Recipe(12, 100, 12, 40), 1000: Recipe(24, 250, 6, 15)}
+RECIPES = {100: Recipe(8, 100, 8, 20), 1000: Recipe(16, 250, 4, 15)}
 CLIPS: Mapping[str, float] = {"ag_news": 1.0, "clinc150": 0.5}
 """About the norm of a device's gradient in the first rounds."""
 POOLING: Mapping[str, str] = {"ag_news": "mean", "clinc150": "layer-means"}
 """Fewer weights need less noise: 1,540 of the means of the last layer, and of 150 intents the projected features."""
-ROWS = 1000
+ROWS = 300
 """Rows of either kind, members and others, that membership is guessed of."""
 
 

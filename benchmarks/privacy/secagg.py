@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -19,8 +20,8 @@ from fwdllm_common.secure_aggregation.cohort import MAX_PEERS
 
 LENGTH = 4612
 """Scalars of a round of the default job on four labels."""
-COHORTS = (20, 100, 500)
-REPETITIONS = 3
+REPETITIONS = {20: 3, 100: 3, 500: 1}
+"""By cohort."""
 _LARGEST = 1 << 43
 
 Cost = Mapping[str, float]
@@ -110,18 +111,19 @@ def flowers(environment: Path, cohort: int, length: int = LENGTH) -> Cost:
     return found
 
 
-def measured(folder: Path, cohorts: tuple[int, ...], repetitions: int, length: int) -> Mapping[str, Mapping[str, Cost]]:
-    """Measure each cohort and keep it in ``folder``: the median of the repetitions, which take turns."""
+def measured(folder: Path, repetitions: Mapping[int, int], length: int) -> Mapping[str, Mapping[str, Any]]:
+    """Measure each cohort and keep it in ``folder``: the median of its repetitions, which take turns."""
     environment = install(folder / "flower")
-    found: dict[str, Mapping[str, Cost]] = {}
-    for cohort in cohorts:
+    found: dict[str, Mapping[str, Any]] = {}
+    for cohort, times in repetitions.items():
         kept = folder / f"secagg.{cohort}.json"
         if not kept.exists():
             both: dict[str, list[Cost]] = {"ours": [], "flower": []}
-            for _ in range(repetitions):
+            for _ in range(times):
                 both["ours"].append(ours(cohort, length))
                 both["flower"].append(flowers(environment, cohort, length))
-            kept.write_text(json.dumps({who: _median(costs) for who, costs in both.items()}), encoding="utf-8")
+            medians = {who: _median(costs) for who, costs in both.items()}
+            kept.write_text(json.dumps({**medians, "repetitions": times}), encoding="utf-8")
         found[str(cohort)] = json.loads(kept.read_text(encoding="utf-8"))
         print(f"cohort of {cohort}: {found[str(cohort)]}", flush=True)
     return found

@@ -1,4 +1,4 @@
-"""The coordinator may die before or after any commit: each round has one noised sum, and each device is counted once."""
+"""The coordinator may die at any commit: each round has one noised sum, and each device is counted once."""
 
 from pathlib import Path
 
