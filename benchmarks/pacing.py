@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.convergence.environment import REPOSITORY, environment
+from benchmarks.environment import REPOSITORY, environment
 from benchmarks.reporting import Figure, make_figure, print_figures
 from fwdllm_client.connection.retry import BASE_S, CAP_S
 from fwdllm_server.config.server_config import CheckInSection

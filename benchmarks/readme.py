@@ -14,8 +14,8 @@ from statistics import mean
 from typing import Any
 
 from benchmarks.convergence.curves import load_all
-from benchmarks.convergence.environment import REPOSITORY
 from benchmarks.convergence.figures import Curves, final_accuracy, until
+from benchmarks.environment import REPOSITORY
 from benchmarks.markdown import table, write_results
 from examples.demo.report import Report, lines
 

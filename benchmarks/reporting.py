@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, overload
 
-from benchmarks.convergence.environment import REPOSITORY
+from benchmarks.environment import REPOSITORY
 from benchmarks.markdown import write_results
 
 Figure: TypeAlias = dict[str, Any]

@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmarks.byzantine.report import figures, rows
 from benchmarks.byzantine.runs import ALPHA, BYZANTINE, all_runs, result_of
-from benchmarks.convergence.environment import environment
 from benchmarks.convergence.tasks import TASKS, prepare
+from benchmarks.environment import environment
 from benchmarks.markdown import table
 from benchmarks.reporting import output_folder, parser, write_report
 

@@ -13,10 +13,10 @@ from typing import Any
 import structlog
 
 from benchmarks.convergence.curves import Curve, Point
-from benchmarks.convergence.environment import REPOSITORY
 from benchmarks.convergence.methods import Method
 from benchmarks.convergence.report import Places, collect, write_report
 from benchmarks.convergence.runs import Run, Settings, Show, all_runs, missing_data
+from benchmarks.environment import REPOSITORY
 from fwdllm_common.errors import FwdllmError
 
 _OUTPUT = REPOSITORY / "benchmark-output"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from benchmarks.convergence import plots, tables
 from benchmarks.convergence.curves import Curve, keep_further, load_all
-from benchmarks.convergence.environment import REPOSITORY, environment
 from benchmarks.convergence.figures import Curves, all_figures
 from benchmarks.convergence.progress import read
 from benchmarks.convergence.runs import Run, Settings, all_runs
 from benchmarks.convergence.tasks import files_of
+from benchmarks.environment import REPOSITORY, environment
 from benchmarks.markdown import write_results
 
 _COMMAND = "make bench-convergence"

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.convergence.curves import Curve, Point
-from benchmarks.convergence.environment import environment
 from benchmarks.convergence.jobs import job_of, recipe_of
 from benchmarks.convergence.methods import METHODS, Method, Reference
 from benchmarks.convergence.settings import as_json, settings_of
 from benchmarks.convergence.tasks import QUICK_TASK, TASKS, Task, TaskFiles, available, prepare
+from benchmarks.environment import environment
 from fwdllm_server.simulation.population import Population
 
 _QUICK_WHERE = (f"{QUICK_TASK}/iid",)

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from benchmarks.convergence.environment import REPOSITORY, environment
 from benchmarks.coordinator import flower
 from benchmarks.coordinator.measure import FULL, QUICK, Size, flower_calls, serve_store
 from benchmarks.coordinator.population import make_home
@@ -21,6 +20,7 @@ from benchmarks.coordinator.processes import Generators, raise_limit
 from benchmarks.coordinator.report import all_figures, tables
 from benchmarks.coordinator.starting import make_long_run, start_seconds
 from benchmarks.coordinator.stores import available
+from benchmarks.environment import REPOSITORY, environment
 from benchmarks.reporting import output_folder, parser, write_report
 
 _STORES = ("sqlite", "postgresql")

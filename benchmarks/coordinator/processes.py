@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.convergence.environment import REPOSITORY
+from benchmarks.environment import REPOSITORY
 
 _START_S = 120.0
 

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.convergence.environment import environment
 from benchmarks.coordinator.population import add_job, job_toml, join_devices, make_home
 from benchmarks.coordinator.processes import Generators, Measured, coordinator, free_port, raise_limit
+from benchmarks.environment import environment
 from benchmarks.markdown import table
 from benchmarks.reporting import Figure, make_figure, output_folder, parser, rounded, write_report
 from fwdllm_server.config.home import ServerHome

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from benchmarks.coordinator.connections import Connection, Loop
 from benchmarks.coordinator.fleets import CHECK_IN
-from fwdllm.v1.device_pb2 import Assignment, CheckInResponse, Effort, ReportRequest, ReportResponse
+from fwdllm.v1.device_pb2 import Assignment, CheckInResponse, ReportRequest, ReportResponse, ResourceUsage
 
 _REPORT = "/fwdllm.v1.DeviceService/Report"
 
@@ -57,7 +57,7 @@ class Worker:
                 assignment_id=assignment.assignment_id,
                 first_index=start,
                 derivatives=[scalar_of(seed) for seed in seeds[start : start + self._per_message]],
-                effort=Effort(seconds=1.0, example_passes=8.0 * self._per_message, peak_rss_bytes=60 << 20),
+                usage=ResourceUsage(seconds=1.0, example_passes=8.0 * self._per_message, peak_rss_bytes=60 << 20),
             ).SerializeToString()
             for start in starts
         ]

@@ -12,12 +12,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.convergence.environment import REPOSITORY, environment
 from benchmarks.device.accuracy import accuracy
 from benchmarks.device.report import all_figures, sections
 from benchmarks.device.shapes import QUICK_SHAPE, SHAPES, Shape, export_shape
 from benchmarks.device.work import names
 from benchmarks.device.workplace import DIRECTIONS, Workplace
+from benchmarks.environment import REPOSITORY, environment
 from benchmarks.reporting import output_folder, parser, results_file, write_report
 
 T = TypeVar("T")

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.convergence.environment import REPOSITORY, environment
 from benchmarks.device.memory import Watch
 from benchmarks.device.work import METHODS
 from benchmarks.device.workplace import THETA_FILE, TOKENS, Workplace
+from benchmarks.environment import REPOSITORY, environment
 from benchmarks.markdown import table
 from benchmarks.reporting import Figure, make_figure, results_file
 from fwdllm_client.engine import DeviceEngines, Engine
@@ -78,7 +78,7 @@ def export_template(shape: LlamaShape, folder: Path) -> None:
     from transformers import LlamaConfig, LlamaForSequenceClassification
 
     from fwdllm_server.config.peft_spec import PeftSpec
-    from fwdllm_server.model.export import export_bundle
+    from fwdllm_server.model.export import ModelInputs, export_bundle
     from fwdllm_server.model.load import TokenizerFile
     from fwdllm_server.model.peft.methods import apply_peft
     from fwdllm_server.model.peft.sample import TextSample
@@ -108,7 +108,7 @@ def export_template(shape: LlamaShape, folder: Path) -> None:
     tokenizer = TokenizerFile(by_words.to_str().encode(), _PAD)
     spec = PeftSpec(method="lora", layers=[-2, -1])
     model = apply_peft(model, spec, _SEED, TextSample([], tokenizer, TOKENS))
-    manifest = export_bundle(model, tokenizer.json, _PAD, LABELS, TOKENS, folder, stage_weights=1)
+    manifest = export_bundle(model, ModelInputs(tokenizer, TOKENS, LABELS), folder, stage_weights=1)
     np.save(folder / _TEMPLATE_THETA, initial_theta(model, manifest.layout))
 
 

@@ -21,7 +21,7 @@ from fwdllm_common.manifest import MANIFEST_FILE, Manifest
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.config.precision import Precision
 from fwdllm_server.config.presets import with_preset
-from fwdllm_server.model.export import export_bundle
+from fwdllm_server.model.export import ModelInputs, export_bundle
 from fwdllm_server.model.load import TokenizerFile
 from fwdllm_server.model.modeling_fwdllm import MeanPooledClassifier
 from fwdllm_server.model.peft.methods import apply_peft
@@ -97,7 +97,7 @@ def export_shape(shape: Shape, folder: Path) -> Manifest:
     model = apply_peft(new_model(shape), upper_layers(), _SEED, TextSample(texts, tokenizer, TOKENS))
     part = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    manifest = export_bundle(model, tokenizer.json, _PAD, LABELS, TOKENS, part)
+    manifest = export_bundle(model, ModelInputs(tokenizer, TOKENS, LABELS), part)
     np.save(part / THETA_FILE, initial_theta(model, manifest.layout))
     if shape.precision != "float32":
         place = Workplace(shape.name, part, part, 0, shape.config.vocab_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
-from benchmarks.convergence.environment import environment
+from benchmarks.environment import environment
 from benchmarks.idle import agent, flower
 from benchmarks.markdown import table
 from benchmarks.reporting import Figure, make_figure, output_folder, parser, write_report

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.device.memory import anonymous_bytes, mapped_bytes
-from fwdllm_client.agent.effort import peak_rss_bytes
+from fwdllm_client.agent.resource_usage import peak_rss_bytes
 from fwdllm_client.data import Dataset
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_common.directions import Directions

@@ -21,7 +21,7 @@ from benchmarks.precision.scalars import PRECISIONS
 from examples.materials import minilm_folder
 from fwdllm_server.cli.demo.bbc_news import TOPICS
 from fwdllm_server.config.peft_spec import PeftSpec
-from fwdllm_server.model.export import export_bundle
+from fwdllm_server.model.export import ModelInputs, export_bundle
 from fwdllm_server.model.load import load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.quantise import quantise_bundle
@@ -57,7 +57,7 @@ def report(model: str, folder: Path) -> None:
     spec = PeftSpec(rank=4, targets=["query", "value"], layers=[-2, -1])
     peft_model = apply_peft(load_base(source, TOPICS, "mean"), spec, 1)
     bundle = folder / "float32"
-    manifest = export_bundle(peft_model, tokenizer.json, tokenizer.pad_token_id, TOPICS, MAX_TOKENS, bundle)
+    manifest = export_bundle(peft_model, ModelInputs(tokenizer, MAX_TOKENS, TOPICS), bundle)
     print(f"{'precision':9} {'files MB':>8} {'anonymous MB':>12} {'mapped MB':>9} {'peak MB':>7} {'CPU s':>6}")
     for precision in PRECISIONS:
         target = folder / precision

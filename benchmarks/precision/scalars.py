@@ -27,7 +27,7 @@ from fwdllm_common.layout import Block, Float32Vector
 from fwdllm_server.cli.demo.bbc_news import TOPICS, load, split, write_csv
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.config.precision import Precision
-from fwdllm_server.model.export import export_bundle
+from fwdllm_server.model.export import ModelInputs, export_bundle
 from fwdllm_server.model.load import load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.quantise import quantise_bundle
@@ -78,7 +78,7 @@ def report(folder: Path, count: int, rows: int) -> None:
     spec = PeftSpec(rank=4, targets=["query", "value"], layers=[-2, -1])
     model = apply_peft(load_base(source, TOPICS, "mean"), spec, 1)
     bundle = folder / "float32"
-    manifest = export_bundle(model, tokenizer.json, tokenizer.pad_token_id, TOPICS, MAX_TOKENS, bundle)
+    manifest = export_bundle(model, ModelInputs(tokenizer, MAX_TOKENS, TOPICS), bundle)
     dataset = Dataset.load(DataSource(folder / "rows.csv"), bundle / manifest.tokenizer.name, manifest)
     directions = Directions(7, "rademacher")
     theta = theta_under_way(initial_theta(model, manifest.layout), directions)

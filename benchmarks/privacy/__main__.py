@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.convergence.environment import environment
 from benchmarks.convergence.tasks import QUICK_TASK, TASKS, available, prepare
 from benchmarks.coordinator.flower import VERSION
+from benchmarks.environment import environment
 from benchmarks.markdown import table
 from benchmarks.privacy import accuracy, secagg
 from benchmarks.privacy.report import accuracy_rows, cost_rows, figures

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from fwdllm_common.errors import FwdllmError
-from fwdllm_common.golden import disagreements
+from fwdllm_common.known_run import disagreements
 
 
 @dataclass(frozen=True)

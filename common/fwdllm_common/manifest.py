@@ -100,8 +100,9 @@ class Manifest:
 
     ``max_tokens`` is the truncation length in tokens, ``pad_token_id`` the padding token. ``labels`` are the names of
     the classes, by index; they exist if and only if the ``task`` has them. The model reads each text inside
-    the ``prompt``, if there is one. ``canary`` is the file of a known-answer test
-    (:class:`fwdllm_common.canary.Canary`). With ``no_answer`` the model also learns questions without an answer.
+    the ``prompt``, if there is one. ``known_answers`` is the file of a known-answer test
+    (:class:`fwdllm_common.known_answers.KnownAnswerTest`). With ``no_answer`` the model also learns questions without
+    an answer.
     ``features`` is the width of the vector that the frozen stages return beside their activation, 0 if there is none.
     ``chat`` is how a model that generates writes conversations.
     """
@@ -113,7 +114,7 @@ class Manifest:
     layout: Layout
     stages: tuple[Stage, ...]
     prompt: Prompt | None = None
-    canary: BundleFile | None = None
+    known_answers: BundleFile | None = None
     task: str = CLASSIFICATION
     no_answer: bool = False
     features: int = 0
@@ -186,8 +187,8 @@ class Manifest:
 
     def _files(self) -> Iterator[BundleFile]:
         yield self.tokenizer
-        if self.canary is not None:
-            yield self.canary
+        if self.known_answers is not None:
+            yield self.known_answers
         for stage in self.stages:
             yield stage.graph
             if stage.weights is not None:
@@ -204,7 +205,7 @@ class Manifest:
             "layout": self.layout.to_json(),
             "stages": [asdict(stage) for stage in self.stages],
             **({} if self.prompt is None else {"prompt": self.prompt.template}),
-            **({} if self.canary is None else {"canary": asdict(self.canary)}),
+            **({} if self.known_answers is None else {"canary": asdict(self.known_answers)}),
             **({} if self.task == CLASSIFICATION else {"task": self.task}),
             **({"no_answer": True} if self.no_answer else {}),
             **({} if self.features == 0 else {"features": self.features}),
@@ -230,7 +231,7 @@ class Manifest:
                 layout=Layout.from_json(value["layout"]),
                 stages=tuple(_stage(item) for item in value["stages"]),
                 prompt=Prompt.of(value.get("prompt")),
-                canary=BundleFile(**value["canary"]) if "canary" in value else None,
+                known_answers=BundleFile(**value["canary"]) if "canary" in value else None,
                 task=str(value.get("task", CLASSIFICATION)),
                 no_answer=value.get("no_answer") is True,
                 features=int(value.get("features", 0)),

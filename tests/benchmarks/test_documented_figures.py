@@ -13,11 +13,11 @@ import pytest
 
 from benchmarks.byzantine.report import rows as byzantine_rows
 from benchmarks.convergence.curves import load_all
-from benchmarks.convergence.environment import REPOSITORY
 from benchmarks.convergence.figures import Curves, final_accuracy
 from benchmarks.coordinator.report import tables as coordinator_tables
 from benchmarks.device.report import sections as device_sections
 from benchmarks.device.shapes import SHAPES
+from benchmarks.environment import REPOSITORY
 from benchmarks.idle.__main__ import report as idle_report
 from benchmarks.markdown import table
 

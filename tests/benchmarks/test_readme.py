@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import readme
-from benchmarks.convergence.environment import REPOSITORY
+from benchmarks.environment import REPOSITORY
 
 
 def test_readme_is_what_the_generator_writes(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 One device works and the other is trouble, so that a run of five rounds takes every way through the round machine that
 ends well: features for the head, an abandoned round, an assignment that expires, one that is given back, scalars that
-are no numbers, a round that its deadline closes, a self-test that fails. All scalars that count are the worker's and a
-function of their seeds, so every such run has the same ledger.
+are no numbers, a round that its deadline closes, a known-answer test that fails. All scalars that count are the
+worker's and a function of their seeds, so every such run has the same ledger.
 """
 
 from __future__ import annotations
@@ -201,7 +201,7 @@ class Device:
             assignment_id=assignment.assignment_id,
             first_index=first,
             derivatives=derivatives,
-            effort=device_pb2.Effort(seconds=passes / 1000, example_passes=passes),
+            usage=device_pb2.ResourceUsage(seconds=passes / 1000, example_passes=passes),
         )
         if assignment.evaluate:
             message.evaluation.CopyFrom(device_pb2.EvaluationCounts(correct=3, total=4))
@@ -217,7 +217,7 @@ class Device:
             assignment_id=assignment.assignment_id,
             sums=sums,
             last=True,
-            effort=device_pb2.Effort(seconds=0.1, example_passes=100),
+            usage=device_pb2.ResourceUsage(seconds=0.1, example_passes=100),
         )
         self.crew.insist(self.stub.ReportFeatureSums, message)
 

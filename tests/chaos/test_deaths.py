@@ -26,7 +26,7 @@ from fwdllm_server.config.home import ServerHome
 from fwdllm_server.preparation.adoption import PreparedModel, save_prepared
 from fwdllm_server.preparation.run_header import run_header
 from fwdllm_server.rounds.training import TrainingJob
-from fwdllm_server.store import efforts, jobs, ledger
+from fwdllm_server.store import job_devices, jobs, ledger
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.ledger import EvaluationRecord
@@ -86,13 +86,13 @@ def remains(home: ServerHome, url: str) -> Run:
             ledger=list(ledger.entries(connection, record.id, after=0)),
             theta_digest=TrainingJob.load(connection, ArtifactStore(home.artifacts), record).state.digest,
             header=record.header or b"",
-            scalars=sum(row.scalars for row in efforts.of_job(connection, record.id)),
+            scalars=sum(row.scalars for row in job_devices.of_job(connection, record.id)),
         )
     database.close()
     return left
 
 
-def add_draft(home: ServerHome) -> None:
+def add_headless(home: ServerHome) -> None:
     """A job whose head is still to be made, as its preparation leaves it; without a model, nothing is evaluated."""
     spec, manifest = job_spec(SECTIONS), manifest_of()
     theta = np.linspace(-1, 1, manifest.layout.size, dtype=np.float32)
@@ -101,7 +101,9 @@ def add_draft(home: ServerHome) -> None:
     artifacts, database = ArtifactStore(home.artifacts), Database(home.database_url(home.config()))
     with database.transaction() as connection:
         jobs.add(connection, "job1", spec, job_toml(SECTIONS), "/", 0.0)
-        prepared = PreparedModel(header, artifacts.put(manifest.to_bytes()), state, "class-means", draft=True)
+        prepared = PreparedModel(
+            header, artifacts.put(manifest.to_bytes()), state, "class-means", head_uninitialised=True
+        )
         save_prepared(connection, artifacts, "job1", prepared)
         for version in (0, spec.rounds.count):
             ledger.add_evaluation(connection, "job1", EvaluationRecord(version, 0.5, 0.7, 10))
@@ -117,14 +119,14 @@ def url(kind: str, request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, list[str]]:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    points = run(folder, "", 0, add_draft, Crew.train)
+    points = run(folder, "", 0, add_headless, Crew.train)
     return remains(ServerHome.open(folder / "server"), ""), points
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_in_the_rounds(kind, url, undisturbed, tmp_path):
     expected, points = undisturbed
-    died_at = run(tmp_path / "run", url, 1, add_draft, Crew.train)
+    died_at = run(tmp_path / "run", url, 1, add_headless, Crew.train)
 
     assert remains(ServerHome.open(tmp_path / "run" / "server"), url) == expected
     # PostgreSQL has no file that one coordinator keeps to itself.

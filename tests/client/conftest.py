@@ -18,13 +18,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fwdllm.v1 import device_pb2, device_pb2_grpc, ledger_pb2
-from fwdllm_client.agent.assignment import AssignmentWork, Downloads
+from fwdllm_client.agent.assignment import AssignmentWork, Downloads, Senders
 from fwdllm_client.agent.job_models import JobModels
 from fwdllm_client.agent.journal import Journal
+from fwdllm_client.agent.known_answer_report import KnownAnswerReport
 from fwdllm_client.agent.link import Link
 from fwdllm_client.agent.masked import MaskedScalars
 from fwdllm_client.agent.notes import NotesFile
-from fwdllm_client.agent.self_test import SelfTest
 from fwdllm_client.agent.session import Session
 from fwdllm_client.cache.artifacts import ArtifactCache
 from fwdllm_client.cache.quota import CacheQuota
@@ -118,7 +118,7 @@ class ScriptedCoordinator(device_pb2_grpc.DeviceServiceServicer, device_pb2_grpc
         self.on_report = self.acknowledgement
         self.after_report = lambda request: None
         self.on_feature_sums = lambda request: device_pb2.FeatureSumsResponse(accepted=len(request.sums), next=WINDOW)
-        self.self_tests = []
+        self.known_answer_reports = []
         self.usable = True
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
@@ -228,7 +228,7 @@ class ScriptedCoordinator(device_pb2_grpc.DeviceServiceServicer, device_pb2_grpc
             await self._refuse(context, refuse)
 
     async def ReportSelfTest(self, request, context):  # noqa: N802
-        self.self_tests.append(request)
+        self.known_answer_reports.append(request)
         return device_pb2.SelfTestResponse(usable=self.usable, next=WINDOW)
 
     async def _refuse(self, context, refuse):
@@ -329,7 +329,7 @@ class QuadraticCompute:
         self.evaluations = 0
         self.unloaded = 0
         self.before_chunk = lambda: None
-        self.self_test_result = None
+        self.known_answer_ratio = None
 
     def derivatives(self, theta, directions, task):
         self.tasks.append(task)
@@ -347,7 +347,7 @@ class QuadraticCompute:
         self.check_cancelled = check_cancelled
 
     def signal_to_noise(self):
-        return self.self_test_result
+        return self.known_answer_ratio
 
     def evaluate(self, theta):
         self.evaluations += 1
@@ -427,11 +427,11 @@ class Device:
                 Weights(self.home.cache / "weights", coordinator, retry),
                 JobModels(self.home.job_models),
             )
-            self_test = SelfTest(coordinator, retry)
-            masked = MaskedScalars(link, MIN_MEMBERS) if self.masks else None
-            work = AssignmentWork(
-                link, permission, downloads, open_engine, clock or self.clock, self_test=self_test, masked=masked
+            senders = Senders(
+                known_answers=KnownAnswerReport(coordinator, retry),
+                masked=MaskedScalars(link, MIN_MEMBERS) if self.masks else None,
             )
+            work = AssignmentWork(link, permission, downloads, open_engine, clock or self.clock, senders=senders)
             profile = device_pb2.CheckInRequest(labels=["no", "yes"], training_examples=9)
             notes = NotesFile(self.home.notes, lambda: 0.0)
             session = Session(link, profile, permission, work, notes=notes)

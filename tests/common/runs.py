@@ -64,7 +64,7 @@ def round_of(version: int, directions: int = 5) -> LedgerEntry:
     return LedgerEntry(version, (update("peft", drawn), update("head", drawn, 0.05)), b"")
 
 
-def golden_digest(
+def known_digest(
     kind: OptimizerKind, rounds: int, distribution: Distribution = "rademacher", generator: int = 1
 ) -> str:
     """θ's hash after ``rounds`` rounds of the made-up run; generator 2 has orthogonal directions and weight decay."""

@@ -460,7 +460,7 @@ def test_any_choice_of_enough_shares_restores_a_secret(secret, data, holders):
 
 
 def test_masks_and_keys_are_the_same_on_every_machine():
-    """The golden vectors have every derivation of the protocol but the shares, which are random."""
+    """The known answers have every derivation of the protocol but the shares, which are random."""
     here = session("golden", 4)
     members = {number: Member(here, number, root, least=3) for number, root in enumerate(roots(4, "golden"), start=1)}
     keys = {number: member.advertise().keys for number, member in members.items()}

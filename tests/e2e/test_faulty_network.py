@@ -80,6 +80,6 @@ def test_an_agent_killed_before_the_acknowledgement_sends_again_and_measures_not
     lost, passed = (ReportRequest.FromString(messages[0]) for messages in (proxy.lost, proxy.passed))
     assert passed.derivatives == lost.derivatives
     # Nobody measures the same seconds of computing twice.
-    assert passed.effort.seconds == lost.effort.seconds > 0
+    assert passed.usage.seconds == lost.usage.seconds > 0
     assert job.directions == 6 * 160 + 3 * 24
     assert_each_direction_counted_once(federation)

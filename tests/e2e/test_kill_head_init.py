@@ -16,9 +16,9 @@ NAMES = ("device-1", "device-2")
 
 
 @pytest.fixture(scope="module")
-def drafted(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported_without_head(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A federation whose job waits for the sums of two devices, which have joined."""
-    folder = tmp_path_factory.mktemp("drafted")
+    folder = tmp_path_factory.mktemp("headless")
     job = JOB.replace('pooling = "mean"', 'pooling = "mean"\nhead = "class-means"')
     job = job.replace("count = 6\nmin_devices = 2", "count = 2\nmin_devices = 1\nmax_devices = 2")
     (workplace / "class-means.toml").write_text(job)
@@ -33,8 +33,8 @@ def drafted(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def copied(drafted: Path, folder: Path) -> Iterator[Federation]:
-    copy_federation(drafted, folder)
+def copied(headless: Path, folder: Path) -> Iterator[Federation]:
+    copy_federation(headless, folder)
     with Federation(folder) as federation:
         federation.move_devices(NAMES)
         federation.start_server()
@@ -47,13 +47,13 @@ def start_allowing(federation: Federation, name: str, workplace: Path) -> None:
     federation.start(name, PROGRAMS / "fwdllm-client", "run", *arguments)
 
 
-def test_the_run_begins_at_the_same_weights(drafted: Path, workplace: Path, tmp_path: Path) -> None:
-    with copied(drafted, tmp_path / "uninterrupted") as federation:
+def test_the_run_begins_at_the_same_weights(headless: Path, workplace: Path, tmp_path: Path) -> None:
+    with copied(headless, tmp_path / "uninterrupted") as federation:
         for name in NAMES:
             start_allowing(federation, name, workplace)
         federation.until("tiny", lambda job: job.state == JOB_STATE_RUNNING)
         uninterrupted = federation.run_header()
-    with copied(drafted, tmp_path / "killed") as federation:
+    with copied(headless, tmp_path / "killed") as federation:
         start_allowing(federation, NAMES[0], workplace)
         federation.until("tiny", lambda job: "1 have sent" in job.round.reason)
         federation.kill("server")

@@ -19,9 +19,9 @@ from google.protobuf.message import DecodeError
 from fwdllm.v1 import device_pb2, ledger_pb2
 from fwdllm_client.agent.journal import Journal
 from fwdllm_client.connection.keys import certificate_request, new_key
-from fwdllm_common.canary import Canary
 from fwdllm_common.job_choice import JobChoice
 from fwdllm_common.join_token import JoinToken
+from fwdllm_common.known_answers import KnownAnswerTest
 from fwdllm_common.layout import Layout
 from fwdllm_common.ledger import LedgerEntry, RunHeader
 from fwdllm_common.manifest import Manifest
@@ -29,7 +29,9 @@ from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR
 from fwdllm_common.replay import ModelState
 
 STATE = initial_state(KINDS[2])
-CANARY = Canary([[1, 2], [3]], [0, 1], np.ones(3, np.float32), {"head": 0.1}, False, {"head": [1.0]}, {"head": [1.0]})
+TEST = KnownAnswerTest(
+    [[1, 2], [3]], [0, 1], np.ones(3, np.float32), {"head": 0.1}, False, {"head": [1.0]}, {"head": [1.0]}
+)
 CHECK_IN = device_pb2.CheckInRequest(
     protocol=device_pb2.ProtocolVersion(major=PROTOCOL_MAJOR),
     generator_version=GENERATOR_VERSION,
@@ -108,7 +110,7 @@ TARGETS: Mapping[str, Target] = {
     ),
     "run-header": Target(RunHeader.from_bytes, [STATE.header.to_bytes()]),
     "snapshot": Target(lambda data: ModelState.from_bytes(STATE.header, LAYOUT, data), [STATE.to_bytes()]),
-    "canary": Target(Canary.from_bytes, [CANARY.to_bytes()]),
+    "known answers": Target(KnownAnswerTest.from_bytes, [TEST.to_bytes()]),
     "join-token": Target(lambda data: JoinToken.decode(data.decode("latin-1")), [TOKEN.encode().encode()]),
     "check-in": Target(_check_in, [CHECK_IN.SerializeToString()]),
     "direction-task": Target(_task, [TASK.SerializeToString()]),

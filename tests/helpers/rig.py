@@ -91,10 +91,10 @@ class Rig:
         assignment_id: str,
         derivatives: Sequence[float],
         first_index: int = 0,
-        effort: device_pb2.Effort | None = None,
+        usage: device_pb2.ResourceUsage | None = None,
     ) -> device_pb2.ReportResponse:
         request = device_pb2.ReportRequest(
-            assignment_id=assignment_id, derivatives=derivatives, first_index=first_index, effort=effort
+            assignment_id=assignment_id, derivatives=derivatives, first_index=first_index, usage=usage
         )
         with self.database.transaction() as connection:
             assignment = assignments.get(connection, assignment_id)

@@ -83,7 +83,7 @@ class ScriptedDevice(threading.Thread):
                 assignment_id=assignment.assignment_id,
                 first_index=first,
                 derivatives=[derivative(seed) for seed in seeds[first : first + PER_MESSAGE]],
-                effort=device_pb2.Effort(seconds=0.5, joules=2.0),
+                usage=device_pb2.ResourceUsage(seconds=0.5, joules=2.0),
             )
             (answer,) = self._stub.Report(iter([message]), timeout=30, wait_for_ready=True)
             self._acknowledged()

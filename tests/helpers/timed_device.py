@@ -31,8 +31,8 @@ class TimedDevice:
         seeds = self.assignment.seeds[self.reported : int(self.ready)]
         if not seeds:
             return
-        effort = device_pb2.Effort(seconds=rig.now - self.news_at, example_passes=PASSES * len(seeds))
-        answer = rig.report(self.assignment.id, [derivative(seed) for seed in seeds], self.reported, effort)
+        usage = device_pb2.ResourceUsage(seconds=rig.now - self.news_at, example_passes=PASSES * len(seeds))
+        answer = rig.report(self.assignment.id, [derivative(seed) for seed in seeds], self.reported, usage)
         self.reported += len(seeds)
         self.news_at = rig.now
         if answer.stop or self.reported == self.assignment.directions:

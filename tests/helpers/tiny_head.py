@@ -51,11 +51,11 @@ def sums_of(device: str) -> list[device_pb2.ClassSum]:
     ]
 
 
-class DraftRig(Rig):
+class HeadlessRig(Rig):
     """A rig whose devices allow feature sums."""
 
     @classmethod
-    def draft(cls, folder: Path, devices: Iterable[str], **rounds: Any) -> "DraftRig":
+    def headless(cls, folder: Path, devices: Iterable[str], **rounds: Any) -> "HeadlessRig":
         sections = {"model": {"labels": list(LABELS), "head": "class-means"}, "rounds": rounds}
         database = Database(f"sqlite:///{folder / 'fwdllm.db'}")
         artifacts = ArtifactStore(folder / "artifacts")
@@ -65,12 +65,14 @@ class DraftRig(Rig):
         state = ModelState.initial(header, manifest.layout, theta)
         with database.transaction() as connection:
             jobs.add(connection, JOB, spec, job_toml(sections), "/", 0.0)
-            prepared = PreparedModel(header, artifacts.put(manifest.to_bytes()), state, "class-means", draft=True)
+            prepared = PreparedModel(
+                header, artifacts.put(manifest.to_bytes()), state, "class-means", head_uninitialised=True
+            )
             save_prepared(connection, artifacts, JOB, prepared)
         add_devices(database, devices)
         return cls(database, artifacts)
 
-    def reborn(self) -> "DraftRig":
+    def reborn(self) -> "HeadlessRig":
         """The coordinator that goes on from this one's disk; the devices have not checked in with it."""
         return type(self)(self.database, self.artifacts, self.now)
 

@@ -77,7 +77,7 @@ async def test_a_viewer_hears_of_every_round_and_evaluation(
     assert [each["version"] for each in rounds] == [1, 2]
     assert rounds[-1]["theta_digest"] == job.theta_digest.hex()
     assert all(each["directions"] == 20 for each in rounds)
-    assert shown["spent"]["scalars"] == 40  # counted by the coordinator, also of devices that report no effort
+    assert shown["spent"]["scalars"] == 40  # counted by the coordinator, also of devices that report no resource usage
     assert shown["rounds_committed"] == 2
     assert shown["devices"] == []  # they have a page of their own
 

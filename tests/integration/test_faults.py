@@ -21,7 +21,7 @@ from helpers.serving import Serving, serving
 from fwdllm.v1.operator_pb2 import JOB_STATE_DONE, Job
 from fwdllm_client.connection import transport
 from fwdllm_common.ledger import LedgerEntry
-from fwdllm_server.store import efforts, jobs
+from fwdllm_server.store import job_devices, jobs
 
 NAMES = ("device-1", "device-2")
 HEAD, PEFT = 12, 8  # directions of a round
@@ -101,7 +101,7 @@ def accepted(server: Serving) -> int:
     with server.runtime.database.transaction() as connection:
         record = jobs.find(connection, "tiny")
         assert record is not None
-        return sum(row.scalars for row in efforts.of_job(connection, record.id))
+        return sum(row.scalars for row in job_devices.of_job(connection, record.id))
 
 
 @pytest.mark.nightly

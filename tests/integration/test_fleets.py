@@ -37,7 +37,7 @@ from fwdllm_server.simulation.cost import PassCounter
 from fwdllm_server.simulation.fleet import SimulatedFleet
 from fwdllm_server.simulation.population import Population, VirtualDevice
 from fwdllm_server.simulation.simulation import Simulation
-from fwdllm_server.store import assignments, devices, efforts, jobs, ledger
+from fwdllm_server.store import assignments, devices, job_devices, jobs, ledger
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.devices import Sighting
@@ -50,7 +50,7 @@ TOGETHER = {"min_devices": 4, "max_devices": 4}
 @pytest.fixture(autouse=True)
 def no_speed_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither who measures what nor how many rows go through the model together depends on this machine's clock."""
-    monkeypatch.setattr(efforts, "SHORTEST_MEASURED_S", float("inf"))
+    monkeypatch.setattr(job_devices, "SHORTEST_MEASURED_S", float("inf"))
     monkeypatch.setattr(tuning, "TOKENS_TRIED", (TOKENS_PER_RUN,))
 
 
@@ -101,7 +101,9 @@ class SimulatedTwin:
     def facts(self) -> Mapping[str, tuple[int, float]]:
         """Scalars and example-passes of each device."""
         with self.database.transaction() as connection:
-            return {row.device_id: (row.scalars, row.example_passes) for row in efforts.of_job(connection, self.job.id)}
+            return {
+                row.device_id: (row.scalars, row.example_passes) for row in job_devices.of_job(connection, self.job.id)
+            }
 
     def federated(self) -> Counts:
         with self.database.transaction() as connection:

@@ -58,11 +58,11 @@ def place(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def drafted(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a server whose job is a draft, and the homes of two devices that have joined it."""
-    folder = tmp_path_factory.mktemp("drafted")
+def exported_without_head(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a server whose job has an uninitialised head, and the homes of two devices that have joined it."""
+    folder = tmp_path_factory.mktemp("headless")
 
-    async def draft() -> None:
+    async def headless() -> None:
         async with serving(make_home(folder / "server")) as server:
             await server.operator.SubmitJob(SubmitJobRequest(spec_toml=job_toml(SECTIONS), base_folder=str(place)))
             await server.join(*DEVICES)
@@ -70,13 +70,13 @@ def drafted(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
                 if job.round.phase == "initialising":
                     break
 
-    asyncio.run(draft())
+    asyncio.run(headless())
     return folder
 
 
 @pytest.fixture
-def folder(drafted: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(drafted, tmp_path / "copy"))
+def folder(headless: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(headless, tmp_path / "copy"))
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ async def test_the_weights_for_the_features_come_as_a_file_and_only_so(server):
     assert (status, reason) == (grpc.StatusCode.FAILED_PRECONDITION, "wrong-state")
 
 
-async def test_once_the_head_is_set_the_draft_is_served_no_more(server, clock):
+async def test_once_the_head_is_set_the_headless_model_is_served_no_more(server, clock):
     device, work = await asked(server)
     await device.service.ReportFeatureSums(request_of(work, 0, 1, 2), timeout=10)
     clock.now += 60
@@ -165,8 +165,8 @@ async def begun_at(server, clock):
 
 
 @pytest.fixture
-async def uninterrupted(drafted, tmp_path, clock):
-    shutil.copytree(drafted, tmp_path / "uninterrupted")
+async def uninterrupted(headless, tmp_path, clock):
+    shutil.copytree(headless, tmp_path / "uninterrupted")
     async with serving(ServerHome.open(tmp_path / "uninterrupted" / "server"), clock) as server:
         for number, name in enumerate(reversed(DEVICES)):
             device, work = await asked(server, name)
@@ -191,7 +191,7 @@ async def test_a_server_restarted_between_any_two_messages_begins_the_same_run(f
         assert await begun_at(server, clock) == uninterrupted
 
 
-async def test_a_draft_can_be_stopped_and_resumed(server, clock):
+async def test_a_headless_job_can_be_stopped_and_resumed(server, clock):
     device, work = await asked(server)
     await server.operator.StopJob(RUN)
     clock.now += 10_000

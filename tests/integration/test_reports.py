@@ -8,7 +8,7 @@ import grpc
 import pytest
 from helpers.serving import derivative, refusal, seeds_of
 
-from fwdllm.v1.device_pb2 import Effort, ReportRequest
+from fwdllm.v1.device_pb2 import ReportRequest, ResourceUsage
 from fwdllm.v1.operator_pb2 import GetJobRequest, RevokeDeviceRequest
 
 RUN = GetJobRequest(job="tiny")
@@ -149,29 +149,29 @@ async def test_a_revoked_device_cannot_check_in(server, device):
     assert (status, reason) == (grpc.StatusCode.UNAUTHENTICATED, "revoked")
 
 
-async def test_effort_is_added_up_but_not_for_a_message_sent_again(server, device):
+async def test_resource_usage_is_added_up_but_not_for_a_message_sent_again(server, device):
     work = await device.assignment()
     message = ReportRequest(assignment_id=work.assignment_id, derivatives=[0.5])
-    message.effort.seconds, message.effort.example_passes, message.effort.bytes_sent = 1.5, 20.0, 300
-    message.effort.joules = 12.5
+    message.usage.seconds, message.usage.example_passes, message.usage.bytes_sent = 1.5, 20.0, 300
+    message.usage.joules = 12.5
     for _ in range(2):
         async for _ in device.service.Report(iter([message]), timeout=10):
             pass
     job = await server.job()
-    (effort,) = job.devices
+    (usage,) = job.devices
 
     assert (job.device_seconds, job.example_passes) == (1.5, 20.0)
-    assert (effort.device_id, effort.scalars, effort.bytes_sent, effort.joules) == (device.id, 1, 300, 12.5)
+    assert (usage.device_id, usage.scalars, usage.bytes_sent, usage.joules) == (device.id, 1, 300, 12.5)
 
 
 @pytest.mark.parametrize("joules", [-1.0, float("nan"), float("inf")])
 async def test_an_energy_that_cannot_be_is_not_counted(server, device, joules):
     work = await device.assignment()
-    message = ReportRequest(assignment_id=work.assignment_id, derivatives=[0.5], effort=Effort(joules=joules))
+    message = ReportRequest(assignment_id=work.assignment_id, derivatives=[0.5], usage=ResourceUsage(joules=joules))
     async for _ in device.service.Report(iter([message]), timeout=10):
         pass
-    (effort,) = (await server.job()).devices
-    assert (effort.scalars, effort.seconds, effort.HasField("joules")) == (1, 0.0, False)
+    (usage,) = (await server.job()).devices
+    assert (usage.scalars, usage.seconds, usage.HasField("joules")) == (1, 0.0, False)
 
 
 async def test_scalars_for_a_stopped_job_are_kept_and_no_more_are_wanted(server, device):

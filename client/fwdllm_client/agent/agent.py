@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from fwdllm.v1 import device_pb2
-from fwdllm_client.agent.effort import physical_memory_bytes
 from fwdllm_client.agent.journal import Journal
 from fwdllm_client.agent.link import Link
 from fwdllm_client.agent.notes import NotesFile
+from fwdllm_client.agent.resource_usage import physical_memory_bytes
 from fwdllm_client.agent.session import Session, Work
 from fwdllm_client.cache.quota import CacheQuota
 from fwdllm_client.conditions import Gate, Sensors, sensors_of_this_machine
@@ -155,12 +155,12 @@ def _work(
 ) -> Work:
     # Imported here so that an idle device loads neither numpy nor a tokenizer nor onnxruntime.
     from fwdllm_client.agent.allocator import return_freed_memory_to_system
-    from fwdllm_client.agent.assignment import AssignmentWork, Downloads
+    from fwdllm_client.agent.assignment import AssignmentWork, Bounds, Downloads, Senders
     from fwdllm_client.agent.energy import energy_of_this_machine
     from fwdllm_client.agent.feature_sums import FeatureSums
     from fwdllm_client.agent.job_models import JobModels
+    from fwdllm_client.agent.known_answer_report import KnownAnswerReport
     from fwdllm_client.agent.measured import MeasuredDirections
-    from fwdllm_client.agent.self_test import SelfTest
     from fwdllm_client.agent.watch import watching
     from fwdllm_client.agent.worker import LocalCompute
     from fwdllm_client.cache.artifacts import ArtifactCache
@@ -183,11 +183,12 @@ def _work(
             bundle, data.source, data.validation_fraction, quota, threads, privacy.min_batch_rows
         ),
         energy=energy_of_this_machine(lambda: permission.conditions.watts),
-        feature_sums=None if class_rows is None else FeatureSums(coordinator, retry, class_rows),
-        self_test=SelfTest(coordinator, retry),
-        measured=MeasuredDirections(home.measured, privacy.max_directions),
-        masked=_masked(link, privacy.min_cohort),
-        check_labels=privacy.check_labels,
+        senders=Senders(
+            None if class_rows is None else FeatureSums(coordinator, retry, class_rows),
+            KnownAnswerReport(coordinator, retry),
+            _masked(link, privacy.min_cohort),
+        ),
+        bounds=Bounds(MeasuredDirections(home.measured, privacy.max_directions), privacy.check_labels),
         watch=watching,
     )
 

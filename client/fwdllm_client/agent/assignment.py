@@ -17,16 +17,16 @@ from numpy.typing import NDArray
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.agent.cost import total_cost
-from fwdllm_client.agent.effort import Meter
 from fwdllm_client.agent.energy import Energy
 from fwdllm_client.agent.failures import WorkFailedError
 from fwdllm_client.agent.feature_sums import FeatureSums
 from fwdllm_client.agent.job_models import JobModels
 from fwdllm_client.agent.journal import Entry
+from fwdllm_client.agent.known_answer_report import KnownAnswerReport
 from fwdllm_client.agent.link import Link
 from fwdllm_client.agent.measured import MeasuredDirections
 from fwdllm_client.agent.reporter import Reporter
-from fwdllm_client.agent.self_test import SelfTest
+from fwdllm_client.agent.resource_usage import Meter
 from fwdllm_client.agent.session import AT_ONCE
 from fwdllm_client.cache.artifacts import ArtifactCache, Bundle
 from fwdllm_client.cache.weights import Weights
@@ -97,6 +97,21 @@ class Downloads(NamedTuple):
     models: JobModels | None = None
 
 
+class Senders(NamedTuple):
+    """What a device sends besides plain scalars; None where it cannot, or where its owner does not allow it."""
+
+    feature_sums: FeatureSums | None = None
+    known_answers: KnownAnswerReport | None = None
+    masked: MaskedScalars | None = None
+
+
+class Bounds(NamedTuple):
+    """The owner's bounds: ``measured`` on the directions at one θ, None for none; ``check_labels`` raises."""
+
+    measured: MeasuredDirections | None = None
+    check_labels: Callable[[Sequence[str]], None] = lambda _labels: None
+
+
 class AssignmentWork:
     """Does assignments one after another and keeps what the next one can use.
 
@@ -106,11 +121,6 @@ class AssignmentWork:
     :param open_engine: makes the engine for a bundle; called again only when the bundle changes.
     :param clock: seconds, monotonic.
     :param energy: joules that the device has used.
-    :param feature_sums: sends per-class sums of features; None where the device's owner does not allow them.
-    :param self_test: tells the coordinator what this device's scalars on a bundle are worth; None for not at all.
-    :param measured: bounds what is measured at one θ; None for no bound.
-    :param masked: sends scalars masked; None where this device cannot.
-    :param check_labels: raises where the owner does not allow a job's labels.
     :param watch: ends the runs of the engine when the agent may not go on.
     """
 
@@ -122,11 +132,8 @@ class AssignmentWork:
         open_engine: Callable[[Bundle], Compute],
         clock: Callable[[], float] = time.monotonic,
         energy: Energy = lambda: None,
-        feature_sums: FeatureSums | None = None,
-        self_test: SelfTest | None = None,
-        measured: MeasuredDirections | None = None,
-        masked: MaskedScalars | None = None,
-        check_labels: Callable[[Sequence[str]], None] = lambda _labels: None,
+        senders: Senders = Senders(),  # noqa: B008 - has no state
+        bounds: Bounds = Bounds(),  # noqa: B008 - has no state
         watch: Watching = _unwatched,
     ) -> None:
         self._link = link
@@ -135,11 +142,8 @@ class AssignmentWork:
         self._open_engine = open_engine
         self._clock = clock
         self._energy = energy
-        self._feature_sums = feature_sums
-        self._self_test = self_test
-        self._measured = measured
-        self._masked = masked
-        self._check_labels = check_labels
+        self._senders = senders
+        self._bounds = bounds
         self._watch = watch
         self._tested = ""
         self._bundle = ""
@@ -184,7 +188,7 @@ class AssignmentWork:
         engine = self._engine_for(bundle)
         if (answer := self._test(assignment, bundle, engine)) is not None and not answer.usable:
             return answer.next
-        admitted = assignment if self._measured is None else self._measured.admit(assignment)
+        admitted = assignment if self._bounds.measured is None else self._bounds.measured.admit(assignment)
         started = self._clock()
         with self._link.reporter() as reporter:
             entries = self._entries(admitted, header, bundle.manifest.layout, theta, engine, deadline, reporter)
@@ -217,9 +221,9 @@ class AssignmentWork:
         return reporter.window
 
     def _can_mask(self) -> MaskedScalars:
-        if self._masked is None:
+        if self._senders.masked is None:
             raise NotAllowedError("it asks for masked scalars, for which this device lacks the package cryptography")
-        return self._masked
+        return self._senders.masked
 
     def _keep_masked(
         self,
@@ -251,19 +255,19 @@ class AssignmentWork:
     def _test(
         self, assignment: device_pb2.Assignment, bundle: Bundle, engine: Compute
     ) -> device_pb2.SelfTestResponse | None:
-        """Return the coordinator's answer to the self-test, which comes before the first scalars on a bundle."""
-        if self._self_test is None or self._tested == bundle.sha256:
+        """Return the coordinator's answer to the known-answer test that precedes the first scalars on a bundle."""
+        if self._senders.known_answers is None or self._tested == bundle.sha256:
             return None
         signal_to_noise = engine.signal_to_noise()
         if signal_to_noise is None:
             return None
-        answer = self._self_test.send(assignment, signal_to_noise)
+        answer = self._senders.known_answers.send(assignment, signal_to_noise)
         # One that has failed is made again, when the coordinator asks again.
         self._tested = bundle.sha256 if answer.usable else ""
         return answer
 
     def _send_feature_sums(self, assignment: device_pb2.Assignment) -> device_pb2.CheckInWindow | None:
-        if self._feature_sums is None:
+        if self._senders.feature_sums is None:
             _log.warning(
                 "the coordinator asks for sums of features, which the owner of this device has not allowed; "
                 "nothing was computed and nothing was sent",
@@ -284,7 +288,7 @@ class AssignmentWork:
         finally:
             engine.unload()
         check_cancelled()
-        return self._feature_sums.send(assignment, bundle.manifest.labels, sums, meter.take())
+        return self._senders.feature_sums.send(assignment, bundle.manifest.labels, sums, meter.take())
 
     def _check_cancelled(self, assignment: device_pb2.Assignment) -> Callable[[], None]:
         return partial(self._permission.check, assignment.job_name)
@@ -296,7 +300,7 @@ class AssignmentWork:
         if self._bundle != assignment.manifest_sha256.hex():
             self._engine = None
         bundle = self._downloads.artifacts.bundle(assignment.manifest_sha256, self._check_cancelled(assignment))
-        self._check_labels(bundle.manifest.labels)
+        self._bounds.check_labels(bundle.manifest.labels)
         return bundle
 
     def _engine_for(self, bundle: Bundle) -> Compute:

@@ -13,7 +13,7 @@ import structlog
 
 from fwdllm.v1 import device_pb2
 from fwdllm_client.agent.cost import Cost
-from fwdllm_client.agent.effort import effort_message
+from fwdllm_client.agent.resource_usage import usage_message
 from fwdllm_client.connection.retry import Retry
 from fwdllm_client.connection.transport import Coordinator
 from fwdllm_client.engine import ClassSum
@@ -50,7 +50,7 @@ class FeatureSums:
         window = None
         for request in _messages(assignment.assignment_id, allowed):
             if request.last:
-                request.effort.CopyFrom(effort_message(cost, self._coordinator.traffic))
+                request.usage.CopyFrom(usage_message(cost, self._coordinator.traffic))
             response = self._retry.call(partial(self._coordinator.report_feature_sums, request))
             window = response.next if response.HasField("next") else window
         _log.info(

@@ -10,8 +10,8 @@ from typing import Self
 from grpc import StatusCode
 
 from fwdllm.v1 import device_pb2
-from fwdllm_client.agent.effort import effort_message
 from fwdllm_client.agent.journal import Entry, Journal
+from fwdllm_client.agent.resource_usage import usage_message
 from fwdllm_client.connection.retry import Retry
 from fwdllm_client.connection.transport import CallFailedError, Coordinator, Stream
 
@@ -143,7 +143,7 @@ class Reporter:
         message = device_pb2.ReportRequest(
             assignment_id=entry.assignment_id,
             first_index=entry.first_index,
-            effort=effort_message(entry.cost, self._coordinator.traffic),
+            usage=usage_message(entry.cost, self._coordinator.traffic),
         )
         if entry.packed:
             # Imported on demand: an agent without work does not load numpy.

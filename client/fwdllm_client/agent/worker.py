@@ -15,8 +15,8 @@ from fwdllm_client.data.split import split
 from fwdllm_client.engine import ClassSum, DeviceEngines, DirectionTask, distinct_rows
 from fwdllm_client.engine.audit import audit
 from fwdllm_client.policy.policy import MinBatchRows
-from fwdllm_common.canary import Canary, signal_to_noise
 from fwdllm_common.counts import Counts
+from fwdllm_common.known_answers import KnownAnswerTest, signal_to_noise
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.orthogonal import AnyDirections
 
@@ -72,10 +72,10 @@ class LocalCompute:
     def signal_to_noise(self) -> float | None:
         """Run the bundle's known-answer test; return the signal-to-noise ratio, or None if there is no test."""
         manifest = self._bundle.manifest
-        if manifest.canary is None:
+        if manifest.known_answers is None:
             return None
-        canary = Canary.from_bytes((self._bundle.folder / manifest.canary.name).read_bytes())
-        return signal_to_noise(self._engines.canary_scalars(self._tuning, canary), canary.expected)
+        test = KnownAnswerTest.from_bytes((self._bundle.folder / manifest.known_answers.name).read_bytes())
+        return signal_to_noise(self._engines.known_answer_scalars(self._tuning, test), test.expected)
 
     def derivatives(
         self, theta: Float32Vector, directions: AnyDirections, task: DirectionTask

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fwdllm_client.agent.effort import peak_rss_bytes
+from fwdllm_client.agent.resource_usage import peak_rss_bytes
 from fwdllm_client.data import Dataset, Source
 from fwdllm_client.engine import DeviceEngines, DirectionTask
 from fwdllm_client.engine.device import MAX_CACHE_BYTES, MAX_PREPARED_BYTES

@@ -17,7 +17,7 @@ from fwdllm_client.connection.home import ClientHome, Identity
 from fwdllm_client.connection.identity_check import check_identity
 from fwdllm_client.connection.transport import AGENT_OPTIONS
 from fwdllm_client.connection.trust import SET_CLOCK, clock_trouble, host_and_port
-from fwdllm_client.engine.golden_bundle import ENOUGH, bundle_signal_to_noise, providers_tried
+from fwdllm_client.engine.tiny_bundle import ENOUGH, bundle_signal_to_noise, providers_tried
 from fwdllm_client.policy.settings import Settings
 from fwdllm_common.doctor import Check, Verdict, available_memory, failed, generator, ok, room, software, warning
 from fwdllm_common.errors import BadInputError, RefusedError, UnreachableError

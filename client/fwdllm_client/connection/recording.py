@@ -67,7 +67,7 @@ class RecordingCoordinator:
         """Log and send sums of features."""
         self._log.add(
             f"sums {request.assignment_id}",
-            "for each class the sum of the features of its rows, which the owner allows, and the effort they took",
+            "for each class the sum of the features of its rows, which the owner allows, and the resources they took",
             *self._of(request.assignment_id),
             sum(len(item.features) for item in request.sums),
         )
@@ -76,7 +76,7 @@ class RecordingCoordinator:
     def report_self_test(self, request: device_pb2.SelfTestRequest) -> device_pb2.SelfTestResponse:
         """Log and send the result of a known-answer test."""
         self._log.add(
-            f"self-test {request.assignment_id}",
+            f"known-answer test {request.assignment_id}",
             "how exactly this device computes, measured on texts that came with the model",
             *self._of(request.assignment_id),
             1,
@@ -114,7 +114,7 @@ class RecordingCoordinator:
         work = self._of(request.assignment_id)
         derivatives = (
             f"directional derivatives of the loss over {self._privacy.min_batch_rows.description}; of a "
-            f"block at one θ there are at most {self._privacy.max_directions}; and the effort they took"
+            f"block at one θ there are at most {self._privacy.max_directions}; and the resources they took"
         )
         count = len(request.derivatives) + len(request.halves) // 2
         self._log.add(f"scalars {request.assignment_id}", derivatives, *work, count)

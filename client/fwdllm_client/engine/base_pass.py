@@ -103,8 +103,8 @@ class BasePass:
         boundary = self._shared.chain.boundary(stage)
         for portion in self._portions(groups, lambda group: sum(self._row_floats(int(row)) for row in group.rows)):
             rows = [int(row) for group in portion for row in group.rows]
-            if homeless := [row for row in rows if not self._shared.caches[boundary].keeps(row)]:
-                self._held = dict(zip(homeless, self._outputs(boundary, homeless), strict=True))
+            if uncached := [row for row in rows if not self._shared.caches[boundary].keeps(row)]:
+                self._held = dict(zip(uncached, self._outputs(boundary, uncached), strict=True))
             for group in portion:
                 self._shared.check_cancelled()
                 yield group

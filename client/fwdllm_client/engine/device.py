@@ -10,20 +10,20 @@ from fwdllm_client.data import Dataset
 from fwdllm_client.engine.cache_folder import file_sizes
 from fwdllm_client.engine.compiled import CompiledStages
 from fwdllm_client.engine.engine import Engine
+from fwdllm_client.engine.known_answers import known_answer_scalars
 from fwdllm_client.engine.prepared import PreparedCpu
 from fwdllm_client.engine.providers import accelerators
-from fwdllm_client.engine.self_test import canary_scalars
 from fwdllm_client.engine.tuning import Tuner, Tuning
-from fwdllm_common.canary import BlockScalars, Canary
 from fwdllm_common.files import make_folder
+from fwdllm_common.known_answers import BlockScalars, KnownAnswerTest
 from fwdllm_common.manifest import Manifest
 
 MAX_CACHE_BYTES = 1 << 30
 """Upper bound of the activation cache, bytes; it also takes at most half of the disk's free space."""
 MAX_PREPARED_BYTES = 8 << 30
 """Upper bound of prepared and compiled models, bytes; they also take at most half of the disk's free space."""
-_CANARY = "canary"
-_CANARY_BYTES = 1 << 20
+_KNOWN_ANSWERS = "known-answers"
+_KNOWN_ANSWERS_BYTES = 1 << 20
 
 
 class DeviceEngines:
@@ -53,10 +53,10 @@ class DeviceEngines:
         self._cache_folder = cache_folder
         store = CompiledStages(cache_folder / "prepared", prepared_bytes)
         cpu = PreparedCpu(store)
-        # Where the model is not loaded any more once all rows are known, the self-test is not to need it either.
-        self._canary_bytes = min(_CANARY_BYTES, free) if manifest.features else 0
-        canary = {cache_folder / _CANARY: self._canary_bytes} if self._canary_bytes else {}
-        self.files = activations | cpu.file_sizes(manifest) | canary
+        # Where the model is not loaded once all rows are known, the known-answer test must not need it either.
+        self._known_answers_bytes = min(_KNOWN_ANSWERS_BYTES, free) if manifest.features else 0
+        test = {cache_folder / _KNOWN_ANSWERS: self._known_answers_bytes} if self._known_answers_bytes else {}
+        self.files = activations | cpu.file_sizes(manifest) | test
         """What may be kept of this bundle below the cache folder, and how many bytes each may grow to."""
         clock = time.perf_counter
         tunings = cache_folder / "tunings"
@@ -71,14 +71,14 @@ class DeviceEngines:
         provider = self.tuner.provider(tuning)
         return Engine(*self._bundle, cache, tuning.threads, limit, provider, tuning.tokens_per_run)
 
-    def canary_scalars(self, tuning: Tuning, canary: Canary) -> BlockScalars:
+    def known_answer_scalars(self, tuning: Tuning, test: KnownAnswerTest) -> BlockScalars:
         """Compute the scalars of the bundle's known-answer test with the settings of ``tuning``.
 
         :raises StorageError: the cache folder cannot be written.
         """
         folder, manifest, _ = self._bundle
         provider = self.tuner.provider(tuning)
-        scratch = self._cache_folder / _CANARY if self._canary_bytes else self._cache_folder
-        return canary_scalars(
-            folder, manifest, canary, scratch, tuning.threads, provider, tuning.tokens_per_run, self._canary_bytes
+        scratch = self._cache_folder / _KNOWN_ANSWERS if self._known_answers_bytes else self._cache_folder
+        return known_answer_scalars(
+            folder, manifest, test, scratch, tuning.threads, provider, tuning.tokens_per_run, self._known_answers_bytes
         )

@@ -37,7 +37,7 @@ class Selection:
 
     best: Provider
     attempts: Sequence[Attempt]
-    golden: Answers | None
+    reference: Answers | None
 
 
 def select_provider(
@@ -54,12 +54,12 @@ def select_provider(
     The CPU's answers are computed only if a candidate runs. ``threads`` of 0 means one per core; ``clock`` gives
     seconds.
     """
-    golden: list[Answers] = []
+    reference: list[Answers] = []
 
     def expected() -> Answers:
-        if not golden:
-            golden.append(probe.answers(StageChain(folder, manifest, cpu, threads)))
-        return golden[0]
+        if not reference:
+            reference.append(probe.answers(StageChain(folder, manifest, cpu, threads)))
+        return reference[0]
 
     def attempts() -> Iterator[tuple[Provider, Attempt]]:
         for candidate in candidates:
@@ -82,16 +82,16 @@ def select_provider(
         (attempt.seconds_per_token, provider) for provider, attempt in tried if attempt.seconds_per_token is not None
     ]
     best = min(usable, key=lambda pair: pair[0])[1]
-    return Selection(best, [attempt for _, attempt in tried], golden[0] if golden else None)
+    return Selection(best, [attempt for _, attempt in tried], reference[0] if reference else None)
 
 
-def difference(found: Answers, golden: Answers) -> str | None:
-    """Return how the answers differ from the CPU's ones, ``golden``; None if they are within the tolerances."""
-    losses, expected = np.array(found.losses), np.array(golden.losses)
+def difference(found: Answers, reference: Answers) -> str | None:
+    """Return how the answers differ from the CPU's ones, ``reference``; None if they are within the tolerances."""
+    losses, expected = np.array(found.losses), np.array(reference.losses)
     off = np.abs(losses - expected) / np.maximum(np.abs(expected), 1e-3)
     if not np.all(off <= LOSS_TOLERANCE):  # also for NaN
         return f"its losses differ from the CPU's by {off.max():.2g} of them, more than {LOSS_TOLERANCE}"
-    rises, expected = np.array(found.rises), np.array(golden.rises)
+    rises, expected = np.array(found.rises), np.array(reference.rises)
     error = float(np.linalg.norm(rises - expected) / max(float(np.linalg.norm(expected)), 1e-12))
     if not error <= RISE_TOLERANCE:
         return f"its differences of losses are off by {error:.2g} of the CPU's, more than {RISE_TOLERANCE}"

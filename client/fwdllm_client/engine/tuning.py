@@ -37,14 +37,14 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True)
 class Tuning:
-    """The tuned settings; ``attempts`` are the results of all providers, ``golden`` the CPU's answers if computed."""
+    """The tuned settings; ``attempts`` are the providers' results, ``reference`` the CPU's answers if computed."""
 
     provider: str
     threads: int
     tokens_per_run: int
     seconds_per_token: float
     attempts: Sequence[Attempt]
-    golden: Answers | None = None
+    reference: Answers | None = None
 
 
 class Tuner:
@@ -128,7 +128,7 @@ class Tuner:
             if tokens not in sizes and self._clock() < deadline:
                 sizes[tokens] = self._seconds(found.best, threads, tokens)
         tokens = min(each for each in sizes if sizes[each] * _WORTH <= min(sizes.values()))
-        return Tuning(found.best.name, threads, tokens, sizes[tokens], found.attempts, found.golden)
+        return Tuning(found.best.name, threads, tokens, sizes[tokens], found.attempts, found.reference)
 
     @property
     def _runs_on_tokens(self) -> bool:
@@ -155,7 +155,7 @@ class Tuner:
             return False
         try:
             chain = StageChain(self._folder, self._manifest, provider, tuning.threads)
-            is_valid = tuning.golden is not None and difference(self._probe.answers(chain), tuning.golden) is None
+            is_valid = tuning.reference is not None and difference(self._probe.answers(chain), tuning.reference) is None
             self._crashes.survived()
         except Exception as error:  # whatever a provider's library raises is a reason not to use it
             _log.warning("the provider does not work any more", provider=provider.name, reason=str(error))
@@ -164,14 +164,14 @@ class Tuner:
 
 
 def _tuning(value: dict[str, Any]) -> Tuning:
-    golden = value["golden"]
+    reference = value["reference"]
     found = Tuning(
         provider=str(value["provider"]),
         threads=int(value["threads"]),
         tokens_per_run=int(value["tokens_per_run"]),
         seconds_per_token=float(value["seconds_per_token"]),
         attempts=[Attempt(**attempt) for attempt in value["attempts"]],
-        golden=None if golden is None else Answers(tuple(golden["losses"]), tuple(golden["rises"])),
+        reference=None if reference is None else Answers(tuple(reference["losses"]), tuple(reference["rises"])),
     )
     if found.threads < 1 or found.tokens_per_run not in TOKENS_TRIED:
         raise ValueError("no such tuning")

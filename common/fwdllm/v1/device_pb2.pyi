@@ -237,20 +237,20 @@ class WeightsChunk(_message.Message):
     def __init__(self, kind: _Optional[_Union[WeightsChunk.Kind, str]] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class ReportRequest(_message.Message):
-    __slots__ = ("assignment_id", "first_index", "derivatives", "evaluation", "effort", "halves")
+    __slots__ = ("assignment_id", "first_index", "derivatives", "evaluation", "usage", "halves")
     ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
     FIRST_INDEX_FIELD_NUMBER: _ClassVar[int]
     DERIVATIVES_FIELD_NUMBER: _ClassVar[int]
     EVALUATION_FIELD_NUMBER: _ClassVar[int]
-    EFFORT_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     HALVES_FIELD_NUMBER: _ClassVar[int]
     assignment_id: str
     first_index: int
     derivatives: _containers.RepeatedScalarFieldContainer[float]
     evaluation: EvaluationCounts
-    effort: Effort
+    usage: ResourceUsage
     halves: bytes
-    def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., derivatives: _Optional[_Iterable[float]] = ..., evaluation: _Optional[_Union[EvaluationCounts, _Mapping]] = ..., effort: _Optional[_Union[Effort, _Mapping]] = ..., halves: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., derivatives: _Optional[_Iterable[float]] = ..., evaluation: _Optional[_Union[EvaluationCounts, _Mapping]] = ..., usage: _Optional[_Union[ResourceUsage, _Mapping]] = ..., halves: _Optional[bytes] = ...) -> None: ...
 
 class EvaluationCounts(_message.Message):
     __slots__ = ("correct", "total", "f1")
@@ -262,7 +262,7 @@ class EvaluationCounts(_message.Message):
     f1: float
     def __init__(self, correct: _Optional[int] = ..., total: _Optional[int] = ..., f1: _Optional[float] = ...) -> None: ...
 
-class Effort(_message.Message):
+class ResourceUsage(_message.Message):
     __slots__ = ("seconds", "example_passes", "peak_rss_bytes", "bytes_sent", "bytes_received", "artifact_bytes", "joules")
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     EXAMPLE_PASSES_FIELD_NUMBER: _ClassVar[int]
@@ -301,16 +301,16 @@ class ReportResponse(_message.Message):
     def __init__(self, assignment_id: _Optional[str] = ..., first_index: _Optional[int] = ..., accepted: _Optional[int] = ..., repeated: _Optional[int] = ..., late: _Optional[int] = ..., unusable: _Optional[int] = ..., stop: bool = ..., next: _Optional[_Union[CheckInWindow, _Mapping]] = ...) -> None: ...
 
 class FeatureSumsRequest(_message.Message):
-    __slots__ = ("assignment_id", "sums", "last", "effort")
+    __slots__ = ("assignment_id", "sums", "last", "usage")
     ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
     SUMS_FIELD_NUMBER: _ClassVar[int]
     LAST_FIELD_NUMBER: _ClassVar[int]
-    EFFORT_FIELD_NUMBER: _ClassVar[int]
+    USAGE_FIELD_NUMBER: _ClassVar[int]
     assignment_id: str
     sums: _containers.RepeatedCompositeFieldContainer[ClassSum]
     last: bool
-    effort: Effort
-    def __init__(self, assignment_id: _Optional[str] = ..., sums: _Optional[_Iterable[_Union[ClassSum, _Mapping]]] = ..., last: bool = ..., effort: _Optional[_Union[Effort, _Mapping]] = ...) -> None: ...
+    usage: ResourceUsage
+    def __init__(self, assignment_id: _Optional[str] = ..., sums: _Optional[_Iterable[_Union[ClassSum, _Mapping]]] = ..., last: bool = ..., usage: _Optional[_Union[ResourceUsage, _Mapping]] = ...) -> None: ...
 
 class ClassSum(_message.Message):
     __slots__ = ("label", "rows", "features")

@@ -124,13 +124,13 @@ class Job(_message.Message):
     seconds_left: float
     version: int
     theta_digest: bytes
-    devices: _containers.RepeatedCompositeFieldContainer[DeviceEffort]
+    devices: _containers.RepeatedCompositeFieldContainer[DeviceUsage]
     trainable_parameters: int
     priority: int
     same_name: _containers.RepeatedScalarFieldContainer[str]
     privacy: str
     privacy_budget: PrivacyBudget
-    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., message: _Optional[str] = ..., round: _Optional[_Union[Round, _Mapping]] = ..., rounds_committed: _Optional[int] = ..., rounds_abandoned: _Optional[int] = ..., rounds_wanted: _Optional[int] = ..., directions: _Optional[int] = ..., example_passes: _Optional[float] = ..., device_seconds: _Optional[float] = ..., scalars_repeated: _Optional[int] = ..., scalars_late: _Optional[int] = ..., scalars_unusable: _Optional[int] = ..., initial_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., latest_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., best_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., head_init: _Optional[str] = ..., seconds_running: _Optional[float] = ..., seconds_left: _Optional[float] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., devices: _Optional[_Iterable[_Union[DeviceEffort, _Mapping]]] = ..., trainable_parameters: _Optional[int] = ..., priority: _Optional[int] = ..., same_name: _Optional[_Iterable[str]] = ..., privacy: _Optional[str] = ..., privacy_budget: _Optional[_Union[PrivacyBudget, _Mapping]] = ...) -> None: ...
+    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., message: _Optional[str] = ..., round: _Optional[_Union[Round, _Mapping]] = ..., rounds_committed: _Optional[int] = ..., rounds_abandoned: _Optional[int] = ..., rounds_wanted: _Optional[int] = ..., directions: _Optional[int] = ..., example_passes: _Optional[float] = ..., device_seconds: _Optional[float] = ..., scalars_repeated: _Optional[int] = ..., scalars_late: _Optional[int] = ..., scalars_unusable: _Optional[int] = ..., initial_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., latest_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., best_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., head_init: _Optional[str] = ..., seconds_running: _Optional[float] = ..., seconds_left: _Optional[float] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., devices: _Optional[_Iterable[_Union[DeviceUsage, _Mapping]]] = ..., trainable_parameters: _Optional[int] = ..., priority: _Optional[int] = ..., same_name: _Optional[_Iterable[str]] = ..., privacy: _Optional[str] = ..., privacy_budget: _Optional[_Union[PrivacyBudget, _Mapping]] = ...) -> None: ...
 
 class PrivacyBudget(_message.Message):
     __slots__ = ("epsilon", "delta", "epsilon_spent", "clip", "noise_multiplier", "releases", "releases_allowed")
@@ -194,7 +194,7 @@ class Evaluation(_message.Message):
     perplexity: float
     def __init__(self, version: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., rows: _Optional[int] = ..., federated_accuracy: _Optional[float] = ..., federated_rows: _Optional[int] = ..., exact_match: _Optional[float] = ..., federated_exact_match: _Optional[float] = ..., metric: _Optional[str] = ..., perplexity: _Optional[float] = ...) -> None: ...
 
-class DeviceEffort(_message.Message):
+class DeviceUsage(_message.Message):
     __slots__ = ("device_id", "scalars", "seconds", "example_passes", "peak_rss_bytes", "bytes_sent", "bytes_received", "artifact_bytes", "signal_to_noise", "noisy", "joules", "failure")
     DEVICE_ID_FIELD_NUMBER: _ClassVar[int]
     SCALARS_FIELD_NUMBER: _ClassVar[int]

@@ -14,7 +14,7 @@ from pathlib import Path
 from cryptography import x509
 
 from fwdllm.v1.operator_pb2 import ListJobsRequest
-from fwdllm_client.engine.golden_bundle import ENOUGH, providers_tried
+from fwdllm_client.engine.tiny_bundle import ENOUGH, providers_tried
 from fwdllm_common.doctor import Check, Verdict, available_memory, failed, generator, ok, room, software, warning
 from fwdllm_common.errors import BusyError
 from fwdllm_server.cli.calls import operator_service

@@ -14,7 +14,7 @@ from fwdllm.v1.operator_pb2 import (
     JOB_STATE_PAUSED,
     JOB_STATE_PREPARING,
     JOB_STATE_RUNNING,
-    DeviceEffort,
+    DeviceUsage,
     Evaluation,
     Job,
 )
@@ -161,7 +161,7 @@ def _traffic(job: Job) -> str:
     return f"up {size(up)}, down {size(down)}" + (f", model files {size(model)}" if model else "")
 
 
-def _measuring(job: Job) -> list[DeviceEffort]:
+def _measuring(job: Job) -> list[DeviceUsage]:
     return [device for device in job.devices if device.HasField("joules")]
 
 

@@ -102,18 +102,18 @@ def _table(active: Sequence[Job], devices: Sequence[Device]) -> Table:
     ordered = sorted(devices, key=lambda device: (_ORDER.get(device.state, len(_STATES)), device.name))
     now = time.time()
     for device in ordered[:_DEVICES]:
-        spent = [effort for job in active for effort in job.devices if effort.device_id == device.device_id]
+        spent = [usage for job in active for usage in job.devices if usage.device_id == device.device_id]
         table.add_row(
             printable(device.name),
             Text(device.state, style=_STYLES.get(device.state, "")),
             printable(", ".join(reason.replace("_", " ") for reason in device.reasons if reason != device.state)),
             _conditions(device),
             duration(max(0.0, now - device.last_seen_unix_s)) if device.last_seen_unix_s else "never",
-            str(sum(effort.scalars for effort in spent)),
-            f"{sum(effort.seconds for effort in spent):.0f}",
-            size(max((effort.peak_rss_bytes for effort in spent), default=0)),
-            size(sum(effort.bytes_sent for effort in spent)),
-            size(sum(effort.bytes_received + effort.artifact_bytes for effort in spent)),
+            str(sum(usage.scalars for usage in spent)),
+            f"{sum(usage.seconds for usage in spent):.0f}",
+            size(max((usage.peak_rss_bytes for usage in spent), default=0)),
+            size(sum(usage.bytes_sent for usage in spent)),
+            size(sum(usage.bytes_received + usage.artifact_bytes for usage in spent)),
         )
     return table
 

@@ -321,7 +321,7 @@ class Coordinator:
         prepared = await asyncio.to_thread(adopt, spec, folder, self.runtime.artifacts)
         await self.runtime.transact(self._save_prepared, lease, prepared)
         _log.info(
-            "model exported" if prepared.draft else "model ready",
+            "model exported" if prepared.head_uninitialised else "model ready",
             job=record.name,
             trainable_parameters=prepared.state.layout.size,
         )
@@ -330,7 +330,7 @@ class Coordinator:
         record = jobs.required(connection, job_id)
         assert record.manifest_sha256 is not None
         found = ledger.snapshots_of(connection, job_id)
-        first_version = found[-1][1] if found else record.draft_sha256 or ""
+        first_version = found[-1][1] if found else record.headless_sha256 or ""
         folder = self.folder(job_id)
         return JobFiles(self.runtime.artifacts, folder, record.spec(), record.manifest_sha256, first_version)
 
@@ -345,7 +345,7 @@ class Coordinator:
             record = jobs.required(connection, job_id)
             if record.state not in jobs.UNFINISHED or record.manifest_sha256 is None:
                 return record, job
-            if job is None or job.is_draft != (record.header is None):
+            if job is None or job.head_uninitialised != (record.header is None):
                 job = TrainingJob.load(connection, self.runtime.artifacts, record)
             entries = job.news(connection)
         job.replay(entries)  # after the transaction: a replay takes a while, and a transaction that idles is ended

@@ -62,7 +62,7 @@ class JobLoop:
 
         :raises FwdllmError: the job cannot continue.
         """
-        if not self._job.is_draft:
+        if not self._job.head_uninitialised:
             await self._request_evaluation(self._job.state)
         rounds = drive(self._machine, self._fleet, self._committed)
         await first_ended(rounds, self._evaluate_versions(), self._log_stalls())

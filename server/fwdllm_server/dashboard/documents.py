@@ -15,7 +15,7 @@ from fwdllm_common.fixed_point import SCALE
 from fwdllm_common.ledger import BlockUpdate
 from fwdllm_server.config.server_config import CheckInSection
 from fwdllm_server.rounds.stalled import why_stalled
-from fwdllm_server.store import assignments, efforts, jobs, ledger, rounds
+from fwdllm_server.store import assignments, job_devices, jobs, ledger, rounds
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.tasks import task_named
 from fwdllm_server.views import history
@@ -50,7 +50,7 @@ def job(connection: Connection, record: JobRecord, now: float) -> Facts:
     """Return a job as ``job show --json`` prints it, with sums over its devices instead of the devices."""
     message = job_message(connection, record, now)
     del message.devices[:]
-    spent = efforts.total(connection, record.id)
+    spent = job_devices.total(connection, record.id)
     current = rounds.latest(connection, record.id)
     return {
         **as_dict(message),
@@ -122,7 +122,7 @@ def ledger_entry(connection: Connection, job_id: str, at: int, offset: int, limi
 
 def devices(connection: Connection, check_in: CheckInSection, now: float, job_id: str | None) -> Sequence[Facts]:
     """Return every device by name. With a job, return its past and present devices and their resource usage."""
-    spent = {row.device_id: row for row in efforts.of_job(connection, job_id)} if job_id else {}
+    spent = {row.device_id: row for row in job_devices.of_job(connection, job_id)} if job_id else {}
     taking_part = spent.keys() | (_at_work(connection, job_id) if job_id else set())
     found = [
         _device(status, spent.get(status.device.id))

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from fwdllm_common.protocol import GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR
 from fwdllm_server.config.server_config import CheckInSection
 from fwdllm_server.rounds.failing import failing_devices
-from fwdllm_server.store import efforts, jobs, ledger, rounds, scalars
+from fwdllm_server.store import job_devices, jobs, ledger, rounds, scalars
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.rounds import Phase
 from fwdllm_server.views.device_status import DeviceState, device_statuses, reasons_there_are
@@ -186,7 +186,7 @@ def _add_job(connection: Connection, found: _Families, record: JobRecord) -> Non
         found.add(REJECTED, count, *job, reason)
     _add_round(connection, found, record)
     _add_evaluations(connection, found, record)
-    spent = efforts.total(connection, record.id)
+    spent = job_devices.total(connection, record.id)
     found.add(SCALARS, spent.scalars, *job)
     found.add(BYTES, spent.bytes_sent, *job, "up")
     found.add(BYTES, spent.bytes_received, *job, "down")

@@ -1,4 +1,4 @@
-"""Twins: modules that take their trainable weights from θ, one copy per perturbation, instead of holding them."""
+"""Batched modules: they take their trainable weights from θ, one copy per perturbation, instead of holding them."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from fwdllm_common.prompt import Prompt
 from fwdllm_common.task import CLASSIFICATION
 from fwdllm_server.model.batched_modules import BatchedModel, ThetaInputs, copy_sharing_weights, make_batched_model
 from fwdllm_server.model.cost import weights_multiplied
-from fwdllm_server.model.load import quiet_transformers
+from fwdllm_server.model.load import TokenizerFile, quiet_transformers
 from fwdllm_server.model.modeling_fwdllm import SideModules
 from fwdllm_server.model.peft.side import side_of
 from fwdllm_server.model.peft.side_stages import side_stages
@@ -45,25 +46,33 @@ TOKENIZER_FILE = "tokenizer.json"
 _COPIES, _BATCH, _TOKENS, _COMPLETION = 2, 3, 7, 5
 
 
+@dataclass(frozen=True)
+class ModelInputs:
+    """How rows become what a model reads: at most ``max_tokens`` token ids, and targets of the ``task``.
+
+    ``labels`` are empty for a task without them; ``prompt``, ``no_answer`` and ``chat`` are the manifest's.
+    """
+
+    tokenizer: TokenizerFile
+    max_tokens: int
+    labels: Sequence[str] = ()
+    task: str = CLASSIFICATION
+    prompt: Prompt | None = None
+    no_answer: bool = False
+    chat: Chat | None = None
+
+
 def export_bundle(
     peft_model: PeftModel,
-    tokenizer_json: bytes,
-    pad_token_id: int,
-    labels: Sequence[str],
-    max_tokens: int,
+    inputs: ModelInputs,
     folder: Path,
     one_block: bool = False,
-    prompt: Prompt | None = None,
     stage_weights: int = STAGE_WEIGHTS,
-    task: str = CLASSIFICATION,
-    no_answer: bool = False,
-    chat: Chat | None = None,
 ) -> Manifest:
     """Write tokenizer, stage graphs and ``manifest.json`` into ``folder`` (made if need be); returns the manifest.
 
     The stages are the frozen prefix and one per block of the layout, of which there is but one with ``one_block``. A
-    prefix of more than ``stage_weights`` weights becomes several stages of whole layers. ``labels`` are empty for a
-    task without them; ``no_answer`` and ``chat`` are the manifest's.
+    prefix of more than ``stage_weights`` weights becomes several stages of whole layers.
     Number of copies P, batch and text length stay dynamic, the length up to ``max_tokens``; the graphs call them
     ``copies_<block>``, ``rows`` and ``tokens``, for devices that have to fix them. Attention is in single operators.
 
@@ -71,37 +80,37 @@ def export_bundle(
         module that cannot be perturbed.
     """
     layout = trainable_layout(peft_model, one_block)
-    _check_padding(peft_model, pad_token_id)
-    _check_length(peft_model, max_tokens)
+    _check_padding(peft_model, inputs.tokenizer.pad_token_id)
+    _check_length(peft_model, inputs.max_tokens)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / TOKENIZER_FILE, tokenizer_json)
+    write_atomically(folder / TOKENIZER_FILE, inputs.tokenizer.json)
     side, features = side_of(peft_model.get_base_model()), 0
     if side is not None:
         if one_block:
             raise BadInputError("side modules have blocks of their own; leave out one_block")
-        stages, features = _side_bundle(peft_model, side, layout, max_tokens, stage_weights, folder)
+        stages, features = _side_bundle(peft_model, side, layout, inputs.max_tokens, stage_weights, folder)
     else:
         batched = make_batched_model(peft_model, layout)
-        fix_rotations(batched.model, max_tokens)
+        fix_rotations(batched.model, inputs.max_tokens)
         single_operators(batched.model)
         cuts = frozen_cuts(batched, stage_weights)
-        named = task_named(task)
-        separator = segment_separator(peft_model.config, tokenizer_json) if named.is_pair else None
+        named = task_named(inputs.task)
+        separator = segment_separator(peft_model.config, inputs.tokenizer.json) if named.is_pair else None
         staged = StagedLoss(batched, list(layout.blocks), named, cuts, separator)
-        model = _export(staged, layout, max_tokens, named, len(labels), len(cuts))
+        model = _export(staged, layout, inputs.max_tokens, named, len(inputs.labels), len(cuts))
         stages = list(_write_stages(model, len(cuts), layout, folder))
     manifest = Manifest(
-        labels=tuple(labels),
-        max_tokens=max_tokens,
-        pad_token_id=pad_token_id,
+        labels=tuple(inputs.labels),
+        max_tokens=inputs.max_tokens,
+        pad_token_id=inputs.tokenizer.pad_token_id,
         tokenizer=BundleFile.of(folder / TOKENIZER_FILE),
         layout=layout,
         stages=tuple(stages),
-        prompt=prompt,
-        task=task,
-        no_answer=no_answer,
+        prompt=inputs.prompt,
+        task=inputs.task,
+        no_answer=inputs.no_answer,
         features=features,
-        chat=chat,
+        chat=inputs.chat,
     )
     write_atomically(folder / MANIFEST_FILE, manifest.to_bytes())
     return manifest

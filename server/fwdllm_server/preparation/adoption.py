@@ -22,18 +22,18 @@ from fwdllm_server.store.artifacts import ArtifactStore
 
 @dataclass(frozen=True)
 class PreparedModel:
-    """The start of a run; of a ``draft`` the head, which devices' feature sums initialise, is still missing."""
+    """The start of a run; where ``head_uninitialised``, devices' feature sums are still to initialise the head."""
 
     header: RunHeader
     manifest_sha256: str
     state: ModelState
     head_init: str
-    draft: bool = False
+    head_uninitialised: bool = False
 
     @property
     def first_version(self) -> bytes:
-        """The artifact that keeps it: the snapshot of version 0, or a draft's θ as little-endian float32 ``[d]``."""
-        if self.draft:
+        """The artifact of it: the snapshot of version 0, or θ without its head, little-endian float32 ``[d]``."""
+        if self.head_uninitialised:
             return np.ascontiguousarray(self.state.theta, dtype="<f4").tobytes()
         return self.state.to_bytes()
 
@@ -62,18 +62,18 @@ def prepared_in(spec: JobSpec, folder: JobFolder) -> PreparedModel:
         manifest_sha256=hashlib.sha256(data).hexdigest(),
         state=ModelState.initial(header, manifest.layout, theta),
         head_init=head_init,
-        draft=head_init == "class-means",
+        head_uninitialised=head_init == "class-means",
     )
 
 
 def save_prepared(connection: Connection, artifacts: ArtifactStore, job_id: str, prepared: PreparedModel) -> None:
-    """Store version 0 and what all versions share, so that the job can run; a draft then waits for its head.
+    """Store version 0 and what all versions share. The job then runs, or waits for its head to be initialised.
 
     :raises StorageError: the disk is full or cannot be written.
     """
     sha256 = artifacts.put(prepared.first_version)
-    if prepared.draft:
-        jobs.drafted(connection, job_id, prepared.manifest_sha256, sha256, prepared.state.layout.size)
+    if prepared.head_uninitialised:
+        jobs.exported_without_head(connection, job_id, prepared.manifest_sha256, sha256, prepared.state.layout.size)
         return
     ledger.add_snapshot(connection, job_id, 0, sha256)
     jobs.prepared(

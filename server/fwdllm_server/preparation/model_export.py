@@ -19,8 +19,8 @@ from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.model.faults import faults_named
 from fwdllm_server.model.source import check_source
-from fwdllm_server.preparation.canary import CANARY_FILE, draw_canary, expect_of, fidelity
 from fwdllm_server.preparation.job_folder import JobFolder
+from fwdllm_server.preparation.known_answers import KNOWN_ANSWERS_FILE, draw_test, expect_of, fidelity
 
 _log = structlog.get_logger()
 
@@ -36,7 +36,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     """
     # Imported here: the process that serves devices imports this module and must not load torch.
     from fwdllm_server.model.adapter_template import Reading, save_adapter_template, tokenizer_for
-    from fwdllm_server.model.export import export_bundle
+    from fwdllm_server.model.export import ModelInputs, export_bundle
     from fwdllm_server.model.load import check_vocabulary, has_new_head, load_base, load_chat, load_tokenizer_file
     from fwdllm_server.model.peft.methods import apply_peft
     from fwdllm_server.model.peft.sample import TextSample
@@ -66,21 +66,18 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     centre(base, sample.batches())
     model = apply_peft(base, spec.peft, spec.job.seed, sample)
     folder.begin("exporting the model's graph")
-    manifest = export_bundle(
-        model,
-        tokenizer.json,
-        tokenizer.pad_token_id,
-        spec.model.labels,
+    inputs = ModelInputs(
+        tokenizer,
         spec.model.max_tokens,
-        folder.bundle,
-        one_block=spec.model.one_block,
-        prompt=prompt,
-        task=spec.model.task,
-        no_answer=spec.model.no_answer,
-        chat=load_chat(source) if spec.model.task == CAUSAL_LM else None,
+        spec.model.labels,
+        spec.model.task,
+        prompt,
+        spec.model.no_answer,
+        load_chat(source) if spec.model.task == CAUSAL_LM else None,
     )
+    manifest = export_bundle(model, inputs, folder.bundle, spec.model.one_block)
     theta = initial_theta(model, manifest.layout)
-    folder.begin("computing the canary" if spec.model.precision == "float32" else "quantising the weights")
+    folder.begin("computing the known answers" if spec.model.precision == "float32" else "quantising the weights")
     _finish_bundle(spec, folder.bundle, manifest, theta)
     if head_init == "class-means":
         LinearHead.of(manifest)
@@ -91,14 +88,14 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
 
 
 def _finish_bundle(spec: JobSpec, bundle: Path, manifest: Manifest, theta: Float32Vector) -> None:
-    """Quantise the exported weights as the job asks, and add the canary to the bundle."""
+    """Quantise the exported weights as the job asks, and add the known-answer test to the bundle."""
     from fwdllm_server.model.quantise import quantise_bundle
 
-    canary = draw_canary(bundle, manifest, theta, spec.perturbation)
+    test = draw_test(bundle, manifest, theta, spec.perturbation)
     if spec.model.precision != "float32":
         manifest = quantise_bundle(bundle, manifest, spec.model.precision)
-        canary = expect_of(bundle, manifest, canary)
-        _log.info("weights quantised", precision=spec.model.precision, signal_to_noise=round(fidelity(canary), 2))
-    write_atomically(bundle / CANARY_FILE, canary.to_bytes())
-    file = BundleFile.of(bundle / CANARY_FILE)
-    write_atomically(bundle / MANIFEST_FILE, replace(manifest, canary=file).to_bytes())
+        test = expect_of(bundle, manifest, test)
+        _log.info("weights quantised", precision=spec.model.precision, signal_to_noise=round(fidelity(test), 2))
+    write_atomically(bundle / KNOWN_ANSWERS_FILE, test.to_bytes())
+    file = BundleFile.of(bundle / KNOWN_ANSWERS_FILE)
+    write_atomically(bundle / MANIFEST_FILE, replace(manifest, known_answers=file).to_bytes())

@@ -14,7 +14,7 @@ from fwdllm_common.manifest import Manifest
 from fwdllm_common.prompt import Prompt
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.config.peft_spec import PeftSpec
-from fwdllm_server.model.export import export_bundle
+from fwdllm_server.model.export import ModelInputs, export_bundle
 from fwdllm_server.model.load import has_new_head, load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.peft.sample import TextSample
@@ -65,16 +65,9 @@ class ModelMaker:
         :raises BadInputError: it does not fit the model.
         """
         model, layout, new_head = self._wrapped(peft)
-        tokenizer, task = self._tokenizer, self._task
-        manifest = export_bundle(
-            model,
-            tokenizer.json,
-            tokenizer.pad_token_id,
-            task.labels,
-            task.max_tokens,
-            folder / "bundle",
-            prompt=self._sample.prompt,
-        )
+        task = self._task
+        inputs = ModelInputs(self._tokenizer, task.max_tokens, task.labels, prompt=self._sample.prompt)
+        manifest = export_bundle(model, inputs, folder / "bundle")
         return CandidateModel(model, folder / "bundle", manifest, initial_theta(model, layout), new_head)
 
     def _wrapped(self, peft: PeftSpec) -> tuple[PeftModel, Layout, bool]:

@@ -8,10 +8,10 @@ from fwdllm.v1 import device_pb2
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.secure_aggregation.cohort import KEY_BYTES, MAX_PEERS
 from fwdllm_common.secure_aggregation.primitives import SEALED_BYTES, SHARE_BYTES
-from fwdllm_server.store import aggregations, efforts, rounds
+from fwdllm_server.store import aggregations, job_devices, rounds
 from fwdllm_server.store.aggregations import AggregationRecord, MemberRecord, Step
 from fwdllm_server.store.assignments import AssignmentRecord
-from fwdllm_server.store.efforts import Spent
+from fwdllm_server.store.job_devices import Spent
 from fwdllm_server.store.rounds import Phase
 
 _ACCEPTING = (Phase.ASSIGNED, Phase.COLLECTING)
@@ -41,7 +41,7 @@ def take(
         check(request, assignment.directions)
         aggregations.add_message(connection, assignment.id, step, data)
         if member.keys is None:  # its first message: what it was asked for is computed
-            efforts.add(connection, [_spent(assignment, now)])
+            job_devices.add(connection, [_spent(assignment, now)])
     elif before != data:
         return device_pb2.AggregateResponse(over=True)  # the first one counts
     return _answer(record, member, step, now)

@@ -26,7 +26,7 @@ from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.collecting import by_block
 from fwdllm_server.rounds.context import Computation, RoundContext, Step
 from fwdllm_server.rounds.dropout import close_assignments
-from fwdllm_server.store import aggregations, efforts, ledger, rounds, scalar_spans, scalars
+from fwdllm_server.store import aggregations, job_devices, ledger, rounds, scalar_spans, scalars
 from fwdllm_server.store.rounds import Phase
 
 _log = structlog.get_logger()
@@ -64,7 +64,7 @@ def advance(context: RoundContext) -> Computation[Commit]:
     measured = measured_by_device(collected.values())
     known = Known(
         ledger.recent_scales(connection, job.id),
-        efforts.reputations(connection, job.id, sorted(measured)),
+        job_devices.reputations(connection, job.id, sorted(measured)),
         ledger.last_entry(connection, job.id),
     )
     store_snapshot = context.artifacts.put if _snapshot_due(context, measured.total()) else None
@@ -83,7 +83,7 @@ def _apply(known: Known, context: RoundContext, commit: Commit) -> Step:
         for sha256 in ledger.forget_snapshots(connection, job.id, _SNAPSHOTS_KEPT):
             context.artifacts.remove(sha256)
     ledger.append(connection, job.id, commit.entry, commit.scales, context.now)
-    efforts.set_reputations(connection, job.id, commit.reputations)
+    job_devices.set_reputations(connection, job.id, commit.reputations)
     # Once when it begins to last, not in every round.
     if left_out := contradicting(commit.reputations) - contradicting(known.reputations):
         _log.warning(
@@ -118,8 +118,8 @@ def _compute(
     known: Known,
     store_snapshot: Callable[[bytes], str] | None,
 ) -> Commit:
-    voted = reputations_after(run, plans, collected, state, known.last, known.reputations)
-    reputations = {**known.reputations, **voted}
+    changed = reputations_after(run, plans, collected, state, known.last, known.reputations)
+    reputations = {**known.reputations, **changed}
     trusted = {block: exclude_outliers(measured, reputations) for block, measured in collected.items()}
     entry = LedgerEntry(state.version + 1, update(run, plans, trusted, known.scales), theta_digest=b"")
     scales = scales_after(plans, collected, known.scales)

@@ -10,10 +10,10 @@ from sqlalchemy import Connection
 
 from fwdllm_common.replay import ModelState
 from fwdllm_server.rounds.failing import failing_devices
+from fwdllm_server.rounds.known_answers import noisy_devices
 from fwdllm_server.rounds.presence import Presence, draw
-from fwdllm_server.rounds.self_testing import noisy_devices
 from fwdllm_server.rounds.training import TrainingJob
-from fwdllm_server.store import assignments, efforts, locks, participation, releases
+from fwdllm_server.store import assignments, job_devices, locks, participation, releases
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.rounds import RoundRecord
 
@@ -59,7 +59,7 @@ class RoundContext:
 
     def resting_devices(self) -> Mapping[str, float]:
         """Return the devices that sent nothing for their last assignments, and for how many seconds they rest."""
-        return efforts.resting(self.connection, self.job.id, self.job.spec.rounds.accept_s, self.now)
+        return job_devices.resting(self.connection, self.job.id, self.job.spec.rounds.accept_s, self.now)
 
     def noisy_devices(self) -> frozenset[str]:
         """Return the devices whose scalars are of no use to this job."""

@@ -47,13 +47,13 @@ def message_of(
         job_id=job.id,
         job_name=job.name,
         round=record.round,
-        header=None if job.is_draft else job.header.to_message(),
+        header=None if job.head_uninitialised else job.header.to_message(),
         manifest_sha256=bytes.fromhex(job.manifest_sha256),
         version=job.state.version,
         theta_digest=job.state.digest,
         directions=record.tasks,
         evaluate=record.evaluate,
-        feature_sums=job.is_draft,
+        feature_sums=job.head_uninitialised,
         secure_aggregation=sum_of,
     )
 

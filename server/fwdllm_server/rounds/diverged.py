@@ -16,7 +16,7 @@ from fwdllm_server.rounds.context import RoundContext, Step
 from fwdllm_server.rounds.dropout import close_assignments
 from fwdllm_server.rounds.ended import end_aggregation
 from fwdllm_server.rounds.training import TrainingJob
-from fwdllm_server.store import aggregations, efforts, jobs, ledger, rounds, scalars
+from fwdllm_server.store import aggregations, job_devices, jobs, ledger, rounds, scalars
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.ledger import EvaluationRecord
@@ -40,7 +40,7 @@ def unusable_from(context: RoundContext, work: Sequence[AssignmentRecord]) -> st
     unusable = {each.device_id for each in work if each.state == AssignmentState.UNUSABLE}
     if not unusable or 2 * len(unusable) <= len(asked):
         return ""
-    if len(unusable) == 1 and efforts.contributors(context.connection, context.job.id) != unusable:
+    if len(unusable) == 1 and job_devices.contributors(context.connection, context.job.id) != unusable:
         return ""
     version = context.round.version
     return (

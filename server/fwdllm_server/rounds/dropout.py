@@ -14,9 +14,9 @@ from math import inf
 import structlog
 
 from fwdllm_server.rounds.context import RoundContext
-from fwdllm_server.store import assignments, efforts, scalars
+from fwdllm_server.store import assignments, job_devices, scalars
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
-from fwdllm_server.store.efforts import Silence
+from fwdllm_server.store.job_devices import Silence
 
 QUIET = 0.25
 """Fraction of ``assignment_s`` without progress after which an assignment's work may be reassigned."""
@@ -81,7 +81,7 @@ def _note_silence(
     context: RoundContext, given_up: Iterable[AssignmentRecord], rests: Callable[[AssignmentRecord], bool]
 ) -> None:
     """Record the devices that sent nothing for an assignment of directions, and whether each is to rest."""
-    waiting = [] if context.job.is_draft else list(given_up)
+    waiting = [] if context.job.head_uninitialised else list(given_up)
     if not waiting:
         return
     heard_of = scalars.assignments_with_any(context.connection, context.job.id, context.round.number)
@@ -96,6 +96,6 @@ def _note_silence(
         for each in waiting
         if each.id not in heard_of
     ]
-    efforts.silent(context.connection, context.job.id, found, context.now)
+    job_devices.silent(context.connection, context.job.id, found, context.now)
     if resting := sorted(silence.device_id for silence in found if silence.rests):
         _log.info("devices rest: they sent nothing", job=context.job.name, round=context.round.number, devices=resting)

@@ -9,9 +9,9 @@ from sqlalchemy import Connection
 
 from fwdllm.v1 import device_pb2
 from fwdllm_common.errors import IntegrityError
-from fwdllm_server.store import assignments, efforts
+from fwdllm_server.store import assignments, job_devices
 from fwdllm_server.store.assignments import AssignmentState
-from fwdllm_server.store.efforts import Failure
+from fwdllm_server.store.job_devices import Failure
 
 AGAIN_S = 86_400.0
 """Seconds until a failed device is selected again. Its software or its owner's policy may have changed by then."""
@@ -35,7 +35,7 @@ def record(
             continue
         again_s = PASSING_AGAIN_S if failure.code == IntegrityError.code else AGAIN_S
         noted = Failure(failure.code, failure.message, now + again_s)
-        efforts.failed(connection, work.job_id, device_id, noted)
+        job_devices.failed(connection, work.job_id, device_id, noted)
         if work.open:
             assignments.set_state(connection, work.id, AssignmentState.RETURNED)
         _log.warning(
@@ -50,4 +50,4 @@ def record(
 
 def failing_devices(connection: Connection, job_id: str, now: float) -> Mapping[str, Failure]:
     """Return the devices that may not be selected yet because they cannot do the job, with the last cause of each."""
-    return efforts.failing(connection, job_id, now)
+    return job_devices.failing(connection, job_id, now)

@@ -10,10 +10,10 @@ from fwdllm_common.manifest import Manifest
 from fwdllm_common.protocol import MIN_CLASS_ROWS
 from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.rounds.reporting import plausible
-from fwdllm_server.store import assignments, devices, efforts, feature_sums, rounds
+from fwdllm_server.store import assignments, devices, feature_sums, job_devices, rounds
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
-from fwdllm_server.store.efforts import Spent
 from fwdllm_server.store.feature_sums import FeatureSumRecord
+from fwdllm_server.store.job_devices import Spent
 from fwdllm_server.store.rounds import Phase
 
 
@@ -30,8 +30,8 @@ def record(
     elif request.last:
         assignments.set_state(connection, assignment.id, AssignmentState.DONE)
     # A repeated message repeats its resource usage, which must count once.
-    if request.HasField("effort") and not response.repeated and plausible(request.effort):
-        efforts.add(connection, [Spent(assignment.job_id, assignment.device_id, 0, request.effort)])
+    if request.HasField("usage") and not response.repeated and plausible(request.usage):
+        job_devices.add(connection, [Spent(assignment.job_id, assignment.device_id, 0, request.usage)])
     return response
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.algorithm import BlockPlan
 from fwdllm_server.rounds.context import RoundContext
-from fwdllm_server.store import efforts
+from fwdllm_server.store import job_devices
 
 MOST_OVER_MEDIAN = 16.0
 """Upper bound of a device's assumed speed, as a multiple of the median: devices' reports are not trusted."""
@@ -44,12 +44,12 @@ class Load:
         """Read the speeds from the store. A device without a measurement counts as the median of the others."""
         asked = sorted(set(devices))
         costs = {plan.block: direction_cost(context.job.manifest, plan) for plan in context.round.plan}
-        known = efforts.speeds(context.connection, context.job.id, asked)
+        known = job_devices.speeds(context.connection, context.job.id, asked)
         if not known:
             return cls(dict.fromkeys(asked, 1.0), costs, measured=False)
         most = {
             device: MOST_OVER_OBSERVED * seen
-            for device, seen in efforts.seen(context.connection, context.job.id, asked).items()
+            for device, seen in job_devices.seen(context.connection, context.job.id, asked).items()
         }
         middle = median_low(known.values())
         speeds = {

@@ -74,7 +74,7 @@ class RoundMachine:
         with self._store.transaction() as connection:
             record = self._latest(connection)
             if record is None:
-                number, phase = (0, Phase.INITIALISING) if self._job.is_draft else (1, Phase.SELECTING)
+                number, phase = (0, Phase.INITIALISING) if self._job.head_uninitialised else (1, Phase.SELECTING)
                 rounds.begin(connection, self._job.id, number, self._job.state.version, now, phase)
                 return MOVED
             step = _PHASES[record.phase](self._context(connection, record, now))

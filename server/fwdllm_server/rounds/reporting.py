@@ -19,9 +19,9 @@ from fwdllm_common.packing import integers_of
 from fwdllm_common.protocol import MAX_SCALARS_PER_REPORT
 from fwdllm_common.seeds import total
 from fwdllm_server.rounds import aggregating
-from fwdllm_server.store import assignments, efforts, jobs, rounds, scalar_spans, scalars
+from fwdllm_server.store import assignments, job_devices, jobs, rounds, scalar_spans, scalars
 from fwdllm_server.store.assignments import LATE, AssignmentRecord, AssignmentState
-from fwdllm_server.store.efforts import Spent
+from fwdllm_server.store.job_devices import Spent
 from fwdllm_server.store.rounds import Phase, RoundRecord
 from fwdllm_server.store.scalar_spans import NewSpan
 from fwdllm_server.store.scalars import NewScalar
@@ -58,8 +58,8 @@ def _apply(connection: Connection, progress: _Progress, taken: Sequence[_Taken])
     assignments.set_states(connection, progress.moved)
     assignments.prolong_all(connection, progress.prolonged)
     _count_unused(connection, taken)
-    # A message that is sent again carries its effort again.
-    efforts.add(connection, [each.spent for each in taken if each.tells_effort or each.response.accepted])
+    # A message that is sent again carries its resource usage again.
+    job_devices.add(connection, [each.spent for each in taken if each.tells_usage or each.response.accepted])
     for each in taken:
         if each.report.request.HasField("evaluation"):
             _record_evaluation(connection, each.report.assignment, each.report.request.evaluation)
@@ -80,16 +80,16 @@ class _Taken(NamedTuple):
     waited_s: float = 0.0
 
     @property
-    def tells_effort(self) -> bool:
+    def tells_usage(self) -> bool:
         request = self.report.request
-        return request.HasField("effort") and plausible(request.effort) and not self.response.repeated
+        return request.HasField("usage") and plausible(request.usage) and not self.response.repeated
 
     @property
     def spent(self) -> Spent:
         assignment, accepted = self.report.assignment, self.response.accepted
-        effort = self.report.request.effort if self.tells_effort else None
+        usage = self.report.request.usage if self.tells_usage else None
         passes = accepted * assignment.passes / max(1, assignment.directions)
-        return Spent(assignment.job_id, assignment.device_id, accepted, effort, passes, self.waited_s)
+        return Spent(assignment.job_id, assignment.device_id, accepted, usage, passes, self.waited_s)
 
 
 @dataclass(frozen=True)
@@ -261,10 +261,10 @@ def _record_evaluation(
         assignments.evaluated(connection, assignment.id, Counts(counts.correct, counts.total, f1))
 
 
-def plausible(effort: device_pb2.Effort) -> bool:
-    """Whether the numbers can be those of an effort."""
+def plausible(usage: device_pb2.ResourceUsage) -> bool:
+    """Whether the numbers can be those of a device."""
     numbers = (
-        *(effort.seconds, effort.example_passes, effort.joules),
-        *(effort.peak_rss_bytes, effort.bytes_sent, effort.bytes_received, effort.artifact_bytes),
+        *(usage.seconds, usage.example_passes, usage.joules),
+        *(usage.peak_rss_bytes, usage.bytes_sent, usage.bytes_received, usage.artifact_bytes),
     )
-    return all(0 <= number <= efforts.MOST for number in numbers)  # NaN compares with nothing
+    return all(0 <= number <= job_devices.MOST for number in numbers)  # NaN compares with nothing

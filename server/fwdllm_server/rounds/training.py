@@ -30,8 +30,9 @@ _log = structlog.get_logger()
 class TrainingJob:
     """One running job; ``state`` is θ at the newest committed version.
 
-    While its head is being initialised the job ``is_draft``: ``state`` is then what features are computed with, and its
-    header stays here. Where devices are simulated nobody ``masks``: a sum is that of what they would have masked.
+    While devices' feature sums initialise the head, ``head_uninitialised`` is true: features are then computed with
+    ``state``, and its header stays here. Where devices are simulated nobody ``masks``: a sum is that of what they would
+    have masked.
     """
 
     id: str
@@ -41,7 +42,7 @@ class TrainingJob:
     manifest_sha256: str
     run: Run
     state: ModelState
-    is_draft: bool = False
+    head_uninitialised: bool = False
     masks: bool = True
 
     @property
@@ -66,21 +67,21 @@ class TrainingJob:
         Feature sums and masked scalars are sent once, at the end: their assignments have no earlier sign of progress.
         All are seconds since 1970.
         """
-        if self.is_draft or self.spec.privacy.secure_aggregation:
+        if self.head_uninitialised or self.spec.privacy.secure_aggregation:
             return phase_since + self.spec.rounds.deadline_s
         return now + self.spec.rounds.assignment_s
 
     def go_on_from(self, state: ModelState) -> None:
         """Continue from a committed version."""
-        self.state, self.is_draft = state, False
+        self.state, self.head_uninitialised = state, False
 
     def catch_up(self, connection: Connection) -> None:
-        """Replay what another coordinator has committed; a draft stays one."""
+        """Replay what another coordinator has committed, unless the head is uninitialised."""
         self.replay(self.news(connection))
 
     def news(self, connection: Connection) -> Sequence[bytes]:
         """Return the ledger's entries since this version; none while the head is uninitialised."""
-        return [] if self.is_draft else ledger.entries(connection, self.id, after=self.state.version)
+        return [] if self.head_uninitialised else ledger.entries(connection, self.id, after=self.state.version)
 
     def replay(self, entries: Sequence[bytes]) -> None:
         """Go on from the version that these entries of the ledger lead to."""
@@ -109,7 +110,7 @@ class TrainingJob:
         spec = record.spec()
         manifest = Manifest.from_bytes(artifacts.get(record.manifest_sha256))
         if record.header is None:
-            state = _draft(spec, manifest, artifacts, record)
+            state = _headless(spec, manifest, artifacts, record)
         else:
             state = _state_at(RunHeader.from_bytes(record.header), manifest, connection, artifacts, record.id, version)
         return cls(
@@ -120,13 +121,13 @@ class TrainingJob:
             manifest_sha256=record.manifest_sha256,
             run=Run(spec, state.header, manifest.layout, direction_shares(manifest)),
             state=state,
-            is_draft=record.header is None,
+            head_uninitialised=record.header is None,
         )
 
 
-def _draft(spec: JobSpec, manifest: Manifest, artifacts: ArtifactStore, record: JobRecord) -> ModelState:
-    assert record.draft_sha256 is not None
-    theta = np.frombuffer(artifacts.get(record.draft_sha256), dtype="<f4").astype(np.float32)
+def _headless(spec: JobSpec, manifest: Manifest, artifacts: ArtifactStore, record: JobRecord) -> ModelState:
+    assert record.headless_sha256 is not None
+    theta = np.frombuffer(artifacts.get(record.headless_sha256), dtype="<f4").astype(np.float32)
     return ModelState.initial(
         run_header(spec, manifest.layout, theta, direction_shares(manifest)), manifest.layout, theta
     )

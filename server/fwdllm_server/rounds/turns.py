@@ -26,7 +26,7 @@ def kept_for_others(context: RoundContext, idle: Sequence[str]) -> frozenset[str
         if job_id == context.job.id:
             break
         job = others.get(job_id)
-        if job is None or job.is_draft:
+        if job is None or job.head_uninitialised:
             continue
         manifest, needs = job.manifest, job.needs
         here = context.presence.eligible(job.name, manifest.labels, context.now, task=manifest.task, needs=needs)

@@ -30,7 +30,7 @@ from fwdllm_common.protocol import (
 from fwdllm_common.task import CLASSIFICATION, find_task
 from fwdllm_server.coordinator.coordinator import Coordinator
 from fwdllm_server.coordinator.peers import present
-from fwdllm_server.rounds import aggregation_messages, failing, feature_reporting, reporting, self_testing
+from fwdllm_server.rounds import aggregation_messages, failing, feature_reporting, known_answers, reporting
 from fwdllm_server.rounds.delivery import fetch, take_back
 from fwdllm_server.rounds.presence import Present
 from fwdllm_server.rounds.reporting import Report
@@ -279,14 +279,14 @@ class DeviceService(DeviceServiceServicer):
         assignment = _own_assignment(connection, device_id, request.assignment_id)
         now = self._runtime.clock()
         expires_at = self._expiry(connection, assignment, now)
-        usable = self_testing.record(connection, assignment, request.signal_to_noise, expires_at, now)
+        usable = known_answers.record(connection, assignment, request.signal_to_noise, expires_at, now)
         if not usable:
             _log.warning(
                 "device not used: it failed the known-answer test",
                 device=device_id,
                 job=assignment.job_id,
-                signal_to_noise=round(self_testing.usable_ratio(request.signal_to_noise), 3),
-                needed=self_testing.MIN_SIGNAL_TO_NOISE,
+                signal_to_noise=round(known_answers.usable_ratio(request.signal_to_noise), 3),
+                needed=known_answers.MIN_SIGNAL_TO_NOISE,
             )
         return device_pb2.SelfTestResponse(usable=usable, next=self._window()), assignment.job_id
 
@@ -297,7 +297,7 @@ class DeviceService(DeviceServiceServicer):
         if request.version > job.state.version:  # another coordinator runs the job
             with self._runtime.database.transaction() as connection:
                 job.catch_up(connection)
-        if job.is_draft or request.version != job.state.version:
+        if job.head_uninitialised or request.version != job.state.version:
             message = f"job {job.name} is at version {job.state.version}; check in again"
             raise _refusal(grpc.StatusCode.FAILED_PRECONDITION, Reason.WRONG_STATE, message)
         snapshot = job.state.to_bytes()
@@ -404,13 +404,13 @@ def _why_it_waits(why_not: Mapping[str, str], wanted: bool, waits: bool) -> str:
 
 
 def _can_be_given(work: AssignmentRecord, job: TrainingJob, request: device_pb2.CheckInRequest) -> bool:
-    if job.is_draft != (work.round == 0):  # the state of another coordinator's job arrives with a delay
+    if job.head_uninitialised != (work.round == 0):  # the state of another coordinator's job arrives with a delay
         return False
-    return FEATURE_SUMS in request.capabilities or not job.is_draft
+    return FEATURE_SUMS in request.capabilities or not job.head_uninitialised
 
 
 def _artifacts_of(job: TrainingJob) -> set[str]:
-    theta = {job.state.digest.hex()} if job.is_draft else set()
+    theta = {job.state.digest.hex()} if job.head_uninitialised else set()
     return {job.manifest_sha256, *(file.sha256 for file in job.manifest.files)} | theta
 
 

@@ -141,7 +141,7 @@ class OperatorService(OperatorServiceServicer):
         return await self._runtime.transact(_history, request.job)
 
     async def GetJobSpec(self, request: operator_pb2.GetJobRequest, context: Context) -> operator_pb2.JobSpec:
-        """Tell what a job runs."""
+        """Return a job's resolved specification."""
         return spec_message(await self._runtime.transact(_find, request.job))
 
     async def CreateJoinToken(

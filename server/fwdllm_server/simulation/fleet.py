@@ -234,7 +234,7 @@ class SimulatedFleet:
         request = device_pb2.ReportRequest(
             assignment_id=work.assignment_id,
             first_index=message.first,
-            effort=device_pb2.Effort(seconds=message.seconds, example_passes=message.example_passes),
+            usage=device_pb2.ResourceUsage(seconds=message.seconds, example_passes=message.example_passes),
         )
         values = self._compute.scalars(record, work)[message.first : message.end]
         if message.packed:
@@ -243,7 +243,7 @@ class SimulatedFleet:
             request.derivatives.extend(values)
         if work.evaluation is not None and message.first == 0:
             request.evaluation.CopyFrom(work.evaluation.to_message())
-        self._traffic.report(work.device_id, request, request.effort)
+        self._traffic.report(work.device_id, request, request.usage)
         report = Report(record, request, self._job.spec.rounds.assignment_s)
         (response,) = reporting.record(connection, [report], self.now)
         self._traffic.answered(work.device_id, response)
@@ -256,7 +256,7 @@ class SimulatedFleet:
         """
         report = device_pb2.ReportRequest(
             assignment_id=work.assignment_id,
-            effort=device_pb2.Effort(seconds=message.seconds, example_passes=message.example_passes),
+            usage=device_pb2.ResourceUsage(seconds=message.seconds, example_passes=message.example_passes),
         )
         if work.evaluation is not None:
             report.evaluation.CopyFrom(work.evaluation.to_message())
@@ -266,7 +266,7 @@ class SimulatedFleet:
         except UnusableScalarError:
             scalars = []
             report.derivatives.append(nan)
-        self._traffic.report(work.device_id, report, report.effort)
+        self._traffic.report(work.device_id, report, report.usage)
         (heard,) = reporting.record(connection, [Report(record, report, self._job.spec.rounds.assignment_s)], self.now)
         self._traffic.answered(work.device_id, heard)
         if scalars:
@@ -275,7 +275,7 @@ class SimulatedFleet:
                 values = noised(values, assignment, self._orders(assignment))
             words = messages.words_message(values.view(np.uint64))
             request = device_pb2.AggregateRequest(assignment_id=work.assignment_id, masked=words)
-            self._traffic.report(work.device_id, request, device_pb2.Effort())
+            self._traffic.report(work.device_id, request, device_pb2.ResourceUsage())
             self._traffic.answered(work.device_id, aggregation_messages.take(connection, record, request, self.now))
         return True
 
@@ -290,9 +290,9 @@ class SimulatedFleet:
             assignment_id=work.assignment_id,
             sums=self._compute.class_sums(work),
             last=True,
-            effort=device_pb2.Effort(seconds=message.seconds, example_passes=message.example_passes),
+            usage=device_pb2.ResourceUsage(seconds=message.seconds, example_passes=message.example_passes),
         )
-        self._traffic.report(work.device_id, request, request.effort)
+        self._traffic.report(work.device_id, request, request.usage)
         response = feature_reporting.record(connection, record, request, self._job.manifest)
         self._traffic.answered(work.device_id, response)
         return True

@@ -41,7 +41,7 @@ from fwdllm_server.simulation.population import Population, VirtualDevice
 from fwdllm_server.simulation.running import run_to_end
 from fwdllm_server.simulation.setup import begin_folder, check_data, check_same
 from fwdllm_server.simulation.store import DATABASE, JOB_ID, SimulationStore
-from fwdllm_server.store import efforts, jobs, ledger, rounds
+from fwdllm_server.store import job_devices, jobs, ledger, rounds
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.jobs import JobRecord, JobState
 from fwdllm_server.store.rounds import Phase
@@ -219,7 +219,7 @@ class Simulation:
             raise JobFailedError(f"job {record.name} failed: {record.message}")
         return self._curve.points
 
-    async def _run(self, report: Callable[[Point], None], tell: Callable[[int], None]) -> None:
+    async def _run(self, report: Callable[[Point], None], publish: Callable[[int], None]) -> None:
         presence = Presence(float("inf"))  # the fleet removes absent devices itself
 
         def rest() -> None:
@@ -233,10 +233,10 @@ class Simulation:
         async def committed(state: ModelState) -> None:
             if self._spec.rounds.evaluates(state.version):
                 report(self._evaluate(state, fleet.now))
-            tell(state.version)
+            publish(state.version)
 
         try:
-            if self._curve.version < 0 and not self._job.is_draft:
+            if self._curve.version < 0 and not self._job.head_uninitialised:
                 await committed(self._job.state)
             await fleet.catch_up()
             if self._required_record().state in (JobState.PREPARING, JobState.RUNNING):
@@ -268,7 +268,7 @@ class Simulation:
         with self._store.transaction() as connection:
             ledger.add_evaluation(connection, JOB_ID, record)
             _, directions = ledger.totals(connection, JOB_ID)
-            spent = efforts.total(connection, JOB_ID)
+            spent = job_devices.total(connection, JOB_ID)
         point = Point(
             version=record.version,
             accuracy=record.accuracy,

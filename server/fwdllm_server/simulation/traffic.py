@@ -43,13 +43,13 @@ class Traffic:
         link.received += self._weights_bytes(connection, link)
         link.version = assignment.version
 
-    def report(self, device_id: str, request: Message, effort: device_pb2.Effort) -> None:
-        """Count a ``request`` that a device sends, and set the traffic in its ``effort``, the request included."""
+    def report(self, device_id: str, request: Message, usage: device_pb2.ResourceUsage) -> None:
+        """Count a ``request`` that a device sends, and set the traffic in its ``usage``, the request included."""
         link = self._links[device_id]
-        effort.bytes_received, effort.artifact_bytes = link.received, link.artifacts
-        effort.bytes_sent = link.sent
+        usage.bytes_received, usage.artifact_bytes = link.received, link.artifacts
+        usage.bytes_sent = link.sent
         link.sent += request.ByteSize()
-        effort.bytes_sent = link.sent
+        usage.bytes_sent = link.sent
 
     def answered(self, device_id: str, response: Message) -> None:
         """Count a response that a device received."""

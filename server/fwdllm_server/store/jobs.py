@@ -33,9 +33,9 @@ UNFINISHED = (JobState.PREPARING, JobState.RUNNING)
 class JobRecord:
     """A job; ``manifest_sha256`` is set once its model is exported, ``header`` once its head is initialised too.
 
-    In between the head waits for feature sums, and ``draft_sha256`` is the artifact of θ without it. For a job that has
-    diverged, ``good_version`` is the last usable version. ``resumed_at`` is when the job last went on after a pause or
-    an end, ``extended_from`` the version at which it last got more rounds.
+    In between the head waits for feature sums, and ``headless_sha256`` is the artifact of θ without it. For a job
+    that has diverged, ``good_version`` is the last usable version. ``resumed_at`` is when the job last went on after a
+    pause or an end, ``extended_from`` the version at which it last got more rounds.
     """
 
     id: str
@@ -51,7 +51,7 @@ class JobRecord:
     ended_at: float | None
     header: bytes | None
     manifest_sha256: str | None
-    draft_sha256: str | None
+    headless_sha256: str | None
     head_init: str
     trainable_parameters: int
     scalars_repeated: int
@@ -150,13 +150,13 @@ def in_state(connection: Connection, *states: JobState) -> Sequence[JobRecord]:
 def artifacts(connection: Connection) -> list[tuple[str, list[str]]]:
     """Return the name of each exported job with the hashes of its manifest and of its first version."""
     first = select(snapshots.c.sha256).where(snapshots.c.job_id == jobs.c.id, snapshots.c.version == 0)
-    query = select(jobs.c.name, jobs.c.manifest_sha256, func.coalesce(first.scalar_subquery(), jobs.c.draft_sha256))
+    query = select(jobs.c.name, jobs.c.manifest_sha256, func.coalesce(first.scalar_subquery(), jobs.c.headless_sha256))
     rows = connection.execute(query.where(jobs.c.manifest_sha256.is_not(None)))
     return [(name, [sha256 for sha256 in sha256s if sha256]) for name, *sha256s in rows]
 
 
-def drafted(
-    connection: Connection, job_id: str, manifest_sha256: str, draft_sha256: str, trainable_parameters: int
+def exported_without_head(
+    connection: Connection, job_id: str, manifest_sha256: str, headless_sha256: str, trainable_parameters: int
 ) -> None:
     """Record that the model is exported and waits for its head."""
     connection.execute(
@@ -164,7 +164,7 @@ def drafted(
         .where(jobs.c.id == job_id)
         .values(
             manifest_sha256=manifest_sha256,
-            draft_sha256=draft_sha256,
+            headless_sha256=headless_sha256,
             trainable_parameters=trainable_parameters,
             message="",
         )

@@ -65,7 +65,7 @@ jobs = Table(
     Column("header", LargeBinary),
     Column("manifest_sha256", String(64)),
     # Of a job whose head is made from feature sums: θ without it, little-endian float32.
-    Column("draft_sha256", String(64)),
+    Column("headless_sha256", String(64)),
     Column("head_init", String(16), nullable=False, default=""),
     Column("trainable_parameters", BigInteger, nullable=False, default=0),
     # Scalars that were sent and not used, by reason.
@@ -259,8 +259,8 @@ evaluations = Table(
     Column("validation_loss", Float),
 )
 
-efforts = Table(
-    "efforts",
+job_devices = Table(
+    "job_devices",
     metadata,
     Column("job_id", ForeignKey("jobs.id"), primary_key=True),
     Column("device_id", ForeignKey("devices.id"), primary_key=True),
@@ -286,9 +286,9 @@ efforts = Table(
     Column("last_bytes_sent", BigInteger, nullable=False, default=0),
     Column("last_bytes_received", BigInteger, nullable=False, default=0),
     Column("last_artifact_bytes", BigInteger, nullable=False, default=0),
-    # What the device's last self-test on the job's bundle found, and when; null before the first.
+    # What the device's last known-answer test on the job's bundle found, and when; null before the first.
     Column("signal_to_noise", Float),
-    Column("self_tested_at", Float),
+    Column("tested_at", Float),
     # Why the device cannot do the job, as it said last, and when it is asked again; null if it has said no such thing.
     Column("failure", String),
     Column("failure_message", String),

@@ -1,4 +1,4 @@
-"""What the coordinator does for one task, a file each: the head and the loss, the canary, and what people are told."""
+"""What the coordinator does for one task, a file each: head, loss, rows of the known-answer test, metrics."""
 
 from __future__ import annotations
 

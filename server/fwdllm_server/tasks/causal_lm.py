@@ -45,7 +45,7 @@ class CausalLm(Task):
         total = torch.where(is_token, found, torch.zeros(())).sum(dim=1)
         return -(total / is_token.to(logits.dtype).sum(dim=1).clamp(min=1))
 
-    def canary_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
+    def known_answer_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
         """Yield the last words of each text as the completion of those before."""
         for text in texts:
             words = text.split()

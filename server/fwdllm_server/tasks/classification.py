@@ -29,7 +29,7 @@ class Classification(Task):
         # Not functional.cross_entropy: its operator is exported with a wrong output shape.
         return -functional.log_softmax(logits, dim=-1).gather(1, labels[:, None]).squeeze(1)
 
-    def canary_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    def known_answer_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         """Yield the texts with the labels in turn."""
         for index, text in enumerate(texts):
             yield {"text": text, "label": labels[index % len(labels)]}

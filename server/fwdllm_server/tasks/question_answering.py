@@ -43,7 +43,7 @@ class QuestionAnswering(Task):
         scores = logits.masked_fill(attention_mask[:, :, None] == 0, torch.finfo(logits.dtype).min)
         return -functional.log_softmax(scores, dim=1).gather(1, labels[:, None, :]).mean(dim=2).squeeze(1)
 
-    def canary_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
+    def known_answer_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
         """Yield questions that are answered by a word near the beginning of a text, which truncation keeps."""
         for index, text in enumerate(texts):
             word = text.split()[1 + index % 3]

@@ -70,7 +70,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def canary_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:
+    def known_answer_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         """Yield a row for each of ``texts``, with the columns of the device's part.
 
         :param labels: the job's.

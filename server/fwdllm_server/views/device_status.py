@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 from fwdllm.v1 import conditions_pb2
 from fwdllm_server.config.server_config import CheckInSection
 from fwdllm_server.rounds.failing import failing_devices
-from fwdllm_server.rounds.self_testing import noisy_devices
+from fwdllm_server.rounds.known_answers import noisy_devices
 from fwdllm_server.store import assignments, devices, jobs
 from fwdllm_server.store.devices import Device
 from fwdllm_server.store.jobs import JobState

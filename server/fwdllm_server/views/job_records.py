@@ -1,4 +1,4 @@
-"""What a job was asked to do and what became of each version, as calls tell it."""
+"""What a job was asked to do and what became of each version, as calls return it."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ from fwdllm_common.errors import FwdllmError
 from fwdllm_common.ledger import RunHeader
 from fwdllm_server.rounds.collecting import directions_in
 from fwdllm_server.rounds.failing import failing_devices
-from fwdllm_server.rounds.self_testing import noisy_devices
+from fwdllm_server.rounds.known_answers import noisy_devices
 from fwdllm_server.rounds.stalled import why_stalled
-from fwdllm_server.store import assignments, efforts, jobs, ledger, releases, rounds
+from fwdllm_server.store import assignments, job_devices, jobs, ledger, releases, rounds
 from fwdllm_server.store.jobs import UNFINISHED, JobRecord, JobState
 from fwdllm_server.store.ledger import EvaluationRecord
 from fwdllm_server.store.rounds import Phase, RoundRecord
@@ -126,7 +126,7 @@ def _add_evaluations(connection: Connection, message: operator_pb2.Job, record: 
 
 
 def evaluation_message(record: EvaluationRecord, task: Task) -> operator_pb2.Evaluation:
-    """Return an evaluation as calls tell it, without what devices say of their own rows."""
+    """Return an evaluation as calls return it, without the devices' own counts."""
     return operator_pb2.Evaluation(
         version=record.version,
         accuracy=record.accuracy,
@@ -157,11 +157,11 @@ def _round(connection: Connection, record: RoundRecord) -> operator_pb2.Round:
     )
 
 
-def _devices(connection: Connection, job_id: str, now: float) -> Iterator[operator_pb2.DeviceEffort]:
+def _devices(connection: Connection, job_id: str, now: float) -> Iterator[operator_pb2.DeviceUsage]:
     noisy = noisy_devices(connection, job_id, now)
     failing = failing_devices(connection, job_id, now)
-    for row in efforts.of_job(connection, job_id):
-        yield operator_pb2.DeviceEffort(
+    for row in job_devices.of_job(connection, job_id):
+        yield operator_pb2.DeviceUsage(
             device_id=row.device_id,
             scalars=row.scalars,
             seconds=row.seconds,

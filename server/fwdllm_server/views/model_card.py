@@ -46,7 +46,7 @@ def model_card(
         return ""
     spec = record.spec()
     job = job_message(connection, record, now)
-    by_id = devices.by_id(connection, [effort.device_id for effort in job.devices])
+    by_id = devices.by_id(connection, [usage.device_id for usage in job.devices])
     rows = sum(device.training_examples for device in by_id.values())
     config = json.loads((template_folder / BASE_FOLDER / "config.json").read_bytes())
     version = job.version if state is None else state.version

@@ -121,9 +121,9 @@ def test_the_agent_reports_what_the_engine_computes(home, source, bundle, assign
     np.testing.assert_allclose(reported, expected, rtol=1e-5, atol=1e-6)
     counts = coordinator.reports[0].evaluation
     assert (counts.correct, counts.total) == (evaluation.correct, len(validation))
-    efforts = [report.effort for report in coordinator.reports]
-    assert sum(effort.example_passes for effort in efforts) > 10
-    assert efforts[-1].artifact_bytes > sum(file.bytes for file in bundle.manifest.files)
+    job_devices = [report.usage for report in coordinator.reports]
+    assert sum(usage.example_passes for usage in job_devices) > 10
+    assert job_devices[-1].artifact_bytes > sum(file.bytes for file in bundle.manifest.files)
 
 
 def test_a_second_life_computes_nothing_again(home, source, assignment, coordinator, new_stop):
@@ -196,8 +196,8 @@ def test_the_sums_of_every_class_with_enough_rows_are_sent(
     assert list(coordinator.check_ins[0].capabilities) == [GENERATOR_2, SECURE_AGGREGATION, FEATURE_SUMS]
     assert (request.assignment_id, request.last) == ("j-0-1", True)
     assert [(item.label, item.rows, len(item.features)) for item in request.sums] == [(0, 14, 6)]
-    assert request.effort.example_passes > 0
-    assert request.effort.artifact_bytes > sum(file.bytes for file in bundle.manifest.files)
+    assert request.usage.example_passes > 0
+    assert request.usage.artifact_bytes > sum(file.bytes for file in bundle.manifest.files)
     said = "".join(capfd.readouterr())
     assert "sent, as the owner allows, one vector for each class: the sum of the features of its rows" in said
     assert "rows_added_up={'a': 14}" in said
@@ -218,7 +218,7 @@ def test_a_second_life_sends_the_same_without_computing_it_again(home, source, s
     first, again = coordinator.feature_sums
 
     assert list(again.sums) == list(first.sums)
-    assert again.effort.example_passes == 0
+    assert again.usage.example_passes == 0
 
 
 def test_a_lost_answer_is_asked_for_again(home, source, sums_assignment, coordinator, new_stop, refuse):

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from fwdllm_client.agent.cost import Cost
-from fwdllm_client.agent.effort import Meter
 from fwdllm_client.agent.energy import BatteryEnergy, ProcessorEnergy, energy_of_this_machine
+from fwdllm_client.agent.resource_usage import Meter
 
 
 class Processor:

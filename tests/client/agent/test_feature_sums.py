@@ -18,6 +18,6 @@ def test_many_sums_are_sent_in_messages_of_a_bounded_size(link, coordinator, new
 
     assert [len(request.sums) for request in coordinator.feature_sums] == [4, 4, 2]
     assert [request.last for request in coordinator.feature_sums] == [False, False, True]
-    assert [request.HasField("effort") for request in coordinator.feature_sums] == [False, False, True]
+    assert [request.HasField("usage") for request in coordinator.feature_sums] == [False, False, True]
     assert max(request.ByteSize() for request in coordinator.feature_sums) < 3 << 20
     assert window.min_ms == 11

@@ -121,15 +121,15 @@ def test_packed_scalars_have_messages_of_their_own(device, coordinator, job, new
     assert np.frombuffer(packed.halves, dtype="<f2").tolist() == expected.astype(np.float16).tolist()
 
 
-def test_effort_is_reported(device, coordinator, job, new_stop):
+def test_resource_usage_is_reported(device, coordinator, job, new_stop):
     hand_out(coordinator, job.answer(job.assignment()))
     device.run(new_stop(last=1))
-    efforts = [report.effort for report in coordinator.reports]
-    assert sum(effort.example_passes for effort in efforts) == 40
-    assert all(effort.seconds > 0 and effort.peak_rss_bytes > 10_000_000 for effort in efforts)
-    assert efforts[-1].bytes_sent > efforts[0].bytes_sent > 0
-    assert efforts[0].bytes_received > 200
-    assert efforts[0].artifact_bytes > sum(file.bytes for file in job.manifest.files)
+    job_devices = [report.usage for report in coordinator.reports]
+    assert sum(usage.example_passes for usage in job_devices) == 40
+    assert all(usage.seconds > 0 and usage.peak_rss_bytes > 10_000_000 for usage in job_devices)
+    assert job_devices[-1].bytes_sent > job_devices[0].bytes_sent > 0
+    assert job_devices[0].bytes_received > 200
+    assert job_devices[0].artifact_bytes > sum(file.bytes for file in job.manifest.files)
 
 
 def test_evaluation_travels_with_the_first_scalars(device, coordinator, job, new_stop):

@@ -13,8 +13,8 @@ from fwdllm_client.cli import doctor
 from fwdllm_client.cli.main import run_command
 from fwdllm_client.conditions import Conditions
 from fwdllm_client.connection.home import ClientHome
-from fwdllm_client.engine.golden_bundle import ENOUGH, GOLDEN_FOLDER, bundle_signal_to_noise, providers_tried
 from fwdllm_client.engine.sessions import Cpu
+from fwdllm_client.engine.tiny_bundle import BUNDLE_FOLDER, ENOUGH, bundle_signal_to_noise, providers_tried
 from fwdllm_common.doctor import examine, room
 from fwdllm_common.manifest import MANIFEST_FILE, Manifest
 from fwdllm_server.model.export import OPSET
@@ -118,12 +118,12 @@ def test_the_fetched_model_is_tried(home, examined):
     sha256 = "0" * 64
     (home.cache / "files").mkdir(parents=True)
     (home.cache / "bundles").mkdir()
-    (home.cache / "bundles" / sha256).symlink_to(GOLDEN_FOLDER)
-    (home.cache / "files" / sha256).write_bytes((GOLDEN_FOLDER / MANIFEST_FILE).read_bytes())
+    (home.cache / "bundles" / sha256).symlink_to(BUNDLE_FOLDER)
+    (home.cache / "files" / sha256).write_bytes((BUNDLE_FOLDER / MANIFEST_FILE).read_bytes())
     assert "reproduces the coordinator's scalars" in examined()["model"].found
 
 
-def test_golden_scalars_tell_a_right_provider_from_a_wrong_one():
+def test_known_scalars_tell_a_right_provider_from_a_wrong_one():
     right, gone = Priced("right", FakeClock(), 0.0), Priced("gone", FakeClock(), 0.0, opens=False)
     wrong = Priced("wrong", FakeClock(), 0.0, fault=lambda value: value.round(2) if value.dtype == "float32" else value)
     tried = dict(providers_tried([Cpu(), right, gone, wrong]))
@@ -139,15 +139,15 @@ def test_a_cpu_that_computes_wrong_fails(monkeypatch):
     assert (verdict.state, verdict.next) == ("failed", "pip install --upgrade onnxruntime")
 
 
-def test_the_golden_bundle_is_whole():
-    manifest = Manifest.from_bytes((GOLDEN_FOLDER / MANIFEST_FILE).read_bytes())
-    assert {path.name for path in GOLDEN_FOLDER.iterdir()} == {MANIFEST_FILE, *(file.name for file in manifest.files)}
-    assert bundle_signal_to_noise(GOLDEN_FOLDER, replace(manifest, canary=None)) is None
+def test_the_tiny_bundle_is_whole():
+    manifest = Manifest.from_bytes((BUNDLE_FOLDER / MANIFEST_FILE).read_bytes())
+    assert {path.name for path in BUNDLE_FOLDER.iterdir()} == {MANIFEST_FILE, *(file.name for file in manifest.files)}
+    assert bundle_signal_to_noise(BUNDLE_FOLDER, replace(manifest, known_answers=None)) is None
 
 
-def test_the_golden_bundle_is_what_models_are_exported_as():
-    graphs = [onnx.load(path, load_external_data=False) for path in GOLDEN_FOLDER.glob("*.onnx")]
-    assert {opset.version for graph in graphs for opset in graph.opset_import} == {OPSET}, "make golden"
+def test_the_tiny_bundle_is_what_models_are_exported_as():
+    graphs = [onnx.load(path, load_external_data=False) for path in BUNDLE_FOLDER.glob("*.onnx")]
+    assert {opset.version for graph in graphs for opset in graph.opset_import} == {OPSET}, "make tiny-bundle"
 
 
 def test_weights_that_differ_are_noticed(examined, monkeypatch):

@@ -134,12 +134,14 @@ def test_nothing_has_been_sent(run):
 
 def test_what_was_sent_is_said_in_plain_words(run, log):
     for _ in range(3):
-        log.add("scalars a1", "directional derivatives of the loss, and the effort they took", "bbc", 3, 4)
+        log.add("scalars a1", "directional derivatives of the loss, and the resources they took", "bbc", 3, 4)
     code, said = run("sent")
 
     assert code == 0
     first, total = said.splitlines()
-    assert first.endswith(" job bbc round 3: 12 numbers, directional derivatives of the loss, and the effort they took")
+    assert first.endswith(
+        " job bbc round 3: 12 numbers, directional derivatives of the loss, and the resources they took"
+    )
     assert total == f"in all, job bbc: 1 round, 12 numbers, last {AT}"
     assert said.startswith("2026-11-")
 

@@ -19,7 +19,7 @@ from fwdllm_client.connection.home import ClientHome
 from fwdllm_client.connection.retry import Retry
 from fwdllm_client.data import Dataset
 from fwdllm_client.engine import Engine
-from fwdllm_client.engine.golden_bundle import GOLDEN_FOLDER
+from fwdllm_client.engine.tiny_bundle import BUNDLE_FOLDER
 from fwdllm_client.tasks.classification import DataSource
 from fwdllm_common.directions import Directions
 from fwdllm_common.ledger import RunHeader
@@ -27,7 +27,7 @@ from fwdllm_common.manifest import MANIFEST_FILE, Manifest
 from fwdllm_common.optimizers import OptimizerSettings
 from fwdllm_common.replay import ModelState, theta_digest
 
-DATA = (GOLDEN_FOLDER / MANIFEST_FILE).read_bytes()
+DATA = (BUNDLE_FOLDER / MANIFEST_FILE).read_bytes()
 MANIFEST = Manifest.from_bytes(DATA)
 
 
@@ -43,7 +43,7 @@ def home(tmp_path):
 @pytest.fixture
 def work_on(home, coordinator, link, new_stop):
     """Has the device fetch what it needs for a job of this name, as its agent does."""
-    for path in GOLDEN_FOLDER.iterdir():
+    for path in BUNDLE_FOLDER.iterdir():
         coordinator.add_file(path.read_bytes())
     coordinator.on_artifact = lambda request: coordinator.artifact(request, piece=1 << 20)
     retry = Retry(link.address, new_stop())
@@ -94,8 +94,8 @@ def correct_of(theta, labels, rows, folder):
     texts = rows.read_text().splitlines()[1:]
     lines = (f"{text},{label}\n" for text, label in zip(texts, labels, strict=True))
     (folder / "labelled.csv").write_text("text,label\n" + "".join(lines))
-    dataset = Dataset.load(DataSource(folder / "labelled.csv"), GOLDEN_FOLDER / MANIFEST.tokenizer.name, MANIFEST)
-    with Engine(GOLDEN_FOLDER, MANIFEST, dataset, folder / "scratch", 1, cache_limit_bytes=0) as engine:
+    dataset = Dataset.load(DataSource(folder / "labelled.csv"), BUNDLE_FOLDER / MANIFEST.tokenizer.name, MANIFEST)
+    with Engine(BUNDLE_FOLDER, MANIFEST, dataset, folder / "scratch", 1, cache_limit_bytes=0) as engine:
         return engine.evaluate(theta, np.arange(len(dataset))).correct
 
 

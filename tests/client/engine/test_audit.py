@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_client.engine.audit import audit, audit_stage
-from fwdllm_client.engine.golden_bundle import GOLDEN_FOLDER
+from fwdllm_client.engine.tiny_bundle import BUNDLE_FOLDER
 from fwdllm_common.directions import Directions
 from fwdllm_common.errors import NotAllowedError
 from fwdllm_common.manifest import BundleFile, Manifest
@@ -109,7 +109,7 @@ LOSS_OF_COPIES = (
 
 def test_what_the_coordinator_exports_is_run(forged):
     forged.audit()
-    audit(GOLDEN_FOLDER, Manifest.from_bytes((GOLDEN_FOLDER / "manifest.json").read_bytes()))
+    audit(BUNDLE_FOLDER, Manifest.from_bytes((BUNDLE_FOLDER / "manifest.json").read_bytes()))
 
 
 def test_a_cross_entropy_in_single_operators_is_the_tasks_loss(forged):

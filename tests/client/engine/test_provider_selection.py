@@ -39,7 +39,7 @@ def test_the_fastest_that_gives_the_numbers_wins(climbed, clock):
     assert [attempt.provider for attempt in found.attempts] == ["slow", "faster", "fast", "cpu"]
     assert of(found, "slow").seconds_per_token == pytest.approx(2e-3)
     assert all(attempt.refused is None for attempt in found.attempts)
-    assert found.golden is not None
+    assert found.reference is not None
 
 
 def test_a_slow_one_leaves_the_cpu(climbed, clock):
@@ -80,7 +80,7 @@ def test_one_that_cannot_be_opened_says_why(climbed, clock):
     found = climbed(Priced("gone", clock, 1e-9, opens=False))
     assert found.best.name == "cpu"
     assert "gone: no such device" in of(found, "gone").refused
-    assert found.golden is None  # the CPU was not asked for what nobody is compared with
+    assert found.reference is None  # the CPU was not asked for what nobody is compared with
 
 
 def test_one_that_takes_no_node_is_none(climbed, clock):
@@ -94,8 +94,8 @@ def test_one_that_takes_no_node_is_none(climbed, clock):
 def test_the_trial_depends_on_every_part_of_the_model(bundle, dataset):
     """A fault in any stage or block shows in the answers."""
     probe = ProviderProbe(dataset)
-    golden = probe.answers(StageChain(bundle.folder, bundle.manifest, Cpu(), 1))
-    assert difference(golden, golden) is None
+    reference = probe.answers(StageChain(bundle.folder, bundle.manifest, Cpu(), 1))
+    assert difference(reference, reference) is None
 
     class Faulty(Priced):
         def __init__(self, block):
@@ -108,13 +108,13 @@ def test_the_trial_depends_on_every_part_of_the_model(bundle, dataset):
 
     for block in (None, "peft", "head"):
         answers = probe.answers(StageChain(bundle.folder, bundle.manifest, Faulty(block), 1))
-        assert difference(answers, golden) is not None, block
+        assert difference(answers, reference) is not None, block
 
 
 def test_differences_are_judged_by_their_norm():
-    golden = Answers((1.0, 2.0), (0.3, -0.4))
-    assert difference(replace(golden, rises=(0.3, -0.36)), golden) is None
-    assert "off by 0.2" in (difference(replace(golden, rises=(0.3, -0.5)), golden) or "")
+    reference = Answers((1.0, 2.0), (0.3, -0.4))
+    assert difference(replace(reference, rises=(0.3, -0.36)), reference) is None
+    assert "off by 0.2" in (difference(replace(reference, rises=(0.3, -0.5)), reference) or "")
 
 
 def test_what_is_not_built_in_is_refused_by_name(bundle):

@@ -5,7 +5,7 @@ import onnx
 import pytest
 from client.engine.tiny_bundle import make_theta, write_bundle
 
-from fwdllm_client.agent.effort import peak_rss_bytes
+from fwdllm_client.agent.resource_usage import peak_rss_bytes
 from fwdllm_client.engine import DirectionTask, Engine
 from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError, IntegrityError

@@ -101,7 +101,7 @@ def test_another_version_or_processor_is_measured_again(tuner, tmp_path, monkeyp
         lambda value: json.dumps(value | {"threads": -1}).encode(),
         lambda value: json.dumps(value | {"tokens_per_run": 10**9}).encode(),
         lambda value: json.dumps(value | {"attempts": [{"nonsense": 1}]}).encode(),
-        lambda value: json.dumps({key: value[key] for key in value if key != "golden"}).encode(),
+        lambda value: json.dumps({key: value[key] for key in value if key != "reference"}).encode(),
         lambda value: json.dumps(value | {"provider": "elsewhere"}).encode(),
     ],
 )

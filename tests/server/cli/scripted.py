@@ -16,7 +16,7 @@ from fwdllm.v1.operator_pb2 import (
     AdapterChunk,
     CreateJoinTokenResponse,
     Device,
-    DeviceEffort,
+    DeviceUsage,
     Evaluation,
     Job,
     JobHistory,
@@ -60,8 +60,8 @@ def running(number: int = 3, collected: int = 64, **fields: object) -> Job:
         "seconds_left": 200.0,
         "theta_digest": DIGEST,
         "devices": [
-            DeviceEffort(device_id="dev-1", bytes_sent=1000, bytes_received=2_000_000, artifact_bytes=45_000_000),
-            DeviceEffort(device_id="dev-2", bytes_sent=234, bytes_received=500_000),
+            DeviceUsage(device_id="dev-1", bytes_sent=1000, bytes_received=2_000_000, artifact_bytes=45_000_000),
+            DeviceUsage(device_id="dev-2", bytes_sent=234, bytes_received=500_000),
         ],
     }
     return Job(**{**values, **fields})

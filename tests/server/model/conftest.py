@@ -37,7 +37,7 @@ from fwdllm_client.data import Dataset
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.config.peft_spec import LAYER_METHODS, METHOD_KEYS, BasesKind, MethodName, PeftSpec
-from fwdllm_server.model.export import STAGE_WEIGHTS, export_bundle
+from fwdllm_server.model.export import STAGE_WEIGHTS, ModelInputs, export_bundle
 from fwdllm_server.model.load import Pooling, load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.peft.sample import TextSample
@@ -157,9 +157,7 @@ def prepare(
     base = load_base(source, LABELS, pooling)
     centre(base, sample.batches())
     model = apply_peft(base, spec, 3, sample)
-    manifest = export_bundle(
-        model, tokenizer.json, tokenizer.pad_token_id, LABELS, MAX_TOKENS, folder, stage_weights=stage_weights
-    )
+    manifest = export_bundle(model, ModelInputs(tokenizer, MAX_TOKENS, LABELS), folder, stage_weights=stage_weights)
     return Prepared(source, pooling, model, trainable_layout(model), folder, manifest)
 
 

@@ -26,8 +26,8 @@ from fwdllm_common.manifest import Manifest
 from fwdllm_server.config.peft_spec import PeftSpec
 from fwdllm_server.config.precision import Precision
 from fwdllm_server.model.architecture import head_name
-from fwdllm_server.model.export import export_bundle
-from fwdllm_server.model.load import load_base, load_tokenizer_file
+from fwdllm_server.model.export import ModelInputs, export_bundle
+from fwdllm_server.model.load import TokenizerFile, load_base, load_tokenizer_file
 from fwdllm_server.model.peft.methods import apply_peft
 from fwdllm_server.model.quantise import quantise_bundle
 from fwdllm_server.model.trainable import initial_theta, saved_parameters
@@ -235,7 +235,7 @@ def test_one_block(bert_source: str, layers: list[int], tmp_path: Path) -> None:
     """The head perturbed together with the adapter: one stage behind the prefix."""
     tokenizer = load_tokenizer_file(bert_source)
     model = apply_peft(load_base(bert_source, LABELS, "mean"), PeftSpec(method="adapter", rank=2, layers=layers), 0)
-    manifest = export_bundle(model, tokenizer.json, 0, LABELS, MAX_TOKENS, tmp_path, one_block=True)
+    manifest = export_bundle(model, ModelInputs(tokenizer, MAX_TOKENS, LABELS), tmp_path, one_block=True)
     assert [stage.block for stage in manifest.stages] == [None, "peft"]
     assert [spec.name.split(".")[-2] for spec in manifest.layout.tensors[-2:]] == ["classifier", "classifier"]
     prepared = Prepared(bert_source, "mean", model, manifest.layout, tmp_path, manifest)
@@ -266,12 +266,12 @@ def test_all_linear_targets(bert_source: str, tmp_path: Path) -> None:
 def test_export_refuses_what_the_device_could_not_run(bert_source: str, tmp_path: Path) -> None:
     model = apply_peft(load_base(bert_source, LABELS, "model"), PeftSpec(), seed=0)
     with pytest.raises(BadInputError, match="cannot read 41 tokens"):
-        export_bundle(model, b"{}", 0, LABELS, 41, tmp_path)
+        export_bundle(model, ModelInputs(TokenizerFile(b"{}", 0), 41, LABELS), tmp_path)
     with pytest.raises(BadInputError, match="at least 2"):
-        export_bundle(model, b"{}", 0, LABELS, 1, tmp_path)
+        export_bundle(model, ModelInputs(TokenizerFile(b"{}", 0), 1, LABELS), tmp_path)
     with pytest.raises(BadInputError, match="pads with token 0, not 3"):
-        export_bundle(model, b"{}", 3, LABELS, 8, tmp_path)
+        export_bundle(model, ModelInputs(TokenizerFile(b"{}", 3), 8, LABELS), tmp_path)
     head = torch.nn.Sequential(torch.nn.LayerNorm(32), torch.nn.Linear(32, 3))
     model.base_model.model.classifier.modules_to_save["default"] = head
     with pytest.raises(BadInputError, match=r"cannot perturb .*classifier.*\(LayerNorm\)"):
-        export_bundle(model, b"{}", 0, LABELS, 8, tmp_path)
+        export_bundle(model, ModelInputs(TokenizerFile(b"{}", 0), 8, LABELS), tmp_path)

@@ -36,15 +36,15 @@ from fwdllm_client.cache.artifacts import Bundle
 from fwdllm_client.cache.quota import CacheQuota
 from fwdllm_client.policy.policy import MinBatchRows
 from fwdllm_client.tasks.classification import DataSource
-from fwdllm_common.canary import Canary
 from fwdllm_common.errors import BadInputError, FwdllmError, StorageError
+from fwdllm_common.known_answers import KnownAnswerTest
 from fwdllm_common.manifest import BundleFile, Manifest
 from fwdllm_server.model.faults import faults_named
 from fwdllm_server.model.load import check_vocabulary, load_base, load_tokenizer_file
 from fwdllm_server.preparation.adoption import adopt
-from fwdllm_server.preparation.canary import CANARY_FILE, fidelity
 from fwdllm_server.preparation.export_process import export_in_process
 from fwdllm_server.preparation.job_folder import JobFolder
+from fwdllm_server.preparation.known_answers import KNOWN_ANSWERS_FILE, fidelity
 from fwdllm_server.preparation.model_export import export_model
 from fwdllm_server.store.artifacts import ArtifactStore
 
@@ -64,12 +64,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> DataSource:
     return DataSource(write_rows(tmp_path_factory.mktemp("rows") / "rows.csv", 20, seed=1))
 
 
-def test_a_head_from_class_means_makes_a_draft_whose_head_is_zero(source: str, tmp_path: Path):
+def test_a_head_from_class_means_makes_a_job_whose_head_is_zero(source: str, tmp_path: Path):
     spec, folder = spec_of("class-means"), JobFolder(tmp_path / "job")
     export_model(spec, source, folder)
     prepared = adopt(spec, folder, ArtifactStore(tmp_path / "artifacts"))
 
-    assert prepared.draft
+    assert prepared.head_uninitialised
     head = prepared.state.theta[prepared.state.layout.block("head").slice]
     assert len(head) == len(LABELS) * 33
     np.testing.assert_array_equal(head, 0)
@@ -98,32 +98,36 @@ def device_on(bundle: Path, source: DataSource, cache: Path) -> LocalCompute:
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8", "int4"])
-def test_a_device_passes_the_self_test_of_its_bundle(
+def test_a_device_passes_the_known_answer_test_of_its_bundle(
     bundles: Mapping[str, Path], precision: str, rows: DataSource, tmp_path: Path
 ):
     found = device_on(bundles[precision], rows, tmp_path).signal_to_noise()
     assert found is not None
     assert found > 100
     left = {path.suffix or path.name for path in (tmp_path / "activations").iterdir()}
-    assert left == {".activations", "tunings"}, "the self-test's own engine left something"
+    assert left == {".activations", "tunings"}, "the known-answer test's own engine left something"
 
 
-def test_the_canary_tells_float32_and_quantised_scalars_apart(bundles: Mapping[str, Path]):
-    canaries = {name: Canary.from_bytes((bundle / CANARY_FILE).read_bytes()) for name, bundle in bundles.items()}
-    assert canaries["float32"].expected == canaries["float32"].float32
-    for canary in canaries.values():
-        np.testing.assert_allclose(canary.float32["head"], canaries["float32"].float32["head"])
-    assert 1 < fidelity(canaries["int4"]) < fidelity(canaries["int8"]) < 1000
+def test_the_known_answer_test_tells_float32_and_quantised_scalars_apart(bundles: Mapping[str, Path]):
+    tests = {
+        name: KnownAnswerTest.from_bytes((bundle / KNOWN_ANSWERS_FILE).read_bytes()) for name, bundle in bundles.items()
+    }
+    assert tests["float32"].expected == tests["float32"].float32
+    for test in tests.values():
+        np.testing.assert_allclose(test.float32["head"], tests["float32"].float32["head"])
+    assert 1 < fidelity(tests["int4"]) < fidelity(tests["int8"]) < 1000
 
 
 def test_a_device_that_computes_something_else_fails(bundles: Mapping[str, Path], rows: DataSource, tmp_path: Path):
-    """As one whose kernels are wrong: here the weights of another precision under the same canary."""
+    """As one whose kernels are wrong: here the weights of another precision under the same known answers."""
     wrong = tmp_path / "wrong"
     shutil.copytree(bundles["int4"], wrong)
     manifest = Manifest.from_bytes((bundles["int4"] / "manifest.json").read_bytes())
-    canary = Canary.from_bytes((bundles["float32"] / CANARY_FILE).read_bytes())
-    (wrong / CANARY_FILE).write_bytes(replace(canary, theta=-canary.theta).to_bytes())
-    (wrong / "manifest.json").write_bytes(replace(manifest, canary=BundleFile.of(wrong / CANARY_FILE)).to_bytes())
+    test = KnownAnswerTest.from_bytes((bundles["float32"] / KNOWN_ANSWERS_FILE).read_bytes())
+    (wrong / KNOWN_ANSWERS_FILE).write_bytes(replace(test, theta=-test.theta).to_bytes())
+    (wrong / "manifest.json").write_bytes(
+        replace(manifest, known_answers=BundleFile.of(wrong / KNOWN_ANSWERS_FILE)).to_bytes()
+    )
     found = device_on(wrong, rows, tmp_path / "cache").signal_to_noise()
     assert found is not None
     assert found < 3

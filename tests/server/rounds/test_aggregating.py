@@ -19,7 +19,7 @@ from fwdllm_common.packing import packed
 from fwdllm_common.protocol import GENERATOR_2, SECURE_AGGREGATION
 from fwdllm_common.secure_aggregation import messages
 from fwdllm_server.algorithm.accountant import noise_multiplier
-from fwdllm_server.rounds import self_testing
+from fwdllm_server.rounds import known_answers
 from fwdllm_server.rounds.ended import end_aggregation
 from fwdllm_server.rounds.failover import resume_after_failover
 from fwdllm_server.rounds.presence import Present
@@ -245,13 +245,13 @@ def test_a_damaged_key_leaves_its_device_out(rig):
     assert coefficients(rig) == mean_of(rig, devices[:-1])
 
 
-def test_a_self_test_does_not_shorten_an_assignment(rig):
+def test_a_known_answer_test_does_not_shorten_an_assignment(rig):
     bounds = rig.job.spec.rounds
     work, *_ = rig.begin_round(*NAMES)
     rig.now += 1
     expires_at = rig.job.expiry(rig.round.phase_since, rig.now)
     with rig.database.transaction() as connection:
-        self_testing.record(connection, work, 50.0, expires_at, rig.now)
+        known_answers.record(connection, work, 50.0, expires_at, rig.now)
     rig.later(bounds.assignment_s + 2)
 
     assert rig.work_of_round()[0].open

@@ -8,7 +8,7 @@ from structlog.testing import capture_logs
 
 from fwdllm_server.store import scalars
 from fwdllm_server.store.assignments import AssignmentState
-from fwdllm_server.store.efforts import LONGEST_REST_S
+from fwdllm_server.store.job_devices import LONGEST_REST_S
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.rounds import Phase
 

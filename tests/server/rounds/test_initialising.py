@@ -5,7 +5,7 @@ from itertools import permutations
 import numpy as np
 import pytest
 from helpers.rig import JOB
-from helpers.tiny_head import LABELS, WIDTH, DraftRig, sums_of
+from helpers.tiny_head import LABELS, WIDTH, HeadlessRig, sums_of
 from sqlalchemy import select
 
 from fwdllm.v1 import device_pb2
@@ -13,7 +13,7 @@ from fwdllm_common.ledger import RunHeader
 from fwdllm_common.replay import theta_digest
 from fwdllm_server.algorithm.class_means import ClassTotals, LinearHead, head_from_means
 from fwdllm_server.rounds import feature_reporting
-from fwdllm_server.store import assignments, efforts, feature_sums, schema
+from fwdllm_server.store import assignments, feature_sums, job_devices, schema
 from fwdllm_server.store.assignments import AssignmentState
 from fwdllm_server.store.jobs import JobState
 
@@ -27,7 +27,7 @@ def make_rig(tmp_path):
     def make(**rounds):
         folder = tmp_path / str(len(made))
         folder.mkdir()
-        made.append(DraftRig.draft(folder, DEVICES, **{"min_devices": 2, **rounds}))
+        made.append(HeadlessRig.headless(folder, DEVICES, **{"min_devices": 2, **rounds}))
         return made[-1]
 
     yield make
@@ -55,7 +55,7 @@ def initialise(rig, *devices):
     rig.later(10)
 
 
-def test_a_draft_waits_for_devices_whose_owners_allow_it(rig):
+def test_an_uninitialised_head_waits_for_devices_whose_owners_allow_it(rig):
     rig.here("a")
     rig.here("b", "c", "d", allowed=False)
     step = rig.settle()
@@ -115,8 +115,8 @@ def test_the_window_stays_open_for_others_after_the_first_have_answered(rig):
     assert rig.round.number == 1
 
 
-def test_the_run_begins_at_the_draft_with_the_head_of_the_stored_sums(rig):
-    draft = rig.job.state.theta.copy()
+def test_the_run_begins_at_the_frozen_weights_with_the_head_of_the_stored_sums(rig):
+    headless = rig.job.state.theta.copy()
     initialise(rig, "a", "b")
     with rig.database.transaction() as connection:
         stored = list(feature_sums.of_job(connection, JOB))
@@ -124,7 +124,7 @@ def test_the_run_begins_at_the_draft_with_the_head_of_the_stored_sums(rig):
     totals = ClassTotals(head)
     for found in stored:
         totals.add(found.label, found.rows, found.features)
-    theta = head_from_means(draft, head, totals)
+    theta = head_from_means(headless, head, totals)
 
     assert rig.record.state == JobState.RUNNING
     assert rig.record.head_init == "class-means"
@@ -132,7 +132,7 @@ def test_the_run_begins_at_the_draft_with_the_head_of_the_stored_sums(rig):
     assert rig.job.header == RunHeader.from_bytes(rig.record.header)
     np.testing.assert_array_equal(rig.job.state.theta, theta)
     again = rig.reborn()
-    assert not again.job.is_draft
+    assert not again.job.head_uninitialised
     assert (again.job.state.version, again.job.state.digest) == (0, theta_digest(theta))
 
 
@@ -342,22 +342,22 @@ def test_devices_that_initialise_a_head_are_busy(rig):
         assert assignments.busy_devices(connection) == {"a", "b"}
 
 
-def test_the_effort_is_counted_once(rig):
+def test_the_usage_is_counted_once(rig):
     first, _ = ask(rig, "a", "b")
-    effort = device_pb2.Effort(seconds=2, example_passes=50)
-    request = device_pb2.FeatureSumsRequest(assignment_id=first, sums=sums_of("a"), last=True, effort=effort)
+    usage = device_pb2.ResourceUsage(seconds=2, example_passes=50)
+    request = device_pb2.FeatureSumsRequest(assignment_id=first, sums=sums_of("a"), last=True, usage=usage)
     for _ in range(2):
         with rig.database.transaction() as connection:
             feature_reporting.record(connection, assignments.get(connection, first), request, rig.job.manifest)
 
     with rig.database.transaction() as connection:
-        assert efforts.total(connection, JOB)[:2] == (50, 2)
+        assert job_devices.total(connection, JOB)[:2] == (50, 2)
 
 
-def test_a_draft_goes_on_as_the_same_draft(rig):
+def test_an_uninitialised_head_stays_one_after_a_restart(rig):
     ask(rig, "a", "b")
     again = rig.reborn()
 
     assert (rig.record.header, rig.record.head_init) == (None, "")
-    assert again.job.is_draft
+    assert again.job.head_uninitialised
     assert again.job.state.digest == rig.job.state.digest

@@ -6,13 +6,13 @@ from helpers.timed_device import directions_by_device
 from helpers.tiny_job import LAYOUT, tiny_manifest
 from structlog.testing import capture_logs
 
-from fwdllm.v1.device_pb2 import Effort
+from fwdllm.v1.device_pb2 import ResourceUsage
 from fwdllm_common.manifest import Manifest, Stage
 from fwdllm_server.algorithm import BlockPlan
 from fwdllm_server.rounds.context import RoundContext
 from fwdllm_server.rounds.load import MOST_OVER_OBSERVED, Load, direction_cost
-from fwdllm_server.store import efforts
-from fwdllm_server.store.efforts import Spent
+from fwdllm_server.store import job_devices
+from fwdllm_server.store.job_devices import Spent
 
 HEAD_ONLY = {"blocks.peft": None, "blocks.head": {"directions": 60}}
 ABC = ("a", "b", "c")
@@ -22,7 +22,7 @@ def measure(rig, **passes_per_s):
     """Devices have computed for ten seconds each."""
     with rig.database.transaction() as connection:
         for device, speed in passes_per_s.items():
-            efforts.add(connection, [Spent(JOB, device, 0, Effort(seconds=10, example_passes=10 * speed))])
+            job_devices.add(connection, [Spent(JOB, device, 0, ResourceUsage(seconds=10, example_passes=10 * speed))])
 
 
 def given_to(rig, *devices):
@@ -118,8 +118,8 @@ def test_a_speed_that_the_coordinator_has_not_seen_is_not_believed(make_rig):
     rig.now += 10
     for each in work.values():
         told = 1600 if each.device_id == "c" else 16
-        effort = Effort(seconds=10, example_passes=told)
-        rig.report(each.id, [0.5] * 3, effort=effort)
+        usage = ResourceUsage(seconds=10, example_passes=told)
+        rig.report(each.id, [0.5] * 3, usage=usage)
     current = rig.round
     with rig.database.transaction() as connection:
         context = RoundContext(connection, rig.job, current, rig.presence, rig.artifacts, rig.now)

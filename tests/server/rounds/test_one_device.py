@@ -8,7 +8,7 @@ import pytest
 from helpers.rig import JOB, Rig, ScriptedDevice, derivative
 from structlog.testing import capture_logs
 
-from fwdllm.v1.device_pb2 import Effort, EvaluationCounts, ReportRequest
+from fwdllm.v1.device_pb2 import EvaluationCounts, ReportRequest, ResourceUsage
 from fwdllm_common.counts import Counts
 from fwdllm_server.rounds import reporting
 from fwdllm_server.rounds.reporting import Report
@@ -47,7 +47,9 @@ def send(rig: Rig, assignment: AssignmentRecord, request: ReportRequest) -> None
 
 def boasts(rig: Rig, assignment: AssignmentRecord) -> None:
     """It says how fast it is and sends no scalar, every second."""
-    send(rig, assignment, ReportRequest(assignment_id=assignment.id, effort=Effort(seconds=1, example_passes=1e6)))
+    send(
+        rig, assignment, ReportRequest(assignment_id=assignment.id, usage=ResourceUsage(seconds=1, example_passes=1e6))
+    )
 
 
 def drips(rig: Rig, assignment: AssignmentRecord) -> None:
@@ -55,7 +57,9 @@ def drips(rig: Rig, assignment: AssignmentRecord) -> None:
     current = next(each for each in rig.work_of_round(assignment.round) if each.id == assignment.id)
     if current.open and current.expires_at - rig.now <= 2:
         index = int(rig.now) % len(assignment.seeds)
-        rig.report(assignment.id, [derivative(assignment.seeds[index])], index, Effort(seconds=1, example_passes=1e6))
+        rig.report(
+            assignment.id, [derivative(assignment.seeds[index])], index, ResourceUsage(seconds=1, example_passes=1e6)
+        )
 
 
 def says_nothing(rig: Rig, assignment: AssignmentRecord) -> None:

@@ -4,7 +4,7 @@ import pytest
 from helpers.rig import derivative
 from helpers.timed_device import PASSES, TimedDevice, directions_by_device, seconds_of_rounds
 
-from fwdllm.v1.device_pb2 import Effort
+from fwdllm.v1.device_pb2 import ResourceUsage
 from fwdllm_server.rounds.load import Load
 from fwdllm_server.rounds.reassignment import Held, straggler_tails
 from fwdllm_server.store.rounds import Phase
@@ -75,8 +75,8 @@ def test_what_two_have_at_hand_is_not_given_to_a_third():
 
 def report(rig, work, count, seconds, first=0):
     """So many scalars, each after so many seconds."""
-    effort = Effort(seconds=seconds * count, example_passes=PASSES * count)
-    return rig.report(work.id, [derivative(seed) for seed in work.seeds[first : first + count]], first, effort)
+    usage = ResourceUsage(seconds=seconds * count, example_passes=PASSES * count)
+    return rig.report(work.id, [derivative(seed) for seed in work.seeds[first : first + count]], first, usage)
 
 
 @pytest.fixture

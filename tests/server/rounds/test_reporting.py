@@ -8,7 +8,7 @@ from fwdllm.v1 import device_pb2
 from fwdllm_common.counts import Counts
 from fwdllm_server.rounds import reporting
 from fwdllm_server.rounds.reporting import Report
-from fwdllm_server.store import assignments, efforts, scalars
+from fwdllm_server.store import assignments, job_devices, scalars
 from fwdllm_server.store.assignments import AssignmentState
 from fwdllm_server.store.rounds import Phase
 
@@ -51,7 +51,7 @@ def send_all(rig, *reports):
                     assignment_id=work.id,
                     derivatives=derivatives,
                     first_index=first,
-                    effort=device_pb2.Effort(seconds=1),
+                    usage=device_pb2.ResourceUsage(seconds=1),
                 ),
                 30.0,
             )
@@ -207,7 +207,7 @@ def test_what_is_no_new_scalar_prolongs_nothing(rig, work):
     expires_at = rig.work_of_round()[0].expires_at
     rig.report(work.id, [0.5])
     rig.now += 20
-    send(rig, work, device_pb2.ReportRequest(effort=device_pb2.Effort(seconds=1)))
+    send(rig, work, device_pb2.ReportRequest(usage=device_pb2.ResourceUsage(seconds=1)))
     rig.report(work.id, [0.5])
 
     assert rig.work_of_round()[0].expires_at == expires_at
@@ -249,30 +249,30 @@ def test_an_evaluation_that_was_not_asked_for_is_not_used(make_rig):
 
 
 @pytest.mark.parametrize(
-    "effort", [{"seconds": NAN}, {"seconds": -1}, {"example_passes": INF}, {"bytes_sent": (1 << 64) - 1}]
+    "usage", [{"seconds": NAN}, {"seconds": -1}, {"example_passes": INF}, {"bytes_sent": (1 << 64) - 1}]
 )
-def test_an_impossible_effort_is_left_out_and_the_scalars_kept(rig, work, effort):
-    request = device_pb2.ReportRequest(derivatives=[derivative(work.seeds[0])], effort=device_pb2.Effort(**effort))
+def test_an_impossible_usage_is_left_out_and_the_scalars_kept(rig, work, usage):
+    request = device_pb2.ReportRequest(derivatives=[derivative(work.seeds[0])], usage=device_pb2.ResourceUsage(**usage))
 
     assert send(rig, work, request).accepted == 1
     with rig.database.transaction() as connection:
-        (row,) = efforts.of_job(connection, JOB)
+        (row,) = job_devices.of_job(connection, JOB)
     assert (row.scalars, row.seconds, row.example_passes, row.joules, row.bytes_sent) == (1, 0.0, 0.0, None, 0)
 
 
 def test_what_the_work_cost_is_kept_by_device(rig, work):
-    send(rig, work, device_pb2.ReportRequest(derivatives=[0.5], effort=device_pb2.Effort(seconds=2)))
+    send(rig, work, device_pb2.ReportRequest(derivatives=[0.5], usage=device_pb2.ResourceUsage(seconds=2)))
     with rig.database.transaction() as connection:
-        (row,) = efforts.of_job(connection, JOB)
+        (row,) = job_devices.of_job(connection, JOB)
 
     assert (row.device_id, row.seconds, row.scalars) == ("a", 2.0, 1)
 
 
 def test_a_message_that_is_sent_again_costs_nothing_more(rig, work):
     for _ in range(2):
-        send(rig, work, device_pb2.ReportRequest(derivatives=[0.5], effort=device_pb2.Effort(seconds=2)))
+        send(rig, work, device_pb2.ReportRequest(derivatives=[0.5], usage=device_pb2.ResourceUsage(seconds=2)))
     with rig.database.transaction() as connection:
-        (row,) = efforts.of_job(connection, JOB)
+        (row,) = job_devices.of_job(connection, JOB)
 
     assert (row.seconds, row.scalars) == (2.0, 1)
 
@@ -304,7 +304,7 @@ def test_messages_that_come_together_are_answered_as_if_they_came_one_after_the_
     assert (rig.record.scalars_repeated, rig.record.scalars_late, rig.record.scalars_unusable) == (3, 1, 1)
     assert set(stored(rig)) == {*first.seeds, *second.seeds}
     with rig.database.transaction() as connection:
-        spent = {row.device_id: (row.seconds, row.scalars) for row in efforts.of_job(connection, JOB)}
+        spent = {row.device_id: (row.seconds, row.scalars) for row in job_devices.of_job(connection, JOB)}
     assert spent == {"a": (2.0, 5), "b": (1.0, 5), "c": (2.0, 0)}
 
 
@@ -319,7 +319,9 @@ def test_messages_that_come_together_share_their_statements(make_rig):
         statements.clear()
         with rig.database.transaction() as connection:
             batch = [
-                Report(each, device_pb2.ReportRequest(derivatives=[0.5], effort=device_pb2.Effort(seconds=1)), 30.0)
+                Report(
+                    each, device_pb2.ReportRequest(derivatives=[0.5], usage=device_pb2.ResourceUsage(seconds=1)), 30.0
+                )
                 for each in some
             ]
             reporting.record(connection, batch, rig.now)

@@ -11,7 +11,7 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from helpers.rig import JOB, Rig
 from helpers.serving import profile
-from helpers.tiny_head import DraftRig
+from helpers.tiny_head import HeadlessRig
 from helpers.tiny_job import job_toml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,7 +26,7 @@ from fwdllm_server.config.server_config import CheckInSection
 from fwdllm_server.coordinator.peers import present
 from fwdllm_server.dashboard import documents
 from fwdllm_server.metrics.state import StateCollector, read
-from fwdllm_server.rounds import feature_reporting, reporting, self_testing
+from fwdllm_server.rounds import feature_reporting, known_answers, reporting
 from fwdllm_server.rounds.reporting import Report
 from fwdllm_server.rpc.device_service import check_check_in
 from fwdllm_server.rpc.operator_service import _device_message
@@ -85,8 +85,8 @@ def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 
 @pytest.fixture(scope="module")
-def draft(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DraftRig]:
-    rig = DraftRig.draft(tmp_path_factory.mktemp("draft"), ("a", "b"), min_devices=2)
+def headless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[HeadlessRig]:
+    rig = HeadlessRig.headless(tmp_path_factory.mktemp("headless"), ("a", "b"), min_devices=2)
     yield rig
     rig.database.close()
 
@@ -125,7 +125,7 @@ _SETTINGS = settings(max_examples=12, deadline=None, suppress_health_check=[Heal
 @given(st.data(), st.sampled_from([0.2, 1.0]))
 def test_reports(rig: Rig, data: st.DataObject, often: float) -> None:
     request = device_pb2.ReportRequest(
-        derivatives=[0.5], effort=device_pb2.Effort(seconds=1, example_passes=9, bytes_sent=1, joules=1)
+        derivatives=[0.5], usage=device_pb2.ResourceUsage(seconds=1, example_passes=9, bytes_sent=1, joules=1)
     )
     fill(request, data, often)
     with capture_logs() as lines:
@@ -164,7 +164,7 @@ def test_check_ins(rig: Rig, data: st.DataObject, often: float) -> None:
 
 @_SETTINGS
 @given(st.data())
-def test_self_tests(rig: Rig, data: st.DataObject) -> None:
+def test_known_answer_tests(rig: Rig, data: st.DataObject) -> None:
     request = device_pb2.SelfTestRequest()
     fill(request, data, 1.0)
     work = rig.begin_round("a", "b")
@@ -172,24 +172,24 @@ def test_self_tests(rig: Rig, data: st.DataObject) -> None:
         for assignment in work[:1]:
             current = assignments.get(connection, assignment.id)
             assert current is not None
-            self_testing.record(connection, current, request.signal_to_noise, rig.now + 30, rig.now)
+            known_answers.record(connection, current, request.signal_to_noise, rig.now + 30, rig.now)
         look(connection, rig.now)
-    json.dumps(self_testing.usable_ratio(request.signal_to_noise), allow_nan=False)
+    json.dumps(known_answers.usable_ratio(request.signal_to_noise), allow_nan=False)
     rig.later(100_000)
 
 
 @_SETTINGS
 @given(st.data(), st.sampled_from([0.3, 1.0]))
-def test_feature_sums(draft: DraftRig, data: st.DataObject, often: float) -> None:
-    request = device_pb2.FeatureSumsRequest(effort=device_pb2.Effort(seconds=1))
+def test_feature_sums(headless: HeadlessRig, data: st.DataObject, often: float) -> None:
+    request = device_pb2.FeatureSumsRequest(usage=device_pb2.ResourceUsage(seconds=1))
     fill(request, data, often)
-    draft.here("a", "b")
-    draft.settle()
-    work = draft.fetch("a")
-    with draft.database.transaction() as connection:
+    headless.here("a", "b")
+    headless.settle()
+    work = headless.fetch("a")
+    with headless.database.transaction() as connection:
         if work is not None:
             current = assignments.get(connection, work.assignment_id)
             assert current is not None
-            feature_reporting.record(connection, current, request, draft.job.manifest)
-        look(connection, draft.now)
-    draft.later(1000)
+            feature_reporting.record(connection, current, request, headless.job.manifest)
+        look(connection, headless.now)
+    headless.later(1000)

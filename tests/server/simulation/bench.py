@@ -131,10 +131,10 @@ class Bench:
             query = select(schema.rounds.c.phase, schema.rounds.c.phase_since).order_by(schema.rounds.c.number)
             return [(phase, since) for phase, since in connection.execute(query)]
 
-    def efforts(self) -> dict[str, Any]:
+    def job_devices(self) -> dict[str, Any]:
         """What each device has spent."""
         with self.store.transaction() as connection:
-            return {row.device_id: row for row in connection.execute(select(schema.efforts))}
+            return {row.device_id: row for row in connection.execute(select(schema.job_devices))}
 
     def _prepare(self, bundle: Bundle, toml: str) -> None:
         spec = parse_toml(toml, JobSpec, "job file")

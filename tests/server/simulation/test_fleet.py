@@ -48,8 +48,8 @@ def test_the_fast_are_heard_before_the_slow(make_bench):
 def test_time_is_work_over_speed(make_bench):
     slow, fast = (make_bench([device(0, speed)], min_devices=1, count=1).run() for speed in (1.0, 4.0))
 
-    assert slow.efforts()["sim-0"].example_passes == fast.efforts()["sim-0"].example_passes > 0
-    assert slow.efforts()["sim-0"].seconds == pytest.approx(4 * fast.efforts()["sim-0"].seconds)
+    assert slow.job_devices()["sim-0"].example_passes == fast.job_devices()["sim-0"].example_passes > 0
+    assert slow.job_devices()["sim-0"].seconds == pytest.approx(4 * fast.job_devices()["sim-0"].seconds)
     assert slow.fleet.now == pytest.approx(4 * fast.fleet.now)
     assert slow.entries == fast.entries
 
@@ -120,7 +120,7 @@ def test_who_is_late_is_counted_and_told_to_stop(make_bench):
 
     assert bench.record.scalars_late > 0
     assert bench.record.scalars_late < len(bench.work(1)[2].seeds)
-    assert bench.efforts()["sim-2"].seconds < last + 1
+    assert bench.job_devices()["sim-2"].seconds < last + 1
 
 
 def test_a_round_waits_for_those_who_are_there(make_bench):
@@ -167,7 +167,7 @@ def test_bytes_are_those_of_the_messages(make_bench):
     bench = make_bench(ALIKE)
     snapshot = len(bench.job.state.to_bytes())
     bench.run()
-    spent = bench.efforts()
+    spent = bench.job_devices()
     bundle = sum(file.bytes for file in bench.job.manifest.files)
 
     assert {row.artifact_bytes for row in spent.values()} == {bundle}
@@ -211,4 +211,4 @@ def test_a_fleet_that_is_put_away_between_any_two_steps_goes_on_the_same(make_be
 
     assert pieces.entries == whole.entries
     assert pieces.fleet.to_json() == whole.fleet.to_json()
-    assert pieces.efforts() == whole.efforts()
+    assert pieces.job_devices() == whole.job_devices()

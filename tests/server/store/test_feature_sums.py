@@ -45,9 +45,9 @@ def test_the_store_itself_counts_a_devices_sum_of_a_class_once(database):
         add(connection, "ann", 0, rows=20)
 
 
-def test_a_draft_is_exported_and_has_no_header(connection):
-    jobs.drafted(connection, JOB, "m" * 64, "d" * 64, 17)
+def test_an_uninitialised_head_is_exported_and_has_no_header(connection):
+    jobs.exported_without_head(connection, JOB, "m" * 64, "d" * 64, 17)
     record = jobs.get(connection, JOB)
 
-    assert (record.header, record.manifest_sha256, record.draft_sha256) == (None, "m" * 64, "d" * 64)
+    assert (record.header, record.manifest_sha256, record.headless_sha256) == (None, "m" * 64, "d" * 64)
     assert (record.state, record.head_init, record.trainable_parameters) == ("preparing", "", 17)

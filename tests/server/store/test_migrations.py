@@ -12,7 +12,7 @@ from sqlalchemy import Connection, column, create_engine, inspect, table
 
 from fwdllm_common.errors import StorageError
 from fwdllm_server import store
-from fwdllm_server.store import efforts, feature_sums, jobs, ledger
+from fwdllm_server.store import feature_sums, job_devices, jobs, ledger
 from fwdllm_server.store.database import Database
 from fwdllm_server.store.schema import metadata
 
@@ -107,7 +107,12 @@ def test_jobs_of_the_first_version_are_kept(database_url):
     database.close()
 
     assert record is not None
-    assert (record.state, record.head_init, record.scalars_unusable, record.draft_sha256) == ("done", "zeros", 3, None)
+    assert (record.state, record.head_init, record.scalars_unusable, record.headless_sha256) == (
+        "done",
+        "zeros",
+        3,
+        None,
+    )
     assert (record.paused, record.priority, record.selected_at) == (False, 0, None)
     assert (record.resolved_spec, record.resumed_at, record.extended_from) == (None, None, None)
 
@@ -128,8 +133,8 @@ def test_totals_beyond_their_bounds_are_brought_within(database_url):
         )
     database = Database(database_url)
     with database.transaction() as connection:
-        (row,) = efforts.of_job(connection, "old")
+        (row,) = job_devices.of_job(connection, "old")
     database.close()
 
-    assert (row.example_passes, row.joules, row.bytes_sent) == (efforts.MOST, efforts.MOST, efforts.MOST)
+    assert (row.example_passes, row.joules, row.bytes_sent) == (job_devices.MOST, job_devices.MOST, job_devices.MOST)
     assert (row.scalars, row.seconds, row.bytes_received, row.failures, row.failed_at) == (5, 1.5, 4, 0, None)

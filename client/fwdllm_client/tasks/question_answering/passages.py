@@ -52,7 +52,7 @@ class QuestionDataset(Dataset):
 
 def passages_of(dataset: Dataset) -> Passages:
     """Return the contexts and answers of a dataset of questions."""
-    assert isinstance(dataset, QuestionDataset), "a canary's rows have no text"
+    assert isinstance(dataset, QuestionDataset), "the rows of a known-answer test have no text"
     return dataset.passages
 
 

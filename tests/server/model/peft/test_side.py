@@ -32,9 +32,9 @@ from fwdllm_client.engine import DeviceEngines, DirectionTask, Engine
 from fwdllm_client.engine.batches import Text
 from fwdllm_client.engine.sessions import Cpu, Session
 from fwdllm_client.engine.stages import StageChain
-from fwdllm_common.canary import Canary
 from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError
+from fwdllm_common.known_answers import KnownAnswerTest
 from fwdllm_common.manifest import MANIFEST_FILE, Manifest, Stage
 from fwdllm_server.algorithm.class_means import LinearHead
 from fwdllm_server.config.peft_spec import PeftSpec
@@ -270,8 +270,8 @@ def test_the_model_is_not_loaded_once_its_states_are_kept(bert: Prepared, tmp_pa
 
 
 def test_an_agent_that_starts_again_does_not_load_the_model(bert: Prepared, tmp_path: Path, monkeypatch) -> None:
-    """Not for its tuning, nor for its self-test, nor for rows that it has seen."""
-    canary = Canary(
+    """Not for its tuning, nor for its known-answer test, nor for rows that it has seen."""
+    test = KnownAnswerTest(
         rows=[[2, 3, 4, 5], [6, 7]],
         labels=[0, 1],
         theta=bert.theta(1)[0],
@@ -296,7 +296,7 @@ def test_an_agent_that_starts_again_does_not_load_the_model(bert: Prepared, tmp_
         tuning = engines.tuner.tuning()
         with engines.open(tuning) as engine:
             own = scalars(engine, bert.theta(1)[0], "pooling", batch_size=len(ROWS))
-        return [own, *map(np.array, engines.canary_scalars(tuning, canary).values())]
+        return [own, *map(np.array, engines.known_answer_scalars(tuning, test).values())]
 
     expected = start()
     assert "prefix.onnx" in opened

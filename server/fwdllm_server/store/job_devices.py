@@ -10,7 +10,7 @@ from sqlalchemy import Connection, Float, Insert, Row, bindparam, cast, func, se
 
 from fwdllm.v1 import device_pb2
 from fwdllm_server.algorithm.robust_aggregation import Reputation, Reputations
-from fwdllm_server.store.schema import efforts
+from fwdllm_server.store.schema import job_devices
 from fwdllm_server.store.statements import chunks, insert_into, upsert
 
 MOST = 1 << 53
@@ -35,9 +35,9 @@ _ADDED = (
     *(f"{prefix}{counter}" for prefix in ("", "last_") for counter in _COUNTERS),
 )
 """The columns that :func:`add` updates."""
-_OF_DEVICES = select(efforts.c.job_id, efforts.c.device_id, *(efforts.c[column] for column in _ADDED)).where(
-    efforts.c.job_id == bindparam("job"), efforts.c.device_id.in_(bindparam("devices", expanding=True))
-)
+_OF_DEVICES = select(
+    job_devices.c.job_id, job_devices.c.device_id, *(job_devices.c[column] for column in _ADDED)
+).where(job_devices.c.job_id == bindparam("job"), job_devices.c.device_id.in_(bindparam("devices", expanding=True)))
 _MOST_DOUBLED = 32
 
 
@@ -50,7 +50,7 @@ class Spent(NamedTuple):
     job_id: str
     device_id: str
     accepted: int
-    effort: device_pb2.Effort | None
+    usage: device_pb2.ResourceUsage | None
     passes: float = 0.0
     waited_s: float = 0.0
 
@@ -96,27 +96,27 @@ def _with(row: Mapping[str, Any], spent: Spent) -> dict[str, Any]:
     values: dict[str, Any] = {**row, "scalars": row["scalars"] + spent.accepted}
     if spent.accepted:
         values |= {**_observed(row, spent.passes, spent.waited_s), "failures": 0}
-    if spent.effort is not None:
-        values |= _reported(row, spent.effort)
+    if spent.usage is not None:
+        values |= _reported(row, spent.usage)
     return {
         column: min(value, MOST) if column in _ADDED and value is not None else value
         for column, value in values.items()
     }
 
 
-def _reported(row: Mapping[str, Any], effort: device_pb2.Effort) -> dict[str, Any]:
+def _reported(row: Mapping[str, Any], usage: device_pb2.ResourceUsage) -> dict[str, Any]:
     values: dict[str, Any] = {
-        "seconds": row["seconds"] + effort.seconds,
-        "example_passes": row["example_passes"] + effort.example_passes,
-        "peak_rss_bytes": max(row["peak_rss_bytes"], effort.peak_rss_bytes),
+        "seconds": row["seconds"] + usage.seconds,
+        "example_passes": row["example_passes"] + usage.example_passes,
+        "peak_rss_bytes": max(row["peak_rss_bytes"], usage.peak_rss_bytes),
     }
-    if effort.HasField("joules"):
-        values["joules"] = (row["joules"] or 0.0) + effort.joules
+    if usage.HasField("joules"):
+        values["joules"] = (row["joules"] or 0.0) + usage.joules
     for counter in _COUNTERS:
-        new, last = int(getattr(effort, counter)), int(row[f"last_{counter}"])
+        new, last = int(getattr(usage, counter)), int(row[f"last_{counter}"])
         values[counter] = row[counter] + (new - last if new >= last else new)
         values[f"last_{counter}"] = new
-    return values | _recent(row["recent_seconds"], row["recent_passes"], effort)
+    return values | _recent(row["recent_seconds"], row["recent_passes"], usage)
 
 
 def _observed(row: Mapping[str, Any], passes: float, seconds: float) -> dict[str, Any]:
@@ -131,7 +131,7 @@ def _observed(row: Mapping[str, Any], passes: float, seconds: float) -> dict[str
 
 @cache
 def _put(dialect: str) -> Insert:
-    statement = insert_into(efforts, dialect)
+    statement = insert_into(job_devices, dialect)
     new = {column: statement.excluded[column] for column in _ADDED}
     return statement.on_conflict_do_update(index_elements=["job_id", "device_id"], set_=new)
 
@@ -149,7 +149,7 @@ def silent(connection: Connection, job_id: str, found: Sequence[Silence], now: f
         values = _observed(row, passes / 2, waited_s)
         if rests:
             values |= {"failures": row["failures"] + 1, "failed_at": now}
-        upsert(connection, efforts, {"job_id": job_id, "device_id": device}, values)
+        upsert(connection, job_devices, {"job_id": job_id, "device_id": device}, values)
         rows[device] = {**row, **values}
 
 
@@ -159,8 +159,8 @@ def resting(connection: Connection, job_id: str, rest_s: float, now: float) -> M
     A rest lasts ``rest_s`` seconds after the first failure and twice as long after each further one, at most
     :data:`LONGEST_REST_S`.
     """
-    query = select(efforts.c.device_id, efforts.c.failures, efforts.c.failed_at).where(
-        efforts.c.job_id == job_id, efforts.c.failures > 0, efforts.c.failed_at > now - LONGEST_REST_S
+    query = select(job_devices.c.device_id, job_devices.c.failures, job_devices.c.failed_at).where(
+        job_devices.c.job_id == job_id, job_devices.c.failures > 0, job_devices.c.failed_at > now - LONGEST_REST_S
     )
     left = {
         device: failed_at + min(rest_s * 2.0 ** min(failures - 1, _MOST_DOUBLED), LONGEST_REST_S) - now
@@ -171,26 +171,26 @@ def resting(connection: Connection, job_id: str, rest_s: float, now: float) -> M
 
 def contributors(connection: Connection, job_id: str) -> frozenset[str]:
     """Return the devices whose scalars have been accepted."""
-    query = select(efforts.c.device_id).where(efforts.c.job_id == job_id, efforts.c.scalars > 0)
+    query = select(job_devices.c.device_id).where(job_devices.c.job_id == job_id, job_devices.c.scalars > 0)
     return frozenset(connection.execute(query).scalars())
 
 
-def self_tested_at(connection: Connection, job_id: str, device_id: str) -> float | None:
-    """Return the time of a device's last self-test, None before its first."""
-    its = (efforts.c.job_id == job_id) & (efforts.c.device_id == device_id)
-    return connection.execute(select(efforts.c.self_tested_at).where(its)).scalar()
+def tested_at(connection: Connection, job_id: str, device_id: str) -> float | None:
+    """Return the time of a device's last known-answer test, None before its first."""
+    its = (job_devices.c.job_id == job_id) & (job_devices.c.device_id == device_id)
+    return connection.execute(select(job_devices.c.tested_at).where(its)).scalar()
 
 
-def self_tested(connection: Connection, job_id: str, device_id: str, signal_to_noise: float, now: float) -> None:
-    """Record the signal-to-noise ratio that a device's self-test found."""
-    values = {"signal_to_noise": signal_to_noise, "self_tested_at": now}
-    upsert(connection, efforts, {"job_id": job_id, "device_id": device_id}, values)
+def tested(connection: Connection, job_id: str, device_id: str, signal_to_noise: float, now: float) -> None:
+    """Record the signal-to-noise ratio that a device's known-answer test found."""
+    values = {"signal_to_noise": signal_to_noise, "tested_at": now}
+    upsert(connection, job_devices, {"job_id": job_id, "device_id": device_id}, values)
 
 
 def noisy(connection: Connection, job_id: str, below: float, since: float) -> frozenset[str]:
-    """Return the devices whose last self-test, after ``since``, found a signal-to-noise ratio ``below`` a bound."""
-    failed = (efforts.c.signal_to_noise < below) & (efforts.c.self_tested_at > since)
-    query = select(efforts.c.device_id).where(efforts.c.job_id == job_id, failed)
+    """Return the devices whose last known-answer test, after ``since``, found a ratio ``below`` a bound."""
+    failed = (job_devices.c.signal_to_noise < below) & (job_devices.c.tested_at > since)
+    query = select(job_devices.c.device_id).where(job_devices.c.job_id == job_id, failed)
     return frozenset(connection.execute(query).scalars())
 
 
@@ -210,13 +210,18 @@ class Failure(NamedTuple):
 def failed(connection: Connection, job_id: str, device_id: str, found: Failure) -> None:
     """Record that a device cannot do a job."""
     values = {"failure": found.code, "failure_message": found.message, "failed_until": found.until}
-    upsert(connection, efforts, {"job_id": job_id, "device_id": device_id}, values)
+    upsert(connection, job_devices, {"job_id": job_id, "device_id": device_id}, values)
 
 
 def failing(connection: Connection, job_id: str, now: float) -> Mapping[str, Failure]:
     """Return the devices that have failed and are not to be asked again yet."""
-    columns = (efforts.c.device_id, efforts.c.failure, efforts.c.failure_message, efforts.c.failed_until)
-    query = select(*columns).where(efforts.c.job_id == job_id, efforts.c.failed_until > now)
+    columns = (
+        job_devices.c.device_id,
+        job_devices.c.failure,
+        job_devices.c.failure_message,
+        job_devices.c.failed_until,
+    )
+    query = select(*columns).where(job_devices.c.job_id == job_id, job_devices.c.failed_until > now)
     return {device: Failure(*found) for device, *found in connection.execute(query)}
 
 
@@ -224,9 +229,9 @@ def reputations(connection: Connection, job_id: str, devices: Sequence[str]) -> 
     """Return the reputation of each of the devices that have one: the agreement of its scalars with the others'."""
     found: dict[str, Reputation] = {}
     for chunk in chunks(devices):
-        some = efforts.c.device_id.in_(chunk) & (efforts.c.vote_rounds > 0)
-        query = select(efforts.c.device_id, efforts.c.votes, efforts.c.vote_rounds)
-        rows = connection.execute(query.where(efforts.c.job_id == job_id, some))
+        some = job_devices.c.device_id.in_(chunk) & (job_devices.c.vote_rounds > 0)
+        query = select(job_devices.c.device_id, job_devices.c.votes, job_devices.c.vote_rounds)
+        rows = connection.execute(query.where(job_devices.c.job_id == job_id, some))
         found.update((device, Reputation(votes, rounds)) for device, votes, rounds in rows)
     return found
 
@@ -235,10 +240,10 @@ def set_reputations(connection: Connection, job_id: str, found: Reputations) -> 
     """Store the reputations after a round; their devices have reported and so have rows."""
     if not found:
         return
-    its = (efforts.c.job_id == job_id) & (efforts.c.device_id == bindparam("device"))
+    its = (job_devices.c.job_id == job_id) & (job_devices.c.device_id == bindparam("device"))
     values: dict[str, Any] = {"votes": bindparam("of_votes"), "vote_rounds": bindparam("of_rounds")}
     rows = [{"device": device, "of_votes": s.votes, "of_rounds": s.rounds} for device, s in sorted(found.items())]
-    connection.execute(update(efforts).where(its).values(values), rows)
+    connection.execute(update(job_devices).where(its).values(values), rows)
 
 
 def speeds(connection: Connection, job_id: str, devices: Sequence[str]) -> Mapping[str, float]:
@@ -252,32 +257,32 @@ def seen(connection: Connection, job_id: str, devices: Sequence[str]) -> Mapping
 
 
 def _rates(connection: Connection, job_id: str, devices: Sequence[str], kind: str) -> Mapping[str, float]:
-    passes, seconds = efforts.c[f"{kind}_passes"], efforts.c[f"{kind}_seconds"]
-    measured = (efforts.c.job_id == job_id) & (seconds >= SHORTEST_MEASURED_S) & (passes > 0)
+    passes, seconds = job_devices.c[f"{kind}_passes"], job_devices.c[f"{kind}_seconds"]
+    measured = (job_devices.c.job_id == job_id) & (seconds >= SHORTEST_MEASURED_S) & (passes > 0)
     found: dict[str, float] = {}
     for chunk in chunks(devices):
-        some = efforts.c.device_id.in_(chunk)
-        query = select(efforts.c.device_id, passes / seconds).where(measured, some)
+        some = job_devices.c.device_id.in_(chunk)
+        query = select(job_devices.c.device_id, passes / seconds).where(measured, some)
         found.update((device, speed) for device, speed in connection.execute(query) if speed > 0)
     return found
 
 
-def _recent(seconds: float, passes: float, effort: device_pb2.Effort) -> dict[str, object]:
+def _recent(seconds: float, passes: float, usage: device_pb2.ResourceUsage) -> dict[str, object]:
     """Update the recent speed with one report, which weighs at most one half-life.
 
     So the effect of a frozen process or of a wrong report vanishes within minutes of computing.
     """
-    if effort.seconds <= 0 or effort.example_passes > FASTEST * effort.seconds:
+    if usage.seconds <= 0 or usage.example_passes > FASTEST * usage.seconds:
         return {}
-    counted = min(effort.seconds, HALF_LIFE_S)
+    counted = min(usage.seconds, HALF_LIFE_S)
     kept = 0.5 ** (counted / HALF_LIFE_S)
     return {
         "recent_seconds": kept * seconds + counted,
-        "recent_passes": kept * passes + effort.example_passes * (counted / effort.seconds),
+        "recent_passes": kept * passes + usage.example_passes * (counted / usage.seconds),
     }
 
 
-class TotalEffort(NamedTuple):
+class TotalUsage(NamedTuple):
     """The resource usage of all devices of a job; ``peak_rss_bytes`` is the largest of any device.
 
     ``joules`` are the sum over the ``measuring`` devices, those that can measure energy.
@@ -298,28 +303,30 @@ class TotalEffort(NamedTuple):
 _KINDS = (float, float, int, int, int, int, int, int, int, float)  # databases differ in the types of sums
 
 
-def total(connection: Connection, job_id: str) -> TotalEffort:
+def total(connection: Connection, job_id: str) -> TotalUsage:
     """Return the sum over the job's devices."""
     columns = (
-        efforts.c.example_passes,
-        efforts.c.seconds,
-        efforts.c.bytes_sent,
-        efforts.c.bytes_received,
-        efforts.c.artifact_bytes,
-        efforts.c.scalars,
+        job_devices.c.example_passes,
+        job_devices.c.seconds,
+        job_devices.c.bytes_sent,
+        job_devices.c.bytes_received,
+        job_devices.c.artifact_bytes,
+        job_devices.c.scalars,
     )
     query = select(
         # As floats: the sum of many integers may exceed the integers of the database.
         *(func.coalesce(func.sum(cast(column, Float)), 0) for column in columns),
-        func.coalesce(func.max(efforts.c.peak_rss_bytes), 0),
+        func.coalesce(func.max(job_devices.c.peak_rss_bytes), 0),
         func.count(),
-        func.count(efforts.c.joules),
-        func.coalesce(func.sum(efforts.c.joules), 0),
-    ).where(efforts.c.job_id == job_id)
+        func.count(job_devices.c.joules),
+        func.coalesce(func.sum(job_devices.c.joules), 0),
+    ).where(job_devices.c.job_id == job_id)
     found = connection.execute(query).one()
-    return TotalEffort(*(kind(value) for kind, value in zip(_KINDS, found, strict=True)))
+    return TotalUsage(*(kind(value) for kind, value in zip(_KINDS, found, strict=True)))
 
 
 def of_job(connection: Connection, job_id: str) -> Sequence[Row[tuple[object, ...]]]:
     """Return one row for each device that has reported."""
-    return list(connection.execute(select(efforts).where(efforts.c.job_id == job_id).order_by(efforts.c.device_id)))
+    return list(
+        connection.execute(select(job_devices).where(job_devices.c.job_id == job_id).order_by(job_devices.c.device_id))
+    )

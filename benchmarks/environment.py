@@ -9,7 +9,7 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 _PACKAGES = ("fwdllm", "numpy", "onnxruntime", "torch", "transformers", "peft", "tokenizers")
 
 

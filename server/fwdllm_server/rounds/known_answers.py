@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
-from fwdllm_common.canary import MAX_SIGNAL_TO_NOISE
-from fwdllm_server.store import assignments, efforts
+from fwdllm_common.known_answers import MAX_SIGNAL_TO_NOISE
+from fwdllm_server.store import assignments, job_devices
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 
 MIN_SIGNAL_TO_NOISE = 3.0
@@ -27,8 +27,8 @@ def record(
     until ``expires_at``, because the test may follow a long download. Times are seconds since 1970.
     """
     found = usable_ratio(signal_to_noise)
-    before = efforts.self_tested_at(connection, assignment.job_id, assignment.device_id)
-    efforts.self_tested(connection, assignment.job_id, assignment.device_id, found, now)
+    before = job_devices.tested_at(connection, assignment.job_id, assignment.device_id)
+    job_devices.tested(connection, assignment.job_id, assignment.device_id, found, now)
     if found >= MIN_SIGNAL_TO_NOISE:
         if assignment.open and assignment.taken_at is not None and (before is None or before < assignment.taken_at):
             assignments.prolong(connection, assignment.id, expires_at)
@@ -45,4 +45,4 @@ def usable_ratio(signal_to_noise: float) -> float:
 
 def noisy_devices(connection: Connection, job_id: str, now: float) -> frozenset[str]:
     """Return the devices that failed with the job's bundle and may not be selected yet."""
-    return efforts.noisy(connection, job_id, MIN_SIGNAL_TO_NOISE, now - RETEST_S)
+    return job_devices.noisy(connection, job_id, MIN_SIGNAL_TO_NOISE, now - RETEST_S)

@@ -1,4 +1,4 @@
-"""Makes the tiny model that goes with the device's package (``make golden``), with today's export and ONNX Runtime.
+"""Make the tiny model of the device's package (``make tiny-bundle``) with today's export and ONNX Runtime.
 
 Run it when the export has changed; ``tests/client/test_doctor.py`` says so. It is a tool, not a part of any test.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from helpers.tiny_job import job_spec
 from helpers.tiny_text import LABELS, save_tiny_model
 
-from fwdllm_client.engine.golden_bundle import GOLDEN_FOLDER
+from fwdllm_client.engine.tiny_bundle import BUNDLE_FOLDER
 from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.preparation.model_export import export_model
 
@@ -29,8 +29,8 @@ def main() -> None:
         )
         folder = JobFolder(Path(scratch) / "job")
         export_model(spec, str(model), folder)
-        shutil.rmtree(GOLDEN_FOLDER)
-        shutil.copytree(folder.bundle, GOLDEN_FOLDER)
+        shutil.rmtree(BUNDLE_FOLDER)
+        shutil.copytree(folder.bundle, BUNDLE_FOLDER)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
 import pytest
 from helpers.rig import JOB
 
-from fwdllm.v1.device_pb2 import Effort
-from fwdllm_server.store import efforts
-from fwdllm_server.store.efforts import Spent
+from fwdllm.v1.device_pb2 import ResourceUsage
+from fwdllm_server.store import job_devices
+from fwdllm_server.store.job_devices import Spent
 
 
 def add(connection, accepted: int = 0, **counters: float) -> None:
-    efforts.add(connection, [Spent(JOB, "ann", accepted, Effort(**counters))])
+    job_devices.add(connection, [Spent(JOB, "ann", accepted, ResourceUsage(**counters))])
 
 
 def test_seconds_and_passes_are_differences_and_add_up(connection):
     add(connection, 3, seconds=1.5, example_passes=10)
     add(connection, 4, seconds=0.5, example_passes=5)
-    (row,) = efforts.of_job(connection, JOB)
+    (row,) = job_devices.of_job(connection, JOB)
 
     assert (row.device_id, row.scalars, row.seconds, row.example_passes) == ("ann", 7, 2.0, 15.0)
 
@@ -21,7 +21,7 @@ def test_seconds_and_passes_are_differences_and_add_up(connection):
 def test_byte_counters_are_totals_of_a_process(connection):
     add(connection, bytes_sent=100, bytes_received=1000)
     add(connection, bytes_sent=150, bytes_received=1000)
-    (row,) = efforts.of_job(connection, JOB)
+    (row,) = job_devices.of_job(connection, JOB)
 
     assert (row.bytes_sent, row.bytes_received) == (150, 1000)
 
@@ -31,30 +31,30 @@ def test_a_process_that_began_anew_counts_from_zero(connection):
     add(connection, bytes_sent=30)
     add(connection, bytes_sent=40)
 
-    assert efforts.of_job(connection, JOB)[0].bytes_sent == 140
+    assert job_devices.of_job(connection, JOB)[0].bytes_sent == 140
 
 
 def test_joules_add_up_and_are_null_until_there_are_any(connection):
     add(connection, seconds=1.0)
-    assert efforts.of_job(connection, JOB)[0].joules is None
-    assert efforts.total(connection, JOB)[-2:] == (0, 0.0)
+    assert job_devices.of_job(connection, JOB)[0].joules is None
+    assert job_devices.total(connection, JOB)[-2:] == (0, 0.0)
     add(connection, joules=1.5)
     add(connection, seconds=1.0)
     add(connection, joules=2.0)
 
-    assert efforts.of_job(connection, JOB)[0].joules == 3.5
-    assert efforts.total(connection, JOB)[-2:] == (1, 3.5)
+    assert job_devices.of_job(connection, JOB)[0].joules == 3.5
+    assert job_devices.total(connection, JOB)[-2:] == (1, 3.5)
 
 
 def test_of_memory_the_largest_is_kept(connection):
     add(connection, peak_rss_bytes=500)
     add(connection, peak_rss_bytes=300)
 
-    assert efforts.of_job(connection, JOB)[0].peak_rss_bytes == 500
+    assert job_devices.of_job(connection, JOB)[0].peak_rss_bytes == 500
 
 
 def speed(connection) -> float | None:
-    return efforts.speeds(connection, JOB, ["ann", "bob"]).get("ann")
+    return job_devices.speeds(connection, JOB, ["ann", "bob"]).get("ann")
 
 
 def test_a_speed_is_passes_by_seconds(connection):

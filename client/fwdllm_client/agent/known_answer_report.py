@@ -13,7 +13,7 @@ from fwdllm_client.connection.transport import Coordinator
 _log = structlog.get_logger()
 
 
-class SelfTest:
+class KnownAnswerReport:
     """Sends the result for each bundle; the coordinator decides whether it suffices."""
 
     def __init__(self, coordinator: Coordinator, retry: Retry) -> None:

@@ -32,9 +32,9 @@ def physical_memory_bytes() -> int:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def effort_message(cost: Cost, traffic: Traffic) -> device_pb2.Effort:
+def usage_message(cost: Cost, traffic: Traffic) -> device_pb2.ResourceUsage:
     """Return the wire message with the cost of a report and this process' peak memory and traffic so far."""
-    return device_pb2.Effort(
+    return device_pb2.ResourceUsage(
         seconds=cost.seconds,
         example_passes=cost.example_passes,
         joules=cost.joules,

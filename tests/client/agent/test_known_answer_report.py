@@ -1,4 +1,4 @@
-"""The self-test comes before the first scalars on a bundle, and the coordinator decides what follows."""
+"""The known-answer test comes before the first scalars on a bundle, and the coordinator decides what follows."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ def handed_out(coordinator, job):
 
 
 def test_a_device_that_passes_goes_on_and_is_not_tested_again(device, coordinator, handed_out, new_stop):
-    device.compute.self_test_result = 250.0
+    device.compute.known_answer_ratio = 250.0
     device.run(new_stop(last=2))
 
-    assert [(test.assignment_id, test.signal_to_noise) for test in coordinator.self_tests] == [("a1", 250.0)]
+    assert [(test.assignment_id, test.signal_to_noise) for test in coordinator.known_answer_reports] == [("a1", 250.0)]
     assert len(device.compute.computed) == 10
 
 
 def test_a_device_that_is_not_wanted_measures_nothing_and_says_so_again(device, coordinator, handed_out, new_stop):
-    device.compute.self_test_result = 0.5
+    device.compute.known_answer_ratio = 0.5
     coordinator.usable = False
     stop = new_stop(last=2)
     device.run(stop)
 
-    assert [test.signal_to_noise for test in coordinator.self_tests] == [0.5, 0.5]
+    assert [test.signal_to_noise for test in coordinator.known_answer_reports] == [0.5, 0.5]
     assert (device.compute.computed, coordinator.reports) == ([], [])
     assert stop.waits[0] == pytest.approx(0.011), "it comes back when the answer says"
 
 
-def test_a_bundle_without_a_canary_needs_no_test(device, coordinator, handed_out, new_stop):
+def test_a_bundle_without_a_known_answer_test_needs_no_test(device, coordinator, handed_out, new_stop):
     device.run(new_stop(last=1))
 
-    assert coordinator.self_tests == []
+    assert coordinator.known_answer_reports == []
     assert len(device.compute.computed) == 10

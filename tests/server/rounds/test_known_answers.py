@@ -7,8 +7,8 @@ from math import inf, nan
 import pytest
 from helpers.rig import JOB
 
-from fwdllm_server.rounds import self_testing
-from fwdllm_server.rounds.self_testing import MIN_SIGNAL_TO_NOISE, RETEST_S
+from fwdllm_server.rounds import known_answers
+from fwdllm_server.rounds.known_answers import MIN_SIGNAL_TO_NOISE, RETEST_S
 from fwdllm_server.store import assignments, jobs, rounds
 from fwdllm_server.store.rounds import Phase
 from fwdllm_server.views.job_status import job_message
@@ -18,7 +18,7 @@ def tell(rig, work, signal_to_noise):
     with rig.database.transaction() as connection:
         expires_at = rig.job.expiry(rounds.latest(connection, JOB).phase_since, rig.now)
         record = assignments.get(connection, work.id)
-        return self_testing.record(connection, record, signal_to_noise, expires_at, rig.now)
+        return known_answers.record(connection, record, signal_to_noise, expires_at, rig.now)
 
 
 def status(rig):
@@ -37,7 +37,7 @@ def test_a_good_device_goes_on(make_rig, good):
     ]
 
 
-def test_a_self_test_is_news_that_prolongs_the_assignment(make_rig):
+def test_a_known_answer_test_is_news_that_prolongs_the_assignment(make_rig):
     rig = make_rig(min_devices=1)
     (work,) = rig.begin_round("a")
     almost_s = rig.job.spec.rounds.assignment_s - 1
@@ -47,7 +47,7 @@ def test_a_self_test_is_news_that_prolongs_the_assignment(make_rig):
     assert rig.finish(work).accepted == len(work.seeds)
 
 
-def test_only_the_first_self_test_of_an_assignment_prolongs_it(make_rig):
+def test_only_the_first_known_answer_test_of_an_assignment_prolongs_it(make_rig):
     """Else a device could hold its part of the round for as long as it likes."""
     rig = make_rig(min_devices=1)
     (work,) = rig.begin_round("a")

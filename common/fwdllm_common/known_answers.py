@@ -18,17 +18,17 @@ from fwdllm_common.directions import Directions
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Float32Vector
 
-CANARY_DIRECTIONS = Directions(0x63616E617279)
-CANARY_SEEDS: NDArray[np.uint64] = np.arange(1, 9, dtype=np.uint64)
+TEST_DIRECTIONS = Directions(0x63616E617279)
+TEST_SEEDS: NDArray[np.uint64] = np.arange(1, 9, dtype=np.uint64)
 MAX_SIGNAL_TO_NOISE = 1e6
 """The value for equal scalars."""
 
 BlockScalars: TypeAlias = Mapping[str, Sequence[float]]
-"""The scalars of :data:`CANARY_SEEDS` in each block."""
+"""The scalars of :data:`TEST_SEEDS` in each block."""
 
 
 @dataclass(frozen=True, eq=False)
-class Canary:
+class KnownAnswerTest:
     """The known-answer test of one bundle.
 
     ``rows`` are token ids; ``labels`` are the targets of all of them together, as the task has them. ``theta`` is
@@ -58,7 +58,7 @@ class Canary:
         return line.encode() + b"\n" + np.ascontiguousarray(self.theta, dtype="<f4").tobytes()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Canary:
+    def from_bytes(cls, data: bytes) -> KnownAnswerTest:
         """Parse the bytes that :meth:`to_bytes` returns.
 
         :raises BadInputError: the bytes are not such a file.

@@ -1,4 +1,4 @@
-"""The known-answer test of a bundle (its canary): drawn before quantisation, measured before and after."""
+"""The known-answer test of a bundle: drawn before quantisation, measured before and after."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import numpy as np
 
 from fwdllm_client import tasks as client_tasks
 from fwdllm_client.data import Dataset
-from fwdllm_client.engine.self_test import canary_scalars
-from fwdllm_common.canary import CANARY_DIRECTIONS, Canary, signal_to_noise
+from fwdllm_client.engine.known_answers import known_answer_scalars
+from fwdllm_common.known_answers import TEST_DIRECTIONS, KnownAnswerTest, signal_to_noise
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.config.job import PerturbationSection
 from fwdllm_server.tasks import task_named
 
-CANARY_FILE = "canary.bin"
+KNOWN_ANSWERS_FILE = "known-answers.bin"
 # Texts of our own: every device of every job receives them, so they must be nobody's data.
 TEXTS = (
     "The committee will publish its report on the new railway line in the spring.",
@@ -33,40 +33,42 @@ _MAX_TOKENS = 32
 _MOVED = 0.03
 
 
-def draw_canary(bundle: Path, manifest: Manifest, theta: Float32Vector, perturbation: PerturbationSection) -> Canary:
-    """Return the canary of the float32 bundle in the folder ``bundle``, with ε as at ``theta``, float32 ``[d]``.
+def draw_test(
+    bundle: Path, manifest: Manifest, theta: Float32Vector, perturbation: PerturbationSection
+) -> KnownAnswerTest:
+    """Return the known-answer test of the float32 bundle in ``bundle``, with ε as at ``theta``, float32 ``[d]``.
 
     Its own θ is ``theta`` moved along one fixed direction: below a head of zeros every directional derivative is zero.
     """
     dataset = _tokenised(bundle, manifest)
-    canary = Canary(
+    test = KnownAnswerTest(
         rows=[dataset.token_ids[a:b].tolist() for a, b in zip(dataset.offsets, dataset.offsets[1:], strict=False)],
         labels=dataset.targets(np.arange(len(dataset))).tolist(),
-        theta=CANARY_DIRECTIONS.perturb(theta, np.zeros(1, dtype=np.uint64), 0, _MOVED)[0],
+        theta=TEST_DIRECTIONS.perturb(theta, np.zeros(1, dtype=np.uint64), 0, _MOVED)[0],
         epsilons=_epsilons(manifest, theta, perturbation),
         central=perturbation.difference == "central",
         expected={},
         float32={},
     )
-    scalars = canary_scalars(bundle, manifest, canary, bundle.parent, threads=0)
-    return replace(canary, expected=scalars, float32=scalars)
+    scalars = known_answer_scalars(bundle, manifest, test, bundle.parent, threads=0)
+    return replace(test, expected=scalars, float32=scalars)
 
 
-def expect_of(bundle: Path, manifest: Manifest, canary: Canary) -> Canary:
-    """Return the canary with the scalars that the bundle gives as it is now."""
-    return replace(canary, expected=canary_scalars(bundle, manifest, canary, bundle.parent, threads=0))
+def expect_of(bundle: Path, manifest: Manifest, test: KnownAnswerTest) -> KnownAnswerTest:
+    """Return the test with the scalars that the bundle gives as it is now."""
+    return replace(test, expected=known_answer_scalars(bundle, manifest, test, bundle.parent, threads=0))
 
 
-def fidelity(canary: Canary) -> float:
+def fidelity(test: KnownAnswerTest) -> float:
     """Return the signal-to-noise ratio of the bundle's scalars against those of the float32 model."""
-    return signal_to_noise(canary.expected, canary.float32)
+    return signal_to_noise(test.expected, test.float32)
 
 
 def _tokenised(bundle: Path, manifest: Manifest) -> Dataset:
     short = replace(manifest, max_tokens=min(manifest.max_tokens, _MAX_TOKENS))
     with TemporaryDirectory(dir=bundle.parent) as folder:
         file = Path(folder) / "rows.jsonl"
-        rows = task_named(manifest.task).canary_rows(TEXTS, manifest.labels)
+        rows = task_named(manifest.task).known_answer_rows(TEXTS, manifest.labels)
         file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
         source = client_tasks.task_named(manifest.task).source(file)
         return Dataset.load(source, bundle / manifest.tokenizer.name, short)

@@ -15,16 +15,16 @@ from fwdllm_common.replay import ModelState
 def disagreements() -> list[str]:
     """Return the test runs whose weights this machine does not reproduce bit for bit, by optimiser and directions.
 
-    ``golden.json`` holds a ledger of four rounds and, for each optimiser and distribution of directions, the run's
+    ``known_run.json`` holds a ledger of four rounds and, for each optimiser and distribution of directions, the run's
     header and the SHA-256 of its final weights.
     """
-    golden = json.loads(files("fwdllm_common").joinpath("golden.json").read_text("utf-8"))
-    layout = Layout.from_json(golden["layout"])
-    entries = [LedgerEntry.from_bytes(bytes.fromhex(entry)) for entry in golden["entries"]]
+    run = json.loads(files("fwdllm_common").joinpath("known_run.json").read_text("utf-8"))
+    layout = Layout.from_json(run["layout"])
+    entries = [LedgerEntry.from_bytes(bytes.fromhex(entry)) for entry in run["entries"]]
     return [
-        f"{run['optimiser']} with {run['directions']} directions"
-        for run in golden["runs"]
-        if _replayed(bytes.fromhex(run["header"]), layout, entries) != run["theta_sha256"]
+        f"{case['optimiser']} with {case['directions']} directions"
+        for case in run["runs"]
+        if _replayed(bytes.fromhex(case["header"]), layout, entries) != case["theta_sha256"]
     ]
 
 

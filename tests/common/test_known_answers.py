@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fwdllm_common.canary import MAX_SIGNAL_TO_NOISE, Canary, signal_to_noise
 from fwdllm_common.errors import BadInputError
+from fwdllm_common.known_answers import MAX_SIGNAL_TO_NOISE, KnownAnswerTest, signal_to_noise
 
-CANARY = Canary(
+TEST = KnownAnswerTest(
     rows=[[5, 6, 7], [8]],
     labels=[0, 1],
     theta=np.linspace(-1, 1, 7, dtype=np.float32),
@@ -22,17 +22,17 @@ CANARY = Canary(
 
 
 def test_the_file_holds_everything():
-    again = Canary.from_bytes(CANARY.to_bytes())
-    assert again.to_bytes() == CANARY.to_bytes()
-    assert (again.rows, again.labels, again.central) == (CANARY.rows, CANARY.labels, True)
-    assert (again.epsilons, again.expected, again.float32) == (CANARY.epsilons, CANARY.expected, CANARY.float32)
-    np.testing.assert_array_equal(again.theta, CANARY.theta)
+    again = KnownAnswerTest.from_bytes(TEST.to_bytes())
+    assert again.to_bytes() == TEST.to_bytes()
+    assert (again.rows, again.labels, again.central) == (TEST.rows, TEST.labels, True)
+    assert (again.epsilons, again.expected, again.float32) == (TEST.epsilons, TEST.expected, TEST.float32)
+    np.testing.assert_array_equal(again.theta, TEST.theta)
 
 
-@given(st.binary(max_size=60) | st.sampled_from([*range(180), 188, 190]).map(lambda cut: CANARY.to_bytes()[:cut]))
+@given(st.binary(max_size=60) | st.sampled_from([*range(180), 188, 190]).map(lambda cut: TEST.to_bytes()[:cut]))
 def test_anything_else_is_refused(data: bytes):
     with pytest.raises(BadInputError, match="known-answer test is unreadable"):
-        Canary.from_bytes(data)
+        KnownAnswerTest.from_bytes(data)
 
 
 @given(st.floats(1e-3, 1e3), st.integers(0, 2**32 - 1))
@@ -45,10 +45,10 @@ def test_noise_of_a_known_size_is_found(ratio: float, seed: int):
 
 def test_the_worst_block_counts():
     found = {"peft": [0.5, -0.25], "head": [3.0, 9.0]}
-    assert signal_to_noise(found, CANARY.expected) == pytest.approx(1.0)
-    assert signal_to_noise(CANARY.expected, CANARY.expected) == MAX_SIGNAL_TO_NOISE
+    assert signal_to_noise(found, TEST.expected) == pytest.approx(1.0)
+    assert signal_to_noise(TEST.expected, TEST.expected) == MAX_SIGNAL_TO_NOISE
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_scalar_that_is_not_finite_is_all_noise(bad: float):
-    assert signal_to_noise({"peft": [0.5, bad], "head": [3.0, 4.0]}, CANARY.expected) == 0.0
+    assert signal_to_noise({"peft": [0.5, bad], "head": [3.0, 4.0]}, TEST.expected) == 0.0

@@ -1,9 +1,8 @@
 """The bits and hashes that every machine and every later version must reproduce.
 
-``golden.json`` was written by ``golden()`` below at generator version 1. What it holds changes only together with
-``GENERATOR_VERSION``, by hand, because devices in the field would no longer agree with the coordinator; what is new may
-be added: ``python -c "import json; from common.test_golden import golden; print(json.dumps(golden(), indent=2))"`` in
-``tests``.
+``known_run.json`` was written by ``known_answers()`` below at generator version 1. What it holds changes only together
+with ``GENERATOR_VERSION``, by hand, because devices in the field would no longer agree with the coordinator; what is
+new may be added: in ``tests``, print ``json.dumps(known_answers(), indent=2)``.
 """
 
 import json
@@ -12,13 +11,13 @@ from pathlib import Path
 
 import common.reference as reference
 import pytest
-from common.runs import KINDS, golden_digest, round_of
+from common.runs import KINDS, known_digest, round_of
 
 from fwdllm_common.directions import Directions, direction_bits
-from fwdllm_common.golden import disagreements
+from fwdllm_common.known_run import disagreements
 from fwdllm_common.protocol import GENERATOR_VERSION
 
-GOLDEN = json.loads((Path(__file__).parent / "golden.json").read_text())
+KNOWN = json.loads((Path(__file__).parent / "known_run.json").read_text())
 ROUNDS = 4
 SLICES = (
     (0, 0, 0, 64),
@@ -30,7 +29,7 @@ SLICES = (
 )
 
 
-def golden():
+def known_answers():
     return {
         "generator_version": GENERATOR_VERSION,
         "bits": [
@@ -56,7 +55,7 @@ def quarters(run_key, seed, start, stop):
 
 
 def digests(kind, distribution="rademacher", generator=1):
-    return [golden_digest(kind, rounds, distribution, generator) for rounds in range(1, ROUNDS + 1)]
+    return [known_digest(kind, rounds, distribution, generator) for rounds in range(1, ROUNDS + 1)]
 
 
 def place(case):
@@ -67,60 +66,60 @@ def name(case):
     return f"{case['seed']}@{case['start']}"
 
 
-def test_generator_version_is_the_golden_one():
-    assert GOLDEN["generator_version"] == GENERATOR_VERSION
+def test_generator_version_is_the_known_one():
+    assert KNOWN["generator_version"] == GENERATOR_VERSION
 
 
-@pytest.mark.parametrize("case", GOLDEN["bits"], ids=name)
-def test_directions_are_the_golden_ones(case):
+@pytest.mark.parametrize("case", KNOWN["bits"], ids=name)
+def test_directions_are_the_known_ones(case):
     assert text(*place(case)) == case["bits"]
 
 
-@pytest.mark.parametrize("case", GOLDEN["bits"], ids=name)
-def test_golden_directions_are_those_of_the_specification(case):
+@pytest.mark.parametrize("case", KNOWN["bits"], ids=name)
+def test_known_directions_are_those_of_the_specification(case):
     assert "".join(map(str, reference.direction_bits(*place(case)))) == case["bits"]
 
 
-@pytest.mark.parametrize("case", GOLDEN["gaussian"], ids=name)
-def test_gaussian_directions_are_the_golden_ones(case):
+@pytest.mark.parametrize("case", KNOWN["gaussian"], ids=name)
+def test_gaussian_directions_are_the_known_ones(case):
     assert quarters(*place(case)) == case["quarters"]
 
 
-@pytest.mark.parametrize("case", GOLDEN["gaussian"], ids=name)
-def test_golden_gaussian_directions_are_those_of_the_specification(case):
+@pytest.mark.parametrize("case", KNOWN["gaussian"], ids=name)
+def test_known_gaussian_directions_are_those_of_the_specification(case):
     assert " ".join(map(str, reference.integers("gaussian", *place(case)))) == case["quarters"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_theta_is_the_golden_one_after_every_round(kind):
-    assert digests(kind) == GOLDEN["theta"][kind]
+def test_theta_is_the_known_one_after_every_round(kind):
+    assert digests(kind) == KNOWN["theta"][kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_theta_of_gaussian_directions_is_the_golden_one_after_every_round(kind):
-    assert digests(kind, "gaussian") == GOLDEN["theta_gaussian"][kind]
+def test_theta_of_gaussian_directions_is_the_known_one_after_every_round(kind):
+    assert digests(kind, "gaussian") == KNOWN["theta_gaussian"][kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_theta_of_orthogonal_directions_with_weight_decay_is_the_golden_one_after_every_round(kind):
-    assert digests(kind, generator=2) == GOLDEN["theta_orthogonal"][kind]
+def test_theta_of_orthogonal_directions_with_weight_decay_is_the_known_one_after_every_round(kind):
+    assert digests(kind, generator=2) == KNOWN["theta_orthogonal"][kind]
 
 
-def test_golden_file_has_every_case():
-    assert golden().keys() == GOLDEN.keys()
+def test_known_file_has_every_case():
+    assert known_answers().keys() == KNOWN.keys()
     for distribution in ("bits", "gaussian"):
-        assert [place(case) for case in GOLDEN[distribution]] == list(SLICES)
-    assert set(GOLDEN["theta"]) == set(GOLDEN["theta_gaussian"]) == set(GOLDEN["theta_orthogonal"]) == set(KINDS)
+        assert [place(case) for case in KNOWN[distribution]] == list(SLICES)
+    assert set(KNOWN["theta"]) == set(KNOWN["theta_gaussian"]) == set(KNOWN["theta_orthogonal"]) == set(KINDS)
 
 
-def test_what_doctor_compares_with_is_the_golden_run():
-    shipped = json.loads(files("fwdllm_common").joinpath("golden.json").read_text())
+def test_what_doctor_compares_with_is_the_known_run():
+    shipped = json.loads(files("fwdllm_common").joinpath("known_run.json").read_text())
     assert [bytes.fromhex(entry) for entry in shipped["entries"]] == [
         round_of(version).to_bytes() for version in range(1, ROUNDS + 1)
     ]
     last = {(run["optimiser"], run["directions"]): run["theta_sha256"] for run in shipped["runs"]}
-    assert last == {(kind, "rademacher"): GOLDEN["theta"][kind][-1] for kind in KINDS} | {
-        (KINDS[0], "gaussian"): GOLDEN["theta_gaussian"][KINDS[0]][-1],
-        ("adam", "orthogonal"): GOLDEN["theta_orthogonal"]["adam"][-1],
+    assert last == {(kind, "rademacher"): KNOWN["theta"][kind][-1] for kind in KINDS} | {
+        (KINDS[0], "gaussian"): KNOWN["theta_gaussian"][KINDS[0]][-1],
+        ("adam", "orthogonal"): KNOWN["theta_orthogonal"]["adam"][-1],
     }
     assert disagreements() == []
