@@ -22,7 +22,9 @@ def main() -> None:
     arguments = _arguments()
     output = output_folder("privacy", arguments)
     repetitions = {8: 1} if arguments.quick else secagg.REPETITIONS
-    costs = {} if arguments.only == "accuracy" else secagg.measured(output, repetitions, secagg.LENGTH)
+    costs = (
+        {} if arguments.only == "accuracy" else secagg.measured(output, repetitions, secagg.LENGTH, arguments.report)
+    )
     tasks = (QUICK_TASK,) if arguments.quick else accuracy.TASKS
     devices = (100,) if arguments.quick else accuracy.DEVICES
     results: dict[str, Mapping[str, Any]] = {}
@@ -36,7 +38,8 @@ def main() -> None:
     plain = secagg.plain()
     head, *rows = accuracy_rows(results, tasks, devices)
     cost_head, *costs_of = cost_rows(costs, plain)
-    text = "\n".join([*table(head, rows), "", *table(cost_head, costs_of)])
+    accuracies = [*table(head, rows), ""] if rows else []
+    text = "\n".join([*accuracies, *table(cost_head, costs_of)])
     value = {
         "environment": {**environment(), "flwr": VERSION},
         "made": {
@@ -59,7 +62,7 @@ def _arguments() -> argparse.Namespace:
     options = parser("privacy", "Accuracy against the budget; what secure aggregation costs.", quick="a few rounds")
     options.add_argument("--data", type=Path, help="folder of the data sets")
     options.add_argument("--only", choices=("accuracy", "cost"), help="half of it")
-    options.add_argument("--report", action="store_true", help="simulate nothing more")
+    options.add_argument("--report", action="store_true", help="run nothing more")
     options.add_argument("--threads", type=int, default=1, metavar="N", help="of the engine (1)")
     return options.parse_args()
 

@@ -41,12 +41,12 @@ class Recipe:
     rows_per_device: int
 
 
-RECIPES = {100: Recipe(8, 100, 8, 8), 1000: Recipe(16, 250, 4, 4)}
+RECIPES = {100: Recipe(12, 100, 12, 40), 1000: Recipe(40, 250, 10, 15)}
 CLIPS: Mapping[str, float] = {"ag_news": 1.0, "clinc150": 0.5}
 """About the norm of a device's gradient in the first rounds."""
 POOLING: Mapping[str, str] = {"ag_news": "mean", "clinc150": "layer-means"}
 """Fewer weights need less noise: 1,540 of the means of the last layer, and of 150 intents the projected features."""
-ROWS = 200
+ROWS = 1000
 """Rows of either kind, members and others, that membership is guessed of."""
 
 

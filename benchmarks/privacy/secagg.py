@@ -111,13 +111,20 @@ def flowers(environment: Path, cohort: int, length: int = LENGTH) -> Cost:
     return found
 
 
-def measured(folder: Path, repetitions: Mapping[int, int], length: int) -> Mapping[str, Mapping[str, Any]]:
-    """Measure each cohort and keep it in ``folder``: the median of its repetitions, which take turns."""
-    environment = install(folder / "flower")
+def measured(
+    folder: Path, repetitions: Mapping[int, int], length: int, only_kept: bool = False
+) -> Mapping[str, Mapping[str, Any]]:
+    """Measure each cohort and keep it in ``folder``: the median of its repetitions, which take turns.
+
+    With ``only_kept`` nothing is measured.
+    """
+    environment = folder / "flower" if only_kept else install(folder / "flower")
     found: dict[str, Mapping[str, Any]] = {}
     for cohort, times in repetitions.items():
         kept = folder / f"secagg.{cohort}.json"
         if not kept.exists():
+            if only_kept:
+                continue
             both: dict[str, list[Cost]] = {"ours": [], "flower": []}
             for _ in range(times):
                 both["ours"].append(ours(cohort, length))
