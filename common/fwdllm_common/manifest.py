@@ -34,6 +34,7 @@ from fwdllm_common.task import CLASSIFICATION, find_task
 MANIFEST_FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 STAGE_INPUTS = ("input_ids", "attention_mask", "activation", "features", "theta", "labels")
+MOST_CLASS_WEIGHT = 1e6
 MAX_FEATURES = 1 << 24
 
 _PLAIN_NAME = re.compile(r"[^/\\:\x00-\x1f]+")
@@ -104,7 +105,8 @@ class Manifest:
     (:class:`fwdllm_common.known_answers.KnownAnswerTest`). With ``no_answer`` the model also learns questions without
     an answer.
     ``features`` is the width of the vector that the frozen stages return beside their activation, 0 if there is none.
-    ``chat`` is how a model that generates writes conversations.
+    ``chat`` is how a model that generates writes conversations. Where there are ``class_weights``, one for each label,
+    the mean loss of rows is weighted by those of their labels.
     """
 
     labels: tuple[str, ...]
@@ -119,6 +121,7 @@ class Manifest:
     no_answer: bool = False
     features: int = 0
     chat: Chat | None = None
+    class_weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.frozen < len(self.stages):
@@ -132,6 +135,11 @@ class Manifest:
             raise BadInputError("manifest: at least two labels are needed")
         if not spec.has_labels and self.labels:
             raise BadInputError(f"manifest: {self.task} has no labels")
+        if self.class_weights and not (
+            len(self.class_weights) == len(self.labels)
+            and all(0 < weight <= MOST_CLASS_WEIGHT for weight in self.class_weights)
+        ):
+            raise BadInputError(f"manifest: class weights are not above 0 and up to {MOST_CLASS_WEIGHT}, one a label")
         if not 0 <= self.features <= MAX_FEATURES:
             raise BadInputError(f"manifest: {self.features} features are not 0 to {MAX_FEATURES}")
         lowest = self.stages[self.frozen - 1]
@@ -209,6 +217,7 @@ class Manifest:
             **({} if self.task == CLASSIFICATION else {"task": self.task}),
             **({"no_answer": True} if self.no_answer else {}),
             **({} if self.features == 0 else {"features": self.features}),
+            **({"class_weights": list(self.class_weights)} if self.class_weights else {}),
             **({} if self.chat is None else {"chat": self.chat.to_json()}),
         }
         return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
@@ -235,6 +244,7 @@ class Manifest:
                 task=str(value.get("task", CLASSIFICATION)),
                 no_answer=value.get("no_answer") is True,
                 features=int(value.get("features", 0)),
+                class_weights=tuple(float(weight) for weight in value.get("class_weights", ())),
                 chat=Chat.from_json(value["chat"]) if "chat" in value else None,
             )
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:

@@ -12,7 +12,11 @@ INSTALLED_TASKS = "fwdllm.tasks"
 
 CLASSIFICATION = "classification"
 """The task of manifests and check-ins that name none."""
+PAIR_CLASSIFICATION = "pair-classification"
 QUESTION_ANSWERING = "question-answering"
+REGRESSION = "regression"
+MULTI_LABEL = "multi-label"
+TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - no password
 CAUSAL_LM = "causal-lm"
 
 
@@ -38,10 +42,33 @@ _BUILT_IN: Mapping[str, TaskSpec] = {
         server="fwdllm_server.tasks.classification:TASK",
         has_labels=True,
     ),
+    PAIR_CLASSIFICATION: TaskSpec(
+        PAIR_CLASSIFICATION,
+        client="fwdllm_client.tasks.pair_classification:TASK",
+        server="fwdllm_server.tasks.pair_classification:TASK",
+        has_labels=True,
+    ),
     QUESTION_ANSWERING: TaskSpec(
         QUESTION_ANSWERING,
         client="fwdllm_client.tasks.question_answering:TASK",
         server="fwdllm_server.tasks.question_answering:TASK",
+    ),
+    REGRESSION: TaskSpec(
+        REGRESSION,
+        client="fwdllm_client.tasks.regression:TASK",
+        server="fwdllm_server.tasks.regression:TASK",
+    ),
+    MULTI_LABEL: TaskSpec(
+        MULTI_LABEL,
+        client="fwdllm_client.tasks.multi_label:TASK",
+        server="fwdllm_server.tasks.multi_label:TASK",
+        has_labels=True,
+    ),
+    TOKEN_CLASSIFICATION: TaskSpec(
+        TOKEN_CLASSIFICATION,
+        client="fwdllm_client.tasks.token_classification:TASK",
+        server="fwdllm_server.tasks.token_classification:TASK",
+        has_labels=True,
     ),
     CAUSAL_LM: TaskSpec(
         CAUSAL_LM,

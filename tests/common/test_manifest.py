@@ -44,6 +44,20 @@ def test_a_task_makes_it_too_and_is_left_out_of_classifiers():
     assert "task" not in json.loads(MANIFEST.to_bytes())
 
 
+def test_class_weights_make_it_too_and_are_left_out_where_there_are_none():
+    weighted = replace(MANIFEST, class_weights=tuple(0.1 + index for index in range(len(MANIFEST.labels))))
+    assert Manifest.from_bytes(weighted.to_bytes()) == weighted
+    assert "class_weights" not in json.loads(MANIFEST.to_bytes())
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, 2e6, float("nan")])
+def test_class_weights_are_positive_and_one_a_label(weight):
+    with pytest.raises(BadInputError, match="class weights are not above 0"):
+        replace(MANIFEST, class_weights=(1.0,) * (len(MANIFEST.labels) - 1) + (weight,))
+    with pytest.raises(BadInputError, match="one a label"):
+        replace(MANIFEST, class_weights=(1.0,) * (len(MANIFEST.labels) + 1))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -151,6 +151,7 @@ def _parser() -> _Parser:
     command.add_argument("--personal", action="store_true", help="with this device's own weights, of 'personalise'")
     command.add_argument("--csv", action="store_true", help="print a table with the probability of each label")
     command.add_argument("--text-column", default="text", metavar="NAME", help="column of the text (text)")
+    command.add_argument("--pair-column", metavar="NAME", help="of pairs: column of the second text")
     command.add_argument("--threads", type=_number_of("threads"), default=0, metavar="N", help="0 for one per core (0)")
 
     command = _json(
@@ -216,6 +217,7 @@ def _add_data_and_threads(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--text-column", default="text", metavar="NAME", help="name of the text column (text)")
     command.add_argument("--label-column", default="label", metavar="NAME", help="name of the label column (label)")
+    command.add_argument("--pair-column", metavar="NAME", help="of pairs: name of the column of second texts")
     command.add_argument(
         "--skip-incomplete", action="store_true", help="leave out rows without a text or a label, and log their number"
     )
@@ -268,8 +270,15 @@ def _run(options: argparse.Namespace) -> None:
 def _source(options: argparse.Namespace) -> Source:
     from fwdllm_client.tasks import RowOptions, task_named
 
-    columns = (options.text_column, options.label_column, options.user_column)
-    return task_named(options.task).source(options.data, RowOptions(*columns, options.user, options.skip_incomplete))
+    wanted = RowOptions(
+        options.text_column,
+        options.label_column,
+        options.user_column,
+        options.user,
+        options.skip_incomplete,
+        pair_column=options.pair_column,
+    )
+    return task_named(options.task).source(options.data, wanted)
 
 
 def _bench(options: argparse.Namespace) -> None:
@@ -286,11 +295,12 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _predict(options: argparse.Namespace) -> None:
     from fwdllm_client.cli.predict import as_csv, lines, predict
+    from fwdllm_client.tasks import RowOptions
 
     if options.json and options.csv:
         raise BadInputError("say --json or --csv, not both")
-    home = ClientHome.choose(options.home)
-    given = (options.job, options.text, options.data, options.text_column, options.threads)
+    home, columns = ClientHome.choose(options.home), RowOptions(options.text_column, pair_column=options.pair_column)
+    given = (options.job, options.text, options.data, columns, options.threads)
     found = predict(home, *given, personal=options.personal)
     if options.csv:
         print(as_csv(found), end="")

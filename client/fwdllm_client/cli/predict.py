@@ -24,7 +24,7 @@ def predict(
     job: str | None,
     text: str | None,
     data: Path | None,
-    text_column: str = "text",
+    options: RowOptions = RowOptions(),  # noqa: B008 - has no state
     threads: int = 0,
     personal: bool = False,
 ) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def predict(
     if personal:
         model = personal_model(home.personal, model)
     audit(model.folder, model.manifest)
-    dataset = _dataset(model, text, data, text_column)
+    dataset = _dataset(model, text, data, options)
     with (
         tempfile.TemporaryDirectory() as scratch,
         Engine(model.folder, model.manifest, dataset, Path(scratch), threads, cache_limit_bytes=0) as engine,
@@ -61,19 +61,28 @@ def as_csv(found: dict[str, Any]) -> str:
     labels = list(rows[0].get("probabilities", ()))
     writer.writerow([next(iter(rows[0])), *labels])
     for row in rows:
-        writer.writerow([next(iter(row.values())), *row.get("probabilities", {}).values()])
+        writer.writerow([_text(next(iter(row.values()))), *row.get("probabilities", {}).values()])
     return out.getvalue()
 
 
 def lines(found: dict[str, Any]) -> Iterator[str]:
-    """Yield one line for people per prediction: a label with its probability, or an answer."""
+    """Yield one line for people per prediction: labels with their probabilities, an answer, or what else is said."""
     for row in found["predictions"]:
-        said = next(iter(row.values()))
-        yield f"{said}  {row['probabilities'][said]:.1%}" if "probabilities" in row else said or "(no answer)"
+        said, chances = next(iter(row.values())), row.get("probabilities")
+        if chances is None:
+            yield _text(said) or "(no answer)"
+        else:
+            chosen = [said] if isinstance(said, str) else said
+            yield ", ".join(f"{label}  {chances[label]:.1%}" for label in chosen) or "(no label)"
 
 
-def _dataset(model: HeldModel, text: str | None, data: Path | None, text_column: str) -> Dataset:
+def _text(said: Any) -> str:
+    """Return what is said of a row as one text: several labels or tags with a space in between."""
+    return " ".join("" if each is None else str(each) for each in said) if isinstance(said, list) else str(said)
+
+
+def _dataset(model: HeldModel, text: str | None, data: Path | None, options: RowOptions) -> Dataset:
     task, tokenizer = task_named(model.manifest.task), model.folder / model.manifest.tokenizer.name
     if data is None:
         return task.of_texts([text or ""], tokenizer, model.manifest)
-    return task.to_predict(data, RowOptions(text_column), tokenizer, model.manifest)
+    return task.to_predict(data, options, tokenizer, model.manifest)

@@ -110,19 +110,24 @@ class _Wanted:
 
 
 def _class_names(schema: Any) -> Mapping[str, Sequence[str]]:
-    """Return the class names of each column that ``datasets`` has declared as a ``ClassLabel``."""
+    """Return the class names of each column that ``datasets`` has declared as a ``ClassLabel``, or a list of them."""
     try:
         features = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-        return {
-            name: [str(each) for each in feature["names"]]
-            for name, feature in features.items()
-            if feature.get("_type") == "ClassLabel"
-        }
+        found = {name: _class_label(feature) for name, feature in features.items()}
+        return {name: [str(each) for each in label["names"]] for name, label in found.items() if label}
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 
+def _class_label(feature: Any) -> Any:
+    """Return the ``ClassLabel`` that a feature is or is a list of, None if there is none."""
+    (inner,) = feature if isinstance(feature, list) else [feature.get("feature", feature)]
+    return inner if isinstance(inner, Mapping) and inner.get("_type") == "ClassLabel" else None
+
+
 def _class_name(classes: Sequence[str], value: object) -> object:
+    if isinstance(value, list):
+        return [_class_name(classes, each) for each in value]
     if value == _UNLABELLED:
         return None
     return classes[value] if isinstance(value, int) and 0 <= value < len(classes) else value

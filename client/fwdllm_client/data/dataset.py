@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,9 +57,20 @@ class Dataset:
         found: NDArray[np.bool_] = np.all(is_known, axis=tuple(range(1, labels.ndim)))
         return found
 
+    def classes(self, rows: RowIndices) -> NDArray[np.int64]:
+        """Return the indices of the model's labels that one of ``rows`` has, ascending, for tasks with labels."""
+        labels = self.labels[rows]
+        return np.unique(labels) if labels.ndim == 1 else np.flatnonzero((labels > 0).any(axis=0))
+
     def weights(self, rows: RowIndices) -> NDArray[np.float64]:
         """Return how much the loss of each of ``rows`` counts in a mean over rows, float64 ``[N]``."""
         return np.ones(len(rows))
+
+    def weighted(self, class_weights: Sequence[float]) -> Dataset:
+        """Return these rows, each weighted by that of its class in means over rows; all alike if there are none."""
+        if not class_weights:
+            return self
+        return WeightedDataset(self.token_ids, self.offsets, self.labels, np.array(class_weights))
 
     @property
     def records(self) -> NDArray[np.int64]:
@@ -99,12 +111,29 @@ class Dataset:
 
 
 @dataclass(frozen=True)
+class WeightedDataset(Dataset):
+    """Tokenised rows whose classes have weights, ``class_weights`` float64 ``[classes]``."""
+
+    class_weights: NDArray[np.float64]
+
+    def weights(self, rows: RowIndices) -> NDArray[np.float64]:
+        """Return the weight of the class of each of ``rows``, float64 ``[N]``; of a row without a label that of 0."""
+        found: NDArray[np.float64] = self.class_weights[np.maximum(self.labels[rows], 0)]
+        return found
+
+
+@dataclass(frozen=True)
 class TokenDataset(Dataset):
     """Tokenised rows with a label for each token: ``labels`` int32 ``[tokens]``, :data:`IGNORED` where it has none."""
 
     def learnable(self, rows: RowIndices) -> NDArray[np.bool_]:
         """Return which of ``rows`` have a token with a label, bool ``[N]``."""
         return self._counts(rows) > 0
+
+    def classes(self, rows: RowIndices) -> NDArray[np.int64]:
+        """Return the indices of the model's labels that a token of ``rows`` has, ascending."""
+        found = np.unique(self.targets(rows))
+        return found[found >= 0]
 
     def _counts(self, rows: RowIndices) -> NDArray[np.int64]:
         """Count the tokens with a label in each of ``rows``, int64 ``[N]``."""

@@ -47,13 +47,13 @@ def read_csv(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
     """
     csv.field_size_limit(_MAX_FIELD_CHARACTERS)
     with open_data(path) as file:
-        lines = (line for _, line in _lines(path, file))
+        lines = (line for _, line in text_lines(path, file))
         first = next((line for line in lines if line.strip()), None)
         if first is None:
             return
     delimiter = _delimiter(first, columns)
     with open_data(path) as file:
-        reader = csv.reader((line for _, line in _lines(path, file)), delimiter=delimiter, strict=True)
+        reader = csv.reader((line for _, line in text_lines(path, file)), delimiter=delimiter, strict=True)
         header: list[str] = []
         positions: list[int | None] = []
         while True:
@@ -86,7 +86,7 @@ def read_jsonl(path: Path, columns: Sequence[Column]) -> Iterator[Record]:
     :raises BadInputError: a line is incomplete or not an object, a column is missing in it, or the text is not UTF-8.
     """
     with open_data(path) as file:
-        for number, line in _lines(path, file):
+        for number, line in text_lines(path, file):
             if not line.strip():
                 continue
             try:
@@ -198,7 +198,11 @@ def _delimiter(header: str, columns: Sequence[Column]) -> str:
     return max(_DELIMITERS, key=found)
 
 
-def _lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
+def text_lines(path: Path, file: BinaryIO) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a file, from number 1.
+
+    :raises BadInputError: the text is not UTF-8, or a compressed file is damaged.
+    """
     number = 0
     try:
         for number, line in enumerate(file, start=1):

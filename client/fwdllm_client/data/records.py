@@ -23,7 +23,7 @@ TABLES: Mapping[str, Reader] = {
 }
 """Readers by the file's suffix."""
 _COMPRESSED = ".gz"
-_BY_LINE = (".csv", ".tsv", ".jsonl", ".ndjson")
+_BY_ROW = (".json", ".parquet", ".arrow", FOLDER)
 _USERS_SHOWN = 5
 _CONVERSIONS = {
     **dict.fromkeys((".xlsx", ".xls", ".ods"), 'python -c "import pandas; pandas.read_excel({0!r}).to_csv({1!r})"'),
@@ -93,7 +93,7 @@ class RecordFile:
 
     def place(self, line: int) -> str:
         """Return the file and line for a message."""
-        return f"{self.path}, {'line' if self._suffix in _BY_LINE else 'row'} {line}"
+        return f"{self.path}, {'row' if self._suffix in _BY_ROW else 'line'} {line}"
 
     @cached_property
     def _suffix(self) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,13 +18,14 @@ class Contents:
     """The task of the rows, the number of ``rows``, and the labels that occur, sorted, if the task has labels.
 
     ``left_out`` is the number of further rows that are not used: questions without an answer, or skipped incomplete
-    rows.
+    rows. ``rows_by_label`` counts the rows of each label, for tasks with one for each row.
     """
 
     task: str
     rows: int
     labels: tuple[str, ...] = ()
     left_out: int = 0
+    rows_by_label: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 class Source(ABC):

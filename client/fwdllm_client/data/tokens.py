@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from fwdllm_client.data.pairs import Text
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest
 
@@ -35,9 +36,11 @@ def open_tokenizer(file: Path) -> Tokenizer:
 
 
 def tokenise(
-    batches: Iterable[Sequence[str]], tokenizer_file: Path, manifest: Manifest
+    batches: Iterable[Sequence[Text]], tokenizer_file: Path, manifest: Manifest
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Return token ids, int32 ``[tokens]``, and offsets, int64 ``[rows + 1]``, of texts inside the model's prompt.
+
+    Of pairs of texts that are too long the longer text is cut, as Hugging Face's tokenizers do.
 
     A text without any token becomes a single padding token.
 
@@ -68,9 +71,10 @@ def batches(rows: Iterator[T]) -> Iterator[Sequence[T]]:
         yield batch
 
 
-def _token_ids(tokenizer: Tokenizer, texts: Sequence[str], manifest: Manifest) -> list[Sequence[int]]:
+def _token_ids(tokenizer: Tokenizer, texts: Sequence[Text], manifest: Manifest) -> list[Sequence[int]]:
     prompt = manifest.prompt
     if prompt is None:
         return [encoding.ids for encoding in tokenizer.encode_batch_fast(texts)]
-    encoded = tokenizer.encode_batch([prompt.apply(text) for text in texts])
-    return [prompt.cut(encoding, text, manifest.max_tokens) for encoding, text in zip(encoded, texts, strict=True)]
+    single = [text if isinstance(text, str) else " ".join(text) for text in texts]
+    encoded = tokenizer.encode_batch([prompt.apply(text) for text in single])
+    return [prompt.cut(encoding, text, manifest.max_tokens) for encoding, text in zip(encoded, single, strict=True)]

@@ -83,12 +83,14 @@ class Engine:
         """
         return directional_derivatives(self._shared, self._checked(theta), directions, task, rows)
 
-    def evaluate(self, theta: Float32, rows: RowIndices) -> Evaluation:
+    def evaluate(self, theta: Float32, rows: RowIndices, predicting: bool = False) -> Evaluation:
         """Compute correct predictions and mean loss over ``rows`` at ``theta``, float32 ``[d]``.
+
+        With ``predicting`` it has the prediction of each row too.
 
         :raises BadInputError: θ has another length.
         """
-        return evaluate(self._shared, self._checked(theta), rows)
+        return evaluate(self._shared, self._checked(theta), rows, predicting)
 
     def predict(self, theta: Float32, rows: RowIndices) -> Sequence[Prediction]:
         """Predict each of ``rows`` at ``theta``, float32 ``[d]``.

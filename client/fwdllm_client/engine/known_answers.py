@@ -60,4 +60,5 @@ def known_answer_scalars(
 def _dataset(test: KnownAnswerTest, manifest: Manifest) -> Dataset:
     offsets = np.cumsum([0, *map(len, test.rows)], dtype=np.int64)
     tokens = np.array([token for row in test.rows for token in row], dtype=np.int32)
-    return task_named(manifest.task).dataset(tokens, offsets, np.array(test.labels))
+    dataset = task_named(manifest.task).dataset(tokens, offsets, np.array(test.labels))
+    return dataset.weighted(manifest.class_weights)

@@ -9,7 +9,9 @@ import numpy as np
 
 from fwdllm.graph import onnx_pb2
 
-_INT64 = 7
+_FLOAT32, _INT64 = 1, 7
+_SOFTPLUS_THRESHOLD = 20.0
+"""torch's own: e⁻²⁰ is below the precision of float32 beside 20."""
 
 
 class LossGraph:
@@ -37,6 +39,46 @@ class LossGraph:
         is_of_labels = self._is_expanded_labels if is_expanded else self._is_labels
         is_along = axis_of(lookup, 0) in axes and axis_of(scores, -1) in axes
         return scores.input[0] if is_along and is_of_labels(lookup.input[1]) else ""
+
+    def is_squared_error(self, value: str, scores: str) -> bool:
+        """Whether ``value`` is the square of each row's one score less its label, which goes nowhere else."""
+        product = self.maker(value, "Mul")
+        if product is None or product.input[0] != product.input[1] or self.times_read(product.input[0]) != 2:
+            return False
+        difference = self.maker(product.input[0], "Sub")
+        one = difference and self.maker(difference.input[0], "Squeeze")
+        return (
+            difference is not None
+            and one is not None
+            and one.input[0] == scores
+            and self.integers(one.input[1]) in ([1], [-1])
+            and difference.input[1] == "labels"
+            and self.times_read("labels") == 1
+        )
+
+    def is_mean_binary_cross_entropy(self, value: str, scores: str) -> bool:
+        """Whether ``value`` is the mean over each row's labels of softplus(score) − score × label.
+
+        Above 20 softplus may be its argument. The labels go nowhere else.
+        """
+        mean = self.maker(value, "ReduceMean")
+        entropy = mean and self.maker(mean.input[0], "Sub")
+        chosen = entropy and self.maker(entropy.input[0], "Where")
+        product = entropy and self.maker(entropy.input[1], "Mul")
+        is_large = chosen and self.maker(chosen.input[0], "Greater")
+        softplus = chosen and self.maker(chosen.input[2], "Softplus")
+        return bool(
+            mean is not None
+            and chosen
+            and product
+            and is_large
+            and softplus
+            and self.integers(mean.input[1]) in ([1], [-1])
+            and [*product.input] == [scores, "labels"]
+            and chosen.input[1] == softplus.input[0] == is_large.input[0] == scores
+            and self.floats(is_large.input[1]) == [_SOFTPLUS_THRESHOLD]
+            and self.times_read("labels") == 1
+        )
 
     def is_mean_over_tokens(self, value: str, scores: str) -> bool:
         """Whether ``value`` is minus the mean over each row's tokens of the log-softmax of ``scores`` at them.
@@ -69,6 +111,33 @@ class LossGraph:
             and [each.output[0] for each in parts if self.integers(each.input[1]) != [0]] == [tokens]
         )
 
+    def is_mean_over_labelled(self, value: str, scores: str) -> bool:
+        """Whether ``value`` is minus the mean of the log-softmax of ``scores`` at each row's labels of tokens.
+
+        Labels are negative where a token has none, and go nowhere else.
+        """
+        mean = self._behind(value, "Neg", "Div")
+        total = mean and self._behind(mean.input[0], "ReduceSum", "Where")
+        count = mean and self._behind(mean.input[1], "Max", "ReduceSum", "Cast")
+        lookup = total and self._behind(total.input[1], "Squeeze", "GatherElements")
+        softmax = lookup and self._behind(lookup.input[0], "LogSoftmax")
+        index = lookup and self._behind(lookup.input[1], "Unsqueeze", "Clip")
+        is_token = total and self.maker(total.input[0], "GreaterOrEqual")
+        if not (total and count and lookup and softmax and index and is_token):
+            return False
+        return (
+            softmax.input[0] == scores
+            and axis_of(softmax, -1) in (2, -1)
+            and axis_of(lookup, 0) in (2, -1)
+            and index.input[0] == "labels"
+            and [*is_token.input] == ["labels", *index.input[1:]]
+            and self.integers(is_token.input[1]) == [0]
+            and self.times_read("labels") == 2
+            and count.input[0] == total.input[0]
+            and self.times_read(total.input[0]) == 2
+            and self.origins(total.input[2]) == set()
+        )
+
     def _behind(self, value: str, *operators: str) -> onnx_pb2.Node | None:
         """Return the node at the end of a chain of operators, the last one first; what is inside goes nowhere else."""
         node = None
@@ -98,6 +167,14 @@ class LossGraph:
         if tensor is None or tensor.data_type != _INT64 or tensor.external_data:
             return []
         return np.frombuffer(tensor.raw_data, dtype="<i8").tolist() if tensor.raw_data else list(tensor.int64_data)
+
+    def floats(self, value: str) -> list[float]:
+        """Return the values of the float32 constant ``value``; empty if it is not such a constant."""
+        tensor = self._constants.get(value)
+        if tensor is None or tensor.data_type != _FLOAT32 or tensor.external_data:
+            return []
+        found: list[float] = np.frombuffer(tensor.raw_data, dtype="<f4").tolist()
+        return found
 
     def origins(self, value: str, of_sizes: bool = True) -> set[str]:
         """Return the inputs of the graph on which ``value`` depends, with ``of_sizes`` also by their sizes alone."""

@@ -28,7 +28,8 @@ class RowOptions:
 
     With ``user_column`` and ``user`` only the rows with the value ``user`` in that column are used, so that one file
     can serve many devices. With ``skip_incomplete`` rows without a text or a label are left out; otherwise they are
-    errors. With ``no_answer`` questions without an answer are rows too.
+    errors. With ``no_answer`` questions without an answer are rows too. The ``pair_column`` has the second texts of
+    pairs.
     """
 
     text_column: str = "text"
@@ -37,14 +38,19 @@ class RowOptions:
     user: str | None = None
     skip_incomplete: bool = False
     no_answer: bool = False
+    pair_column: str | None = None
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the model says of a row, and where it chooses between labels, the probability of each, in their order."""
+    """What the model says of a row, and where it chooses between labels, the probability of each, in their order.
+
+    Where it says something else than a ``text``, that is the ``value``, as JSON can hold it.
+    """
 
     text: str
     probabilities: Sequence[float] = ()
+    value: Any = None
 
 
 class Task(ABC):
@@ -105,6 +111,7 @@ class Task(ABC):
 
     def shown(self, prediction: Prediction, labels: Sequence[str]) -> Mapping[str, Any]:
         """Return a prediction as people and programs are shown it."""
+        said = prediction.text if prediction.value is None else prediction.value
         if not prediction.probabilities:
-            return {self.said: prediction.text}
-        return {self.said: prediction.text, "probabilities": dict(zip(labels, prediction.probabilities, strict=True))}
+            return {self.said: said}
+        return {self.said: said, "probabilities": dict(zip(labels, prediction.probabilities, strict=True))}

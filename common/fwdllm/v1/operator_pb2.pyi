@@ -171,7 +171,7 @@ class Round(_message.Message):
     def __init__(self, number: _Optional[int] = ..., phase: _Optional[str] = ..., directions_wanted: _Optional[int] = ..., directions_collected: _Optional[int] = ..., variance: _Optional[float] = ..., variance_threshold: _Optional[float] = ..., reason: _Optional[str] = ..., devices: _Optional[int] = ...) -> None: ...
 
 class Evaluation(_message.Message):
-    __slots__ = ("version", "accuracy", "loss", "rows", "federated_accuracy", "federated_rows", "exact_match", "federated_exact_match", "metric", "perplexity")
+    __slots__ = ("version", "accuracy", "loss", "rows", "federated_accuracy", "federated_rows", "exact_match", "federated_exact_match", "metric", "perplexity", "metric_beside")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     ACCURACY_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
@@ -182,6 +182,7 @@ class Evaluation(_message.Message):
     FEDERATED_EXACT_MATCH_FIELD_NUMBER: _ClassVar[int]
     METRIC_FIELD_NUMBER: _ClassVar[int]
     PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
+    METRIC_BESIDE_FIELD_NUMBER: _ClassVar[int]
     version: int
     accuracy: float
     loss: float
@@ -192,7 +193,8 @@ class Evaluation(_message.Message):
     federated_exact_match: float
     metric: str
     perplexity: float
-    def __init__(self, version: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., rows: _Optional[int] = ..., federated_accuracy: _Optional[float] = ..., federated_rows: _Optional[int] = ..., exact_match: _Optional[float] = ..., federated_exact_match: _Optional[float] = ..., metric: _Optional[str] = ..., perplexity: _Optional[float] = ...) -> None: ...
+    metric_beside: str
+    def __init__(self, version: _Optional[int] = ..., accuracy: _Optional[float] = ..., loss: _Optional[float] = ..., rows: _Optional[int] = ..., federated_accuracy: _Optional[float] = ..., federated_rows: _Optional[int] = ..., exact_match: _Optional[float] = ..., federated_exact_match: _Optional[float] = ..., metric: _Optional[str] = ..., perplexity: _Optional[float] = ..., metric_beside: _Optional[str] = ...) -> None: ...
 
 class DeviceUsage(_message.Message):
     __slots__ = ("device_id", "scalars", "seconds", "example_passes", "peak_rss_bytes", "bytes_sent", "bytes_received", "artifact_bytes", "signal_to_noise", "noisy", "joules", "failure")

@@ -15,8 +15,8 @@ from fwdllm_client.tasks import RowOptions
 from fwdllm_common.errors import BadInputError
 from fwdllm_server.api.quiet import quiet
 from fwdllm_server.api.rows import RowReader, Rows
-from fwdllm_server.evaluation.scores import Scores
 from fwdllm_server.evaluation.trained import TrainedModel
+from fwdllm_server.tasks.scores import Scores
 
 
 class Model:

@@ -61,7 +61,8 @@ class Run:
 
         The columns are ``version``, ``accuracy`` (of questions the mean F1), ``loss`` (nats), ``directions``,
         ``example_passes``, ``device_seconds`` and ``seconds`` (simulated), ``bytes_up`` and ``bytes_down`` (without the
-        model's files), and ``exact_match``, which classification does not have.
+        model's files), and ``exact_match``, the metric beside, which classification does not have; ``metric`` and
+        ``metric_beside`` name them.
         """
         rows = [asdict(point) for point in self._points]
         try:

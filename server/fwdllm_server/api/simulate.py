@@ -44,6 +44,7 @@ def simulate(
     labels: Sequence[str] | None = None,
     text_column: str = "text",
     label_column: str = "label",
+    pair_column: str | None = None,
     user_column: str | None = None,
     skip_incomplete: bool = False,
     devices: int = 100,
@@ -68,8 +69,9 @@ def simulate(
     :param train: the devices' rows, which ``partition`` divides among ``devices``: a file, a pandas DataFrame, a split
         of a ``datasets`` dataset, or a list of dicts. Questions have the columns of SQuAD.
     :param held_out: rows of the same kind that no device sees, to evaluate on.
-    :param task: ``classification`` or ``question-answering``.
+    :param task: ``classification`` or another task of the job file's ``[model] task``.
     :param labels: the classes; else those of the held-out rows.
+    :param pair_column: the column of second texts, of pairs; else it is found by its usual names.
     :param user_column: the column of users, for ``partition="user"``.
     :param skip_incomplete: leave rows without a text or a label out.
     :param partition: ``iid``, ``dirichlet`` (skewed by label, see ``population={"alpha": …}``) or ``user``.
@@ -89,7 +91,13 @@ def simulate(
     try:
         asked = job or {}
         no_answer = bool(asked.get("model", {}).get("no_answer", False))
-        options = RowOptions(text_column, label_column, skip_incomplete=skip_incomplete, no_answer=no_answer)
+        options = RowOptions(
+            text_column,
+            label_column,
+            skip_incomplete=skip_incomplete,
+            no_answer=no_answer,
+            pair_column=pair_column,
+        )
         with quiet(verbose=verbose):
             reader = RowReader(folder / "rows", task, options)
             source = reader.source(train, "train", user_column)
@@ -107,6 +115,7 @@ def simulate(
                     "text_column": text_column,
                     "label_column": label_column,
                     "skip_incomplete": skip_incomplete,
+                    **({} if pair_column is None else {"pair_column": pair_column}),
                 },
             }
             if rounds is not None:

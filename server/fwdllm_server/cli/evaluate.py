@@ -26,7 +26,7 @@ from fwdllm_server.config.home import ServerHome
 from fwdllm_server.views.message_json import print_json
 
 if TYPE_CHECKING:
-    from fwdllm_server.evaluation.scores import ClassificationScores, Scores
+    from fwdllm_server.tasks.scores import Scores
 
 _MOST_CLASSES = 20
 """The confusion matrix of more classes is shown by ``--json`` alone."""
@@ -37,6 +37,7 @@ def evaluate(
     data: Annotated[Path, typer.Option(help="File of labelled rows, in a format that devices read.")],
     version: VersionOption = "",
     text_column: Annotated[str, typer.Option(help="Name of the column of texts; else as in the job file.")] = "",
+    pair_column: Annotated[str, typer.Option(help="Name of the column of second texts; else as in the job file.")] = "",
     label_column: Annotated[str, typer.Option(help="Name of the column of labels; else as in the job file.")] = "",
     skip_incomplete: Annotated[
         bool, typer.Option("--skip-incomplete", help="Skip, and count, rows without a text or a label.")
@@ -59,7 +60,7 @@ def evaluate(
             held_out = found.spec.held_out
             columns = (text_column or held_out.text_column, label_column or held_out.label_column)
             skip = skip_incomplete or held_out.skip_incomplete
-            source, _ = read_source(data, found.spec.model, *columns, None, skip)
+            source, _ = read_source(data, found.spec.model, *columns, None, skip, pair_column or held_out.pair_column)
             scores = found.model.evaluate(source)
         if json:
             head = {"job": name, "job_id": found.job_id, "version": found.model.version, "data": str(data)}
@@ -71,36 +72,20 @@ def evaluate(
 
 def _parts(scores: Scores) -> Iterator[str]:
     """Yield the tables for people."""
-    from fwdllm_server.evaluation.scores import LossScores, SpanScores
+    from fwdllm_server.tasks.scores import classes_of, confusion_of
 
-    if isinstance(scores, SpanScores):
-        yield _aligned([("F1", f"{scores.f1:.1%}"), ("exact match", f"{scores.exact_match:.1%}"), _loss(scores)])
-        return
-    if isinstance(scores, LossScores):
-        perplexity = ("perplexity", f"{scores.perplexity:.4g}")
-        yield _aligned([("accuracy", f"{scores.accuracy:.1%}"), _loss(scores), perplexity])
-        return
-    yield _aligned(
-        [
-            ("accuracy", f"{scores.accuracy:.1%}"),
-            ("macro F1", f"{scores.macro_f1:.1%}"),
-            ("Matthews correlation", f"{scores.matthews_correlation:.3f}"),
-            _loss(scores),
-        ]
-    )
-    yield table(
-        ("CLASS", "PRECISION", "RECALL", "F1", "ROWS"),
-        [
-            (each.label, f"{each.precision:.1%}", f"{each.recall:.1%}", f"{each.f1:.1%}", f"{each.support:,}")
-            for each in scores.classes
-        ],
-    )
-    if len(scores.classes) <= _MOST_CLASSES:
-        yield _matrix(scores)
-
-
-def _loss(scores: Scores) -> tuple[str, str]:
-    return "loss", f"{scores.loss:.4f}"
+    yield _aligned(list(scores.figures()))
+    classes, confusion = classes_of(scores), confusion_of(scores)
+    if classes:
+        yield table(
+            ("CLASS", "PRECISION", "RECALL", "F1", "ROWS"),
+            [
+                (each.label, f"{each.precision:.1%}", f"{each.recall:.1%}", f"{each.f1:.1%}", f"{each.support:,}")
+                for each in classes
+            ],
+        )
+    if confusion and len(classes) <= _MOST_CLASSES:
+        yield _matrix([each.label for each in classes], confusion)
 
 
 def _aligned(pairs: Sequence[tuple[str, str]]) -> str:
@@ -108,7 +93,6 @@ def _aligned(pairs: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"{name.ljust(width)}  {value}" for name, value in pairs)
 
 
-def _matrix(scores: ClassificationScores) -> str:
-    labels = [each.label for each in scores.classes]
-    rows = [(label, *map(str, counts)) for label, counts in zip(labels, scores.confusion_matrix, strict=True)]
+def _matrix(labels: Sequence[str], confusion: Sequence[Sequence[int]]) -> str:
+    rows = [(label, *map(str, counts)) for label, counts in zip(labels, confusion, strict=True)]
     return table(("CLASS \\ SAID", *map(printable, labels)), rows)

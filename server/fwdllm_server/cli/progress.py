@@ -141,11 +141,11 @@ def _evaluation(job: Job) -> str:
 
 
 def score(found: Evaluation) -> str:
-    """Format the metrics of the task: perplexity if it has one, accuracy or what is in its place, and exact match."""
+    """Format the metrics of the task: perplexity if it has one, the main one, and what is beside that."""
     parts = [f"perplexity {found.perplexity:.4g}"] if found.HasField("perplexity") else []
     parts.append(f"{found.metric or 'accuracy'} {found.accuracy:.1%}")
     if found.HasField("exact_match"):
-        parts.append(f"exact match {found.exact_match:.1%}")
+        parts.append(f"{found.metric_beside or 'exact match'} {found.exact_match:.1%}")
     return ", ".join(parts)
 
 

@@ -33,6 +33,7 @@ def simulate(
     out: Annotated[Path, typer.Option(help="The simulation's folder; the same command continues from it.")],
     text_column: Annotated[str, typer.Option(help="Name of the column of texts.")] = "text",
     label_column: Annotated[str, typer.Option(help="Name of the column of labels.")] = "label",
+    pair_column: Annotated[str | None, typer.Option(help="Name of the column of second texts, of pairs.")] = None,
     user_column: Annotated[str | None, typer.Option(help="Name of the column of users, for --partition user.")] = None,
     skip_incomplete: Annotated[
         bool, typer.Option("--skip-incomplete", help="Skip, and count, rows without a text or a label.")
@@ -95,7 +96,7 @@ def simulate(
     }
     population = validate(drawn_from, Population, "simulated devices")
     model = parse_toml(text, JobSpec, "job file").model
-    source, users = read_source(data, model, text_column, label_column, user_column, skip_incomplete)
+    source, users = read_source(data, model, text_column, label_column, user_column, skip_incomplete, pair_column)
     try:
         with Console(stderr=True).status("preparing the model, unless an earlier run did"):
             prepared = Simulation(text, file.absolute().parent, source, population, out, users, threads)
@@ -157,7 +158,7 @@ def line(point: Point, wanted: int, devices: int) -> str:
 
 def _score(point: Point) -> str:
     surprise = "" if point.perplexity is None else f"perplexity {point.perplexity:.4g}, "
-    exact = "" if point.exact_match is None else f", exact match {point.exact_match:.1%}"
+    exact = "" if point.exact_match is None else f", {point.metric_beside} {point.exact_match:.1%}"
     return f"{surprise}{point.metric} {point.accuracy:.1%}{exact}"
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from fwdllm_common.directions import Distribution
 from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_GAUSSIAN_DIRECTIONS
 from fwdllm_common.layout import Float32Vector
+from fwdllm_common.manifest import MOST_CLASS_WEIGHT
 from fwdllm_common.optimizers import OptimizerKind
 from fwdllm_common.prompt import PLACEHOLDER
 from fwdllm_common.protocol import MOST_PRIORITY
@@ -61,12 +62,12 @@ class ModelSection(_Section):
     model's own classification head does it, or the mean over tokens with a new linear head, which with ``layer-means``
     reads the means of the embeddings and the middle layer too, centred by held-out texts and, where labels are many,
     projected. A head that the checkpoint lacks starts with ``head``; ``class-means`` asks devices for per-class sums of
-    features. With ``one_block``
-    directions of block ``peft`` cover the head too. ``precision`` is that of the weights that are not trained. A
-    decoder may read each text in a ``prompt``, and its head may start as the language model's scores of the words that
-    the ``verbaliser`` has for the labels. ``labels``, pooling, prompt and words are those of tasks that have them;
-    labels that are left out are those of the held-out rows. With ``no_answer`` a model that answers questions learns
-    that some have none.
+    features. With ``one_block`` directions of block ``peft`` cover the head too. ``precision`` is that of the weights
+    that are not trained. A decoder may read each text in a ``prompt``, and its head may start as the language model's
+    scores of the words that the ``verbaliser`` has for the labels. ``labels``, pooling, prompt and words are those of
+    tasks that have them; labels that are left out are those of the held-out rows. ``class_weights`` weight the loss by
+    a row's label; ``balanced`` ones are inversely proportional to the held-out rows' numbers of labels. With
+    ``no_answer`` a model that answers questions learns that some have none.
     """
 
     source: str
@@ -80,6 +81,7 @@ class ModelSection(_Section):
     no_answer: bool = False
     prompt: str | None = None
     verbaliser: dict[str, Annotated[str, Field(min_length=1, max_length=256)]] | None = None
+    class_weights: Literal["balanced"] | dict[str, Annotated[float, Field(gt=0, le=MOST_CLASS_WEIGHT)]] | None = None
 
     @field_validator("task")
     @classmethod
@@ -151,6 +153,19 @@ class ModelSection(_Section):
             raise ValueError('the verbaliser says how the head begins; set head = "zeros"')
         return self
 
+    @property
+    def weights_of_labels(self) -> tuple[float, ...]:
+        """The class weights in the order of the labels, none without any; :func:`read_job` resolves balanced ones."""
+        assert self.class_weights != "balanced", "a job is read with its held-out rows"
+        return tuple(self.class_weights[label] for label in self.labels) if self.class_weights else ()
+
+    @model_validator(mode="after")
+    def _weights_are_of_labels(self) -> ModelSection:
+        if isinstance(self.class_weights, dict) and self.labels and set(self.class_weights) != set(self.labels):
+            other = min(set(self.class_weights) ^ set(self.labels))
+            raise ValueError(f"class_weights and labels differ in {other!r}; give each label one weight")
+        return self
+
     @model_validator(mode="after")
     def _class_means_have_features(self) -> ModelSection:
         if self.head == "class-means" and self.one_block:
@@ -174,7 +189,8 @@ class DevicesSection(_Section):
 class HeldOutSection(_Section):
     """The coordinator's held-out rows, which no device sees: CSV, JSONL or Parquet; questions also in SQuAD's format.
 
-    The columns of questions have fixed names, see ``fwdllm_client.tasks.question_answering.QuestionSource``. With
+    The second texts of pairs are in the ``pair_column``; without one pairs are found by the usual names of their
+    columns. Those of questions have fixed names, see ``fwdllm_client.tasks.question_answering.QuestionSource``. With
     ``skip_incomplete`` rows without a text, a label or a completion are skipped. The share ``validation`` of the rows,
     drawn from all over the file, chooses the version that is exported; accuracies are those of the other rows.
     """
@@ -182,6 +198,7 @@ class HeldOutSection(_Section):
     file: str
     text_column: str = "text"
     label_column: str = "label"
+    pair_column: str | None = None
     skip_incomplete: bool = False
     validation: float = Field(default=0.0, ge=0, lt=1)
 
@@ -458,6 +475,16 @@ class JobSpec(_Section):
             raise ValueError(f'{self.model.task} has no head to train, and so no block "head"; leave it out')
         if found := sorted(wrong & set(self.blocks)):
             raise ValueError(f"there is no block {found[0]!r} with the method {self.peft.method!r}; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _devices_have_metrics(self) -> JobSpec:
+        task = task_named(self.model.task)
+        if task.need_all_rows and self.rounds.federated_evaluate_every:
+            raise ValueError(
+                f"the metrics of {task.name} ({' and '.join(task.metrics)}) need all rows in one place, so devices "
+                "cannot have them; leave out [rounds] federated_evaluate_every"
+            )
         return self
 
     @model_validator(mode="after")

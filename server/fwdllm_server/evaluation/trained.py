@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from math import exp
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,8 @@ from fwdllm_client.tasks import RowOptions, task_named
 from fwdllm_client.tasks.task import Prediction
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import Manifest
-from fwdllm_server.evaluation.scores import ClassificationScores, LossScores, Scores, SpanScores
+from fwdllm_server import tasks as server_tasks
+from fwdllm_server.tasks.scores import Scores
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,11 @@ class TrainedModel:
         :raises BadInputError: the file is wrong, or has a label that is not the model's.
         """
         dataset = Dataset.load(source, self._tokenizer, self.manifest)
-        if self.manifest.labels:
-            found = self._predict(dataset)
-            return ClassificationScores.of(
-                self.manifest.labels, dataset.labels.tolist(), [each.probabilities for each in found]
-            )
+        task = server_tasks.task_named(self.manifest.task)
+        rows = np.arange(len(dataset))
         with self._engine(dataset) as engine:
-            result = engine.evaluate(self.theta, np.arange(len(dataset)))
-        if result.f1 is None:
-            return LossScores(result.total, result.score, result.loss, exp(result.loss))
-        return SpanScores(result.total, result.score, result.correct / result.total, result.loss)
+            found = engine.evaluate(self.theta, rows, predicting=task.scores_predictions)
+        return task.scored(found, dataset, rows, self.manifest.labels)
 
     @property
     def _tokenizer(self) -> Path:

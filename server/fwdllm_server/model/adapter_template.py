@@ -14,6 +14,8 @@ import transformers
 from peft import PeftModel
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
 from torch import Tensor, nn
 from transformers import AutoTokenizer
 
@@ -92,9 +94,23 @@ def save_adapter_template(peft_model: PeftModel, tokenizer: Any, reading: Readin
         sync(file)
 
 
-def tokenizer_for(source: str, file: TokenizerFile, max_tokens: int) -> Any:
-    """Return transformers' tokenizer of ``source``, which truncates and pads texts as the devices do."""
-    tokenizer = AutoTokenizer.from_pretrained(**source_location(source))
+def tokenizer_for(
+    source: str, file: TokenizerFile, max_tokens: int, has_segments: bool = False, reads_words: bool = False
+) -> Any:
+    """Return transformers' tokenizer of ``source``, which truncates and pads texts as the devices do.
+
+    With ``has_segments`` it tells the model which text of a pair a token is of, as devices then do too. If it
+    ``reads_words``, a word alone has the tokens of one within a text.
+    """
+    options: dict[str, Any] = {}
+    if has_segments:
+        options["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    is_of_bytes = reads_words and isinstance(Tokenizer.from_str(file.json.decode()).pre_tokenizer, ByteLevel)
+    if is_of_bytes:
+        options["add_prefix_space"] = True
+    tokenizer = AutoTokenizer.from_pretrained(**source_location(source), **options)
+    if is_of_bytes:  # not every class has the option
+        tokenizer.backend_tokenizer.pre_tokenizer.add_prefix_space = True
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(file.pad_token_id)
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     tokenizer.model_max_length = max_tokens

@@ -50,7 +50,8 @@ _COPIES, _BATCH, _TOKENS, _COMPLETION = 2, 3, 7, 5
 class ModelInputs:
     """How rows become what a model reads: at most ``max_tokens`` token ids, and targets of the ``task``.
 
-    ``labels`` are empty for a task without them; ``prompt``, ``no_answer`` and ``chat`` are the manifest's.
+    ``labels`` are empty for a task without them; ``prompt``, ``no_answer``, ``chat`` and ``class_weights`` are
+    the manifest's.
     """
 
     tokenizer: TokenizerFile
@@ -60,6 +61,7 @@ class ModelInputs:
     prompt: Prompt | None = None
     no_answer: bool = False
     chat: Chat | None = None
+    class_weights: Sequence[float] = ()
 
 
 def export_bundle(
@@ -84,18 +86,18 @@ def export_bundle(
     _check_length(peft_model, inputs.max_tokens)
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / TOKENIZER_FILE, inputs.tokenizer.json)
+    named = task_named(inputs.task)
+    separator = segment_separator(peft_model.config, inputs.tokenizer.json) if named.is_pair else None
     side, features = side_of(peft_model.get_base_model()), 0
     if side is not None:
         if one_block:
             raise BadInputError("side modules have blocks of their own; leave out one_block")
-        stages, features = _side_bundle(peft_model, side, layout, inputs.max_tokens, stage_weights, folder)
+        stages, features = _side_bundle(peft_model, side, layout, inputs.max_tokens, stage_weights, folder, separator)
     else:
         batched = make_batched_model(peft_model, layout)
         fix_rotations(batched.model, inputs.max_tokens)
         single_operators(batched.model)
         cuts = frozen_cuts(batched, stage_weights)
-        named = task_named(inputs.task)
-        separator = segment_separator(peft_model.config, inputs.tokenizer.json) if named.is_pair else None
         staged = StagedLoss(batched, list(layout.blocks), named, cuts, separator)
         model = _export(staged, layout, inputs.max_tokens, named, len(inputs.labels), len(cuts))
         stages = list(_write_stages(model, len(cuts), layout, folder))
@@ -111,6 +113,7 @@ def export_bundle(
         no_answer=inputs.no_answer,
         features=features,
         chat=inputs.chat,
+        class_weights=tuple(inputs.class_weights),
     )
     write_atomically(folder / MANIFEST_FILE, manifest.to_bytes())
     return manifest
@@ -131,7 +134,7 @@ def _export(staged: StagedLoss, layout: Layout, max_tokens: int, task: Task, lab
     text = {0: row_dim, 1: token_dim}
     # A block may have its own number of copies: where only one block is perturbed, the others need a single copy.
     copies = [{0: Dim(f"copies_{block}", min=1)} for block in blocks]
-    return _traced(
+    model = _traced(
         staged,
         example,
         ["input_ids", "attention_mask", *(f"theta.{block}" for block in blocks), "labels"],
@@ -143,6 +146,17 @@ def _export(staged: StagedLoss, layout: Layout, max_tokens: int, task: Task, lab
             {0: row_dim, **{1 + at: dims[axis] for at, axis in enumerate(task.label_axes) if axis in dims}},
         ),
     )
+    if task.label_axes == ("tokens",):
+        _take_sizes_from_text(model)
+    return model
+
+
+def _take_sizes_from_text(model: ir.Model) -> None:
+    """Take sizes from the text where they are those of labels of tokens, which only the last stage reads."""
+    inputs = {str(value.name): value for value in model.graph.inputs}
+    for node in model.graph:
+        if node.op_type == "Shape" and node.inputs[0] is inputs["labels"]:
+            node.replace_input_with(0, inputs["attention_mask"])
 
 
 def _traced(
@@ -165,7 +179,13 @@ def _traced(
 
 
 def _side_bundle(
-    peft_model: PeftModel, side: SideModules, layout: Layout, max_tokens: int, stage_weights: int, folder: Path
+    peft_model: PeftModel,
+    side: SideModules,
+    layout: Layout,
+    max_tokens: int,
+    stage_weights: int,
+    folder: Path,
+    separator: int | None = None,
 ) -> tuple[list[Stage], int]:
     """Return the stages of a model with side modules, written into ``folder``, and how many features the head reads."""
     frozen = copy_sharing_weights(peft_model)
@@ -176,7 +196,7 @@ def _side_bundle(
     text = {0: Dim("rows", min=1), 1: Dim("tokens", min=2, max=max_tokens)}
     names = _frozen_names(len(cuts))
     model = _traced(
-        StagedStates(frozen, cuts),
+        StagedStates(frozen, cuts, separator),
         (ids, ids.clone()),
         ["input_ids", "attention_mask"],
         ["numbers", "features", *(f"cut.{name}" for name in names[1:])],

@@ -85,11 +85,10 @@ def load_base(
     if pooling != "model":
         pooled = first_and_middle(model) if pooling == "layer-means" else ()
         with _reproducible_init():
+            outputs = named.scores or len(labels)
             width = (len(pooled) + 1) * config.get_text_config().hidden_size
-            projected = projected_width(len(labels), width, most_projected) if pooled else 0
-            model = MeanPooledClassifier.over(
-                model, len(labels), layer_stack(model) if pooled else "", pooled, projected
-            )
+            projected = projected_width(outputs, width, most_projected) if pooled else 0
+            model = MeanPooledClassifier.over(model, outputs, layer_stack(model) if pooled else "", pooled, projected)
         new_parts = ("classifier", "centring", "projection")
         made = {f"backbone.{key}" for key in made}
         made |= {f"{part}.{key}" for part in new_parts for key in model.get_submodule(part).state_dict()}
@@ -237,9 +236,11 @@ def _load_model(source: str, config: Any, pooling: Pooling, task: Task) -> tuple
     """Load the model; return it with its newly initialised tensors."""
     options: dict[str, Any] = {"config": config, "dtype": torch.float32, "output_loading_info": True}
     options |= _weights(source)
+    if task.scores is not None:
+        config.num_labels = task.scores
+    if task.problem is not None:
+        config.problem_type = task.problem
     if pooling == "model":
-        if task.scores is not None:
-            config.num_labels = task.scores
         return load_with_backbone(getattr(transformers, task.auto_class), options)
     model, loaded = AutoModel.from_pretrained(**options, **without_pooler(config))
     return model, new_keys(loaded)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fwdllm_server.model.architecture import head_name, is_language_model
-from fwdllm_server.model.segments import token_types
+from fwdllm_server.model.segments import segments
 
 
 def logits_of(
@@ -17,17 +17,16 @@ def logits_of(
     attention_mask: Tensor,
     separator: int | None = None,
     positions: Tensor | None = None,
+    every_token: bool = False,
 ) -> Tensor:
     """Return the class scores ``[N, labels]``, or scores for each token, ``[N, T, 2]`` or ``[N, T, vocabulary]``.
 
     ``input_ids`` and ``attention_mask`` are int64 ``[N, T]``. With a ``separator`` (token id) the model is told which
     tokens come after it. A language model computes its scores at ``positions`` alone, int64 ``[N, C]``, if there are
-    any: ``[N, C, vocabulary]``.
+    any: ``[N, C, vocabulary]``. A decoder's head reads the last token, or with ``every_token`` all: ``[N, T, labels]``.
     """
-    text = {"input_ids": input_ids, "attention_mask": attention_mask}
-    if separator is not None:
-        text["token_type_ids"] = token_types(input_ids, separator)
-    if head_name(model) == "score":
+    text = {"input_ids": input_ids, "attention_mask": attention_mask, **segments(input_ids, separator)}
+    if head_name(model) == "score" and not every_token:
         return _decoder_logits(model, text)
     if is_language_model(model):
         return _next_tokens(model, text, positions)

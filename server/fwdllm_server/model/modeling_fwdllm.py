@@ -127,6 +127,8 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[misc]
         """Put a new head for ``labels`` classes on a backbone that has its weights."""
         own = backbone.config
         names = {"id2label": own.id2label, "label2id": own.label2id} if own.num_labels == labels else {}
+        if own.problem_type is not None:
+            names["problem_type"] = own.problem_type
         config = PooledConfig(own, layers, pooled_inputs, projected=projected, num_labels=labels, **names)
         return cls(config, backbone)
 
@@ -147,8 +149,16 @@ class MeanPooledClassifier(PreTrainedModel):  # type: ignore[misc]
         logits = self.classifier(self.features(states, mask))
         if self.side is not None:
             logits = logits + self.side(states, mask)
-        loss = None if labels is None else functional.cross_entropy(logits, labels)
+        loss = None if labels is None else self._loss(logits, labels)
         return SequenceClassifierOutput(loss=loss, logits=logits)
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Compute the loss of transformers' own classifiers for the configuration's ``problem_type``."""
+        if self.config.problem_type == "regression":
+            return functional.mse_loss(logits.squeeze(1), labels)
+        if self.config.problem_type == "multi_label_classification":
+            return functional.binary_cross_entropy_with_logits(logits, labels)
+        return functional.cross_entropy(logits, labels)
 
     def states(self, input_ids: Tensor, attention_mask: Tensor, **options: Any) -> dict[int, Tensor]:
         """Return what goes into each watched layer, by its number, and the last state at -1: ``[N, T, hidden]``."""

@@ -25,3 +25,8 @@ def token_types(input_ids: Tensor, separator: int) -> Tensor:
     """Compute the segment ids, int64 ``[N, T]`` as ``input_ids``: 0 up to the first ``separator`` of a row, then 1."""
     is_separator = (input_ids == separator).to(input_ids.dtype)
     return (is_separator.cumsum(dim=1) - is_separator).clamp(max=1)
+
+
+def segments(input_ids: Tensor, separator: int | None) -> dict[str, Tensor]:
+    """Return the argument that tells a model the segment ids; none without a ``separator``."""
+    return {} if separator is None else {"token_type_ids": token_types(input_ids, separator)}

@@ -16,6 +16,7 @@ from fwdllm_server.model.batched_modules import BatchedModel
 from fwdllm_server.model.logits import logits_of
 from fwdllm_server.model.modeling_fwdllm import AdaptedModule
 from fwdllm_server.model.peft.side import side_of
+from fwdllm_server.model.segments import segments
 from fwdllm_server.tasks import Task
 
 Outputs = tuple[Tensor, Tensor, *tuple[Tensor, ...]]
@@ -62,17 +63,19 @@ class _CutModel(nn.Module):
 class StagedStates(_CutModel):
     """The frozen pass below side modules: the numbers of each token that they read, and what the head reads.
 
-    After these, the activations that the frozen layers at ``frozen_cuts`` (paths in ``model``) read.
+    After these, the activations that the frozen layers at ``frozen_cuts`` (paths in ``model``) read. With a
+    ``separator`` (token id) the model is told which tokens come after it.
     """
 
-    def __init__(self, model: Any, frozen_cuts: Sequence[str] = ()) -> None:
+    def __init__(self, model: Any, frozen_cuts: Sequence[str] = (), separator: int | None = None) -> None:
         super().__init__(model, [(path, path) for path in frozen_cuts])
         self._frozen_cuts = tuple(frozen_cuts)
+        self._separator = separator
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """``numbers [N, T, width]``, ``features [N, width]`` and the cuts; inputs are int64 ``[N, T]``."""
         with self._cutting() as cuts:
-            states = self.classifier.states(input_ids, attention_mask)
+            states = self.classifier.states(input_ids, attention_mask, **segments(input_ids, self._separator))
         side = side_of(self.classifier)
         assert side is not None, "only for models with side modules"
         features = self.classifier.features(states, attention_mask)
@@ -114,7 +117,9 @@ class StagedLoss(_CutModel):
         with self._cutting() as cuts:
             try:
                 positions = self._task.positions(labels)
-                logits = logits_of(self.classifier, input_ids, attention_mask, self._separator, positions)
+                logits = logits_of(
+                    self.classifier, input_ids, attention_mask, self._separator, positions, self._task.tags_words
+                )
             finally:
                 self._theta.by_block.clear()
         loss = self._task.losses(logits, labels, attention_mask)

@@ -82,7 +82,7 @@ def _write_onnx(model: Any, adapter_folder: Path, out_folder: Path) -> None:
     backend.enable_truncation(max_tokens)
     backend.enable_padding(pad_id=tokenizer.pad_token_id, pad_token=tokenizer.pad_token)
     backend.save(str(out_folder / TOKENIZER_FILE))
-    save_stage(_traced(_Logits(model, separator, task.outputs), max_tokens), out_folder / GRAPH_FILE)
+    save_stage(_traced(_Logits(model, separator, task.outputs, task.tags_words), max_tokens), out_folder / GRAPH_FILE)
 
 
 def _tokenizer(adapter_folder: Path) -> Any:
@@ -93,15 +93,16 @@ def _tokenizer(adapter_folder: Path) -> Any:
 class _Logits(nn.Module):
     """The logits alone, computed as in the graphs of devices."""
 
-    def __init__(self, model: Any, separator: int | None, outputs: Sequence[str]) -> None:
+    def __init__(self, model: Any, separator: int | None, outputs: Sequence[str], every_token: bool) -> None:
         super().__init__()
         self._model = model
         self._separator = separator
         self.outputs = list(outputs)
+        self._every_token = every_token
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         """Return the logits ``[N, …]``, or the parts of their last axis if there are several outputs."""
-        logits = logits_of(self._model, input_ids, attention_mask, self._separator)
+        logits = logits_of(self._model, input_ids, attention_mask, self._separator, every_token=self._every_token)
         return tuple(logits.unbind(dim=-1)) if len(self.outputs) > 1 else (logits,)
 
 

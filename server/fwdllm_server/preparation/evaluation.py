@@ -15,6 +15,7 @@ from fwdllm_client.tasks import RowOptions, task_named
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import Manifest
+from fwdllm_server import tasks as server_tasks
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.store.ledger import EvaluationRecord
 
@@ -51,6 +52,7 @@ def held_out_source(spec: JobSpec, base_folder: Path) -> Source:
         section.label_column,
         skip_incomplete=section.skip_incomplete,
         no_answer=spec.model.no_answer,
+        pair_column=section.pair_column,
     )
     return task_named(spec.model.task).source(base_folder / section.file, options)
 
@@ -68,21 +70,27 @@ class HeldOutEvaluator:
     """
 
     def __init__(self, spec: JobSpec, base_folder: Path, bundle: Path, manifest: Manifest, cache_folder: Path) -> None:
-        dataset = Dataset.load(held_out_source(spec, base_folder), bundle / manifest.tokenizer.name, manifest)
-        self._rows, self._validation = split_held_out(len(dataset), spec.held_out.validation)
-        self._engine = Engine(bundle, manifest, dataset, cache_folder)
+        self._dataset = Dataset.load(held_out_source(spec, base_folder), bundle / manifest.tokenizer.name, manifest)
+        self._rows, self._validation = split_held_out(len(self._dataset), spec.held_out.validation)
+        self._engine = Engine(bundle, manifest, self._dataset, cache_folder)
+        self._task, self._labels = server_tasks.task_named(manifest.task), manifest.labels
 
     def evaluate(self, version: int, theta: Float32Vector) -> EvaluationRecord:
         """Evaluate θ, float32 ``[d]``, on every held-out row, those of the validation share apart.
 
         Of a θ that has diverged the loss may not be finite.
         """
-        result = self._engine.evaluate(theta, self._rows)
-        exact_match = None if result.f1 is None else result.correct / result.total
+        rows = len(self._rows)
+        main, beside, loss = self._figures(theta, self._rows)
         if not len(self._validation):
-            return EvaluationRecord(version, result.score, result.loss, result.total, exact_match)
-        found = self._engine.evaluate(theta, self._validation)
-        return EvaluationRecord(version, result.score, result.loss, result.total, exact_match, found.score, found.loss)
+            return EvaluationRecord(version, main, loss, rows, beside)
+        chosen_by, _, chosen_by_loss = self._figures(theta, self._validation)
+        return EvaluationRecord(version, main, loss, rows, beside, chosen_by, chosen_by_loss)
+
+    def _figures(self, theta: Float32Vector, rows: NDArray[np.int64]) -> tuple[float, float | None, float]:
+        """Return the task's two metrics on ``rows``, and the loss."""
+        found = self._engine.evaluate(theta, rows, predicting=self._task.need_all_rows)
+        return *self._task.figures(found, self._dataset, rows, self._labels), found.loss
 
 
 def split_held_out(rows: int, validation: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -21,6 +21,7 @@ from fwdllm_server.model.faults import faults_named
 from fwdllm_server.model.source import check_source
 from fwdllm_server.preparation.job_folder import JobFolder
 from fwdllm_server.preparation.known_answers import KNOWN_ANSWERS_FILE, draw_test, expect_of, fidelity
+from fwdllm_server.tasks import task_named
 
 _log = structlog.get_logger()
 
@@ -41,6 +42,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     from fwdllm_server.model.peft.methods import apply_peft
     from fwdllm_server.model.peft.sample import TextSample
     from fwdllm_server.model.pooling import centre
+    from fwdllm_server.model.segments import segment_separator
     from fwdllm_server.model.trainable import initial_theta
     from fwdllm_server.model.verbaliser import Prompting
 
@@ -74,6 +76,7 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
         prompt,
         spec.model.no_answer,
         load_chat(source) if spec.model.task == CAUSAL_LM else None,
+        spec.model.weights_of_labels,
     )
     manifest = export_bundle(model, inputs, folder.bundle, spec.model.one_block)
     theta = initial_theta(model, manifest.layout)
@@ -82,7 +85,10 @@ def export_model(spec: JobSpec, source: str, folder: JobFolder, texts: Sequence[
     if head_init == "class-means":
         LinearHead.of(manifest)
     reading = Reading(spec.model.max_tokens, spec.model.task, spec.model.prompt, spec.model.verbaliser)
-    save_adapter_template(model, tokenizer_for(source, tokenizer, spec.model.max_tokens), reading, folder.adapter)
+    task = task_named(spec.model.task)
+    has_segments = task.is_pair and segment_separator(model.config, tokenizer.json) is not None
+    tokenizer_of_users = tokenizer_for(source, tokenizer, spec.model.max_tokens, has_segments, task.tags_words)
+    save_adapter_template(model, tokenizer_of_users, reading, folder.adapter)
     write_atomically(folder.head_init, head_init.encode())
     np.save(folder.initial_theta, theta)
 

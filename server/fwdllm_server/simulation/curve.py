@@ -17,7 +17,8 @@ _FACT = "curve"
 class Point:
     """An evaluated version: accuracy (0 to 1), loss (nats), and the cost so far of all devices together.
 
-    ``metric`` says what the accuracy is; ``exact_match`` (0 to 1) and ``perplexity`` are given where the task has them.
+    ``metric`` says what the accuracy is, ``metric_beside`` what ``exact_match`` is; that and ``perplexity`` are given
+    where the task has them.
     ``example_passes`` are
     rows × forward passes. ``device_seconds`` is computing time, ``seconds`` the run's duration, both simulated.
     ``bytes_up`` and ``bytes_down`` do not include the model's files.
@@ -35,6 +36,7 @@ class Point:
     exact_match: float | None = None
     metric: str = "accuracy"
     perplexity: float | None = None
+    metric_beside: str = "exact match"
 
 
 class Curve:

@@ -87,7 +87,7 @@ def forecast(spec: JobSpec, base_folder: Path, threads: int = 0) -> Forecast:
         tables = two_rounds(spec, base_folder, devices)
         columns = (held_out.text_column, held_out.label_column)
         file = Path(tables["held_out"]["file"])
-        source, _ = read_source(file, spec.model, *columns, None, held_out.skip_incomplete)
+        source, _ = read_source(file, spec.model, *columns, None, held_out.skip_incomplete, held_out.pair_column)
         population = Population(devices=devices, rows_per_device=rows // devices)
         with Simulation(to_toml(tables), folder, source, population, folder / "run", threads=threads) as run:
             _, first, second = run.run(lambda _: None)
@@ -164,6 +164,8 @@ def _bench(spec: JobSpec, bundle: Path, data: Path, home: Path, threads: int) ->
         "--json",
         *(str(word) for pair in options.items() for word in pair),
     ]
+    if held_out.pair_column is not None:
+        command += ["--pair-column", held_out.pair_column]
     if held_out.skip_incomplete:
         command.append("--skip-incomplete")
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own program

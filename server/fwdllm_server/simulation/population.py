@@ -79,7 +79,7 @@ class Population(BaseModel):
             training, validation = (kept[part] for part in split(len(kept), self.validation_fraction))
             training = training[dataset.learnable(training)]
             if len(training):
-                own = frozenset(labels[index] for index in np.unique(dataset.labels[kept])) if labels else frozenset()
+                own = frozenset(labels[index] for index in dataset.classes(kept)) if labels else frozenset()
                 attack = self.attack if number in liars else None
                 devices.append(
                     VirtualDevice(f"sim-{number:07}", np.sort(training), validation, float(speed), own, attack)
@@ -111,6 +111,10 @@ class Population(BaseModel):
         if self.partition == "iid":
             return shards.iid(len(dataset), self.devices, generator)
         if self.partition == "dirichlet":
+            if dataset.labels.shape != (len(dataset),) or dataset.labels.dtype.kind != "i":
+                raise BadInputError(
+                    "a dirichlet partition needs rows with one label of several each; choose iid, or user"
+                )
             return shards.dirichlet(dataset.labels, self.devices, self.alpha, generator)
         assert users is not None
         return shards.by_user(users, self.devices)

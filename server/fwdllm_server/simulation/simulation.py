@@ -282,6 +282,7 @@ class Simulation:
             exact_match=record.exact_match,
             metric=task.metrics[0],
             perplexity=perplexity(record.loss) if task.has_perplexity else None,
+            metric_beside=task.metrics[1] if len(task.metrics) > 1 else Point.metric_beside,
         )
         self._curve.add(point)
         self._tracking.evaluated(record)

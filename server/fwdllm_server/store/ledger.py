@@ -15,9 +15,9 @@ from fwdllm_server.store.schema import evaluations, ledger, snapshots
 
 @dataclass(frozen=True)
 class EvaluationRecord:
-    """The accuracy (0 to 1) and the mean cross-entropy (nats) of one version on the held-out rows.
+    """The accuracy and the mean loss of one version on the held-out rows.
 
-    What the accuracy is, and whether there is an ``exact_match`` (0 to 1), the task says. The two of
+    What the accuracy is, and whether there is an ``exact_match`` and what that is, the task says. The two of
     ``validation`` are of the rows that choose the version to export; None where the job keeps no such rows.
     """
 

@@ -6,10 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fwdllm_common.task import CAUSAL_LM
-from fwdllm_server.tasks.task import Task
+from fwdllm_server.tasks.scores import LossScores, Scores
+from fwdllm_server.tasks.task import Task, perplexity
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fwdllm_client.data import Dataset
+    from fwdllm_client.data.split import RowIndices
+    from fwdllm_client.engine import Evaluation
 
 
 class CausalLm(Task):
@@ -44,6 +49,17 @@ class CausalLm(Task):
         is_token = tokens >= 0
         total = torch.where(is_token, found, torch.zeros(())).sum(dim=1)
         return -(total / is_token.to(logits.dtype).sum(dim=1).clamp(min=1))
+
+    def scored(
+        self,
+        evaluation: Evaluation,
+        dataset: Dataset,  # noqa: ARG002 - the counts say all
+        rows: RowIndices,  # noqa: ARG002
+        labels: Sequence[str],  # noqa: ARG002
+    ) -> Scores:
+        """Return accuracy and perplexity."""
+        found = evaluation
+        return LossScores(found.total, found.loss, accuracy=found.score, perplexity=perplexity(found.loss))
 
     def known_answer_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
         """Yield the last words of each text as the completion of those before."""

@@ -11,16 +11,22 @@ from fwdllm_server.tasks.task import Task
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from fwdllm_client.data import Dataset
+    from fwdllm_client.data.split import RowIndices
+    from fwdllm_client.engine import Evaluation
+    from fwdllm_server.tasks.scores import Scores
+
 
 class Classification(Task):
     """One class of several for each text."""
 
     name = CLASSIFICATION
-    keys = frozenset({"labels", "pooling", "prompt", "verbaliser"})
+    keys = frozenset({"labels", "pooling", "prompt", "verbaliser", "class_weights"})
     auto_class = "AutoModelForSequenceClassification"
     peft_type = "SEQ_CLS"
     pipeline = "text-classification"
     is_class = True
+    scores_predictions = True
 
     def losses(self, logits: Tensor, labels: Tensor, attention_mask: Tensor) -> Tensor:  # noqa: ARG002
         """Compute the cross entropies ``[N]`` of ``logits [N, labels]`` at ``labels``, int64 ``[N]``."""
@@ -28,6 +34,13 @@ class Classification(Task):
 
         # Not functional.cross_entropy: its operator is exported with a wrong output shape.
         return -functional.log_softmax(logits, dim=-1).gather(1, labels[:, None]).squeeze(1)
+
+    def scored(self, evaluation: Evaluation, dataset: Dataset, rows: RowIndices, labels: Sequence[str]) -> Scores:
+        """Compute scikit-learn's metrics of classes."""
+        from fwdllm_server.tasks.class_scores import ClassificationScores
+
+        probabilities = [each.probabilities for each in evaluation.predictions]
+        return ClassificationScores.of(labels, dataset.labels[rows].tolist(), probabilities)
 
     def known_answer_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:
         """Yield the texts with the labels in turn."""

@@ -6,10 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fwdllm_common.task import QUESTION_ANSWERING
+from fwdllm_server.tasks.scores import Scores, SpanScores
 from fwdllm_server.tasks.task import Task
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from fwdllm_client.data import Dataset
+    from fwdllm_client.data.split import RowIndices
+    from fwdllm_client.engine import Evaluation
 
 _QUESTION = "Which?"
 
@@ -42,6 +47,17 @@ class QuestionAnswering(Task):
 
         scores = logits.masked_fill(attention_mask[:, :, None] == 0, torch.finfo(logits.dtype).min)
         return -functional.log_softmax(scores, dim=1).gather(1, labels[:, None, :]).mean(dim=2).squeeze(1)
+
+    def scored(
+        self,
+        evaluation: Evaluation,
+        dataset: Dataset,  # noqa: ARG002 - the counts say all
+        rows: RowIndices,  # noqa: ARG002
+        labels: Sequence[str],  # noqa: ARG002
+    ) -> Scores:
+        """Return SQuAD's metrics."""
+        found = evaluation
+        return SpanScores(found.total, found.loss, f1=found.score, exact_match=found.correct / found.total)
 
     def known_answer_rows(self, texts: Sequence[str], labels: Sequence[str]) -> Iterator[Mapping[str, Any]]:  # noqa: ARG002
         """Yield questions that are answered by a word near the beginning of a text, which truncation keeps."""

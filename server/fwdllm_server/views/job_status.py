@@ -134,6 +134,7 @@ def evaluation_message(record: EvaluationRecord, task: Task) -> operator_pb2.Eva
         rows=record.rows,
         exact_match=record.exact_match,
         metric=task.metrics[0],
+        metric_beside=task.metrics[1] if len(task.metrics) > 1 else "",
         perplexity=perplexity(record.loss) if task.has_perplexity else None,
     )
 

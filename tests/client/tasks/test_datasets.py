@@ -43,3 +43,10 @@ def test_a_label_of_a_token():
 def test_other_labels_are_other_data():
     prints = {Dataset(IDS, OFFSETS, np.array(labels)).fingerprint for labels in ([0.5, 1.0], [0.5, 1.5])}
     assert len(prints) == 2
+
+
+def test_rows_weigh_as_their_classes_do():
+    dataset = Dataset(IDS, OFFSETS, np.array([1, 0], dtype=np.int32))
+    assert dataset.weighted(()).weights(ROWS).tolist() == [1, 1]
+    assert dataset.weighted((0.5, 3)).weights(ROWS).tolist() == [3, 0.5]
+    assert dataset.weighted((0.5, 3)).fingerprint == dataset.fingerprint

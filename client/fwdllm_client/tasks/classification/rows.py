@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import structlog
 
-from fwdllm_client.data.readers import Column
-from fwdllm_client.data.record_source import RecordSource
-from fwdllm_client.data.records import LeftOut, text_of
+from fwdllm_client.data.labelled import LabelledSource, Row
+from fwdllm_client.data.records import LeftOut
 from fwdllm_client.data.source import Contents
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.task import CLASSIFICATION
@@ -20,73 +20,20 @@ if TYPE_CHECKING:
     from fwdllm_client.data.dataset import Dataset
     from fwdllm_common.manifest import Manifest
 
+__all__ = ["DataSource", "Row"]
+
 _SEPARATORS = ("[SEP]", "</s>")
 _log = structlog.get_logger()
-_OPTION = "--{0}-column, in a job file [held_out] {0}_column"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One example: its line in the file (its row, for files without lines), its text and its label."""
-
-    line: int
-    text: str
-    label: str
 
 
 @dataclass(frozen=True)
-class DataSource(RecordSource[Row]):
-    """A table with a text and a label column, in a file of one of the types of ``TABLES``.
-
-    With ``user_column`` and ``user`` only the rows with the value ``user`` in that column are used, so that one file
-    can serve many devices. With ``skip_incomplete`` rows without a text or a label are left out; otherwise they are
-    errors.
-
-    :raises BadInputError: an unknown file type, or only one of ``user_column`` and ``user``.
-    """
-
-    left_out_event: ClassVar[str] = "rows without a text or a label are left out"
-    path: Path
-    text_column: str = "text"
-    label_column: str = "label"
-    user_column: str | None = None
-    user: str | None = None
-    skip_incomplete: bool = False
+class DataSource(LabelledSource[str]):
+    """A table with a text and a label column."""
 
     @property
     def task(self) -> str:
         """The name of the task that the rows are for."""
         return CLASSIFICATION
-
-    @property
-    def columns(self) -> tuple[Column, ...]:
-        """The columns of the text and of the label."""
-        return (
-            Column(self.text_column, _OPTION.format("text")),
-            Column(self.label_column, _OPTION.format("label")),
-        )
-
-    @property
-    def nothing_left(self) -> str:
-        """Why no row is left."""
-        return f"none of its rows has both {self.text_column!r} and {self.label_column!r}; fill them in"
-
-    def row(self, place: str, line: int, values: Sequence[object]) -> Row | None:
-        """Return the row of a text and a label, without the space around the label.
-
-        :raises BadInputError: one of them is missing and ``skip_incomplete`` is not set, or neither text nor label.
-        """
-        text, label = values
-        if self.skip_incomplete and (_blank(text) or _blank(label)):
-            return None
-        return Row(line, text_of(place, self.text_column, text), self._label(place, label))
-
-    def texts(self) -> list[str]:
-        """Return the text of each row.
-
-        :raises BadInputError: the file or a row is wrong, or no row is left.
-        """
-        return [row.text for row in self.rows()]
 
     def contents(self) -> Contents:
         """Count rows and labels; log rows that are left out, and texts that contain a separator of pairs.
@@ -94,20 +41,20 @@ class DataSource(RecordSource[Row]):
         :raises BadInputError: the file or a row is wrong, or no row is left.
         """
         left_out = LeftOut()
-        labels: set[str] = set()
-        rows = pairs = 0
+        labels = Counter[str]()
+        pairs = 0
         for row in self.rows(left_out):
-            labels.add(row.label)
-            rows += 1
-            pairs += any(separator in row.text for separator in _SEPARATORS)
-        self._log_left_out(left_out, rows)
+            labels[row.label] += 1
+            pairs += isinstance(row.text, str) and any(separator in row.text for separator in _SEPARATORS)
+        self._log_left_out(left_out, labels.total())
         if pairs:
             _log.warning(
-                "texts hold a separator: the model is not told that they are pairs, and reads both parts as one text",
+                "texts hold a separator: the model is not told that they are pairs, and reads both parts as one text; "
+                "for pairs there is the task pair-classification",
                 file=str(self.path),
                 rows=pairs,
             )
-        return Contents(CLASSIFICATION, rows, tuple(sorted(labels)), left_out.rows)
+        return Contents(self.task, labels.total(), tuple(sorted(labels)), left_out.rows, dict(labels))
 
     def tokenised(self, tokenizer_file: Path, manifest: Manifest) -> Dataset:
         """Tokenise the rows; their labels are class indices, int32 ``[rows]``.
@@ -118,18 +65,32 @@ class DataSource(RecordSource[Row]):
 
         return labelled(self, tokenizer_file, manifest)
 
-    def _label(self, place: str, value: object) -> str:
-        if isinstance(value, bool):
-            return str(value).lower()
-        label = str(value).strip() if isinstance(value, str | int) else ""
-        if not label:
-            what = "empty" if isinstance(value, str) or value is None else "neither a text nor a whole number"
-            raise BadInputError(
-                f"{place}: {self.label_column!r} is {what}; give the row a label, drop it, or leave such rows out with "
-                "--skip-incomplete, in a job file [held_out] skip_incomplete"
-            )
-        return label
+    @property
+    def no_label(self) -> str:
+        """Return the label of a row whose label is not read."""
+        return ""
+
+    def label(self, place: str, values: Sequence[object]) -> str:
+        """Return the label without the space around it.
+
+        :raises BadInputError: it is empty, or no text and no whole number.
+        """
+        (value,) = values
+        return class_name(place, self.label_column, value)
 
 
-def _blank(value: object) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
+def class_name(place: str, column: str, value: object) -> str:
+    """Return the name of a class, from a text, a whole number or a truth value, without the space around it.
+
+    :raises BadInputError: it is empty, or something else.
+    """
+    if isinstance(value, bool):
+        return str(value).lower()
+    label = str(value).strip() if isinstance(value, str | int) else ""
+    if not label:
+        what = "empty" if isinstance(value, str) or value is None else "neither a text nor a whole number"
+        raise BadInputError(
+            f"{place}: {column!r} is {what}; give the row a label, drop it, or leave such rows out with "
+            "--skip-incomplete, in a job file [held_out] skip_incomplete"
+        )
+    return label

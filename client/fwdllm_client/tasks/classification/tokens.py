@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fwdllm_client.data.dataset import Dataset
+from fwdllm_client.data.pairs import Text
 from fwdllm_client.data.tokens import batches, tokenise
-from fwdllm_client.tasks.classification.rows import DataSource, Row
+from fwdllm_client.tasks.classification.rows import DataSource
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.manifest import Manifest
 
@@ -26,17 +27,19 @@ def labelled(source: DataSource, tokenizer_file: Path, manifest: Manifest) -> Da
     class_of = {label: index for index, label in enumerate(manifest.labels)}
     labels: list[NDArray[np.int32]] = []
 
-    def texts() -> Iterator[Sequence[str]]:
+    def texts() -> Iterator[Sequence[Text]]:
         for rows in batches(source.rows()):
-            labels.append(np.array([_class_index(source, row, class_of) for row in rows], dtype=np.int32))
+            labels.append(
+                np.array([class_index(source.place(row.line), row.label, class_of) for row in rows], dtype=np.int32)
+            )
             yield [row.text for row in rows]
 
     tokens, offsets = tokenise(texts(), tokenizer_file, manifest)
-    return Dataset(tokens, offsets, np.concatenate(labels))
+    return Dataset(tokens, offsets, np.concatenate(labels)).weighted(manifest.class_weights)
 
 
-def of_texts(texts: Iterable[str], tokenizer_file: Path, manifest: Manifest) -> Dataset:
-    """Tokenise ``texts`` whose labels nobody knows; these are -1.
+def of_texts(texts: Iterable[Text], tokenizer_file: Path, manifest: Manifest) -> Dataset:
+    """Tokenise ``texts``, or pairs of texts, whose labels nobody knows; these are -1.
 
     :raises BadInputError: the tokenizer's file is damaged, or there is no text.
     """
@@ -44,12 +47,16 @@ def of_texts(texts: Iterable[str], tokenizer_file: Path, manifest: Manifest) -> 
     return Dataset(tokens, offsets, np.full(len(offsets) - 1, -1, dtype=np.int32))
 
 
-def _class_index(source: DataSource, row: Row, class_of: dict[str, int]) -> int:
-    if row.label not in class_of:
+def class_index(place: str, label: str, class_of: Mapping[str, int]) -> int:
+    """Return the index of a label.
+
+    :raises BadInputError: it is not one of the model's.
+    """
+    if label not in class_of:
         known = ", ".join(map(repr, islice(class_of, _LABELS_SHOWN)))
         more = f" and {len(class_of) - _LABELS_SHOWN} more" if len(class_of) > _LABELS_SHOWN else ""
         raise BadInputError(
-            f"{source.place(row.line)}: label {row.label!r} is not one of the model's ({known}{more}); "
+            f"{place}: label {label!r} is not one of the model's ({known}{more}); "
             "correct the row or choose the right label column"
         )
-    return class_of[row.label]
+    return class_of[label]

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from fwdllm_server.evaluation.scores import ClassificationScores
+from fwdllm_server.tasks.class_scores import ClassificationScores, MultiLabelScores
 
 LABELS = ("arts", "law", "sport", "never")
 TRUTH = [0, 0, 1, 1, 1, 2]
@@ -38,3 +38,20 @@ def test_a_file_of_one_class_has_metrics():
 
     assert (found.accuracy, found.macro_f1, found.matthews_correlation) == (1, 1, 0)
     assert found.confusion_matrix == [[2]]
+
+
+def test_metrics_of_several_labels_are_those_of_a_count_by_hand():
+    truth = [[1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+    said = [[True, True, False, False], [True, False, False, False], [False, False, False, False]]
+    found = MultiLabelScores.of(LABELS, truth, said, loss=0.5)
+
+    assert found.micro_f1 == pytest.approx(2 * 2 / (3 + 3))
+    assert found.macro_f1 == pytest.approx((1 + 0) / 2)
+    assert (found.rows, found.exact_match, found.loss) == (3, pytest.approx(1 / 3), 0.5)
+    assert [(each.label, each.f1, each.support) for each in found.classes] == [("arts", 1, 2), ("law", 0, 1)]
+
+
+def test_rows_without_labels_have_metrics():
+    found = MultiLabelScores.of(LABELS, [[0, 0, 0, 0]], [[False] * 4], loss=0.1)
+
+    assert (found.micro_f1, found.macro_f1, found.exact_match, found.classes) == (0, 0, 1, [])
