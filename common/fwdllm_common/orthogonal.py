@@ -126,8 +126,10 @@ class OrthogonalDirections:
             total += spectrum[first:last] * signs[first:last]
         return total
 
-    def products(self, seeds: NDArray[np.uint64], line: NDArray[np.float32]) -> NDArray[np.float64]:
-        """v_k · ``line`` for each seed, float64 ``[len(seeds)]``; ``line`` is float32 ``[size]``."""
+    def products(
+        self, seeds: NDArray[np.uint64], line: NDArray[np.float32] | NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """v_k · ``line`` for each seed, float64 ``[len(seeds)]``; ``line`` is float32 or float64 ``[size]``."""
         found = np.empty(len(seeds), dtype=np.float64)
         first, last = self._columns(self.block_start, self.block_start + self.size)
         numbers, within = np.divmod(seeds, np.uint64(self.order))

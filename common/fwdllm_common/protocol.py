@@ -25,6 +25,8 @@ FEATURE_SUMS = "feature-sums"
 """Capability: the device's owner allows per-class sums of features (DESIGN §2, invariant 1)."""
 SECURE_AGGREGATION = "secure-aggregation"
 """Capability: the device has what secure aggregation needs."""
+NOISED_SUMS = "noised-sums"
+"""Capability: the device clips what it masks, and adds its share of noise."""
 MIN_CLASS_ROWS = 8
 """Fewest rows in such a sum. Devices leave smaller classes out, coordinators refuse them."""
 

@@ -11,7 +11,7 @@ from fwdllm.v1 import device_pb2
 from fwdllm.v1.conditions_pb2 import HOLD_UNPLUGGED, Conditions
 from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.packing import halves
-from fwdllm_common.protocol import GENERATOR_2, SECURE_AGGREGATION
+from fwdllm_common.protocol import GENERATOR_2, NOISED_SUMS, SECURE_AGGREGATION
 from fwdllm_server.rounds import aggregation_messages, reporting
 from fwdllm_server.rounds.context import Step
 from fwdllm_server.rounds.delivery import fetch, take_back
@@ -75,7 +75,8 @@ class Rig:
             if work:
                 fetch(connection, work[0], self.job, self.now)
                 return assignments.get(connection, work[0].id)
-        self.presence.seen(Present(device, self.now, frozenset(LABELS), frozenset((GENERATOR_2, SECURE_AGGREGATION))))
+        able = frozenset((GENERATOR_2, SECURE_AGGREGATION, NOISED_SUMS))
+        self.presence.seen(Present(device, self.now, frozenset(LABELS), able))
         return None
 
     def hold(self, device: str) -> None:

@@ -34,7 +34,14 @@ from fwdllm_client.policy.choices import ChoicesFile
 from fwdllm_client.policy.permission import Permission
 from fwdllm_client.policy.policy import Policy
 from fwdllm_client.policy.settings import Settings
-from fwdllm_common.protocol import GENERATOR_2, GENERATOR_VERSION, PROTOCOL_MAJOR, PROTOCOL_MINOR, SECURE_AGGREGATION
+from fwdllm_common.protocol import (
+    GENERATOR_2,
+    GENERATOR_VERSION,
+    NOISED_SUMS,
+    PROTOCOL_MAJOR,
+    PROTOCOL_MINOR,
+    SECURE_AGGREGATION,
+)
 from fwdllm_common.service_manager import notify
 from fwdllm_common.task import CLASSIFICATION
 
@@ -127,7 +134,7 @@ def profile_of(data: LocalData, policy: Policy) -> device_pb2.CheckInRequest:
     return device_pb2.CheckInRequest(
         protocol=device_pb2.ProtocolVersion(major=PROTOCOL_MAJOR, minor=PROTOCOL_MINOR),
         generator_version=GENERATOR_VERSION,
-        capabilities=[GENERATOR_2, *([SECURE_AGGREGATION] if _can_mask() else []), *policy.capabilities],
+        capabilities=[GENERATOR_2, *([SECURE_AGGREGATION, NOISED_SUMS] if _can_mask() else []), *policy.capabilities],
         task="" if contents.task == CLASSIFICATION else contents.task,
         labels=contents.labels,
         training_examples=contents.rows - kept_back,

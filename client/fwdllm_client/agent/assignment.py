@@ -39,7 +39,7 @@ from fwdllm_common.errors import NoRoomError, NotAllowedError, RefusedError, Sto
 from fwdllm_common.fixed_point import UnusableScalarError
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.ledger import RunHeader
-from fwdllm_common.orthogonal import AnyDirections
+from fwdllm_common.orthogonal import AnyDirections, OrthogonalDirections
 from fwdllm_common.protocol import MAX_PACKED_PER_REPORT, MAX_SCALARS_PER_REPORT
 
 if TYPE_CHECKING:  # it needs packages that a device may lack
@@ -193,7 +193,10 @@ class AssignmentWork:
         with self._link.reporter() as reporter:
             entries = self._entries(admitted, header, bundle.manifest.layout, theta, engine, deadline, reporter)
             if is_masked:
-                self._keep_masked(assignment, list(entries), reporter)
+                blocks = [bundle.manifest.layout.block(task.block) for task in assignment.directions]
+                directions = map(header.directions_of, blocks)
+                orders = [each.order if isinstance(each, OrthogonalDirections) else 0 for each in directions]
+                self._keep_masked(assignment, list(entries), orders, reporter)
             else:
                 for entry in entries:
                     reporter.submit(entry)
@@ -222,7 +225,13 @@ class AssignmentWork:
             raise NotAllowedError("it asks for masked scalars, for which this device lacks the package cryptography")
         return self._senders.masked
 
-    def _keep_masked(self, assignment: device_pb2.Assignment, entries: Sequence[Entry], reporter: Reporter) -> None:
+    def _keep_masked(
+        self,
+        assignment: device_pb2.Assignment,
+        entries: Sequence[Entry],
+        orders: Sequence[int],
+        reporter: Reporter,
+    ) -> None:
         """Keep the scalars for the sum if all are computed; of the entries only what is no scalar is reported.
 
         Scalars that no sum can have are reported as one that is not a number: the coordinator looks for divergence.
@@ -232,7 +241,7 @@ class AssignmentWork:
             return
         reported = array("f")
         try:
-            self._can_mask().keep(assignment, derivatives)
+            self._can_mask().keep(assignment, derivatives, orders)
         except UnusableScalarError as error:
             _log.warning("scalars not usable", job=assignment.job_name, round=assignment.round, reason=str(error))
             reported.append(nan)

@@ -19,9 +19,12 @@ from fwdllm_client.agent.link import Link
 from fwdllm_client.connection.retry import StopRequested
 from fwdllm_common.errors import NotAllowedError
 from fwdllm_common.fixed_point import to_fixed_point
+from fwdllm_common.noised import noised
 from fwdllm_common.secure_aggregation import MAX_MEMBERS, Member, messages
 from fwdllm_common.secure_aggregation.member import ROOT_BYTES
 
+MOST_CLIP, MOST_NOISE = 1e6, 1e6
+"""Bounds of what a coordinator may ask for: noise is the variance over the squared clip."""
 MOST_WAIT_S = 60.0
 """Until the newest message is sent again, whatever the coordinator says."""
 
@@ -39,12 +42,13 @@ class MaskedScalars:
         """Whether the assignment's scalars are in the journal."""
         return self._link.journal.membership(assignment.assignment_id) is not None
 
-    def keep(self, assignment: device_pb2.Assignment, derivatives: Sequence[float]) -> None:
-        """Make the scalars of an assignment durable, all of them, times the device's weight.
+    def keep(self, assignment: device_pb2.Assignment, derivatives: Sequence[float], orders: Sequence[int] = ()) -> None:
+        """Make the scalars of an assignment durable, all of them, times the device's weight, clipped and with noise.
 
-        The assignment is as it was received, here and in :meth:`send`.
+        What is kept is what the sum has of this device: its noise is drawn once. The assignment is as it was received,
+        here and in :meth:`send`. ``orders`` are those of the frames that its tasks are parts of, 0 for no frame.
 
-        :raises NotAllowedError: the weight is out of bounds.
+        :raises NotAllowedError: the weight, the clip or the noise is out of bounds, or nothing bounds the gradient.
         :raises UnusableScalarError: one is not finite or too large.
         """
         agreement = assignment.secure_aggregation
@@ -52,13 +56,16 @@ class MaskedScalars:
             raise NotAllowedError(
                 f"it gives this device the weight {agreement.weight} in a sum; weights are 1 to {messages.MAX_WEIGHT}"
             )
-        values = np.array([agreement.weight * to_fixed_point(value) for value in derivatives], dtype="<i8")
+        values = np.array([agreement.weight * to_fixed_point(value) for value in derivatives], dtype=np.int64)
+        if agreement.clip or agreement.noise:
+            _check_noise(assignment, orders)
+            values = noised(values, assignment, orders)
         self._link.journal.join(
             Membership(
                 assignment.assignment_id,
                 _agreed(assignment).SerializeToString(deterministic=True),
                 secrets.token_bytes(ROOT_BYTES),
-                values.tobytes(),
+                values.astype("<i8").tobytes(),
             )
         )
 
@@ -86,6 +93,18 @@ class MaskedScalars:
                 part.go_on(answer)
             elif self._link.stop.wait(min(answer.wait_ms / 1000, MOST_WAIT_S)):
                 raise StopRequested
+
+
+def _check_noise(assignment: device_pb2.Assignment, orders: Sequence[int]) -> None:
+    """Check what a coordinator asks for.
+
+    :raises NotAllowedError: clip or noise are out of bounds, or directions are not orthogonal.
+    """
+    clip, noise = assignment.secure_aggregation.clip, assignment.secure_aggregation.noise
+    if not (0 < clip <= MOST_CLIP and 0 < noise <= MOST_NOISE):
+        raise NotAllowedError(f"it asks for sums with a clip of {clip:g} and noise of {noise:g}, out of bounds")
+    if not orders or not all(orders):
+        raise NotAllowedError("it asks for noised sums of directions that are not orthogonal: nothing bounds them")
 
 
 class _Part:
@@ -136,5 +155,9 @@ def _agreed(assignment: device_pb2.Assignment) -> device_pb2.SecureAggregation:
     """Return what may not change until the scalars are summed: the device's part, and what they are of."""
     part = assignment.secure_aggregation
     return device_pb2.SecureAggregation(
-        session=messages.session_of(assignment).id, member=part.member, weight=part.weight
+        session=messages.session_of(assignment).id,
+        member=part.member,
+        weight=part.weight,
+        clip=part.clip,
+        noise=part.noise,
     )

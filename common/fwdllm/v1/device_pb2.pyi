@@ -153,14 +153,18 @@ class Assignment(_message.Message):
     def __init__(self, assignment_id: _Optional[str] = ..., job_id: _Optional[str] = ..., job_name: _Optional[str] = ..., round: _Optional[int] = ..., header: _Optional[_Union[_ledger_pb2.RunHeader, _Mapping]] = ..., manifest_sha256: _Optional[bytes] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[DirectionTask, _Mapping]]] = ..., evaluate: bool = ..., feature_sums: bool = ..., secure_aggregation: _Optional[_Union[SecureAggregation, _Mapping]] = ..., mirror: _Optional[str] = ...) -> None: ...
 
 class SecureAggregation(_message.Message):
-    __slots__ = ("session", "member", "weight")
+    __slots__ = ("session", "member", "weight", "clip", "noise")
     SESSION_FIELD_NUMBER: _ClassVar[int]
     MEMBER_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    NOISE_FIELD_NUMBER: _ClassVar[int]
     session: bytes
     member: int
     weight: int
-    def __init__(self, session: _Optional[bytes] = ..., member: _Optional[int] = ..., weight: _Optional[int] = ...) -> None: ...
+    clip: float
+    noise: float
+    def __init__(self, session: _Optional[bytes] = ..., member: _Optional[int] = ..., weight: _Optional[int] = ..., clip: _Optional[float] = ..., noise: _Optional[float] = ...) -> None: ...
 
 class DirectionTask(_message.Message):
     __slots__ = ("block", "seeds", "epsilon", "batch_size", "central", "same_rows", "packed")

@@ -73,7 +73,7 @@ class ExtendJobRequest(_message.Message):
     def __init__(self, job: _Optional[str] = ..., rounds: _Optional[int] = ...) -> None: ...
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "name", "state", "message", "round", "rounds_committed", "rounds_abandoned", "rounds_wanted", "directions", "example_passes", "device_seconds", "scalars_repeated", "scalars_late", "scalars_unusable", "initial_evaluation", "latest_evaluation", "best_evaluation", "head_init", "seconds_running", "seconds_left", "version", "theta_digest", "devices", "trainable_parameters", "priority", "same_name", "privacy")
+    __slots__ = ("job_id", "name", "state", "message", "round", "rounds_committed", "rounds_abandoned", "rounds_wanted", "directions", "example_passes", "device_seconds", "scalars_repeated", "scalars_late", "scalars_unusable", "initial_evaluation", "latest_evaluation", "best_evaluation", "head_init", "seconds_running", "seconds_left", "version", "theta_digest", "devices", "trainable_parameters", "priority", "same_name", "privacy", "privacy_budget")
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -101,6 +101,7 @@ class Job(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     SAME_NAME_FIELD_NUMBER: _ClassVar[int]
     PRIVACY_FIELD_NUMBER: _ClassVar[int]
+    PRIVACY_BUDGET_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     name: str
     state: JobState
@@ -128,7 +129,26 @@ class Job(_message.Message):
     priority: int
     same_name: _containers.RepeatedScalarFieldContainer[str]
     privacy: str
-    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., message: _Optional[str] = ..., round: _Optional[_Union[Round, _Mapping]] = ..., rounds_committed: _Optional[int] = ..., rounds_abandoned: _Optional[int] = ..., rounds_wanted: _Optional[int] = ..., directions: _Optional[int] = ..., example_passes: _Optional[float] = ..., device_seconds: _Optional[float] = ..., scalars_repeated: _Optional[int] = ..., scalars_late: _Optional[int] = ..., scalars_unusable: _Optional[int] = ..., initial_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., latest_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., best_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., head_init: _Optional[str] = ..., seconds_running: _Optional[float] = ..., seconds_left: _Optional[float] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., devices: _Optional[_Iterable[_Union[DeviceUsage, _Mapping]]] = ..., trainable_parameters: _Optional[int] = ..., priority: _Optional[int] = ..., same_name: _Optional[_Iterable[str]] = ..., privacy: _Optional[str] = ...) -> None: ...
+    privacy_budget: PrivacyBudget
+    def __init__(self, job_id: _Optional[str] = ..., name: _Optional[str] = ..., state: _Optional[_Union[JobState, str]] = ..., message: _Optional[str] = ..., round: _Optional[_Union[Round, _Mapping]] = ..., rounds_committed: _Optional[int] = ..., rounds_abandoned: _Optional[int] = ..., rounds_wanted: _Optional[int] = ..., directions: _Optional[int] = ..., example_passes: _Optional[float] = ..., device_seconds: _Optional[float] = ..., scalars_repeated: _Optional[int] = ..., scalars_late: _Optional[int] = ..., scalars_unusable: _Optional[int] = ..., initial_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., latest_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., best_evaluation: _Optional[_Union[Evaluation, _Mapping]] = ..., head_init: _Optional[str] = ..., seconds_running: _Optional[float] = ..., seconds_left: _Optional[float] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., devices: _Optional[_Iterable[_Union[DeviceUsage, _Mapping]]] = ..., trainable_parameters: _Optional[int] = ..., priority: _Optional[int] = ..., same_name: _Optional[_Iterable[str]] = ..., privacy: _Optional[str] = ..., privacy_budget: _Optional[_Union[PrivacyBudget, _Mapping]] = ...) -> None: ...
+
+class PrivacyBudget(_message.Message):
+    __slots__ = ("epsilon", "delta", "epsilon_spent", "clip", "noise_multiplier", "releases", "releases_allowed")
+    EPSILON_FIELD_NUMBER: _ClassVar[int]
+    DELTA_FIELD_NUMBER: _ClassVar[int]
+    EPSILON_SPENT_FIELD_NUMBER: _ClassVar[int]
+    CLIP_FIELD_NUMBER: _ClassVar[int]
+    NOISE_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    RELEASES_FIELD_NUMBER: _ClassVar[int]
+    RELEASES_ALLOWED_FIELD_NUMBER: _ClassVar[int]
+    epsilon: float
+    delta: float
+    epsilon_spent: float
+    clip: float
+    noise_multiplier: float
+    releases: int
+    releases_allowed: int
+    def __init__(self, epsilon: _Optional[float] = ..., delta: _Optional[float] = ..., epsilon_spent: _Optional[float] = ..., clip: _Optional[float] = ..., noise_multiplier: _Optional[float] = ..., releases: _Optional[int] = ..., releases_allowed: _Optional[int] = ...) -> None: ...
 
 class Round(_message.Message):
     __slots__ = ("number", "phase", "directions_wanted", "directions_collected", "variance", "variance_threshold", "reason", "devices")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Mapping
 
 import numpy as np
@@ -33,6 +34,9 @@ def session_of(assignment: device_pb2.Assignment) -> Session:
         assignment.theta_digest,
         *(task.SerializeToString(deterministic=True) for task in assignment.directions),
     ]
+    if assignment.secure_aggregation.clip:
+        # Noise that others have been told not to add would be missing in the sum.
+        parts.append(struct.pack("<dd", assignment.secure_aggregation.clip, assignment.secure_aggregation.noise))
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(8, "little") + part)

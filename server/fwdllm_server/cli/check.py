@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from fwdllm_common.logging import configure_logging
+from fwdllm_server.algorithm.accountant import check_accountant, noise_multiplier
 from fwdllm_server.cli.formatting import columns, duration, size
 from fwdllm_server.cli.job_file import read_job_file
 from fwdllm_server.model.source import check_source
 from fwdllm_server.views.message_json import print_json
 
 if TYPE_CHECKING:
+    from fwdllm_server.config.job import JobSpec
     from fwdllm_server.simulation.forecast import Cost, Forecast
 
 
@@ -35,16 +37,19 @@ def check(file: Path, json: bool) -> None:
     from fwdllm_server.simulation.forecast import forecast
 
     spec = read_job(text, base_folder)
+    check_accountant(spec.privacy)
     check_held_out(spec, base_folder)
     check_source(spec.model.resolved_source(base_folder))
     with Console(stderr=True).status("preparing the model and simulating two rounds"):
         found = forecast(spec, base_folder)
     if json:
         costs = {name: asdict(cost) | {"seconds": found.seconds(cost)} for name, cost in _costs(found)}
-        print_json({"job": spec.job.name, **asdict(found), **costs})
+        budget = spec.privacy.budget
+        privacy = None if budget is None else {**budget._asdict(), "noise_multiplier": noise_multiplier(budget)}
+        print_json({"job": spec.job.name, **asdict(found), **costs, "privacy": privacy})
     else:
         print(f"job {spec.job.name} can start; nothing was submitted\n")
-        print("\n".join(_lines(found)))
+        print("\n".join([*_lines(found), *_privacy(spec)]))
 
 
 def _costs(found: Forecast) -> Iterator[tuple[str, Cost]]:
@@ -60,6 +65,23 @@ def _lines(found: Forecast) -> Iterator[str]:
     yield f"on this machine: {1 / found.seconds_per_pass:,.0f} passes a second, {size(found.peak_rss_bytes)} of memory"
     yield f"predicted of {found.devices:,} devices, that is as many as a round needs, of {found.rows:,} rows each, and"
     yield "of rounds in which every block takes part; more devices, or rounds of fewer blocks, cost each device less"
+
+
+def _privacy(spec: JobSpec) -> Iterator[str]:
+    budget = spec.privacy.budget
+    if budget is None:
+        return
+    yield ""
+    rounds = min(spec.rounds.count, budget.releases)
+    yield (
+        f"differential privacy: noise of {noise_multiplier(budget):g} times the clip on each sum, with which epsilon = "
+        f"{budget.epsilon:g} at delta = {budget.delta:g} lasts for {budget.releases:,} rounds of a device"
+    )
+    if rounds < spec.rounds.count:
+        yield (
+            f"a fleet of no more than {spec.rounds.min_devices:,} devices ends after {rounds:,} of "
+            f"{spec.rounds.count:,} rounds; a larger one, whose devices take turns, does more"
+        )
 
 
 def _row(found: Forecast, cost: Cost) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from fwdllm.v1.operator_pb2 import (
 from fwdllm_server.cli.display import Display
 from fwdllm_server.cli.formatting import duration, energy, printable, size
 from fwdllm_server.views.message_json import enum_word
+from fwdllm_server.views.privacy_words import budget_words
 
 ACTIVE = (JOB_STATE_PREPARING, JOB_STATE_RUNNING)
 """States of a job that the server works on."""
@@ -51,6 +52,8 @@ def render(job: Job) -> RenderableType:
     table.add_row("time", Text(_time(job)))
     if job.privacy:
         table.add_row("privacy", Text(job.privacy))
+    if job.HasField("privacy_budget"):
+        table.add_row("budget", Text(budget_words(job.privacy_budget)))
     if noisy := _noisy(job):
         table.add_row("not used", Text(noisy))
     if failing := _failing(job):

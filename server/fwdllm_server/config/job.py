@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -29,6 +29,15 @@ MOST_ROUNDS = 1_000_000
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 BlockName = Literal["peft", "pooling", "readout", "head"]
 _LEAST_LABELS = 2
+
+
+class Budget(NamedTuple):
+    """The (``epsilon``, ``delta``) of a device after ``releases`` of sums that it is in with a norm of ``clip``."""
+
+    epsilon: float
+    delta: float
+    clip: float
+    releases: int
 
 
 class _Section(BaseModel):
@@ -317,12 +326,38 @@ class RobustSection(_Section):
 
 
 class PrivacySection(_Section):
-    """What the coordinator may learn of a device: with ``secure_aggregation`` only the sum over a round's devices.
+    """What the coordinator, and whoever has the model, may learn of a device.
 
-    All devices then measure the same directions, as many as each would measure with ``directions = "auto"``.
+    With ``secure_aggregation`` the coordinator learns only the sum over a round's devices. All devices then measure the
+    same directions, as many as each would measure with ``directions = "auto"``.
+
+    With an ``epsilon`` the run is (``epsilon``, ``delta``) differentially private for each ``unit``: what a device has
+    estimated of the gradient in a round is shortened to the norm ``clip``, and noise is added to the sum, by devices in
+    shares with ``secure_aggregation`` and by the coordinator without. The noise is such that the budget holds for
+    ``rounds_per_device`` rounds that a device takes part in, 0 for all; a device that had as many takes part no more.
     """
 
     secure_aggregation: bool = False
+    epsilon: float | None = Field(default=None, gt=0, le=1e3)
+    delta: float | None = Field(default=None, gt=0, lt=1)
+    clip: float | None = Field(default=None, gt=0, le=1e6)
+    unit: Literal["device"] = "device"
+    rounds_per_device: int = Field(default=0, ge=0, le=MOST_ROUNDS)
+
+    @property
+    def budget(self) -> Budget | None:
+        """What a device may lose in all; None without differential privacy."""
+        if self.epsilon is None or self.delta is None or self.clip is None:
+            return None
+        return Budget(self.epsilon, self.delta, self.clip, self.rounds_per_device)
+
+    @model_validator(mode="after")
+    def _a_budget_is_whole(self) -> PrivacySection:
+        given = [name for name in ("epsilon", "delta", "clip") if getattr(self, name) is not None]
+        missing = [name for name in ("epsilon", "delta", "clip") if name not in given]
+        if missing and (given or self.rounds_per_device):
+            raise ValueError(f"{missing[0]} is missing; differential privacy needs epsilon, delta and clip")
+        return self
 
 
 class SamplingSection(_Section):
@@ -441,7 +476,7 @@ class JobSpec(_Section):
     @model_validator(mode="before")
     @classmethod
     def _filled_in(cls, job: Any) -> Any:
-        return _without_clip_if_secured(with_preset(job)) if isinstance(job, Mapping) else job
+        return _with_all_rounds(_without_clip_if_private(with_preset(job))) if isinstance(job, Mapping) else job
 
     @model_validator(mode="after")
     def _blocks_are_the_methods(self) -> JobSpec:
@@ -526,6 +561,28 @@ class JobSpec(_Section):
         return self
 
     @model_validator(mode="after")
+    def _all_that_is_released_is_accounted_for(self) -> JobSpec:
+        if self.privacy.epsilon is None:
+            return self
+        refused = {
+            "[robust] clip, which compares devices; leave it out": self.robust.clip > 0,
+            "federated_evaluate_every, whose counts have no noise; leave it out, [held_out] has the accuracy": (
+                self.rounds.federated_evaluate_every > 0
+            ),
+            'head = "class-means", whose sums have no noise; use "zeros"': self.model.head == "class-means",
+            'distribution = "gaussian", whose scalars have no bound that is exact; leave it out': (
+                self.perturbation.distribution == "gaussian"
+            ),
+        } | {
+            f"directions = {block.directions} of the block {name}, which bound no gradient; use "
+            'directions = "auto"': block.directions != "auto"
+            for name, block in self.blocks.items()
+        }
+        if reasons := [reason for reason, is_refused in refused.items() if is_refused]:
+            raise ValueError(f"differential privacy is not possible with {reasons[0]}")
+        return self
+
+    @model_validator(mode="after")
     def _gaussian_sums_fit(self) -> JobSpec:
         most = max(block.most_directions for block in self.blocks.values())
         if (
@@ -546,8 +603,20 @@ class JobSpec(_Section):
         return self
 
 
-def _without_clip_if_secured(job: dict[str, Any]) -> dict[str, Any]:
-    """Return a job file's tables; those of secure aggregation have no clip unless they name one."""
+def _without_clip_if_private(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a job file's tables; where no device's scalars are compared they have no clip unless they name one."""
     privacy, robust = job.get("privacy"), job.get("robust", {})
-    is_secured = isinstance(privacy, Mapping) and privacy.get("secure_aggregation") is True
-    return {**job, "robust": {"clip": 0, **robust}} if is_secured and isinstance(robust, Mapping) else job
+    is_private = isinstance(privacy, Mapping) and (privacy.get("secure_aggregation") is True or "epsilon" in privacy)
+    return {**job, "robust": {"clip": 0, **robust}} if is_private and isinstance(robust, Mapping) else job
+
+
+def _with_all_rounds(job: dict[str, Any]) -> dict[str, Any]:
+    """Return a job file's tables with the rounds of a device that its noise is for.
+
+    They stay the same when an operator adds rounds: the budget does.
+    """
+    privacy, rounds = job.get("privacy"), job.get("rounds", {})
+    if not isinstance(privacy, Mapping) or privacy.get("epsilon") is None or not isinstance(rounds, Mapping):
+        return job
+    most = privacy.get("rounds_per_device") or rounds.get("count", RoundsSection.model_fields["count"].default)
+    return {**job, "privacy": {**privacy, "rounds_per_device": most}}

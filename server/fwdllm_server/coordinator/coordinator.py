@@ -17,6 +17,7 @@ import structlog
 from sqlalchemy import Connection
 
 from fwdllm_common.errors import BadInputError, FwdllmError, StorageError
+from fwdllm_server.algorithm.accountant import check_accountant
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.coordinator.first_ended import first_ended
 from fwdllm_server.coordinator.grpc_fleet import POLL_S
@@ -89,6 +90,7 @@ class Coordinator:
         """
         spec = await asyncio.to_thread(read_job, spec_toml, base_folder)
         check_trackers(spec.tracking)
+        check_accountant(spec.privacy)
         await asyncio.to_thread(check_held_out, spec, base_folder)
         await asyncio.to_thread(check_source, spec.model.resolved_source(base_folder))
         job_id = uuid4().hex[:12]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from fwdllm_common.directions import Directions
+from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.optimizers import OptimizerSettings
@@ -21,7 +22,23 @@ def run_header(
     """Return the header of a run that starts from ``theta``, float32 ``[d]``.
 
     ``shares`` are those of :class:`fwdllm_server.algorithm.Run`.
+
+    :raises BadInputError: the job wants differential privacy, and devices cannot measure a block's gradient.
     """
+    orthogonal = tuple(
+        name
+        for name, block in layout.blocks.items()
+        if (section := spec.blocks.get(name)) is not None  # type: ignore[call-overload]
+        and section.directions == "auto"
+        and is_worth_a_frame(block.size, shares.get(name, 1.0), spec.rounds, spec.privacy.secure_aggregation)
+    )
+    if unbounded := sorted(set(spec.blocks) - set(orthogonal)) if spec.privacy.epsilon is not None else []:
+        block = layout.block(unbounded[0])
+        raise BadInputError(
+            f"the block {block.name!r} has {block.size:,} weights, more than a device can measure by orthogonal "
+            "directions, so that nothing bounds its gradient and differential privacy is not possible; raise [rounds] "
+            "passes_budget and bytes_budget, train a smaller block, or leave [privacy] epsilon out"
+        )
     return RunHeader(
         directions=Directions(run_key(spec.job.seed), spec.perturbation.distribution),
         layout_digest=layout.digest,
@@ -33,13 +50,7 @@ def run_header(
             spec.optimizer.epsilon,
             spec.optimizer.weight_decay,
         ),
-        orthogonal=tuple(
-            name
-            for name, block in layout.blocks.items()
-            if (section := spec.blocks.get(name)) is not None  # type: ignore[call-overload]
-            and section.directions == "auto"
-            and is_worth_a_frame(block.size, shares.get(name, 1.0), spec.rounds, spec.privacy.secure_aggregation)
-        ),
+        orthogonal=orthogonal,
     )
 
 

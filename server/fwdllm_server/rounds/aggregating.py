@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from functools import partial
-from math import ceil
 from statistics import median_high
 from typing import NamedTuple
 
@@ -23,7 +22,6 @@ from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.estimator import MOST_EXAMPLES, Scalar
 from fwdllm_common.fixed_point import MAX_MAGNITUDE, SCALE
 from fwdllm_common.secure_aggregation import (
-    MIN_MEMBERS,
     Aggregation,
     NotEnoughMembersError,
     Session,
@@ -36,10 +34,11 @@ from fwdllm_server.algorithm import BlockPlan, Measured
 from fwdllm_server.algorithm.complete import Span
 from fwdllm_server.rounds import diverged
 from fwdllm_server.rounds.context import MOVED, Computation, RoundContext, Step, wait
-from fwdllm_server.rounds.delivery import message_of
+from fwdllm_server.rounds.delivery import least_in_sum, message_of, part_in
 from fwdllm_server.rounds.dropout import expire
 from fwdllm_server.rounds.ended import abandon
-from fwdllm_server.store import aggregations, assignments, devices, rounds
+from fwdllm_server.rounds.training import TrainingJob
+from fwdllm_server.store import aggregations, assignments, devices, releases, rounds
 from fwdllm_server.store.aggregations import AggregationRecord, MemberRecord
 from fwdllm_server.store.aggregations import Step as Stage
 from fwdllm_server.store.assignments import AssignmentState
@@ -77,9 +76,18 @@ def begin(context: RoundContext) -> None:
     found = devices.by_id(connection, [each.device_id for each in offers])
     rows = {each.id: max(1, found[each.device_id].training_examples) for each in offers}
     middle = median_high(rows.values())
-    weights = {work: weight(count, middle) for work, count in rows.items()}
+    if context.job.spec.privacy.budget is not None:
+        weights = dict.fromkeys(rows, 1)  # a weight that follows from others' rows would tell of them
+    else:
+        weights = {work: weight(count, middle) for work, count in rows.items()}
     aggregations.forget(connection, *place)
-    aggregations.begin(connection, *place, secrets.token_bytes(SESSION_BYTES), weights, context.now)
+    session, first = secrets.token_bytes(SESSION_BYTES), _first_step(context.job)
+    aggregations.begin(connection, *place, session, weights, context.now, first)
+
+
+def _first_step(job: TrainingJob) -> Stage:
+    """Return the step that devices come to when they have computed."""
+    return Stage.KEYS if job.masks else Stage.MASKED
 
 
 def weight(examples: int, middle: int) -> int:
@@ -97,7 +105,7 @@ def advance(context: RoundContext) -> Step | Computation[Closing]:
     if found := diverged.unusable_from(context, list(work.values())):
         return diverged.fail(context, found, good_version=context.round.version - 1)
     bounds = context.job.spec.rounds
-    if record.step is Stage.KEYS:  # the devices compute
+    if record.step is _first_step(context.job):  # the devices compute
         until = context.round.phase_since + bounds.deadline_s
         expire(context, [each for each in waited_for if each.expires_at <= context.now])
         waited_for = [each for each in waited_for if each.expires_at > context.now]
@@ -107,10 +115,12 @@ def advance(context: RoundContext) -> Step | Computation[Closing]:
     if waited_for and context.now < until:
         return wait(until - context.now)
     members = aggregations.members(context.connection, record)
-    sum_of = device_pb2.SecureAggregation(session=record.session)
+    sum_of = part_in(record, members[0], len(members), context.job)
     session = messages.session_of(message_of(work[members[0].assignment_id], context.job, sum_of))
-    needed = max(MIN_MEMBERS, ceil(bounds.min_fraction * len(members)))
-    return Computation(context.round, partial(_close, record, members, session, needed), partial(_apply, record))
+    needed = least_in_sum(context.job, len(members))
+    close = _close if context.job.masks else _added
+    compute = partial(close, record, members, session, needed, bool(sum_of.noise))
+    return Computation(context.round, compute, partial(_apply, record))
 
 
 def by_block(context: RoundContext) -> Mapping[str, Measured]:
@@ -132,7 +142,9 @@ def _measured(plan: BlockPlan, values: NDArray[np.int64]) -> Measured:
     return [Scalar(seed, value, COHORT, 1) for seed, value in zip(plan.seeds, values.tolist(), strict=True)]
 
 
-def _close(record: AggregationRecord, members: Sequence[MemberRecord], session: Session, needed: int) -> Closing:
+def _close(
+    record: AggregationRecord, members: Sequence[MemberRecord], session: Session, needed: int, is_noised: bool
+) -> Closing:
     """Return what follows from the messages; wrong ones count as if they had not come."""
     aggregation = _replayed(record, members, session)
     work = {member.number: member.assignment_id for member in members}
@@ -155,10 +167,27 @@ def _close(record: AggregationRecord, members: Sequence[MemberRecord], session: 
         total = aggregation.sum()
     except (NotEnoughMembersError, IntegrityError) as error:
         return Closing({}, failure=str(error))
-    bound = LARGEST_SCALAR * sum(member.weight for member in members if member.number in left)
+    return _checked(total, [member for member in members if member.number in left], session, is_noised)
+
+
+def _added(
+    _record: AggregationRecord, members: Sequence[MemberRecord], session: Session, needed: int, is_noised: bool
+) -> Closing:
+    """Return the sum of what members would have masked."""
+    words = {member.number: member.masked for member in members if member.masked is not None}
+    if len(words) < needed:
+        return Closing({}, failure=f"{len(words)} of {len(members)} devices are left, {needed} are needed for a sum")
+    total: NDArray[np.uint64] = sum(map(messages.words_of, words.values()), np.zeros(session.length, dtype=np.uint64))
+    return _checked(total.view(np.int64), [member for member in members if member.number in words], session, is_noised)
+
+
+def _checked(total: NDArray[np.int64], in_sum: Sequence[MemberRecord], session: Session, is_noised: bool) -> Closing:
+    """Return the sum, unless it is larger than what the devices in it can have measured."""
+    together = sum(member.weight for member in in_sum)
+    bound = (session.largest if is_noised else LARGEST_SCALAR) * together
     if np.any((total > bound) | (total < -bound)):
         return Closing({}, failure="the sum is larger than scalars can be: a device has sent something else")
-    return Closing({}, total, frozenset(work[n] for n in left))
+    return Closing({}, total, frozenset(member.assignment_id for member in in_sum))
 
 
 def _inbox(aggregation: Aggregation, step: Stage, number: int) -> device_pb2.AggregateResponse:
@@ -201,6 +230,11 @@ def _apply(record: AggregationRecord, context: RoundContext, closing: Closing) -
     if closing.failure:
         return abandon(context, closing.failure)
     _log.info("step of the secure aggregation closed", job=context.job.name, round=record.round, step=str(record.step))
+    if record.step is Stage.MASKED and context.job.spec.privacy.budget is not None:
+        # From here on devices help to unmask the sum: it counts, whatever becomes of the round.
+        work = assignments.of_round(context.connection, record.job_id, record.round)
+        told = closing.inboxes.keys() | closing.in_sum
+        releases.add(context.connection, record.job_id, {each.device_id for each in work if each.id in told})
     if closing.total is None:
         aggregations.enter(context.connection, record, closing.inboxes, context.now)
         return MOVED

@@ -40,7 +40,7 @@ def take(
             return device_pb2.AggregateResponse(over=True)
         check(request, assignment.directions)
         aggregations.add_message(connection, assignment.id, step, data)
-        if step is Step.KEYS:  # what it was asked for is computed
+        if member.keys is None:  # its first message: what it was asked for is computed
             job_devices.add(connection, [_spent(assignment, now)])
     elif before != data:
         return device_pb2.AggregateResponse(over=True)  # the first one counts

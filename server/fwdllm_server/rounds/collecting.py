@@ -16,8 +16,9 @@ from fwdllm_common.ledger import LedgerEntry
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import BlockPlan, Measured, Run, Verdict, measured_by_device
 from fwdllm_server.algorithm.forward_gradient import extend, judge, step_size
+from fwdllm_server.algorithm.release import Release
 from fwdllm_server.algorithm.robust_aggregation import Scales
-from fwdllm_server.rounds import aggregating, diverged
+from fwdllm_server.rounds import aggregating, diverged, releasing
 from fwdllm_server.rounds.aggregating import Closing
 from fwdllm_server.rounds.context import MOVED, Computation, RoundContext, Step, wait
 from fwdllm_server.rounds.dropout import expire_overdue, over_assignment
@@ -31,7 +32,9 @@ _log = structlog.get_logger()
 T = TypeVar("T")
 
 
-def advance(context: RoundContext) -> Step | Computation[Judgement] | Computation[Closing]:
+def advance(
+    context: RoundContext,
+) -> Step | Computation[Judgement] | Computation[Closing] | Computation[Release]:
     """Move on to committing, to abandoned, or to collecting more directions."""
     if aggregating.is_secured(context.round):
         return aggregating.advance(context)
@@ -42,7 +45,7 @@ def advance(context: RoundContext) -> Step | Computation[Judgement] | Computatio
         for plan in context.round.plan
     }
     if all(measured[plan.block] >= plan.wanted for plan in context.round.plan):
-        return _judge(context, by_block(context))
+        return _go_on(context)
     work, next_expiry = expire_overdue(context)
     if found := diverged.unusable_from(context, work):
         return diverged.fail(context, found, good_version=context.round.version - 1)
@@ -50,8 +53,15 @@ def advance(context: RoundContext) -> Step | Computation[Judgement] | Computatio
     if left <= 0:
         return _close(context, measured)
     if not any(each.open for each in work) and _frames_suffice(context, measured):
-        return _judge(context, by_block(context))
+        return _go_on(context)
     return wait(min(left, next_expiry, reassign(context, work, lambda: by_block(context), left)))
+
+
+def _go_on(context: RoundContext) -> Computation[Judgement] | Computation[Release]:
+    """Judge what is in, or release its sum: pacing would tell of scalars without noise."""
+    if context.job.spec.privacy.budget is None:
+        return _judge(context, by_block(context))
+    return releasing.begin(context, by_block(context), "all directions are in")
 
 
 def _frames_suffice(context: RoundContext, measured: Mapping[str, int]) -> bool:
@@ -134,7 +144,7 @@ def _apply(measured: Counter[str], context: RoundContext, judgement: Judgement) 
     return MOVED
 
 
-def _close(context: RoundContext, measured: Mapping[str, int]) -> Step:
+def _close(context: RoundContext, measured: Mapping[str, int]) -> Step | Computation[Release]:
     """Commit what is there at the deadline if it is enough of the first step; what pacing added is not needed."""
     step = {plan.block: step_size(context.job.run, plan) for plan in context.round.plan}
     have = sum(min(measured[block], directions) for block, directions in step.items())
@@ -142,6 +152,8 @@ def _close(context: RoundContext, measured: Mapping[str, int]) -> Step:
     reason = f"deadline: {in_all} of {sum(plan.wanted for plan in context.round.plan)} directions are in"
     if have < sum(step.values()) * context.job.spec.rounds.min_fraction:
         return abandon(context, reason)
+    if context.job.spec.privacy.budget is not None:
+        return releasing.begin(context, by_block(context), reason)
     rounds.enter(context.connection, context.round, Phase.COMMITTING, context.now, reason)
     return MOVED
 

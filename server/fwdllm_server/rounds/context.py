@@ -13,7 +13,7 @@ from fwdllm_server.rounds.failing import failing_devices
 from fwdllm_server.rounds.known_answers import noisy_devices
 from fwdllm_server.rounds.presence import Presence, draw
 from fwdllm_server.rounds.training import TrainingJob
-from fwdllm_server.store import assignments, job_devices, locks, participation
+from fwdllm_server.store import assignments, job_devices, locks, participation, releases
 from fwdllm_server.store.artifacts import ArtifactStore
 from fwdllm_server.store.rounds import RoundRecord
 
@@ -40,6 +40,7 @@ class RoundContext:
         locks.choose_devices(self.connection)
         resting = self.resting_devices().keys()
         unwanted = assignments.busy_devices(self.connection) | self.noisy_devices() | self.failing_devices() | resting
+        unwanted |= self.spent_devices()
         manifest, needs = self.job.manifest, self.job.needs
         here = self.presence.eligible(self.job.name, manifest.labels, self.now, capability, manifest.task, needs)
         idle = [device for device in here if device not in unwanted]
@@ -67,6 +68,11 @@ class RoundContext:
     def failing_devices(self) -> frozenset[str]:
         """Return the devices that have said that they cannot do this job."""
         return frozenset(failing_devices(self.connection, self.job.id, self.now))
+
+    def spent_devices(self) -> frozenset[str]:
+        """Return the devices that have no privacy budget left; none of a job without differential privacy."""
+        budget = self.job.spec.privacy.budget
+        return frozenset() if budget is None else releases.spent(self.connection, self.job.id, budget.releases)
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import ceil
 
 import structlog
 from sqlalchemy import Connection
 
 from fwdllm.v1 import device_pb2
 from fwdllm_common.job_choice import JobChoice
+from fwdllm_common.secure_aggregation import MIN_MEMBERS
+from fwdllm_server.algorithm.accountant import noise_multiplier
 from fwdllm_server.rounds.training import TrainingJob
 from fwdllm_server.store import aggregations, assignments, locks, rounds
+from fwdllm_server.store.aggregations import AggregationRecord, MemberRecord
 from fwdllm_server.store.assignments import AssignmentRecord, AssignmentState
 
 _log = structlog.get_logger()
@@ -24,7 +28,7 @@ def fetch(connection: Connection, record: AssignmentRecord, job: TrainingJob, no
     if job.state.version < current.version:  # another coordinator runs the job
         job.catch_up(connection)
     deadline = current.phase_since + job.spec.rounds.deadline_s
-    sum_of = _secure_aggregation(connection, record, job.spec.privacy.secure_aggregation)
+    sum_of = _secure_aggregation(connection, record, job)
     # A repeated fetch does not prolong it: a device that never reports must lose the assignment eventually.
     if record.state == AssignmentState.OFFERED:
         assignments.take(connection, record.id, now)
@@ -54,8 +58,27 @@ def message_of(
     )
 
 
+def least_in_sum(job: TrainingJob, members: int) -> int:
+    """Return the fewest of so many members over which a sum is made."""
+    return max(MIN_MEMBERS, ceil(job.spec.rounds.min_fraction * members))
+
+
+def part_in(
+    aggregation: AggregationRecord, member: MemberRecord, members: int, job: TrainingJob
+) -> device_pb2.SecureAggregation:
+    """Return a device's part in a sum of so many members: with differential privacy its clip and its share of noise.
+
+    Shares are such that the fewest that can be in the sum have all the noise together.
+    """
+    part = device_pb2.SecureAggregation(session=aggregation.session, member=member.number, weight=member.weight)
+    if (budget := job.spec.privacy.budget) is not None:
+        part.clip = budget.clip
+        part.noise = noise_multiplier(budget) ** 2 / least_in_sum(job, members)
+    return part
+
+
 def _secure_aggregation(
-    connection: Connection, record: AssignmentRecord, is_secured: bool
+    connection: Connection, record: AssignmentRecord, job: TrainingJob
 ) -> device_pb2.SecureAggregation | None:
     """Return what the device needs to mask its scalars; None where they are sent as they are."""
     found, member = (
@@ -64,9 +87,11 @@ def _secure_aggregation(
     )
     if found is None or member is None:
         # Without it the device would send its scalars as they are.
-        assert not is_secured, f"the assignment {record.id} has no part in its round's secure aggregation"
+        assert not job.spec.privacy.secure_aggregation, (
+            f"the assignment {record.id} has no part in its round's secure aggregation"
+        )
         return None
-    return device_pb2.SecureAggregation(session=found.session, member=member.number, weight=member.weight)
+    return part_in(found, member, aggregations.count(connection, found), job)
 
 
 def take_back(

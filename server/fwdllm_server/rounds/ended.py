@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 from fwdllm_server.rounds.context import MOVED, RoundContext, Step, wait
 from fwdllm_server.rounds.dropout import close_assignments
 from fwdllm_server.rounds.early_stopping import early_stop
+from fwdllm_server.rounds.releasing import end_at_budget
 from fwdllm_server.store import aggregations, assignments, jobs, ledger, rounds, scalar_spans, scalars
 from fwdllm_server.store.aggregations import Step as Stage
 from fwdllm_server.store.jobs import JobState
@@ -51,18 +52,22 @@ def end_aggregation(connection: Connection, job_id: str) -> None:
 
 
 def after_abandoned(context: RoundContext) -> Step:
-    """Begin the next round at the same version."""
+    """Begin the next round at the same version, unless the privacy budget is spent."""
+    if (ended := end_at_budget(context)) is not None:
+        return ended
     rounds.begin(context.connection, context.job.id, context.round.number + 1, context.round.version, context.now)
     return MOVED
 
 
 def after_committed(context: RoundContext) -> Step:
-    """Begin the next round, or stop early. After the last one, wait for its evaluation and end the job."""
+    """Begin the next round, or end early. After the last one, wait for its evaluation and end the job."""
     connection, job = context.connection, context.job
     if job.state.version < job.spec.rounds.count:
         if why := early_stop(context):
             jobs.set_state(connection, job.id, JobState.DONE, why, context.now)
             return Step(moved=True, job_ended=True)
+        if (ended := end_at_budget(context)) is not None:
+            return ended
         rounds.begin(connection, job.id, context.round.number + 1, job.state.version, context.now)
         return MOVED
     evaluated = {record.version for record in ledger.evaluations_of(connection, job.id)}

@@ -42,6 +42,8 @@ def advance(context: RoundContext) -> Step | Computation[tuple[BlockPlan, ...]]:
             reason += f"; {noisy} failed the known-answer test and are not used, 'job show' names them"
         if failing := len(context.failing_devices()):
             reason += f"; {failing} cannot do this job, 'job show' says why"
+        if spent := len(context.spent_devices()):
+            reason += f"; {spent} have spent their privacy budget"
         if resting := context.resting_devices():
             reason += f"; {len(resting)} sent nothing for their last assignment and rest for now"
         rounds.set_plan(context.connection, context.round, ())
@@ -63,7 +65,9 @@ def _is_paused(context: RoundContext) -> bool:
 
 def _gather(context: RoundContext, here: Collection[str]) -> Computation[tuple[BlockPlan, ...]]:
     """Plan the round when enough devices are present. Gradient-guided sampling compares many candidate directions."""
-    job, rows = context.job, devices.most_examples(context.connection, here)
+    job = context.job
+    # How many rows somebody has is not accounted for; a plan is public.
+    rows = 0 if job.spec.privacy.budget else devices.most_examples(context.connection, here)
     last = ledger.last_entry(context.connection, job.id)
     compute = partial(plan, job.run, context.round.number, job.state, last, over_assignment(context), rows)
     return Computation(context.round, compute, _begin_gathering)

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.ledger import LedgerEntry, RunHeader
 from fwdllm_common.manifest import Manifest
-from fwdllm_common.protocol import GENERATOR_2, GENERATOR_VERSION, SECURE_AGGREGATION
+from fwdllm_common.protocol import GENERATOR_2, GENERATOR_VERSION, NOISED_SUMS, SECURE_AGGREGATION
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import Run
 from fwdllm_server.algorithm.auto import direction_shares
@@ -31,7 +31,8 @@ class TrainingJob:
     """One running job; ``state`` is θ at the newest committed version.
 
     While devices' feature sums initialise the head, ``head_uninitialised`` is true: features are then computed with
-    ``state``, and its header stays here.
+    ``state``, and its header stays here. Where devices are simulated nobody ``masks``: a sum is that of what they would
+    have masked.
     """
 
     id: str
@@ -42,6 +43,7 @@ class TrainingJob:
     run: Run
     state: ModelState
     head_uninitialised: bool = False
+    masks: bool = True
 
     @property
     def header(self) -> RunHeader:
@@ -56,7 +58,7 @@ class TrainingJob:
         if self.header.generator_version != GENERATOR_VERSION:
             more.append(GENERATOR_2)
         if self.spec.privacy.secure_aggregation:
-            more.append(SECURE_AGGREGATION)
+            more += [SECURE_AGGREGATION, *([NOISED_SUMS] if self.spec.privacy.budget else [])]
         return needs.model_copy(update={"capabilities": [*needs.capabilities, *more]}) if more else needs
 
     def expiry(self, phase_since: float, now: float) -> float:

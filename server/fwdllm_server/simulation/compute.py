@@ -64,6 +64,7 @@ class Compute:
             vanishes_s=None,
             evaluation=evaluation,
             feature_sums=assignment.feature_sums,
+            masked=assignment.HasField("secure_aggregation"),
         )
         part = self.population.vanishes(assignment.assignment_id)
         work.vanishes_s = None if part is None else part * work.total_s

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from math import nan
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +13,13 @@ from sqlalchemy import Connection
 
 from fwdllm.v1 import device_pb2
 from fwdllm_common.errors import JobFailedError
+from fwdllm_common.fixed_point import UnusableScalarError, to_fixed_point
+from fwdllm_common.noised import noised
+from fwdllm_common.orthogonal import OrthogonalDirections
 from fwdllm_common.packing import halves
-from fwdllm_common.protocol import FEATURE_SUMS, GENERATOR_2
-from fwdllm_server.rounds import feature_reporting, reporting
+from fwdllm_common.protocol import FEATURE_SUMS, GENERATOR_2, NOISED_SUMS, SECURE_AGGREGATION
+from fwdllm_common.secure_aggregation import messages
+from fwdllm_server.rounds import aggregation_messages, feature_reporting, reporting
 from fwdllm_server.rounds.context import Step
 from fwdllm_server.rounds.delivery import fetch
 from fwdllm_server.rounds.machine import RoundMachine
@@ -62,6 +67,7 @@ class SimulatedFleet:
         self._presence = presence
         self._compute = compute
         self._job = job = compute.job
+        job.masks = False
         self._population = compute.population
         self._devices = devices = compute.devices
         self._places = {device.id: place for place, device in enumerate(devices)}
@@ -159,7 +165,7 @@ class SimulatedFleet:
                     device.id,
                     self.now,
                     device.labels,
-                    frozenset((FEATURE_SUMS, GENERATOR_2)),
+                    frozenset((FEATURE_SUMS, GENERATOR_2, SECURE_AGGREGATION, NOISED_SUMS)),
                     task=self._job.manifest.task,
                     training_examples=len(device.training),
                 )
@@ -202,7 +208,7 @@ class SimulatedFleet:
         if message is not None:
             at = work.started + message.sent_at + self._population.latency_s
             self._timeline.plan(at, "report", work.assignment_id)
-        elif work.finished:
+        elif work.finished or (work.masked and work.vanishes_s is None):
             self._end(work)
 
     def _report(self, work: Work) -> None:
@@ -211,7 +217,11 @@ class SimulatedFleet:
         with self._store.transaction() as connection:
             record = assignments.get(connection, work.assignment_id)
             assert record is not None
-            send = self._send_sums if work.feature_sums else self._send_scalars
+            send = self._send_scalars
+            if work.feature_sums:
+                send = self._send_sums
+            elif work.masked:
+                send = self._send_for_sum
             stop = send(connection, record, work, message)
         work.next_index = message.end
         if stop:
@@ -238,6 +248,41 @@ class SimulatedFleet:
         (response,) = reporting.record(connection, [report], self.now)
         self._traffic.answered(work.device_id, response)
         return response.stop
+
+    def _send_for_sum(self, connection: Connection, record: AssignmentRecord, work: Work, message: Message) -> bool:
+        """Hand in what the device would have masked, with its noise. Return True: nothing follows.
+
+        Masks cancel in the sum, so that the sum is the same without them.
+        """
+        report = device_pb2.ReportRequest(
+            assignment_id=work.assignment_id,
+            usage=device_pb2.ResourceUsage(seconds=message.seconds, example_passes=message.example_passes),
+        )
+        if work.evaluation is not None:
+            report.evaluation.CopyFrom(work.evaluation.to_message())
+        assignment = fetch(connection, record, self._job, self.now)
+        try:
+            scalars = [to_fixed_point(value) for value in self._compute.scalars(record, work)]
+        except UnusableScalarError:
+            scalars = []
+            report.derivatives.append(nan)
+        self._traffic.report(work.device_id, report, report.usage)
+        (heard,) = reporting.record(connection, [Report(record, report, self._job.spec.rounds.assignment_s)], self.now)
+        self._traffic.answered(work.device_id, heard)
+        if scalars:
+            values = np.array(scalars, dtype=np.int64) * assignment.secure_aggregation.weight
+            if assignment.secure_aggregation.clip:
+                values = noised(values, assignment, self._orders(assignment))
+            words = messages.words_message(values.view(np.uint64))
+            request = device_pb2.AggregateRequest(assignment_id=work.assignment_id, masked=words)
+            self._traffic.report(work.device_id, request, device_pb2.ResourceUsage())
+            self._traffic.answered(work.device_id, aggregation_messages.take(connection, record, request, self.now))
+        return True
+
+    def _orders(self, assignment: device_pb2.Assignment) -> list[int]:
+        header, layout = self._job.header, self._job.manifest.layout
+        found = [header.directions_of(layout.block(task.block)) for task in assignment.directions]
+        return [each.order if isinstance(each, OrthogonalDirections) else 0 for each in found]
 
     def _send_sums(self, connection: Connection, record: AssignmentRecord, work: Work, message: Message) -> bool:
         """Report all feature sums at once. Return True: the assignment is then finished."""

@@ -109,7 +109,7 @@ def forecast(spec: JobSpec, base_folder: Path, threads: int = 0) -> Forecast:
 def two_rounds(spec: JobSpec, base_folder: Path, devices: int) -> dict[str, Any]:
     """Return the job's tables for two rounds, in which every block takes part.
 
-    Simulated devices are of any kind and aggregate nothing; each measures as many scalars as one of a secured job.
+    Simulated devices are of any kind and mask nothing; each measures as many scalars as one of a secured job.
     """
     tables: dict[str, Any] = _without_none(json.loads(dump_resolved(spec)))
     source = base_folder / spec.model.source
@@ -117,7 +117,8 @@ def two_rounds(spec: JobSpec, base_folder: Path, devices: int) -> dict[str, Any]
     tables["held_out"]["file"] = str((base_folder / spec.held_out.file).absolute())
     tables["rounds"] |= {"count": 2, "evaluate_every": 1, "federated_evaluate_every": 0, "min_devices": devices}
     tables["rounds"]["patience"] = 0  # it may be one round
-    tables |= {"devices": {}, "privacy": {}, "tracking": {}}
+    tables |= {"devices": {}, "tracking": {}}
+    tables["privacy"]["secure_aggregation"] = False
     for block in tables["blocks"].values():
         block |= {"first_round": 1, "every": 1}
         if block["devices_per_direction"] > devices:  # fewer held-out rows than devices

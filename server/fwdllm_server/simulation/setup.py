@@ -25,11 +25,6 @@ def check_data(spec: JobSpec, data: Source, population: Population, has_users: b
 
     :raises BadInputError: the rows are invalid, or do not fit the job or the population.
     """
-    if spec.privacy.secure_aggregation:
-        raise BadInputError(
-            "simulated devices have no secure aggregation; leave [privacy] secure_aggregation out, so that each device "
-            "measures directions of its own"
-        )
     if not task_named(spec.model.task).is_class and population.partition == "dirichlet":
         raise BadInputError(
             f"a Dirichlet partition needs labels, which {spec.model.task} does not have; use iid or user"

@@ -20,6 +20,7 @@ from fwdllm_common.layout import Float32Vector
 from fwdllm_common.lock import locked
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.replay import ModelState
+from fwdllm_server.algorithm.accountant import check_accountant
 from fwdllm_server.config.job import JobSpec
 from fwdllm_server.preparation.adoption import adopt, save_prepared
 from fwdllm_server.preparation.evaluation import HeldOutEvaluator, check_held_out, held_out_source, held_out_texts
@@ -96,6 +97,7 @@ class Simulation:
         self._model = JobFolder(folder / "model")
         if not (folder / DATABASE).exists():
             check_trackers(self._spec.tracking)
+            check_accountant(self._spec.privacy)
             check_held_out(self._spec, base_folder)
             check_data(self._spec, data, population, users is not None)
             begin_folder(folder)

@@ -47,7 +47,7 @@ class Work:
 
     Nothing is begun ``closes_s`` seconds after the start or later, nothing is sent ``vanishes_s`` seconds after it.
     ``evaluation`` is what a federated evaluation found. The scalars before ``next_index`` are sent;
-    where ``feature_sums`` are asked for, they stand for a single one.
+    where ``feature_sums`` are asked for, they stand for a single one. ``masked`` scalars are sent all together.
     """
 
     assignment_id: str
@@ -59,6 +59,7 @@ class Work:
     vanishes_s: float | None
     evaluation: Counts | None
     feature_sums: bool = False
+    masked: bool = False
     next_index: int = 0
 
     @property
@@ -67,6 +68,9 @@ class Work:
         if self.finished:
             return None
         first, seconds = self.next_index, self._seconds
+        if self.masked:
+            is_whole = self.sendable == len(seconds)
+            return Message(0, len(seconds), self.total_s, float(self._passes[-1]), self.total_s) if is_whole else None
         opened = float(seconds[first - 1]) if first else 0.0
         full = int(np.searchsorted(seconds, opened + GROUP_S)) + 1
         packed, stretch_end = self._stretch_at(first)

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 import numpy as np
 from numpy.typing import NDArray
-from sqlalchemy import ColumnElement, Connection, bindparam, delete, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, delete, func, select, update
 
 from fwdllm_server.store.schema import aggregation_members, aggregations
 
@@ -86,17 +86,30 @@ def begin(
     session: bytes,
     weights: Mapping[str, int],
     now: float,
+    step: Step = Step.KEYS,
 ) -> None:
-    """Begin the aggregation over these assignments, each with its weight; members are numbered in their order."""
+    """Begin the aggregation over these assignments, each with its weight; members are numbered in their order.
+
+    It begins with another ``step`` than keys where all may take part in that.
+    """
     place = {"job_id": job_id, "round": round_number}
-    connection.execute(aggregations.insert().values(**place, session=session, step=Step.KEYS, step_since=now, weight=0))
+    connection.execute(aggregations.insert().values(**place, session=session, step=step, step_since=now, weight=0))
+    inbox = None if step is Step.KEYS else b""
     connection.execute(
         aggregation_members.insert(),
         [
-            {**place, "assignment_id": assignment_id, "number": number, "weight": weight}
+            {**place, "assignment_id": assignment_id, "number": number, "weight": weight, "inbox": inbox}
             for number, (assignment_id, weight) in enumerate(weights.items())
         ],
     )
+
+
+def begin_summed(
+    connection: Connection, job_id: str, round_number: int, total: NDArray[np.int64], weight: int, now: float
+) -> None:
+    """Store the sum, int64 ``[length]``, of devices whose scalars the coordinator has seen."""
+    place = {"job_id": job_id, "round": round_number, "session": b"", "step": Step.SUMMED, "step_since": now}
+    connection.execute(aggregations.insert().values(**place, sum=_bytes(total), weight=weight))
 
 
 def get(connection: Connection, job_id: str, round_number: int) -> AggregationRecord | None:
@@ -120,6 +133,12 @@ def members(connection: Connection, record: AggregationRecord) -> Sequence[Membe
     """Return all members, by number."""
     query = select(aggregation_members).where(_of(record)).order_by(aggregation_members.c.number)
     return [MemberRecord(**row._mapping) for row in connection.execute(query)]
+
+
+def count(connection: Connection, record: AggregationRecord) -> int:
+    """Return the number of members."""
+    query = select(func.count()).select_from(aggregation_members).where(_of(record))
+    return int(connection.execute(query).scalar_one())
 
 
 def waiting_for(connection: Connection, record: AggregationRecord) -> Sequence[str]:
@@ -170,13 +189,17 @@ def add_sum(
     """Store the sum, int64 ``[length]``, of members with this weight together, and forget the members' messages."""
     nothing = dict.fromkeys(("keys", "shares", "masked", "unmasking", "inbox"))
     connection.execute(update(aggregation_members).where(_of(record)).values(nothing))
-    _update(connection, record, step=Step.SUMMED, step_since=now, sum=total.astype("<i8").tobytes(), weight=weight)
+    _update(connection, record, step=Step.SUMMED, step_since=now, sum=_bytes(total), weight=weight)
 
 
 def forget(connection: Connection, job_id: str, round_number: int) -> None:
     """Delete the aggregation of a round that has closed or selects again."""
     for table in (aggregation_members, aggregations):
         connection.execute(delete(table).where(table.c.job_id == job_id, table.c.round == round_number))
+
+
+def _bytes(total: NDArray[np.int64]) -> bytes:
+    return total.astype("<i8").tobytes()
 
 
 def _of(record: AggregationRecord) -> ColumnElement[bool]:

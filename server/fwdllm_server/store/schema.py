@@ -298,6 +298,15 @@ job_devices = Table(
     Column("vote_rounds", Float, nullable=False, default=0.0, server_default="0"),
 )
 
+releases = Table(
+    "releases",
+    metadata,
+    # Of a job with differential privacy: how many noised sums a device is in (docs/privacy.md).
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("device_id", ForeignKey("devices.id"), primary_key=True),
+    Column("releases", BigInteger, nullable=False),
+)
+
 feature_sums = Table(
     "feature_sums",
     metadata,

@@ -9,16 +9,16 @@ from sqlalchemy import Connection
 from fwdllm.v1 import operator_pb2
 from fwdllm_common.errors import FwdllmError
 from fwdllm_common.ledger import RunHeader
-from fwdllm_common.secure_aggregation import MIN_MEMBERS
 from fwdllm_server.rounds.collecting import directions_in
 from fwdllm_server.rounds.failing import failing_devices
 from fwdllm_server.rounds.known_answers import noisy_devices
 from fwdllm_server.rounds.stalled import why_stalled
-from fwdllm_server.store import assignments, job_devices, jobs, ledger, rounds
+from fwdllm_server.store import assignments, job_devices, jobs, ledger, releases, rounds
 from fwdllm_server.store.jobs import UNFINISHED, JobRecord, JobState
 from fwdllm_server.store.ledger import EvaluationRecord
 from fwdllm_server.store.rounds import Phase, RoundRecord
 from fwdllm_server.tasks import Task, perplexity, task_named
+from fwdllm_server.views.privacy import privacy_budget, what_is_inferred
 from fwdllm_server.views.versions import best_of
 
 _STATES = {
@@ -50,6 +50,7 @@ def _whole_message(connection: Connection, record: JobRecord, now: float) -> ope
     committed, directions = ledger.totals(connection, record.id)
     devices = list(_devices(connection, record.id, now))
     why = why_stalled(connection, record, now)
+    budget = privacy_budget(record.spec().privacy, releases.most(connection, record.id))
     message = operator_pb2.Job(
         job_id=record.id,
         name=record.name,
@@ -70,7 +71,8 @@ def _whole_message(connection: Connection, record: JobRecord, now: float) -> ope
         theta_digest=ledger.newest_digest(connection, record.id) or _initial_digest(record),
         devices=devices,
         trainable_parameters=record.trainable_parameters or None,
-        privacy=_privacy(record),
+        privacy=what_is_inferred(record.spec().privacy, budget),
+        privacy_budget=budget,
         same_name=jobs.ids_of_name(connection, record.name, other_than=record.id),
     )
     _add_times(connection, message, record, now)
@@ -81,16 +83,6 @@ def _whole_message(connection: Connection, record: JobRecord, now: float) -> ope
     if current is not None:
         message.round.CopyFrom(_round(connection, current))
     return message
-
-
-def _privacy(record: JobRecord) -> str:
-    """Return what the coordinator can infer of a device."""
-    if record.spec().privacy.secure_aggregation:
-        return f"scalars are summed over {MIN_MEMBERS} devices or more before the coordinator can read them"
-    return (
-        "the coordinator reads each device's own scalars, from which it can infer the gradient of that device's batch, "
-        "and from the gradient possibly texts; with [privacy] secure_aggregation it reads only sums over devices"
-    )
 
 
 def _state(record: JobRecord) -> operator_pb2.JobState:

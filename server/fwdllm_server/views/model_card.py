@@ -19,6 +19,7 @@ from fwdllm_server.store import devices, ledger
 from fwdllm_server.store.jobs import JobRecord
 from fwdllm_server.tasks import Task, perplexity, task_named
 from fwdllm_server.views.job_status import job_message
+from fwdllm_server.views.privacy_words import budget_words
 from fwdllm_server.views.usage import usage
 
 _MOST_POINTS = 20
@@ -111,6 +112,8 @@ def _figures(job: Job, rows: int) -> Iterator[Sequence[str]]:
     yield "bytes of the model received", f"{sum(each.artifact_bytes for each in job.devices):,}"
     yield "trained parameters", f"{job.trainable_parameters:,}"
     yield "the head began as", job.head_init
+    if job.HasField("privacy_budget"):
+        yield "differential privacy of each device", budget_words(job.privacy_budget)
 
 
 def _table(heads: Sequence[str], rows: Iterator[Sequence[str]]) -> str:

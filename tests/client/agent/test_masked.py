@@ -18,6 +18,7 @@ from fwdllm_client.agent.link import Link
 from fwdllm_client.agent.masked import MaskedScalars
 from fwdllm_client.connection.retry import StopRequested
 from fwdllm_client.connection.transport import Traffic
+from fwdllm_common.clipping import Part, clipped
 from fwdllm_common.errors import IntegrityError, NotAllowedError
 from fwdllm_common.fixed_point import SCALE
 from fwdllm_common.secure_aggregation import Aggregation, Member, NotEnoughMembersError, messages, peers_of_all
@@ -234,3 +235,46 @@ def test_an_assignment_that_is_over_leaves_nothing(journal):
 
     assert not device.are_kept(assignment())
     assert journal.membership("a1") is None
+
+
+def test_what_is_masked_is_within_the_clip_and_has_noise_that_is_drawn_once(path, journal):
+    agreement = assignment()
+    agreement.secure_aggregation.clip, agreement.secure_aggregation.noise = 0.5, 1.0
+    masked(journal, Cohort()).keep(agreement, DERIVATIVES, [4])
+    kept = np.frombuffer(journal.membership("a1").scalars, dtype="<i8")
+    plain = np.array([round(WEIGHT * value * SCALE) for value in DERIVATIVES], dtype=np.int64)
+
+    (within,) = clipped([Part(plain, 4)], 0.5)
+    noise = (kept - within) / (0.5 * 3 / 2 * SCALE)  # of a part of three of four directions
+    assert np.all(noise != 0)
+    assert np.all(np.abs(noise) < 7)
+    cohort = Cohort(others_get=agreement)
+    masked(journal, cohort).send(agreement, lambda: None)
+    assert np.array_equal(cohort.sum.sum(), kept)
+
+
+@pytest.mark.parametrize(("clip", "noise"), [(0.0, 1.0), (1.0, 0.0), (-1.0, 1.0), (1e7, 1.0), (float("nan"), 1.0)])
+def test_a_clip_or_noise_that_makes_no_sense_is_refused(journal, clip, noise):
+    agreement = assignment()
+    agreement.secure_aggregation.clip, agreement.secure_aggregation.noise = clip, noise
+    with pytest.raises(NotAllowedError, match="out of bounds"):
+        masked(journal, Cohort()).keep(agreement, DERIVATIVES, [4])
+
+
+def test_directions_that_bound_no_gradient_are_refused_with_noise(journal):
+    agreement = assignment()
+    agreement.secure_aggregation.clip, agreement.secure_aggregation.noise = 1.0, 1.0
+    with pytest.raises(NotAllowedError, match="not orthogonal"):
+        masked(journal, Cohort()).keep(agreement, DERIVATIVES, [0])
+
+
+def test_less_noise_for_others_gives_no_sum(journal):
+    own, others = assignment(), assignment()
+    own.secure_aggregation.clip = others.secure_aggregation.clip = 1.0
+    own.secure_aggregation.noise, others.secure_aggregation.noise = 1.0, 1e-9
+    cohort = Cohort(others_get=others)
+    device = masked(journal, cohort)
+    device.keep(own, DERIVATIVES, [4])
+    send(device, own)
+    with pytest.raises((NotEnoughMembersError, IntegrityError)):
+        cohort.sum.sum()

@@ -59,3 +59,17 @@ def test_what_submit_would_refuse_it_refuses(place, capfd):
 
     assert run(["job", "submit", "job.toml", "--check"]) == 2
     assert "gone.csv: cannot read the data" in capfd.readouterr().err
+
+
+@pytest.mark.timeout(600)
+def test_it_says_what_noise_a_budget_needs_and_how_many_rounds_it_lasts(place, capfd):
+    private = {"privacy": {"epsilon": 2.0, "delta": 1e-5, "clip": 1.0, "rounds_per_device": 3}}
+    auto = {"directions": "auto", "batch_size": "auto"}
+    head = {**auto, "learning_rate": 0.1, "directions": "auto", "batch_size": "auto"}
+    (place / "job.toml").write_text(job_toml({**SECTIONS, **private, "blocks.peft": None, "blocks.head": head}))
+    code = run(["job", "submit", "job.toml", "--check"])
+    out, err = capfd.readouterr()
+
+    assert code == 0, err
+    assert "times the clip on each sum, with which epsilon = 2 at delta = 1e-05 lasts for 3 rounds of a device" in out
+    assert "ends after 3 of 7 rounds" in out

@@ -285,3 +285,62 @@ def test_a_preset_for_heads_can_be_secured():
     secure_aggregation = true
     """
     assert parse_toml(text, JobSpec, "job.toml").privacy.secure_aggregation
+
+
+PRIVATE = {
+    "privacy": {"epsilon": 4.0, "delta": 1e-5, "clip": 1.0},
+    "blocks.head": {"directions": "auto"},
+    "blocks.peft": {"directions": "auto"},
+}
+
+
+def test_a_private_job_has_no_clip_of_scalars_and_noise_for_all_rounds():
+    job = parse({**PRIVATE, "rounds": {"count": 12}})
+
+    assert job.robust.clip == 0
+    assert job.privacy.budget == (4.0, 1e-5, 1.0, 12)
+
+
+def test_more_rounds_are_no_more_budget():
+    job = parse({**PRIVATE, "rounds": {"count": 12}})
+    extended = job.model_copy(update={"rounds": job.rounds.extended(8)})
+    again = JobSpec.model_validate(extended.model_dump())
+
+    assert (again.rounds.count, again.privacy.rounds_per_device) == (20, 12)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"privacy": {"epsilon": 4.0, "clip": 1.0}}, "delta is missing"),
+        ({"privacy": {"rounds_per_device": 4}}, "epsilon is missing"),
+        ({"blocks.head": {"directions": 30}}, "which bound no gradient"),
+        ({"robust": {"clip": 3.0}}, "which compares devices"),
+        ({"rounds": {"federated_evaluate_every": 2}}, "whose counts have no noise"),
+        ({"model": {"head": "class-means", "pooling": "mean"}}, "whose sums have no noise"),
+        ({"perturbation": {"distribution": "gaussian"}}, "no bound that is exact"),
+    ],
+)
+def test_what_is_not_accounted_for_is_refused(changes, message):
+    with pytest.raises(BadInputError, match=message):
+        parse({**PRIVATE, **changes})
+
+
+def test_the_preset_private_sums_scalars_and_measures_completely():
+    text = """
+    preset = "private"
+    [job]
+    name = "a"
+    [model]
+    source = "somewhere"
+    labels = ["x", "y"]
+    [held_out]
+    file = "held_out.csv"
+    """
+    job = parse_toml(text, JobSpec, "job.toml")
+
+    assert job.privacy.secure_aggregation
+    assert job.rounds.min_devices == 8
+    assert {block.directions for block in job.blocks.values()} == {"auto"}
+    with pytest.raises(BadInputError, match="min_devices = 4"):
+        parse_toml(text + "[rounds]\nmin_devices = 4\n", JobSpec, "job.toml")

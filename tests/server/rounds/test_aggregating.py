@@ -10,18 +10,20 @@ import numpy as np
 import pytest
 from helpers.cohort_device import CohortDevice, Kind, run_cohort
 from helpers.rig import JOB, Rig
-from helpers.tiny_job import job_toml
+from helpers.tiny_job import LABELS, job_toml
 from sqlalchemy import update
 
 from fwdllm.v1 import device_pb2
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.packing import packed
+from fwdllm_common.protocol import GENERATOR_2, SECURE_AGGREGATION
 from fwdllm_common.secure_aggregation import messages
+from fwdllm_server.algorithm.accountant import noise_multiplier
 from fwdllm_server.rounds import known_answers
 from fwdllm_server.rounds.ended import end_aggregation
 from fwdllm_server.rounds.failover import resume_after_failover
 from fwdllm_server.rounds.presence import Present
-from fwdllm_server.store import aggregations, schema
+from fwdllm_server.store import aggregations, releases, schema
 from fwdllm_server.store.aggregations import Step
 from fwdllm_server.store.jobs import JobState
 from fwdllm_server.store.rounds import Phase
@@ -362,3 +364,56 @@ def test_a_device_without_secure_aggregation_is_not_selected(rig):
 
     why = device.why_not("tiny", frozenset(("no", "yes")), needs=rig.job.needs)
     assert "'secure-aggregation'" in why
+
+
+PRIVATE = SECURED | {"privacy": {"secure_aggregation": True, "epsilon": 8.0, "delta": 1e-5, "clip": 1.0}}
+
+
+@pytest.fixture
+def private_rig(tmp_path: Path):
+    rig = Rig.create(tmp_path, job_toml(PRIVATE), NAMES)
+    yield rig
+    rig.database.close()
+
+
+@pytest.mark.parametrize("silent", [{}, {"k": "masked", "l": "unmasking"}])
+def test_with_differential_privacy_devices_clip_and_add_the_noise(private_rig, silent):
+    rig, devices = private_rig, cohort(silent)
+    run_cohort(rig, devices, is_closed)
+
+    in_sum = [device for device in devices if device.silent_from in (None, "unmasking")]
+    total = sum(values for device in in_sum for values in device.values.values())
+    mean = (2 * total + len(in_sum)) // (2 * len(in_sum))
+    (entry,) = rig.ledger()
+    sizes = np.cumsum([len(each.seeds) for each in entry.updates])[:-1]
+    assert coefficients(rig) == [c for part in np.split(mean, sizes) for c in packed(part).integers()]
+    assert {weight for device in devices for weight in device.weights.values()} == {1}
+    with rig.database.transaction() as connection:
+        assert releases.most(connection, JOB) == 1
+        assert len(releases.spent(connection, JOB, 1)) == len(in_sum)
+
+
+def test_the_fewest_devices_of_a_sum_have_all_of_its_noise_together(private_rig):
+    private_rig.begin_round(*NAMES)
+    parts = [private_rig.fetched(name).secure_aggregation for name in NAMES]
+    noise = noise_multiplier(private_rig.job.spec.privacy.budget)
+
+    assert {(part.clip, part.noise) for part in parts} == {(1.0, noise**2 / 8)}
+
+
+def test_devices_that_cannot_add_noise_are_not_selected(private_rig):
+    for name in NAMES:
+        able = frozenset((GENERATOR_2, SECURE_AGGREGATION))
+        private_rig.presence.seen(Present(name, private_rig.now, frozenset(LABELS), able))
+    private_rig.settle()
+
+    assert private_rig.round.reason.startswith("waiting for devices: 0 of 8")
+
+
+def test_a_round_that_gets_no_sum_after_its_devices_help_to_unmask_it_counts(private_rig):
+    rig, devices = private_rig, cohort(dict.fromkeys("efghijkl", "unmasking"))
+    run_cohort(rig, devices, is_closed)
+
+    assert rig.phases()[0] == "abandoned"
+    with rig.database.transaction() as connection:
+        assert len(releases.spent(connection, JOB, 1)) == 12

@@ -14,7 +14,15 @@ from fwdllm_common.task import CAUSAL_LM, CLASSIFICATION, find_task
 from fwdllm_server.tasks import task_named
 
 Preset: TypeAlias = Literal[
-    "default", "causal-lm", "causal-lm-side", "layer-means-4096", "side", "upper-layers", "fwdllm-paper", "mezo"
+    "default",
+    "causal-lm",
+    "causal-lm-side",
+    "layer-means-4096",
+    "private",
+    "side",
+    "upper-layers",
+    "fwdllm-paper",
+    "mezo",
 ]
 
 NAMES: tuple[str, ...] = get_args(Preset)

@@ -70,6 +70,7 @@ function factsOf(job) {
     job.head_init && `head from ${job.head_init}`,
     job.latest_evaluation && `${count(job.latest_evaluation.rows)} held-out rows`,
     job.privacy,
+    job.privacy_budget && `ε = ${job.privacy_budget.epsilon_spent.toPrecision(3)} of ${job.privacy_budget.epsilon} spent at δ = ${job.privacy_budget.delta}`,
   ].filter(Boolean).join(" · ");
 }
 

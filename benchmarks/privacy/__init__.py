@@ -1,0 +1,1 @@
+"""Privacy: accuracy against the budget, membership inference, and what secure aggregation costs beside Flower's."""
