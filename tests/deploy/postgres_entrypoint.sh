@@ -10,7 +10,8 @@ if ! [ -e "$data/PG_VERSION" ]; then
     secret=$(mktemp)
     echo "$POSTGRES_PASSWORD" > "$secret"
     chown postgres "$secret"
-    as_postgres initdb --pgdata="$data" --username="$POSTGRES_USER" --pwfile="$secret" --auth-host=scram-sha-256
+    as_postgres initdb --pgdata="$data" --username="$POSTGRES_USER" --pwfile="$secret" --auth-host=scram-sha-256 \
+        --encoding=UTF8 --locale=C.UTF-8
     rm "$secret"
     echo "host all all all scram-sha-256" >> "$data/pg_hba.conf"
     echo "CREATE DATABASE $POSTGRES_DB" | as_postgres postgres --single -D "$data" postgres
