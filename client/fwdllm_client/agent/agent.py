@@ -168,7 +168,7 @@ def _work(
         link,
         permission,
         Downloads(
-            ArtifactCache(quota, coordinator, retry),
+            ArtifactCache(quota, coordinator, retry, settings.mirrors),
             Weights(quota.weights, coordinator, retry),
             JobModels(home.job_models),
         ),

@@ -290,7 +290,8 @@ class AssignmentWork:
             self._downloads.models.check(assignment)
         if self._bundle != assignment.manifest_sha256.hex():
             self._engine = None
-        bundle = self._downloads.artifacts.bundle(assignment.manifest_sha256, self._check_cancelled(assignment))
+        check_cancelled = self._check_cancelled(assignment)
+        bundle = self._downloads.artifacts.bundle(assignment.manifest_sha256, check_cancelled, assignment.mirror)
         self._bounds.check_labels(bundle.manifest.labels)
         return bundle
 

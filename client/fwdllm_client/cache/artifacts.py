@@ -40,20 +40,27 @@ def _never_cancelled() -> None:
 
 
 class ArtifactCache:
-    """Files by SHA-256 and bundles of them, within ``quota``; jobs with the same model share them."""
+    """Files by SHA-256 and bundles of them, within ``quota``; jobs with the same model share them.
 
-    def __init__(self, quota: CacheQuota, coordinator: Coordinator, retry: Retry) -> None:
+    With ``mirrors``, a file is looked for on the mirror that the coordinator names, and then at the coordinator.
+    """
+
+    def __init__(self, quota: CacheQuota, coordinator: Coordinator, retry: Retry, mirrors: bool = True) -> None:
         self._quota = quota
         self._files = quota.files
         self._bundles = quota.bundles
         self._coordinator = coordinator
         self._retry = retry
+        self._mirrors = mirrors
         self._intact: dict[Path, tuple[int, int]] = {}
 
-    def bundle(self, manifest_sha256: bytes, check_cancelled: Callable[[], None] = _never_cancelled) -> Bundle:
+    def bundle(
+        self, manifest_sha256: bytes, check_cancelled: Callable[[], None] = _never_cancelled, mirror: str = ""
+    ) -> Bundle:
         """Return the bundle whose manifest has this SHA-256; download the files that are missing or damaged.
 
         ``check_cancelled`` is called after each chunk; its exception ends the download, which can be resumed later.
+        ``mirror`` is the URL below which the files are too, or empty.
 
         :raises IntegrityError: the coordinator sends other bytes than it announced.
         :raises BadInputError: the manifest is not one that this program understands.
@@ -61,20 +68,24 @@ class ArtifactCache:
         :raises StorageError: the disk is full.
         """
         sha256 = manifest_sha256.hex()
-        manifest = Manifest.from_bytes(self.fetch(sha256, None, check_cancelled).read_bytes())
+        manifest = Manifest.from_bytes(self.fetch(sha256, None, check_cancelled, mirror).read_bytes())
         self._quota.reserve(sha256, manifest.sizes)
         folder = self._bundles / sha256
         for file in manifest.files:
-            self._place(self.fetch(file.sha256, file.bytes, check_cancelled), folder / file.name, file.sha256)
+            self._place(self.fetch(file.sha256, file.bytes, check_cancelled, mirror), folder / file.name, file.sha256)
         folder.touch()
         return Bundle(sha256, folder, manifest)
 
     def fetch(
-        self, sha256: str, size: int | None = None, check_cancelled: Callable[[], None] = _never_cancelled
+        self,
+        sha256: str,
+        size: int | None = None,
+        check_cancelled: Callable[[], None] = _never_cancelled,
+        mirror: str = "",
     ) -> Path:
         """Return the path of the file with this SHA-256 (hex); download it if it is missing or damaged.
 
-        ``size`` is in bytes, None for a manifest; ``check_cancelled`` is as for :meth:`bundle`.
+        ``size`` is in bytes, None for a manifest; the other parameters are as for :meth:`bundle`.
         """
         path = self._files / sha256
         if self._is_intact(path, sha256):
@@ -85,14 +96,13 @@ class ArtifactCache:
         try:
             path.unlink(missing_ok=True)
             self._files.mkdir(parents=True, exist_ok=True)
+            if mirror and self._mirrors and self._mirrored(f"{mirror}/{sha256}", part, sha256, size, check_cancelled):
+                return self._take(part, path)
             for doubted in (False, True):
                 self._retry.call(partial(self._download, part, sha256, size, check_cancelled, doubted))
                 actual = sha256_of(part)
                 if actual == sha256:
-                    part.replace(path)
-                    sync(self._files)
-                    self._mark_intact(path)
-                    return path
+                    return self._take(part, path)
                 _log.warning("downloaded file has the wrong hash", expected=sha256, actual=actual)
                 part.unlink()
         except OSError as error:
@@ -101,6 +111,36 @@ class ArtifactCache:
             f"the coordinator at {self._coordinator.address} announced a file with SHA-256 {sha256} and sent {actual}, "
             "twice; the file was not used; check the coordinator's artifact store"
         )
+
+    def _mirrored(
+        self, url: str, part: Path, sha256: str, size: int | None, check_cancelled: Callable[[], None]
+    ) -> bool:
+        """Download the file from a mirror, and return whether it is the right one."""
+        from fwdllm_client.cache.mirror import MirrorError, download  # an HTTP client costs an idle device memory
+
+        def progressed(received: int) -> None:
+            self._coordinator.traffic.artifacts += received
+            check_cancelled()
+
+        if size is None:
+            part.unlink(missing_ok=True)
+        try:
+            download(url, part, MAX_MANIFEST_BYTES if size is None else size, progressed)
+        except (MirrorError, IntegrityError) as error:
+            _log.warning("mirror gives no file, asking the coordinator", reason=str(error))
+            return False
+        if (actual := sha256_of(part)) == sha256:
+            return True
+        _log.warning("mirror's file has the wrong hash, asking the coordinator", url=url, actual=actual)
+        part.unlink()
+        return False
+
+    def _take(self, part: Path, path: Path) -> Path:
+        """Keep a complete file, whose hash is right, under its name."""
+        part.replace(path)
+        sync(self._files)
+        self._mark_intact(path)
+        return path
 
     def _download(
         self, part: Path, sha256: str, size: int | None, check_cancelled: Callable[[], None], doubted: bool

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from google.protobuf.message import DecodeError
 
 from fwdllm.v1 import device_pb2, ledger_pb2
 from fwdllm_common.errors import BadInputError, IntegrityError
-from fwdllm_common.files import sha256_of, write_atomically
+from fwdllm_common.files import make_folder, sha256_of, write_atomically
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import Manifest
 
@@ -56,6 +57,44 @@ def held_model(cache: Path, job: str | None = None) -> HeldModel:
         raise BadInputError(f"{cache} holds no trained model yet; run the agent until it has worked on a job")
     names = ", ".join(dict.fromkeys(note["job"] for _, note in held))
     raise BadInputError(f"this device holds no model of a job {job!r}; there are {names}")
+
+
+def save_personal(folder: Path, model: HeldModel, theta: Float32Vector) -> None:
+    """Keep ``theta``, float32 ``[d]``, as this device's own weights for the job of ``model``, in place of older ones.
+
+    :raises StorageError: the disk is full.
+    """
+    make_folder(folder)
+    weights = np.ascontiguousarray(theta, dtype="<f4").tobytes()
+    snapshot = ledger_pb2.Snapshot(version=model.version, theta=weights).SerializeToString(deterministic=True)
+    # One file, so that a crash leaves the old weights or the new ones.
+    model_sha256 = bytes.fromhex(model.folder.name)
+    write_atomically(_personal_file(folder, model), model_sha256 + hashlib.sha256(snapshot).digest() + snapshot)
+
+
+def personal_model(folder: Path, model: HeldModel) -> HeldModel:
+    """Return ``model`` with this device's own weights; ``version`` is the global one from which they come.
+
+    :raises BadInputError: there are none, they belong to another model, or their file is damaged.
+    """
+    again = "run: fwdllm-client personalise --data FILE"
+    try:
+        data = _personal_file(folder, model).read_bytes()
+    except FileNotFoundError as error:
+        raise BadInputError(f"this device has no weights of its own for job {model.job!r}; {again}") from error
+    except OSError as error:
+        raise BadInputError(f"{_personal_file(folder, model)} cannot be read ({error}); {again}") from error
+    if data[:32].hex() != model.folder.name:
+        raise BadInputError(f"this device's own weights belong to an earlier model of job {model.job!r}; {again}")
+    if hashlib.sha256(data[64:]).digest() != data[32:64]:
+        raise BadInputError(f"{_personal_file(folder, model)} is damaged; {again}")
+    snapshot = ledger_pb2.Snapshot.FromString(data[64:])
+    theta = np.frombuffer(snapshot.theta, dtype="<f4").astype(np.float32)
+    return replace(model, version=snapshot.version, theta=theta)
+
+
+def _personal_file(folder: Path, model: HeldModel) -> Path:
+    return folder / f"{hashlib.sha256(model.job_id.encode()).hexdigest()}.weights"
 
 
 def _held(cache: Path) -> Iterator[tuple[Path, dict[str, str]]]:

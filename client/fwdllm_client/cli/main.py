@@ -99,13 +99,7 @@ def _parser() -> _Parser:
 
     command = _command(commands, "run", _run, "Serve the coordinator with local data until Ctrl-C or SIGTERM.")
     _add_data_and_threads(command)
-    command.add_argument(
-        "--validation-fraction",
-        type=float,
-        default=0.1,
-        metavar="F",
-        help="fraction of the rows held out for evaluation, 0 to below 1 (0.1)",
-    )
+    _add_validation_fraction(command)
     command.add_argument(
         "--allow-feature-sums",
         type=_number_of("rows"),
@@ -129,7 +123,11 @@ def _parser() -> _Parser:
     command.add_argument("--all", action="store_true", help="all jobs instead of NAME, except those named later")
 
     _json(_command(commands, "sent", _sent, "Show everything that has left this device."))
-    command = _json(_command(commands, "leave", _leave, "Leave the coordinator: delete identity, cache and journal."))
+    command = _json(
+        _command(
+            commands, "leave", _leave, "Leave the coordinator: delete identity, cache, journal and personal weights."
+        )
+    )
     command.add_argument("--yes", action="store_true", help="do not ask for confirmation")
 
     _json(_command(commands, "doctor", _doctor, "Check whether this device can work, and show what to type next."))
@@ -150,9 +148,25 @@ def _parser() -> _Parser:
     given.add_argument("--text", metavar="TEXT", help="one text")
     given.add_argument("--data", type=Path, metavar="FILE", help="a file of rows, whose labels are not read")
     command.add_argument("--job", metavar="NAME", help="the model of this job, not of the one that was last served")
+    command.add_argument("--personal", action="store_true", help="with this device's own weights, of 'personalise'")
     command.add_argument("--csv", action="store_true", help="print a table with the probability of each label")
     command.add_argument("--text-column", default="text", metavar="NAME", help="column of the text (text)")
     command.add_argument("--threads", type=_number_of("threads"), default=0, metavar="N", help="0 for one per core (0)")
+
+    command = _json(
+        _command(
+            commands,
+            "personalise",
+            _personalise,
+            "Train the model that this device holds further on local data; nothing of it is ever sent.",
+        )
+    )
+    _add_data_and_threads(command)
+    _add_validation_fraction(command)
+    command.add_argument("--job", metavar="NAME", help="the model of this job, not of the one that was last served")
+    command.add_argument("--block", metavar="NAME", help="the weights to train (the head, if there is one)")
+    command.add_argument("--rounds", type=_number_of("rounds"), default=10, metavar="N", help="number of steps (10)")
+    command.add_argument("--learning-rate", type=float, default=0.01, metavar="R", help="step size of Adam (0.01)")
 
     command = _command(commands, "explain", _explain, "Explain an error.")
     command.add_argument("code", nargs="?", metavar="CODE", help="the code in error[…]; without it, list all codes")
@@ -216,6 +230,16 @@ def _add_data_and_threads(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_validation_fraction(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--validation-fraction",
+        type=float,
+        default=0.1,
+        metavar="F",
+        help="fraction of the rows held out for evaluation, 0 to below 1 (0.1)",
+    )
+
+
 def _join(options: argparse.Namespace) -> None:
     from fwdllm_client.connection.enrol import join, token_of
 
@@ -266,14 +290,34 @@ def _predict(options: argparse.Namespace) -> None:
     if options.json and options.csv:
         raise BadInputError("say --json or --csv, not both")
     home = ClientHome.choose(options.home)
-    found = predict(home, options.job, options.text, options.data, options.text_column, options.threads)
+    given = (options.job, options.text, options.data, options.text_column, options.threads)
+    found = predict(home, *given, personal=options.personal)
     if options.csv:
         print(as_csv(found), end="")
     elif options.json:
         print(json.dumps(found))
     else:
         print("\n".join(lines(found)))
-        print(f"by version {found['version']} of job {found['job']}", file=sys.stderr)
+        own = ", made this device's own" if found["personal"] else ""
+        print(f"by version {found['version']} of job {found['job']}{own}", file=sys.stderr)
+
+
+def _personalise(options: argparse.Namespace) -> None:
+    from fwdllm_client.cli.personalise import line, personalise
+    from fwdllm_client.engine.personalise import Personalisation
+
+    home = ClientHome.choose(options.home)
+    settings = Personalisation(options.rounds, options.learning_rate, options.block)
+    data = (_source(options), options.validation_fraction)
+
+    def show(done: int) -> None:
+        if sys.stderr.isatty():
+            print(f"\rround {done} of {settings.rounds}", end="", file=sys.stderr, flush=True)
+
+    found = personalise(home, options.job, *data, settings, show, options.threads)
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    print(json.dumps(found) if options.json else line(found))
 
 
 def _status(options: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fwdllm_client.cache.held import HeldModel, held_model
+from fwdllm_client.cache.held import HeldModel, held_model, personal_model
 from fwdllm_client.connection.home import ClientHome
 from fwdllm_client.data import Dataset
 from fwdllm_client.engine import Engine
@@ -20,17 +20,26 @@ from fwdllm_client.tasks import RowOptions, task_named
 
 
 def predict(
-    home: ClientHome, job: str | None, text: str | None, data: Path | None, text_column: str = "text", threads: int = 0
+    home: ClientHome,
+    job: str | None,
+    text: str | None,
+    data: Path | None,
+    text_column: str = "text",
+    threads: int = 0,
+    personal: bool = False,
 ) -> dict[str, Any]:
     """Predict one ``text``, or every row of the file ``data``, whose labels are not read.
 
-    The model is the newest that the device holds, or the newest of ``job``. Questions come from a file alone.
+    The model is the newest that the device holds, or the newest of ``job``; with ``personal``, it has the device's own
+    weights. Questions come from a file alone.
 
     :raises BadInputError: the device holds no such model, or the file is wrong or for another task.
     :raises IntegrityError: the model's files have changed.
     :raises NotAllowedError: a graph is not what a device runs.
     """
     model = held_model(home.cache, job)
+    if personal:
+        model = personal_model(home.personal, model)
     audit(model.folder, model.manifest)
     dataset = _dataset(model, text, data, text_column)
     with (
@@ -40,7 +49,8 @@ def predict(
         found = engine.predict(model.theta, np.arange(len(dataset)))
     labels, task = model.manifest.labels, task_named(model.manifest.task)
     rows = [task.shown(prediction, labels) for prediction in found]
-    return {"job": model.job, "job_id": model.job_id, "version": model.version, "predictions": rows}
+    origin = {"job": model.job, "job_id": model.job_id, "version": model.version, "personal": personal}
+    return {**origin, "predictions": rows}
 
 
 def as_csv(found: dict[str, Any]) -> str:

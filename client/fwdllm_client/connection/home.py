@@ -56,6 +56,7 @@ class ClientHome:
         self.job_models = folder / "job-models.json"
         self.measured = folder / "measured.sqlite"
         self.notes = folder / "notes.json"
+        self.personal = folder / "personal"
         self._identity = folder / "identity.json"
         self.key = folder / "key.pem"
         self._new_key = folder / "new-key.pem"
@@ -159,7 +160,9 @@ class ClientHome:
         self._renewed.unlink()
 
     def forget(self) -> None:
-        """Delete the identity first, then cache, journal and choices; settings and the log of what was sent stay.
+        """Delete the identity first, then cache, journal, choices and personal weights.
+
+        Settings and the log of what was sent stay.
 
         :raises StorageError: a file cannot be deleted.
         """
@@ -169,8 +172,9 @@ class ClientHome:
             keys = (self.key, self._new_key, self.certificate, self._ca)
             for path in (self._identity, self._renewed, *keys, *journal, *records):
                 path.unlink(missing_ok=True)
-            if self.cache.exists():
-                shutil.rmtree(self.cache)
+            for folder in (self.cache, self.personal):
+                if folder.exists():
+                    shutil.rmtree(folder)
         except OSError as error:
             raise storage_error(self.folder, error) from error
 

@@ -22,12 +22,14 @@ class Settings:
     """The settings of an agent.
 
     ``rules`` are the section ``[conditions]``. ``cache_limit_bytes`` is ``limit_gb`` in ``[cache]``, the disk quota of
-    models and files derived from them. ``privacy`` is the section ``[privacy]``.
+    models and files derived from them; ``mirrors`` in it is whether models may come from another address than the
+    coordinator's. ``privacy`` is the section ``[privacy]``.
     """
 
     rules: Rules = Rules()  # noqa: RUF009 - frozen
     cache_limit_bytes: int = 16 * _GB
     privacy: Privacy = Privacy()  # noqa: RUF009 - frozen
+    mirrors: bool = True
 
     @classmethod
     def load(cls, path: Path) -> Settings:
@@ -43,12 +45,14 @@ class Settings:
             raise BadInputError(f"{path}: not TOML: {error}") from error
         _check_keys(table, ["conditions", "cache", "privacy"], f"{path}: ")
         rules = Rules.of(_section(table, "conditions", Rules.names(), path), f"{path}: [conditions] ")
-        limit_gb = _section(table, "cache", ["limit_gb"], path).get("limit_gb", cls.cache_limit_bytes / _GB)
+        cache = _section(table, "cache", ["limit_gb", "mirrors"], path)
+        limit_gb, mirrors = cache.get("limit_gb", cls.cache_limit_bytes / _GB), cache.get("mirrors", cls.mirrors)
         if isinstance(limit_gb, bool) or not isinstance(limit_gb, int | float) or not 0 < limit_gb < 1e9:
             raise BadInputError(f"{path}: [cache] limit_gb is {limit_gb!r}; use a number above 0")
-        return cls(
-            rules, int(limit_gb * _GB), _privacy(_section(table, "privacy", _PRIVACY, path), f"{path}: [privacy] ")
-        )
+        if not isinstance(mirrors, bool):
+            raise BadInputError(f"{path}: [cache] mirrors is {mirrors!r}; use true or false")
+        privacy = _privacy(_section(table, "privacy", _PRIVACY, path), f"{path}: [privacy] ")
+        return cls(rules, int(limit_gb * _GB), privacy, mirrors)
 
 
 def _privacy(section: Mapping[str, Any], where: str) -> Privacy:

@@ -121,7 +121,7 @@ class CheckInResponse(_message.Message):
     def __init__(self, next: _Optional[_Union[CheckInWindow, _Mapping]] = ..., assignment: _Optional[_Union[Assignment, _Mapping]] = ..., message: _Optional[str] = ..., open_assignments: _Optional[_Iterable[str]] = ..., unix_s: _Optional[int] = ...) -> None: ...
 
 class Assignment(_message.Message):
-    __slots__ = ("assignment_id", "job_id", "job_name", "round", "header", "manifest_sha256", "version", "theta_digest", "deadline_ms", "directions", "evaluate", "feature_sums", "secure_aggregation")
+    __slots__ = ("assignment_id", "job_id", "job_name", "round", "header", "manifest_sha256", "version", "theta_digest", "deadline_ms", "directions", "evaluate", "feature_sums", "secure_aggregation", "mirror")
     ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_NAME_FIELD_NUMBER: _ClassVar[int]
@@ -135,6 +135,7 @@ class Assignment(_message.Message):
     EVALUATE_FIELD_NUMBER: _ClassVar[int]
     FEATURE_SUMS_FIELD_NUMBER: _ClassVar[int]
     SECURE_AGGREGATION_FIELD_NUMBER: _ClassVar[int]
+    MIRROR_FIELD_NUMBER: _ClassVar[int]
     assignment_id: str
     job_id: str
     job_name: str
@@ -148,7 +149,8 @@ class Assignment(_message.Message):
     evaluate: bool
     feature_sums: bool
     secure_aggregation: SecureAggregation
-    def __init__(self, assignment_id: _Optional[str] = ..., job_id: _Optional[str] = ..., job_name: _Optional[str] = ..., round: _Optional[int] = ..., header: _Optional[_Union[_ledger_pb2.RunHeader, _Mapping]] = ..., manifest_sha256: _Optional[bytes] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[DirectionTask, _Mapping]]] = ..., evaluate: bool = ..., feature_sums: bool = ..., secure_aggregation: _Optional[_Union[SecureAggregation, _Mapping]] = ...) -> None: ...
+    mirror: str
+    def __init__(self, assignment_id: _Optional[str] = ..., job_id: _Optional[str] = ..., job_name: _Optional[str] = ..., round: _Optional[int] = ..., header: _Optional[_Union[_ledger_pb2.RunHeader, _Mapping]] = ..., manifest_sha256: _Optional[bytes] = ..., version: _Optional[int] = ..., theta_digest: _Optional[bytes] = ..., deadline_ms: _Optional[int] = ..., directions: _Optional[_Iterable[_Union[DirectionTask, _Mapping]]] = ..., evaluate: bool = ..., feature_sums: bool = ..., secure_aggregation: _Optional[_Union[SecureAggregation, _Mapping]] = ..., mirror: _Optional[str] = ...) -> None: ...
 
 class SecureAggregation(_message.Message):
     __slots__ = ("session", "member", "weight")

@@ -18,6 +18,7 @@ from fwdllm_server.cli import (
     health,
     init,
     job,
+    mirror,
     profile,
     serve,
     simulate,
@@ -57,6 +58,7 @@ app.command("explain")(explain.explain)
 app.command("enroll")(devices.enroll)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("mirror")(mirror.mirror)
 app.command("top")(top.top)
 app.command("simulate")(simulate.simulate)
 app.command("profile")(profile.profile)

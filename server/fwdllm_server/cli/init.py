@@ -33,6 +33,7 @@ host = {host} # the name that devices connect to, with the ports above
 names = {names} # further names or addresses of the server, for its certificate
 device = {device} # host:port to give to devices instead, if a proxy, NAT or container maps the port
 enrolment = {enrolment} # the same for joining
+mirror = "" # http(s) URL of what 'fwdllm-server mirror' wrote: devices load models from there
 
 [store]
 url = "" # empty for SQLite in this directory, or postgresql+psycopg://user:password@host/database

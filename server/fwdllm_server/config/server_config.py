@@ -9,6 +9,7 @@ import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -75,6 +76,16 @@ def _check_store_url(text: str) -> str:
     return text
 
 
+def _check_mirror(text: str) -> str:
+    """Return a mirror's URL without a slash at its end."""
+    if not text:
+        return text
+    url = urlsplit(text)
+    if url.scheme not in ("http", "https") or not url.hostname or url.query or url.fragment or "@" in url.netloc:
+        raise ValueError("should be a URL such as https://files.example.com/models, without a query and a password")
+    return text.rstrip("/")
+
+
 def is_loopback(host: str) -> bool:
     """Return whether a host (without a port) is this machine."""
     if host == "localhost":
@@ -115,13 +126,15 @@ class PublicSection(_Section):
     """What devices are told to connect to: ``host``, with the ports that are listened on.
 
     Where a proxy, a NAT or a container has other ports outside, ``device`` and ``enrolment`` are the addresses there,
-    host:port each. ``names`` are further hosts that the certificate is good for.
+    host:port each. ``names`` are further hosts that the certificate is good for. ``mirror`` is the URL below which
+    devices find the files of models too, each under its SHA-256, as ``fwdllm-server mirror`` writes them.
     """
 
     host: Host = "localhost"
     names: list[Host] = []
     device: PublicAddress = ""
     enrolment: PublicAddress = ""
+    mirror: Annotated[str, AfterValidator(_check_mirror), Field(max_length=1024)] = ""
 
     def device_address(self, port: int | str) -> str:
         """Return the host:port that joined devices connect to when the coordinator listens on ``port`` for them."""

@@ -198,6 +198,7 @@ class DeviceService(DeviceServiceServicer):
             job = training.get(work.job_id)
             if work.open and job is not None and _can_be_given(work, job, request):
                 response.assignment.CopyFrom(fetch(connection, work, job, now))
+                response.assignment.mirror = self._runtime.config.public.mirror
                 break
         else:
             self._coordinator.peers.publish(connection, device_id, request, now)

@@ -81,9 +81,9 @@ def test_no_file_and_an_empty_one_are_the_defaults(tmp_path):
     assert load(tmp_path, "") == load(tmp_path, "[conditions]") == Rules()
 
 
-def test_the_cache_can_be_limited(tmp_path):
-    load(tmp_path, "[cache]\nlimit_gb = 0.5")
-    assert Settings.load(tmp_path / "client.toml") == Settings(cache_limit_bytes=500_000_000)
+def test_the_cache_can_be_limited_and_kept_to_the_coordinator(tmp_path):
+    load(tmp_path, "[cache]\nlimit_gb = 0.5\nmirrors = false")
+    assert Settings.load(tmp_path / "client.toml") == Settings(cache_limit_bytes=500_000_000, mirrors=False)
 
 
 def test_every_setting_can_be_set(tmp_path):
@@ -114,6 +114,7 @@ def test_every_setting_can_be_set(tmp_path):
         ("[cache]\nlimit_gb = 0", r"\[cache\] limit_gb is 0; use a number above 0"),
         ("[cache]\nlimit_gb = true", "limit_gb is True"),
         ("[cache]\nlimit_gb = nan", "limit_gb is nan"),
+        ("[cache]\nmirrors = 1", r"\[cache\] mirrors is 1; use true or false"),
         ("[conditions]\nfoo = 3", "foo is not known; the keys are charging, battery_percent, unmetered"),
         ("[conditions]\ncharging = 1", "charging is 1; use true or false"),
         ("[conditions]\nbattery_percent = 101", "battery_percent is 101; use a number from 0 to 100"),

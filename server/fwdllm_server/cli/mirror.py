@@ -1,0 +1,54 @@
+"""``fwdllm-server mirror``: the models' files as a web server, a bucket or a CDN gives them to devices."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fwdllm_common.errors import BadInputError, IntegrityError
+from fwdllm_common.files import make_folder
+from fwdllm_common.manifest import Manifest
+from fwdllm_server.cli.formatting import size
+from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
+from fwdllm_server.config.home import ServerHome
+from fwdllm_server.store import jobs
+from fwdllm_server.store.artifacts import ArtifactStore, is_whole
+from fwdllm_server.store.database import reading, sqlite_file
+from fwdllm_server.views.message_json import print_json
+
+
+def mirror(
+    out: Annotated[Path, typer.Option(help="The folder to write into, for instance of a web server.")],
+    folder: FolderOption = DEFAULT_FOLDER,
+    json: JsonOption = False,
+) -> None:
+    """Write the files of all jobs' models into a folder, each under its SHA-256; those that are there stay.
+
+    Serve the folder over HTTP(S), and set [public] mirror in server.toml to its URL.
+    """
+    home = ServerHome(folder)
+    config = home.config()
+    url = home.database_url(config)
+    if (file := sqlite_file(url)) is not None and not file.exists():
+        raise BadInputError(f"there is no {file}: run this on the coordinator's machine, after its first start")
+    artifacts = ArtifactStore(home.store_folder(config) / home.artifacts.name)
+    with reading(url) as connection:
+        manifests = {hashes[0] for _, hashes in jobs.artifacts(connection) if hashes}
+    names = sorted({name for sha256 in manifests for name in (sha256, *_files(artifacts, sha256))})
+    make_folder(out)
+    for name in names:
+        if not is_whole(artifacts.path(name), name):
+            raise IntegrityError(f"artifact {name} is missing or damaged; resume its job, which restores it")
+        if not is_whole(out / name, name):
+            artifacts.give(name, out / name)
+    total = sum((out / name).stat().st_size for name in names)
+    if json:
+        print_json({"folder": str(out.absolute()), "files": names, "bytes": total})
+    else:
+        print(f"{len(names)} files of {len(manifests)} models, {size(total)}, are in {out}")
+
+
+def _files(artifacts: ArtifactStore, manifest_sha256: str) -> list[str]:
+    return [file.sha256 for file in Manifest.from_bytes(artifacts.get(manifest_sha256)).files]
