@@ -145,7 +145,7 @@ class Podman:
 
     def compose(self, file: Path, *command: str) -> str:
         """Run a docker-compose command against this podman and return what it prints."""
-        # Containers that are made by the API do not get the default limits.
+        # The default limits of containers.conf are for those that podman's command line makes.
         limited = {name: {"ulimits": _limits()} for name in yaml.safe_load(file.read_text())["services"]}
         limits = self.folder / "limits.yaml"
         limits.write_text(yaml.safe_dump({"services": limited}))
@@ -184,7 +184,7 @@ class Podman:
 
 
 def _limits() -> dict[str, int]:
-    """This process's own limits: a runtime may not raise them, and podman asks for more unless it is told."""
+    """Limits that neither this process nor podman is above: without the capability nobody may raise one."""
     kinds = {"nofile": resource.RLIMIT_NOFILE, "nproc": resource.RLIMIT_NPROC}
     return {name: min(resource.getrlimit(kind)[1], 1000) for name, kind in kinds.items()}
 
