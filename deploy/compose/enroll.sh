@@ -1,9 +1,6 @@
 #!/bin/sh
 # A join token for each device that has none yet, in the folder that it will find as its own.
 set -eu
-# Not every compose waits until the coordinator is healthy.
-tries=0
-until fwdllm-server job list > /dev/null 2>&1 || [ $((tries += 1)) -gt 100 ]; do sleep 1; done
 for number in 1 2 3 4; do
     folder=/srv/devices/$number
     test -e "$folder/token" || test -e "$folder/identity.json" || {

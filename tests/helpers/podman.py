@@ -58,7 +58,7 @@ class Podman:
             "BUILDAH_FORMAT": "docker",  # OCI's has no health checks
             "DISABLE_HC_SYSTEMD": "true",  # see health_checks
             "DOCKER_HOST": f"unix://{self.folder}/socket",
-            "COMPOSE_PROJECT_NAME": "fwdllm-test",
+            "COMPOSE_PROJECT_NAME": f"fwdllm-{os.getpid()}",
         }
         self._log = (self.folder / "service.log").open("wb")
         self._service = subprocess.Popen(
