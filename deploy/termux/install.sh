@@ -21,7 +21,7 @@ pkg update -y
 pkg install -y python-tokenizers
 
 # With its dependencies pip would try to compile numpy, ONNX Runtime and gRPC.
-pip install 'protobuf>=7.35,<8' structlog ecdsa jinja2 shamirs
+pip install 'protobuf>=4.25,<8' 'structlog>=22.1' 'ecdsa>=0.18' 'jinja2>=3.1' 'shamirs>=4' 'shtab>=1.7'
 pip install --no-deps --force-reinstall "$1"
 
 python - <<'PYTHON'

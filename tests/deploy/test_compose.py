@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,9 +55,34 @@ def test_images_are_not_root_and_know_their_health(dockerfile: Path) -> None:
 def test_everything_copied_is_in_the_build_context() -> None:
     allowed = [line[1:] for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     assert all((REPOSITORY / path).exists() for path in allowed)
+    pyproject = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    wheel = pyproject["tool"]["hatch"]["build"]["targets"]["wheel"]
+    parts = [*wheel["packages"], *wheel["force-include"], pyproject["project"]["readme"], "LICENSE", "constraints.txt"]
+    for part in parts:
+        assert any(Path(part).is_relative_to(path) for path in allowed), f"pip builds from {part}"
     for dockerfile in DOCKERFILES:
         for source in image_of(dockerfile, None, REPOSITORY).copies.values():
             assert any(source.is_relative_to(REPOSITORY / path) for path in allowed), source
+
+
+def test_our_containers_write_to_their_volumes_only() -> None:
+    for name, service in SERVICES.items():
+        if "build" in service:
+            assert service["read_only"], name
+            assert service["cap_drop"] == ["ALL"], name
+            assert service["security_opt"] == ["no-new-privileges:true"], name
+
+
+def test_settings_of_pip_are_in_no_image() -> None:
+    """A secret is mounted for one command; ARG, ENV and COPY would keep an index's password in the image."""
+    for dockerfile in DOCKERFILES:
+        text = dockerfile.read_text()
+        installs = re.findall(r"^RUN ((?:.*\\\n)*.*pip.* install .*)$", text, re.MULTILINE)
+        assert installs
+        assert all("--mount=type=secret,id=pip,target=/etc/pip.conf" in install for install in installs)
+        assert not re.search(
+            r"^(ARG|ENV|COPY).*(INDEX_URL=.+|pip\.conf)", text.replace('INDEX_URL=""', ""), re.MULTILINE
+        )
 
 
 def test_volumes_and_mounted_files_are_there() -> None:

@@ -45,8 +45,8 @@ def sections(task: str) -> dict[str, dict[str, Any] | None]:
         "peft": {"rank": 2, "layers": [-1]},
         "held_out": {"file": "held_out.jsonl"},
         "rounds": {"count": 3, "min_devices": 2, "evaluate_every": 1},
-        "blocks.head": {"directions": 128, "batch_size": 16, "learning_rate": 0.003},
-        "blocks.peft": {"directions": 8, "batch_size": 8, "learning_rate": 0.001},
+        "blocks.head": {"directions": 128, "batch_size": 16, "learning_rate": 0.001},
+        "blocks.peft": {"directions": 8, "batch_size": 8, "learning_rate": 0.0001},
     }
 
 

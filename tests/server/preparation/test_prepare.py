@@ -275,9 +275,9 @@ def test_short_memory_may_pass(source: str, tmp_path: Path):
         fail(BadInputError("'absent' is not a known label"))(None, source)
 
 
-async def test_an_export_whose_process_is_killed_says_so(source: str, tmp_path: Path):
+async def test_an_export_whose_process_is_killed_says_so(source: str, rows: DataSource, tmp_path: Path):
     """As the system does where memory ends."""
-    work = asyncio.ensure_future(export_in_process(spec_of("zeros"), source, JobFolder(tmp_path / "job"), []))
+    work = asyncio.ensure_future(export_in_process(spec_of("zeros"), source, JobFolder(tmp_path / "job"), [], rows))
     while not (children := multiprocessing.active_children()):
         await asyncio.sleep(0.01)
     os.kill(children[0].pid, signal.SIGKILL)
