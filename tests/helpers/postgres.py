@@ -54,10 +54,11 @@ class Postgres:
         """Stop the server as a crash would: connections break and what was not committed is gone."""
         self._run("pg_ctl", "stop", "--mode", "immediate")
 
-    def create_database(self) -> str:
+    def create_database(self, options: str = "") -> str:
         """The URL of a new, empty database."""
         name = f"test{next(self._numbers)}"
-        self._run("psql", "--host", str(self._folder), "--username=fwdllm", "postgres", "-c", f"CREATE DATABASE {name}")
+        statement = f"CREATE DATABASE {name} {options}"
+        self._run("psql", "--host", str(self._folder), "--username=fwdllm", "postgres", "-c", statement)
         return f"postgresql+psycopg://fwdllm@/{name}?host={self._folder}"
 
     def _run(self, name: str, *arguments: str) -> None:

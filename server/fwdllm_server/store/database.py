@@ -52,12 +52,13 @@ class Database:
     """One database and its transactions.
 
     :param url: SQLAlchemy URL, ``sqlite:///path`` or ``postgresql+psycopg://…``.
+    :raises BadInputError: the database has no encoding.
     :raises StorageError: it cannot be opened or migrated.
     """
 
     def __init__(self, url: str) -> None:
         make_private(sqlite_file(url))
-        self._engine = create_engine(parsed_url(url))
+        self._engine = _opened(url)
         if self._engine.dialect.name == "sqlite":
             event.listen(self._engine, "connect", _configure_sqlite)
             event.listen(self._engine, "begin", _begin_immediately)
@@ -140,7 +141,7 @@ def reading(url: str) -> Iterator[Connection]:
 
     :raises StorageError: it cannot be read.
     """
-    engine = create_engine(parsed_url(url))
+    engine = _opened(url)
     try:
         with storage_errors(), engine.connect() as connection:
             yield connection
@@ -181,6 +182,22 @@ def _configure_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # we begin transactions ourselves, below
     for name, value in _PRAGMAS:
         connection.execute(f"PRAGMA {name}={value}")
+
+
+def _opened(url: str) -> Engine:
+    engine = create_engine(parsed_url(url))
+    if engine.dialect.name == "postgresql":
+        # Before SQLAlchemy reads the server's version, which it cannot as bytes.
+        event.listen(engine, "connect", _check_encoding, insert=True)
+    return engine
+
+
+def _check_encoding(connection: Any, _record: object) -> None:
+    if connection.info.encoding == "ascii":  # psycopg then gives bytes for every text
+        raise BadInputError(
+            "[store] url names a PostgreSQL database in SQL_ASCII, which says nothing of its texts; create one with "
+            "CREATE DATABASE fwdllm ENCODING 'UTF8' TEMPLATE template0"
+        )
 
 
 def _configure_postgresql(connection: Any, _record: object) -> None:

@@ -10,6 +10,7 @@ from helpers.stored import record
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import DataError
 
+from fwdllm_common.errors import BadInputError
 from fwdllm_server.store import scalars
 from fwdllm_server.store.database import Database
 
@@ -59,3 +60,9 @@ def test_an_id_that_is_too_long_is_refused_and_not_cut(connection):
         record(connection, JOB, 1, "w" * 97, "ann", {5: 10})
 
     assert scalars.count(connection, JOB, 1) == 0
+
+
+def test_a_database_without_an_encoding_is_refused(postgres):
+    url = postgres.create_database("ENCODING 'SQL_ASCII' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'")
+    with pytest.raises(BadInputError, match="in SQL_ASCII, which says nothing of its texts; create one with"):
+        Database(url)
