@@ -15,6 +15,7 @@ import pytest
 from helpers.documented import Command, commands, exception
 from helpers.federation import PROGRAMS, Federation, free_ports
 from helpers.tiny_questions import write_questions
+from helpers.tiny_tasks import pair_rows, value_rows
 from helpers.tiny_text import LABELS, save_tiny_model, write_rows
 from helpers.undemanding import ask_for_nothing
 
@@ -105,6 +106,11 @@ class World:
         write_questions(self.folder / "manual.jsonl", 40, seed=0)
         turns = [{"role": "user", "content": "the old moon"}, {"role": "assistant", "content": "dark night"}]
         (self.folder / "chats.jsonl").write_text(json.dumps({"messages": turns}) + "\n")
+        for name, kind in (("pairs", pair_rows), ("similar", value_rows)):
+            rows = kind(8, seed=0)
+            (self.folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        (self.folder / "topics.csv").write_text("text,toxic,insult,threat\nthe old moon,0,1,1\na dark night,0,0,0\n")
+        (self.folder / "notes.conll").write_text("ann B-PER\nwalks O\n\nin O\nrome B-LOC\n")
 
     def visit(self, folder: Path) -> None:
         """Let a reader's folder have everything in it."""

@@ -108,6 +108,7 @@ EXCEPTIONS = {
     r"(cd|\.venv/bin/python) ": "tests/e2e/test_examples.py and the tests of the two examples below",
     r"\.\./\.venv/bin/fwdllm-server simulate (prompt|head)": "minutes; tests/e2e/test_decoder_example.py, in small",
     r"\.\./\.venv/bin/fwdllm-server simulate (minilm|smollm2)": "minutes; tests/e2e/test_question_answering_example.py",
+    r"\.\./\.venv/bin/fwdllm-server simulate (pairs|values|labels|words)": "tests/e2e/test_tasks_example.py, in small",
     r"fwdllm-server simulate job.toml --data devices": "tests/e2e/test_examples.py, after the line before it",
     r"fwdllm-server simulate job.toml --data reviews.csv .* --devices 40": "tests/e2e/test_examples.py, with 12",
 }

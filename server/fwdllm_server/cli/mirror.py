@@ -24,9 +24,10 @@ def mirror(
     folder: FolderOption = DEFAULT_FOLDER,
     json: JsonOption = False,
 ) -> None:
-    """Write the files of all jobs' models into a folder, each under its SHA-256; those that are there stay.
+    """Write the files of models into a folder, for a web server.
 
-    Serve the folder over HTTP(S), and set [public] mirror in server.toml to its URL.
+    Each file of every job has its SHA-256 as its name; those that are there stay. Serve the folder over HTTP(S), and
+    set [public] mirror in server.toml to its URL.
     """
     home = ServerHome(folder)
     config = home.config()
