@@ -16,7 +16,7 @@ NAMES = ("device-1", "device-2")
 
 
 @pytest.fixture(scope="module")
-def exported_without_head(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def headless(workplace: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A federation whose job waits for the sums of two devices, which have joined."""
     folder = tmp_path_factory.mktemp("headless")
     job = JOB.replace('pooling = "mean"', 'pooling = "mean"\nhead = "class-means"')

@@ -58,7 +58,7 @@ def place(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported_without_head(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def headless(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a server whose job has an uninitialised head, and the homes of two devices that have joined it."""
     folder = tmp_path_factory.mktemp("headless")
 

@@ -13,9 +13,6 @@ from fwdllm_common.manifest import Manifest
 from fwdllm_server.cli.formatting import size
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JsonOption
 from fwdllm_server.config.home import ServerHome
-from fwdllm_server.store import jobs
-from fwdllm_server.store.artifacts import ArtifactStore, is_whole
-from fwdllm_server.store.database import reading, sqlite_file
 from fwdllm_server.views.message_json import print_json
 
 
@@ -29,6 +26,11 @@ def mirror(
     Each file of every job has its SHA-256 as its name; those that are there stay. Serve the folder over HTTP(S), and
     set [public] mirror in server.toml to its URL.
     """
+    # Imported here: an operator's machine has no database.
+    from fwdllm_server.store import jobs
+    from fwdllm_server.store.artifacts import ArtifactStore, is_whole
+    from fwdllm_server.store.database import reading, sqlite_file
+
     home = ServerHome(folder)
     config = home.config()
     url = home.database_url(config)
@@ -37,7 +39,8 @@ def mirror(
     artifacts = ArtifactStore(home.store_folder(config) / home.artifacts.name)
     with reading(url) as connection:
         manifests = {hashes[0] for _, hashes in jobs.artifacts(connection) if hashes}
-    names = sorted({name for sha256 in manifests for name in (sha256, *_files(artifacts, sha256))})
+        parts = {sha256: Manifest.from_bytes(artifacts.get(sha256)).files for sha256 in manifests}
+    names = sorted({*parts, *(file.sha256 for files in parts.values() for file in files)})
     make_folder(out)
     for name in names:
         if not is_whole(artifacts.path(name), name):
@@ -49,7 +52,3 @@ def mirror(
         print_json({"folder": str(out.absolute()), "files": names, "bytes": total})
     else:
         print(f"{len(names)} files of {len(manifests)} models, {size(total)}, are in {out}")
-
-
-def _files(artifacts: ArtifactStore, manifest_sha256: str) -> list[str]:
-    return [file.sha256 for file in Manifest.from_bytes(artifacts.get(manifest_sha256)).files]

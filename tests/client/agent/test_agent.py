@@ -29,7 +29,7 @@ from fwdllm_common.files import sha256_of
 from fwdllm_common.ledger import RunHeader
 from fwdllm_common.manifest import BundleFile
 from fwdllm_common.optimizers import OptimizerSettings
-from fwdllm_common.protocol import FEATURE_SUMS, GENERATOR_2, SECURE_AGGREGATION
+from fwdllm_common.protocol import FEATURE_SUMS, GENERATOR_2, NOISED_SUMS, SECURE_AGGREGATION
 from fwdllm_common.replay import ModelState, theta_digest
 
 WORDS = [f"word{index}" for index in range(50)]
@@ -177,7 +177,7 @@ def run_with(policy, home, source, new_stop):
 def test_an_owner_who_allows_nothing_sends_nothing(home, source, sums_assignment, coordinator, new_stop, capfd):
     run_with(Policy(), home, source, new_stop)
 
-    assert list(coordinator.check_ins[0].capabilities) == [GENERATOR_2, SECURE_AGGREGATION]
+    assert list(coordinator.check_ins[0].capabilities) == [GENERATOR_2, SECURE_AGGREGATION, NOISED_SUMS]
     assert coordinator.feature_sums == []
     assert coordinator.artifact_requests == []
     said = capfd.readouterr()
@@ -193,7 +193,7 @@ def test_the_sums_of_every_class_with_enough_rows_are_sent(
     run_with(Policy(14), home, source, new_stop)
     (request,) = coordinator.feature_sums
 
-    assert list(coordinator.check_ins[0].capabilities) == [GENERATOR_2, SECURE_AGGREGATION, FEATURE_SUMS]
+    assert list(coordinator.check_ins[0].capabilities) == [GENERATOR_2, SECURE_AGGREGATION, NOISED_SUMS, FEATURE_SUMS]
     assert (request.assignment_id, request.last) == ("j-0-1", True)
     assert [(item.label, item.rows, len(item.features)) for item in request.sums] == [(0, 14, 6)]
     assert request.usage.example_passes > 0
