@@ -43,6 +43,7 @@ def short_job(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.timeout(900)  # two runs of the demo, minutes on a busy machine
 def test_interrupted_and_taken_up_again(short_job: Path, tmp_path: Path) -> None:
     folder = tmp_path / "demo-output"
     command = [sys.executable, "-m", "examples.demo", folder, "--job", short_job]
