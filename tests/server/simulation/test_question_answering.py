@@ -76,8 +76,3 @@ def test_labels_to_divide_by_are_missing(place: Path, tmp_path: Path, capfd: pyt
     assert simulate(place, tmp_path / "run", "--partition", "dirichlet") != 0
     assert "a Dirichlet partition needs labels, which question-answering does not have" in capfd.readouterr().err
     assert not (tmp_path / "run").exists()
-
-
-def test_a_profile_is_refused(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run(["profile", str(place / "job.toml")]) != 0
-    assert "only classification can be profiled, not question-answering" in capfd.readouterr().err
