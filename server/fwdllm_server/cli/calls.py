@@ -59,6 +59,11 @@ def operator_channel(folder: Path) -> Iterator[grpc.Channel]:
             yield channel
         except grpc.RpcError as error:
             raise _explained(error, address, folder) from error
+        except RuntimeError as error:
+            # Ctrl-C within a wait of gRPC may find its lock released, and leaving the wait then raises this instead.
+            if isinstance(error.__context__, KeyboardInterrupt):
+                raise KeyboardInterrupt from error
+            raise
 
 
 def _target(home: ServerHome, config: ServerConfig) -> str:
