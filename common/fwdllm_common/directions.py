@@ -104,6 +104,14 @@ class Directions:
         return total
 
 
+def step_length(weights: NDArray[np.float32], least: float, relative: float) -> float:
+    """Return ε for a block with these weights, float32 ``[block size]``: ``relative`` times their root mean square.
+
+    It is at least ``least``.
+    """
+    return max(least, relative * float(np.sqrt(np.mean(np.square(weights, dtype=np.float64)))))
+
+
 def direction_bits(run_key: int, seed: int, start: int, stop: int) -> NDArray[np.uint8]:
     """Coordinates ``[start, stop)`` of a Rademacher direction as bits, uint8 ``[stop - start]``: 1 for +1, 0 for −1."""
     first = start // _WORD_BITS

@@ -14,7 +14,7 @@ import numpy as np
 from fwdllm_client.data.split import RowIndices
 from fwdllm_client.engine.derivatives import DirectionTask
 from fwdllm_client.engine.engine import Engine
-from fwdllm_common.directions import Directions
+from fwdllm_common.directions import Directions, step_length
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.estimator import forward_gradient
 from fwdllm_common.fixed_point import UnusableScalarError, to_fixed_point
@@ -27,6 +27,7 @@ MOST_COMPLETE = 1 << 15
 SAMPLED = 4096
 _RUN_KEY = 0x706572736F6E
 _MIN_EPSILON, _RELATIVE = 1e-3, 0.01
+"""As jobs have them by default."""
 _ADAM = OptimizerSettings("adam")
 
 
@@ -51,7 +52,8 @@ def personalise(
     state, theta = OptimizerState.zeros(_ADAM, block.size), theta.copy()
     for number in range(settings.rounds):
         seeds = np.arange(number * count, (number + 1) * count, dtype=np.uint64)
-        task = DirectionTask(block.name, seeds, _epsilon(theta[block.slice]), len(rows))
+        epsilon = step_length(theta[block.slice], _MIN_EPSILON, _RELATIVE)
+        task = DirectionTask(block.name, seeds, epsilon, len(rows))
         chunks = engine.derivatives(theta, directions, task, rows)
         try:
             found = [to_fixed_point(float(value)) for _, values in chunks for value in values]
@@ -71,8 +73,3 @@ def _directions_of(block: Block) -> tuple[AnyDirections, int]:
     if block.size < MOST_COMPLETE:
         return OrthogonalDirections(_RUN_KEY, block.start, block.size), order_for(block.size)
     return Directions(_RUN_KEY), SAMPLED
-
-
-def _epsilon(weights: Float32Vector) -> float:
-    """Return ε as jobs have it by default: a hundredth of the block's root mean square, at least a thousandth."""
-    return max(_MIN_EPSILON, _RELATIVE * float(np.sqrt(np.mean(np.square(weights, dtype=np.float64)))))

@@ -105,27 +105,10 @@ class LossGraph:
         Labels are pairs of a position and a token, negative where there is none. The tokens go nowhere else; the
         positions may, as the device itself chooses them.
         """
-        mean = self._behind(value, "Neg", "Div")
-        total = mean and self._behind(mean.input[0], "ReduceSum", "Where")
-        count = mean and self._behind(mean.input[1], "Max", "ReduceSum", "Cast")
-        lookup = total and self._behind(total.input[1], "Squeeze", "GatherElements")
-        softmax = lookup and self._behind(lookup.input[0], "LogSoftmax")
-        index = lookup and self._behind(lookup.input[1], "Unsqueeze", "Clip")
-        is_token = total and self.maker(total.input[0], "GreaterOrEqual")
-        if not (total and count and lookup and softmax and index and is_token):
-            return False
-        tokens = index.input[0]
+        tokens = self._indices_of_mean(value, scores)
         parts = list(self.readers("labels"))
         return (
-            softmax.input[0] == scores
-            and axis_of(softmax, -1) in (2, -1)
-            and axis_of(lookup, 0) in (2, -1)
-            and [*is_token.input] == [tokens, *index.input[1:]]
-            and self.integers(is_token.input[1]) == [0]
-            and self.times_read(tokens) == 2
-            and count.input[0] == total.input[0]
-            and self.times_read(total.input[0]) == 2
-            and self.origins(total.input[2]) == set()
+            tokens != ""
             and all(each.op_type == "Gather" and axis_of(each, 0) == 2 and each.input[0] == "labels" for each in parts)
             and [each.output[0] for each in parts if self.integers(each.input[1]) != [0]] == [tokens]
         )
@@ -135,27 +118,35 @@ class LossGraph:
 
         Labels are negative where a token has none, and go nowhere else.
         """
+        return self._indices_of_mean(value, scores) == "labels"
+
+    def _indices_of_mean(self, value: str, scores: str) -> str:
+        """Return the indices at which ``value`` is minus each row's mean log-softmax of ``scores``; empty if it is not.
+
+        Where an index is negative there is none. Nothing else reads the indices.
+        """
         mean = self._behind(value, "Neg", "Div")
         total = mean and self._behind(mean.input[0], "ReduceSum", "Where")
         count = mean and self._behind(mean.input[1], "Max", "ReduceSum", "Cast")
         lookup = total and self._behind(total.input[1], "Squeeze", "GatherElements")
         softmax = lookup and self._behind(lookup.input[0], "LogSoftmax")
         index = lookup and self._behind(lookup.input[1], "Unsqueeze", "Clip")
-        is_token = total and self.maker(total.input[0], "GreaterOrEqual")
-        if not (total and count and lookup and softmax and index and is_token):
-            return False
-        return (
+        is_index = total and self.maker(total.input[0], "GreaterOrEqual")
+        if not (total and count and lookup and softmax and index and is_index):
+            return ""
+        indices = index.input[0]
+        is_mean = (
             softmax.input[0] == scores
             and axis_of(softmax, -1) in (2, -1)
             and axis_of(lookup, 0) in (2, -1)
-            and index.input[0] == "labels"
-            and [*is_token.input] == ["labels", *index.input[1:]]
-            and self.integers(is_token.input[1]) == [0]
-            and self.times_read("labels") == 2
+            and [*is_index.input] == [indices, *index.input[1:]]
+            and self.integers(is_index.input[1]) == [0]
+            and self.times_read(indices) == 2
             and count.input[0] == total.input[0]
             and self.times_read(total.input[0]) == 2
             and self.origins(total.input[2]) == set()
         )
+        return indices if is_mean else ""
 
     def is_slope_of_tokens(self, value: str, scores: str) -> bool:
         """Whether ``value`` is constants times the softmax of ``scores`` less 1 at each token of the labels.

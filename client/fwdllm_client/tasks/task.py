@@ -40,6 +40,11 @@ class RowOptions:
     no_answer: bool = False
     pair_column: str | None = None
 
+    @property
+    def of_labels(self) -> tuple[str, str, str | None, str | None, bool]:
+        """Those that every source of labelled rows has, in the order of its fields after the path."""
+        return (self.text_column, self.label_column, self.user_column, self.user, self.skip_incomplete)
+
 
 @dataclass(frozen=True)
 class Prediction:

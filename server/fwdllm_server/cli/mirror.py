@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fwdllm_common.errors import BadInputError, IntegrityError
+from fwdllm_common.errors import IntegrityError
 from fwdllm_common.files import make_folder
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.cli.formatting import size
@@ -27,17 +27,11 @@ def mirror(
     set [public] mirror in server.toml to its URL.
     """
     # Imported here: an operator's machine has no database.
+    from fwdllm_server.evaluation.stored import read_store
     from fwdllm_server.store import jobs
-    from fwdllm_server.store.artifacts import ArtifactStore, is_whole
-    from fwdllm_server.store.database import reading, sqlite_file
+    from fwdllm_server.store.artifacts import is_whole
 
-    home = ServerHome(folder)
-    config = home.config()
-    url = home.database_url(config)
-    if (file := sqlite_file(url)) is not None and not file.exists():
-        raise BadInputError(f"there is no {file}: run this on the coordinator's machine, after its first start")
-    artifacts = ArtifactStore(home.store_folder(config) / home.artifacts.name)
-    with reading(url) as connection:
+    with read_store(ServerHome(folder)) as (connection, artifacts):
         manifests = {hashes[0] for _, hashes in jobs.artifacts(connection) if hashes}
         parts = {sha256: Manifest.from_bytes(artifacts.get(sha256)).files for sha256 in manifests}
     names = sorted({*parts, *(file.sha256 for files in parts.values() for file in files)})

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from fwdllm_common.directions import Distribution
+from fwdllm_common.directions import Distribution, step_length
 from fwdllm_common.fixed_point import MAX_DIRECTIONS, MAX_GAUSSIAN_DIRECTIONS
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import MOST_CLASS_WEIGHT
@@ -242,8 +241,7 @@ class PerturbationSection(_Section):
 
     def epsilon_at(self, weights: Float32Vector) -> float:
         """ε for a block with these weights, float32 ``[block size]``."""
-        rms = float(np.sqrt(np.mean(np.square(weights, dtype=np.float64))))
-        return max(self.epsilon, self.relative * rms)
+        return step_length(weights, self.epsilon, self.relative)
 
 
 class RoundsSection(_Section):

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sqlalchemy import Connection
+
 from fwdllm_common.errors import BadInputError, IntegrityError
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.config.home import ServerHome
@@ -31,6 +33,22 @@ class StoredModel:
 
 
 @contextmanager
+def read_store(home: ServerHome) -> Iterator[tuple[Connection, ArtifactStore]]:
+    """Yield a connection to the database of a server's directory, and its artifacts.
+
+    :raises BadInputError: there is no database.
+    :raises StorageError: it cannot be read.
+    """
+    config = home.config()
+    url = home.database_url(config)
+    if (file := sqlite_file(url)) is not None and not file.exists():
+        raise BadInputError(f"there is no {file}: the store is read where it is; run this on the coordinator's machine")
+    artifacts = ArtifactStore(home.store_folder(config) / home.artifacts.name)
+    with reading(url) as connection:
+        yield connection, artifacts
+
+
+@contextmanager
 def stored_model(
     home: ServerHome, job: str, version: int | Literal["best"] | None, threads: int = 0
 ) -> Iterator[StoredModel]:
@@ -40,20 +58,14 @@ def stored_model(
     :raises IntegrityError: a file of the model is damaged.
     :raises StorageError: the database cannot be read.
     """
-    config = home.config()
-    url = home.database_url(config)
-    if (file := sqlite_file(url)) is not None and not file.exists():
-        raise BadInputError(f"there is no {file}: the store is read where it is; run this on the coordinator's machine")
-    store = home.store_folder(config)
-    artifacts = ArtifactStore(store / home.artifacts.name)
-    with reading(url) as connection:
+    with read_store(home) as (connection, artifacts):
         record = jobs.find(connection, job)
         if record is None:
             raise BadInputError(f"no job {job!r}; 'fwdllm-server job list' shows them")
         if record.header is None:
             raise BadInputError(f"job {record.name} has no model yet ({record.state}); wait for its first round")
         training = TrainingJob.load(connection, artifacts, record, chosen_version(connection, record, version))
-    with tempfile.TemporaryDirectory(dir=store, prefix=".evaluate.") as folder:
+    with tempfile.TemporaryDirectory(dir=home.store_folder(home.config()), prefix=".evaluate.") as folder:
         _give_bundle(artifacts, training.manifest, Path(folder))
         model = TrainedModel(
             Path(folder), training.manifest, training.state.theta, training.state.version, threads=threads

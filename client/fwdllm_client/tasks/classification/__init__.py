@@ -33,9 +33,7 @@ class Classification(Task):
 
     def source(self, path: Path, options: RowOptions = RowOptions()) -> DataSource:  # noqa: B008 - has no state
         """Return the source of the rows in the file ``path``."""
-        return DataSource(
-            path, options.text_column, options.label_column, options.user_column, options.user, options.skip_incomplete
-        )
+        return DataSource(path, *options.of_labels)
 
     def is_loss(self, graph: LossGraph, has_copies: bool) -> bool:
         """Recognise the cross entropy of each row, or of each row and copy, ``[N, P]``."""

@@ -32,9 +32,7 @@ class MultiLabel(Task):
 
     def source(self, path: Path, options: RowOptions = RowOptions()) -> LabelsSource:  # noqa: B008 - has no state
         """Return the source of the rows in the file ``path``."""
-        return LabelsSource(
-            path, options.text_column, options.label_column, options.user_column, options.user, options.skip_incomplete
-        )
+        return LabelsSource(path, *options.of_labels)
 
     def is_loss(self, graph: LossGraph, has_copies: bool) -> bool:
         """Recognise the mean of each row's binary cross-entropies."""

@@ -26,15 +26,7 @@ class PairClassification(Classification):
 
     def source(self, path: Path, options: RowOptions = RowOptions()) -> PairSource:  # noqa: B008 - has no state
         """Return the source of the pairs in the file ``path``."""
-        return PairSource(
-            path,
-            options.text_column,
-            options.label_column,
-            options.user_column,
-            options.user,
-            options.skip_incomplete,
-            options.pair_column,
-        )
+        return PairSource(path, *options.of_labels, options.pair_column)
 
     def of_texts(self, texts: Iterable[str], tokenizer_file: Path, manifest: Manifest) -> Dataset:
         """Refuse: a row is two texts."""

@@ -32,15 +32,7 @@ class Regression(Task):
 
     def source(self, path: Path, options: RowOptions = RowOptions()) -> ValueSource:  # noqa: B008 - has no state
         """Return the source of the rows in the file ``path``."""
-        return ValueSource(
-            path,
-            options.text_column,
-            options.label_column,
-            options.user_column,
-            options.user,
-            options.skip_incomplete,
-            options.pair_column,
-        )
+        return ValueSource(path, *options.of_labels, options.pair_column)
 
     def is_loss(self, graph: LossGraph, has_copies: bool) -> bool:
         """Recognise the square of the difference of each row's one output and its number."""

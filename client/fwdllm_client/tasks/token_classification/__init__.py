@@ -35,9 +35,7 @@ class TokenClassification(Task):
 
     def source(self, path: Path, options: RowOptions = RowOptions()) -> TaggedSource:  # noqa: B008 - has no state
         """Return the source of the sentences in the file ``path``."""
-        return TaggedSource(
-            path, options.text_column, options.label_column, options.user_column, options.user, options.skip_incomplete
-        )
+        return TaggedSource(path, *options.of_labels)
 
     def is_loss(self, graph: LossGraph, has_copies: bool) -> bool:
         """Recognise the mean of each row's cross entropies at the tokens that have a tag."""
