@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 import fwdllm
-from fwdllm_server.config.job import BlockSection, JobSpec, SamplingSection
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.job_sections import BlockSection, SamplingSection
 from fwdllm_server.config.server_config import ServerConfig
 
 ROOT = Path(__file__).parents[1]

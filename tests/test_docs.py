@@ -18,7 +18,8 @@ import fwdllm_common
 import fwdllm_server
 from fwdllm_common.errors import FwdllmError
 from fwdllm_common.protocol import Reason
-from fwdllm_server.config.job import BlockSection, JobSpec, SamplingSection
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.job_sections import BlockSection, SamplingSection
 from fwdllm_server.config.toml_model import parse_toml
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -13,7 +13,7 @@ from math import ceil
 from types import ModuleType
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.config.job import Budget, PrivacySection
+from fwdllm_server.config.job_sections import Budget, PrivacySection
 
 _DIGITS = 10_000
 """A noise multiplier is rounded up to four decimals, so that it is the same whatever the accountant's last digits."""

@@ -10,7 +10,7 @@ import numpy as np
 from fwdllm_common.fixed_point import MAX_DIRECTIONS
 from fwdllm_common.manifest import Manifest
 from fwdllm_common.orthogonal import MAX_ORDER, order_for
-from fwdllm_server.config.job import BlockSection, RoundsSection
+from fwdllm_server.config.job_sections import BlockSection, RoundsSection
 
 BYTES_OF_A_SCALAR = 2
 BYTES_OF_A_MASKED_SCALAR = 8

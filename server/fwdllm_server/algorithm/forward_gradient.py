@@ -31,7 +31,7 @@ from fwdllm_server.algorithm.plan import BlockPlan
 from fwdllm_server.algorithm.robust_aggregation import Scales, is_measured, restrained
 from fwdllm_server.algorithm.run import Run
 from fwdllm_server.algorithm.sampling import sampled_seeds
-from fwdllm_server.config.job import BlockSection
+from fwdllm_server.config.job_sections import BlockSection
 
 _STATISTICS = {"relative": relative_variance, "absolute": split_half_variance}
 _SEEDS_OF_A_BLOCK = 1 << 24

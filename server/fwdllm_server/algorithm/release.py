@@ -22,7 +22,7 @@ from fwdllm_server.algorithm.complete import Span
 from fwdllm_server.algorithm.measured import Measured, spans_of
 from fwdllm_server.algorithm.plan import BlockPlan
 from fwdllm_server.algorithm.run import Run
-from fwdllm_server.config.job import Budget
+from fwdllm_server.config.job_sections import Budget
 
 
 class Release(NamedTuple):

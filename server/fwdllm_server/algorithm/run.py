@@ -10,7 +10,8 @@ from fwdllm_common.layout import Block, Float32Vector, Layout
 from fwdllm_common.ledger import LedgerEntry, RunHeader
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm.estimates import LastEstimates
-from fwdllm_server.config.job import BlockSection, JobSpec
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.job_sections import BlockSection
 
 Reference: TypeAlias = Literal["gradient", "momentum"]
 

@@ -32,7 +32,7 @@ from fwdllm_server.cli.formatting import columns, printable
 from fwdllm_server.cli.job_file import read_job_file
 from fwdllm_server.cli.options import DEFAULT_FOLDER, FolderOption, JobArgument, JsonOption
 from fwdllm_server.cli.progress import main_figure, render, show_job, state_word
-from fwdllm_server.config.job import MOST_ROUNDS
+from fwdllm_server.config.job_sections import MOST_ROUNDS
 from fwdllm_server.views.message_json import as_dict, print_json
 
 app = typer.Typer(help="Submit jobs and follow them.", no_args_is_help=True, rich_markup_mode=None)

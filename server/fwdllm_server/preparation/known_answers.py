@@ -16,7 +16,7 @@ from fwdllm_client.engine.known_answers import known_answer_scalars
 from fwdllm_common.known_answers import TEST_DIRECTIONS, KnownAnswerTest, signal_to_noise
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import Manifest
-from fwdllm_server.config.job import PerturbationSection
+from fwdllm_server.config.job_sections import PerturbationSection
 from fwdllm_server.tasks import task_named
 
 KNOWN_ANSWERS_FILE = "known-answers.bin"

@@ -14,7 +14,7 @@ from fwdllm_common.errors import BadInputError
 from fwdllm_common.layout import Float32Vector
 from fwdllm_common.manifest import Manifest
 from fwdllm_server.algorithm.class_means import ClassTotals, LinearHead, head_from_means
-from fwdllm_server.config.job import HeldOutSection
+from fwdllm_server.config.job_sections import HeldOutSection
 from fwdllm_server.preparation.evaluation import split_held_out
 
 

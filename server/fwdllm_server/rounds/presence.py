@@ -10,7 +10,7 @@ from textwrap import shorten
 
 from fwdllm_common.job_choice import JobChoice
 from fwdllm_common.task import CLASSIFICATION
-from fwdllm_server.config.job import DevicesSection
+from fwdllm_server.config.job_sections import DevicesSection
 
 PERIOD_S = 600.0
 """Seconds after which the waiting devices are drawn anew, if there is not room for all."""

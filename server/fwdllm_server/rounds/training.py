@@ -17,7 +17,8 @@ from fwdllm_common.protocol import GENERATOR_2, GENERATOR_VERSION, NOISED_SUMS, 
 from fwdllm_common.replay import ModelState
 from fwdllm_server.algorithm import Run
 from fwdllm_server.algorithm.auto import direction_shares
-from fwdllm_server.config.job import DevicesSection, JobSpec
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.job_sections import DevicesSection
 from fwdllm_server.preparation.run_header import run_header
 from fwdllm_server.store import ledger
 from fwdllm_server.store.artifacts import ArtifactStore

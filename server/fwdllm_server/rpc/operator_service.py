@@ -18,7 +18,7 @@ from fwdllm.v1.operator_pb2_grpc import OperatorServiceServicer
 from fwdllm_common.errors import BadInputError
 from fwdllm_common.join_token import JoinToken
 from fwdllm_common.protocol import CHUNK_BYTES, MOST_PRIORITY, Reason
-from fwdllm_server.config.job import MOST_ROUNDS
+from fwdllm_server.config.job_sections import MOST_ROUNDS
 from fwdllm_server.coordinator.coordinator import Coordinator
 from fwdllm_server.model.adapter import ADAPTER_FILE, CARD, ExportFormat, export_format, trained_tensors
 from fwdllm_server.rounds.training import TrainingJob

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fwdllm_client.data import Source
 from fwdllm_client.tasks import RowOptions, task_named
-from fwdllm_server.config.job import ModelSection
+from fwdllm_server.config.job_sections import ModelSection
 
 
 def read_source(

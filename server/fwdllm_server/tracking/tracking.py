@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 
 from fwdllm_common.errors import BadInputError
-from fwdllm_server.config.job import TrackingSection
+from fwdllm_server.config.job_sections import TrackingSection
 from fwdllm_server.store.ledger import EvaluationRecord
 
 FOLDER = "tensorboard"

@@ -12,7 +12,8 @@ from sqlalchemy import Connection
 
 from fwdllm.v1.operator_pb2 import Job
 from fwdllm_common.replay import ModelState, theta_digest
-from fwdllm_server.config.job import JobSpec, ModelSection
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.job_sections import ModelSection
 from fwdllm_server.config.toml_text import to_toml
 from fwdllm_server.model.adapter import BASE_FOLDER, ExportFormat
 from fwdllm_server.store import devices, ledger

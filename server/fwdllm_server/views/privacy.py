@@ -5,7 +5,7 @@ from __future__ import annotations
 from fwdllm.v1 import operator_pb2
 from fwdllm_common.secure_aggregation import MIN_MEMBERS
 from fwdllm_server.algorithm.accountant import epsilon_after, noise_multiplier
-from fwdllm_server.config.job import PrivacySection
+from fwdllm_server.config.job_sections import PrivacySection
 
 
 def what_is_inferred(section: PrivacySection, budget: operator_pb2.PrivacyBudget | None) -> str:

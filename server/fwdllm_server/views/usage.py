@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fwdllm_common.prompt import PLACEHOLDER
-from fwdllm_server.config.job import ModelSection
+from fwdllm_server.config.job_sections import ModelSection
 from fwdllm_server.model.adapter import BASE_FOLDER, ExportFormat
 from fwdllm_server.tasks import task_named
 

@@ -6,7 +6,7 @@ from fwdllm_common.fixed_point import MAX_ORTHOGONAL_DIRECTIONS
 from fwdllm_common.orthogonal import MAX_ORDER
 from fwdllm_server.algorithm.auto import LEAST_ROWS, MOST_ROWS, is_worth_a_frame, measurement
 from fwdllm_server.algorithm.plan import BlockPlan
-from fwdllm_server.config.job import RoundsSection
+from fwdllm_server.config.job_sections import RoundsSection
 
 LATER = 20
 

@@ -4,7 +4,7 @@ import pytest
 from helpers.rig import JOB
 from helpers.stored import record
 
-from fwdllm_server.config.job import RoundsSection
+from fwdllm_server.config.job_sections import RoundsSection
 
 DEVICES = ("a", "b", "c", "d", "e")
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from helpers.tiny_job import job_spec
 
-from fwdllm_server.config.job import DevicesSection, JobSpec
+from fwdllm_server.config.job import JobSpec
+from fwdllm_server.config.job_sections import DevicesSection
 from fwdllm_server.config.toml_model import parse_toml
 from fwdllm_server.config.toml_text import to_toml
 from fwdllm_server.simulation.curve import Point

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from structlog.testing import capture_logs
 from tensorboardX.proto.event_pb2 import Event
 
-from fwdllm_server.config.job import TrackingSection
+from fwdllm_server.config.job_sections import TrackingSection
 from fwdllm_server.store.ledger import EvaluationRecord
 from fwdllm_server.tasks import task_named
 from fwdllm_server.tracking.tracking import Tracking
