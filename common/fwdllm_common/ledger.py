@@ -64,6 +64,11 @@ class RunHeader:
             return OrthogonalDirections(self.directions.run_key, block.start, block.size)
         return self.directions
 
+    def order_of(self, block: Block) -> int:
+        """Return the order of the frames that a block's directions are parts of, 0 if they are independent."""
+        directions = self.directions_of(block)
+        return directions.order if isinstance(directions, OrthogonalDirections) else 0
+
     def to_message(self) -> ledger_pb2.RunHeader:
         """Return the header as protobuf."""
         return ledger_pb2.RunHeader(

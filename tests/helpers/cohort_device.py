@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from fwdllm.v1 import device_pb2
 from fwdllm_common.fixed_point import to_fixed_point
 from fwdllm_common.noised import noised
-from fwdllm_common.orthogonal import OrthogonalDirections
 from fwdllm_common.secure_aggregation import Member, messages
 from fwdllm_common.seeds import from_messages, seeds_in
 
@@ -55,8 +54,7 @@ class CohortDevice:
             self.values[work] = values_of(self.name, assignment)
             secure = assignment.secure_aggregation
             if secure.clip:
-                found = [rig.job.header.directions_of(LAYOUT.block(task.block)) for task in assignment.directions]
-                orders = [each.order if isinstance(each, OrthogonalDirections) else 0 for each in found]
+                orders = [rig.job.header.order_of(LAYOUT.block(task.block)) for task in assignment.directions]
                 self.values[work] = noised(self.values[work], assignment, orders)
             member = self._members[work] = Member(messages.session_of(assignment), secure.member)
             self.weights[work] = secure.weight

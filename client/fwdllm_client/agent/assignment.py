@@ -39,7 +39,7 @@ from fwdllm_common.errors import NoRoomError, NotAllowedError, RefusedError, Sto
 from fwdllm_common.fixed_point import UnusableScalarError
 from fwdllm_common.layout import Float32Vector, Layout
 from fwdllm_common.ledger import RunHeader
-from fwdllm_common.orthogonal import AnyDirections, OrthogonalDirections
+from fwdllm_common.orthogonal import AnyDirections
 from fwdllm_common.protocol import MAX_PACKED_PER_REPORT, MAX_SCALARS_PER_REPORT
 
 if TYPE_CHECKING:  # it needs packages that a device may lack
@@ -193,9 +193,8 @@ class AssignmentWork:
         with self._link.reporter() as reporter:
             entries = self._entries(admitted, header, bundle.manifest.layout, theta, engine, deadline, reporter)
             if is_masked:
-                blocks = [bundle.manifest.layout.block(task.block) for task in assignment.directions]
-                directions = map(header.directions_of, blocks)
-                orders = [each.order if isinstance(each, OrthogonalDirections) else 0 for each in directions]
+                layout = bundle.manifest.layout
+                orders = [header.order_of(layout.block(task.block)) for task in assignment.directions]
                 self._keep_masked(assignment, list(entries), orders, reporter)
             else:
                 for entry in entries:

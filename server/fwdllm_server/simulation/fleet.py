@@ -15,7 +15,6 @@ from fwdllm.v1 import device_pb2
 from fwdllm_common.errors import JobFailedError
 from fwdllm_common.fixed_point import UnusableScalarError, to_fixed_point
 from fwdllm_common.noised import noised
-from fwdllm_common.orthogonal import OrthogonalDirections
 from fwdllm_common.packing import halves
 from fwdllm_common.protocol import FEATURE_SUMS, GENERATOR_2, NOISED_SUMS, SECURE_AGGREGATION
 from fwdllm_common.secure_aggregation import messages
@@ -272,17 +271,14 @@ class SimulatedFleet:
         if scalars:
             values = np.array(scalars, dtype=np.int64) * assignment.secure_aggregation.weight
             if assignment.secure_aggregation.clip:
-                values = noised(values, assignment, self._orders(assignment))
+                header, layout = self._job.header, self._job.manifest.layout
+                orders = [header.order_of(layout.block(task.block)) for task in assignment.directions]
+                values = noised(values, assignment, orders)
             words = messages.words_message(values.view(np.uint64))
             request = device_pb2.AggregateRequest(assignment_id=work.assignment_id, masked=words)
             self._traffic.report(work.device_id, request, device_pb2.ResourceUsage())
             self._traffic.answered(work.device_id, aggregation_messages.take(connection, record, request, self.now))
         return True
-
-    def _orders(self, assignment: device_pb2.Assignment) -> list[int]:
-        header, layout = self._job.header, self._job.manifest.layout
-        found = [header.directions_of(layout.block(task.block)) for task in assignment.directions]
-        return [each.order if isinstance(each, OrthogonalDirections) else 0 for each in found]
 
     def _send_sums(self, connection: Connection, record: AssignmentRecord, work: Work, message: Message) -> bool:
         """Report all feature sums at once. Return True: the assignment is then finished."""
